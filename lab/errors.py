@@ -1,0 +1,37 @@
+"""What can go wrong because of a user's input or machine; each error is also a standard exception.
+
+A message says what came, what was wanted, and what to try. The command line prints it as one line and exits with 2.
+Broken promises of our own code are `assert`s, never these.
+"""
+
+
+class LabError(Exception):
+    """Root of every error this project raises on purpose."""
+
+
+class ModelError(LabError, ValueError):
+    """A model cannot be found, read, or taken apart, or two models cannot form a pair."""
+
+
+class TaskError(LabError, ValueError):
+    """A task source is unknown, empty, or has a broken row."""
+
+
+class DecodingError(LabError, ValueError):
+    """A decoding request is impossible, or a model gave logits that cannot be sampled."""
+
+
+class SiteError(LabError, ValueError):
+    """A site names a layer or stream the model does not have, or a hook at it never fired."""
+
+
+class VectorError(LabError, ValueError):
+    """A steering vector does not fit its model, or two vectors do not fit each other."""
+
+
+class EstimateError(LabError, ValueError):
+    """A statistic was asked of counts that cannot give it."""
+
+
+class StorageError(LabError, OSError):
+    """A file cannot be written or read whole, or an output directory belongs to another configuration."""

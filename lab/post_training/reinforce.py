@@ -1,0 +1,86 @@
+"""Reinforcement learning from verifiable rewards (GRPO) by TRL's trainer: the other door to trl."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lab.post_training.supervised import has_checkpoint
+from lab.tasks.problem import Problem
+
+
+type Reward = Callable[[Problem, str], float]
+"""(problem, completion text) -> reward."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GrpoRun:
+    """Group-relative policy optimisation (Shao et al. 2024), without a KL term, one update a batch of rollouts."""
+
+    n_steps: int = 60
+    n_prompts: int = 32
+    """Problems a step."""
+    n_rollouts: int = 8
+    """Rollouts of each problem: the group over which rewards are centred and scaled."""
+    learning_rate: float = 3e-4
+    max_new_tokens: int = 96
+    temperature: float = 1.0
+
+
+def reinforce(
+    network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    reward: Reward,
+    run: GrpoRun,
+    *,
+    seed: int,
+    device: torch.device,
+    work: Path,
+) -> None:
+    """Trains `network` in place on `problems`, in the order given, by `reward` alone.
+
+    Checkpoints go to `work`, and a run that was cut off goes on from the last one.
+    """
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    by_id = {problem.id: problem for problem in problems}
+
+    def score(completions: list[str], problem_id: list[str], **_: object) -> list[float]:
+        return [reward(by_id[key], text) for key, text in zip(problem_id, completions, strict=True)]
+
+    n_wanted = run.n_steps * run.n_prompts
+    repeated = [problems[index % len(problems)] for index in range(n_wanted)]
+    trainer = GRPOTrainer(
+        model=network,
+        processing_class=tokenizer,
+        reward_funcs=score,
+        train_dataset=Dataset.from_list([{"prompt": problem.prompt, "problem_id": problem.id} for problem in repeated]),
+        args=GRPOConfig(
+            output_dir=str(work),
+            max_steps=run.n_steps,
+            per_device_train_batch_size=run.n_prompts * run.n_rollouts,
+            num_generations=run.n_rollouts,
+            steps_per_generation=1,
+            max_completion_length=run.max_new_tokens,
+            temperature=run.temperature,
+            learning_rate=run.learning_rate,
+            lr_scheduler_type="linear",
+            beta=0.0,
+            shuffle_dataset=False,
+            activation_checkpointing=False,
+            bf16=False,
+            use_cpu=device.type == "cpu",
+            seed=seed % 2**32,
+            data_seed=seed % 2**32,
+            save_steps=20,
+            save_total_limit=1,
+            logging_steps=5,
+            report_to=[],
+            dataloader_pin_memory=False,
+        ),
+    )
+    trainer.train(resume_from_checkpoint=has_checkpoint(work))

@@ -1,0 +1,99 @@
+"""Supervised training, from scratch or from a checkpoint, by TRL's SFT trainer: a door to trl."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lab.errors import TaskError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Document:
+    """One training text, in the two parts that a loss may tell apart."""
+
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SupervisedRun:
+    """How long and how fast to learn from documents."""
+
+    n_steps: int
+    batch_size: int = 128
+    learning_rate: float = 1.5e-3
+    """Peak of AdamW's rate; it decays linearly to zero."""
+    warmup_steps: int = 50
+    loss_on_prompt: bool = False
+    """Pretraining learns the prompts too; tuning learns the completions only."""
+
+
+def train_on_documents(
+    network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Sequence[Document],
+    run: SupervisedRun,
+    *,
+    seed: int,
+    device: torch.device,
+    work: Path,
+) -> None:
+    """Trains `network` in place on `documents` in the order given, padded one document a row.
+
+    Checkpoints go to `work`, and a run that was cut off goes on from the last one. Raises TaskError when there are fewer
+    documents than the run consumes.
+    """
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    n_wanted = run.n_steps * run.batch_size
+    if len(documents) < n_wanted:
+        raise TaskError(f"{len(documents)} documents for a run of {n_wanted}: make more, or take fewer steps")
+    prompts = tokenizer([document.prompt for document in documents[:n_wanted]], add_special_tokens=False).input_ids
+    completions = tokenizer(
+        [document.completion for document in documents[:n_wanted]], add_special_tokens=False
+    ).input_ids
+    rows = Dataset.from_dict(
+        {
+            "input_ids": [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)],
+            "completion_mask": [
+                [int(run.loss_on_prompt)] * len(prompt) + [1] * len(completion)
+                for prompt, completion in zip(prompts, completions, strict=True)
+            ],
+        }
+    )
+    trainer = SFTTrainer(
+        model=network,
+        processing_class=tokenizer,
+        train_dataset=rows,
+        args=SFTConfig(
+            output_dir=str(work),
+            max_steps=run.n_steps,
+            per_device_train_batch_size=run.batch_size,
+            learning_rate=run.learning_rate,
+            lr_scheduler_type="linear",
+            warmup_steps=run.warmup_steps,
+            weight_decay=0.01,
+            completion_only_loss=True,
+            max_length=None,
+            activation_checkpointing=False,
+            bf16=False,
+            use_cpu=device.type == "cpu",
+            seed=seed % 2**32,
+            data_seed=seed % 2**32,
+            save_steps=200,
+            save_total_limit=1,
+            logging_steps=50,
+            report_to=[],
+            dataloader_pin_memory=False,
+        ),
+    )
+    trainer.train(resume_from_checkpoint=has_checkpoint(work))
+
+
+def has_checkpoint(work: Path) -> bool:
+    """Whether a trainer left a checkpoint in `work`."""
+    return any(work.glob("checkpoint-*"))

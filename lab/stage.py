@@ -1,0 +1,64 @@
+"""Stages: named steps of a study, each computed once, kept by the digest of what determines it, and resumable."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.errors import StorageError
+from lab.provenance import digest, file_digest
+from lab.tables import write_text
+
+MARKER = "stage.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """A finished stage: a directory that never changes again."""
+
+    path: Path
+    digest: str
+    """Digest of the stage's name, configuration and parents."""
+
+
+def memoised(
+    out: Path, name: str, config: object, parents: Mapping[str, str], compute: Callable[[Path], None]
+) -> Artefact:
+    """Runs `compute(directory)` unless `out/name` already holds its result.
+
+    Work happens in `out/.work/<name>`, which survives a kill, so `compute` may find whole files that an earlier attempt
+    left and go on from them; when it returns, the directory gets a marker with the checksums of its files and moves to
+    `out/name` in one step. Raises StorageError where `out/name` belongs to another configuration, or is damaged.
+    """
+    wanted = digest({"stage": name, "config": config, "parents": dict(parents)})
+    final, work = out / name, out / ".work" / name
+    if final.exists():
+        check_stage(final, wanted)
+        return Artefact(final, wanted)
+    owner = out / ".work" / f"{name}.digest"
+    if work.exists() and (not owner.exists() or owner.read_text() != wanted):
+        raise StorageError(f"{work} holds unfinished work of another configuration: delete it or choose another --out")
+    write_text(owner, wanted)
+    work.mkdir(exist_ok=True)
+    compute(work)
+    for leftover in work.rglob(".*.partial"):
+        leftover.unlink()
+    files = sorted(path for path in work.rglob("*") if path.is_file())
+    checksums = {str(path.relative_to(work)): file_digest(path) for path in files}
+    write_text(work / MARKER, json.dumps({"digest": wanted, "files": checksums}, indent=1, sort_keys=True))
+    work.rename(final)
+    owner.unlink()
+    return Artefact(final, wanted)
+
+
+def check_stage(path: Path, wanted: str) -> None:
+    """StorageError unless `path` is a finished stage with digest `wanted` and intact files."""
+    try:
+        marker = json.loads((path / MARKER).read_text())
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path} is not a finished stage: delete it or choose another --out") from error
+    if marker["digest"] != wanted:
+        raise StorageError(f"{path} holds results of another configuration: choose another --out or delete it")
+    for name, checksum in marker["files"].items():
+        if not (path / name).exists() or file_digest(path / name) != checksum:
+            raise StorageError(f"{path / name} is missing or damaged: delete {path} to compute it again")

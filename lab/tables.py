@@ -1,0 +1,112 @@
+"""Result tables: polars frames with a declared schema, stored as parquet with their provenance inside."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from lab.errors import StorageError
+from lab.provenance import Provenance
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its type and, in a line, what a value means."""
+
+    name: str
+    dtype: pl.DataType | type[pl.DataType]
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """A kind of table: long form, one row a fact."""
+
+    name: str
+    columns: tuple[Column, ...]
+
+    @property
+    def polars(self) -> pl.Schema:
+        """The same as polars knows it."""
+        return pl.Schema({column.name: column.dtype for column in self.columns})
+
+    def frame(self, rows: list[dict[str, object]]) -> pl.DataFrame:
+        """A frame of `rows`, checked against the schema; every column must be given."""
+        return self.checked(pl.DataFrame(rows, schema=self.polars, orient="row"))
+
+    def checked(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """`frame` itself if it has exactly these columns and types; else StorageError."""
+        if frame.schema != self.polars:
+            wanted, came = dict(self.polars), dict(frame.schema)
+            differing = [name for name in {*wanted, *came} if wanted.get(name) != came.get(name)]
+            raise StorageError(
+                f"table {self.name!r}: columns {sorted(differing)} differ from the schema; "
+                f"came {[came.get(name) for name in sorted(differing)]}, "
+                f"wanted {[wanted.get(name) for name in sorted(differing)]}"
+            )
+        return frame
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; on a clean exit it is flushed to disk and becomes `path`, else it is removed.
+
+    So a reader sees the whole file or none. Raises StorageError with the system's reason when the disk refuses.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        os.close(handle)
+        os.chmod(name, 0o644)  # noqa: PTH101
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}; free space or choose another --out") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except StorageError:
+        raise
+    except (OSError, pl.exceptions.ComputeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(f"cannot write {path}: {reason}; free space or choose another --out") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_table(path: Path, frame: pl.DataFrame, schema: Schema, made_by: Provenance) -> None:
+    """Writes a checked table and its provenance as one parquet file, whole or not at all."""
+    schema.checked(frame)
+    meanings = {f"meaning:{column.name}": column.meaning for column in schema.columns}
+    with replacing(path) as temporary:
+        frame.write_parquet(
+            temporary, metadata={"schema": schema.name, "provenance": made_by.to_json(), **meanings}
+        )
+
+
+def read_table(path: Path, schema: Schema) -> pl.DataFrame:
+    """Reads a table back; StorageError where it is missing, damaged or of another schema."""
+    try:
+        frame = pl.read_parquet(path)
+    except (OSError, pl.exceptions.ComputeError) as error:
+        raise StorageError(f"cannot read table {schema.name!r} at {path}: {error}") from error
+    return schema.checked(frame)
+
+
+def read_provenance(path: Path) -> Provenance:
+    """The provenance inside a table file."""
+    try:
+        return Provenance.from_json(pl.read_parquet_metadata(path)["provenance"])
+    except (OSError, KeyError, pl.exceptions.ComputeError) as error:
+        raise StorageError(f"no provenance in {path}: {error}") from error
