@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import polars as pl
 
@@ -18,7 +19,8 @@ class Column:
     """One column: its type and, in a line, what a value means."""
 
     name: str
-    dtype: pl.DataType | type[pl.DataType]
+    dtype: object
+    """A polars data type, as a class or an instance (a union of the two defeats run-time type checking)."""
     meaning: str
 
 
@@ -30,23 +32,22 @@ class Schema:
     columns: tuple[Column, ...]
 
     @property
-    def polars(self) -> pl.Schema:
-        """The same as polars knows it."""
-        return pl.Schema({column.name: column.dtype for column in self.columns})
+    def dtypes(self) -> dict[str, object]:
+        """Column name -> polars data type, in order."""
+        return {column.name: column.dtype for column in self.columns}
 
     def frame(self, rows: list[dict[str, object]]) -> pl.DataFrame:
         """A frame of `rows`, checked against the schema; every column must be given."""
-        return self.checked(pl.DataFrame(rows, schema=self.polars, orient="row"))
+        return self.checked(pl.DataFrame(rows, schema=cast(dict[str, pl.DataType], self.dtypes), orient="row"))
 
     def checked(self, frame: pl.DataFrame) -> pl.DataFrame:
         """`frame` itself if it has exactly these columns and types; else StorageError."""
-        if frame.schema != self.polars:
-            wanted, came = dict(self.polars), dict(frame.schema)
-            differing = [name for name in {*wanted, *came} if wanted.get(name) != came.get(name)]
+        wanted, came = self.dtypes, dict(frame.schema)
+        differing = sorted(name for name in {*wanted, *came} if wanted.get(name) != came.get(name))
+        if differing or list(wanted) != list(came):
             raise StorageError(
-                f"table {self.name!r}: columns {sorted(differing)} differ from the schema; "
-                f"came {[came.get(name) for name in sorted(differing)]}, "
-                f"wanted {[wanted.get(name) for name in sorted(differing)]}"
+                f"table {self.name!r} does not have its schema: came {[(name, str(came.get(name))) for name in differing]}, "
+                f"wanted {[(name, str(wanted.get(name))) for name in differing]}, in the order {list(wanted)}"
             )
         return frame
 

@@ -1,0 +1,1 @@
+"""Statistics over problems: every number has an interval, and every arm shares the resamples."""

@@ -10,8 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lab.post_training.supervised import has_checkpoint
 from lab.tasks.problem import Problem
 
-
-type Reward = Callable[[Problem, str], float]
+Reward = Callable[[Problem, str], float]
 """(problem, completion text) -> reward."""
 
 

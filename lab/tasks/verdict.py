@@ -23,5 +23,5 @@ class Verdict:
         return self.answer_correct and self.process_valid is not False
 
 
-type Verifier = Callable[[Problem, str], Verdict]
+Verifier = Callable[[Problem, str], Verdict]
 """(problem, completion text) -> verdict. A verifier never raises on any text."""

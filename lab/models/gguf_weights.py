@@ -1,0 +1,73 @@
+"""A GGUF file becomes a plain transformers decoder with its tokenizer: the door to gguf."""
+
+import copy
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from lab.errors import ModelError
+
+
+class GgufParts(NamedTuple):
+    """What one GGUF file holds."""
+
+    network: PreTrainedModel
+    """In eval mode on the CPU; `save_pretrained` works, so a slow conversion need happen only once."""
+    tokenizer: PreTrainedTokenizerBase
+
+
+def read_gguf(path: Path, *, dtype: torch.dtype) -> GgufParts:
+    """The decoder and tokenizer in the GGUF file at `path`, its weights dequantised to `dtype`.
+
+    Raises ModelError when the file is missing, damaged, or of an architecture that transformers cannot read.
+    """
+    if not path.is_file():
+        raise ModelError(f"no GGUF file at {path}; check the path")
+    folder, file = str(path.parent), path.name
+    # The header is read first: transformers reports a damaged file in many ways, one of them a missing dependency.
+    _require_header(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file, local_files_only=True)
+        quantised, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            gguf_file=file,
+            dtype=dtype,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, IndexError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+        raise ModelError(f"cannot read {path} as GGUF: {type(error).__name__}: {reason}") from error
+    # transformers only warns here, and fills the gaps with random numbers.
+    if absent := sorted(report["missing_keys"]):
+        raise ModelError(f"{path} lacks {len(absent)} tensors of {type(quantised).__name__}: {absent[0]}, ...")
+    return GgufParts(network=_plain(quantised), tokenizer=tokenizer)
+
+
+def _plain(quantised: PreTrainedModel) -> PreTrainedModel:
+    """A network with the same tensors that does not remember having been quantised.
+
+    The tensors are dense already, but transformers refuses to save a network whose configuration still says GGUF.
+    """
+    config = copy.deepcopy(quantised.config)
+    del config.quantization_config
+    with torch.device("meta"):
+        network = type(quantised)(config)
+    network.load_state_dict(quantised.state_dict(), assign=True)
+    network.tie_weights()
+    # Buffers outside the state dict (rotary frequencies) are still on the meta device.
+    for name, buffer in quantised.named_buffers():
+        owner, _, leaf = name.rpartition(".")
+        network.get_submodule(owner).register_buffer(leaf, buffer, persistent=name in network.state_dict())
+    network.generation_config = quantised.generation_config
+    return network.eval()
+
+
+def _require_header(path: Path) -> None:
+    with path.open("rb") as stream:
+        magic = stream.read(4)
+    if magic != b"GGUF":
+        raise ModelError(f"{path} is not a GGUF file: it starts with {magic!r}")

@@ -1,0 +1,191 @@
+"""A source becomes a model: weights, tokenizer and anatomy, frozen and ready to read."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from lab.errors import ModelError
+from lab.models.anatomy import Anatomy, find_anatomy
+from lab.models.source import (
+    AdapterModel,
+    GgufModel,
+    HubModel,
+    LocalModel,
+    ModelSource,
+    OrganismModel,
+    adapter_base,
+    organism_directory,
+    source_name,
+)
+
+# What decides a model's output, and all that is fetched from the hub: no code, no pickle, no second copy of the weights.
+FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
+UNUSED = ("*/*", "consolidated*")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Model:
+    """A decoder with its tokenizer, in eval mode, without gradients, padding on the left. Equal only when identical."""
+
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    anatomy: Anatomy
+    name: str
+    digest: str
+    """Sixteen hex digits of SHA-256 over the files (or, in memory, the tensors) that it was made from."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.network.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype."""
+        return self.network.dtype
+
+
+def load(source: ModelSource, *, device: torch.device, dtype: torch.dtype) -> Model:
+    """The model at `source`, on `device` in `dtype`.
+
+    Only safetensors and GGUF are read, no code from a repository runs, and only a HubModel opens a connection.
+    Raises ModelError, in one line, for what is missing, unreadable, pickled, unreachable, or of an unknown family.
+    """
+    network, tokenizer, digest = _opened(source, dtype)
+    return assemble(network.to(device), tokenizer, name=source_name(source), digest=digest)
+
+
+def assemble(
+    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str, digest: str | None = None
+) -> Model:
+    """A model of parts in memory; `network` is frozen and `tokenizer` set to pad on the left, both in place.
+
+    Without `digest`, that of the configuration, the tensors and the vocabulary is taken.
+    Raises ModelError when the family has no layout, or the tokenizer can neither pad nor end.
+    """
+    network.eval().requires_grad_(False)
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(f"{name}: its tokenizer has neither a pad nor an end-of-sequence token; add one to it")
+        # Padding is always masked, so its identity does not matter.
+        tokenizer.pad_token = tokenizer.eos_token
+    anatomy = find_anatomy(network)
+    if len(tokenizer) > anatomy.d_vocab:
+        raise ModelError(f"{name}: its tokenizer has {len(tokenizer)} tokens, its network only {anatomy.d_vocab}")
+    return Model(
+        network=network,
+        tokenizer=tokenizer,
+        anatomy=anatomy,
+        name=name,
+        digest=_content_digest(network, tokenizer) if digest is None else digest,
+    )
+
+
+def _opened(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    match source:
+        case LocalModel(path=path):
+            return _from_directory(path, dtype)
+        case OrganismModel(name=name):
+            return _from_directory(organism_directory(name), dtype)
+        case HubModel(name=name, revision=revision):
+            return _from_directory(_downloaded(name, revision), dtype)
+        case GgufModel(path=path):
+            from lab.models.gguf_weights import read_gguf
+
+            network, tokenizer = read_gguf(path, dtype=dtype)
+            return network, tokenizer, _files_digest([path])
+        case AdapterModel():
+            return _from_adapter(source, dtype)
+
+
+def _from_directory(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    _require_weights(path, "config.json")
+    with _one_line(f"cannot load the model in {path}"):
+        # Attention is left to transformers, which takes sdpa where the family has it (Gemma 2 has not: softcapping).
+        network, report = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    # transformers only warns here, and fills the gaps with random numbers.
+    if absent := sorted(report["missing_keys"]):
+        raise ModelError(f"the weights in {path} lack {len(absent)} tensors of {type(network).__name__}: {absent[0]}, ...")
+    with _one_line(f"cannot load the tokenizer in {path}"):
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    return network, tokenizer, _files_digest(sorted({file for glob in FILES for file in path.glob(glob)}))
+
+
+def _from_adapter(source: AdapterModel, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    from peft import PeftModel
+
+    _require_weights(source.path, "adapter_config.json")
+    network, tokenizer, base_digest = _opened(adapter_base(source), dtype)
+    with _one_line(f"cannot load the adapter in {source.path}"):
+        adapted = PeftModel.from_pretrained(network, str(source.path), local_files_only=True)
+        merged = adapted.merge_and_unload()
+    own = _files_digest(sorted([source.path / "adapter_config.json", *source.path.glob("*.safetensors")]))
+    return merged, tokenizer, hashlib.sha256(f"{base_digest} {own}".encode()).hexdigest()[:16]
+
+
+def _downloaded(name: str, revision: str | None) -> Path:
+    """The hub's snapshot of a model, from the cache when it is there."""
+    from huggingface_hub import snapshot_download
+
+    with _one_line(f"cannot get {name!r} from the hub (and there is no such directory or organism here)"):
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES), ignore_patterns=list(UNUSED)))
+
+
+def _require_weights(path: Path, config: str) -> None:
+    """Raises ModelError unless `path` holds `config` and safetensors."""
+    if not path.is_dir():
+        raise ModelError(f"no directory at {path}; check the path")
+    if not (path / config).is_file():
+        raise ModelError(f"{path} is not a model: it has no {config}")
+    if any(path.glob("*.safetensors")):
+        return
+    if pickles := sorted(file.name for glob in PICKLES for file in path.glob(glob)):
+        raise ModelError(f"{path} has only pickled weights ({pickles[0]}), which can run code; convert to safetensors")
+    raise ModelError(f"{path} has no weights: no *.safetensors")
+
+
+@contextlib.contextmanager
+def _one_line(action: str) -> Iterator[None]:
+    """Turns what the libraries below raise on bad files and networks into a ModelError of one line."""
+    from huggingface_hub.errors import HfHubHTTPError
+    from safetensors import SafetensorError
+
+    known = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError)
+    try:
+        yield
+    except (*known, SafetensorError, HfHubHTTPError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+        raise ModelError(f"{action}: {type(error).__name__}: {reason}") from error
+
+
+def _files_digest(files: list[Path]) -> str:
+    total = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            total.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def _content_digest(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    config = network.config.to_dict()
+    total = hashlib.sha256(json.dumps([config, tokenizer.get_vocab()], sort_keys=True, default=str).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        # As bytes, because numpy has no bfloat16.
+        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:16]

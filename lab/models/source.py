@@ -1,0 +1,136 @@
+"""Where a model comes from, as a value: what a user types becomes one of five sources."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from lab.errors import ModelError
+
+# Hub names as the hub itself allows them: they start with a letter or digit, so `./x` and `/x/y` are never mistaken for one.
+HUB_NAME = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubModel:
+    """A model on the Hugging Face hub, typed as `org/name` or `org/name@revision`."""
+
+    name: str
+    revision: str | None = None
+    """Branch, tag or commit; None is the hub's default branch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocalModel:
+    """A directory with config.json, safetensors and a tokenizer."""
+
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GgufModel:
+    """A GGUF file, which holds weights, configuration and tokenizer."""
+
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdapterModel:
+    """A PEFT adapter directory; its adapter_config.json names the model it changes."""
+
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OrganismModel:
+    """A model shipped with this package, whose elicited share is known by construction."""
+
+    name: str
+
+
+ModelSource: TypeAlias = HubModel | LocalModel | GgufModel | AdapterModel | OrganismModel
+
+ORGANISMS = Path(__file__).parents[1] / "organisms" / "shipped"
+ACCEPTED = "a model directory, an adapter directory, a .gguf file, an organism, or org/name on the hub"
+
+
+def model_source(text: str) -> ModelSource:
+    """The source a user means by `text`.
+
+    What exists on disk comes first, then organisms, then the hub, so a local directory is never shadowed by a download.
+    Raises ModelError when `text` is none of these.
+    """
+    path = Path(text).expanduser()
+    if text and path.is_dir():
+        return AdapterModel(path=path) if (path / "adapter_config.json").is_file() else LocalModel(path=path)
+    if path.suffix.lower() == ".gguf":
+        if path.is_file():
+            return GgufModel(path=path)
+        raise ModelError(f"no GGUF file at {path}; check the path")
+    if text in organism_names():
+        return OrganismModel(name=text)
+    if path.is_file():
+        raise ModelError(f"{text!r} is a file, but not a .gguf one; name the directory that holds config.json")
+    match = HUB_NAME.fullmatch(text)
+    if match is None:
+        raise ModelError(f"no model {text!r}; accepted: {ACCEPTED}; organisms: {_listed(organism_names())}")
+    return HubModel(name=match["name"], revision=match["revision"])
+
+
+def source_name(source: ModelSource) -> str:
+    """What the source is called in tables and reports: what a user would type to get it again."""
+    match source:
+        case HubModel(name=name, revision=None) | OrganismModel(name=name):
+            return name
+        case HubModel(name=name, revision=revision):
+            return f"{name}@{revision}"
+        case LocalModel(path=path) | GgufModel(path=path) | AdapterModel(path=path):
+            return str(path)
+
+
+def adapter_base(adapter: AdapterModel) -> ModelSource:
+    """The model that `adapter` was trained on; a relative path in adapter_config.json starts at the adapter directory.
+
+    Raises ModelError when the configuration is unreadable, names no base, or the chain of bases comes back to itself.
+    """
+    base = _base_of(adapter)
+    seen = {adapter.path.resolve()}
+    below = base
+    while isinstance(below, AdapterModel):
+        if below.path.resolve() in seen:
+            raise ModelError(f"adapter {adapter.path} is its own base; set base_model_name_or_path to a whole model")
+        seen.add(below.path.resolve())
+        below = _base_of(below)
+    return base
+
+
+def organism_names() -> tuple[str, ...]:
+    """The organisms in this installation, in alphabetical order."""
+    return tuple(sorted(folder.name for folder in ORGANISMS.glob("*/") if (folder / "config.json").is_file()))
+
+
+def organism_directory(name: str) -> Path:
+    """The directory of the organism `name`; ModelError listing those there are when it is not one."""
+    if name not in organism_names():
+        raise ModelError(f"no organism {name!r}; there are: {_listed(organism_names())}")
+    return ORGANISMS / name
+
+
+def _base_of(adapter: AdapterModel) -> ModelSource:
+    file = adapter.path / "adapter_config.json"
+    try:
+        text = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"cannot read {file}: {error}") from error
+    if not isinstance(text, str) or not text:
+        raise ModelError(f"{file} names no base model; set base_model_name_or_path")
+    beside = adapter.path / text
+    try:
+        return model_source(str(beside) if beside.exists() else text)
+    except ModelError as error:
+        raise ModelError(f"base of adapter {adapter.path}: {error}") from error
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names) or "none installed"

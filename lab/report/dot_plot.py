@@ -1,0 +1,135 @@
+"""Dot plot: one row a thing, a dot at its value and a line for its interval."""
+
+import itertools
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+from lab.report.canvas import Canvas, blank, quiet_axis
+from lab.report.markup import plotly_text
+from lab.report.numerals import interval, percent
+from lab.report.palette import BASE, INK, MUTED, PAPER, TUNED, ArmStyle, faded
+
+_ROW, _FAINT_ROW, _NAMED_ROW = 36, 27, 48
+_HEAD, _FOOT = 34, 46
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dot:
+    """One row, from the bottom up."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    style: ArmStyle
+    note: str
+    """A short remark at the right, such as the share; may be empty."""
+
+
+def dot_plot(dots: Sequence[Dot], canvas: Canvas, *, axis: str, note_title: str = "") -> go.Figure:
+    """Rows bottom to top in the order given; values are fractions, drawn in percent."""
+    heights = [_NAMED_ROW if canvas.label_room == 0 else _FAINT_ROW if dot.style.faint else _ROW for dot in dots]
+    tops = list(itertools.accumulate(heights))
+    bottoms = [top - height for top, height in zip(tops, heights, strict=True)]
+    raised = 12 if canvas.label_room == 0 else 0
+    figure = blank(canvas, height=tops[-1] + _HEAD + _FOOT)
+    for dot, top, bottom in zip(dots, tops, bottoms, strict=True):
+        middle = (top + bottom) / 2
+        figure.add_trace(_mark(dot, middle - raised))
+        figure.add_annotation(**_name(dot, middle + raised, canvas))
+        if canvas.note_room and dot.note:
+            figure.add_annotation(**_beside(plotly_text(dot.note), middle, MUTED if dot.style.faint else INK))
+    if canvas.note_room and note_title:
+        figure.add_annotation(**_beside(plotly_text(note_title), tops[-1] + 16, MUTED))
+    with_notes = canvas.note_room if any(dot.note for dot in dots) else 24
+    figure.update_xaxes(
+        **quiet_axis(axis), range=[0, _reach(dots)], ticksuffix="%", nticks=6 if canvas.label_room == 0 else 11
+    )
+    figure.update_yaxes(visible=False, range=[0, tops[-1]], fixedrange=True)
+    figure.update_layout(margin={"l": canvas.label_room or 12, "r": with_notes or 18, "t": _HEAD, "b": _FOOT})
+    return figure
+
+
+def mark_gain(figure: go.Figure, base: float, tuned: float) -> None:
+    """Shades what lies between the base and the tuned model, and says how much it is."""
+    for value, ink in ((base, BASE), (tuned, TUNED)):
+        figure.add_vline(x=100 * value, line={"color": ink, "width": 1, "dash": "dot"}, layer="below")
+    figure.add_vrect(x0=100 * base, x1=100 * tuned, fillcolor=faded(MUTED, 0.14), line_width=0, layer="below")
+    figure.add_annotation(
+        x=50 * (base + tuned),
+        y=1,
+        yref="paper",
+        yanchor="bottom",
+        yshift=6,
+        showarrow=False,
+        text=f"the gain: {100 * (tuned - base):.0f} points".replace("-", "−"),
+        font={"size": 12, "color": MUTED},
+    )
+
+
+def _mark(dot: Dot, middle: float) -> go.Scatter:
+    hover = plotly_text(f"{dot.name}: {percent(dot.value)} {interval(dot.low, dot.high)}")
+    return go.Scatter(
+        x=[100 * dot.value],
+        y=[middle],
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [100 * (dot.high - dot.value)],
+            "arrayminus": [100 * (dot.value - dot.low)],
+            "color": dot.style.ink,
+            "thickness": 1.2 if dot.style.faint else 2.6,
+            "width": 0,
+        },
+        mode="markers",
+        marker={
+            "symbol": dot.style.symbol,
+            "size": 8 if dot.style.faint else 12,
+            "color": dot.style.ink,
+            "line": {"color": dot.style.ink if dot.style.faint else PAPER, "width": 1.5},
+        },
+        customdata=[hover],
+        hovertemplate="%{customdata}<extra></extra>",
+    )
+
+
+def _name(dot: Dot, middle: float, canvas: Canvas) -> dict[str, object]:
+    narrow = canvas.label_room == 0
+    text = f"{dot.name} · {dot.note}" if narrow and dot.note else dot.name
+    lines = textwrap.wrap(text, 46 if narrow else 34, max_lines=1 if narrow or dot.style.faint else 2, placeholder=" …")
+    placed = {"x": 0, "xanchor": "left"} if narrow else {"x": 0, "xanchor": "right", "xshift": -14}
+    return {
+        **placed,
+        "xref": "paper",
+        "y": middle,
+        "yanchor": "middle",
+        "showarrow": False,
+        "align": "left" if narrow else "right",
+        "text": "<br>".join(map(plotly_text, lines)),
+        "font": {"size": 12 if dot.style.faint else 13, "color": MUTED if dot.style.faint else INK},
+    }
+
+
+def _beside(text: str, middle: float, ink: str) -> dict[str, object]:
+    return {
+        "x": 1,
+        "xref": "paper",
+        "xanchor": "left",
+        "xshift": 14,
+        "y": middle,
+        "yanchor": "middle",
+        "showarrow": False,
+        "align": "left",
+        "text": text,
+        "font": {"size": 12, "color": ink},
+    }
+
+
+def _reach(dots: Sequence[Dot]) -> float:
+    """Right end of the axis in percent: a little past the highest interval, never past what can be drawn of 100."""
+    ends = [end for dot in dots for end in (dot.value, dot.high) if not math.isnan(end)]
+    return min(101.5, 108 * max(ends, default=1.0)) or 1.0

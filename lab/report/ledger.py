@@ -1,0 +1,121 @@
+"""Ledger: the tables that a report is drawn from, each with a declared schema."""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from lab.tables import Column, Schema
+
+_ARM = Column("arm", pl.Utf8, "Short unique name of one way of answering, such as `base` or `vector.random`.")
+_LABEL = Column("label", pl.Utf8, "The arm in human words.")
+_MEASURE = Column("measure", pl.Utf8, "`strict`: right answer by a valid process; `answer`: right answer only.")
+_LOW = Column("low", pl.Float64, "Lower end of the 95 % interval of the value; problems are resampled.")
+_HIGH = Column("high", pl.Float64, "Upper end of the 95 % interval of the value.")
+
+LADDER = Schema(
+    "ladder",
+    (
+        _ARM,
+        _LABEL,
+        Column("kind", pl.Utf8, "`end`: the base or the tuned model; `rung`: one kind of help; `control`: its placebo."),
+        Column("control_of", pl.Utf8, "For a control, the arm of its rung; else null."),
+        Column("order", pl.Int32, "Place on the ladder; the base is lowest, the tuned model highest."),
+        _MEASURE,
+        Column("accuracy", pl.Float64, "Pass@1, a fraction: the mean over problems of the mean over samples."),
+        Column("low", pl.Float64, "Lower end of the 95 % interval of the accuracy; problems are resampled."),
+        Column("high", pl.Float64, "Upper end of the 95 % interval of the accuracy."),
+        Column("gain", pl.Float64, "Accuracy minus the base's on the same problems, a fraction."),
+        Column("gain_low", pl.Float64, "Lower end of the paired 95 % interval of the gain."),
+        Column("gain_high", pl.Float64, "Upper end of the paired 95 % interval of the gain."),
+        Column("share", pl.Float64, "Gain over the tuned model's gain; NaN where undefined or refused."),
+        Column("share_low", pl.Float64, "Lower end of the 95 % interval of the share."),
+        Column("share_high", pl.Float64, "Upper end of the 95 % interval of the share."),
+        Column("refusal", pl.Utf8, "Why no share is given; null where it is given or has no meaning."),
+        Column("steered_share", pl.Float64, "Fraction of emitted tokens at which the arm intervened."),
+        Column("bits_per_token", pl.Float64, "Information from the tuned model at test time; infinite for itself."),
+        Column("n_problems", pl.Int32, "Problems answered."),
+        Column("n_samples", pl.Int32, "Samples of each problem."),
+    ),
+)
+PASS_AT_K = Schema(
+    "pass_at_k",
+    (
+        _ARM,
+        _LABEL,
+        _MEASURE,
+        Column("k", pl.Int32, "Number of tries."),
+        Column("value", pl.Float64, "Probability that at least one of k samples is right, averaged over problems."),
+        _LOW,
+        _HIGH,
+    ),
+)
+COVER = Schema(
+    "cover",
+    (
+        _ARM,
+        _LABEL,
+        _MEASURE,
+        Column("tau", pl.Float64, "Reliability asked for: a fraction of the samples of one problem."),
+        Column("value", pl.Float64, "Fraction of problems whose success rate is at least tau."),
+        _LOW,
+        _HIGH,
+    ),
+)
+FAMILIES = Schema(
+    "families",
+    (
+        _ARM,
+        _LABEL,
+        _MEASURE,
+        Column("family", pl.Utf8, "Group of problems, such as the number of steps; rows come in display order."),
+        Column("value", pl.Float64, "Pass@1 inside the family, a fraction."),
+        _LOW,
+        _HIGH,
+        Column("n_problems", pl.Int32, "Problems in the family."),
+    ),
+)
+GUESS = Schema(
+    "guess",
+    (
+        _ARM,
+        _LABEL,
+        Column("value", pl.Float64, "Answer-only accuracy against the gold answers of other problems, a fraction."),
+        _LOW,
+        _HIGH,
+    ),
+)
+EXAMPLES = Schema(
+    "examples",
+    (
+        _ARM,
+        _LABEL,
+        Column("problem_id", pl.Utf8, "Identity of the problem in its task."),
+        Column("prompt", pl.Utf8, "The exact text that was continued."),
+        Column("gold", pl.Utf8, "Gold answer."),
+        Column("text", pl.Utf8, "The completion."),
+        Column("tokens", pl.List(pl.Utf8), "The completion, token by token."),
+        Column("routes", pl.List(pl.UInt8), "Per token: 0 the base alone, 1 steered, 2 taken from the tuned model."),
+        Column("logprobs", pl.List(pl.Float32), "Per token: natural log-probability under the emitting distribution."),
+        Column("answer_correct", pl.Boolean, "The final answer equals the gold answer."),
+        Column("process_valid", pl.Boolean, "Every step is true and used; null where it cannot be checked."),
+        Column("reason", pl.Utf8, "`ok`, or the first fault found."),
+    ),
+)
+SCHEMAS = (LADDER, GUESS, PASS_AT_K, COVER, FAMILIES, EXAMPLES)
+"""Every table of a report, in reading order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Ledger:
+    """All that a report says of one study. A table without rows leaves its section out; the ladder may not be empty."""
+
+    ladder: pl.DataFrame
+    guess: pl.DataFrame
+    pass_at_k: pl.DataFrame
+    cover: pl.DataFrame
+    families: pl.DataFrame
+    examples: pl.DataFrame
+
+    def __post_init__(self) -> None:
+        for schema in SCHEMAS:
+            schema.checked(getattr(self, schema.name))

@@ -1,0 +1,39 @@
+"""Untrusted text made safe for each place it can land in: HTML, a plotly label, a script block."""
+
+import html
+import json
+import re
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
+_GLYPHS = {"\n": "↵", "\t": "⇥", "\r": "␍", "\x7f": "␡"}
+
+
+def escaped(text: str) -> str:
+    """Text for an HTML element or a quoted attribute, with control and direction marks made visible."""
+    return html.escape(visible(text))
+
+
+def plotly_text(text: str) -> str:
+    """Text for a plotly label or hover: plotly reads a few tags and entities in any string it draws.
+
+    Quotes stay, since plotly knows no entity for them and never puts text into an attribute.
+    """
+    return html.escape(visible(text), quote=False)
+
+
+def script_json(value: object) -> str:
+    """JSON for a `<script type="application/json">` block, with no character that HTML could read as markup."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def visible(text: str) -> str:
+    """Control characters as glyphs; direction overrides, which could reorder a whole line, as `�`."""
+    return _CONTROL.sub(_glyph, text)
+
+
+def _glyph(found: re.Match[str]) -> str:
+    character = found[0]
+    if character in _GLYPHS:
+        return _GLYPHS[character]
+    return chr(0x2400 + ord(character)) if ord(character) < 0x20 else "\ufffd"

@@ -1,0 +1,82 @@
+"""The palette: Okabe-Ito inks, one meaning each, and what each becomes on a dark page."""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+import polars as pl
+
+PAPER, INK, MUTED, GRID = "#ffffff", "#1b1e23", "#5c6470", "#e3e6ea"
+BASE, STEERED, ASSISTED, TUNED = "#69707d", "#0072b2", "#a3528a", "#d55e00"
+"""The base model; help without the tuned model; help from it at test time; the tuned model itself."""
+RANKED = (STEERED, "#00815f", "#9a6a00", "#3b4cc0", "#7a5195")
+"""Inks of the rungs that need nothing from the tuned model, when several share one plot."""
+
+_DARK = {
+    PAPER: "#15171b",
+    INK: "#e9e7e2",
+    MUTED: "#a7aeb9",
+    GRID: "#2c3038",
+    BASE: "#a3abb8",
+    STEERED: "#56b4e9",
+    ASSISTED: "#e29cc6",
+    TUNED: "#f5863f",
+    "#00815f": "#2cc79b",
+    "#9a6a00": "#e6b030",
+    "#3b4cc0": "#8f9df5",
+    "#7a5195": "#c39ddd",
+}
+_BAND = 0.14
+_SYMBOLS = ("square", "triangle-up", "pentagon", "star", "triangle-down", "hexagon")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArmStyle:
+    """How one arm looks in every plot; never told apart by ink alone."""
+
+    ink: str
+    symbol: str
+    dash: Literal["solid", "dot", "dash"]
+    faint: bool
+    """Drawn lighter: a control."""
+
+
+def faded(ink: str, alpha: float = _BAND) -> str:
+    """The ink as a translucent fill."""
+    red, green, blue = (int(ink[start : start + 2], 16) for start in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"
+
+
+DARK: Mapping[str, str] = MappingProxyType(_DARK | {faded(ink): faded(dark, 0.2) for ink, dark in _DARK.items()})
+"""Light colour -> dark colour, for every colour a figure uses."""
+
+
+def arm_styles(ladder: pl.DataFrame) -> dict[str, ArmStyle]:
+    """The style of every arm of a ladder: ends grey and vermilion, rungs in ranked inks, a control as its rung."""
+    arms = ladder.unique("arm", keep="first", maintain_order=True).sort("order", maintain_order=True)
+    ends = arms.filter(pl.col("kind") == "end")["arm"].to_list()
+    styles = {
+        arm: ArmStyle(ink=ink, symbol=symbol, dash="solid", faint=False)
+        for arm, ink, symbol in zip(ends, (BASE, TUNED), ("circle", "diamond"), strict=False)
+    }
+    ranked, symbols = itertools.cycle(RANKED), itertools.cycle(_SYMBOLS)
+    for row in arms.filter(pl.col("kind") == "rung").iter_rows(named=True):
+        ink = ASSISTED if row["bits_per_token"] > 0 else next(ranked)
+        styles[row["arm"]] = ArmStyle(ink=ink, symbol=next(symbols), dash="solid", faint=False)
+    for row in arms.filter(pl.col("kind") == "control").iter_rows(named=True):
+        rung = styles.get(row["control_of"])
+        ink = rung.ink if rung else MUTED
+        styles[row["arm"]] = ArmStyle(ink=ink, symbol="circle-open", dash="dot", faint=True)
+    return styles
+
+
+def completed(styles: Mapping[str, ArmStyle], arms: Iterable[str]) -> dict[str, ArmStyle]:
+    """`styles` with an ink for every arm that has none, in order of appearance."""
+    found = dict(styles)
+    for arm in arms:
+        if arm not in found:
+            ink = RANKED[len(found) % len(RANKED)]
+            found[arm] = ArmStyle(ink=ink, symbol="circle", dash="solid", faint=False)
+    return found

@@ -1,0 +1,47 @@
+"""Summary: the ladder for a terminal."""
+
+import math
+
+import polars as pl
+from rich.table import Table
+from rich.text import Text
+
+from lab.report.markup import visible
+from lab.report.numerals import ABSENT, bits, interval, percent, points
+from lab.report.rungs import rungs
+
+
+def summary(ladder: pl.DataFrame) -> Table:
+    """The ladder as a table, the tuned model at the top; refusals are spelt out under it."""
+    strict = rungs(ladder, "strict")
+    answers = dict(ladder.filter(pl.col("measure") == "answer").select("arm", "accuracy").iter_rows())
+    table = Table(title="Strict pass@1, with 95 % intervals over problems", title_justify="left")
+    table.add_column("")
+    for heading in ("strict", "", "answer only", "gain, points", "", "share of gain", "bits/token"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    reasons: list[str] = []
+    for row in reversed(strict.to_dicts()):
+        style = {"end": "bold", "rung": "", "control": "dim"}[row["kind"]]
+        if row["refusal"] is not None:
+            share = "refused"
+            reasons += [] if row["refusal"] in reasons else [row["refusal"]]
+        elif math.isnan(row["share"]) or row["kind"] == "end":
+            share = ABSENT
+        else:
+            share = f"{percent(row['share'], 0)} {interval(row['share_low'], row['share_high'], 0)}"
+        indent = "  └ " if row["kind"] == "control" else ""
+        table.add_row(
+            Text(indent + visible(row["label"])),
+            percent(row["accuracy"]),
+            Text(interval(row["low"], row["high"])),
+            percent(answers.get(row["arm"], math.nan)),
+            points(row["gain"]),
+            Text(interval(row["gain_low"], row["gain_high"])),
+            Text(share),
+            bits(row["bits_per_token"]),
+            style=style,
+        )
+    if reasons:
+        table.caption = Text("Refused: " + "; ".join(map(visible, reasons)))
+        table.caption_justify = "left"
+    return table

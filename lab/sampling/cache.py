@@ -1,0 +1,78 @@
+"""A key-value cache with spare room, so that a new token is written in place and not by copying all earlier ones."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+ROOM = 32
+"""Spare positions added each time a layer is full."""
+
+
+class RoomyLayer(DynamicLayer):
+    """One layer's keys and values as views into larger buffers, grown `ROOM` positions at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.buffers: tuple[Tensor, Tensor] | None = None
+
+    def update(
+        self,
+        key_states: Float[Tensor, "row head pos d_head"],
+        value_states: Float[Tensor, "row head pos d_value"],
+        *_: Any,  # noqa: ANN401 -- the signature is transformers'
+        **__: Any,  # noqa: ANN401
+    ) -> tuple[Tensor, Tensor]:
+        """Appends positions and returns all keys and values."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        length, wanted = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
+        if self.buffers is None or self.buffers[0].shape[-2] < wanted:
+            self.buffers = (
+                roomier(self.keys, key_states, wanted + ROOM),
+                roomier(self.values, value_states, wanted + ROOM),
+            )
+        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[..., length:wanted, :] = states
+        self.keys, self.values = (buffer[..., :wanted, :] for buffer in self.buffers)
+        return self.keys, self.values
+
+    def select(self, rows: Int[Tensor, " kept"], n_positions: int) -> "RoomyLayer":
+        """A layer of its own with the first `n_positions` of the given rows, which may repeat."""
+        layer = RoomyLayer()
+        if self.is_initialized:
+            layer.lazy_initialization(self.keys, self.values)
+            layer.keys = self.keys[rows, :, :n_positions]
+            layer.values = self.values[rows, :, :n_positions]
+        return layer
+
+
+def roomier(filled: Tensor, like: Tensor, capacity: int) -> Tensor:
+    """A buffer of `capacity` positions, shaped as `like` in its other axes, that starts with `filled`."""
+    buffer = like.new_empty((*like.shape[:-2], capacity, like.shape[-1]))
+    if filled.numel():
+        buffer[..., : filled.shape[-2], :] = filled
+    return buffer
+
+
+class RoomyCache(Cache):
+    """The cache of a whole decoder; sliding-window layers keep everything and rely on the attention mask."""
+
+    def __init__(self, layers: list[RoomyLayer] | None = None) -> None:
+        if layers is None:
+            super().__init__(layer_class_to_replicate=RoomyLayer)
+        else:
+            super().__init__(layers=list(layers))
+
+    def select(self, rows: Int[Tensor, " kept"], n_positions: int) -> "RoomyCache":
+        """A cache of its own with the first `n_positions` of the given rows, which may repeat."""
+        return RoomyCache([layer.select(rows, n_positions) for layer in self.layers if isinstance(layer, RoomyLayer)])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the host said that memory ran out."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    )

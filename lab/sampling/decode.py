@@ -1,0 +1,105 @@
+"""The decoding loop: one batch, one token a row a step, whoever proposes the tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from lab.errors import DecodingError
+from lab.sampling.decoding import Decoding, pick
+from lab.sampling.rows import Batch, OpenRows
+from lab.seeds import uniforms
+
+LEAVE_SHARE = 0.25
+"""Rows leave the batch when this share of it has finished: copying the cache for every single row would cost more."""
+
+
+class Completion(NamedTuple):
+    """What one row wrote."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    routes: tuple[int, ...]
+    text: str
+    stop: str
+
+
+@dataclass(slots=True)
+class Growing:
+    """A row on its way."""
+
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    routes: list[int] = field(default_factory=list)
+    stop: str | None = None
+
+
+@torch.inference_mode()
+def decode(
+    open_rows: OpenRows,
+    batch: Batch,
+    decoding: Decoding,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    end_tokens: frozenset[int],
+) -> list[Completion]:
+    """Completes every row of `batch`; the result does not depend on which rows share the batch.
+
+    The random number of a token is a function of the row's key and the step. Raises DecodingError where logits cannot be
+    sampled from.
+    """
+    rows = open_rows(batch)
+    texts = [Growing() for _ in batch.keys]
+    present = np.arange(len(texts))
+    for step in range(decoding.max_new_tokens):
+        if step:
+            running = np.array([texts[index].stop is None for index in present])
+            if not running.any():
+                break
+            if running.mean() <= 1 - LEAVE_SHARE:
+                rows.keep(torch.from_numpy(np.flatnonzero(running)).to(batch.owner.device))
+                present, tokens = present[running], tokens[torch.from_numpy(running).to(tokens.device)]
+            rows.append(tokens)
+        proposal = rows.propose()
+        numbers = torch.from_numpy(uniforms(batch.keys[present], step)).to(proposal.logits.device)
+        tokens, logprobs, finite = pick(proposal.logits, numbers, decoding)
+        columns = zip(present, tokens.tolist(), logprobs.tolist(), proposal.route.tolist(), finite.tolist(), strict=True)
+        for index, token, logprob, route, is_finite in columns:
+            growing = texts[index]
+            if growing.stop is not None:
+                continue
+            if not is_finite:
+                raise DecodingError(
+                    f"the model gave logits that are not finite at token {step} of row {index}: its weights or the "
+                    "precision cannot carry this input; try --dtype float32"
+                )
+            growing.tokens.append(token)
+            growing.logprobs.append(logprob)
+            growing.routes.append(route)
+            if token in end_tokens:
+                growing.stop = "eos"
+            elif decoding.stop and first_stop(tokenizer.decode(growing.tokens), decoding.stop) is not None:
+                growing.stop = "stop"
+    return [completion(growing, decoding, tokenizer) for growing in texts]
+
+
+def completion(growing: Growing, decoding: Decoding, tokenizer: PreTrainedTokenizerBase) -> Completion:
+    """The finished row, its text cut before a stop string."""
+    text = tokenizer.decode(growing.tokens, skip_special_tokens=True)
+    cut = first_stop(text, decoding.stop)
+    return Completion(
+        tokens=tuple(growing.tokens),
+        logprobs=tuple(growing.logprobs),
+        routes=tuple(growing.routes),
+        text=text if cut is None else text[:cut],
+        stop=growing.stop or "length",
+    )
+
+
+def first_stop(text: str, stops: Sequence[str]) -> int | None:
+    """Where the earliest stop string begins, if any occurs."""
+    found = [position for position in (text.find(stop) for stop in stops) if position >= 0]
+    return min(found, default=None)

@@ -1,0 +1,108 @@
+"""Rows: texts that grow one token a step, and the plain case where one model writes them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8, UInt64
+from torch import Tensor
+
+from lab.models.load import Model
+from lab.sampling.cache import RoomyCache
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a batch starts from: distinct prompts, and rows that each continue one of them."""
+
+    prompts: Int[Tensor, "prompt pos"]
+    """Token ids, padded on the left."""
+    mask: Bool[Tensor, "prompt pos"]
+    """True at real tokens."""
+    owner: Int[Tensor, " row"]
+    """The prompt each row continues."""
+    keys: UInt64[np.ndarray, " row"]
+    """The key of each row's random numbers."""
+
+
+class Proposal(NamedTuple):
+    """What the rows say about their next token."""
+
+    logits: Float[Tensor, "row d_vocab"]
+    route: UInt8[Tensor, " row"]
+    """Index into `lab.sampling.trace.ROUTES`."""
+
+
+class Rows(Protocol):
+    """A batch that the decoding loop drives; a plain model and a hybrid of two are both rows."""
+
+    def propose(self) -> Proposal:
+        """The distribution of the next token of every row; called once between two appends."""
+        ...
+
+    def append(self, tokens: Int[Tensor, " row"]) -> None:
+        """Adds one token to every row."""
+        ...
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Drops all other rows."""
+        ...
+
+
+OpenRows = Callable[[Batch], Rows]
+"""Starts a batch; the seam where samplers and hybrids differ."""
+
+
+class CachedRows:
+    """Rows of one model with a key-value cache; each distinct prompt is read once, however many rows continue it."""
+
+    def __init__(self, model: Model, batch: Batch) -> None:
+        self.network = model.network
+        self.cache = RoomyCache()
+        self.mask = batch.mask
+        prompt_logits = self._forward(batch.prompts, batch.mask, self.cache)
+        n_prompt = batch.prompts.shape[1]
+        self.cache = self.cache.select(batch.owner, n_prompt)
+        self.mask = batch.mask[batch.owner]
+        self.logits = prompt_logits[batch.owner]
+        self.last = batch.prompts[batch.owner, -1]
+
+    def propose(self) -> Proposal:
+        """The model's own distribution."""
+        return Proposal(self.logits, torch.zeros(len(self.last), dtype=torch.uint8, device=self.last.device))
+
+    def append(self, tokens: Int[Tensor, " row"]) -> None:
+        """One forward pass over one position."""
+        self.last = tokens
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
+        self.logits = self._forward(tokens[:, None], self.mask, self.cache)
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Drops the other rows from the cache as well."""
+        self.cache = self.cache.select(rows, self.mask.shape[1])
+        self.mask, self.logits, self.last = self.mask[rows], self.logits[rows], self.last[rows]
+
+    def again(self, rows: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen d_vocab"]:
+        """Next-token logits of some rows, computed afresh from their last token on.
+
+        Under `steering.apply` this is the distribution with that one position edited. The rows' own cache is left as it
+        is, so nothing of the edit reaches later positions.
+        """
+        mask = self.mask[rows]
+        return self._forward(self.last[rows, None], mask, self.cache.select(rows, mask.shape[1] - 1))
+
+    def _forward(
+        self, tokens: Int[Tensor, "some pos"], mask: Bool[Tensor, "some total"], cache: RoomyCache
+    ) -> Float[Tensor, "some d_vocab"]:
+        positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        output = self.network(
+            input_ids=tokens,
+            attention_mask=mask.long(),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1]

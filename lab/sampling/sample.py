@@ -1,0 +1,135 @@
+"""sample: completions of problems by a model, or by anything that opens rows."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from lab.errors import DecodingError
+from lab.models.load import Model
+from lab.sampling.cache import is_out_of_memory
+from lab.sampling.decode import decode
+from lab.sampling.decoding import Decoding
+from lab.sampling.rows import Batch, CachedRows, OpenRows
+from lab.sampling.trace import Trace
+from lab.seeds import child_seed
+from lab.tasks.problem import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One completion to be written."""
+
+    problem: Problem
+    sample_index: int
+
+
+def sample(
+    model: Model,
+    problems: Sequence[Problem],
+    n_samples: int,
+    decoding: Decoding,
+    *,
+    seed: int,
+    batch_size: int = 256,
+    open_rows: OpenRows | None = None,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> list[Trace]:
+    """`n_samples` completions of each problem, ordered by problem, then by sample.
+
+    The random number of a token is a function of (seed, problem id, sample index, step): another batch size, another
+    order or a resumed run draws the same numbers. (Floating-point sums depend on the shape of a batch in the last digits,
+    so a token changes where its number falls within about 1e-6 of a boundary.) `batch_size` counts rows; when memory
+    runs out it is halved and the work goes on. `open_rows` puts something else than the model itself in the loop, such as
+    a hybrid; `model` then gives the tokenizer and the end tokens. `on_progress` is told the number of completions added.
+
+    Raises DecodingError for an empty request, a prompt of no tokens or beyond the model's context, or logits that are
+    not finite.
+    """
+    if not problems or n_samples < 1 or batch_size < 1:
+        raise DecodingError(
+            f"{len(problems)} problems x {n_samples} samples in batches of {batch_size}: want at least one of each"
+        )
+    requests = [Request(problem, index) for problem in problems for index in range(n_samples)]
+    prompt_ids = {problem.prompt: encode_prompt(model, problem.prompt, decoding) for problem in problems}
+    # Prompts of like length share a batch, which keeps the padding short.
+    order = sorted(range(len(requests)), key=lambda index: len(prompt_ids[requests[index].problem.prompt]))
+    opener = open_rows or partial(CachedRows, model)
+    traces: list[Trace | None] = [None] * len(requests)
+    start = 0
+    while start < len(order):
+        chosen = order[start : start + batch_size]
+        try:
+            written = complete(model, opener, [requests[index] for index in chosen], prompt_ids, decoding, seed)
+        except Exception as error:
+            if not is_out_of_memory(error) or len(chosen) == 1:
+                raise
+            batch_size = len(chosen) // 2
+            continue
+        for index, trace in zip(chosen, written, strict=True):
+            traces[index] = trace
+        on_progress(len(chosen))
+        start += len(chosen)
+    return [trace for trace in traces if trace is not None]
+
+
+def complete(
+    model: Model,
+    open_rows: OpenRows,
+    requests: Sequence[Request],
+    prompt_ids: dict[str, list[int]],
+    decoding: Decoding,
+    seed: int,
+) -> Iterator[Trace]:
+    """One batch of requests."""
+    prompts = list(dict.fromkeys(request.problem.prompt for request in requests))
+    batch = make_batch(model, [prompt_ids[prompt] for prompt in prompts], requests, prompts, seed)
+    written = decode(
+        open_rows, batch, decoding, tokenizer=model.tokenizer, end_tokens=end_tokens(model)
+    )
+    return (
+        Trace(problem_id=request.problem.id, sample_index=request.sample_index, **row._asdict())
+        for request, row in zip(requests, written, strict=True)
+    )
+
+
+def make_batch(
+    model: Model, prompt_ids: Sequence[list[int]], requests: Sequence[Request], prompts: Sequence[str], seed: int
+) -> Batch:
+    """Left-padded distinct prompts, and a row for each request."""
+    width = max(map(len, prompt_ids))
+    pad = model.tokenizer.pad_token_id
+    tokens = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompt_ids], device=model.device)
+    mask = torch.tensor([[False] * (width - len(ids)) + [True] * len(ids) for ids in prompt_ids], device=model.device)
+    index = {prompt: position for position, prompt in enumerate(prompts)}
+    owner = torch.tensor([index[request.problem.prompt] for request in requests], device=model.device)
+    keys = np.array(
+        [child_seed(seed, request.problem.id, request.sample_index) for request in requests], dtype=np.uint64
+    )
+    return Batch(tokens, mask, owner, keys)
+
+
+def encode_prompt(model: Model, prompt: str, decoding: Decoding) -> list[int]:
+    """Token ids of a prompt as the tokenizer's own rules give them; DecodingError where none, or too many for the context."""
+    ids = model.tokenizer(prompt).input_ids
+    context = getattr(model.network.config, "max_position_embeddings", None)
+    if not ids:
+        raise DecodingError(f"prompt {prompt!r} has no tokens: want some text to continue")
+    if context is not None and len(ids) + decoding.max_new_tokens > context:
+        raise DecodingError(
+            f"prompt of {len(ids)} tokens and {decoding.max_new_tokens} new ones exceed the context of {context}: "
+            "lower max_new_tokens or shorten the prompt"
+        )
+    return ids
+
+
+def end_tokens(model: Model) -> frozenset[int]:
+    """Every token that ends a text for this model: its generation settings' and its tokenizer's."""
+    config = model.network.generation_config
+    named = None if config is None else config.eos_token_id
+    ids = [named] if isinstance(named, int) else list(named or [])
+    if model.tokenizer.eos_token_id is not None:
+        ids.append(model.tokenizer.eos_token_id)
+    return frozenset(ids)
