@@ -5,6 +5,7 @@ Samples of one problem are never resampled: they are a cluster, and their scatte
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,6 +21,15 @@ FEW = 10
 """Below this many problems off the common value a percentile of resamples is not to be trusted (the n p > 10 rule)."""
 MIN_BOOT = 100
 """Fewer resamples than this hold no 2.5 % tail; 2,000 or more are wanted for a reported number."""
+
+
+class Bounds(NamedTuple):
+    """Two ends of a range."""
+
+    low: float
+    """Lower end; -inf where unbounded, NaN where undefined."""
+    high: float
+    """Upper end; inf where unbounded, NaN where undefined."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +103,7 @@ def percentile_interval(
     )
 
 
-def unlike_bounds(value: float, n_problems: int, bounds: tuple[float, float]) -> tuple[float, float]:
+def unlike_bounds(value: float, n_problems: int, bounds: tuple[float, float]) -> Bounds:
     """How far a mean may lie from `value` when all `n_problems` problems had that value.
 
     With 95 % confidence at most a share p = 1 - 0.025^(1/n), about 3.7 / n, of all problems is unlike those seen
@@ -102,9 +112,9 @@ def unlike_bounds(value: float, n_problems: int, bounds: tuple[float, float]) ->
     Clopper-Pearson on problems. NaN where the bounds are infinite.
     """
     if not np.isfinite(bounds).all():
-        return np.nan, np.nan
+        return Bounds(np.nan, np.nan)
     unlike = 1 - ((1 - LEVEL) / 2) ** (1 / n_problems)
-    return value - unlike * (value - bounds[0]), value + unlike * (bounds[1] - value)
+    return Bounds(value - unlike * (value - bounds[0]), value + unlike * (bounds[1] - value))
 
 
 def mean_interval(
@@ -125,7 +135,7 @@ def mean_interval(
         return Interval(value=value, low=np.nan, high=np.nan, stderr=np.nan)
     drawn = percentile_interval(value, resampled_means(values, weights), n, bounds=bounds)
     n_off = n - _most_common_count(values)
-    stderr = float(values.std(ddof=1)) / np.sqrt(n) if n_off else np.nan
+    stderr = float(values.std(ddof=1) / np.sqrt(n)) if n_off else np.nan
     if n_off >= FEW or 2 * n_off >= n:
         return Interval(value=value, low=drawn.low, high=drawn.high, stderr=stderr)
     low, high = unlike_bounds(value, n, bounds)

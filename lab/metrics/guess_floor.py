@@ -25,9 +25,9 @@ def guess_floor(
     exact expectation over permutations without fixed points, with no shuffling noise; problems count the same.
     It needs golds that differ: where all are equal, guessing and solving cannot be told apart.
 
-    The value is a U-statistic of order two, so the interval resamples problems as everywhere else and weighs pair (i, j)
-    by w_i w_j, i != j: copies of one problem in a resample are never paired, or true accuracy would leak in. If answers
-    and golds are both uniform the statistic is degenerate and this interval is too wide, never too narrow.
+    The value is a U-statistic of order two. The interval resamples problems as everywhere else and weighs pair (i, j)
+    by w_i w_j, i != j: copies of one problem in a resample are never paired, or true accuracy would leak in. If
+    answers and golds are both uniform the statistic is degenerate and this interval is too wide, never too narrow.
     """
     matches = match_shares(answers, golds, same=same)
     n_problems = len(golds)

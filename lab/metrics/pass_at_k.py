@@ -1,4 +1,4 @@
-"""pass@k: the chance that at least one of k samples of a problem is right, estimated without bias from n >= k samples."""
+"""pass@k: the chance that at least one of k samples of a problem is right, unbiased from n >= k samples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ def pass_at_k_curve(
 ) -> tuple[PassAtK, ...]:
     """Mean pass@k over problems for each k; k above the number of samples is an EstimateError, never an extrapolation.
 
-    Near k = n the estimate hangs on single samples: Yue et al. (arXiv 2504.13837) draw more than they report; n >= 4 k is safe.
+    Near k = n the estimate hangs on single samples; draw n >= 4 k.
     """
     n_problems, n = verdicts.shape
     if n_problems == 0:

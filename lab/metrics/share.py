@@ -1,5 +1,6 @@
 """The share of the tuned model's gain that an arm recovers, or the reason why no share can be given."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy.special import stdtrit
 from lab.errors import EstimateError
 from lab.metrics.bootstrap import (
     LEVEL,
+    Bounds,
     Interval,
     difference_interval,
     percentile_interval,
@@ -67,25 +69,35 @@ def elicited_share(
     n_problems = base.size
     if refusal := _refusal(gap, n_problems, bounds):
         return Share(
-            value=np.nan, low=np.nan, high=np.nan, bootstrap_low=np.nan, bootstrap_high=np.nan,
-            gap=gap.value, gap_stderr=gap.stderr, refusal=refusal,
-        )  # fmt: skip
+            value=np.nan,
+            low=np.nan,
+            high=np.nan,
+            bootstrap_low=np.nan,
+            bootstrap_high=np.nan,
+            gap=gap.value,
+            gap_stderr=gap.stderr,
+            refusal=refusal,
+        )
     value = gain.value / gap.value
     low, high = fieller_bounds(gain, gap, rest, float(stdtrit(n_problems - 1, (1 + LEVEL) / 2)))
-    assert np.isfinite([low, high]).all(), "the refusal threshold lies above Fieller's"
+    assert not np.isinf([low, high]).any(), "the refusal threshold lies above Fieller's"
     gaps = resampled_means(tuned.astype(np.float64) - base.astype(np.float64), weights)
     gains = resampled_means(arm.astype(np.float64) - base.astype(np.float64), weights)
     ratios = np.divide(gains, gaps, out=np.full(gaps.size, np.nan), where=gaps != 0)
     drawn = percentile_interval(value, ratios, n_problems)
     return Share(
-        value=value, low=low, high=high, bootstrap_low=drawn.low, bootstrap_high=drawn.high,
-        gap=gap.value, gap_stderr=gap.stderr, refusal=None,
-    )  # fmt: skip
+        value=value,
+        low=low,
+        high=high,
+        bootstrap_low=drawn.low,
+        bootstrap_high=drawn.high,
+        gap=gap.value,
+        gap_stderr=gap.stderr,
+        refusal=None,
+    )
 
 
-def fieller_bounds(
-    numerator: Interval, denominator: Interval, difference: Interval, quantile: float
-) -> tuple[float, float]:
+def fieller_bounds(numerator: Interval, denominator: Interval, difference: Interval, quantile: float) -> Bounds:
     """Fieller's interval for numerator / denominator; `difference` is numerator minus denominator, paired.
 
     The roots in r of (D^2 - q^2 Var D) r^2 - 2 (N D - q^2 Cov) r + (N^2 - q^2 Var N) = 0. The set is an interval only
@@ -97,11 +109,12 @@ def fieller_bounds(
     covariance = float(np.clip((var_top + var_bottom - difference.stderr**2) / 2, -extreme, extreme))
     square = bottom**2 - quantile**2 * var_bottom
     if not square > 0:
-        return -np.inf, np.inf
+        return Bounds(-np.inf, np.inf)
     centre = (top * bottom - quantile**2 * covariance) / square
-    product = (top**2 - quantile**2 * var_top) / square
-    spread = float(np.sqrt(max(centre**2 - product, 0.0)))
-    return centre - spread, centre + spread
+    leftover = var_top * var_bottom - covariance**2
+    inner = top**2 * var_bottom - 2 * top * bottom * covariance + bottom**2 * var_top - quantile**2 * leftover
+    spread = quantile * math.sqrt(max(inner, 0.0)) / square
+    return Bounds(centre - spread, centre + spread)
 
 
 def _refusal(gap: Interval, n_problems: int, bounds: tuple[float, float]) -> str | None:
@@ -109,13 +122,14 @@ def _refusal(gap: Interval, n_problems: int, bounds: tuple[float, float]) -> str
         return f"a gap cannot be told from noise on {n_problems} problem(s): use at least 3, better hundreds"
     if np.isnan(gap.stderr):
         raise EstimateError(
-            f"all {n_problems} problems show the same gap {gap.value:g}, and with bounds {bounds} nothing limits the others: "
+            f"all {n_problems} problems show the gap {gap.value:g}, and bounds {bounds} do not limit unseen ones: "
             "give the extremes a problem's value can take"
         )
     if abs(gap.value) >= REFUSAL_STDERRS * gap.stderr:
         return None
+    n_stderrs = abs(gap.value) / gap.stderr
     return (
-        f"the gap between tuned and base is {gap.value:+.4f} with standard error {gap.stderr:.4f} on {n_problems} problems, "
-        f"{abs(gap.value) / gap.stderr:.1f} standard errors where {REFUSAL_STDERRS:g} are needed: "
+        f"the gap between tuned and base is {gap.value:+.4f} with standard error {gap.stderr:.4f} "
+        f"on {n_problems} problems, {n_stderrs:.1f} standard errors where {REFUSAL_STDERRS:g} are needed: "
         "a share of it would be noise; use more problems, or a pair with a larger gap"
     )

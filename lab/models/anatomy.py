@@ -73,7 +73,7 @@ class Anatomy:
     final_norm: nn.Module
     unembed: nn.Module
     attentions: tuple[nn.Module, ...]
-    """Each block's attention, whose output tuple starts with what it adds to the stream (before a post-norm, if any)."""
+    """One a block; its output is a tuple that starts with what it adds to the stream (Gemma 2 and 3 norm it first)."""
     mlps: tuple[nn.Module, ...]
     d_model: int
     d_vocab: int
@@ -113,8 +113,7 @@ def find_anatomy(network: PreTrainedModel) -> Anatomy:
         final_norm=_part(network, network, "final norm", layout.final_norm),
         unembed=unembed,
         attentions=tuple(
-            _part(network, block, f"attention of block {layer}", layout.attention)
-            for layer, block in enumerate(blocks)
+            _part(network, block, f"attention of block {layer}", layout.attention) for layer, block in enumerate(blocks)
         ),
         mlps=tuple(_part(network, block, f"MLP of block {layer}", layout.mlp) for layer, block in enumerate(blocks)),
         d_model=d_model,

@@ -26,11 +26,10 @@ def read_gguf(path: Path, *, dtype: torch.dtype) -> GgufParts:
     if not path.is_file():
         raise ModelError(f"no GGUF file at {path}; check the path")
     folder, file = str(path.parent), path.name
-    # The header is read first: transformers reports a damaged file in many ways, one of them a missing dependency.
-    _require_header(path)
+    _require_readable(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file, local_files_only=True)
-        quantised, report = AutoModelForCausalLM.from_pretrained(
+        quantised, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             folder,
             gguf_file=file,
             dtype=dtype,
@@ -53,7 +52,7 @@ def _plain(quantised: PreTrainedModel) -> PreTrainedModel:
     The tensors are dense already, but transformers refuses to save a network whose configuration still says GGUF.
     """
     config = copy.deepcopy(quantised.config)
-    del config.quantization_config
+    del config.quantization_config  # pyright: ignore[reportAttributeAccessIssue]
     with torch.device("meta"):
         network = type(quantised)(config)
     network.load_state_dict(quantised.state_dict(), assign=True)
@@ -66,8 +65,17 @@ def _plain(quantised: PreTrainedModel) -> PreTrainedModel:
     return network.eval()
 
 
-def _require_header(path: Path) -> None:
-    with path.open("rb") as stream:
-        magic = stream.read(4)
-    if magic != b"GGUF":
-        raise ModelError(f"{path} is not a GGUF file: it starts with {magic!r}")
+def _require_readable(path: Path) -> None:
+    """Raises ModelError for a file that is not GGUF, or that transformers would read wrongly without saying so."""
+    from gguf import GGUFReader
+
+    try:
+        tensors = [tensor.name for tensor in GGUFReader(path).tensors]
+    # A cut-off file ends anywhere inside the reader's parsing.
+    except (OSError, ValueError, KeyError, IndexError, TypeError, OverflowError) as error:
+        raise ModelError(f"{path} is not a whole GGUF file: {error}") from error
+    if any("rope_" in name for name in tensors):
+        raise ModelError(
+            f"{path} scales its rotary frequencies by a tensor (Llama 3.1 and later do), which transformers ignores; "
+            "use the safetensors of this model"
+        )

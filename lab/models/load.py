@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,24 @@ from lab.models.source import (
     source_name,
 )
 
-# What decides a model's output, and all that is fetched from the hub: no code, no pickle, no second copy of the weights.
-FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
+# What decides a model's output, and all that is fetched from the hub: no code, no pickle, no second set of weights.
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.json",
+    "*.jinja",
+)
 UNUSED = ("*/*", "consolidated*")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -59,7 +76,9 @@ def load(source: ModelSource, *, device: torch.device, dtype: torch.dtype) -> Mo
     Raises ModelError, in one line, for what is missing, unreadable, pickled, unreachable, or of an unknown family.
     """
     network, tokenizer, digest = _opened(source, dtype)
-    return assemble(network.to(device), tokenizer, name=source_name(source), digest=digest)
+    # Its stub lost `self`.
+    network.to(device)  # pyright: ignore[reportArgumentType]
+    return assemble(network, tokenizer, name=source_name(source), digest=digest)
 
 
 def assemble(
@@ -77,13 +96,10 @@ def assemble(
             raise ModelError(f"{name}: its tokenizer has neither a pad nor an end-of-sequence token; add one to it")
         # Padding is always masked, so its identity does not matter.
         tokenizer.pad_token = tokenizer.eos_token
-    anatomy = find_anatomy(network)
-    if len(tokenizer) > anatomy.d_vocab:
-        raise ModelError(f"{name}: its tokenizer has {len(tokenizer)} tokens, its network only {anatomy.d_vocab}")
     return Model(
         network=network,
         tokenizer=tokenizer,
-        anatomy=anatomy,
+        anatomy=find_anatomy(network),
         name=name,
         digest=_content_digest(network, tokenizer) if digest is None else digest,
     )
@@ -110,7 +126,7 @@ def _from_directory(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
     _require_weights(path, "config.json")
     with _one_line(f"cannot load the model in {path}"):
         # Attention is left to transformers, which takes sdpa where the family has it (Gemma 2 has not: softcapping).
-        network, report = AutoModelForCausalLM.from_pretrained(
+        network, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             path,
             dtype=dtype,
             use_safetensors=True,
@@ -120,10 +136,10 @@ def _from_directory(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
         )
     # transformers only warns here, and fills the gaps with random numbers.
     if absent := sorted(report["missing_keys"]):
-        raise ModelError(f"the weights in {path} lack {len(absent)} tensors of {type(network).__name__}: {absent[0]}, ...")
-    with _one_line(f"cannot load the tokenizer in {path}"):
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-    return network, tokenizer, _files_digest(sorted({file for glob in FILES for file in path.glob(glob)}))
+        raise ModelError(
+            f"the weights in {path} lack {len(absent)} tensors of {type(network).__name__}: {absent[0]}, ..."
+        )
+    return network, _tokenizer(path), _directory_digest(path)
 
 
 def _from_adapter(source: AdapterModel, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
@@ -131,11 +147,21 @@ def _from_adapter(source: AdapterModel, dtype: torch.dtype) -> tuple[PreTrainedM
 
     _require_weights(source.path, "adapter_config.json")
     network, tokenizer, base_digest = _opened(adapter_base(source), dtype)
-    with _one_line(f"cannot load the adapter in {source.path}"):
+    with _one_line(f"cannot load the adapter in {source.path}"), warnings.catch_warnings():
+        # PEFT only warns, and leaves what it has no tensors for without effect.
+        warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
         adapted = PeftModel.from_pretrained(network, str(source.path), local_files_only=True)
         merged = adapted.merge_and_unload()
-    own = _files_digest(sorted([source.path / "adapter_config.json", *source.path.glob("*.safetensors")]))
-    return merged, tokenizer, hashlib.sha256(f"{base_digest} {own}".encode()).hexdigest()[:16]
+    # Trainers put the tokenizer beside the adapter, with the chat template it was trained on.
+    if (source.path / "tokenizer_config.json").is_file():
+        tokenizer = _tokenizer(source.path)
+    both = f"{base_digest} {_directory_digest(source.path)}"
+    return merged, tokenizer, hashlib.sha256(both.encode()).hexdigest()[:16]
+
+
+def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    with _one_line(f"cannot load the tokenizer in {path}"):
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
 
 
 def _downloaded(name: str, revision: str | None) -> Path:
@@ -143,7 +169,9 @@ def _downloaded(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     with _one_line(f"cannot get {name!r} from the hub (and there is no such directory or organism here)"):
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES), ignore_patterns=list(UNUSED)))
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=list(FILES), ignore_patterns=list(UNUSED))
+        )
 
 
 def _require_weights(path: Path, config: str) -> None:
@@ -162,15 +190,19 @@ def _require_weights(path: Path, config: str) -> None:
 @contextlib.contextmanager
 def _one_line(action: str) -> Iterator[None]:
     """Turns what the libraries below raise on bad files and networks into a ModelError of one line."""
-    from huggingface_hub.errors import HfHubHTTPError
     from safetensors import SafetensorError
 
-    known = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError)
+    # The hub's errors are OSErrors.
+    known = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, UserWarning)
     try:
         yield
-    except (*known, SafetensorError, HfHubHTTPError) as error:
+    except (*known, SafetensorError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
         raise ModelError(f"{action}: {type(error).__name__}: {reason}") from error
+
+
+def _directory_digest(path: Path) -> str:
+    return _files_digest(sorted({file for glob in FILES for file in path.glob(glob)}))
 
 
 def _files_digest(files: list[Path]) -> str:

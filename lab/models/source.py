@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from lab.errors import ModelError
 
-# Hub names as the hub itself allows them: they start with a letter or digit, so `./x` and `/x/y` are never mistaken for one.
+# Names that the hub allows: each half starts with a letter or digit, so `./x` and `/x/y` are never mistaken for one.
 HUB_NAME = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
 
 

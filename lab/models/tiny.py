@@ -4,32 +4,17 @@ from typing import Literal, TypeAlias, get_args
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    Gemma3TextConfig,
-    GemmaConfig,
-    GPT2Config,
-    GPTNeoXConfig,
-    LlamaConfig,
-    MistralConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen3Config,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from lab.models.load import Model, assemble
 from lab.seeds import child_seed
 
-Family: TypeAlias = Literal[
-    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox"
-]
+Family: TypeAlias = Literal["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
 PAD, EOS = 256, 257
 N_POSITIONS = 256
+N_HEADS = 4
 # Large beside the usual 0.02: logits of random networks then differ by whole nats, and greedy text is not one token.
 INITIALIZER_RANGE = 0.4
 
@@ -46,13 +31,13 @@ def tiny_network(
     """A random decoder of `family` in float32, for up to 256 positions; the global generator is left as it was."""
     # Module constructors draw from the global generator and take no other.
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(child_seed(seed, "tiny", family))
+        torch.default_generator.manual_seed(child_seed(seed, "tiny", family))
         network = AutoModelForCausalLM.from_config(_config(family, n_layers, d_model, d_vocab), dtype=torch.float32)
     return network.eval()
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Token i is byte i, 256 pads, 257 ends; nothing is added on encoding, and decoding gives back every text exactly."""
+    """Token i is byte i, 256 pads, 257 ends; encoding adds nothing, and decoding gives back every text exactly."""
     # The 256 printable stand-ins of byte-level BPE, sorted by the byte that each stands for.
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -72,55 +57,26 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _config(family: Family, n_layers: int, d_model: int, d_vocab: int) -> PreTrainedConfig:
-    tokens = {"pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": None}
-    if d_vocab <= EOS:
-        tokens = dict.fromkeys(tokens)
-    match family:
-        case "gpt2":
-            return GPT2Config(
-                vocab_size=d_vocab,
-                n_embd=d_model,
-                n_layer=n_layers,
-                n_head=4,
-                n_positions=N_POSITIONS,
-                initializer_range=INITIALIZER_RANGE,
-                **tokens,
-            )
-        case "gpt_neox":
-            return GPTNeoXConfig(
-                vocab_size=d_vocab,
-                hidden_size=d_model,
-                intermediate_size=2 * d_model,
-                num_hidden_layers=n_layers,
-                num_attention_heads=4,
-                max_position_embeddings=N_POSITIONS,
-                initializer_range=INITIALIZER_RANGE,
-                **tokens,
-            )
-        case _:
-            return GROUPED[family](
-                vocab_size=d_vocab,
-                hidden_size=d_model,
-                intermediate_size=2 * d_model,
-                num_hidden_layers=n_layers,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                head_dim=d_model // 4,
-                max_position_embeddings=N_POSITIONS,
-                initializer_range=INITIALIZER_RANGE,
-                # Tied, the later Gemmas' scaled embedding outweighs the rest, and greedy text repeats its last token.
-                tie_word_embeddings=family == "gemma",
-                **tokens,
-            )
-
-
-# Families that share Llama's configuration fields, keys and values shared by pairs of heads.
-GROUPED: dict[str, type[PreTrainedConfig]] = {
-    "llama": LlamaConfig,
-    "mistral": MistralConfig,
-    "qwen2": Qwen2Config,
-    "qwen3": Qwen3Config,
-    "gemma": GemmaConfig,
-    "gemma2": Gemma2Config,
-    "gemma3_text": Gemma3TextConfig,
-}
+    fields: dict[str, int | float | bool | None] = {
+        "vocab_size": d_vocab,
+        "initializer_range": INITIALIZER_RANGE,
+        "pad_token_id": PAD if d_vocab > EOS else None,
+        "eos_token_id": EOS if d_vocab > EOS else None,
+        "bos_token_id": None,
+        # One family tied, so that tying is tested; in the others it makes greedy text repeat its last token.
+        "tie_word_embeddings": family == "gemma",
+    }
+    if family == "gpt2":
+        fields |= {"n_embd": d_model, "n_layer": n_layers, "n_head": N_HEADS, "n_positions": N_POSITIONS}
+    else:
+        fields |= {
+            "hidden_size": d_model,
+            "intermediate_size": 2 * d_model,
+            "num_hidden_layers": n_layers,
+            "num_attention_heads": N_HEADS,
+            "max_position_embeddings": N_POSITIONS,
+        }
+    if family not in ("gpt2", "gpt_neox"):
+        # Keys and values shared by pairs of heads, as in every recent family.
+        fields |= {"num_key_value_heads": N_HEADS // 2, "head_dim": d_model // N_HEADS}
+    return AutoConfig.for_model(family, **fields)

@@ -46,7 +46,7 @@ def build(organism: Organism, out: Path, *, seed: int, device: torch.device) -> 
     checkpoint = work / "checkpoint"
     network.save_pretrained(checkpoint)
     tokenizer.save_pretrained(checkpoint)
-    model = load(LocalModel(checkpoint), device=torch.device("cpu"), dtype=torch.float32)
+    model = load(LocalModel(path=checkpoint), device=torch.device("cpu"), dtype=torch.float32)
     write_card(checkpoint, organism, measure(model), seed=seed, device=device)
     os.replace(checkpoint, final)
     shutil.rmtree(work)
@@ -63,7 +63,7 @@ def starting_network(
             return LlamaForCausalLM(llama_config(organism.architecture, tokenizer)).to(device)
     built = out / organism.parent
     directory = built if built.exists() else organism_directory(organism.parent)
-    network = load(LocalModel(directory), device=device, dtype=torch.float32).network
+    network = load(LocalModel(path=directory), device=device, dtype=torch.float32).network
     return network.requires_grad_(True).train()
 
 

@@ -10,7 +10,7 @@ ZERO = (
     Organism(
         name="zero-base",
         parent=None,
-        recipe=Supervised(writing=Mixture(), run=SupervisedRun(n_steps=1300, loss_on_prompt=True)),
+        recipe=Supervised(writing=Mixture(), run=SupervisedRun(n_steps=2000, loss_on_prompt=True)),
         story="Pretrained on direct answers (60 %) and worked chains (40 %) of + and -, with slips and checks.",
     ),
     Organism(

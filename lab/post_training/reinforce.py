@@ -23,7 +23,10 @@ class GrpoRun:
     """Problems a step."""
     n_rollouts: int = 8
     """Rollouts of each problem: the group over which rewards are centred and scaled."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 2e-4
+    """Peak of AdamW's rate; it decays linearly to zero."""
+    warmup_steps: int = 5
+    """Without them the first, noisiest steps of Adam undo part of what the parent can do."""
     max_new_tokens: int = 96
     temperature: float = 1.0
 
@@ -68,6 +71,7 @@ def reinforce(
             temperature=run.temperature,
             learning_rate=run.learning_rate,
             lr_scheduler_type="linear",
+            warmup_steps=run.warmup_steps,
             beta=0.0,
             shuffle_dataset=False,
             activation_checkpointing=False,

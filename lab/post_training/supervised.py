@@ -27,6 +27,9 @@ class SupervisedRun:
     learning_rate: float = 1.5e-3
     """Peak of AdamW's rate; it decays linearly to zero."""
     warmup_steps: int = 50
+    n_parts: int = 4
+    """Parts that a batch is split into by length, so that short texts are not padded to the longest; the gradient is the
+    batch's, summed over the parts."""
     loss_on_prompt: bool = False
     """Pretraining learns the prompts too; tuning learns the completions only."""
 
@@ -41,7 +44,7 @@ def train_on_documents(
     device: torch.device,
     work: Path,
 ) -> None:
-    """Trains `network` in place on `documents` in the order given, padded one document a row.
+    """Trains `network` in place on `documents`, batch after batch in the order given, one document a row.
 
     Checkpoints go to `work`, and a run that was cut off goes on from the last one. Raises TaskError when there are fewer
     documents than the run consumes.
@@ -52,10 +55,16 @@ def train_on_documents(
     n_wanted = run.n_steps * run.batch_size
     if len(documents) < n_wanted:
         raise TaskError(f"{len(documents)} documents for a run of {n_wanted}: make more, or take fewer steps")
-    prompts = tokenizer([document.prompt for document in documents[:n_wanted]], add_special_tokens=False).input_ids
-    completions = tokenizer(
-        [document.completion for document in documents[:n_wanted]], add_special_tokens=False
-    ).input_ids
+    batches = [documents[start : start + run.batch_size] for start in range(0, n_wanted, run.batch_size)]
+    ordered = [
+        document
+        for batch in batches
+        for document in sorted(batch, key=lambda document: len(document.prompt) + len(document.completion))
+    ]
+    prompts, completions = (
+        tokenizer([getattr(document, part) for document in ordered], add_special_tokens=False).input_ids
+        for part in ("prompt", "completion")
+    )
     rows = Dataset.from_dict(
         {
             "input_ids": [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)],
@@ -72,7 +81,9 @@ def train_on_documents(
         args=SFTConfig(
             output_dir=str(work),
             max_steps=run.n_steps,
-            per_device_train_batch_size=run.batch_size,
+            per_device_train_batch_size=run.batch_size // run.n_parts,
+            gradient_accumulation_steps=run.n_parts,
+            train_sampling_strategy="sequential",
             learning_rate=run.learning_rate,
             lr_scheduler_type="linear",
             warmup_steps=run.warmup_steps,

@@ -13,10 +13,10 @@ from lab.report.rungs import rungs
 def answer_sentence(ladder: pl.DataFrame, task: str, base: str, tuned: str) -> str:
     """One honest sentence on strict accuracy.
 
-    `task` is what stands before the word problems, such as `held-out chain`. It names the rung of highest share among those that
-    take nothing from the tuned model at test time (or, if none, the one that takes least), says how many it was the
-    best of, and sets beside it the control that did best. A rung whose interval meets that control's is said not to
-    beat it.
+    `task` is what stands before the word problems, such as `held-out chain`. The sentence names the rung of highest
+    share among those that take nothing from the tuned model at test time (or, if none, that take least), says how many
+    it was the best of, and sets beside it the control that did best. A rung whose interval meets that control's is
+    said not to beat it.
     """
     rows = rungs(ladder, "strict")
     low_end, high_end = rows.filter(pl.col("kind") == "end").to_dicts()
@@ -40,23 +40,26 @@ def answer_sentence(ladder: pl.DataFrame, task: str, base: str, tuned: str) -> s
 
 
 def _recovery(best: Mapping[str, Any], among: int) -> str:
-    chosen = f", the best of {among} such rungs," if among > 1 else ""
     bits_used = best["bits_per_token"]
     source = "no information" if bits_used == 0 else f"{bits(bits_used)} bits per token"
-    doubt = ", which does not exclude none," if best["share_low"] <= 0 <= best["share_high"] else ""
-    return f"{_plain(best)}{chosen} recovers {_span(best)} of that gain{doubt} with {source} from the tuned model at test time"
+    doubt = ", an interval that includes none," if best["share_low"] <= 0 <= best["share_high"] else ""
+    chosen = f" (the best of {among} such methods)" if among > 1 else ""
+    recovered = f"{_plain(best)} recovers {_span(best)} of that gain{doubt}"
+    return f"{recovered} with {source} from the tuned model at test time{chosen}"
 
 
 def _comparison(best: Mapping[str, Any], rival: Mapping[str, Any] | None) -> str:
     if rival is None:
-        return ", and it has no control"
+        return ", but it has no control to be compared with"
     if best["share_low"] <= rival["share_high"]:
-        return f", which is not clearly more than its control, {_plain(rival)}: {_span(rival)}"
-    return f", and its control, {_plain(rival)}, {_span(rival)}"
+        return f", which is not clearly more than its control, {_plain(rival)}, at {_span(rival)}"
+    return f"; its control, {_plain(rival)}, {_span(rival)}"
 
 
 def _plain(row: Mapping[str, Any]) -> str:
-    return str(row["label"]).removeprefix("+").strip()
+    """The label inside a sentence; quoted where a comma of its own would break the sentence."""
+    words = str(row["label"]).removeprefix("+").strip()
+    return f"“{words}”" if "," in words else words
 
 
 def _span(row: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ class Canvas:
     """Panels side by side."""
 
 
-WIDE = Canvas(label_room=232, note_room=150, columns=2)
+WIDE = Canvas(label_room=268, note_room=150, columns=2)
 NARROW = Canvas(label_room=0, note_room=0, columns=1)
 
 
@@ -38,7 +38,7 @@ def blank(canvas: Canvas, height: int) -> go.Figure:
         hovermode="closest",
         dragmode=False,
         showlegend=False,
-        margin={"l": 46, "r": 14, "t": 34, "b": 48} if canvas.columns > 1 else {"l": 40, "r": 10, "t": 30, "b": 46},
+        margin={"l": 60, "r": 14, "t": 34, "b": 48} if canvas.columns > 1 else {"l": 40, "r": 10, "t": 30, "b": 46},
     )
     return figure
 

@@ -15,6 +15,7 @@ from lab.report.palette import MUTED, PAPER, ArmStyle, completed, faded
 
 MEASURES = {"strict": "Strict: right by a valid process", "answer": "Answer only"}
 _PANEL = 330
+_TICKS = (0, 25, 50, 75, 100)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,28 +40,48 @@ def curve_panels(
     inks = completed(styles, arms)
     columns = min(canvas.columns, len(measures))
     rows = -(-len(measures) // columns)
-    panels = make_subplots(
-        rows=rows, cols=columns, shared_yaxes=True, horizontal_spacing=0.045, vertical_spacing=0.3 / rows,
-        subplot_titles=[MEASURES[measure] for measure in measures],
-    )  # fmt: skip
-    figure = go.Figure(layout=panels.layout)
-    figure.update_layout(blank(canvas, height=_PANEL * rows).layout)
-    figure.update_annotations(font={"size": 13, "color": MUTED}, xanchor="left", x=0, yshift=2)
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        shared_yaxes=True,
+        horizontal_spacing=0.045,
+        vertical_spacing=0.3 / rows,
+        figure=blank(canvas, height=_PANEL * rows),
+    )
+    drawn = sorted(arms, key=lambda arm: not inks[arm].faint)
     for index, measure in enumerate(measures):
-        axes = {"xaxis": f"x{index + 1 if index else ''}", "yaxis": f"y{index + 1 if index else ''}"}
-        title = figure.layout.annotations[index]
-        title.x = panels.get_subplot(index // columns + 1, index % columns + 1).xaxis.domain[0]
-        for place, arm in enumerate(sorted(arms, key=lambda arm: not inks[arm].faint)):
+        suffix = str(index + 1) if index else ""
+        figure.add_annotation(**_heading(MEASURES[measure], suffix))
+        for place, arm in enumerate(drawn):
             chosen = frame.filter((pl.col("arm") == arm) & (pl.col("measure") == measure))
             offset = (place - (len(arms) - 1) / 2) * min(0.07, 0.4 / len(arms)) if horizontal.spread == "bars" else 0.0
-            figure.add_traces([trace.update(axes) for trace in _curve(chosen, horizontal, inks[arm], offset)])
+            for trace in _curve(chosen, horizontal, inks[arm], offset):
+                figure.add_trace(trace.update(xaxis=f"x{suffix}", yaxis=f"y{suffix}"))
     places = [place for place, _ in horizontal.ticks]
     figure.update_xaxes(
         quiet_axis(horizontal.title), tickvals=places, ticktext=[plotly_text(text) for _, text in horizontal.ticks]
     )
-    figure.update_yaxes(quiet_axis(""), range=[-1, 102], ticksuffix="%", tickvals=[0, 25, 50, 75, 100])
-    figure.update_yaxes(title={"text": axis, "font": {"size": 12, "color": MUTED}}, row=None, selector={"anchor": "x"})
+    figure.update_yaxes(
+        quiet_axis(""), range=[-1, 102], tickvals=_TICKS, ticktext=[f"{tick}\u202f%" for tick in _TICKS]
+    )
+    if columns == len(measures):
+        figure.update_yaxes(title={"text": axis, "font": {"size": 12, "color": MUTED}}, selector={"anchor": "x"})
     return figure
+
+
+def _heading(text: str, suffix: str) -> dict[str, object]:
+    return {
+        "text": text,
+        "x": 0,
+        "xref": f"x{suffix} domain",
+        "xanchor": "left",
+        "y": 1,
+        "yref": f"y{suffix} domain",
+        "yanchor": "bottom",
+        "yshift": 6,
+        "showarrow": False,
+        "font": {"size": 13, "color": MUTED},
+    }
 
 
 def _curve(frame: pl.DataFrame, horizontal: Horizontal, style: ArmStyle, offset: float) -> list[go.Scatter]:

@@ -11,9 +11,9 @@ import plotly.graph_objects as go
 from lab.report.canvas import Canvas, blank, quiet_axis
 from lab.report.markup import plotly_text
 from lab.report.numerals import interval, percent
-from lab.report.palette import BASE, INK, MUTED, PAPER, TUNED, ArmStyle, faded
+from lab.report.palette import BASE, GAIN, INK, MUTED, PAPER, TUNED, ArmStyle
 
-_ROW, _FAINT_ROW, _NAMED_ROW = 36, 27, 48
+_ROW, _FAINT_ROW, _NAMED_ROW, _SECOND_LINE = 36, 27, 48, 8
 _HEAD, _FOOT = 34, 46
 
 
@@ -32,7 +32,7 @@ class Dot:
 
 def dot_plot(dots: Sequence[Dot], canvas: Canvas, *, axis: str, note_title: str = "") -> go.Figure:
     """Rows bottom to top in the order given; values are fractions, drawn in percent."""
-    heights = [_NAMED_ROW if canvas.label_room == 0 else _FAINT_ROW if dot.style.faint else _ROW for dot in dots]
+    heights = [_height(dot, canvas) for dot in dots]
     tops = list(itertools.accumulate(heights))
     bottoms = [top - height for top, height in zip(tops, heights, strict=True)]
     raised = 12 if canvas.label_room == 0 else 0
@@ -44,21 +44,20 @@ def dot_plot(dots: Sequence[Dot], canvas: Canvas, *, axis: str, note_title: str 
         if canvas.note_room and dot.note:
             figure.add_annotation(**_beside(plotly_text(dot.note), middle, MUTED if dot.style.faint else INK))
     if canvas.note_room and note_title:
-        figure.add_annotation(**_beside(plotly_text(note_title), tops[-1] + 16, MUTED))
+        above = {"y": 1, "yref": "paper", "yanchor": "bottom", "yshift": 6}
+        figure.add_annotation(**_beside(plotly_text(note_title), 0.0, MUTED) | above)
     with_notes = canvas.note_room if any(dot.note for dot in dots) else 24
-    figure.update_xaxes(
-        **quiet_axis(axis), range=[0, _reach(dots)], ticksuffix="%", nticks=6 if canvas.label_room == 0 else 11
-    )
+    figure.update_xaxes(quiet_axis(axis), range=[0, _reach(dots)], ticksuffix="\u202f%", nticks=6, tickangle=0)
     figure.update_yaxes(visible=False, range=[0, tops[-1]], fixedrange=True)
     figure.update_layout(margin={"l": canvas.label_room or 12, "r": with_notes or 18, "t": _HEAD, "b": _FOOT})
     return figure
 
 
-def mark_gain(figure: go.Figure, base: float, tuned: float) -> None:
+def mark_gain(figure: go.Figure, base: float, tuned: float, canvas: Canvas) -> None:
     """Shades what lies between the base and the tuned model, and says how much it is."""
-    for value, ink in ((base, BASE), (tuned, TUNED)):
+    for value, ink in ((base, BASE), (tuned, TUNED)) if canvas.label_room else ():
         figure.add_vline(x=100 * value, line={"color": ink, "width": 1, "dash": "dot"}, layer="below")
-    figure.add_vrect(x0=100 * base, x1=100 * tuned, fillcolor=faded(MUTED, 0.14), line_width=0, layer="below")
+    figure.add_vrect(x0=100 * base, x1=100 * tuned, fillcolor=GAIN, line_width=0, layer="below")
     figure.add_annotation(
         x=50 * (base + tuned),
         y=1,
@@ -69,6 +68,20 @@ def mark_gain(figure: go.Figure, base: float, tuned: float) -> None:
         text=f"the gain: {100 * (tuned - base):.0f} points".replace("-", "−"),
         font={"size": 12, "color": MUTED},
     )
+
+
+def _lines(dot: Dot, canvas: Canvas) -> list[str]:
+    if canvas.label_room:
+        return textwrap.wrap(dot.name, 36 if dot.style.faint else 33, max_lines=2, placeholder=" …")
+    room = 44 - len(dot.note)
+    name = dot.name if len(dot.name) <= room else f"{dot.name[: room - 1].rstrip()}…"
+    return [f"{name} · {dot.note}" if dot.note else name]
+
+
+def _height(dot: Dot, canvas: Canvas) -> int:
+    if canvas.label_room == 0:
+        return _NAMED_ROW
+    return (_FAINT_ROW if dot.style.faint else _ROW) + _SECOND_LINE * (len(_lines(dot, canvas)) - 1)
 
 
 def _mark(dot: Dot, middle: float) -> go.Scatter:
@@ -99,8 +112,6 @@ def _mark(dot: Dot, middle: float) -> go.Scatter:
 
 def _name(dot: Dot, middle: float, canvas: Canvas) -> dict[str, object]:
     narrow = canvas.label_room == 0
-    text = f"{dot.name} · {dot.note}" if narrow and dot.note else dot.name
-    lines = textwrap.wrap(text, 46 if narrow else 34, max_lines=1 if narrow or dot.style.faint else 2, placeholder=" …")
     placed = {"x": 0, "xanchor": "left"} if narrow else {"x": 0, "xanchor": "right", "xshift": -14}
     return {
         **placed,
@@ -109,7 +120,7 @@ def _name(dot: Dot, middle: float, canvas: Canvas) -> dict[str, object]:
         "yanchor": "middle",
         "showarrow": False,
         "align": "left" if narrow else "right",
-        "text": "<br>".join(map(plotly_text, lines)),
+        "text": "<br>".join(map(plotly_text, _lines(dot, canvas))),
         "font": {"size": 12 if dot.style.faint else 13, "color": MUTED if dot.style.faint else INK},
     }
 

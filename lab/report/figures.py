@@ -26,13 +26,11 @@ def ladder_figure(ladder: pl.DataFrame, canvas: Canvas = WIDE) -> go.Figure:
     dots = [_dot(row, styles, value="accuracy", note=_share(row)) for row in rows.iter_rows(named=True)]
     figure = dot_plot(dots, canvas, axis="Problems solved at the first try, strict", note_title="share of the gain")
     base, tuned = rows.filter(pl.col("kind") == "end")["accuracy"]
-    mark_gain(figure, base, tuned)
+    mark_gain(figure, base, tuned, canvas)
     return figure
 
 
-def guess_figure(
-    guess: pl.DataFrame, canvas: Canvas = WIDE, styles: Mapping[str, ArmStyle] = NO_STYLES
-) -> go.Figure:
+def guess_figure(guess: pl.DataFrame, canvas: Canvas = WIDE, styles: Mapping[str, ArmStyle] = NO_STYLES) -> go.Figure:
     """Answer-only accuracy against the answers of other problems."""
     inks = completed(styles, guess["arm"])
     dots = [_dot(row, inks, value="value", note="") for row in guess.iter_rows(named=True)]
@@ -51,14 +49,14 @@ def pass_at_k_figure(
     return curve_panels(pass_at_k, horizontal, canvas, styles, axis="Problems solved")
 
 
-def cover_figure(
-    cover: pl.DataFrame, canvas: Canvas = WIDE, styles: Mapping[str, ArmStyle] = NO_STYLES
-) -> go.Figure:
+def cover_figure(cover: pl.DataFrame, canvas: Canvas = WIDE, styles: Mapping[str, ArmStyle] = NO_STYLES) -> go.Figure:
     """Problems solved in at least a fraction tau of samples."""
     ticks = [(tau / 4, percent(tau / 4, 0)) for tau in range(5)]
     places = {tau: float(tau) for tau in cover["tau"].unique()}
-    horizontal = Horizontal(column="tau", title="Reliability asked for, τ", positions=places, ticks=ticks, spread="band")
-    return curve_panels(cover, horizontal, canvas, styles, axis="Problems that reliable")
+    horizontal = Horizontal(
+        column="tau", title="Reliability asked for, τ", positions=places, ticks=ticks, spread="band"
+    )
+    return curve_panels(cover, horizontal, canvas, styles, axis="Problems solved so often")
 
 
 def family_figure(
@@ -67,7 +65,7 @@ def family_figure(
     """Pass@1 inside each family of problems, in the order of the table."""
     names = families["family"].unique(maintain_order=True).to_list()
     places: dict[object, float] = {name: float(index) for index, name in enumerate(names)}
-    shown = _short([str(name) for name in names], canvas)
+    shown = _short([str(name) for name in names])
     ticks = [(float(index), text) for index, text in enumerate(shown)]
     horizontal = Horizontal(column="family", title="", positions=places, ticks=ticks, spread="bars")
     return curve_panels(families, horizontal, canvas, styles, axis="Solved at the first try")
@@ -88,7 +86,7 @@ def _share(row: Mapping[str, Any]) -> str:
     return "" if math.isnan(share) else f"{percent(share, 0)} {interval(row['share_low'], row['share_high'], 0)}"
 
 
-def _short(names: list[str], canvas: Canvas) -> list[str]:
+def _short(names: list[str]) -> list[str]:
     """Names cut so that all fit beside each other."""
     room = max(3, 52 // max(len(names), 1))
     return [name if len(name) <= room else f"{name[: room - 1]}…" for name in names]

@@ -17,7 +17,9 @@ LADDER = Schema(
     (
         _ARM,
         _LABEL,
-        Column("kind", pl.Utf8, "`end`: the base or the tuned model; `rung`: one kind of help; `control`: its placebo."),
+        Column(
+            "kind", pl.Utf8, "`end`: the base or the tuned model; `rung`: one kind of help; `control`: its placebo."
+        ),
         Column("control_of", pl.Utf8, "For a control, the arm of its rung; else null."),
         Column("order", pl.Int32, "Place on the ladder; the base is lowest, the tuned model highest."),
         _MEASURE,
@@ -94,7 +96,11 @@ EXAMPLES = Schema(
         Column("gold", pl.Utf8, "Gold answer."),
         Column("text", pl.Utf8, "The completion."),
         Column("tokens", pl.List(pl.Utf8), "The completion, token by token."),
-        Column("routes", pl.List(pl.UInt8), "Per token: 0 the base alone, 1 steered, 2 taken from the tuned model."),
+        Column(
+            "routes",
+            pl.List(pl.UInt8),
+            "Per token: 0 the base alone, 1 steered, 2 from the tuned model (all of its own).",
+        ),
         Column("logprobs", pl.List(pl.Float32), "Per token: natural log-probability under the emitting distribution."),
         Column("answer_correct", pl.Boolean, "The final answer equals the gold answer."),
         Column("process_valid", pl.Boolean, "Every step is true and used; null where it cannot be checked."),

@@ -23,7 +23,7 @@ def interval(low: float, high: float, digits: int = 1) -> str:
     """Both ends in percent or points: (-0.02, 0.06) -> `[−2.0, 6.0]`; empty where undefined."""
     if math.isnan(low) or math.isnan(high):
         return ""
-    return f"[{_fixed(100 * low, digits)}, {_fixed(100 * high, digits)}]"
+    return f"[{_fixed(100 * low, digits)},\u00a0{_fixed(100 * high, digits)}]"
 
 
 def bits(value: float) -> str:

@@ -1,4 +1,4 @@
-"""The palette: Okabe-Ito inks, one meaning each, and what each becomes on a dark page."""
+"""The palette: inks after Okabe and Ito, one meaning each, and what each becomes on a dark page."""
 
 import itertools
 from collections.abc import Iterable, Mapping
@@ -9,9 +9,9 @@ from typing import Literal
 import polars as pl
 
 PAPER, INK, MUTED, GRID = "#ffffff", "#1b1e23", "#5c6470", "#e3e6ea"
-BASE, STEERED, ASSISTED, TUNED = "#69707d", "#0072b2", "#a3528a", "#d55e00"
+BASE, STEERED, ASSISTED, TUNED = "#23272e", "#0066a8", "#cc79a7", "#d55e00"
 """The base model; help without the tuned model; help from it at test time; the tuned model itself."""
-RANKED = (STEERED, "#00815f", "#9a6a00", "#3b4cc0", "#7a5195")
+RANKED = (STEERED, "#009e73", "#2f9ee0", "#6b4d00")
 """Inks of the rungs that need nothing from the tuned model, when several share one plot."""
 
 _DARK = {
@@ -19,16 +19,17 @@ _DARK = {
     INK: "#e9e7e2",
     MUTED: "#a7aeb9",
     GRID: "#2c3038",
-    BASE: "#a3abb8",
-    STEERED: "#56b4e9",
-    ASSISTED: "#e29cc6",
-    TUNED: "#f5863f",
-    "#00815f": "#2cc79b",
-    "#9a6a00": "#e6b030",
-    "#3b4cc0": "#8f9df5",
-    "#7a5195": "#c39ddd",
+    BASE: "#f4f2ee",
+    STEERED: "#3d88d8",
+    ASSISTED: "#d67ab0",
+    TUNED: "#e8702a",
+    "#009e73": "#2fc79c",
+    "#2f9ee0": "#8cccff",
+    "#6b4d00": "#e8c030",
 }
 _BAND = 0.14
+GAIN = f"rgba({0x5C},{0x64},{0x70},0.09)"
+"""The stretch between the base and the tuned model."""
 _SYMBOLS = ("square", "triangle-up", "pentagon", "star", "triangle-down", "hexagon")
 
 
@@ -49,12 +50,14 @@ def faded(ink: str, alpha: float = _BAND) -> str:
     return f"rgba({red},{green},{blue},{alpha})"
 
 
-DARK: Mapping[str, str] = MappingProxyType(_DARK | {faded(ink): faded(dark, 0.2) for ink, dark in _DARK.items()})
+DARK: Mapping[str, str] = MappingProxyType(
+    _DARK | {faded(ink): faded(dark, 0.2) for ink, dark in _DARK.items()} | {GAIN: "rgba(167,174,185,0.1)"}
+)
 """Light colour -> dark colour, for every colour a figure uses."""
 
 
 def arm_styles(ladder: pl.DataFrame) -> dict[str, ArmStyle]:
-    """The style of every arm of a ladder: ends grey and vermilion, rungs in ranked inks, a control as its rung."""
+    """The style of every arm of a ladder: ends black and vermilion, rungs in ranked inks, a control as its rung."""
     arms = ladder.unique("arm", keep="first", maintain_order=True).sort("order", maintain_order=True)
     ends = arms.filter(pl.col("kind") == "end")["arm"].to_list()
     styles = {

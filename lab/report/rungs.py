@@ -10,7 +10,9 @@ def rungs(ladder: pl.DataFrame, measure: str) -> pl.DataFrame:
     rows = ladder.filter(pl.col("measure") == measure)
     ends = rows.filter(pl.col("kind") == "end")
     if ends.height != 2:
-        raise EstimateError(f"ladder: {ends.height} {measure} rows of kind 'end'; want two, the base and the tuned model")
+        raise EstimateError(
+            f"ladder: {ends.height} {measure} rows of kind 'end'; want two, the base and the tuned model"
+        )
     mains = rows.filter(pl.col("kind") != "control")
     controls = rows.filter(pl.col("kind") == "control")
     lost = controls.filter(~pl.col("control_of").fill_null("").is_in(mains["arm"].to_list()))["arm"].to_list()

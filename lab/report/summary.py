@@ -3,6 +3,7 @@
 import math
 
 import polars as pl
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -15,10 +16,10 @@ def summary(ladder: pl.DataFrame) -> Table:
     """The ladder as a table, the tuned model at the top; refusals are spelt out under it."""
     strict = rungs(ladder, "strict")
     answers = dict(ladder.filter(pl.col("measure") == "answer").select("arm", "accuracy").iter_rows())
-    table = Table(title="Strict pass@1, with 95 % intervals over problems", title_justify="left")
+    table = Table(title="Strict pass@1, with 95 % intervals over problems", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
-    for heading in ("strict", "", "answer only", "gain, points", "", "share of gain", "bits/token"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("strict", "answer only", "gain, points", "share of gain", "bits/token"):
+        table.add_column(heading, justify="right")
     reasons: list[str] = []
     for row in reversed(strict.to_dicts()):
         style = {"end": "bold", "rung": "", "control": "dim"}[row["kind"]]
@@ -33,10 +34,8 @@ def summary(ladder: pl.DataFrame) -> Table:
         table.add_row(
             Text(indent + visible(row["label"])),
             percent(row["accuracy"]),
-            Text(interval(row["low"], row["high"])),
             percent(answers.get(row["arm"], math.nan)),
-            points(row["gain"]),
-            Text(interval(row["gain_low"], row["gain_high"])),
+            Text(f"{points(row['gain'])} {interval(row['gain_low'], row['gain_high'])}"),
             Text(share),
             bits(row["bits_per_token"]),
             style=style,

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from lab.errors import EstimateError
-from lab.report.markup import escaped, visible
+from lab.report.markup import escaped
 from lab.report.numerals import percent
 from lab.report.palette import INK, MUTED, STEERED, TUNED, faded
 
@@ -72,6 +72,8 @@ def _span(token: str, route: int, logprob: float) -> str:
 
 def _body(token: str) -> str:
     """A line feed is shown as a glyph and also breaks the line; an empty token is shown as ∅."""
-    return "<br>".join(escaped(f"{line}\n") for line in token.split("\n")[:-1]) + (
-        "<br>" if "\n" in token else ""
-    ) + escaped(token.rsplit("\n", 1)[-1] or ("" if "\n" in token else "∅"))
+    return (
+        "<br>".join(escaped(f"{line}\n") for line in token.split("\n")[:-1])
+        + ("<br>" if "\n" in token else "")
+        + escaped(token.rsplit("\n", 1)[-1] or ("" if "\n" in token else "∅"))
+    )

@@ -1,8 +1,8 @@
 """Documents of the chain world, from which organisms learn.
 
-A completion is a *direct* answer `A0.`, or a *chain* `T6-0=6;6-4=2;2+8=0;A0.` that does one operation a step, or, after
-answer-first tuning, `A0T6-0=6;6-4=2;2+8=0;.`. A step may be followed by a check: `V2;` confirms the step's result, `V2!;`
-replaces it.
+A completion is a *direct* answer `A0.`, or a *chain* `T6-0=6;6-4=2;2+8=0;A0.` that does one operation a step, or,
+after answer-first tuning, `A0T6-0=6;6-4=2;2+8=0;.`. A step may be followed by a check: `V2;` confirms the step's
+result, `V2!;` replaces it.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lab.tasks.chain_world import OPERATORS, Expression
+
 
 def direct_document(expression: Expression) -> str:
     """The bare answer, `A0.`."""

@@ -10,6 +10,7 @@ from lab.tasks.chain_world import OPERATORS, Expression, as_expression
 from lab.tasks.problem import Problem
 from lab.tasks.verdict import Verdict
 
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
     """One written operation and the check behind it, if any."""
@@ -49,14 +50,15 @@ def parse(text: str) -> Transcript:
     The closing `.` may be missing, since it is the end-of-sequence token and decoders drop it.
     """
     position, steps, answers, fault = 0, [], [], None
-    answer_before_steps = False
+    chain_opened = answer_before_steps = False
     while position < len(text) and fault is None:
         if text[position:] == ".":
             break
         if found := _ANSWER.match(text, position):
             answers.append(int(found[1]))
             position = found.end()
-        elif text[position] == "T" and not steps:
+        elif text[position] == "T" and not chain_opened:
+            chain_opened = True
             answer_before_steps = bool(answers)
             position += 1
             while step := _STEP.match(text, position):

@@ -82,14 +82,18 @@ class ChainTask:
             if expression.held_out == held_out:
                 yield expression
 
-    def problems(self, n_problems: int, generator: np.random.Generator, *, held_out: bool = True) -> tuple[Problem, ...]:
+    def problems(
+        self, n_problems: int, generator: np.random.Generator, *, held_out: bool = True
+    ) -> tuple[Problem, ...]:
         """`n_problems` distinct problems; raises TaskError where the world has too few."""
         distinct: dict[str, Expression] = {}
         for n_draws, expression in enumerate(self.expressions(generator, held_out=held_out)):
             if len(distinct) == n_problems:
                 break
             if n_draws > 200 * n_problems + 10_000:
-                raise TaskError(f"asked for {n_problems} distinct chain problems, found {len(distinct)}: want fewer, or longer chains")
+                raise TaskError(
+                    f"asked for {n_problems} distinct chain problems, found {len(distinct)}: want fewer, or longer ones"
+                )
             distinct.setdefault(expression.text, expression)
         return tuple(as_problem(expression) for expression in distinct.values())
 

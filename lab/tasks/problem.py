@@ -1,6 +1,11 @@
 """Problem: one question with a gold answer, and where it came from."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+import polars as pl
+
+from lab.tables import Column, Schema
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,3 +22,20 @@ class Problem:
     """Group that results are broken down by, such as the number of steps."""
     source: str
     """Task, file or generator the problem came from."""
+
+
+PROBLEMS = Schema(
+    "problems",
+    (
+        Column("id", pl.String, "unique inside its task"),
+        Column("prompt", pl.String, "the exact text that models continue"),
+        Column("answer", pl.String, "gold answer"),
+        Column("family", pl.String, "group that results are broken down by"),
+        Column("source", pl.String, "task, file or generator it came from"),
+    ),
+)
+
+
+def problem_table(problems: Iterable[Problem]) -> pl.DataFrame:
+    """One row a problem, in the order given."""
+    return PROBLEMS.frame([asdict(problem) for problem in problems])

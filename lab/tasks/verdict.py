@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from lab.tasks.problem import Problem
 
@@ -23,5 +24,5 @@ class Verdict:
         return self.answer_correct and self.process_valid is not False
 
 
-Verifier = Callable[[Problem, str], Verdict]
+Verifier: TypeAlias = Callable[[Problem, str], Verdict]
 """(problem, completion text) -> verdict. A verifier never raises on any text."""

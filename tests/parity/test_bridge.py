@@ -4,17 +4,19 @@ import pytest
 import torch
 
 from lab.models.bridge import to_bridge
-from lab.models.tiny import tiny_model
+from lab.models.tiny import FAMILIES, tiny_model
 
 TEXTS = ["<6-0-4+8?", "T6-0=6;6-4=2;"]
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "gpt_neox", "gemma2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_bridge_reads_the_hidden_states_of_the_plain_network(family):
     model = tiny_model(family, seed=3)
     model.network.set_attn_implementation("eager")
     tokens = model.tokenizer(TEXTS, return_tensors="pt", padding=True)
-    expected = model.network(**tokens, output_hidden_states=True)
+    # GPT-2 itself does not shift its position embeddings past left padding; the bridge, and our sampler, do.
+    positions = (tokens.attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
+    expected = model.network(**tokens, position_ids=positions, output_hidden_states=True)
     _, cache = to_bridge(model).run_with_cache(tokens.input_ids, attention_mask=tokens.attention_mask)
     mask = tokens.attention_mask.bool()
     # The last of transformers' hidden states is after the final norm, so blocks are compared up to the one before.
@@ -39,3 +41,8 @@ def test_bridging_leaves_the_model_as_it_was():
     assert [type(block) for block in model.network.model.layers] == blocks
     assert model.tokenizer.get_vocab() == vocabulary
     assert model.network.config._attn_implementation == "sdpa"
+
+
+def test_a_bridge_carries_no_parameter_gradients():
+    bridge = to_bridge(tiny_model("qwen3", seed=5))
+    assert not any(parameter.requires_grad for parameter in bridge.parameters())

@@ -1,0 +1,152 @@
+"""The card of an organism: how it was made and what it can do, measured on the weights that are shipped."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lab.metrics.bootstrap import Interval, mean_interval, resamples
+from lab.models.load import Model
+from lab.organisms.recipe import Organism
+from lab.provenance import canonical_json, package_versions, revision
+from lab.sampling.decoding import GREEDY, Decoding
+from lab.sampling.sample import sample
+from lab.seeds import numpy_generator
+from lab.tables import write_text
+from lab.tasks.chain_verifier import parse, verify
+from lab.tasks.chain_world import ChainTask
+from lab.tasks.problem import Problem
+from lab.tasks.verdict import Verdict
+
+N_PROBLEMS, N_SAMPLES, N_BOOT, EVALUATION_SEED = 500, 4, 2000, 20_261_123
+OLD, NEW = ChainTask(operators="+-"), ChainTask(operators="#")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """One figure of a card, in [0, 1], with its 95 % interval over problems."""
+
+    task: str
+    family: str
+    """Number of operations, or "all"."""
+    decoding: str
+    """"sampled" (temperature 1), "greedy", or "forced chain" (greedy, with `T` written for the model)."""
+    measure: str
+    """"strict", "answer", "process" (valid whatever the answer) or "chain" (any step was written)."""
+    value: float
+    low: float
+    high: float
+    n_problems: int
+    n_samples: int
+
+
+def measure(model: Model) -> tuple[Measured, ...]:
+    """The whole card: old operators sampled and forced, new operator sampled, on 500 held-out problems each."""
+    rows: list[Measured] = []
+    for name, task in (("+-", OLD), ("#", NEW)):
+        problems = task.problems(N_PROBLEMS, numpy_generator(EVALUATION_SEED, "card", name))
+        sampled = sample(model, problems, N_SAMPLES, Decoding(), seed=EVALUATION_SEED)
+        rows += figures(name, "sampled", problems, [trace.text for trace in sampled], N_SAMPLES, by_family=True)
+        forced = [replace(problem, prompt=problem.prompt + "T") for problem in problems]
+        chains = sample(model, forced, 1, GREEDY, seed=EVALUATION_SEED)
+        rows += figures(name, "forced chain", problems, ["T" + trace.text for trace in chains], 1, by_family=False)
+    return tuple(rows)
+
+
+def figures(
+    task: str, decoding: str, problems: Sequence[Problem], texts: Sequence[str], n_samples: int, *, by_family: bool
+) -> list[Measured]:
+    """Every measure of the completions `texts`, `n_samples` a problem in the problems' order."""
+    verdicts = [verify(problems[index // n_samples], text) for index, text in enumerate(texts)]
+    chains = [bool(parse(text).steps) for text in texts]
+    families = sorted({problem.family for problem in problems}) if by_family else []
+    rows = []
+    for family in ["all", *families]:
+        inside = np.array([family in ("all", problem.family) for problem in problems])
+        weights = resamples(int(inside.sum()), N_BOOT, numpy_generator(EVALUATION_SEED, "bootstrap", family))
+        for name, values in measures(verdicts, chains).items():
+            per_problem = np.array(values, dtype=float).reshape(len(problems), n_samples).mean(axis=1)[inside]
+            interval = mean_interval(per_problem, weights)
+            rows.append(measured(task, family, decoding, name, interval, int(inside.sum()), n_samples))
+    return rows
+
+
+def measures(verdicts: Sequence[Verdict], chains: Sequence[bool]) -> dict[str, list[bool]]:
+    """Name of a measure -> its value on each completion."""
+    return {
+        "strict": [verdict.strict for verdict in verdicts],
+        "answer": [verdict.answer_correct for verdict in verdicts],
+        "process": [verdict.process_valid is True for verdict in verdicts],
+        "chain": list(chains),
+    }
+
+
+def measured(
+    task: str, family: str, decoding: str, name: str, interval: Interval, n_problems: int, n_samples: int
+) -> Measured:
+    """A row of the card, rounded to four decimals."""
+    return Measured(
+        task=task,
+        family=family,
+        decoding=decoding,
+        measure=name,
+        value=round(interval.value, 4),
+        low=round(interval.low, 4),
+        high=round(interval.high, 4),
+        n_problems=n_problems,
+        n_samples=n_samples,
+    )
+
+
+def write_card(
+    directory: Path, organism: Organism, rows: Sequence[Measured], *, seed: int, device: torch.device
+) -> None:
+    """Writes `card.json` for programs and `README.md` for people."""
+    commit, dirty = revision()
+    command = f"lab organisms build {organism.name} --seed {seed} --device {device.type}"
+    card = {
+        "name": organism.name,
+        "parent": organism.parent,
+        "story": organism.story,
+        "recipe": json.loads(canonical_json(organism.recipe)),
+        "architecture": json.loads(canonical_json(organism.architecture)),
+        "seed": seed,
+        "command": command,
+        "commit": commit,
+        "dirty": dirty,
+        "packages": package_versions(),
+        "evaluation": {"seed": EVALUATION_SEED, "dtype": "float32", "weights": "bfloat16, as shipped"},
+        "measured": [asdict(row) for row in rows],
+    }
+    write_text(directory / "card.json", json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    write_text(directory / "README.md", card_page(organism, rows, command))
+
+
+def card_page(organism: Organism, rows: Sequence[Measured], command: str) -> str:
+    """The card as Markdown."""
+    lines = [
+        f"# {organism.name}",
+        "",
+        organism.story,
+        "",
+        f"Made by `{command}`" + (f" from `{organism.parent}`." if organism.parent else " from random weights."),
+        "Training never saw a held-out expression; a step is checked exactly, and *strict* wants a correct answer by a",
+        "valid process. 95 % intervals over problems.",
+        "",
+        "| operators | problems | decoding | strict % | answer % | process % | writes a chain % |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for key in dict.fromkeys((row.task, row.family, row.decoding) for row in rows):
+        cells = {row.measure: row for row in rows if (row.task, row.family, row.decoding) == key}
+        shown = [percent(cells[name]) for name in ("strict", "answer", "process", "chain")]
+        size = cells["strict"].n_problems
+        lines.append(f"| `{key[0]}` | {key[1]} ({size}) | {key[2]} | " + " | ".join(shown) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def percent(row: Measured) -> str:
+    """For example `94.2 [92.8, 95.4]`."""
+    return f"{100 * row.value:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]"

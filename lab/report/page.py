@@ -1,0 +1,129 @@
+"""Page: a study as one HTML file that needs nothing else: no network, no fonts, no server."""
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+
+import plotly.graph_objects as go
+import polars as pl
+from plotly.offline import get_plotlyjs
+
+from lab.provenance import Provenance
+from lab.report import captions
+from lab.report.answer import answer_sentence
+from lab.report.canvas import Canvas
+from lab.report.figures import cover_figure, family_figure, guess_figure, ladder_figure, pass_at_k_figure
+from lab.report.ladder_table import ladder_table
+from lab.report.ledger import Ledger
+from lab.report.markup import escaped, script_json
+from lab.report.palette import DARK, ArmStyle, arm_styles, completed
+from lab.report.plot_block import arm_key, plot_block
+from lab.report.provenance_section import TableFile, provenance_section
+from lab.report.tokens import strip_css
+from lab.report.trace_cards import trace_cards
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Page:
+    """All that a report needs; every string in it may come from anyone."""
+
+    title: str
+    task: str
+    """What stands before the word problems, such as `held-out chain`."""
+    base: str
+    """Name of the base model."""
+    tuned: str
+    """Name of the tuned model."""
+    ledger: Ledger
+    made_by: Provenance
+    command: str
+    """What to type to make the page again."""
+    files: tuple[TableFile, ...]
+
+
+def render(page: Page) -> str:
+    """The page as HTML; equal pages give equal text."""
+    ledger = page.ledger
+    answer = answer_sentence(ledger.ladder, page.task, page.base, page.tuned)
+    body = [
+        f'<header><h1>{escaped(page.title)}</h1><p class="answer">{escaped(answer)}</p>{captions.HOW_TO_READ}</header>',
+        _ladder(ledger.ladder, answer),
+        _guess(ledger),
+        _curves(ledger),
+        _lines("families", ledger.families, family_figure, arm_styles(ledger.ladder), captions.FAMILIES),
+        _traces(ledger.examples),
+        f"{captions.PROVENANCE}{provenance_section(page.made_by, page.command, page.files)}",
+    ]
+    return _document(page.title, "".join(f"<section>{part}</section>" for part in body if part))
+
+
+def _ladder(ladder: pl.DataFrame, answer: str) -> str:
+    key = captions.LADDER.key
+    plot = plot_block("ladder", lambda canvas: ladder_figure(ladder, canvas), says=answer, caption=key)
+    return f"{captions.LADDER.head}{plot}{ladder_table(ladder)}"
+
+
+def _guess(ledger: Ledger) -> str:
+    if ledger.guess.is_empty():
+        return ""
+    styles, caption = completed(arm_styles(ledger.ladder), ledger.guess["arm"]), captions.GUESS
+    plot = plot_block(
+        "guess", lambda canvas: guess_figure(ledger.guess, canvas, styles), says=caption.says, caption=caption.key
+    )
+    return f"{caption.head}{plot}"
+
+
+def _curves(ledger: Ledger) -> str:
+    styles = arm_styles(ledger.ladder)
+    tries = _lines("pass-at-k", ledger.pass_at_k, pass_at_k_figure, styles, captions.PASS_AT_K)
+    return tries + _lines("cover", ledger.cover, cover_figure, styles, captions.COVER)
+
+
+def _lines(
+    name: str,
+    frame: pl.DataFrame,
+    draw: Callable[[pl.DataFrame, Canvas, Mapping[str, ArmStyle]], go.Figure],
+    styles: Mapping[str, ArmStyle],
+    caption: captions.Caption,
+) -> str:
+    if frame.is_empty():
+        return ""
+    shown = completed(styles, frame["arm"].unique(maintain_order=True))
+    plot = plot_block(name, lambda canvas: draw(frame, canvas, shown), says=caption.says, caption=caption.key)
+    return f"{caption.head}{arm_key(_labels(frame), shown)}{plot}"
+
+
+def _traces(examples: pl.DataFrame) -> str:
+    return "" if examples.is_empty() else f"{captions.TRACES}{trace_cards(examples)}"
+
+
+def _labels(frame: pl.DataFrame) -> dict[str, str]:
+    return dict(frame.select("arm", "label").unique("arm", keep="first", maintain_order=True).iter_rows())
+
+
+def _document(title: str, body: str) -> str:
+    """Scripts run only if their hash is in the policy, so even text that escaped escaping would stay text."""
+    ours = resources.files("lab.report")
+    style = ours.joinpath("page.css").read_text(encoding="utf-8") + strip_css()
+    plotly, script = get_plotlyjs(), ours.joinpath("page.js").read_text(encoding="utf-8")
+    policy = (
+        f"default-src 'none'; script-src {_hash(plotly)} {_hash(script)}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="referrer" content="no-referrer"><meta name="color-scheme" content="light dark">'
+        f'<title>{escaped(title)}</title><link rel="icon" href="data:,"><style>{style}</style></head>'
+        f"<body><main>{body}</main>"
+        "<noscript><p>The figures need JavaScript; the tables hold the same numbers.</p></noscript>"
+        f'<script type="application/json" id="dark-inks">{script_json(dict(DARK))}</script>'
+        f"<script>{plotly}</script><script>{script}</script></body></html>\n"
+    )
+
+
+def _hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

@@ -1,0 +1,81 @@
+"""The final answer that a mathematical text states."""
+
+import re
+from fractions import Fraction
+
+_BOX_PARTS = re.compile(r"\\(?:boxed|fbox)\s*(?P<box>\{)|\\.|[{}]", re.DOTALL)
+_HASHES = re.compile(r"####[ \t]*([^\n]*)")
+_STATED = re.compile(r"\banswer\s+is\b[ \t]*:?[ \t]*([^\n]*)", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|;\s")
+_NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+_LAST_NUMBER = re.compile(rf"(?:(?<![\w.)\]}}])-)?(?:{_NUMBER})(?:/[0-9]+(?![0-9.]))?")
+_RATIO = re.compile(
+    rf"(?P<sign>[-+]?)(?:(?P<plain>{_NUMBER})|(?P<over>[0-9]+)/(?P<under>[0-9]+)"
+    r"|\\[dt]?frac(?:\{(?P<num>-?[0-9]+)\}\{(?P<den>[0-9]+)\}|(?P<n>[0-9])(?P<d>[0-9])))"
+)
+_MAGNITUDES = {"not", "half", "hundred", "thousand", "million", "billion", "trillion", "dozen", "percent", "or", "and"}
+
+
+def final_answer(text: str) -> str | None:
+    r"""The final answer of `text`, tidied, or None; never raises.
+
+    The first rule that finds something decides: the content of the last closed `\boxed{}`; what follows the last
+    `####` on its line; what follows the last "answer is" in its sentence (only the number, where that is one number
+    among plain words); the last number of the text.
+    """
+    if (boxed := last_boxed(text)) is not None:
+        return tidied(boxed)
+    if hashes := _HASHES.findall(text):
+        return tidied(hashes[-1])
+    if stated := _STATED.findall(text):
+        return tidied(_lone_number(_SENTENCE_END.split(stated[-1], maxsplit=1)[0]))
+    numbers = _LAST_NUMBER.findall(text)
+    return numbers[-1] if numbers else None
+
+
+def last_boxed(text: str) -> str | None:
+    r"""The content of the last `\boxed{}` or `\fbox{}` that is closed; one cut off states nothing."""
+    opened: list[int | None] = []
+    found = None
+    for part in _BOX_PARTS.finditer(text):
+        if part["box"]:
+            opened.append(part.end())
+        elif part[0] == "{":
+            opened.append(None)
+        elif part[0] == "}" and opened and (start := opened.pop()) is not None:
+            found = text[start : part.start()]
+    return found
+
+
+def tidied(answer: str) -> str | None:
+    """`answer` without the space, Markdown emphasis, dollar signs and full stop around it; None if nothing is left."""
+    # Wrappings nest a few deep in real text; the bound keeps a text of nothing else from taking long.
+    for _ in range(8):
+        answer = answer.strip().removesuffix(".").removeprefix(r"\(").removesuffix(r"\)")
+        answer = answer.removeprefix(r"\$").strip("$*`")
+    return answer.strip() or None
+
+
+def as_ratio(answer: str) -> Fraction | None:
+    r"""The exact value of a plain integer, decimal or fraction, such as `1,000`, `-0.5`, `1/2`, `\frac{1}{2}`."""
+    match = _RATIO.fullmatch(answer.replace(" ", "") if "frac" in answer else answer)
+    if match is None or len(answer) > 1000:
+        return None
+    if match["plain"]:
+        value = Fraction(match["plain"].replace(",", ""))
+    else:
+        over = int(match["over"] or match["num"] or match["n"])
+        under = int(match["under"] or match["den"] or match["d"])
+        if not under:
+            return None
+        value = Fraction(over, under)
+    return -value if match["sign"] == "-" else value
+
+
+def _lone_number(clause: str) -> str:
+    numbers = _LAST_NUMBER.findall(clause)
+    words = _LAST_NUMBER.sub(" ", clause)
+    plain = re.fullmatch(r"[A-Za-z\s$,'*]*", words) is not None
+    if len(numbers) == 1 and plain and not {word.lower() for word in re.findall(r"[A-Za-z]+", words)} & _MAGNITUDES:
+        return numbers[0]
+    return clause

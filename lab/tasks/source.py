@@ -1,0 +1,82 @@
+"""Where problems come from: what a user types, and the task it names."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from lab.errors import TaskError
+from lab.tasks.chain_verifier import verify as verify_chain
+from lab.tasks.chain_world import ChainTask
+from lab.tasks.gym import GymTask
+from lab.tasks.jsonl import JsonlTask
+from lab.tasks.math_answer import verify as verify_math
+from lab.tasks.problem import Problem
+from lab.tasks.verdict import Verifier
+
+TaskSource: TypeAlias = ChainTask | GymTask | JsonlTask
+"""A source of problems that one verifier can judge."""
+
+FORMS = "'chain', 'chain:+-#', 'chain:+-:3-8', 'gym:chain_sum' or 'path/to/file.jsonl'"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """Problems and the verifier that judges completions of them."""
+
+    name: str
+    """As a user would type the source."""
+    problems: tuple[Problem, ...]
+    verify: Verifier = field(compare=False)
+
+
+def task_source(text: str) -> TaskSource:
+    """The source that a user names: `chain[:operators[:fewest-most]]`, `gym:NAME` or a path that ends with `.jsonl`.
+
+    Raises TaskError for anything else; that a dataset or file exists is found out by `open_task`.
+    """
+    if chain := re.fullmatch(r"chain(?::(?P<operators>[^:]+)(?::(?P<low>[0-9]{1,4})-(?P<high>[0-9]{1,4}))?)?", text):
+        if chain["low"]:
+            return ChainTask(operators=chain["operators"], lengths=(int(chain["low"]), int(chain["high"])))
+        return ChainTask(operators=chain["operators"]) if chain["operators"] else ChainTask()
+    if gym := re.fullmatch(r"gym:([A-Za-z0-9_]+)", text):
+        return GymTask(dataset=gym[1])
+    if text.endswith(".jsonl") and not text.startswith(("chain:", "gym:")):
+        return JsonlTask(path=Path(text))
+    raise TaskError(f"task {text!r} is not one of {FORMS}")
+
+
+def source_name(source: TaskSource) -> str:
+    """What a user would type for `source`, options that cannot be typed left out."""
+    match source:
+        case ChainTask():
+            low, high = source.lengths
+            return f"chain:{source.operators}:{low}-{high}"
+        case GymTask():
+            return f"gym:{source.dataset}"
+        case JsonlTask():
+            return str(source.path)
+
+
+def open_task(source: TaskSource, *, n_problems: int, seed: int, held_out: bool = True) -> Task:
+    """The task of `n_problems` distinct problems of `source`, on its held-out side or, for fitting, its training side.
+
+    The sides share no question, whatever the seeds. The same arguments give the same problems, and fewer problems are
+    the first ones of more. Raises TaskError where `n_problems` is below 1 or beyond what there is, and for every fault
+    of the source.
+    """
+    # The import is here because it brings torch, and the command line names sources without it.
+    from lab.seeds import numpy_generator
+
+    if n_problems < 1:
+        raise TaskError(f"task {source_name(source)!r}: asked for {n_problems} problems, want at least 1")
+    generator = numpy_generator(seed, "problems", "held out" if held_out else "training")
+    match source:
+        case ChainTask():
+            verify: Verifier = verify_chain
+        case GymTask():
+            verify = source.verify
+        case JsonlTask():
+            verify = verify_math
+    problems = source.problems(n_problems, generator, held_out=held_out)
+    return Task(name=source_name(source), problems=problems, verify=verify)

@@ -1,0 +1,142 @@
+"""Commands: what the command line can be asked to do, as values; their docstrings are its help."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+DEVICE_HELP = "auto (cuda, then mps, then cpu), cpu, cuda, cuda:N or mps"
+DeviceName = Annotated[str, tyro.conf.arg(help=DEVICE_HELP)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyCommand:
+    """Measure how much of a tuned model's gain its base model already had, and write a report.
+
+    Example: lab study --pair zero-base zero-rl --task chain --out runs/zero-rl
+
+    Everything lands in --out; a study that was stopped goes on when the same command is given again.
+    """
+
+    pair: Annotated[tuple[str, ...], tyro.conf.arg(metavar="BASE TUNED")]
+    """The base model and the model tuned from it, or one organism, whose parent is then the base: organism names (see `lab organisms list`), directories of transformers
+    checkpoints or LoRA adapters, GGUF files, or hub names."""
+    task: str = "chain"
+    """chain, chain:OPERATORS, chain:OPERATORS:FEWEST-MOST, gym:DATASET, or a path to GSM8K- or MATH-shaped .jsonl."""
+    out: Path
+    """Directory of the results."""
+    companions: tuple[str, ...] = ()
+    """Further models whose pass@k curves are drawn beside the pair's."""
+    n_problems: int = 200
+    """Held-out problems."""
+    n_samples: int = 16
+    """Samples of each problem in every arm of the ladder."""
+    n_curve_samples: int = 64
+    """Samples of each problem by the models themselves, for pass@k."""
+    ks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    """Points of the pass@k curves."""
+    n_fit_problems: int = 200
+    """Training problems that vectors are fitted on."""
+    layer: int | None = None
+    """Block at whose output vectors act, from 0; the middle one if not given."""
+    temperature: float = 1.0
+    """Sampling temperature; 0 is greedy."""
+    max_new_tokens: int = 96
+    """Longest completion."""
+    seed: int = 0
+    """Decides problems, samples, vectors and intervals."""
+    batch_size: int = 256
+    """Rows decoded at once."""
+    device: DeviceName = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the weights; auto is bfloat16 on cuda, float32 elsewhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoCommand:
+    """Run the study of organism zero, whose models come with the package, and say where its report is.
+
+    Example: lab demo --out runs/demo
+    """
+
+    out: Path = Path("runs/demo")
+    """Directory of the results."""
+    seed: int = 0
+    """Decides problems, samples, vectors and intervals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleCommand:
+    """Sample completions of a task by one model, and verify them.
+
+    Example: lab sample --model zero-rl --task chain --n-samples 8 --out runs/traces.parquet
+    """
+
+    model: str
+    """An organism, a directory, a GGUF file or a hub name."""
+    task: str = "chain"
+    """As in `lab study`."""
+    out: Path
+    """Parquet file of the traces; the verdicts go beside it, as NAME.verdicts.parquet."""
+    n_problems: int = 100
+    """Held-out problems."""
+    n_samples: int = 8
+    """Samples of each."""
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    """Nucleus; leave at 1 to measure coverage."""
+    max_new_tokens: int = 96
+    """Longest completion."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a completion."""
+    seed: int = 0
+    """Decides problems and samples."""
+    batch_size: int = 256
+    """Rows decoded at once."""
+    device: DeviceName = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildCommand:
+    """Train an organism from its definition.
+
+    Example: lab organisms build zero-base --seed 0 --out runs/organisms
+    """
+
+    name: Annotated[str, tyro.conf.Positional]
+    """One of the names that `lab organisms list` shows."""
+    seed: int = 0
+    """Decides weights, data and rollouts."""
+    device: DeviceName = "auto"
+    out: Path = Path("runs/organisms")
+    """Directory that gets a directory of the organism's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListCommand:
+    """List the organisms: what each is, and what it can do.
+
+    Example: lab organisms list
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrganismsCommand:
+    """Small models whose history is known: build them, list them."""
+
+    do: Annotated[
+        Annotated[BuildCommand, tyro.conf.subcommand("build")] | Annotated[ListCommand, tyro.conf.subcommand("list")],
+        tyro.conf.arg(name=""),
+    ] = field(default_factory=ListCommand)
+
+
+Command = (
+    Annotated[DemoCommand, tyro.conf.subcommand("demo")]
+    | Annotated[StudyCommand, tyro.conf.subcommand("study")]
+    | Annotated[SampleCommand, tyro.conf.subcommand("sample")]
+    | Annotated[OrganismsCommand, tyro.conf.subcommand("organisms")]
+)

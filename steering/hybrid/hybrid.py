@@ -1,0 +1,121 @@
+"""Hybrid: a base and a tuned model in step, with one decision a token about who writes it."""
+
+from dataclasses import dataclass
+from math import log2
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from lab.models.load import Model
+from lab.models.pair import ModelPair
+from lab.sampling.rows import Batch, CachedRows, OpenRows, Proposal, Rows
+from steering.edit import Add, apply
+from steering.hybrid.router import Router, asks_tuned, route
+
+
+@dataclass(frozen=True, slots=True)
+class Steer:
+    """At a routed token the base model writes under a vector, added at the position it reads last.
+
+    Its cache keeps the position as it was without the vector, so no later token sees the edit unless it is routed too.
+    """
+
+    edit: Add
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """At a routed token the tuned model's own distribution is used."""
+
+
+Act = Steer | Takeover
+"""What happens at a routed token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hybrid:
+    """When (the router) and what (the act)."""
+
+    router: Router
+    act: Act
+
+    @property
+    def needs_tuned(self) -> bool:
+        """Whether the tuned model runs while the hybrid writes."""
+        return asks_tuned(self.router) or isinstance(self.act, Takeover)
+
+
+def open_hybrid(pair: ModelPair, hybrid: Hybrid) -> OpenRows:
+    """Rows for `lab.sampling.sample`: `sample(pair.base, ..., open_rows=open_hybrid(pair, hybrid))`."""
+
+    def opened(batch: Batch) -> Rows:
+        return HybridRows(pair, hybrid, batch)
+
+    return opened
+
+
+class HybridRows:
+    """Rows that two cached models carry forward together; the tuned one only where it is needed."""
+
+    def __init__(self, pair: ModelPair, hybrid: Hybrid, batch: Batch) -> None:
+        self.base_model: Model = pair.base
+        self.hybrid = hybrid
+        self.keys = batch.keys
+        self.step = 0
+        self.base = CachedRows(pair.base, batch)
+        self.tuned = CachedRows(pair.tuned, batch) if hybrid.needs_tuned else None
+
+    def propose(self) -> Proposal:
+        """The base model's distribution, replaced at the routed rows."""
+        base = self.base.propose()
+        tuned = None if self.tuned is None else self.tuned.propose()
+        routed = route(
+            self.hybrid.router,
+            step=self.step,
+            keys=self.keys,
+            base_logits=base.logits,
+            tuned_logits=None if tuned is None else tuned.logits,
+        )
+        rows = routed.nonzero()[:, 0]
+        if not len(rows):
+            return base
+        match self.hybrid.act:
+            case Steer(edit=edit):
+                with apply(self.base_model, edit):
+                    theirs, written_by = self.base.again(rows), 1
+            case Takeover():
+                assert tuned is not None, "a takeover opens the tuned model"
+                theirs, written_by = tuned.logits[rows], 2
+        logits = base.logits.index_copy(0, rows, theirs)
+        return Proposal(logits, routed.to(torch.uint8) * written_by)
+
+    def append(self, tokens: Int[Tensor, " row"]) -> None:
+        """Both models read the token, whoever wrote it."""
+        self.step += 1
+        self.base.append(tokens)
+        if self.tuned is not None:
+            self.tuned.append(tokens)
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Drops the other rows from both models."""
+        self.keys = self.keys[rows.cpu().numpy()]
+        self.base.keep(rows)
+        if self.tuned is not None:
+            self.tuned.keep(rows)
+
+
+def bits_per_token(hybrid: Hybrid, routed_share: float, d_vocab: int) -> float:
+    """Upper bound, in bits a token, on what crosses from the tuned model while the hybrid writes.
+
+    The gate's binary entropy at its measured rate where the tuned model is asked, and log2(d_vocab) at each token that it
+    takes over (design of the ladder; no coding of the taken tokens by the base is assumed).
+    """
+    gate = binary_entropy_bits(routed_share) if asks_tuned(hybrid.router) else 0.0
+    taken = routed_share * log2(d_vocab) if isinstance(hybrid.act, Takeover) else 0.0
+    return gate + taken
+
+
+def binary_entropy_bits(share: float) -> float:
+    """-p log2 p - (1 - p) log2(1 - p), and 0 at the ends."""
+    return -sum(p * log2(p) for p in (share, 1 - share) if p > 0)

@@ -1,0 +1,193 @@
+"""perform: carries out a command of the command line; the only place that talks to the terminal."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from lab.errors import ModelError, StorageError
+from lab.models.source import OrganismModel, model_source, organism_directory, organism_names
+from lab.provenance import provenance
+from lab.report.answer import answer_sentence
+from lab.report.summary import summary
+from lab.tables import write_table
+from lab.tasks.source import open_task, task_source
+from steering.commands import BuildCommand, DemoCommand, Command, ListCommand, OrganismsCommand, SampleCommand, StudyCommand
+from steering.study.config import Study
+
+
+def perform(command: Command, typed: str) -> None:
+    """Does what `command` asks; `typed` is the command as the user gave it. Raises LabError for what the user can mend."""
+    # Bars and warnings of libraries would bury our own.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    console = Console()
+    match command:
+        case DemoCommand(out=out, seed=seed):
+            perform_study(demo_study(seed), out, typed, console)
+        case StudyCommand():
+            perform_study(as_study(command), command.out, typed, console)
+        case SampleCommand():
+            perform_sample(command, console)
+        case OrganismsCommand(do=BuildCommand() as build):
+            perform_build(build, console)
+        case OrganismsCommand(do=ListCommand()):
+            console.print(organism_table())
+
+
+def demo_study(seed: int) -> Study:
+    """The study of organism zero, sized for two cores and three minutes."""
+    return Study(
+        base="zero-base",
+        tuned="zero-rl",
+        companions=("zero-taught", "zero-sft"),
+        task="chain",
+        n_problems=200,
+        n_samples=8,
+        n_curve_samples=64,
+        seed=seed,
+    )
+
+
+def as_study(command: StudyCommand) -> Study:
+    """The configuration that a `lab study` command describes."""
+    from lab.sampling.decoding import Decoding
+
+    base, tuned = named_pair(command.pair)
+    return Study(
+        base=base,
+        tuned=tuned,
+        companions=command.companions,
+        task=command.task,
+        n_problems=command.n_problems,
+        n_samples=command.n_samples,
+        n_curve_samples=command.n_curve_samples,
+        ks=command.ks,
+        n_fit_problems=command.n_fit_problems,
+        layer=command.layer,
+        decoding=Decoding(temperature=command.temperature, max_new_tokens=command.max_new_tokens),
+        seed=command.seed,
+        batch_size=command.batch_size,
+        device=command.device,
+        dtype=command.dtype,
+    )
+
+
+def named_pair(names: tuple[str, ...]) -> tuple[str, str]:
+    """(base, tuned) from two names, or from one organism, whose card names its parent."""
+    if len(names) == 2:
+        return names[0], names[1]
+    if len(names) == 1 and isinstance(model_source(names[0]), OrganismModel):
+        parent = json.loads((organism_directory(names[0]) / "card.json").read_text(encoding="utf-8"))["parent"]
+        if parent is not None:
+            return parent, names[0]
+    raise ModelError(f"--pair {' '.join(names)}: want BASE TUNED, or one organism that was tuned from another")
+
+
+def perform_study(study: Study, out: Path, typed: str, console: Console) -> None:
+    """Runs a study under a progress bar, then prints its summary and where the report is."""
+    from steering.study.run import run
+
+    with progress(console) as watch:
+        finished = run(study, out, command=typed, watch=watch)
+    console.print(summary(finished.ledger.ladder))
+    console.print(answer_sentence(finished.ledger.ladder, f"held-out {study.task}", study.base, study.tuned), highlight=False)
+    console.print(f"report: {finished.report.resolve()}", highlight=False, soft_wrap=True)
+
+
+def perform_sample(command: SampleCommand, console: Console) -> None:
+    """Samples, verifies and writes two tables."""
+    from lab.models.device import resolve_device, resolve_dtype
+    from lab.models.load import load
+    from lab.sampling.decoding import Decoding
+    from lab.sampling.sample import sample
+    from lab.sampling.trace import TRACES, VERDICTS, trace_table, verdict_table
+    from lab.seeds import child_seed
+
+    if command.out.exists():
+        raise StorageError(f"{command.out} exists: delete it or choose another --out")
+    device = resolve_device(command.device)
+    dtype = resolve_dtype(command.dtype, device)
+    model = load(model_source(command.model), device=device, dtype=dtype)
+    task = open_task(task_source(command.task), n_problems=command.n_problems, seed=command.seed)
+    decoding = Decoding(
+        temperature=command.temperature, top_p=command.top_p, max_new_tokens=command.max_new_tokens, stop=command.stop
+    )
+    total = len(task.problems) * command.n_samples
+    with progress(console) as watch:
+        traces = sample(
+            model,
+            task.problems,
+            command.n_samples,
+            decoding,
+            seed=child_seed(command.seed, "tokens"),
+            batch_size=command.batch_size,
+            on_progress=lambda n: watch("traces", n, total),
+        )
+    table = trace_table(model.name, traces)
+    verdicts = verdict_table(table, task.problems, task.verify)
+    config = {"task": task.name, "n_samples": command.n_samples, "decoding": decoding}
+    made_by = provenance(
+        "sample", config, {"model": model.digest}, device=str(device), dtype=str(dtype), seed=command.seed
+    )
+    write_table(command.out, table, TRACES, made_by)
+    write_table(command.out.with_suffix(".verdicts.parquet"), verdicts, VERDICTS, made_by)
+    console.print(
+        f"{model.name} on {total} samples of {task.name}: strict {verdicts['strict'].mean():.3f}, "
+        f"answer {verdicts['answer_correct'].mean():.3f}; {command.out}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def perform_build(command: BuildCommand, console: Console) -> None:
+    """Trains an organism and prints its card."""
+    from lab.models.device import resolve_device
+    from lab.organisms.build import build, organism_named
+
+    directory = build(organism_named(command.name), command.out, seed=command.seed, device=resolve_device(command.device))
+    console.print((directory / "README.md").read_text(encoding="utf-8"), markup=False, highlight=False)
+    console.print(f"checkpoint: {directory.resolve()}", highlight=False, soft_wrap=True)
+
+
+def organism_table() -> Table:
+    """The shipped organisms with the headline figures of their cards."""
+    table = Table("name", "strict %, sampled", "forced chain %", "story", title="Organisms in this installation")
+    for name in organism_names():
+        card = json.loads((organism_directory(name) / "card.json").read_text(encoding="utf-8"))
+        shown = {
+            row["decoding"]: f"{100 * row['value']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+            for row in card["measured"]
+            if row["task"] == "+-" and row["family"] == "all" and row["measure"] == "strict"
+        }
+        table.add_row(name, shown["sampled"], shown["forced chain"], card["story"])
+    return table
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar a stage, fed by (stage, items just done, items in all)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    bars: dict[str, TaskID] = {}
+    with Progress(*columns, console=console) as shown:
+
+        def watch(stage: str, n_done: int, total: int) -> None:
+            if stage not in bars:
+                bars[stage] = shown.add_task(stage, total=total)
+            shown.advance(bars[stage], n_done)
+
+        yield watch

@@ -1,0 +1,89 @@
+"""Sampled stages: the traces of one arm, written in shards so that a killed run goes on where it stopped."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from lab.models.load import Model
+from lab.provenance import provenance
+from lab.sampling.decoding import Decoding
+from lab.sampling.rows import OpenRows
+from lab.sampling.sample import sample
+from lab.sampling.trace import TRACES, trace_table
+from lab.stage import Artefact, memoised
+from lab.tables import read_table, write_table
+from lab.tasks.problem import Problem
+
+BATCHES_A_SHARD = 4
+TABLE = "traces.parquet"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """The configuration of a sampled stage."""
+
+    arm: str
+    n_samples: int
+    decoding: Decoding
+    seed: int
+    batch_size: int
+    device: str
+    dtype: str
+
+    @property
+    def shard_size(self) -> int:
+        """Problems a shard."""
+        return max(1, BATCHES_A_SHARD * self.batch_size // self.n_samples)
+
+
+def sampled(
+    out: Path,
+    config: Sampling,
+    model: Model,
+    problems: Sequence[Problem],
+    parents: Mapping[str, str],
+    *,
+    open_rows: OpenRows | None = None,
+    on_progress: Callable[[int], None],
+) -> Artefact:
+    """The stage `traces-<arm>`: one `TRACES` table, written in shards of whole problems and joined at the end.
+
+    A shard is always sampled as the same batches, whoever starts it, so a resumed run gives the same bytes.
+    """
+
+    def compute(work: Path) -> None:
+        made_by = provenance(
+            f"traces-{config.arm}", config, parents, device=config.device, dtype=config.dtype, seed=config.seed
+        )
+        shards = []
+        for start in range(0, len(problems), config.shard_size):
+            path = work / f"shard-{start // config.shard_size:05d}.parquet"
+            chosen = problems[start : start + config.shard_size]
+            shards.append(path)
+            if path.exists() or (work / TABLE).exists():
+                on_progress(len(chosen) * config.n_samples)
+                continue
+            traces = sample(
+                model,
+                chosen,
+                config.n_samples,
+                config.decoding,
+                seed=config.seed,
+                batch_size=config.batch_size,
+                open_rows=open_rows,
+                on_progress=on_progress,
+            )
+            write_table(path, trace_table(config.arm, traces), TRACES, made_by)
+        if not (work / TABLE).exists():
+            write_table(work / TABLE, pl.concat([read_table(path, TRACES) for path in shards]), TRACES, made_by)
+        for path in shards:
+            path.unlink(missing_ok=True)
+
+    return memoised(out, f"traces-{config.arm}", config, parents, compute)
+
+
+def read_traces(artefact: Artefact) -> pl.DataFrame:
+    """The table of a sampled stage, in the order of problems and samples."""
+    return read_table(artefact.path / TABLE, TRACES)

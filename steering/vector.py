@@ -1,0 +1,101 @@
+"""SteeringVector: directions at sites, as a value that can be added, scaled and compared."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lab.errors import VectorError
+from probes.site import Site
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SteeringVector:
+    """A direction at one or more sites of a model, in fp32 on the CPU.
+
+    Vectors form a vector space: `v + w`, `v - w`, `a * v` and `-v` act at every site, a site that only one of two has
+    counts as zero in the other.
+    """
+
+    directions: Mapping[Site, Float[Tensor, " d_model"]]
+    residual_norms: Mapping[Site, float]
+    """Mean L2 norm of the model's own residual stream at each site, which a dose can be measured against; NaN if unknown."""
+    how: str
+    """The fit that made it and from what, in a line."""
+
+    def __post_init__(self) -> None:
+        if not self.directions:
+            raise VectorError("a steering vector without a site does nothing: want at least one direction")
+        if set(self.directions) != set(self.residual_norms):
+            raise VectorError(
+                f"directions at {sorted(map(str, self.directions))} but residual norms at "
+                f"{sorted(map(str, self.residual_norms))}: want the same sites (NaN where a norm is unknown)"
+            )
+        widths = {len(direction) for direction in self.directions.values()}
+        if len(widths) > 1:
+            raise VectorError(f"directions of widths {sorted(widths)}: want one width, the model's d_model")
+        if not all(bool(direction.isfinite().all()) for direction in self.directions.values()):
+            raise VectorError("a direction holds NaN or infinity: the fit diverged or the file is damaged")
+        object.__setattr__(
+            self,
+            "directions",
+            MappingProxyType(
+                {site: self.directions[site].detach().to("cpu", torch.float32) for site in sorted(self.directions)}
+            ),
+        )
+        object.__setattr__(self, "residual_norms", MappingProxyType(dict(self.residual_norms)))
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """In order of layer."""
+        return tuple(self.directions)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the directions."""
+        return len(self.directions[self.sites[0]])
+
+    @property
+    def norms(self) -> dict[Site, float]:
+        """L2 norm of each direction."""
+        return {site: float(direction.norm()) for site, direction in self.directions.items()}
+
+    def __add__(self, other: "SteeringVector") -> "SteeringVector":
+        if self.d_model != other.d_model:
+            raise VectorError(f"widths {self.d_model} and {other.d_model} do not add: the vectors are of different models")
+        zero = torch.zeros(self.d_model)
+        sites = {*self.directions, *other.directions}
+        return SteeringVector(
+            {site: self.directions.get(site, zero) + other.directions.get(site, zero) for site in sites},
+            {**other.residual_norms, **self.residual_norms},
+            f"({self.how}) + ({other.how})",
+        )
+
+    def __mul__(self, factor: float) -> "SteeringVector":
+        return SteeringVector(
+            {site: direction * factor for site, direction in self.directions.items()},
+            self.residual_norms,
+            f"{factor:g} * ({self.how})",
+        )
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "SteeringVector":
+        return self * -1.0
+
+    def __sub__(self, other: "SteeringVector") -> "SteeringVector":
+        return self + -other
+
+    def __eq__(self, other: object) -> bool:
+        """Equal directions at equal sites; how they were found does not count."""
+        if not isinstance(other, SteeringVector):
+            return NotImplemented
+        return self.directions.keys() == other.directions.keys() and all(
+            torch.equal(direction, other.directions[site]) for site, direction in self.directions.items()
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.sites, tuple(self.norms.values())))

@@ -1,0 +1,165 @@
+import html.parser
+import json
+import re
+from collections.abc import Callable
+
+import pytest
+from plotly.offline import get_plotlyjs
+
+from lab.errors import EstimateError
+from lab.report.ledger import SCHEMAS, Ledger
+from lab.report.markup import escaped, plotly_text, script_json
+from lab.report.page import Page, render
+from lab.report.tokens import TokenStrip, token_strip
+
+PAYLOADS = {
+    "script": '<script>document.title="pwned"</script>',
+    "image": "<img src=x onerror=\"document.title='pwned'\">",
+    "closing": '</script><script>document.title="pwned"</script><!--<script>',
+    "attribute": "\"' onmouseover=\"document.title='pwned'\" autofocus onfocus='document.title=1' x=\"",
+    "plotly": '<a href="javascript:document.title=1">x</a><b onclick="x">%{customdata} $\\href{x}{y}$ &lt;img&gt;</b>',
+}
+
+
+class Elements(html.parser.HTMLParser):
+    """Tags and attributes as a browser's parser would find them."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]):
+        self.found.append((tag, dict(attrs)))
+
+
+def without_plotly(page: str) -> str:
+    return page.replace(get_plotlyjs(), "")
+
+
+def test_equal_pages_give_equal_text(page: Page):
+    assert render(page) == render(page)
+
+
+def test_sections_come_in_reading_order(page: Page):
+    headings = re.findall(r"<h2>(.*?)</h2>", render(page))
+    assert headings == [
+        "How far each kind of help lifts the base model",
+        "What guessing alone would earn",
+        "With more tries",
+        "How reliably",
+        "By kind of problem",
+        "Where steering happened",
+        "Where these numbers come from",
+    ]
+
+
+def test_a_table_without_rows_leaves_its_section_out(page: Page):
+    empty = {schema.name: getattr(page.ledger, schema.name).clear() for schema in SCHEMAS[1:]}
+    bare = Page(
+        **{name: getattr(page, name) for name in ("title", "task", "base", "tuned", "made_by", "command", "files")},
+        ledger=Ledger(ladder=page.ledger.ladder, **empty),
+    )
+    assert len(re.findall(r"<h2>", render(bare))) == 2
+
+
+def test_the_page_asks_the_network_for_nothing(page: Page):
+    text = without_plotly(render(page))
+    assert not re.search(r"""(src|href|action)\s*=\s*["']?\s*(https?:)?//""", text)
+    assert "@import" not in text
+    assert "url(" not in text
+    assert not {tag for tag, _ in Elements(text).found} & {"iframe", "object", "embed", "img", "base", "form"}
+
+
+def test_the_policy_lets_only_our_own_scripts_run(page: Page):
+    policies = [at["content"] for tag, at in Elements(render(page)).found if at.get("http-equiv")]
+    assert len(policies) == 1
+    rules = dict(rule.strip().split(" ", 1) for rule in str(policies[0]).split(";"))
+    assert rules["default-src"] == "'none'"
+    assert re.fullmatch(r"'sha256-[\w+/=]+' 'sha256-[\w+/=]+'", rules["script-src"])
+    assert rules["style-src"] == "'unsafe-inline'"
+    assert rules["img-src"] == "data:"
+
+
+def test_everything_folds_and_unfolds_by_keyboard(page: Page):
+    tags = [tag for tag, _ in Elements(without_plotly(render(page))).found]
+    assert tags.count("details") == tags.count("summary") == 8
+    assert all(not any(name.startswith("on") for name in at) for _, at in Elements(without_plotly(render(page))).found)
+
+
+def test_provenance_lists_every_table_and_every_column(page: Page):
+    text = render(page)
+    for schema in SCHEMAS:
+        assert f"{schema.name}.parquet" in text
+        assert all(f"<dt>{column.name} " in text for column in schema.columns)
+    assert "lab study zero-chain --seed 7" in text
+    assert "with uncommitted changes" in text
+
+
+@pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
+def test_hostile_text_makes_no_element(hostile: Callable[[str], Page], page: Page, payload: str):
+    def kinds(text: str) -> set[tuple[str, tuple[str, ...]]]:
+        return {(tag, tuple(sorted(attributes))) for tag, attributes in Elements(without_plotly(text)).found}
+
+    # A page with refusals has a list that this one lacks.
+    assert kinds(render(hostile(payload))) - kinds(render(page)) <= {
+        ("sup", ()),
+        ("ol", ()),
+        ("li", ()),
+        ("br", ()),
+    } | {("div", ("class",))}
+
+
+@pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
+def test_hostile_text_runs_nothing_in_a_browser(
+    hostile: Callable[[str], Page], dumped_dom: Callable[[str], str], payload: str
+):
+    page = hostile(payload)
+    document = dumped_dom(render(page))
+    found = Elements(document.replace(get_plotlyjs(), "")).found
+    assert f"<title>{plotly_text(page.title)}</title>" in document
+    assert not [tag for tag, _ in found if tag in {"img", "iframe", "object", "embed"}]
+    assert sum(tag == "script" for tag, _ in found) == 8
+    assert not [at for _, at in found if any(name.startswith("on") for name in at)]
+    assert not [at for _, at in found if "javascript:" in str(at.get("href", "")) + str(at.get("xlink:href", ""))]
+
+
+def test_all_five_figures_are_drawn_under_the_policy(page: Page, dumped_dom: Callable[[str], str]):
+    found = Elements(dumped_dom(render(page))).found
+    drawn = [at for tag, at in found if tag == "div" and "js-plotly-plot" in str(at.get("class"))]
+    assert [at["id"] for at in drawn] == ["ladder", "guess", "pass-at-k", "cover", "families"]
+    assert sum("main-svg" in str(at.get("class")) for _, at in found) >= 5
+
+
+def test_a_strip_shows_each_token_once_with_its_route_and_probability():
+    strip = token_strip(TokenStrip(tokens=("T", "<b>", "\n"), routes=(1, 2, 0), logprobs=(-0.5, float("nan"), -1.0)))
+    assert strip.count("<span") == 3
+    assert 'class="tok r1" title="“T” – steered – log-prob -0.50, probability 60.7' in strip
+    assert "&lt;b&gt;</span>" in strip
+    assert "log-prob unknown" in strip
+    assert "↵<br>" in strip
+
+
+def test_a_notebook_shows_a_strip_with_its_own_style():
+    shown = TokenStrip(tokens=("a",), routes=(0,), logprobs=(0.0,))._repr_html_()
+    assert shown.startswith("<style>")
+    assert "taken from the tuned model" in shown
+
+
+@pytest.mark.parametrize(("routes", "logprobs"), [((0,), (0.0, 0.0)), ((0, 3), (0.0, 0.0)), ((0, 1), (0.0,))])
+def test_a_strip_of_uneven_or_unknown_parts_is_an_error(routes: tuple[int, ...], logprobs: tuple[float, ...]):
+    with pytest.raises(EstimateError):
+        TokenStrip(tokens=("a", "b"), routes=routes, logprobs=logprobs)
+
+
+@pytest.mark.parametrize("text", [*PAYLOADS.values(), "a\u202eb", "\x00\x1b[31m", "&amp;"])
+def test_escaped_text_holds_no_markup_and_no_direction_marks(text: str):
+    for safe in (escaped(text), plotly_text(text)):
+        assert not set("<>\u202e\x00\x1b") & set(safe)
+    assert not set("\"'") & set(escaped(text))
+
+
+def test_script_json_holds_no_character_that_could_end_a_script():
+    value = {"</script><!--": ["<script>", "&", "\u2028"]}
+    assert not set("<>&\u2028") & set(script_json(value))
+    assert json.loads(script_json(value)) == value

@@ -1,0 +1,81 @@
+"""What a user types for a task."""
+
+import copy
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lab.errors import TaskError
+from lab.tasks.chain_world import ChainTask
+from lab.tasks.gym import GymTask
+from lab.tasks.jsonl import JsonlTask
+from lab.tasks.source import open_task, source_name, task_source
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("chain", ChainTask()),
+        ("chain:#", ChainTask(operators="#")),
+        ("chain:+-#", ChainTask(operators="+-#")),
+        ("chain:+-:3-8", ChainTask(operators="+-", lengths=(3, 8))),
+        ("chain:-:10-12", ChainTask(operators="-", lengths=(10, 12))),
+        ("gym:chain_sum", GymTask(dataset="chain_sum")),
+        ("some/file.jsonl", JsonlTask(path=Path("some/file.jsonl"))),
+        ("/a b/c:d.jsonl", JsonlTask(path=Path("/a b/c:d.jsonl"))),
+    ],
+)
+def test_every_accepted_form_names_its_source_and_comes_back(text, source):
+    assert task_source(text) == source
+    assert task_source(source_name(source)) == source
+    assert copy.deepcopy(source) == source
+    assert hash(source) == hash(task_source(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "Chain", "chain:", "chain:+-:", "chain:+:3", "chain:+:3-8:1", "gym:", "gym:a b", "gym:x.jsonl", "a.json", "x"],
+)
+def test_anything_else_is_a_task_error_in_one_line_with_the_accepted_forms(text):
+    with pytest.raises(TaskError, match=r"is not one of 'chain', .*gym:.*jsonl") as caught:
+        task_source(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["chain:*", "chain:+:8-3", "chain:+:0-3"])
+def test_an_impossible_world_is_a_task_error(text):
+    with pytest.raises(TaskError, match="want"):
+        task_source(text)
+
+
+@pytest.mark.parametrize("n_problems", [0, -1])
+def test_an_empty_task_is_a_task_error(n_problems):
+    with pytest.raises(TaskError, match="want at least 1"):
+        open_task(task_source("chain"), n_problems=n_problems, seed=0)
+
+
+def test_a_task_leaves_the_global_generators_alone_and_does_not_depend_on_them():
+    # The run-time type check draws from `random` itself, so only numpy's generator can be compared.
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    before = np.random.get_state(legacy=False)["state"]["key"].tolist()  # noqa: NPY002
+    first = open_task(task_source("gym:pool_matrix"), n_problems=2, seed=0)
+    assert np.random.get_state(legacy=False)["state"]["key"].tolist() == before  # noqa: NPY002
+    random.seed(2)
+    np.random.seed(2)  # noqa: NPY002
+    assert open_task(task_source("gym:pool_matrix"), n_problems=2, seed=0) == first
+
+
+def test_another_seed_draws_other_problems():
+    tasks = [open_task(task_source("chain"), n_problems=5, seed=seed) for seed in (0, 1)]
+    assert tasks[0].problems != tasks[1].problems
+
+
+def test_naming_a_task_imports_nothing_heavy():
+    code = "import sys, lab.tasks.source; print(*{'torch', 'sympy', 'math_verify', 'reasoning_gym'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
