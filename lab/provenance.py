@@ -66,7 +66,7 @@ def provenance(
 
 
 def canonical_json(value: object) -> str:
-    """JSON with sorted keys; a dataclass carries its class name, so variants of a union differ even with equal fields."""
+    """JSON with sorted keys; a dataclass carries its class name, so variants of a union differ."""
     return json.dumps(_plain(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 

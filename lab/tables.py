@@ -45,9 +45,10 @@ class Schema:
         wanted, came = self.dtypes, dict(frame.schema)
         differing = sorted(name for name in {*wanted, *came} if wanted.get(name) != came.get(name))
         if differing or list(wanted) != list(came):
+            here, there = ([str(types.get(name)) for name in differing] for types in (came, wanted))
             raise StorageError(
-                f"table {self.name!r} does not have its schema: came {[(name, str(came.get(name))) for name in differing]}, "
-                f"wanted {[(name, str(wanted.get(name))) for name in differing]}, in the order {list(wanted)}"
+                f"table {self.name!r} does not have its schema: {', '.join(differing) or 'the order of columns'} came as "
+                f"{here}, wanted {there} in the order {list(wanted)}"
             )
         return frame
 
@@ -64,7 +65,9 @@ def replacing(path: Path) -> Iterator[Path]:
         os.close(handle)
         os.chmod(name, 0o644)  # noqa: PTH101
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}; free space or choose another --out") from error
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another --out"
+        ) from error
     temporary = Path(name)
     try:
         yield temporary
@@ -91,9 +94,7 @@ def write_table(path: Path, frame: pl.DataFrame, schema: Schema, made_by: Proven
     schema.checked(frame)
     meanings = {f"meaning:{column.name}": column.meaning for column in schema.columns}
     with replacing(path) as temporary:
-        frame.write_parquet(
-            temporary, metadata={"schema": schema.name, "provenance": made_by.to_json(), **meanings}
-        )
+        frame.write_parquet(temporary, metadata={"schema": schema.name, "provenance": made_by.to_json(), **meanings})
 
 
 def read_table(path: Path, schema: Schema) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""capture: the activations of a model at some sites, by plain hooks, in one pass that stops where nothing more is needed."""
+"""capture: the activations of a model at some sites, by plain hooks, in a pass that stops after the last site."""
 
 from collections.abc import Sequence
 
@@ -21,9 +21,9 @@ def capture(
 ) -> dict[Site, Float[Tensor, "batch pos d_model"]]:
     """Site -> activations in the model's dtype, on its device; entries where `mask` is False mean nothing.
 
-    Padding may stand on either side, since positions are counted from the mask. The logits are unchanged by being watched,
-    and blocks above the last site are not run. Raises SiteError for a layer out of range, for no site at all, or where a
-    hook did not fire.
+    Padding may stand on either side, since positions are counted from the mask. The logits are unchanged by being
+    watched, and blocks above the last site are not run. Raises SiteError for a layer out of range, for no site at all,
+    or where a hook did not fire.
     """
     if not sites:
         raise SiteError("capture was given no site: want at least one, such as Site(0)")
@@ -52,5 +52,7 @@ def capture(
             handle.remove()
     missing = [str(site) for site in ordered if site not in captured]
     if missing:
-        raise SiteError(f"hooks at {', '.join(missing)} never fired in {model.name}: its forward pass skips these blocks")
+        raise SiteError(
+            f"hooks at {', '.join(missing)} never fired in {model.name}: its forward pass skips these blocks"
+        )
     return {site: captured[site] for site in sites}

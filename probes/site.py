@@ -31,7 +31,9 @@ class Site:
         """The inverse of `str`; raises SiteError."""
         match = re.fullmatch(r"blocks\.([0-9]+)\.hook_(\w+)", text)
         if match is None or match[2] not in get_args(Stream):
-            raise SiteError(f"no site is called {text!r}: want blocks.N.hook_S with S one of {', '.join(get_args(Stream))}")
+            raise SiteError(
+                f"no site is called {text!r}: want blocks.N.hook_S with S one of {', '.join(get_args(Stream))}"
+            )
         return cls(int(match[1]), match[2])  # pyright: ignore[reportArgumentType]
 
 

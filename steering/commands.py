@@ -20,8 +20,8 @@ class StudyCommand:
     """
 
     pair: Annotated[tuple[str, ...], tyro.conf.arg(metavar="BASE TUNED")]
-    """The base model and the model tuned from it, or one organism, whose parent is then the base: organism names (see `lab organisms list`), directories of transformers
-    checkpoints or LoRA adapters, GGUF files, or hub names."""
+    """The base model and the model tuned from it, or one organism, whose parent is then the base. Organism names (see
+    `lab organisms list`), directories of transformers checkpoints or LoRA adapters, GGUF files, or hub names."""
     task: str = "chain"
     """chain, chain:OPERATORS, chain:OPERATORS:FEWEST-MOST, gym:DATASET, or a path to GSM8K- or MATH-shaped .jsonl."""
     out: Path

@@ -25,10 +25,10 @@ class Add:
 def apply(model: Model, *edits: Add) -> Iterator[None]:
     """Within the block, every forward pass of `model` is edited; afterwards, also after an exception, none is.
 
-    No weight is touched. Edits act on each position as it is read, so cached and uncached decoding agree; several edits at
-    a site add up in the order given. The vector is cast to the stream's dtype. Raises VectorError for a vector of another
-    width, SiteError for a layer out of range or, on a clean exit, for an edit whose hook never fired although the model
-    ran.
+    No weight is touched. Edits act on each position as it is read, so cached and uncached decoding agree; several edits
+    at a site add up in the order given. The vector is cast to the stream's dtype. Raises VectorError for a vector of
+    another width, SiteError for a layer out of range or, on a clean exit, for an edit whose hook never fired although
+    the model ran.
     """
     for edit in edits:
         if edit.vector.d_model != model.anatomy.d_model:

@@ -7,7 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from lab.errors import ModelError, StorageError
@@ -17,12 +25,20 @@ from lab.report.answer import answer_sentence
 from lab.report.summary import summary
 from lab.tables import write_table
 from lab.tasks.source import open_task, task_source
-from steering.commands import BuildCommand, DemoCommand, Command, ListCommand, OrganismsCommand, SampleCommand, StudyCommand
+from steering.commands import (
+    BuildCommand,
+    Command,
+    DemoCommand,
+    ListCommand,
+    OrganismsCommand,
+    SampleCommand,
+    StudyCommand,
+)
 from steering.study.config import Study
 
 
 def perform(command: Command, typed: str) -> None:
-    """Does what `command` asks; `typed` is the command as the user gave it. Raises LabError for what the user can mend."""
+    """Does what `command` asks, which the user gave as `typed`. Raises LabError for what the user can mend."""
     # Bars and warnings of libraries would bury our own.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging as transformers_logging
@@ -37,10 +53,12 @@ def perform(command: Command, typed: str) -> None:
             perform_study(as_study(command), command.out, typed, console)
         case SampleCommand():
             perform_sample(command, console)
-        case OrganismsCommand(do=BuildCommand() as build):
-            perform_build(build, console)
-        case OrganismsCommand(do=ListCommand()):
-            console.print(organism_table())
+        case OrganismsCommand(do=do):
+            match do:
+                case BuildCommand():
+                    perform_build(do, console)
+                case ListCommand():
+                    console.print(organism_table())
 
 
 def demo_study(seed: int) -> Study:
@@ -99,7 +117,9 @@ def perform_study(study: Study, out: Path, typed: str, console: Console) -> None
     with progress(console) as watch:
         finished = run(study, out, command=typed, watch=watch)
     console.print(summary(finished.ledger.ladder))
-    console.print(answer_sentence(finished.ledger.ladder, f"held-out {study.task}", study.base, study.tuned), highlight=False)
+    console.print(
+        answer_sentence(finished.ledger.ladder, f"held-out {study.task}", study.base, study.tuned), highlight=False
+    )
     console.print(f"report: {finished.report.resolve()}", highlight=False, soft_wrap=True)
 
 
@@ -153,7 +173,9 @@ def perform_build(command: BuildCommand, console: Console) -> None:
     from lab.models.device import resolve_device
     from lab.organisms.build import build, organism_named
 
-    directory = build(organism_named(command.name), command.out, seed=command.seed, device=resolve_device(command.device))
+    directory = build(
+        organism_named(command.name), command.out, seed=command.seed, device=resolve_device(command.device)
+    )
     console.print((directory / "README.md").read_text(encoding="utf-8"), markup=False, highlight=False)
     console.print(f"checkpoint: {directory.resolve()}", highlight=False, soft_wrap=True)
 

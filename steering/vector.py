@@ -22,7 +22,7 @@ class SteeringVector:
 
     directions: Mapping[Site, Float[Tensor, " d_model"]]
     residual_norms: Mapping[Site, float]
-    """Mean L2 norm of the model's own residual stream at each site, which a dose can be measured against; NaN if unknown."""
+    """Mean L2 norm of the model's own residual stream at each site, to measure a dose against; NaN if unknown."""
     how: str
     """The fit that made it and from what, in a line."""
 
@@ -65,7 +65,9 @@ class SteeringVector:
 
     def __add__(self, other: "SteeringVector") -> "SteeringVector":
         if self.d_model != other.d_model:
-            raise VectorError(f"widths {self.d_model} and {other.d_model} do not add: the vectors are of different models")
+            raise VectorError(
+                f"widths {self.d_model} and {other.d_model} do not add: the vectors are of different models"
+            )
         zero = torch.zeros(self.d_model)
         sites = {*self.directions, *other.directions}
         return SteeringVector(

@@ -1,6 +1,5 @@
 """build: an organism's definition -> a transformers checkpoint with its card."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from lab.organisms.zero import ORGANISMS
 from lab.post_training.reinforce import reinforce
 from lab.post_training.supervised import train_on_documents
 from lab.seeds import child_seed, numpy_generator
-from lab.tasks.problem import Problem
 from lab.tasks.chain_verifier import verify
+from lab.tasks.problem import Problem
 
 
 def organism_named(name: str) -> Organism:
@@ -42,13 +41,13 @@ def build(organism: Organism, out: Path, *, seed: int, device: torch.device) -> 
     tokenizer = chain_tokenizer()
     network = starting_network(organism, out, tokenizer, seed=seed, device=device)
     train(organism, network, tokenizer, work / "trainer", seed=seed, device=device)
-    network.to(device="cpu", dtype=torch.bfloat16)
+    network = network.cpu().bfloat16()
     checkpoint = work / "checkpoint"
     network.save_pretrained(checkpoint)
     tokenizer.save_pretrained(checkpoint)
     model = load(LocalModel(path=checkpoint), device=torch.device("cpu"), dtype=torch.float32)
     write_card(checkpoint, organism, measure(model), seed=seed, device=device)
-    os.replace(checkpoint, final)
+    checkpoint.rename(final)
     shutil.rmtree(work)
     return final
 
@@ -60,7 +59,8 @@ def starting_network(
     if organism.parent is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(child_seed(seed, organism.name, "weights"))
-            return LlamaForCausalLM(llama_config(organism.architecture, tokenizer)).to(device)
+            fresh: PreTrainedModel = LlamaForCausalLM(llama_config(organism.architecture, tokenizer))
+            return fresh.to(device)
     built = out / organism.parent
     directory = built if built.exists() else organism_directory(organism.parent)
     network = load(LocalModel(path=directory), device=device, dtype=torch.float32).network
@@ -69,6 +69,8 @@ def starting_network(
 
 def llama_config(architecture: Architecture, tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
     """The transformers configuration of an organism."""
+    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    assert isinstance(pad, int) and isinstance(end, int), "the chain tokenizer has one token each to pad and to end"  # noqa: PT018
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=architecture.d_model,
@@ -78,9 +80,9 @@ def llama_config(architecture: Architecture, tokenizer: PreTrainedTokenizerBase)
         num_key_value_heads=architecture.n_heads,
         max_position_embeddings=tokenizer.model_max_length,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=pad,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=end,
     )
 
 
@@ -99,7 +101,9 @@ def train(
         case Supervised(writing=writing, run=run):
             stream = documents(writing, generator)
             texts = [next(stream) for _ in range(run.n_steps * run.batch_size)]
-            train_on_documents(network, tokenizer, texts, run, seed=child_seed(seed, organism.name), device=device, work=work)
+            train_on_documents(
+                network, tokenizer, texts, run, seed=child_seed(seed, organism.name), device=device, work=work
+            )
         case Reinforced(task=task, run=run):
             problems = task.problems(run.n_steps * run.n_prompts, generator, held_out=False)
             reinforce(

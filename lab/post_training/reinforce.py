@@ -47,11 +47,12 @@ def reinforce(
     Checkpoints go to `work`, and a run that was cut off goes on from the last one.
     """
     from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.grpo_trainer import GRPOTrainer
 
     by_id = {problem.id: problem for problem in problems}
 
-    def score(completions: list[str], problem_id: list[str], **_: object) -> list[float]:
+    def score(completions: list[str], problem_id: list[str], **_: object) -> list[float | None]:
         return [reward(by_id[key], text) for key, text in zip(problem_id, completions, strict=True)]
 
     n_wanted = run.n_steps * run.n_prompts

@@ -28,8 +28,8 @@ class SupervisedRun:
     """Peak of AdamW's rate; it decays linearly to zero."""
     warmup_steps: int = 50
     n_parts: int = 4
-    """Parts that a batch is split into by length, so that short texts are not padded to the longest; the gradient is the
-    batch's, summed over the parts."""
+    """Parts that a batch is split into by length, so that short texts are not padded to the longest; gradients add up
+    to the batch's."""
     loss_on_prompt: bool = False
     """Pretraining learns the prompts too; tuning learns the completions only."""
 
@@ -46,11 +46,12 @@ def train_on_documents(
 ) -> None:
     """Trains `network` in place on `documents`, batch after batch in the order given, one document a row.
 
-    Checkpoints go to `work`, and a run that was cut off goes on from the last one. Raises TaskError when there are fewer
-    documents than the run consumes.
+    Checkpoints go to `work`, and a run that was cut off goes on from the last one. Raises TaskError when there are
+    fewer documents than the run consumes.
     """
     from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     n_wanted = run.n_steps * run.batch_size
     if len(documents) < n_wanted:

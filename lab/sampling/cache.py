@@ -30,10 +30,8 @@ class RoomyLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         length, wanted = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
         if self.buffers is None or self.buffers[0].shape[-2] < wanted:
-            self.buffers = (
-                roomier(self.keys, key_states, wanted + ROOM),
-                roomier(self.values, value_states, wanted + ROOM),
-            )
+            keys, values = self._filled()
+            self.buffers = roomier(keys, key_states, wanted + ROOM), roomier(values, value_states, wanted + ROOM)
         for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
             buffer[..., length:wanted, :] = states
         self.keys, self.values = (buffer[..., :wanted, :] for buffer in self.buffers)
@@ -43,10 +41,15 @@ class RoomyLayer(DynamicLayer):
         """A layer of its own with the first `n_positions` of the given rows, which may repeat."""
         layer = RoomyLayer()
         if self.is_initialized:
-            layer.lazy_initialization(self.keys, self.values)
-            layer.keys = self.keys[rows, :, :n_positions]
-            layer.values = self.values[rows, :, :n_positions]
+            keys, values = self._filled()
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = keys[rows, :, :n_positions], values[rows, :, :n_positions]
         return layer
+
+    def _filled(self) -> tuple[Tensor, Tensor]:
+        assert self.keys is not None, "an initialised layer holds keys"
+        assert self.values is not None, "an initialised layer holds values"
+        return self.keys, self.values
 
 
 def roomier(filled: Tensor, like: Tensor, capacity: int) -> Tensor:

@@ -48,25 +48,20 @@ def decode(
 ) -> list[Completion]:
     """Completes every row of `batch`; the result does not depend on which rows share the batch.
 
-    The random number of a token is a function of the row's key and the step. Raises DecodingError where logits cannot be
-    sampled from.
+    The random number of a token is a function of the row's key and the step. Raises DecodingError where logits cannot
+    be sampled from.
     """
     rows = open_rows(batch)
+    device = batch.owner.device
     texts = [Growing() for _ in batch.keys]
     present = np.arange(len(texts))
     for step in range(decoding.max_new_tokens):
-        if step:
-            running = np.array([texts[index].stop is None for index in present])
-            if not running.any():
-                break
-            if running.mean() <= 1 - LEAVE_SHARE:
-                rows.keep(torch.from_numpy(np.flatnonzero(running)).to(batch.owner.device))
-                present, tokens = present[running], tokens[torch.from_numpy(running).to(tokens.device)]
-            rows.append(tokens)
         proposal = rows.propose()
-        numbers = torch.from_numpy(uniforms(batch.keys[present], step)).to(proposal.logits.device)
+        numbers = torch.from_numpy(uniforms(batch.keys[present], step)).to(device)
         tokens, logprobs, finite = pick(proposal.logits, numbers, decoding)
-        columns = zip(present, tokens.tolist(), logprobs.tolist(), proposal.route.tolist(), finite.tolist(), strict=True)
+        columns = zip(
+            present, tokens.tolist(), logprobs.tolist(), proposal.route.tolist(), finite.tolist(), strict=True
+        )
         for index, token, logprob, route, is_finite in columns:
             growing = texts[index]
             if growing.stop is not None:
@@ -81,14 +76,22 @@ def decode(
             growing.routes.append(route)
             if token in end_tokens:
                 growing.stop = "eos"
-            elif decoding.stop and first_stop(tokenizer.decode(growing.tokens), decoding.stop) is not None:
+            elif decoding.stop and first_stop(decoded(tokenizer, growing.tokens), decoding.stop) is not None:
                 growing.stop = "stop"
+        running = np.array([texts[index].stop is None for index in present])
+        if not running.any() or step + 1 == decoding.max_new_tokens:
+            break
+        if running.mean() <= 1 - LEAVE_SHARE:
+            kept = torch.from_numpy(np.flatnonzero(running)).to(device)
+            rows.keep(kept)
+            present, tokens = present[running], tokens[kept]
+        rows.append(tokens)
     return [completion(growing, decoding, tokenizer) for growing in texts]
 
 
 def completion(growing: Growing, decoding: Decoding, tokenizer: PreTrainedTokenizerBase) -> Completion:
     """The finished row, its text cut before a stop string."""
-    text = tokenizer.decode(growing.tokens, skip_special_tokens=True)
+    text = decoded(tokenizer, growing.tokens)
     cut = first_stop(text, decoding.stop)
     return Completion(
         tokens=tuple(growing.tokens),
@@ -97,6 +100,13 @@ def completion(growing: Growing, decoding: Decoding, tokenizer: PreTrainedTokeni
         text=text if cut is None else text[:cut],
         stop=growing.stop or "length",
     )
+
+
+def decoded(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
+    """The text of some tokens, without special ones."""
+    text = tokenizer.decode(tokens, skip_special_tokens=True)
+    assert isinstance(text, str), "one list of tokens decodes to one text"
+    return text
 
 
 def first_stop(text: str, stops: Sequence[str]) -> int | None:

@@ -40,10 +40,11 @@ def sample(
     """`n_samples` completions of each problem, ordered by problem, then by sample.
 
     The random number of a token is a function of (seed, problem id, sample index, step): another batch size, another
-    order or a resumed run draws the same numbers. (Floating-point sums depend on the shape of a batch in the last digits,
-    so a token changes where its number falls within about 1e-6 of a boundary.) `batch_size` counts rows; when memory
-    runs out it is halved and the work goes on. `open_rows` puts something else than the model itself in the loop, such as
-    a hybrid; `model` then gives the tokenizer and the end tokens. `on_progress` is told the number of completions added.
+    order or a resumed run draws the same numbers. (Floating-point sums depend on the shape of a batch in the last
+    digits, so a token changes where its number falls within about 1e-6 of a boundary.) `batch_size` counts rows; when
+    memory runs out it is halved and the work goes on. `open_rows` puts something else than the model itself in the
+    loop, such as a hybrid; `model` then gives the tokenizer and the end tokens. `on_progress` is told the number of
+    completions added.
 
     Raises DecodingError for an empty request, a prompt of no tokens or beyond the model's context, or logits that are
     not finite.
@@ -86,9 +87,7 @@ def complete(
     """One batch of requests."""
     prompts = list(dict.fromkeys(request.problem.prompt for request in requests))
     batch = make_batch(model, [prompt_ids[prompt] for prompt in prompts], requests, prompts, seed)
-    written = decode(
-        open_rows, batch, decoding, tokenizer=model.tokenizer, end_tokens=end_tokens(model)
-    )
+    written = decode(open_rows, batch, decoding, tokenizer=model.tokenizer, end_tokens=end_tokens(model))
     return (
         Trace(problem_id=request.problem.id, sample_index=request.sample_index, **row._asdict())
         for request, row in zip(requests, written, strict=True)
@@ -112,7 +111,7 @@ def make_batch(
 
 
 def encode_prompt(model: Model, prompt: str, decoding: Decoding) -> list[int]:
-    """Token ids of a prompt as the tokenizer's own rules give them; DecodingError where none, or too many for the context."""
+    """Token ids of a prompt by the tokenizer's own rules; DecodingError where none, or too many for the context."""
     ids = model.tokenizer(prompt).input_ids
     context = getattr(model.network.config, "max_position_embeddings", None)
     if not ids:
@@ -129,7 +128,6 @@ def end_tokens(model: Model) -> frozenset[int]:
     """Every token that ends a text for this model: its generation settings' and its tokenizer's."""
     config = model.network.generation_config
     named = None if config is None else config.eos_token_id
-    ids = [named] if isinstance(named, int) else list(named or [])
-    if model.tokenizer.eos_token_id is not None:
-        ids.append(model.tokenizer.eos_token_id)
-    return frozenset(ids)
+    own = model.tokenizer.eos_token_id
+    ids = [*(named if isinstance(named, list) else [named]), own]
+    return frozenset(token for token in ids if isinstance(token, int))

@@ -1,4 +1,4 @@
-"""Trace: one completion with everything that was recorded while it was written, and the tables of traces and verdicts."""
+"""Trace: one completion with all that was recorded while it was written, and the tables of traces and verdicts."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

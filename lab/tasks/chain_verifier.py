@@ -97,6 +97,12 @@ def verify(problem: Problem, completion: str) -> Verdict:
     return Verdict(answer_correct=answer_correct, process_valid=fault is None, reason=fault or "ok")
 
 
+def chain_answer(completion: str) -> str | None:
+    """The answer that a completion states last, if any."""
+    answer = parse(completion).answer
+    return None if answer is None else str(answer)
+
+
 def process_fault(expression: Expression, transcript: Transcript) -> str | None:
     """The first fault of a readable transcript, or None."""
     if not transcript.steps:

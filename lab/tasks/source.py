@@ -1,14 +1,17 @@
 """Where problems come from: what a user types, and the task it names."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 from lab.errors import TaskError
+from lab.tasks.chain_verifier import chain_answer
 from lab.tasks.chain_verifier import verify as verify_chain
 from lab.tasks.chain_world import ChainTask
-from lab.tasks.gym import GymTask
+from lab.tasks.final_answer import final_answer
+from lab.tasks.gym import GymTask, stated_answer
 from lab.tasks.jsonl import JsonlTask
 from lab.tasks.math_answer import verify as verify_math
 from lab.tasks.problem import Problem
@@ -28,6 +31,8 @@ class Task:
     """As a user would type the source."""
     problems: tuple[Problem, ...]
     verify: Verifier = field(compare=False)
+    read_answer: Callable[[str], str | None] = field(compare=False)
+    """The answer that a completion states, if any: what the guess floor shuffles among problems."""
 
 
 def task_source(text: str) -> TaskSource:
@@ -74,9 +79,10 @@ def open_task(source: TaskSource, *, n_problems: int, seed: int, held_out: bool 
     match source:
         case ChainTask():
             verify: Verifier = verify_chain
+            read_answer: Callable[[str], str | None] = chain_answer
         case GymTask():
-            verify = source.verify
+            verify, read_answer = source.verify, stated_answer
         case JsonlTask():
-            verify = verify_math
+            verify, read_answer = verify_math, final_answer
     problems = source.problems(n_problems, generator, held_out=held_out)
-    return Task(name=source_name(source), problems=problems, verify=verify)
+    return Task(name=source_name(source), problems=problems, verify=verify, read_answer=read_answer)

@@ -37,7 +37,9 @@ def load_vector(path: Path) -> SteeringVector:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise VectorError(f"{path} is not a steering vector: its format is {metadata.get('format')!r}, want {FORMAT!r}")
+                raise VectorError(
+                    f"{path} is not a steering vector: its format is {metadata.get('format')!r}, want {FORMAT!r}"
+                )
             directions = {Site.parse(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise VectorError(f"cannot read a steering vector from {path}: {error}") from error

@@ -31,7 +31,7 @@ class GradientFit:
     batch_size: int = 64
     learning_rate: float = 0.1
     """Adam's rate, in units of the mean residual norm divided by the square root of d_model."""
-    max_dose: float = 2.0
+    max_dose: float = 1.0
     """Cap on the vector's norm, in units of the mean residual norm at the site."""
 
 
@@ -40,9 +40,9 @@ def fit_gradient(
 ) -> SteeringVector:
     """Minimises the mean cross-entropy of the targets with the vector added at the last position of each context.
 
-    That is exactly how a hybrid uses it: the edited position is the one whose next token is at stake, and no earlier one.
-    Starts from zero, is projected back onto the ball of `max_dose` after every step of Adam, and the model stays frozen.
-    Raises VectorError where there is no decision to learn from, or the loss is not finite.
+    That is exactly how a hybrid uses it: the edited position is the one whose next token is at stake, and no earlier
+    one. Starts from zero, is projected back onto the ball of `max_dose` after every step of Adam, and the model stays
+    frozen. Raises VectorError where there is no decision to learn from, or the loss is not finite.
     """
     n_decisions = len(decisions.targets)
     if n_decisions == 0:

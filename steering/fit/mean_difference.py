@@ -24,7 +24,9 @@ def mean_difference(
             f"difference of means from {len(positive)} positive and {len(negative)} negative activations: "
             "want at least one of each; draw more traces"
         )
-    norms = (positive.float().norm(dim=-1).sum() + negative.float().norm(dim=-1).sum()) / (len(positive) + len(negative))
+    norms = (positive.float().norm(dim=-1).sum() + negative.float().norm(dim=-1).sum()) / (
+        len(positive) + len(negative)
+    )
     return SteeringVector(
         {site: positive.float().mean(dim=0) - negative.float().mean(dim=0)}, {site: float(norms)}, how
     )

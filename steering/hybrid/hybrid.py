@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from math import log2
 
+import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from lab.errors import VectorError
 from lab.models.load import Model
 from lab.models.pair import ModelPair
 from lab.sampling.rows import Batch, CachedRows, OpenRows, Proposal, Rows
@@ -21,7 +23,12 @@ class Steer:
     Its cache keeps the position as it was without the vector, so no later token sees the edit unless it is routed too.
     """
 
-    edit: Add
+    edits: tuple[Add, ...]
+    """Each row uses one of these, which its key chooses: a control is many draws, not one lucky or unlucky vector."""
+
+    def __post_init__(self) -> None:
+        if not self.edits:
+            raise VectorError("a hybrid that steers was given no vector: want at least one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +88,23 @@ class HybridRows:
         if not len(rows):
             return base
         match self.hybrid.act:
-            case Steer(edit=edit):
-                with apply(self.base_model, edit):
-                    theirs, written_by = self.base.again(rows), 1
+            case Steer(edits=edits):
+                logits, written_by = self._steered(edits, rows, base.logits), 1
             case Takeover():
                 assert tuned is not None, "a takeover opens the tuned model"
-                theirs, written_by = tuned.logits[rows], 2
-        logits = base.logits.index_copy(0, rows, theirs)
+                logits, written_by = base.logits.index_copy(0, rows, tuned.logits[rows]), 2
         return Proposal(logits, routed.to(torch.uint8) * written_by)
+
+    def _steered(
+        self, edits: tuple[Add, ...], rows: Int[Tensor, " routed"], logits: Float[Tensor, "row d_vocab"]
+    ) -> Float[Tensor, "row d_vocab"]:
+        chosen = torch.from_numpy((self.keys % np.uint64(len(edits))).astype(np.int64)).to(rows.device)[rows]
+        for index, edit in enumerate(edits):
+            theirs = rows[chosen == index]
+            if len(theirs):
+                with apply(self.base_model, edit):
+                    logits = logits.index_copy(0, theirs, self.base.again(theirs))
+        return logits
 
     def append(self, tokens: Int[Tensor, " row"]) -> None:
         """Both models read the token, whoever wrote it."""
@@ -108,8 +124,8 @@ class HybridRows:
 def bits_per_token(hybrid: Hybrid, routed_share: float, d_vocab: int) -> float:
     """Upper bound, in bits a token, on what crosses from the tuned model while the hybrid writes.
 
-    The gate's binary entropy at its measured rate where the tuned model is asked, and log2(d_vocab) at each token that it
-    takes over (design of the ladder; no coding of the taken tokens by the base is assumed).
+    The gate's binary entropy at its measured rate where the tuned model is asked, and log2(d_vocab) at each token that
+    it takes over (design of the ladder; no coding of the taken tokens by the base is assumed).
     """
     gate = binary_entropy_bits(routed_share) if asks_tuned(hybrid.router) else 0.0
     taken = routed_share * log2(d_vocab) if isinstance(hybrid.act, Takeover) else 0.0

@@ -23,14 +23,15 @@ class Arm:
     hybrid: Hybrid
 
 
-def ladder(vectors: Mapping[str, SteeringVector], opening_rate: float) -> tuple[Arm, ...]:
+def ladder(vectors: Mapping[str, tuple[SteeringVector, ...]], opening_rate: float) -> tuple[Arm, ...]:
     """The arms that can be listed before any of them has run, each control behind its rung, from the least help on.
 
-    `vectors` has `mean`, `fitted` and `random`; `opening_rate` is the share of tokens that open a completion.
+    `vectors` has `mean`, `fitted` and `random`, the last with many draws; `opening_rate` is the share of tokens that
+    open a completion.
     """
 
     def steer(name: str) -> Steer:
-        return Steer(Add(vectors[name]))
+        return Steer(tuple(Add(vector) for vector in vectors[name]))
 
     return (
         Arm(
@@ -47,7 +48,7 @@ def ladder(vectors: Mapping[str, SteeringVector], opening_rate: float) -> tuple[
         ),
         Arm(
             name="random-always",
-            label="random vector at every token",
+            label="random vectors at every token",
             kind="control",
             control_of="fitted-always",
             hybrid=Hybrid(Always(), steer("random")),
@@ -60,7 +61,7 @@ def ladder(vectors: Mapping[str, SteeringVector], opening_rate: float) -> tuple[
         ),
         Arm(
             name="random-opening",
-            label="random vector at the first token",
+            label="random vectors at the first token",
             kind="control",
             control_of="fitted-opening",
             hybrid=Hybrid(OPENING, steer("random")),
@@ -80,7 +81,7 @@ def ladder(vectors: Mapping[str, SteeringVector], opening_rate: float) -> tuple[
         ),
         Arm(
             name="random-disagreement",
-            label="random vector where the tuned model disagrees",
+            label="random vectors where the tuned model disagrees",
             kind="control",
             control_of="fitted-disagreement",
             hybrid=Hybrid(Disagreement(), steer("random")),

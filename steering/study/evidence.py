@@ -56,7 +56,9 @@ def texts(model: Model, traces: pl.DataFrame, problems: Mapping[str, Problem]) -
         rows.append((model.tokenizer(problems[problem_id].prompt).input_ids, tokens))
     width = max(len(prompt) + len(tokens) for prompt, tokens in rows)
     padded = [[0] * (width - len(prompt) - len(tokens)) + prompt + tokens for prompt, tokens in rows]
-    mask = [[False] * (width - len(prompt) - len(tokens)) + [True] * (len(prompt) + len(tokens)) for prompt, tokens in rows]
+    mask = [
+        [False] * (width - len(prompt) - len(tokens)) + [True] * (len(prompt) + len(tokens)) for prompt, tokens in rows
+    ]
     return Texts(
         torch.tensor(padded, device=model.device),
         torch.tensor(mask, device=model.device),
@@ -74,7 +76,7 @@ def slices(traces: pl.DataFrame, batch_size: int) -> Iterator[pl.DataFrame]:
 def decisions(
     pair: ModelPair, traces: pl.DataFrame, problems: Mapping[str, Problem], *, batch_size: int
 ) -> pl.DataFrame:
-    """Every token of `traces` at which base and tuned model, reading the same text, would greedily write different ones."""
+    """Every token of `traces` at which base and tuned model, reading the same text, would greedily differ."""
     rows: list[dict[str, object]] = []
     for piece in slices(traces, batch_size):
         read = texts(pair.base, piece, problems)
@@ -105,9 +107,7 @@ def greedy_tokens(model: Model, read: Texts) -> Int[Tensor, "text pos"]:
     return output.logits.argmax(dim=-1)
 
 
-def contexts(
-    model: Model, chosen: pl.DataFrame, traces: pl.DataFrame, problems: Mapping[str, Problem]
-) -> Decisions:
+def contexts(model: Model, chosen: pl.DataFrame, traces: pl.DataFrame, problems: Mapping[str, Problem]) -> Decisions:
     """`DECISIONS` rows as input of the gradient fit: the text before each decision, and the tuned model's token."""
     tokens_of = {
         (problem_id, sample_index): tokens

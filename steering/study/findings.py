@@ -169,9 +169,7 @@ def guess_table(arms: Sequence[Answered], task: Task, weights: Weights) -> pl.Da
         answers = [task.read_answer(text) for text in arm.traces["text"].to_list()]
         n = arm.n_samples
         floor = guess_floor([answers[start : start + n] for start in range(0, len(answers), n)], golds, weights)
-        rows.append(
-            {"arm": arm.name, "label": arm.label, "value": floor.value, "low": floor.low, "high": floor.high}
-        )
+        rows.append({"arm": arm.name, "label": arm.label, "value": floor.value, "low": floor.low, "high": floor.high})
     return GUESS.frame(rows)
 
 

@@ -50,6 +50,8 @@ from steering.study.sampled import Sampling, read_traces, sampled
 from steering.vector import SteeringVector
 
 N_EXAMPLES = 3
+N_RANDOM = 16
+"""Random vectors that the random controls draw from."""
 MAX_DECISIONS = 4096
 """Decisions a vector is fitted on, at most; drawn at random from all."""
 
@@ -106,7 +108,9 @@ def run(study: Study, out: Path, *, command: str, watch: Watch = lambda *_: None
     parents = {"problems": problems.digest}
     base = own_traces(bench, bench.base, "base", parents)
     tuned = own_traces(bench, bench.pair.tuned, "tuned", parents)
-    companions = [own_traces(bench, model, f"companion-{index}", parents) for index, model in enumerate(bench.companions)]
+    companions = [
+        own_traces(bench, model, f"companion-{index}", parents) for index, model in enumerate(bench.companions)
+    ]
     vectors, opening_rate = vector_stage(bench, problems)
     arms: list[tuple[Arm, Artefact]] = []
     for arm in ladder(read_vectors(vectors), opening_rate):
@@ -163,7 +167,9 @@ def problem_stage(bench: Bench) -> Artefact:
 
     def compute(work: Path) -> None:
         for side, problems in sides.items():
-            write_table(work / f"{side}.parquet", problem_table(problems), PROBLEMS, bench.made_by("problems", config, {}))
+            write_table(
+                work / f"{side}.parquet", problem_table(problems), PROBLEMS, bench.made_by("problems", config, {})
+            )
 
     return memoised(bench.out, "problems", config, parents, compute)
 
@@ -263,7 +269,7 @@ def vector_stage(bench: Bench, problems: Artefact) -> tuple[Artefact, float]:
 def fitted_vectors(
     bench: Bench, activations: Artefact, decided: Artefact, solved: pl.DataFrame, by_id: dict[str, Problem]
 ) -> dict[str, SteeringVector]:
-    """The three vectors of the ladder at the study's site."""
+    """The vectors of the ladder at the study's site: a mean difference, a fitted one, and random draws."""
     index = read_table(activations.path / "index.parquet", ACTIVATIONS)
     tensor = load_file(activations.path / "activations.safetensors")["activations"]
     positive, negative = (
@@ -276,8 +282,8 @@ def fitted_vectors(
         found = found[np.sort(chosen)]
     if not found.height:
         raise VectorError(
-            f"{bench.base.name} and {bench.pair.tuned.name} never disagree on {solved.height} solved fitting traces, so "
-            "there is no decision to fit a vector on: raise --n-fit-problems, or compare models that differ"
+            f"{bench.base.name} and {bench.pair.tuned.name} never disagree on {solved.height} solved fitting "
+            "traces, so there is no decision to fit a vector on: raise --n-fit-problems, or compare models that differ"
         )
     fitted = fit_gradient(
         bench.base,
@@ -296,13 +302,18 @@ def fitted_vectors(
             f"{len(negative)} failed by {bench.base.name}",
         ),
         "fitted": fitted,
-        "random": random_like(fitted, torch_generator(bench.study.seed, "random vector")),
+    } | {
+        f"random-{draw:02d}": random_like(fitted, torch_generator(bench.study.seed, "random vector", draw))
+        for draw in range(N_RANDOM)
     }
 
 
-def read_vectors(vectors: Artefact) -> dict[str, SteeringVector]:
-    """The vectors of a finished stage."""
-    return {path.stem: load_vector(path) for path in sorted(vectors.path.glob("*.safetensors"))}
+def read_vectors(vectors: Artefact) -> dict[str, tuple[SteeringVector, ...]]:
+    """The vectors of a finished stage, by kind."""
+    return {
+        kind: tuple(load_vector(path) for path in sorted(vectors.path.glob(f"{kind}*.safetensors")))
+        for kind in ("mean", "fitted", "random")
+    }
 
 
 def table_stage(
@@ -328,7 +339,7 @@ def table_stage(
         weights = resamples(
             len(bench.task.problems), bench.study.n_boot, numpy_generator(bench.study.seed, "bootstrap")
         )
-        pieces = {token: bench.base.tokenizer.decode([token]) for token in range(len(bench.base.tokenizer))}
+        pieces = {token: str(bench.base.tokenizer.decode([token])) for token in range(len(bench.base.tokenizer))}
         tables = {
             "ladder": ladder_table(rungs, weights),
             "guess": guess_table(own, bench.task, weights),
@@ -407,10 +418,15 @@ def report_stage(bench: Bench, tables: Artefact, command: str) -> Finished:
 
 def table_files(out: Path) -> Iterator[TableFile]:
     """Every table of a study, with its schema."""
-    tables: list[tuple[Path, Schema]] = [(out / "tables" / f"{schema.name}.parquet", schema) for schema in (*SCHEMAS, VERDICTS)]
+    tables: list[tuple[Path, Schema]] = [
+        (out / "tables" / f"{schema.name}.parquet", schema) for schema in (*SCHEMAS, VERDICTS)
+    ]
     tables += [(path, TRACES) for path in sorted(out.glob("traces-*/*.parquet"))]
     tables += [(path, PROBLEMS) for path in sorted(out.glob("problems/*.parquet"))]
-    tables += [(out / "activations" / "index.parquet", ACTIVATIONS), (out / "decisions" / "decisions.parquet", DECISIONS)]
+    tables += [
+        (out / "activations" / "index.parquet", ACTIVATIONS),
+        (out / "decisions" / "decisions.parquet", DECISIONS),
+    ]
     for path, schema in tables:
         yield TableFile(
             path=str(path.relative_to(out)),
