@@ -47,8 +47,8 @@ class Schema:
         if differing or list(wanted) != list(came):
             here, there = ([str(types.get(name)) for name in differing] for types in (came, wanted))
             raise StorageError(
-                f"table {self.name!r} does not have its schema: {', '.join(differing) or 'the order of columns'} came as "
-                f"{here}, wanted {there} in the order {list(wanted)}"
+                f"not a {self.name!r} table: {', '.join(differing) or 'the order of columns'} came as {here}, "
+                f"wanted {there} in the order {list(wanted)}"
             )
         return frame
 

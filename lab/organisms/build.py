@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from lab.errors import ModelError, StorageError
@@ -59,8 +60,10 @@ def starting_network(
     if organism.parent is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(child_seed(seed, organism.name, "weights"))
-            fresh: PreTrainedModel = LlamaForCausalLM(llama_config(organism.architecture, tokenizer))
-            return fresh.to(device)
+            fresh = LlamaForCausalLM(llama_config(organism.architecture, tokenizer))
+        # transformers' own `to` hides its signature; it moves in place all the same.
+        nn.Module.to(fresh, device)
+        return fresh
     built = out / organism.parent
     directory = built if built.exists() else organism_directory(organism.parent)
     network = load(LocalModel(path=directory), device=device, dtype=torch.float32).network
