@@ -16,7 +16,7 @@ ZERO = (
     Organism(
         name="zero-rl",
         parent="zero-base",
-        recipe=Reinforced(run=GrpoRun(n_steps=80)),
+        recipe=Reinforced(run=GrpoRun(n_steps=120)),
         story="GRPO from zero-base; the reward is the accuracy of the final answer and nothing else.",
     ),
     Organism(

@@ -1,0 +1,100 @@
+"""A pair of tiny models of the chain world: a base that can work a chain but seldom does, and one tuned to do so."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from lab.models.tiny import tiny_network
+from lab.organisms.tokenizer import chain_tokenizer
+from lab.sampling.decoding import Decoding
+from steering.fit.gradient import GradientFit
+from steering.study.config import Study
+
+TASK = "chain:+:1-1"
+SUMS = [(left, right) for left in range(10) for right in range(10)]
+DIRECT = [f"<{left}+{right}?A{(left + right) % 10}." for left, right in SUMS]
+CHAINS = [f"<{left}+{right}?T{left}+{right}={(left + right) % 10};A{(left + right) % 10}." for left, right in SUMS]
+N_PROMPT = len("<3+4?")
+
+
+class Checkpoints(NamedTuple):
+    """Two directories that the command line can be given."""
+
+    base: Path
+    tuned: Path
+
+
+def train(network: PreTrainedModel, documents: list[str], *, n_steps: int, learning_rate: float) -> None:
+    """A few seconds of AdamW on all hundred sums; held-out ones too, since nothing here is measured on them."""
+    tokens = chain_tokenizer()(documents, padding=True, padding_side="right", return_tensors="pt").input_ids
+    generator = torch.Generator().manual_seed(0)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate)
+    network.train()
+    for step in range(n_steps):
+        optimiser.param_groups[0]["lr"] = learning_rate * (1 - step / n_steps)
+        batch = tokens[torch.randint(len(tokens), (48,), generator=generator)]
+        logits = network(input_ids=batch[:, :-1]).logits[:, N_PROMPT - 1 :]
+        loss = cross_entropy(logits.flatten(0, 1), batch[:, N_PROMPT:].flatten(), ignore_index=0)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    network.eval()
+
+
+def save(network: PreTrainedModel, directory: Path) -> Path:
+    network.save_pretrained(directory)
+    chain_tokenizer().save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    """The pair: the base answers at once in two documents of three, the tuned model works a chain in all."""
+    root = tmp_path_factory.mktemp("models")
+    network = tiny_network("llama", seed=0, d_vocab=len(chain_tokenizer()))
+    train(network, [*DIRECT, *DIRECT, *CHAINS], n_steps=200, learning_rate=1e-2)
+    base = save(network, root / "base")
+    train(network, CHAINS, n_steps=60, learning_rate=3e-3)
+    return Checkpoints(base, save(network, root / "tuned"))
+
+
+@pytest.fixture(scope="session")
+def small_study(checkpoints: Checkpoints) -> Study:
+    """A whole study in about two seconds."""
+    return Study(
+        base=str(checkpoints.base),
+        tuned=str(checkpoints.tuned),
+        task=TASK,
+        n_problems=12,
+        n_samples=2,
+        n_curve_samples=4,
+        ks=(1, 2, 4),
+        n_fit_problems=20,
+        n_fit_samples=2,
+        decoding=Decoding(max_new_tokens=12),
+        n_boot=100,
+        batch_size=8,
+        fit=GradientFit(n_steps=5),
+    )
+
+
+@pytest.fixture
+def variant(checkpoints: Checkpoints, tmp_path: Path) -> Callable[[Callable[[PreTrainedModel], None]], Path]:
+    """The base with its weights changed, as a checkpoint of its own."""
+
+    def made(change: Callable[[PreTrainedModel], None]) -> Path:
+        directory = tmp_path / "variant"
+        shutil.copytree(checkpoints.base, directory)
+        network = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+        with torch.no_grad():
+            change(network)
+        network.save_pretrained(directory)
+        return directory
+
+    return made
