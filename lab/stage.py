@@ -43,7 +43,8 @@ def memoised(
     compute(work)
     for leftover in work.rglob(".*.partial"):
         leftover.unlink()
-    files = sorted(path for path in work.rglob("*") if path.is_file())
+    # Without the marker that an attempt killed just before the move may have left.
+    files = sorted(path for path in work.rglob("*") if path.is_file() and path != work / MARKER)
     checksums = {str(path.relative_to(work)): file_digest(path) for path in files}
     write_text(work / MARKER, json.dumps({"digest": wanted, "files": checksums}, indent=1, sort_keys=True))
     work.rename(final)
@@ -55,10 +56,11 @@ def check_stage(path: Path, wanted: str) -> None:
     """StorageError unless `path` is a finished stage with digest `wanted` and intact files."""
     try:
         marker = json.loads((path / MARKER).read_text())
-    except (OSError, ValueError) as error:
+        found, checksums = marker["digest"], marker["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise StorageError(f"{path} is not a finished stage: delete it or choose another --out") from error
-    if marker["digest"] != wanted:
+    if found != wanted:
         raise StorageError(f"{path} holds results of another configuration: choose another --out or delete it")
-    for name, checksum in marker["files"].items():
+    for name, checksum in checksums.items():
         if not (path / name).exists() or file_digest(path / name) != checksum:
             raise StorageError(f"{path / name} is missing or damaged: delete {path} to compute it again")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 import polars as pl
+from safetensors import SafetensorError
 
 from lab.errors import StorageError
 from lab.provenance import Provenance
@@ -76,7 +77,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except StorageError:
         raise
-    except (OSError, pl.exceptions.ComputeError) as error:
+    except (OSError, pl.exceptions.ComputeError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StorageError(f"cannot write {path}: {reason}; free space or choose another --out") from error
     finally:

@@ -1,0 +1,1 @@
+"""Organisms: small models whose history is known."""

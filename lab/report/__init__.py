@@ -1,0 +1,1 @@
+"""Report: tables in, one HTML file out."""

@@ -1,0 +1,1 @@
+"""Sampling: one decoding loop for models and hybrids."""

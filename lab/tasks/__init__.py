@@ -1,0 +1,1 @@
+"""Tasks: problems and the verifiers that judge completions."""

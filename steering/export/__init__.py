@@ -1,0 +1,1 @@
+"""Export: steering vectors as files."""

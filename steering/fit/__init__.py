@@ -1,0 +1,1 @@
+"""Fits: ways to find a steering vector."""

@@ -1,0 +1,1 @@
+"""Hybrids: two models in step, one decision a token."""

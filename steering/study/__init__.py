@@ -1,0 +1,1 @@
+"""Studies: from a pair of models to a report."""

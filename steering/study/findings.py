@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import Literal
 
 import numpy as np
@@ -71,7 +72,7 @@ def ladder_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
             level = accuracy(arm.accepted(measure), weights)
             gain = difference_interval(rates, of_base, weights)
             share = elicited_share(rates, of_base, of_tuned, weights)
-            is_base = arm is base
+            is_base, is_end = arm is base, arm.kind == "end"
             rows.append(
                 {
                     "arm": arm.name,
@@ -86,10 +87,10 @@ def ladder_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
                     "gain": 0.0 if is_base else gain.value,
                     "gain_low": 0.0 if is_base else gain.low,
                     "gain_high": 0.0 if is_base else gain.high,
-                    "share": share.value,
-                    "share_low": share.low,
-                    "share_high": share.high,
-                    "refusal": share.refusal,
+                    "share": nan if is_end else share.value,
+                    "share_low": nan if is_end else share.low,
+                    "share_high": nan if is_end else share.high,
+                    "refusal": None if is_end else share.refusal,
                     "steered_share": arm.steered_share,
                     "bits_per_token": arm.bits_per_token,
                     "n_problems": len(rates),
