@@ -17,11 +17,12 @@ def main() -> None:
         description="How much of a reasoning gain was already inside the base model?",
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
     )
-    # torch and transformers load here, so that --help stays quick.
     from lab.errors import LabError
-    from steering.perform import perform
 
     try:
+        # torch and transformers load here, so that --help stays quick.
+        from steering.perform import perform
+
         perform(command, shlex.join(["lab", *sys.argv[1:]]))
     except LabError as error:
         print(f"lab: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201

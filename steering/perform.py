@@ -45,7 +45,8 @@ def perform(command: Command, typed: str) -> None:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    console = Console()
+    # Names of models and files may hold brackets, which are not markup.
+    console = Console(markup=False)
     match command:
         case DemoCommand(out=out, seed=seed):
             perform_study(demo_study(seed), out, typed, console)
@@ -132,8 +133,10 @@ def perform_sample(command: SampleCommand, console: Console) -> None:
     from lab.sampling.trace import TRACES, VERDICTS, trace_table, verdict_table
     from lab.seeds import child_seed
 
-    if command.out.exists():
-        raise StorageError(f"{command.out} exists: delete it or choose another --out")
+    verdicts_out = command.out.with_suffix(".verdicts.parquet")
+    for path in (command.out, verdicts_out):
+        if path.exists():
+            raise StorageError(f"{path} exists: delete it or choose another --out")
     device = resolve_device(command.device)
     dtype = resolve_dtype(command.dtype, device)
     model = load(model_source(command.model), device=device, dtype=dtype)
@@ -156,10 +159,15 @@ def perform_sample(command: SampleCommand, console: Console) -> None:
     verdicts = verdict_table(table, task.problems, task.verify)
     config = {"task": task.name, "n_samples": command.n_samples, "decoding": decoding}
     made_by = provenance(
-        "sample", config, {"model": model.digest}, device=str(device), dtype=str(dtype), seed=command.seed
+        "sample",
+        config,
+        {"model": model.digest},
+        device=device.type,
+        dtype=str(dtype).removeprefix("torch."),
+        seed=command.seed,
     )
     write_table(command.out, table, TRACES, made_by)
-    write_table(command.out.with_suffix(".verdicts.parquet"), verdicts, VERDICTS, made_by)
+    write_table(verdicts_out, verdicts, VERDICTS, made_by)
     console.print(
         f"{model.name} on {total} samples of {task.name}: strict {verdicts['strict'].mean():.3f}, "
         f"answer {verdicts['answer_correct'].mean():.3f}; {command.out}",

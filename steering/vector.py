@@ -43,7 +43,11 @@ class SteeringVector:
             self,
             "directions",
             MappingProxyType(
-                {site: self.directions[site].detach().to("cpu", torch.float32) for site in sorted(self.directions)}
+                # Copies: a value must not change with the tensor it was made from, nor share memory between sites.
+                {
+                    site: self.directions[site].detach().to("cpu", torch.float32, copy=True)
+                    for site in sorted(self.directions)
+                }
             ),
         )
         object.__setattr__(self, "residual_norms", MappingProxyType(dict(self.residual_norms)))

@@ -70,6 +70,7 @@ def pick(logits: Float[Tensor, "row d_vocab"], uniform: Float[Tensor, " row"], d
 
 def nucleus(weights: Float[Tensor, "row d_vocab"], top_p: float) -> Float[Tensor, "row d_vocab"]:
     """`weights` with everything outside the nucleus set to zero (Holtzman et al. 2020); not renormalised."""
-    ordered, index = weights.sort(dim=-1, descending=True)
+    # Stable, so that which of equal weights are inside does not depend on the batch.
+    ordered, index = weights.sort(dim=-1, descending=True, stable=True)
     outside = ordered.cumsum(dim=-1) - ordered >= top_p
     return weights.scatter(1, index, ordered.masked_fill(outside, 0.0))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ class Proposal(NamedTuple):
     """Index into `lab.sampling.trace.ROUTES`."""
 
 
+@runtime_checkable
 class Rows(Protocol):
     """A batch that the decoding loop drives; a plain model and a hybrid of two are both rows."""
 

@@ -35,6 +35,7 @@ class GradientFit:
     """Cap on the vector's norm, in units of the mean residual norm at the site."""
 
 
+@torch.enable_grad()
 def fit_gradient(
     model: Model, site: Site, decisions: Decisions, fit: GradientFit, generator: torch.Generator, *, how: str
 ) -> SteeringVector:
@@ -49,7 +50,13 @@ def fit_gradient(
         raise VectorError(
             "no decision to fit a vector on: on these problems the two models never disagree; draw more fitting traces"
         )
-    scale = float(capture(model, decisions.tokens, decisions.mask, [site])[site][:, -1].float().norm(dim=-1).mean())
+    norms = [
+        capture(model, tokens, mask, [site])[site][:, -1].float().norm(dim=-1)
+        for tokens, mask in zip(
+            decisions.tokens.split(fit.batch_size), decisions.mask.split(fit.batch_size), strict=True
+        )
+    ]
+    scale = float(torch.cat(norms).mean())
     width = model.anatomy.d_model
     direction = torch.zeros(width, device=model.device, requires_grad=True)
     optimiser = torch.optim.Adam([direction], lr=fit.learning_rate * scale / width**0.5)
@@ -65,7 +72,9 @@ def fit_gradient(
             chosen = torch.randint(n_decisions, (min(fit.batch_size, n_decisions),), generator=generator)
             loss = target_loss(model, decisions, chosen.to(model.device))
             if not bool(loss.isfinite()):
-                raise VectorError(f"the loss became {float(loss)}: lower the learning rate or use --dtype float32")
+                raise VectorError(
+                    f"the loss became {float(loss.detach())}: lower the learning rate or use --dtype float32"
+                )
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -78,10 +87,12 @@ def fit_gradient(
 
 def target_loss(model: Model, decisions: Decisions, chosen: Int[Tensor, " chosen"]) -> Float[Tensor, ""]:
     """Mean cross-entropy, in nats, of the chosen decisions' targets."""
-    mask = decisions.mask[chosen]
+    # The longest context of the batch, not of all decisions, sets the width.
+    width = int(decisions.mask[chosen].sum(dim=1).max())
+    tokens, mask = decisions.tokens[chosen][:, -width:], decisions.mask[chosen][:, -width:]
     positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     logits = model.network(
-        input_ids=decisions.tokens[chosen],
+        input_ids=tokens,
         attention_mask=mask.long(),
         position_ids=positions,
         use_cache=False,

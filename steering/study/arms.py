@@ -26,8 +26,8 @@ class Arm:
 def ladder(vectors: Mapping[str, tuple[SteeringVector, ...]], opening_rate: float) -> tuple[Arm, ...]:
     """The arms that can be listed before any of them has run, each control behind its rung, from the least help on.
 
-    `vectors` has `mean`, `fitted` and `random`, the last with many draws; `opening_rate` is the share of tokens that
-    open a completion.
+    `vectors` has `mean`, `fitted`, and many random draws of the norm of either, `like-mean` and `like-fitted`;
+    `opening_rate` is the share of tokens that open a completion.
     """
 
     def steer(name: str) -> Steer:
@@ -41,6 +41,13 @@ def ladder(vectors: Mapping[str, tuple[SteeringVector, ...]], opening_rate: floa
             hybrid=Hybrid(OPENING, steer("mean")),
         ),
         Arm(
+            name="random-mean",
+            label="random vectors of its norm at the first token",
+            kind="control",
+            control_of="mean-opening",
+            hybrid=Hybrid(OPENING, steer("like-mean")),
+        ),
+        Arm(
             name="fitted-always",
             label="+ fitted vector at every token",
             kind="rung",
@@ -51,7 +58,7 @@ def ladder(vectors: Mapping[str, tuple[SteeringVector, ...]], opening_rate: floa
             label="random vectors at every token",
             kind="control",
             control_of="fitted-always",
-            hybrid=Hybrid(Always(), steer("random")),
+            hybrid=Hybrid(Always(), steer("like-fitted")),
         ),
         Arm(
             name="fitted-opening",
@@ -64,7 +71,7 @@ def ladder(vectors: Mapping[str, tuple[SteeringVector, ...]], opening_rate: floa
             label="random vectors at the first token",
             kind="control",
             control_of="fitted-opening",
-            hybrid=Hybrid(OPENING, steer("random")),
+            hybrid=Hybrid(OPENING, steer("like-fitted")),
         ),
         Arm(
             name="fitted-scattered",
@@ -84,7 +91,7 @@ def ladder(vectors: Mapping[str, tuple[SteeringVector, ...]], opening_rate: floa
             label="random vectors where the tuned model disagrees",
             kind="control",
             control_of="fitted-disagreement",
-            hybrid=Hybrid(Disagreement(), steer("random")),
+            hybrid=Hybrid(Disagreement(), steer("like-fitted")),
         ),
         Arm(
             name="takeover-disagreement",

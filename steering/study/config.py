@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from lab.errors import DecodingError
+from lab.errors import DecodingError, TaskError
 from lab.sampling.decoding import Decoding
 from steering.fit.gradient import GradientFit
 
@@ -49,6 +49,8 @@ class Study:
             raise DecodingError(
                 f"pass@k at k = {list(self.ks)} from {self.n_curve_samples} samples a problem: want 1 <= k <= samples"
             )
+        if self.n_problems < 2:
+            raise TaskError(f"n_problems = {self.n_problems}: want at least 2, since every interval is over problems")
         counts = (self.n_samples, self.n_fit_problems, self.n_fit_samples, self.batch_size)
         if min(counts) < 1:
             raise DecodingError(

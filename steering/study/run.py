@@ -1,5 +1,6 @@
 """run: a study from its configuration to its report, stage by stage, each resumable."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import inf
@@ -21,6 +22,7 @@ from lab.provenance import Provenance, canonical_json, file_digest, provenance
 from lab.report.ledger import SCHEMAS, Ledger
 from lab.report.page import Page, render
 from lab.report.provenance_section import TableFile
+from lab.sampling.sample import encode_prompt
 from lab.sampling.trace import TRACES, VERDICTS, verdict_table
 from lab.seeds import child_seed, numpy_generator, torch_generator
 from lab.stage import Artefact, memoised
@@ -51,7 +53,7 @@ from steering.vector import SteeringVector
 
 N_EXAMPLES = 3
 N_RANDOM = 16
-"""Random vectors that the random controls draw from."""
+"""Random vectors that each random control draws from."""
 MAX_DECISIONS = 4096
 """Decisions a vector is fitted on, at most; drawn at random from all."""
 
@@ -119,6 +121,8 @@ def run(study: Study, out: Path, *, command: str, watch: Watch = lambda *_: None
     scattered = takeover_control(round(routed_share(read_traces(taken)), 4))
     arms.append((scattered, hybrid_traces(bench, scattered, parents | {"takeover": taken.digest})))
     tables = table_stage(bench, base, tuned, arms, companions)
+    # Every stage has moved out of it; a kill may have left hidden parts of files.
+    shutil.rmtree(out / ".work", ignore_errors=True)
     return report_stage(bench, tables, command)
 
 
@@ -133,14 +137,21 @@ def prepare(study: Study, out: Path, watch: Watch) -> Bench:
     pair = ModelPair(base=opened(study.base), tuned=opened(study.tuned))
     site = Site(study.layer if study.layer is not None else pair.base.anatomy.n_layers // 2)
     check_site(pair.base, site)
+    companions = tuple(opened(text) for text in study.companions)
     source = task_source(study.task)
+    task = open_task(source, n_problems=study.n_problems, seed=study.seed)
+    fit_task = open_task(source, n_problems=study.n_fit_problems, seed=study.seed, held_out=False)
+    for model in (pair.base, pair.tuned, *companions):
+        for problem in (*task.problems, *fit_task.problems):
+            # Raises where a prompt and its completion do not fit the model's context.
+            encode_prompt(model, problem.prompt, study.decoding)
     return Bench(
         study=study,
         out=out,
         pair=pair,
-        companions=tuple(opened(text) for text in study.companions),
-        task=open_task(source, n_problems=study.n_problems, seed=study.seed),
-        fit_task=open_task(source, n_problems=study.n_fit_problems, seed=study.seed, held_out=False),
+        companions=companions,
+        task=task,
+        fit_task=fit_task,
         site=site,
         watch=watch,
     )
@@ -150,6 +161,12 @@ def claim(out: Path, study: Study) -> None:
     """Marks `out` as this study's; StorageError where it is another's or holds something else."""
     wanted = canonical_json(study)
     marker = out / "study.json"
+    if out.exists() and not out.is_dir():
+        raise StorageError(f"{out} is not a directory: choose another --out")
+    # What a run that was killed while it wrote left behind.
+    for name in ("study.json", "report.html"):
+        for leftover in out.glob(f".{name}.*.partial"):
+            leftover.unlink()
     if marker.exists():
         if marker.read_text(encoding="utf-8") != wanted:
             raise StorageError(f"{out} holds a study of another configuration: choose another --out or delete it")
@@ -163,7 +180,7 @@ def problem_stage(bench: Bench) -> Artefact:
     """`problems/`: the held-out problems and those that vectors are fitted on."""
     config = {"task": bench.task.name, "seed": bench.study.seed}
     sides = {"held_out": bench.task.problems, "fit": bench.fit_task.problems}
-    parents = {side: canonical_json([problem.id for problem in problems]) for side, problems in sides.items()}
+    parents = {side: canonical_json(problems) for side, problems in sides.items()}
 
     def compute(work: Path) -> None:
         for side, problems in sides.items():
@@ -293,17 +310,16 @@ def fitted_vectors(
         torch_generator(bench.study.seed, "fit"),
         how=f"gradient on {found.height} decisions where {bench.pair.tuned.name} disagrees with {bench.base.name}",
     )
-    return {
-        "mean": mean_difference(
-            bench.site,
-            positive,
-            negative,
-            how=f"first tokens: {len(positive)} solved by {bench.pair.tuned.name} minus "
-            f"{len(negative)} failed by {bench.base.name}",
-        ),
-        "fitted": fitted,
-    } | {
-        f"random-{draw:02d}": random_like(fitted, torch_generator(bench.study.seed, "random vector", draw))
+    mean = mean_difference(
+        bench.site,
+        positive,
+        negative,
+        how=f"first tokens: {len(positive)} solved by {bench.pair.tuned.name} minus "
+        f"{len(negative)} failed by {bench.base.name}",
+    )
+    return {"mean": mean, "fitted": fitted} | {
+        f"like-{kind}-{draw:02d}": random_like(vector, torch_generator(bench.study.seed, "random vector", draw))
+        for kind, vector in (("mean", mean), ("fitted", fitted))
         for draw in range(N_RANDOM)
     }
 
@@ -312,7 +328,7 @@ def read_vectors(vectors: Artefact) -> dict[str, tuple[SteeringVector, ...]]:
     """The vectors of a finished stage, by kind."""
     return {
         kind: tuple(load_vector(path) for path in sorted(vectors.path.glob(f"{kind}*.safetensors")))
-        for kind in ("mean", "fitted", "random")
+        for kind in ("mean", "fitted", "like-mean", "like-fitted")
     }
 
 

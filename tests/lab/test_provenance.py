@@ -29,7 +29,9 @@ class Holder:
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
-VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4))
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4)
+)
 
 
 def test_variants_of_a_union_with_equal_fields_have_different_digests():
@@ -52,7 +54,8 @@ def test_the_order_of_keys_and_of_set_members_does_not_count(mapping):
 
 
 def test_a_tuple_reads_as_a_list_and_a_path_as_its_text():
-    assert canonical_json(Holder(Left(), ("a", "b"))) == '{"kind":"Holder","names":["a","b"],"side":{"kind":"Left","rate":0.5}}'
+    wanted = '{"kind":"Holder","names":["a","b"],"side":{"kind":"Left","rate":0.5}}'
+    assert canonical_json(Holder(Left(), ("a", "b"))) == wanted
     assert canonical_json(Path("a") / "b") == '"a/b"'
 
 

@@ -57,7 +57,9 @@ def test_child_seeds_fit_63_bits_and_differ_between_neighbours(seed, name, index
 
 
 def test_names_do_not_run_together():
-    assert len({child_seed(1, "a", "bc"), child_seed(1, "ab", "c"), child_seed(1, "abc"), child_seed(11, "a", "bc")}) == 4
+    assert (
+        len({child_seed(1, "a", "bc"), child_seed(1, "ab", "c"), child_seed(1, "abc"), child_seed(11, "a", "bc")}) == 4
+    )
 
 
 def test_a_child_seed_is_the_same_on_every_machine():

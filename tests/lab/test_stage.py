@@ -59,7 +59,9 @@ def test_a_stage_runs_once_and_keeps_its_files_with_their_checksums(tmp_path):
     assert names(tmp_path / ".work") == []
 
 
-@pytest.mark.parametrize(("config", "parents"), [({"k": 2}, {"model": "m"}), ({"k": 1}, {"model": "n"}), ({"k": 1}, {})])
+@pytest.mark.parametrize(
+    ("config", "parents"), [({"k": 2}, {"model": "m"}), ({"k": 1}, {"model": "n"}), ({"k": 1}, {})]
+)
 def test_results_of_another_configuration_or_parent_are_refused_and_kept(config, parents, tmp_path):
     done = memoised(tmp_path, "traces", {"k": 1}, {"model": "m"}, Counted())
     compute = Counted()
@@ -73,7 +75,7 @@ def test_results_of_another_configuration_or_parent_are_refused_and_kept(config,
 def test_a_damaged_or_missing_file_is_named(damage, tmp_path):
     done = memoised(tmp_path, "traces", {}, {}, Counted())
     damage(done.path / "shard-1")
-    with pytest.raises(StorageError, match=r"traces/shard-1 is missing or damaged: delete .*traces to compute it again"):
+    with pytest.raises(StorageError, match=r"traces/shard-1 is missing or damaged: delete .*traces to compute"):
         memoised(tmp_path, "traces", {}, {}, Counted())
 
 

@@ -136,9 +136,14 @@ def test_a_parquet_file_of_someone_else_has_no_provenance(tmp_path):
 def test_an_error_while_writing_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "note.txt"
     write_text(path, "old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
-        temporary.write_text("half of the new")
-        raise ZeroDivisionError
+
+    def half_way() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half of the new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        half_way()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

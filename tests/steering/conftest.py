@@ -1,7 +1,11 @@
 """A pair of tiny models of the chain world: a base that can work a chain but seldom does, and one tuned to do so."""
 
+import json
+import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,3 +102,68 @@ def variant(checkpoints: Checkpoints, tmp_path: Path) -> Callable[[Callable[[Pre
         return directory
 
     return made
+
+
+class Nursery:
+    """Command lines in processes of their own, forked from one that has done the imports: see nursery.py."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def start(
+        self, directory: Path, argv: Sequence[str], *, die_at: int | None = None, file_limit: int | None = None
+    ) -> int:
+        """Starts `lab *argv` in `directory`; the process id. One at a time."""
+        directory.mkdir(parents=True, exist_ok=True)
+        asked = {"argv": [*argv], "directory": str(directory), "die_at": die_at, "file_limit": file_limit}
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def answer(self) -> int:
+        """The process id after `start`, and then the exit status, waited for."""
+        assert self.process.stdout is not None
+        return int(self.process.stdout.readline())
+
+    def lab(self, directory: Path, argv: Sequence[str], **limits: int) -> int:
+        """Runs `lab *argv` in `directory` to its end; the exit status."""
+        self.start(directory, argv, **limits)
+        return self.answer()
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    here = Path(__file__).parent
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    environment |= {"PYTHONPATH": str(here.parents[1]), "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, str(here / "nursery.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    yield Nursery(process)
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def study_argv(checkpoints: Checkpoints) -> tuple[str, ...]:
+    """A whole `lab study` in about three seconds, into `runs` of the working directory."""
+    given = {
+        "--task": TASK,
+        "--out": "runs",
+        "--n-problems": "12",
+        "--n-samples": "2",
+        "--n-curve-samples": "4",
+        "--n-fit-problems": "20",
+        "--max-new-tokens": "12",
+        "--batch-size": "8",
+    }
+    pair = ("study", "--pair", str(checkpoints.base), str(checkpoints.tuned), "--ks", "1", "2", "4")
+    return (*pair, *(word for option in given.items() for word in option))

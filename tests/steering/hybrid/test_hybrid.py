@@ -1,0 +1,294 @@
+"""Hybrids against their own definition: full passes of both models for every token, one row, no cache."""
+
+import copy
+from dataclasses import replace
+from math import log2
+
+import numpy as np
+import pytest
+import torch
+
+from lab.errors import VectorError
+from lab.models.load import Model, assemble
+from lab.models.pair import ModelPair
+from lab.models.tiny import byte_tokenizer, tiny_model
+from lab.sampling.decoding import GREEDY, Decoding, pick
+from lab.sampling.sample import end_tokens, sample
+from lab.seeds import child_seed, uniforms
+from lab.tasks.problem import Problem
+from probes.site import Site, hook_site
+from steering.edit import Add
+from steering.hybrid.hybrid import Hybrid, Steer, Takeover, binary_entropy_bits, bits_per_token, open_hybrid
+from steering.hybrid.router import Always, AtRandom, AtSteps, Disagreement, Never, route
+from steering.vector import SteeringVector
+
+FAMILIES = ["llama", "gemma2", "gpt2"]
+WORDS = ("a", "what is 2+3?", "chains of unequal length are the point of this", "x" * 31, "no")
+PROBLEMS = [
+    Problem(id=f"p{index}", prompt=f"{WORDS[index % 5]}{index}", answer="", family="all", source="test")
+    for index in range(20)
+]
+FEW = PROBLEMS[:6]
+SAMPLED = Decoding(max_new_tokens=12)
+SHORT = replace(GREEDY, max_new_tokens=8)
+SEED = 3
+
+
+def pair_of(family) -> ModelPair:
+    """A base and the same network with a little noise on its weights, so that they disagree now and then."""
+    base = tiny_model(family, seed=5)
+    network, generator = copy.deepcopy(base.network), torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter += 0.1 * parameter.std() * torch.randn(parameter.shape, generator=generator)
+    return ModelPair(base=base, tuned=assemble(network, byte_tokenizer(), name="tuned"))
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def pair(request) -> ModelPair:
+    return pair_of(request.param)
+
+
+@pytest.fixture(scope="module")
+def llamas() -> ModelPair:
+    return pair_of("llama")
+
+
+def vector(seed, *sites, norm=6.0) -> SteeringVector:
+    generator = torch.Generator().manual_seed(seed)
+    noise = {site: torch.randn(32, generator=generator) for site in sites or (Site(0),)}
+    return SteeringVector({site: norm * row / row.norm() for site, row in noise.items()}, dict.fromkeys(noise, 1.0), "")
+
+
+STEER = Steer((Add(vector(0)),))
+SEVERAL = Steer((Add(vector(0)), Add(vector(1, Site(0), Site(1, "resid_pre")), dose=0.5), Add(vector(2, Site(1)))))
+
+
+def written(pair, hybrid, problems=PROBLEMS, decoding=SAMPLED, *, n_samples=1, batch_size=256):
+    return sample(
+        pair.base,
+        problems,
+        n_samples,
+        decoding,
+        seed=SEED,
+        batch_size=batch_size,
+        open_rows=open_hybrid(pair, hybrid),
+    )
+
+
+@torch.no_grad()
+def last_logits(model: Model, text, edit=None):
+    """One full pass over `text`, without padding or cache, the vector added at its last position alone."""
+    handles = []
+    for site, direction in {} if edit is None else edit.vector.directions.items():
+
+        def add(stream, direction=direction):
+            stream = stream.clone()
+            stream[:, -1] += edit.dose * direction
+            return stream
+
+        handles.append(hook_site(model, site, add))
+    try:
+        return model.network(torch.tensor([text]), use_cache=False).logits[:, -1]
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def by_definition(pair, hybrid, problem, decoding, sample_index=0):
+    """(tokens, routes) of one completion, by the algorithm as one would say it."""
+    key = np.array([child_seed(SEED, problem.id, sample_index)], dtype=np.uint64)
+    prompt, tokens, routes = list(pair.base.tokenizer(problem.prompt).input_ids), [], []
+    for step in range(decoding.max_new_tokens):
+        text = prompt + tokens
+        base, tuned = last_logits(pair.base, text), last_logits(pair.tuned, text)
+        logits, writer = base, 0
+        if bool(route(hybrid.router, step=step, keys=key, base_logits=base, tuned_logits=tuned)[0]):
+            match hybrid.act:
+                case Steer(edits=edits):
+                    logits, writer = last_logits(pair.base, text, edits[int(key[0]) % len(edits)]), 1
+                case Takeover():
+                    logits, writer = tuned, 2
+        tokens.append(int(pick(logits, torch.from_numpy(uniforms(key, step)), decoding).tokens[0]))
+        routes.append(writer)
+        if tokens[-1] in end_tokens(pair.base):
+            break
+    return tuple(tokens), tuple(routes)
+
+
+def essence(traces):
+    return [(trace.problem_id, trace.sample_index, trace.tokens, trace.routes, trace.stop) for trace in traces]
+
+
+@pytest.mark.parametrize("act", [STEER, Takeover()])
+@pytest.mark.parametrize("decoding", [SAMPLED, GREEDY])
+def test_a_router_that_never_fires_leaves_the_base_to_itself(pair, act, decoding):
+    decoding = replace(decoding, max_new_tokens=10)
+    alone = sample(pair.base, FEW, 2, decoding, seed=SEED)
+    assert written(pair, Hybrid(Never(), act), FEW, decoding, n_samples=2) == alone
+
+
+@pytest.mark.parametrize("decoding", [SAMPLED, GREEDY])
+def test_a_takeover_of_every_token_is_the_tuned_model_itself(pair, decoding):
+    decoding = replace(decoding, max_new_tokens=10)
+    tuned = sample(pair.tuned, FEW, 2, decoding, seed=SEED)
+    taken = written(pair, Hybrid(Always(), Takeover()), FEW, decoding, n_samples=2)
+    assert [replace(trace, routes=(0,) * len(trace.tokens)) for trace in taken] == tuned
+    assert {route for trace in taken for route in trace.routes} == {2}
+    assert [trace.tokens for trace in taken] != [
+        trace.tokens for trace in sample(pair.base, FEW, 2, decoding, seed=SEED)
+    ]
+
+
+@pytest.mark.parametrize("act", [STEER, Takeover()])
+def test_a_hybrid_that_follows_disagreement_equals_its_definition_token_for_token(pair, act):
+    hybrid = Hybrid(Disagreement(), act)
+    traces = written(pair, hybrid, PROBLEMS, SHORT)
+    for problem, trace in zip(PROBLEMS, traces, strict=True):
+        assert (trace.tokens, trace.routes) == by_definition(pair, hybrid, problem, SHORT)
+    # The test means something only where some tokens are routed and some are not.
+    assert {route for trace in traces for route in trace.routes} == {0, 1 if act == STEER else 2}
+
+
+@pytest.mark.parametrize(
+    "hybrid",
+    [
+        Hybrid(AtRandom(0.4), SEVERAL),
+        Hybrid(AtRandom(0.4), Takeover()),
+        Hybrid(AtSteps((0, 2, 3)), SEVERAL),
+        Hybrid(Always(), SEVERAL),
+    ],
+)
+def test_sampled_hybrids_equal_their_definition_token_for_token(llamas, hybrid):
+    traces = written(llamas, hybrid, FEW, SAMPLED, n_samples=2)
+    for index, trace in enumerate(traces):
+        wanted = by_definition(llamas, hybrid, FEW[index // 2], SAMPLED, sample_index=index % 2)
+        assert (trace.tokens, trace.routes) == wanted
+    assert len({trace.tokens for trace in traces}) > len(FEW)
+    assert len({int(child_seed(SEED, trace.problem_id, trace.sample_index) % 3) for trace in traces}) == 3
+
+
+@pytest.mark.parametrize(
+    "hybrid",
+    [
+        Hybrid(AtRandom(0.4), SEVERAL),
+        Hybrid(AtRandom(0.4), Takeover()),
+        Hybrid(Disagreement(), SEVERAL),
+        Hybrid(Disagreement(), Takeover()),
+        Hybrid(AtSteps((0, 5)), SEVERAL),
+    ],
+)
+def test_completions_do_not_depend_on_the_batch_size_or_the_order_of_problems(llamas, hybrid):
+    reference = written(llamas, hybrid, FEW, n_samples=3, batch_size=18)
+    for batch_size in (1, 7, 64):
+        again = written(llamas, hybrid, FEW, n_samples=3, batch_size=batch_size)
+        assert essence(again) == essence(reference)
+    backward = written(llamas, hybrid, FEW[::-1], n_samples=3, batch_size=7)
+    assert sorted(essence(backward)) == sorted(essence(reference))
+
+
+def test_rows_that_end_early_do_not_disturb_the_others(llamas):
+    # Some frequent characters end a text, so that rows leave the batch at many different steps.
+    free = written(llamas, Hybrid(AtRandom(0.5), SEVERAL), FEW, n_samples=4)
+    stop = tuple({trace.text[5] for trace in free if len(trace.text) > 5 and trace.text[5].isascii()})
+    assert stop
+    decoding = replace(SAMPLED, stop=stop)
+    for hybrid in (Hybrid(AtRandom(0.5), SEVERAL), Hybrid(Disagreement(), Takeover())):
+        together = written(llamas, hybrid, FEW, decoding, n_samples=4)
+        assert len({len(trace.tokens) for trace in together}) > 3
+        assert essence(together) == essence(written(llamas, hybrid, FEW, decoding, n_samples=4, batch_size=1))
+
+
+def test_a_steered_position_never_reaches_a_later_token(pair):
+    """After a steered first token, the log-probabilities are the base's own on the same text."""
+    traces = written(pair, Hybrid(AtSteps((0,)), STEER), FEW)
+    plain = sample(pair.base, FEW, 1, SAMPLED, seed=SEED)
+    assert [trace.tokens[0] for trace in traces] != [trace.tokens[0] for trace in plain]
+    for problem, trace in zip(FEW, traces, strict=True):
+        text = [*pair.base.tokenizer(problem.prompt).input_ids, *trace.tokens]
+        with torch.no_grad():
+            logits = pair.base.network(torch.tensor([text])).logits[0, -len(trace.tokens) - 1 : -1]
+        wanted = logits.log_softmax(-1).gather(1, torch.tensor(trace.tokens)[:, None])[:, 0]
+        came = torch.tensor(trace.logprobs)
+        torch.testing.assert_close(came[1:], wanted[1:], atol=1e-4, rtol=1e-4)
+        assert trace.routes == (1, *[0] * (len(trace.tokens) - 1))
+        steered = last_logits(pair.base, text[: -len(trace.tokens)], STEER.edits[0]).log_softmax(-1)
+        assert trace.logprobs[0] == pytest.approx(float(steered[0, trace.tokens[0]]), abs=1e-4)
+
+
+def test_the_recorded_log_probability_is_the_writers_own(llamas):
+    (trace,) = written(llamas, Hybrid(AtRandom(0.5), Takeover()), PROBLEMS[2:3])
+    text = list(llamas.base.tokenizer(PROBLEMS[2].prompt).input_ids)
+    assert set(trace.routes) == {0, 2}
+    for token, logprob, writer in zip(trace.tokens, trace.logprobs, trace.routes, strict=True):
+        model = llamas.tuned if writer == 2 else llamas.base
+        assert logprob == pytest.approx(float(last_logits(model, text).log_softmax(-1)[0, token]), abs=1e-4)
+        text.append(token)
+
+
+def test_a_random_hybrid_routes_at_its_rate(llamas):
+    traces = written(llamas, Hybrid(AtRandom(0.25), Takeover()), n_samples=20)
+    routed = np.array([route == 2 for trace in traces for route in trace.routes])
+    assert len(routed) > 4000
+    assert abs(routed.mean() - 0.25) < 4 * (0.25 * 0.75 / len(routed)) ** 0.5
+
+
+def test_each_row_keeps_to_one_of_several_vectors_and_all_are_used():
+    keys = [child_seed(SEED, problem.id, index) % 3 for problem in PROBLEMS for index in range(3)]
+    assert min(keys.count(edit) for edit in range(3)) >= 10
+
+
+@pytest.mark.parametrize(
+    ("hybrid", "runs"),
+    [
+        (Hybrid(Never(), STEER), False),
+        (Hybrid(Always(), STEER), False),
+        (Hybrid(AtSteps((0,)), STEER), False),
+        (Hybrid(AtRandom(0.5), STEER), False),
+        (Hybrid(Disagreement(), STEER), True),
+        (Hybrid(AtRandom(0.5), Takeover()), True),
+    ],
+)
+def test_the_tuned_model_runs_only_where_the_hybrid_asks_it(llamas, hybrid, runs):
+    n_passes = []
+    handle = llamas.tuned.network.register_forward_hook(lambda *_: n_passes.append(0))
+    try:
+        written(llamas, hybrid, FEW[:2], SHORT)
+    finally:
+        handle.remove()
+    assert bool(n_passes) == runs == hybrid.needs_tuned
+    if not runs:
+        assert bits_per_token(hybrid, 0.5, 258) == 0
+
+
+def test_models_are_left_without_hooks(llamas):
+    written(llamas, Hybrid(AtRandom(0.5), SEVERAL), FEW)
+    for model in (llamas.base, llamas.tuned):
+        assert all(not module._forward_hooks for module in model.network.modules())
+
+
+@pytest.mark.parametrize(
+    ("hybrid", "share", "bits"),
+    [
+        (Hybrid(Always(), Takeover()), 1.0, 8.0),
+        (Hybrid(AtRandom(0.25), Takeover()), 0.25, 2.0),
+        (Hybrid(Never(), Takeover()), 0.0, 0.0),
+        (Hybrid(Disagreement(), STEER), 0.5, 1.0),
+        (Hybrid(Disagreement(), STEER), 0.0, 0.0),
+        (Hybrid(Disagreement(), STEER), 1.0, 0.0),
+        (Hybrid(Disagreement(), Takeover()), 0.5, 5.0),
+    ],
+)
+def test_bits_that_cross_from_the_tuned_model_by_hand(hybrid, share, bits):
+    assert bits_per_token(hybrid, share, 256) == pytest.approx(bits)
+
+
+def test_the_entropy_of_a_gate_is_symmetric_and_at_most_one_bit():
+    for share in np.linspace(0, 1, 21):
+        assert 0 <= binary_entropy_bits(float(share)) <= 1
+        assert binary_entropy_bits(float(share)) == pytest.approx(binary_entropy_bits(float(1 - share)))
+    assert binary_entropy_bits(0.25) == pytest.approx(0.25 * log2(4) + 0.75 * log2(4 / 3))
+
+
+def test_steering_with_no_vector_is_refused():
+    with pytest.raises(VectorError, match="given no vector: want at least one"):
+        Steer(())

@@ -1,0 +1,201 @@
+"""Edits act while they are in place, alike with and without a cache, and leave the model as it was."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lab.errors import SiteError, VectorError
+from lab.models.anatomy import find_anatomy
+from lab.models.load import Model
+from lab.models.tiny import tiny_model, tiny_network
+from lab.sampling.decoding import GREEDY
+from lab.sampling.sample import end_tokens, sample
+from lab.tasks.problem import Problem
+from probes.capture import capture
+from probes.site import Site
+from steering.edit import Add, apply
+from steering.vector import SteeringVector
+
+FAMILIES = ["llama", "qwen3", "gemma2", "gpt2", "gpt_neox"]
+WIDTH = 32
+TOKENS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
+PROBLEMS = [
+    Problem(id=f"p{index}", prompt=prompt, answer="", family="all", source="test")
+    for index, prompt in enumerate(("a", "what is 2+3?", "chains of unequal length", "x" * 31, "no"))
+]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request) -> Model:
+    return tiny_model(request.param, seed=5)
+
+
+@pytest.fixture
+def llama() -> Model:
+    return tiny_model("llama", seed=5)
+
+
+def vector_at(*sites, seed=0, norm=3.0, width=WIDTH) -> SteeringVector:
+    generator = torch.Generator().manual_seed(seed)
+    noise = {site: torch.randn(width, generator=generator) for site in sites}
+    return SteeringVector({site: norm * row / row.norm() for site, row in noise.items()}, dict.fromkeys(sites, 1.0), "")
+
+
+@torch.no_grad()
+def logits_of(model, tokens=TOKENS):
+    return model.network(tokens).logits
+
+
+def n_hooks(model) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.network.modules())
+
+
+def test_a_zero_vector_is_the_identity(model):
+    plain = logits_of(model)
+    vector = vector_at(Site(0), Site(1, "resid_pre"))
+    for edit in (Add(vector * 0.0), Add(vector, dose=0.0), Add(vector - vector)):
+        with apply(model, edit):
+            assert torch.equal(logits_of(model), plain)
+    with apply(model):
+        assert torch.equal(logits_of(model), plain)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_model_is_restored_bit_for_bit_also_after_an_exception(model, fails):
+    plain, weights = logits_of(model), {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+    at_first = n_hooks(model)
+    try:
+        with apply(model, Add(vector_at(Site(0))), Add(vector_at(Site(1), seed=1), dose=2.0)):
+            assert not torch.allclose(logits_of(model), plain, atol=1e-2)
+            if fails:
+                raise ZeroDivisionError
+    except ZeroDivisionError:
+        assert fails
+    assert n_hooks(model) == at_first
+    assert torch.equal(logits_of(model), plain)
+    after = model.network.state_dict()
+    assert after.keys() == weights.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in weights.items())
+
+
+def test_hooks_of_someone_else_stay(llama):
+    seen = []
+    handle = llama.anatomy.blocks[0].register_forward_hook(lambda *_: seen.append(0))
+    with apply(llama, Add(vector_at(Site(0)))):
+        logits_of(llama)
+    logits_of(llama)
+    assert len(seen) == 2
+    handle.remove()
+
+
+@pytest.mark.parametrize("site", [Site(0, "resid_pre"), Site(0), Site(1)])
+def test_every_position_moves_by_dose_times_the_vector(model, site):
+    mask = torch.ones_like(TOKENS).bool()
+    vector = vector_at(site)
+    plain = capture(model, TOKENS, mask, [site])[site]
+    with apply(model, Add(vector, dose=-1.5)):
+        moved = capture(model, TOKENS, mask, [site])[site]
+    torch.testing.assert_close(moved - plain, -1.5 * vector.directions[site].expand_as(plain), atol=1e-5, rtol=1e-4)
+
+
+def test_edits_one_after_another_equal_the_edit_of_their_sum(model):
+    first, second = vector_at(Site(0), Site(1)), vector_at(Site(1), Site(1, "resid_pre"), seed=1)
+    with apply(model, Add(first), Add(second, dose=0.5)):
+        apart = logits_of(model)
+    with apply(model, Add(first + second * 0.5)):
+        together = logits_of(model)
+    with apply(model, Add(first)), apply(model, Add(second, dose=0.5)):
+        nested = logits_of(model)
+    torch.testing.assert_close(apart, together, atol=1e-4, rtol=1e-4)
+    assert torch.equal(apart, nested)
+
+
+def test_an_edit_and_its_negative_cancel(llama):
+    vector = vector_at(Site(0))
+    with apply(llama, Add(vector), Add(-vector)):
+        torch.testing.assert_close(logits_of(llama), logits_of_plain(llama), atol=1e-4, rtol=1e-4)
+
+
+def logits_of_plain(model):
+    """The logits of a twin that nothing was applied to."""
+    return logits_of(tiny_model(model.anatomy.family, seed=5))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sites", [(Site(0),), (Site(0, "resid_pre"), Site(1))])
+def test_decoding_with_a_cache_equals_full_passes_without_one(model, sites):
+    decoding = replace(GREEDY, max_new_tokens=10)
+    plain = sample(model, PROBLEMS, 1, decoding, seed=0)
+    with apply(model, Add(vector_at(*sites))):
+        traces = sample(model, PROBLEMS, 1, decoding, seed=0)
+        for problem, trace in zip(PROBLEMS, traces, strict=True):
+            text, written = list(model.tokenizer(problem.prompt).input_ids), []
+            while len(written) < 10 and not end_tokens(model) & set(written):
+                written.append(
+                    int(model.network(torch.tensor([text + written]), use_cache=False).logits[0, -1].argmax())
+                )
+            assert list(trace.tokens) == written
+    assert [trace.tokens for trace in traces] != [trace.tokens for trace in plain]
+
+
+def test_a_vector_of_another_width_is_refused_before_any_hook(llama):
+    with (
+        pytest.raises(VectorError, match=r"width 8 does not fit tiny-llama-5, whose d_model is 32"),
+        apply(llama, Add(vector_at(Site(0))), Add(vector_at(Site(0), width=8))),
+    ):
+        pass
+    assert n_hooks(llama) == 0
+
+
+@pytest.mark.parametrize("layer", [-1, 2])
+def test_a_layer_out_of_range_is_refused_and_leaves_no_hook(llama, layer):
+    with (
+        pytest.raises(SiteError, match=f"layer {layer} is out of range: .* want 0 to 1"),
+        apply(llama, Add(vector_at(Site(0))), Add(vector_at(Site(layer)))),
+    ):
+        pass
+    assert n_hooks(llama) == 0
+
+
+def test_an_edit_that_never_acted_although_the_model_ran_is_an_error_on_a_clean_exit(llama):
+    blocks = llama.network.model.layers
+    llama.network.model.layers = torch.nn.ModuleList([blocks[0]])
+    with (
+        pytest.raises(SiteError, match=r"edits at blocks\.1\.hook_resid_post never acted in 1 passes of tiny-llama-5"),
+        apply(llama, Add(vector_at(Site(0), Site(1)))),
+    ):
+        logits_of(llama)
+    assert n_hooks(llama) == 0
+
+
+def test_an_exception_is_not_hidden_by_an_edit_that_never_acted(llama):
+    llama.network.model.layers = torch.nn.ModuleList([llama.network.model.layers[0]])
+
+    def fail() -> None:
+        with apply(llama, Add(vector_at(Site(1)))):
+            logits_of(llama)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert n_hooks(llama) == 0
+
+
+def test_an_edit_of_a_model_that_did_not_run_is_no_error(llama):
+    with apply(llama, Add(vector_at(Site(1)))):
+        pass
+
+
+def test_a_half_precision_model_takes_a_single_precision_vector():
+    network = tiny_network("llama", seed=5).bfloat16()
+    model = replace(tiny_model("llama", seed=5), network=network, anatomy=find_anatomy(network))
+    plain, vector, mask = logits_of(model), vector_at(Site(0)), torch.ones_like(TOKENS).bool()
+    stream = capture(model, TOKENS, mask, [Site(0)])[Site(0)]
+    with apply(model, Add(vector)):
+        steered = logits_of(model)
+        moved = capture(model, TOKENS, mask, [Site(0)])[Site(0)]
+    assert steered.dtype == moved.dtype == torch.bfloat16
+    assert torch.equal(moved, stream + vector.directions[Site(0)].bfloat16())
+    assert not torch.equal(steered, plain)
+    assert torch.equal(logits_of(model), plain)
