@@ -71,7 +71,9 @@ def demo_study(seed: int) -> Study:
         task="chain",
         n_problems=200,
         n_samples=8,
-        n_curve_samples=64,
+        n_curve_samples=32,
+        ks=(1, 2, 4, 8, 16, 32),
+        batch_size=1024,
         seed=seed,
     )
 

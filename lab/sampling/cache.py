@@ -1,5 +1,7 @@
 """A key-value cache with spare room, so that a new token is written in place and not by copying all earlier ones."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,7 +32,7 @@ class RoomyLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         length, wanted = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
         if self.buffers is None or self.buffers[0].shape[-2] < wanted:
-            keys, values = self._filled()
+            keys, values = self.filled_part()
             self.buffers = roomier(keys, key_states, wanted + ROOM), roomier(values, value_states, wanted + ROOM)
         for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
             buffer[..., length:wanted, :] = states
@@ -41,12 +43,21 @@ class RoomyLayer(DynamicLayer):
         """A layer of its own with the first `n_positions` of the given rows, which may repeat."""
         layer = RoomyLayer()
         if self.is_initialized:
-            keys, values = self._filled()
+            keys, values = self.filled_part()
             layer.lazy_initialization(keys, values)
             layer.keys, layer.values = keys[rows, :, :n_positions], values[rows, :, :n_positions]
         return layer
 
-    def _filled(self) -> tuple[Tensor, Tensor]:
+    def rewound(self) -> "RoomyLayer":
+        """A layer one position shorter over the same memory: what it appends overwrites the last position of this one."""
+        layer = RoomyLayer()
+        keys, values = self.filled_part()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values, layer.buffers = keys[..., :-1, :], values[..., :-1, :], self.buffers
+        return layer
+
+    def filled_part(self) -> tuple[Tensor, Tensor]:
+        """The keys and values written so far, as views."""
         assert self.keys is not None, "an initialised layer holds keys"
         assert self.values is not None, "an initialised layer holds values"
         return self.keys, self.values
@@ -72,6 +83,19 @@ class RoomyCache(Cache):
     def select(self, rows: Int[Tensor, " kept"], n_positions: int) -> "RoomyCache":
         """A cache of its own with the first `n_positions` of the given rows, which may repeat."""
         return RoomyCache([layer.select(rows, n_positions) for layer in self.layers if isinstance(layer, RoomyLayer)])
+
+
+@contextmanager
+def rewound(cache: RoomyCache) -> Iterator[RoomyCache]:
+    """Within the block, `cache` one position shorter, without copying it; afterwards `cache` is as it was, bit for bit."""
+    layers = [layer for layer in cache.layers if isinstance(layer, RoomyLayer)]
+    saved = [[filled[..., -1:, :].clone() for filled in layer.filled_part()] for layer in layers]
+    try:
+        yield RoomyCache([layer.rewound() for layer in layers])
+    finally:
+        for layer, last in zip(layers, saved, strict=True):
+            for filled, states in zip(layer.filled_part(), last, strict=True):
+                filled[..., -1:, :] = states
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, UInt8, UInt64
 from torch import Tensor
 
 from lab.models.load import Model
-from lab.sampling.cache import RoomyCache
+from lab.sampling.cache import RoomyCache, rewound
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,9 @@ class CachedRows:
         Under `steering.apply` this is the distribution with that one position edited. The rows' own cache is left as it
         is, so nothing of the edit reaches later positions.
         """
+        if len(rows) == len(self.last):
+            with rewound(self.cache) as cache:
+                return self._forward(self.last[:, None], self.mask, cache)[rows]
         mask = self.mask[rows]
         return self._forward(self.last[rows, None], mask, self.cache.select(rows, mask.shape[1] - 1))
 
