@@ -20,7 +20,7 @@ demo: $(VENV)/core
 	$(BIN)/lab demo --out runs/demo
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -85,8 +85,8 @@ def main() -> None:
     problems = open_task(task_source("chain"), n_problems=arguments.n_problems, seed=0).problems
     arms = {"lab.sample": ours, "transformers.generate": theirs}
     best = {
-        name: min(BATCH_SIZES, key=lambda size, timed=timed: timed(model, problems, size)) for name, timed in
-        arms.items()
+        name: min(BATCH_SIZES, key=lambda size, timed=timed: timed(model, problems, size))
+        for name, timed in arms.items()
     }
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(arguments.repetitions):

@@ -119,7 +119,7 @@ def perform_study(study: Study, out: Path, typed: str, console: Console) -> None
 
     with progress(console) as watch:
         finished = run(study, out, command=typed, watch=watch)
-    console.print(summary(finished.ledger.ladder))
+    console.print(summary(finished.ledger.ladder, console.width))
     console.print(
         answer_sentence(finished.ledger.ladder, f"held-out {study.task}", study.base, study.tuned), highlight=False
     )

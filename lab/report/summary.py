@@ -11,15 +11,19 @@ from lab.report.markup import visible
 from lab.report.numerals import ABSENT, bits, interval, percent, points
 from lab.report.rungs import rungs
 
+WIDE_ONLY = ("answer only", "gain, points")
+ROOM_FOR_ALL = 110
+"""Columns of a terminal that hold the whole table; a narrower one is shown without answer-only and gain."""
 
-def summary(ladder: pl.DataFrame) -> Table:
-    """The ladder as a table, the tuned model at the top; refusals are spelt out under it."""
+
+def summary(ladder: pl.DataFrame, width: int = ROOM_FOR_ALL) -> Table:
+    """The ladder as a table for a terminal of `width` columns: the tuned model on top, refusals spelt out below."""
     strict = rungs(ladder, "strict")
     answers = dict(ladder.filter(pl.col("measure") == "answer").select("arm", "accuracy").iter_rows())
     table = Table(title="Strict pass@1, with 95 % intervals over problems", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
-    for heading in ("strict", "answer only", "gain, points", "share of gain", "bits/token"):
-        table.add_column(heading, justify="right")
+    for heading in ("strict", *(WIDE_ONLY if width >= ROOM_FOR_ALL else ()), "share of gain", "bits/token"):
+        table.add_column(heading, justify="right", no_wrap=True)
     reasons: list[str] = []
     for row in reversed(strict.to_dicts()):
         style = {"end": "bold", "rung": "", "control": "dim"}[row["kind"]]
@@ -31,11 +35,14 @@ def summary(ladder: pl.DataFrame) -> Table:
         else:
             share = f"{percent(row['share'], 0)} {interval(row['share_low'], row['share_high'], 0)}"
         indent = "  └ " if row["kind"] == "control" else ""
+        wide_only = (
+            percent(answers.get(row["arm"], math.nan)),
+            Text(f"{points(row['gain'])} {interval(row['gain_low'], row['gain_high'])}"),
+        )
         table.add_row(
             Text(indent + visible(row["label"])),
             percent(row["accuracy"]),
-            percent(answers.get(row["arm"], math.nan)),
-            Text(f"{points(row['gain'])} {interval(row['gain_low'], row['gain_high'])}"),
+            *(wide_only if width >= ROOM_FOR_ALL else ()),
             Text(share),
             bits(row["bits_per_token"]),
             style=style,

@@ -49,7 +49,7 @@ class RoomyLayer(DynamicLayer):
         return layer
 
     def rewound(self) -> "RoomyLayer":
-        """A layer one position shorter over the same memory: what it appends overwrites the last position of this one."""
+        """A layer one position shorter over the same memory: what it appends overwrites this one's last position."""
         layer = RoomyLayer()
         keys, values = self.filled_part()
         layer.lazy_initialization(keys, values)
@@ -87,7 +87,7 @@ class RoomyCache(Cache):
 
 @contextmanager
 def rewound(cache: RoomyCache) -> Iterator[RoomyCache]:
-    """Within the block, `cache` one position shorter, without copying it; afterwards `cache` is as it was, bit for bit."""
+    """Within the block, `cache` one position shorter, not copied; afterwards `cache` is as it was, bit for bit."""
     layers = [layer for layer in cache.layers if isinstance(layer, RoomyLayer)]
     saved = [[filled[..., -1:, :].clone() for filled in layer.filled_part()] for layer in layers]
     try:

@@ -57,7 +57,7 @@ def decode(
     present = np.arange(len(texts))
     for step in range(decoding.max_new_tokens):
         proposal = rows.propose()
-        numbers = torch.from_numpy(uniforms(batch.keys[present], step)).to(device)
+        numbers = torch.from_numpy(uniforms(batch.keys[present], step))
         tokens, logprobs, finite = pick(proposal.logits, numbers, decoding)
         columns = zip(
             present, tokens.tolist(), logprobs.tolist(), proposal.route.tolist(), finite.tolist(), strict=True

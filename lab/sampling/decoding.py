@@ -60,8 +60,9 @@ def pick(logits: Float[Tensor, "row d_vocab"], uniform: Float[Tensor, " row"], d
         weights = torch.softmax(logits / decoding.temperature, dim=-1)
         if decoding.top_p < 1:
             weights = nucleus(weights, decoding.top_p)
-        cumulative = weights.double().cumsum(dim=-1)
-        threshold = uniform.double() * cumulative[:, -1]
+        # MPS has no float64; elsewhere it keeps the tail of a large vocabulary reachable.
+        cumulative = weights.to(torch.float32 if weights.device.type == "mps" else torch.float64).cumsum(dim=-1)
+        threshold = uniform.to(cumulative.dtype).to(cumulative.device) * cumulative[:, -1]
         tokens = torch.searchsorted(cumulative, threshold[:, None], right=True)[:, 0]
         tokens = tokens.clamp(max=logits.shape[-1] - 1)
     logprobs = logits.gather(1, tokens[:, None])[:, 0] - total

@@ -24,80 +24,93 @@ class Arm:
 
 
 def ladder(vectors: Mapping[str, tuple[SteeringVector, ...]], opening_rate: float) -> tuple[Arm, ...]:
-    """The arms that can be listed before any of them has run, each control behind its rung, from the least help on.
+    """The arms that can be listed before any of them has run, each control behind its rung; takeover comes last.
 
-    `vectors` has `mean`, `fitted`, and many random draws of the norm of either, `like-mean` and `like-fitted`;
-    `opening_rate` is the share of tokens that open a completion.
+    `vectors` may have `mean` and `fitted`, each with many random draws of its norm, `like-mean` and `like-fitted`; arms
+    whose vectors are missing are left out. `opening_rate` is the share of tokens that open a completion.
     """
+    steers = {kind: Steer(tuple(map(Add, drawn))) for kind, drawn in vectors.items()}
+    arms = mean_arms(steers) if "mean" in steers else ()
+    arms += fitted_arms(steers, opening_rate) if "fitted" in steers else ()
+    return (
+        *arms,
+        Arm(
+            name="takeover-disagreement",
+            label="+ token takeover, at disagreements",
+            kind="rung",
+            hybrid=Hybrid(Disagreement(), Takeover()),
+        ),
+    )
 
-    def steer(name: str) -> Steer:
-        return Steer(tuple(Add(vector) for vector in vectors[name]))
 
+def mean_arms(steers: Mapping[str, Steer]) -> tuple[Arm, ...]:
+    """The mean difference, where it was measured."""
     return (
         Arm(
             name="mean-opening",
-            label="+ mean-difference vector at the first token",
+            label="+ mean-difference vector, first token",
             kind="rung",
-            hybrid=Hybrid(OPENING, steer("mean")),
+            hybrid=Hybrid(OPENING, steers["mean"]),
         ),
         Arm(
             name="random-mean",
-            label="random vectors of its norm at the first token",
+            label="random vectors, first token",
             kind="control",
             control_of="mean-opening",
-            hybrid=Hybrid(OPENING, steer("like-mean")),
+            hybrid=Hybrid(OPENING, steers["like-mean"]),
         ),
+    )
+
+
+def fitted_arms(steers: Mapping[str, Steer], opening_rate: float) -> tuple[Arm, ...]:
+    """The fitted vector everywhere, at the first token, and where the tuned model disagrees."""
+    fitted, drawn = steers["fitted"], steers["like-fitted"]
+    return (
         Arm(
             name="fitted-always",
-            label="+ fitted vector at every token",
+            label="+ fitted vector, every token",
             kind="rung",
-            hybrid=Hybrid(Always(), steer("fitted")),
+            hybrid=Hybrid(Always(), fitted),
         ),
         Arm(
             name="random-always",
-            label="random vectors at every token",
+            label="random vectors, every token",
             kind="control",
             control_of="fitted-always",
-            hybrid=Hybrid(Always(), steer("like-fitted")),
+            hybrid=Hybrid(Always(), drawn),
         ),
         Arm(
             name="fitted-opening",
-            label="+ fitted vector at the first token",
+            label="+ fitted vector, first token",
             kind="rung",
-            hybrid=Hybrid(OPENING, steer("fitted")),
+            hybrid=Hybrid(OPENING, fitted),
         ),
         Arm(
             name="random-opening",
-            label="random vectors at the first token",
+            label="random vectors, first token",
             kind="control",
             control_of="fitted-opening",
-            hybrid=Hybrid(OPENING, steer("like-fitted")),
+            hybrid=Hybrid(OPENING, drawn),
         ),
         Arm(
             name="fitted-scattered",
-            label="fitted vector at random tokens, as often",
+            label="fitted vector, random tokens as often",
             kind="control",
             control_of="fitted-opening",
-            hybrid=Hybrid(AtRandom(opening_rate), steer("fitted")),
+            hybrid=Hybrid(AtRandom(opening_rate), fitted),
         ),
         Arm(
             name="fitted-disagreement",
-            label="+ fitted vector where the tuned model disagrees",
+            label="+ fitted vector, at disagreements",
             kind="rung",
-            hybrid=Hybrid(Disagreement(), steer("fitted")),
+            hybrid=Hybrid(Disagreement(), fitted),
         ),
         Arm(
             name="random-disagreement",
-            label="random vectors where the tuned model disagrees",
+            label="random vectors, at disagreements",
             kind="control",
             control_of="fitted-disagreement",
-            hybrid=Hybrid(Disagreement(), steer("like-fitted")),
-        ),
-        Arm(
-            name="takeover-disagreement",
-            label="+ token takeover where the tuned model disagrees",
-            kind="rung",
-            hybrid=Hybrid(Disagreement(), Takeover()),
+            hybrid=Hybrid(Disagreement(), drawn),
         ),
     )
 
@@ -106,7 +119,7 @@ def takeover_control(rate: float) -> Arm:
     """Takeover at random tokens, as often as the takeover rung took over when it ran."""
     return Arm(
         name="takeover-scattered",
-        label="token takeover at random tokens, as often",
+        label="token takeover, random tokens as often",
         kind="control",
         control_of="takeover-disagreement",
         hybrid=Hybrid(AtRandom(rate), Takeover()),

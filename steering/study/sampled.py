@@ -12,9 +12,13 @@ from lab.sampling.decoding import Decoding
 from lab.sampling.rows import OpenRows
 from lab.sampling.sample import sample
 from lab.sampling.trace import TRACES, trace_table
+from lab.seeds import child_seed
 from lab.stage import Artefact, memoised
 from lab.tables import read_table, write_table
 from lab.tasks.problem import Problem
+from steering.hybrid.hybrid import Hybrid, open_hybrid
+from steering.study.arms import Arm
+from steering.study.bench import Bench
 
 BATCHES_A_SHARD = 4
 TABLE = "traces.parquet"
@@ -87,3 +91,56 @@ def sampled(
 def read_traces(artefact: Artefact) -> pl.DataFrame:
     """The table of a sampled stage, in the order of problems and samples."""
     return read_table(artefact.path / TABLE, TRACES)
+
+
+def own_traces(bench: Bench, model: Model, arm: str, parents: dict[str, str], *, fitting: bool = False) -> Artefact:
+    """A model's own traces: of the held-out problems, or, for fitting, of the training ones."""
+    study = bench.study
+    problems = bench.fit_task.problems if fitting else bench.task.problems
+    n_samples = study.n_fit_samples if fitting else study.n_curve_samples
+    return trace_stage(bench, arm, model, problems, n_samples, parents | {"model": model.digest})
+
+
+def hybrid_traces(bench: Bench, arm: Arm, parents: dict[str, str]) -> Artefact:
+    """An arm's traces of the held-out problems."""
+    digests = {"base": bench.base.digest, "tuned": bench.pair.tuned.digest, "arm": arm_text(arm.hybrid)}
+    return trace_stage(
+        bench, arm.name, bench.base, bench.task.problems, bench.study.n_samples, parents | digests, hybrid=arm.hybrid
+    )
+
+
+def arm_text(hybrid: Hybrid) -> str:
+    """What determines a hybrid besides its vectors, which have a digest of their own."""
+    return f"{hybrid.router} {type(hybrid.act).__name__}"
+
+
+def trace_stage(
+    bench: Bench,
+    arm: str,
+    model: Model,
+    problems: tuple[Problem, ...],
+    n_samples: int,
+    parents: dict[str, str],
+    *,
+    hybrid: Hybrid | None = None,
+) -> Artefact:
+    """One sampled stage. All arms share their random numbers, so they are paired sample by sample."""
+    config = Sampling(
+        arm=arm,
+        n_samples=n_samples,
+        decoding=bench.study.decoding,
+        seed=child_seed(bench.study.seed, "tokens"),
+        batch_size=bench.study.batch_size,
+        device=bench.device,
+        dtype=bench.dtype,
+    )
+    total = len(problems) * n_samples
+    return sampled(
+        bench.out,
+        config,
+        model,
+        problems,
+        parents,
+        open_rows=None if hybrid is None else open_hybrid(bench.pair, hybrid),
+        on_progress=lambda n: bench.watch(f"traces: {arm}", n, total),
+    )

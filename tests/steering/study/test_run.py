@@ -12,10 +12,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from lab.errors import DecodingError, LabError, ModelError, SiteError, StorageError, TaskError, VectorError
+from lab.errors import DecodingError, LabError, ModelError, SiteError, StorageError, TaskError
 from lab.report.ledger import EXAMPLES, LADDER
 from lab.stage import Artefact
 from lab.tables import read_provenance, read_table, write_table
+from steering.study.bench import claimed
 from steering.study.run import prepare, problem_stage, report_stage, run
 
 
@@ -167,9 +168,19 @@ def test_an_out_that_is_a_file_is_refused(small_study, tmp_path):
     assert out.read_text() == "mine"
 
 
-def test_models_that_never_disagree_give_a_clear_error(small_study, tmp_path):
-    with pytest.raises(VectorError, match=r"never disagree on \d+ solved fitting traces"):
-        run(replace(small_study, base=small_study.tuned), tmp_path / "runs", command="lab study")
+def test_a_pair_of_one_model_gets_a_report_that_refuses_every_share(small_study, tmp_path):
+    finished = run(replace(small_study, base=small_study.tuned), tmp_path / "runs", command="lab study")
+    between = finished.ledger.ladder.filter(pl.col("kind") != "end")
+    assert set(between["arm"]) == {"mean-opening", "random-mean", "takeover-disagreement", "takeover-scattered"}
+    assert between["refusal"].null_count() == 0
+    assert between["share"].is_nan().all()
+    assert "No share can be given" in finished.report.read_text()
+
+
+def test_two_runs_at_once_do_not_share_a_directory(small_study, tmp_path):
+    out = tmp_path / "runs"
+    with claimed(out, small_study), pytest.raises(StorageError, match="in use by another run"):
+        run(small_study, out, command="lab study")
 
 
 @pytest.mark.parametrize(

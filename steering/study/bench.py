@@ -1,0 +1,123 @@
+"""Bench: a study with its models and problems in memory, and its output directory in hand."""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.errors import StorageError
+from lab.models.device import resolve_device, resolve_dtype
+from lab.models.load import Model, load
+from lab.models.pair import ModelPair
+from lab.models.source import model_source
+from lab.provenance import Provenance, canonical_json, provenance
+from lab.sampling.sample import encode_prompt
+from lab.tables import write_text
+from lab.tasks.source import Task, open_task, task_source
+from probes.site import Site, check_site
+from steering.study.config import Study
+
+Watch = Callable[[str, int, int], None]
+"""Told (stage, items just done, items in all) while a study runs."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bench:
+    """All that the stages of one study share."""
+
+    study: Study
+    out: Path
+    pair: ModelPair
+    companions: tuple[Model, ...]
+    task: Task
+    fit_task: Task
+    site: Site
+    watch: Watch
+
+    @property
+    def base(self) -> Model:
+        """The pair's base model."""
+        return self.pair.base
+
+    @property
+    def device(self) -> str:
+        """Where the models lie, as provenance names it."""
+        return self.base.device.type
+
+    @property
+    def dtype(self) -> str:
+        """Their precision, as provenance names it."""
+        return str(self.base.dtype).removeprefix("torch.")
+
+    def made_by(self, stage: str, config: object, parents: dict[str, str]) -> Provenance:
+        """Provenance of a file of this study."""
+        return provenance(stage, config, parents, device=self.device, dtype=self.dtype, seed=self.study.seed)
+
+
+def prepare(study: Study, out: Path, watch: Watch) -> Bench:
+    """Loads and checks everything; writes nothing."""
+    device = resolve_device(study.device)
+    dtype = resolve_dtype(study.dtype, device)  # pyright: ignore[reportArgumentType]
+
+    def opened(text: str) -> Model:
+        return load(model_source(text), device=device, dtype=dtype)
+
+    pair = ModelPair(base=opened(study.base), tuned=opened(study.tuned))
+    site = Site(study.layer if study.layer is not None else pair.base.anatomy.n_layers // 2)
+    check_site(pair.base, site)
+    companions = tuple(opened(text) for text in study.companions)
+    source = task_source(study.task)
+    task = open_task(source, n_problems=study.n_problems, seed=study.seed)
+    fit_task = open_task(source, n_problems=study.n_fit_problems, seed=study.seed, held_out=False)
+    for model in (pair.base, pair.tuned, *companions):
+        for problem in (*task.problems, *fit_task.problems):
+            # Raises where a prompt and its completion do not fit the model's context.
+            encode_prompt(model, problem.prompt, study.decoding)
+    return Bench(
+        study=study,
+        out=out,
+        pair=pair,
+        companions=companions,
+        task=task,
+        fit_task=fit_task,
+        site=site,
+        watch=watch,
+    )
+
+
+@contextmanager
+def claimed(out: Path, study: Study) -> Iterator[None]:
+    """Within the block, `out` is this study's and no other process works in it.
+
+    Raises StorageError where it belongs to another study, holds something else, or is in use.
+    """
+    claim(out, study)
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise StorageError(f"{out} is in use by another run of this study: wait for it, or stop it") from error
+    finally:
+        os.close(handle)
+
+
+def claim(out: Path, study: Study) -> None:
+    """Marks `out` as this study's; StorageError where it is another's or holds something else."""
+    wanted = canonical_json(study)
+    marker = out / "study.json"
+    if out.exists() and not out.is_dir():
+        raise StorageError(f"{out} is not a directory: choose another --out")
+    # What a run that was killed while it wrote left behind.
+    for name in ("study.json", "report.html"):
+        for leftover in out.glob(f".{name}.*.partial"):
+            leftover.unlink()
+    if marker.exists():
+        if marker.read_text(encoding="utf-8") != wanted:
+            raise StorageError(f"{out} holds a study of another configuration: choose another --out or delete it")
+    elif out.exists() and any(out.iterdir()):
+        raise StorageError(f"{out} is not empty and holds no study: choose another --out")
+    else:
+        write_text(marker, wanted)

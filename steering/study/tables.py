@@ -1,0 +1,112 @@
+"""Table stage: the traces of all arms -> verdicts and the ledger."""
+
+from math import inf
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from lab.metrics.bootstrap import resamples
+from lab.report.ledger import SCHEMAS
+from lab.sampling.trace import VERDICTS, verdict_table
+from lab.seeds import numpy_generator
+from lab.stage import Artefact, memoised
+from lab.tables import write_table
+from steering.hybrid.hybrid import bits_per_token
+from steering.study.arms import Arm
+from steering.study.bench import Bench
+from steering.study.findings import (
+    Answered,
+    cover_table,
+    example_table,
+    family_table,
+    guess_table,
+    ladder_table,
+    pass_at_k_table,
+    routed_share,
+)
+from steering.study.sampled import read_traces
+
+N_EXAMPLES = 3
+"""Problems whose traces the report shows."""
+
+
+def table_stage(
+    bench: Bench, base: Artefact, tuned: Artefact, arms: list[tuple[Arm, Artefact]], companions: list[Artefact]
+) -> Artefact:
+    """`tables/`: verdicts and the whole ledger."""
+    parents = {"base": base.digest, "tuned": tuned.digest}
+    parents |= {arm.name: artefact.digest for arm, artefact in arms}
+    parents |= {f"companion-{index}": artefact.digest for index, artefact in enumerate(companions)}
+    config = {"ks": bench.study.ks, "n_boot": bench.study.n_boot, "seed": bench.study.seed}
+
+    def compute(work: Path) -> None:
+        made_by = bench.made_by("tables", config, parents)
+        names = [bench.base.name, bench.pair.tuned.name, *(model.name for model in bench.companions)]
+        sources = [("base", base), ("tuned", tuned)]
+        sources += [(f"companion-{index}", artefact) for index, artefact in enumerate(companions)]
+        own = [
+            answered(bench, artefact, name=name, label=label, steered_share=0.0, bits=0.0 if name == "base" else inf)
+            for (name, artefact), label in zip(sources, names, strict=True)
+        ]
+        between = [answered_arm(bench, arm, artefact) for arm, artefact in arms]
+        rungs = [own[0], *between, own[1]]
+        weights = resamples(
+            len(bench.task.problems), bench.study.n_boot, numpy_generator(bench.study.seed, "bootstrap")
+        )
+        pieces = {token: str(bench.base.tokenizer.decode([token])) for token in range(len(bench.base.tokenizer))}
+        tables = {
+            "ladder": ladder_table(rungs, weights),
+            "guess": guess_table(own, bench.task, weights),
+            "pass_at_k": pass_at_k_table(own, bench.study.ks, weights),
+            "cover": cover_table(own, weights),
+            "families": family_table(own, bench.task.problems, weights),
+            "examples": example_table(rungs, bench.task.problems, pieces, N_EXAMPLES),
+        }
+        verdicts = pl.concat([arm.verdicts for arm in [*own, *between]])
+        write_table(work / "verdicts.parquet", verdicts, VERDICTS, made_by)
+        for schema in SCHEMAS:
+            write_table(work / f"{schema.name}.parquet", tables[schema.name], schema, made_by)
+
+    return memoised(bench.out, "tables", config, parents, compute)
+
+
+def answered_arm(bench: Bench, arm: Arm, artefact: Artefact) -> Answered:
+    """A rung or control with its verdicts, and what it took from the tuned model."""
+    share = routed_share(read_traces(artefact))
+    bits = bits_per_token(arm.hybrid, share, bench.base.anatomy.d_vocab)
+    return answered(
+        bench,
+        artefact,
+        name=arm.name,
+        label=arm.label,
+        kind=arm.kind,
+        control_of=arm.control_of,
+        steered_share=share,
+        bits=bits,
+    )
+
+
+def answered(
+    bench: Bench,
+    artefact: Artefact,
+    *,
+    name: str,
+    label: str,
+    kind: Literal["end", "rung", "control"] = "end",
+    control_of: str | None = None,
+    steered_share: float,
+    bits: float,
+) -> Answered:
+    """The traces of an arm with their verdicts."""
+    traces = read_traces(artefact)
+    return Answered(
+        name=name,
+        label=label,
+        kind=kind,
+        control_of=control_of,
+        traces=traces,
+        verdicts=verdict_table(traces, bench.task.problems, bench.task.verify),
+        steered_share=steered_share,
+        bits_per_token=bits,
+    )

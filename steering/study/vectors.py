@@ -1,0 +1,112 @@
+"""Vector stages: fitting traces -> activations and decisions -> the steering vectors of the ladder."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors.torch import load_file, save_file
+
+from lab.sampling.trace import verdict_table
+from lab.seeds import numpy_generator, torch_generator
+from lab.stage import Artefact, memoised
+from lab.tables import read_table, replacing, write_table
+from lab.tasks.problem import Problem
+from steering.export.tensors import load_vector, save_vector
+from steering.fit.gradient import fit_gradient
+from steering.fit.mean_difference import mean_difference
+from steering.fit.random import random_like
+from steering.study.bench import Bench
+from steering.study.evidence import ACTIVATIONS, DECISIONS, contexts, decisions, opening_activations
+from steering.study.sampled import own_traces, read_traces
+from steering.vector import SteeringVector
+
+N_RANDOM = 16
+"""Random vectors that each random control draws from."""
+MAX_DECISIONS = 4096
+"""Decisions a vector is fitted on, at most; drawn at random from all."""
+
+
+def vector_stage(bench: Bench, problems: Artefact) -> tuple[Artefact, float]:
+    """`activations/`, `decisions/` and `vectors/`, and the share of tokens that open a completion."""
+    parents = {"problems": problems.digest}
+    base = own_traces(bench, bench.base, "fit-base", parents, fitting=True)
+    tuned = own_traces(bench, bench.pair.tuned, "fit-tuned", parents, fitting=True)
+    parents = {"fit-base": base.digest, "fit-tuned": tuned.digest}
+    by_base, by_tuned = read_traces(base), read_traces(tuned)
+    failed = by_base.filter(~verdict_table(by_base, bench.fit_task.problems, bench.fit_task.verify)["strict"])
+    solved = by_tuned.filter(verdict_table(by_tuned, bench.fit_task.problems, bench.fit_task.verify)["strict"])
+    by_id = {problem.id: problem for problem in bench.fit_task.problems}
+    batch_size = bench.study.batch_size
+
+    def compute_activations(work: Path) -> None:
+        tensor, index = opening_activations(
+            bench.base, bench.site, {"positive": solved, "negative": failed}, by_id, batch_size=batch_size
+        )
+        made_by = bench.made_by("activations", str(bench.site), parents)
+        with replacing(work / "activations.safetensors") as path:
+            save_file({"activations": tensor}, path, metadata={"provenance": made_by.to_json()})
+        write_table(work / "index.parquet", index, ACTIVATIONS, made_by)
+
+    def compute_decisions(work: Path) -> None:
+        found = decisions(bench.pair, solved, by_id, batch_size=batch_size)
+        write_table(work / "decisions.parquet", found, DECISIONS, bench.made_by("decisions", {}, parents))
+
+    activations = memoised(bench.out, "activations", str(bench.site), parents, compute_activations)
+    decided = memoised(bench.out, "decisions", {}, parents, compute_decisions)
+    parents = {"activations": activations.digest, "decisions": decided.digest}
+    config = {"site": str(bench.site), "fit": bench.study.fit, "seed": bench.study.seed}
+
+    def compute_vectors(work: Path) -> None:
+        made_by = bench.made_by("vectors", config, parents)
+        for name, vector in fitted_vectors(bench, activations, decided, solved, by_id).items():
+            save_vector(work / f"{name}.safetensors", vector, made_by)
+
+    vectors = memoised(bench.out, "vectors", config, parents, compute_vectors)
+    return vectors, round(1 / float(by_tuned["tokens"].list.len().mean()), 4)  # pyright: ignore[reportArgumentType]
+
+
+def fitted_vectors(
+    bench: Bench, activations: Artefact, decided: Artefact, solved: pl.DataFrame, by_id: dict[str, Problem]
+) -> dict[str, SteeringVector]:
+    """The vectors of the ladder at the study's site, by name.
+
+    A mean difference needs traces on both sides, a gradient fit at least one decision; what cannot be fitted, as on a
+    pair whose models never differ, is left out.
+    """
+    index = read_table(activations.path / "index.parquet", ACTIVATIONS)
+    tensor = load_file(activations.path / "activations.safetensors")["activations"]
+    positive, negative = (
+        tensor[torch.tensor(index.filter(pl.col("side") == side)["row"].to_list(), dtype=torch.long)]
+        for side in ("positive", "negative")
+    )
+    found = read_table(decided.path / "decisions.parquet", DECISIONS)
+    if found.height > MAX_DECISIONS:
+        chosen = numpy_generator(bench.study.seed, "decisions").choice(found.height, MAX_DECISIONS, replace=False)
+        found = found[np.sort(chosen)]
+    names = bench.base.name, bench.pair.tuned.name
+    fits: dict[str, SteeringVector] = {}
+    if len(positive) and len(negative):
+        how = f"first tokens: {len(positive)} solved by {names[1]} minus {len(negative)} failed by {names[0]}"
+        fits["mean"] = mean_difference(bench.site, positive, negative, how=how)
+    if found.height:
+        fits["fitted"] = fit_gradient(
+            bench.base,
+            bench.site,
+            contexts(bench.base, found, solved, by_id),
+            bench.study.fit,
+            torch_generator(bench.study.seed, "fit"),
+            how=f"gradient on {found.height} decisions where {names[1]} disagrees with {names[0]}",
+        )
+    return fits | {
+        f"like-{kind}-{draw:02d}": random_like(vector, torch_generator(bench.study.seed, "random vector", draw))
+        for kind, vector in fits.items()
+        for draw in range(N_RANDOM)
+    }
+
+
+def read_vectors(vectors: Artefact) -> dict[str, tuple[SteeringVector, ...]]:
+    """The vectors of a finished stage, by kind: `mean`, `fitted`, and random draws `like-mean`, `like-fitted`."""
+    kinds = ("mean", "fitted", "like-mean", "like-fitted")
+    found = {kind: sorted(vectors.path.glob(f"{kind}*.safetensors")) for kind in kinds}
+    return {kind: tuple(map(load_vector, paths)) for kind, paths in found.items() if paths}
