@@ -89,6 +89,8 @@ def _mark(dot: Dot, middle: float) -> go.Scatter:
     return go.Scatter(
         x=[100 * dot.value],
         y=[middle],
+        # A mark at zero is drawn whole.
+        cliponaxis=False,
         error_x={
             "type": "data",
             "symmetric": False,

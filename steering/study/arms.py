@@ -36,7 +36,7 @@ def ladder(vectors: Mapping[str, tuple[SteeringVector, ...]], opening_rate: floa
         *arms,
         Arm(
             name="takeover-disagreement",
-            label="+ token takeover, at disagreements",
+            label="+ token takeover, at disagreement",
             kind="rung",
             hybrid=Hybrid(Disagreement(), Takeover()),
         ),
@@ -48,7 +48,7 @@ def mean_arms(steers: Mapping[str, Steer]) -> tuple[Arm, ...]:
     return (
         Arm(
             name="mean-opening",
-            label="+ mean-difference vector, first token",
+            label="+ mean difference, first token",
             kind="rung",
             hybrid=Hybrid(OPENING, steers["mean"]),
         ),
@@ -94,20 +94,20 @@ def fitted_arms(steers: Mapping[str, Steer], opening_rate: float) -> tuple[Arm, 
         ),
         Arm(
             name="fitted-scattered",
-            label="fitted vector, random tokens as often",
+            label="fitted vector, random tokens",
             kind="control",
             control_of="fitted-opening",
             hybrid=Hybrid(AtRandom(opening_rate), fitted),
         ),
         Arm(
             name="fitted-disagreement",
-            label="+ fitted vector, at disagreements",
+            label="+ fitted vector, at disagreement",
             kind="rung",
             hybrid=Hybrid(Disagreement(), fitted),
         ),
         Arm(
             name="random-disagreement",
-            label="random vectors, at disagreements",
+            label="random vectors, at disagreement",
             kind="control",
             control_of="fitted-disagreement",
             hybrid=Hybrid(Disagreement(), drawn),
@@ -119,7 +119,7 @@ def takeover_control(rate: float) -> Arm:
     """Takeover at random tokens, as often as the takeover rung took over when it ran."""
     return Arm(
         name="takeover-scattered",
-        label="token takeover, random tokens as often",
+        label="token takeover, random tokens",
         kind="control",
         control_of="takeover-disagreement",
         hybrid=Hybrid(AtRandom(rate), Takeover()),

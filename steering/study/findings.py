@@ -16,9 +16,11 @@ from lab.metrics.guess_floor import guess_floor
 from lab.metrics.pass_at_k import pass_at_k_curve
 from lab.metrics.share import elicited_share
 from lab.report.ledger import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K
+from lab.sampling.trace import ROUTES
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
 
+TUNED = ROUTES.index("tuned")
 TAUS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
 MEASURES = {"strict": "strict", "answer": "answer_correct"}
 """Measure -> column of a `VERDICTS` table."""
@@ -196,7 +198,7 @@ def example_table(
                     "gold": problem.answer,
                     "text": trace["text"],
                     "tokens": [pieces[token] for token in trace["tokens"]],
-                    "routes": trace["routes"],
+                    "routes": [TUNED] * len(trace["routes"]) if arm.name == "tuned" else trace["routes"],
                     "logprobs": trace["logprobs"],
                     "answer_correct": verdict["answer_correct"],
                     "process_valid": verdict["process_valid"],
