@@ -27,7 +27,7 @@ from lab.tasks.source import open_task, task_source
 
 K = 32
 DECODING = Decoding(max_new_tokens=96)
-BATCH_SIZES = (128, 256, 512, 1024)
+BATCH_SIZES = (32, 64, 128, 256, 512, 1024)
 
 
 def ours(model: Model, problems: tuple[Problem, ...], batch_size: int) -> float:
