@@ -71,8 +71,8 @@ def demo_study(seed: int) -> Study:
         task="chain",
         n_problems=200,
         n_samples=8,
-        n_curve_samples=32,
-        ks=(1, 2, 4, 8, 16, 32),
+        n_curve_samples=24,
+        ks=(1, 2, 4, 8, 16),
         batch_size=1024,
         seed=seed,
     )
