@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("elicitation-lab", "torch", "transformers", "transformer-lens", "sae-lens", "polars", "numpy")
+PACKAGES = ("elicitation-lab", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "polars", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

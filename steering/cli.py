@@ -24,9 +24,9 @@ def main() -> None:
         from steering.perform import perform
 
         perform(command, shlex.join(["lab", *sys.argv[1:]]))
-    except LabError as error:
+    except (LabError, OSError) as error:
         print(f"lab: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except KeyboardInterrupt:
-        print("lab: stopped; the same command goes on from here", file=sys.stderr)  # noqa: T201
+        print("lab: stopped; a study or a build goes on when the same command is given again", file=sys.stderr)  # noqa: T201
         sys.exit(130)

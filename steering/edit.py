@@ -1,11 +1,14 @@
 """Edits of the residual stream, and `apply`, which puts them into a model and takes them out again."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from jaxtyping import Float
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from lab.errors import SiteError, VectorError
 from lab.models.load import Model
@@ -22,6 +25,45 @@ class Add:
 
 
 @contextmanager
+def apply_each(model: Model, edits: Sequence[Add], chosen: Int[Tensor, " batch"]) -> Iterator[None]:
+    """As `apply`, but row i of every batch gets `edits[chosen[i]]` alone.
+
+    A site that only some of the vectors have is left alone in the other rows. Raises VectorError for another width,
+    SiteError for a layer out of range.
+    """
+    for edit in edits:
+        check_width(model, edit.vector)
+    nothing = torch.zeros(model.anatomy.d_model)
+
+    def add(site: Site) -> RemovableHandle:
+        table = torch.stack([edit.dose * edit.vector.directions.get(site, nothing) for edit in edits])
+        rows = table[chosen.cpu()].to(model.device)
+
+        def change(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+            return stream + rearrange(rows.to(stream.dtype), "batch d_model -> batch 1 d_model")
+
+        return hook_site(model, site, change)
+
+    handles = []
+    try:
+        for site in sorted({site for edit in edits for site in edit.vector.sites}):
+            handles.append(add(site))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def check_width(model: Model, vector: SteeringVector) -> None:
+    """VectorError unless `vector` is as wide as the model's residual stream."""
+    if vector.d_model != model.anatomy.d_model:
+        raise VectorError(
+            f"a vector of width {vector.d_model} does not fit {model.name}, whose d_model is {model.anatomy.d_model}: "
+            "use the model it was fitted on"
+        )
+
+
+@contextmanager
 def apply(model: Model, *edits: Add) -> Iterator[None]:
     """Within the block, every forward pass of `model` is edited; afterwards, also after an exception, none is.
 
@@ -31,11 +73,7 @@ def apply(model: Model, *edits: Add) -> Iterator[None]:
     the model ran.
     """
     for edit in edits:
-        if edit.vector.d_model != model.anatomy.d_model:
-            raise VectorError(
-                f"a vector of width {edit.vector.d_model} does not fit {model.name}, whose d_model is "
-                f"{model.anatomy.d_model}: use the model it was fitted on"
-            )
+        check_width(model, edit.vector)
     fired: dict[Site, int] = {}
     handles = []
     n_passes = 0

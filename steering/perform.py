@@ -21,7 +21,6 @@ from rich.table import Table
 from lab.errors import ModelError, StorageError
 from lab.models.source import OrganismModel, model_source, organism_directory, organism_names
 from lab.provenance import provenance
-from lab.report.answer import answer_sentence
 from lab.report.summary import summary
 from lab.tables import write_table
 from lab.tasks.source import open_task, task_source
@@ -120,9 +119,7 @@ def perform_study(study: Study, out: Path, typed: str, console: Console) -> None
     with progress(console) as watch:
         finished = run(study, out, command=typed, watch=watch)
     console.print(summary(finished.ledger.ladder, console.width))
-    console.print(
-        answer_sentence(finished.ledger.ladder, f"held-out {study.task}", study.base, study.tuned), highlight=False
-    )
+    console.print(finished.answer, highlight=False)
     console.print(f"report: {finished.report.resolve()}", highlight=False, soft_wrap=True)
 
 
@@ -135,6 +132,8 @@ def perform_sample(command: SampleCommand, console: Console) -> None:
     from lab.sampling.trace import TRACES, VERDICTS, trace_table, verdict_table
     from lab.seeds import child_seed
 
+    if command.out.suffix != ".parquet":
+        raise StorageError(f"--out {command.out}: want the name of a .parquet file, such as runs/traces.parquet")
     verdicts_out = command.out.with_suffix(".verdicts.parquet")
     for path in (command.out, verdicts_out):
         if path.exists():
@@ -168,8 +167,12 @@ def perform_sample(command: SampleCommand, console: Console) -> None:
         dtype=str(dtype).removeprefix("torch."),
         seed=command.seed,
     )
-    write_table(command.out, table, TRACES, made_by)
     write_table(verdicts_out, verdicts, VERDICTS, made_by)
+    try:
+        write_table(command.out, table, TRACES, made_by)
+    except StorageError:
+        verdicts_out.unlink(missing_ok=True)
+        raise
     console.print(
         f"{model.name} on {total} samples of {task.name}: strict {verdicts['strict'].mean():.3f}, "
         f"answer {verdicts['answer_correct'].mean():.3f}; {command.out}",

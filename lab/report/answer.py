@@ -6,22 +6,24 @@ from typing import Any
 
 import polars as pl
 
-from lab.report.numerals import bits, interval, percent
+from lab.report.numerals import bits, interval, percent, points
 from lab.report.rungs import rungs
 
 
-def answer_sentence(ladder: pl.DataFrame, task: str, base: str, tuned: str) -> str:
+def answer_sentence(ladder: pl.DataFrame, task: str, base: str, tuned: str, sampling: str) -> str:
     """One honest sentence on strict accuracy.
 
-    `task` is what stands before the word problems, such as `held-out chain`. The sentence names the rung of highest
+    `task` is what stands before the word problems, such as `held-out chain`; `sampling` is how completions were drawn,
+    such as `at temperature 1`, and may be empty. The sentence names the rung of highest
     share among those that take nothing from the tuned model at test time (or, if none, that take least), says how many
-    it was the best of, and sets beside it the control that did best. A rung whose interval meets that control's is
-    said not to beat it.
+    it was the best of, and sets beside it the control that did best. A rung is said to
+    beat that control only if the paired interval of their difference lies above nought.
     """
     rows = rungs(ladder, "strict")
     low_end, high_end = rows.filter(pl.col("kind") == "end").to_dicts()
+    drawn = f", {sampling}," if sampling else ""
     scores = (
-        f"On {low_end['n_problems']} {task} problems {tuned} solves {percent(high_end['accuracy'])} "
+        f"On {low_end['n_problems']} {task} problems{drawn} {tuned} solves {percent(high_end['accuracy'])} "
         f"where {base} solves {percent(low_end['accuracy'])}"
     )
     helped = rows.filter(pl.col("kind") == "rung")
@@ -33,8 +35,8 @@ def answer_sentence(ladder: pl.DataFrame, task: str, base: str, tuned: str) -> s
     least = given["bits_per_token"].fill_nan(math.inf).min()
     alike = given.filter(pl.col("bits_per_token").fill_nan(math.inf) == least)
     best = alike.sort("share", descending=True, maintain_order=True).row(0, named=True)
-    rivals = rows.filter((pl.col("control_of") == best["arm"]) & pl.col("share").is_not_nan())
-    rivals = rivals.sort("share", descending=True, maintain_order=True)
+    rivals = rows.filter((pl.col("control_of") == best["arm"]) & pl.col("accuracy").is_not_nan())
+    rivals = rivals.sort("accuracy", descending=True, maintain_order=True)
     rival = rivals.row(0, named=True) if rivals.height else None
     return f"{scores}; {_recovery(best, alike.height)}{_comparison(best, rival)}."
 
@@ -42,23 +44,39 @@ def answer_sentence(ladder: pl.DataFrame, task: str, base: str, tuned: str) -> s
 def _recovery(best: Mapping[str, Any], among: int) -> str:
     bits_used = best["bits_per_token"]
     source = "no information" if bits_used == 0 else f"{bits(bits_used)} bits per token"
+    chosen = f" (the best of {among} such methods, its interval not adjusted for that choice)" if among > 1 else ""
+    return f"{_plain(best)} recovers {_part(best)} with {source} from the tuned model at test time{chosen}"
+
+
+def _part(best: Mapping[str, Any]) -> str:
+    """How much of the gain; past the whole of it a share is no longer a part, so the words come first."""
+    if best["share"] > 1:
+        whole = "all of that gain and more" if best["share_low"] > 1 else "all of that gain in the estimate"
+        return f"{whole}: {_span(best)},"
     doubt = ", an interval that includes none," if best["share_low"] <= 0 <= best["share_high"] else ""
-    chosen = f" (the best of {among} such methods)" if among > 1 else ""
-    recovered = f"{_plain(best)} recovers {_span(best)} of that gain{doubt}"
-    return f"{recovered} with {source} from the tuned model at test time{chosen}"
+    return f"{_span(best)} of that gain{doubt}"
 
 
 def _comparison(best: Mapping[str, Any], rival: Mapping[str, Any] | None) -> str:
+    low, high = best["over_control_low"], best["over_control_high"]
     if rival is None:
         return ", but it has no control to be compared with"
-    if best["share_low"] <= rival["share_high"]:
-        return f", which is not clearly more than its control, {_plain(rival)}, at {_span(rival)}"
-    return f"; its control, {_plain(rival)}, {_span(rival)}"
+    name = f"its best control, “{_bare(rival)}”"
+    if math.isnan(low):
+        return f", but could not be compared with {name}"
+    lead = f"{points(best['over_control'])} points {interval(low, high)}"
+    if low > 0:
+        return f", and beats {name}, by {lead}"
+    return f", but does not {'' if high < 0 else 'clearly '}beat {name}: {lead}"
+
+
+def _bare(row: Mapping[str, Any]) -> str:
+    return str(row["label"]).removeprefix("+").strip()
 
 
 def _plain(row: Mapping[str, Any]) -> str:
     """The label inside a sentence; quoted where a comma of its own would break the sentence."""
-    words = str(row["label"]).removeprefix("+").strip()
+    words = _bare(row)
     return f"“{words}”" if "," in words else words
 
 

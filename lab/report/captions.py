@@ -15,18 +15,16 @@ class Caption:
     """How to read its marks, below it; may be empty."""
 
 
-HOW_TO_READ = (
-    '<p class="how"><b>Strict</b> counts an answer only if every step is valid; brackets are 95 % intervals.<br>'
-    "A <b>share</b> is the part of the base-to-tuned gain that a method recovers: trust what exceeds its control.</p>"
-)
 LADDER = Caption(
     head="<h2>How far each kind of help lifts the base model</h2>"
     "<p>The base model is at the bottom, the tuned model at the top. Every rung between is the base model with one "
     "kind of help; the shaded stretch is the gain to be explained.</p>",
     says="Strict accuracy of every rung; the table below holds the numbers.",
-    key="Lines are 95 % intervals, resampling problems and pairing arms on the same problems and random numbers. "
-    "Hollow marks are controls of the rung right above them. Pink rungs use information from the tuned model at "
-    "test time; rungs of other inks use none.",
+    key="Lines are 95 % intervals, resampling problems. Arms are paired by problem, and share random numbers for as "
+    "many samples as both have. The best rung was chosen among the others by these same numbers; its interval is not "
+    "adjusted for that. Hollow marks are controls of the rung right above them; a random control gives every "
+    "completion its own random direction of the same norm. Pink rungs use information from the tuned model at test "
+    "time; rungs of other inks use none.",
 )
 GUESS = Caption(
     head="<h2>What guessing alone would earn</h2>"
@@ -35,27 +33,70 @@ GUESS = Caption(
     says="Answer-only accuracy that guessing alone would earn, for each way of answering.",
     key="",
 )
-PASS_AT_K = Caption(
-    head="<h2>With more tries</h2>"
-    "<p>Share of problems solved at least once in k samples. Where the base catches up with the tuned model, the skill "
-    "was within its reach. Answer-only curves also rise by lucky guesses, so trust the strict ones.</p>",
-    says="Share of problems solved within k tries, strict and answer only.",
-    key="",
-)
-COVER = Caption(
-    head="<h2>How reliably</h2>"
-    "<p>Share of problems whose samples are right at least a fraction τ of the time. A curve that stays high to the "
-    "right is a model that is right always, not now and then.</p>",
-    says="Share of problems solved at least a fraction tau of the time, strict and answer only.",
-    key="",
-)
-FAMILIES = Caption(
-    head="<h2>By kind of problem</h2><p>Accuracy at the first try, split by family.</p>",
-    says="Accuracy at the first try inside each family of problems, strict and answer only.",
-    key="Bars are 95 % intervals. Points of one family are set slightly apart so that no bar hides another.",
-)
 TRACES = (
     "<h2>Where steering happened</h2>"
     "<p>Example completions, token by token. Hover over a token for its route and log-probability.</p>"
 )
 PROVENANCE = "<h2>Where these numbers come from</h2>"
+WITHOUT_SCRIPTS = (
+    "The figures need JavaScript. The numbers of the ladder are in the table under it; those of the other figures are "
+    "only in the table files listed at the end."
+)
+_UNCHECKED = "This task's process cannot be checked, so strict accuracy is answer accuracy."
+
+
+def how_to_read(*, process_checked: bool) -> str:
+    """What the words of the answer mean."""
+    strict = (
+        "<b>Strict</b> counts an answer only if every step is valid; brackets are 95 % intervals."
+        if process_checked
+        else f"{_UNCHECKED} Brackets are 95 % intervals."
+    )
+    return (
+        f'<p class="how">{strict}<br>'
+        "A <b>share</b> is the part of the base-to-tuned gain that a method recovers: trust what exceeds its control."
+        "<br><b>Held-out</b> problems were held out from fitting the vectors; the lab cannot know what the models "
+        "themselves were trained on.</p>"
+    )
+
+
+def pass_at_k(*, process_checked: bool) -> Caption:
+    """Words around the curves of solving at least once."""
+    reach = (
+        "Where the base catches up with the tuned model on the strict curves, the problem was within its reach. "
+        "Answer-only curves also rise by lucky guesses, so trust the strict ones."
+        if process_checked
+        else "These curves count answers alone and also rise by lucky guesses, so a base that catches up with the "
+        "tuned model may only have guessed."
+    )
+    return Caption(
+        head="<h2>With more tries</h2>"
+        f"<p>Share of problems solved at least once in k samples. {reach} At k near the number of samples the estimate "
+        "hangs on single samples.</p>",
+        says=f"Share of problems solved within k tries, {_measures(process_checked)}.",
+        key="",
+    )
+
+
+def cover(*, process_checked: bool) -> Caption:
+    """Words around the curves of solving reliably."""
+    return Caption(
+        head="<h2>How reliably</h2>"
+        "<p>Share of problems whose samples are right at least a fraction τ of the time. A curve that stays high to "
+        "the right is a model that is right always, not now and then.</p>",
+        says=f"Share of problems solved at least a fraction tau of the time, {_measures(process_checked)}.",
+        key="",
+    )
+
+
+def families(*, process_checked: bool) -> Caption:
+    """Words around accuracy by family."""
+    return Caption(
+        head="<h2>By kind of problem</h2><p>Accuracy at the first try, split by family.</p>",
+        says=f"Accuracy at the first try inside each family of problems, {_measures(process_checked)}.",
+        key="Bars are 95 % intervals. Points of one family are set slightly apart so that no bar hides another.",
+    )
+
+
+def _measures(process_checked: bool) -> str:
+    return "strict and answer only" if process_checked else "by answer"

@@ -1,4 +1,7 @@
-"""Curve panels: strict and answer-only beside each other, one line an arm, a band for its interval."""
+"""Curve panels: strict and answer-only beside each other, one line an arm, a band for its interval.
+
+A task whose process cannot be checked has one panel, since both would be the same.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +17,8 @@ from lab.report.numerals import interval, percent
 from lab.report.palette import MUTED, PAPER, ArmStyle, completed, faded
 
 MEASURES = {"strict": "Strict: right by a valid process", "answer": "Answer only"}
+UNCHECKED = {"answer": "Answer"}
+"""The only panel of a task whose process cannot be checked: its strict curves are its answer curves."""
 _PANEL = 330
 _TICKS = (0, 25, 50, 75, 100)
 
@@ -32,10 +37,17 @@ class Horizontal:
 
 
 def curve_panels(
-    frame: pl.DataFrame, horizontal: Horizontal, canvas: Canvas, styles: Mapping[str, ArmStyle], *, axis: str
+    frame: pl.DataFrame,
+    horizontal: Horizontal,
+    canvas: Canvas,
+    styles: Mapping[str, ArmStyle],
+    *,
+    axis: str,
+    process_checked: bool = True,
 ) -> go.Figure:
     """Columns `arm label measure value low high` and the horizontal one; values are fractions, drawn in percent."""
-    measures = [measure for measure in MEASURES if measure in frame["measure"]]
+    titles = MEASURES if process_checked else UNCHECKED
+    measures = [measure for measure in titles if measure in frame["measure"]]
     arms = frame["arm"].unique(maintain_order=True).to_list()
     inks = completed(styles, arms)
     columns = min(canvas.columns, len(measures))
@@ -51,7 +63,7 @@ def curve_panels(
     drawn = sorted(arms, key=lambda arm: not inks[arm].faint)
     for index, measure in enumerate(measures):
         suffix = str(index + 1) if index else ""
-        figure.add_annotation(**_heading(MEASURES[measure], suffix))
+        figure.add_annotation(**_heading(titles[measure], suffix))
         for place, arm in enumerate(drawn):
             chosen = frame.filter((pl.col("arm") == arm) & (pl.col("measure") == measure))
             offset = (place - (len(arms) - 1) / 2) * min(0.07, 0.4 / len(arms)) if horizontal.spread == "bars" else 0.0

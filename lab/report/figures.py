@@ -38,7 +38,11 @@ def guess_figure(guess: pl.DataFrame, canvas: Canvas = WIDE, styles: Mapping[str
 
 
 def pass_at_k_figure(
-    pass_at_k: pl.DataFrame, canvas: Canvas = WIDE, styles: Mapping[str, ArmStyle] = NO_STYLES
+    pass_at_k: pl.DataFrame,
+    canvas: Canvas = WIDE,
+    styles: Mapping[str, ArmStyle] = NO_STYLES,
+    *,
+    process_checked: bool = True,
 ) -> go.Figure:
     """Problems solved within k tries; each step on the axis doubles k."""
     ks = sorted(pass_at_k["k"].unique())
@@ -46,21 +50,33 @@ def pass_at_k_figure(
     powers = [k for k in ks if math.log2(k).is_integer()]
     ticks = [(places[k], str(k)) for k in powers]
     horizontal = Horizontal(column="k", title="Tries allowed, k", positions=places, ticks=ticks, spread="band")
-    return curve_panels(pass_at_k, horizontal, canvas, styles, axis="Problems solved")
+    return curve_panels(pass_at_k, horizontal, canvas, styles, axis="Problems solved", process_checked=process_checked)
 
 
-def cover_figure(cover: pl.DataFrame, canvas: Canvas = WIDE, styles: Mapping[str, ArmStyle] = NO_STYLES) -> go.Figure:
+def cover_figure(
+    cover: pl.DataFrame,
+    canvas: Canvas = WIDE,
+    styles: Mapping[str, ArmStyle] = NO_STYLES,
+    *,
+    process_checked: bool = True,
+) -> go.Figure:
     """Problems solved in at least a fraction tau of samples."""
     ticks = [(tau / 4, percent(tau / 4, 0)) for tau in range(5)]
     places = {tau: float(tau) for tau in cover["tau"].unique()}
     horizontal = Horizontal(
         column="tau", title="Reliability asked for, τ", positions=places, ticks=ticks, spread="band"
     )
-    return curve_panels(cover, horizontal, canvas, styles, axis="Problems solved so often")
+    return curve_panels(
+        cover, horizontal, canvas, styles, axis="Problems solved so often", process_checked=process_checked
+    )
 
 
 def family_figure(
-    families: pl.DataFrame, canvas: Canvas = WIDE, styles: Mapping[str, ArmStyle] = NO_STYLES
+    families: pl.DataFrame,
+    canvas: Canvas = WIDE,
+    styles: Mapping[str, ArmStyle] = NO_STYLES,
+    *,
+    process_checked: bool = True,
 ) -> go.Figure:
     """Pass@1 inside each family of problems, in the order of the table."""
     names = families["family"].unique(maintain_order=True).to_list()
@@ -68,7 +84,9 @@ def family_figure(
     shown = _short([str(name) for name in names])
     ticks = [(float(index), text) for index, text in enumerate(shown)]
     horizontal = Horizontal(column="family", title="", positions=places, ticks=ticks, spread="bars")
-    return curve_panels(families, horizontal, canvas, styles, axis="Solved at the first try")
+    return curve_panels(
+        families, horizontal, canvas, styles, axis="Solved at the first try", process_checked=process_checked
+    )
 
 
 def _dot(row: Mapping[str, Any], styles: Mapping[str, ArmStyle], *, value: str, note: str) -> Dot:

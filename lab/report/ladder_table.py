@@ -16,6 +16,7 @@ _HEADINGS = (
     "Answer only",
     "Gain over base, points",
     "Share of the gain",
+    "Over its best control, points",
     "Tokens steered",
     "Bits per token from tuned",
 )
@@ -42,6 +43,7 @@ def _row(row: Mapping[str, Any], answer: Mapping[str, Any] | None, reasons: list
         _number(percent(answer["accuracy"]), interval(answer["low"], answer["high"])) if answer else ABSENT,
         _number(points(row["gain"]), interval(row["gain_low"], row["gain_high"])) if _moved(row) else ABSENT,
         _share(row, reasons),
+        _over_control(row),
         percent(steered, 0 if steered >= 0.1 or steered == 0 else 1),
         bits(row["bits_per_token"]),
     )
@@ -63,6 +65,13 @@ def _share(row: Mapping[str, Any], reasons: list[str]) -> str:
     if row["kind"] == "end" or math.isnan(row["share"]):
         return ABSENT
     return _number(percent(row["share"], 0), interval(row["share_low"], row["share_high"], 0))
+
+
+def _over_control(row: Mapping[str, Any]) -> str:
+    """Only a rung has controls."""
+    if row["kind"] != "rung":
+        return ABSENT
+    return _number(points(row["over_control"]), interval(row["over_control_low"], row["over_control_high"]))
 
 
 def _number(value: str, span: str) -> str:

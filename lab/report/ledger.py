@@ -8,7 +8,12 @@ from lab.tables import Column, Schema
 
 _ARM = Column("arm", pl.Utf8, "Short unique name of one way of answering, such as `base` or `vector.random`.")
 _LABEL = Column("label", pl.Utf8, "The arm in human words.")
-_MEASURE = Column("measure", pl.Utf8, "`strict`: right answer by a valid process; `answer`: right answer only.")
+_MEASURE = Column(
+    "measure",
+    pl.Utf8,
+    "`strict`: right answer by a valid process (right answer, where no process can be checked); `answer`: right "
+    "answer only.",
+)
 _LOW = Column("low", pl.Float64, "Lower end of the 95 % interval of the value; problems are resampled.")
 _HIGH = Column("high", pl.Float64, "Upper end of the 95 % interval of the value.")
 
@@ -32,9 +37,17 @@ LADDER = Schema(
         Column("share", pl.Float64, "Gain over the tuned model's gain; NaN where undefined or refused."),
         Column("share_low", pl.Float64, "Lower end of the 95 % interval of the share."),
         Column("share_high", pl.Float64, "Upper end of the 95 % interval of the share."),
+        Column(
+            "over_control",
+            pl.Float64,
+            "Accuracy minus that of the rung's best control on the same problems, a fraction; NaN where there is none.",
+        ),
+        Column("over_control_low", pl.Float64, "Lower end of the paired 95 % interval of that difference."),
+        Column("over_control_high", pl.Float64, "Upper end of the paired 95 % interval of that difference."),
         Column("refusal", pl.Utf8, "Why no share is given; null where it is given or has no meaning."),
         Column("steered_share", pl.Float64, "Fraction of emitted tokens at which the arm intervened."),
         Column("bits_per_token", pl.Float64, "Information from the tuned model at test time; infinite for itself."),
+        Column("truncated", pl.Float64, "Fraction of completions cut at the token limit; they count as wrong."),
         Column("n_problems", pl.Int32, "Problems answered."),
         Column("n_samples", pl.Int32, "Samples of each problem."),
     ),

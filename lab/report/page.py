@@ -4,6 +4,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 
 import plotly.graph_objects as go
@@ -23,6 +24,7 @@ from lab.report.plot_block import arm_key, plot_block
 from lab.report.provenance_section import TableFile, provenance_section
 from lab.report.tokens import strip_css
 from lab.report.trace_cards import trace_cards
+from lab.report.truncation import truncation_warning
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -32,6 +34,10 @@ class Page:
     title: str
     task: str
     """What stands before the word problems, such as `held-out chain`."""
+    sampling: str
+    """How completions were drawn, such as `at temperature 1`."""
+    process_checked: bool
+    """Whether the task's verifier can tell a valid process; if not, strict accuracy is answer accuracy."""
     base: str
     """Name of the base model."""
     tuned: str
@@ -46,13 +52,14 @@ class Page:
 def render(page: Page) -> str:
     """The page as HTML; equal pages give equal text."""
     ledger = page.ledger
-    answer = answer_sentence(ledger.ladder, page.task, page.base, page.tuned)
+    answer = answer_sentence(ledger.ladder, page.task, page.base, page.tuned, page.sampling)
+    note = captions.how_to_read(process_checked=page.process_checked)
     body = [
-        f'<header><h1>{escaped(page.title)}</h1><p class="answer">{escaped(answer)}</p>{captions.HOW_TO_READ}</header>',
+        f'<header><h1>{escaped(page.title)}</h1><p class="answer">{escaped(answer)}</p>{note}</header>',
         _ladder(ledger.ladder, answer),
         _guess(ledger),
-        _curves(ledger),
-        _lines("families", ledger.families, family_figure, arm_styles(ledger.ladder), captions.FAMILIES),
+        _curves(ledger, page.process_checked),
+        _families(ledger, page.process_checked),
         _traces(ledger.examples),
         f"{captions.PROVENANCE}{provenance_section(page.made_by, page.command, page.files)}",
     ]
@@ -62,7 +69,7 @@ def render(page: Page) -> str:
 def _ladder(ladder: pl.DataFrame, answer: str) -> str:
     key = captions.LADDER.key
     plot = plot_block("ladder", lambda canvas: ladder_figure(ladder, canvas), says=answer, caption=key)
-    return f"{captions.LADDER.head}{plot}{ladder_table(ladder)}"
+    return f"{captions.LADDER.head}{plot}{ladder_table(ladder)}{truncation_warning(ladder)}"
 
 
 def _guess(ledger: Ledger) -> str:
@@ -75,10 +82,16 @@ def _guess(ledger: Ledger) -> str:
     return f"{caption.head}{plot}"
 
 
-def _curves(ledger: Ledger) -> str:
+def _curves(ledger: Ledger, checked: bool) -> str:
     styles = arm_styles(ledger.ladder)
-    tries = _lines("pass-at-k", ledger.pass_at_k, pass_at_k_figure, styles, captions.PASS_AT_K)
-    return tries + _lines("cover", ledger.cover, cover_figure, styles, captions.COVER)
+    tries, often = captions.pass_at_k(process_checked=checked), captions.cover(process_checked=checked)
+    first = _lines("pass-at-k", ledger.pass_at_k, partial(pass_at_k_figure, process_checked=checked), styles, tries)
+    return first + _lines("cover", ledger.cover, partial(cover_figure, process_checked=checked), styles, often)
+
+
+def _families(ledger: Ledger, checked: bool) -> str:
+    caption, draw = captions.families(process_checked=checked), partial(family_figure, process_checked=checked)
+    return _lines("families", ledger.families, draw, arm_styles(ledger.ladder), caption)
 
 
 def _lines(
@@ -119,7 +132,7 @@ def _document(title: str, body: str) -> str:
         '<meta name="referrer" content="no-referrer"><meta name="color-scheme" content="light dark">'
         f'<title>{escaped(title)}</title><link rel="icon" href="data:,"><style>{style}</style></head>'
         f"<body><main>{body}</main>"
-        "<noscript><p>The figures need JavaScript; the tables hold the same numbers.</p></noscript>"
+        f"<noscript><p>{captions.WITHOUT_SCRIPTS}</p></noscript>"
         f'<script type="application/json" id="dark-inks">{script_json(dict(DARK))}</script>'
         f"<script>{plotly}</script><script>{script}</script></body></html>\n"
     )

@@ -1,6 +1,8 @@
 """Summary: the ladder for a terminal."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import polars as pl
 from rich import box
@@ -11,9 +13,9 @@ from lab.report.markup import visible
 from lab.report.numerals import ABSENT, bits, interval, percent, points
 from lab.report.rungs import rungs
 
-WIDE_ONLY = ("answer only", "gain, points")
-ROOM_FOR_ALL = 110
-"""Columns of a terminal that hold the whole table; a narrower one is shown without answer-only and gain."""
+WIDE_ONLY = ("answer only", "gain, points", "over control")
+ROOM_FOR_ALL = 130
+"""Columns of a terminal that hold the whole table; a narrower one is shown without the columns of `WIDE_ONLY`."""
 
 
 def summary(ladder: pl.DataFrame, width: int = ROOM_FOR_ALL) -> Table:
@@ -38,6 +40,7 @@ def summary(ladder: pl.DataFrame, width: int = ROOM_FOR_ALL) -> Table:
         wide_only = (
             percent(answers.get(row["arm"], math.nan)),
             Text(f"{points(row['gain'])} {interval(row['gain_low'], row['gain_high'])}"),
+            Text(_over_control(row)),
         )
         table.add_row(
             Text(indent + visible(row["label"])),
@@ -51,3 +54,11 @@ def summary(ladder: pl.DataFrame, width: int = ROOM_FOR_ALL) -> Table:
         table.caption = Text("Refused: " + "; ".join(map(visible, reasons)))
         table.caption_justify = "left"
     return table
+
+
+def _over_control(row: Mapping[str, Any]) -> str:
+    """Points by which a rung exceeds its best control."""
+    if row["kind"] != "rung":
+        return ABSENT
+    span = interval(row["over_control_low"], row["over_control_high"])
+    return f"{points(row['over_control'])} {span}".strip()

@@ -69,7 +69,7 @@ def decode(
             if not is_finite:
                 raise DecodingError(
                     f"the model gave logits that are not finite at token {step} of row {index}: its weights or the "
-                    "precision cannot carry this input; try --dtype float32"
+                    "precision cannot carry this input; try --dtype float32 with another --out"
                 )
             growing.tokens.append(token)
             growing.logprobs.append(logprob)

@@ -35,16 +35,17 @@ def sample(
     seed: int,
     batch_size: int = 256,
     open_rows: OpenRows | None = None,
+    also_ends: frozenset[int] = frozenset(),
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> list[Trace]:
     """`n_samples` completions of each problem, ordered by problem, then by sample.
 
     The random number of a token is a function of (seed, problem id, sample index, step): another batch size, another
-    order or a resumed run draws the same numbers. (Floating-point sums depend on the shape of a batch in the last
-    digits, so a token changes where its number falls within about 1e-6 of a boundary.) `batch_size` counts rows; when
-    memory runs out it is halved and the work goes on. `open_rows` puts something else than the model itself in the
-    loop, such as a hybrid; `model` then gives the tokenizer and the end tokens. `on_progress` is told the number of
-    completions added.
+    order or a resumed run draws the same numbers. (Floating-point sums depend on the shape of a batch in their last
+    digits, so in float32 a token changes where its number falls within about 1e-6 of a boundary; bfloat16 is coarser.)
+    `batch_size` counts rows; when memory runs out it is halved and the work goes on. `open_rows` puts something else
+    than the model itself in the loop, such as a hybrid; `model` then gives the tokenizer. Texts end at the model's end
+    tokens and at `also_ends`. `on_progress` is told the number of completions added.
 
     Raises DecodingError for an empty request, a prompt of no tokens or beyond the model's context, or logits that are
     not finite.
@@ -58,12 +59,13 @@ def sample(
     # Prompts of like length share a batch, which keeps the padding short.
     order = sorted(range(len(requests)), key=lambda index: len(prompt_ids[requests[index].problem.prompt]))
     opener = open_rows or partial(CachedRows, model)
+    ends = end_tokens(model) | also_ends
     traces: list[Trace | None] = [None] * len(requests)
     start = 0
     while start < len(order):
         chosen = order[start : start + batch_size]
         try:
-            written = complete(model, opener, [requests[index] for index in chosen], prompt_ids, decoding, seed)
+            written = complete(model, opener, [requests[index] for index in chosen], prompt_ids, decoding, ends, seed)
         except Exception as error:
             if not is_out_of_memory(error) or len(chosen) == 1:
                 raise
@@ -82,12 +84,13 @@ def complete(
     requests: Sequence[Request],
     prompt_ids: dict[str, list[int]],
     decoding: Decoding,
+    ends: frozenset[int],
     seed: int,
 ) -> Iterator[Trace]:
     """One batch of requests."""
     prompts = list(dict.fromkeys(request.problem.prompt for request in requests))
     batch = make_batch(model, [prompt_ids[prompt] for prompt in prompts], requests, prompts, seed)
-    written = decode(open_rows, batch, decoding, tokenizer=model.tokenizer, end_tokens=end_tokens(model))
+    written = decode(open_rows, batch, decoding, tokenizer=model.tokenizer, end_tokens=ends)
     return (
         Trace(problem_id=request.problem.id, sample_index=request.sample_index, **row._asdict())
         for request, row in zip(requests, written, strict=True)

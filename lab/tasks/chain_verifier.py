@@ -104,7 +104,17 @@ def chain_answer(completion: str) -> str | None:
 
 
 def process_fault(expression: Expression, transcript: Transcript) -> str | None:
-    """The first fault of a readable transcript, or None."""
+    """The first fault of a readable transcript, or None: of its steps, or an answer that is not their last result."""
+    if fault := steps_fault(expression, transcript):
+        return fault
+    return None if transcript.answer == transcript.steps[-1].carried else "answer is not the last result"
+
+
+def steps_fault(expression: Expression, transcript: Transcript) -> str | None:
+    """The first fault of the steps, or None: every one copied and true, none missing or too many, no check wrong.
+
+    The answer, and text other than steps, are not judged.
+    """
     if not transcript.steps:
         return "no steps"
     value = expression.operands[0]
@@ -120,6 +130,4 @@ def process_fault(expression: Expression, transcript: Transcript) -> str | None:
         value = step.carried
     if len(transcript.steps) != len(wanted):
         return f"{len(transcript.steps)} steps for {len(wanted)}"
-    if transcript.answer != value:
-        return "answer is not the last result"
     return None

@@ -1,5 +1,6 @@
 """The final answer that a mathematical text states."""
 
+import functools
 import re
 from fractions import Fraction
 
@@ -70,6 +71,24 @@ def as_ratio(answer: str) -> Fraction | None:
             return None
         value = Fraction(over, under)
     return -value if match["sign"] == "-" else value
+
+
+def same_answer(answer: str, gold: str) -> bool:
+    r"""Whether two answers are one: equal once tidied, white space apart, or plain numbers of one exact value.
+
+    Made for comparing every answer with every gold answer, it asks no verifier and leaves out what only one can tell:
+    formulas in two forms (`\sqrt{8}` and `2\sqrt{2}`), reordered sets, units and other text around a number, and, in
+    reasoning-gym, another right answer than the gold one. What it counts that a verifier may not is a number in another
+    form (`7.0` for `7`) where the dataset wants the text.
+    """
+    return _key(answer) == _key(gold)
+
+
+@functools.lru_cache(maxsize=4096)
+def _key(answer: str) -> Fraction | tuple[tuple[str, ...], ...]:
+    plain = tidied(answer) or answer
+    value = as_ratio(plain)
+    return tuple(tuple(line.split()) for line in plain.splitlines()) if value is None else value
 
 
 def _lone_number(clause: str) -> str:

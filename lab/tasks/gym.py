@@ -8,8 +8,10 @@ trusted even then: see the tables below, made by scoring gold answers and near m
 import copy
 import difflib
 import functools
+import importlib
 import json
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,7 +61,7 @@ REFUSED = {"puzzle24": "its scorer accepts formulas over other numbers than the 
 _MARKER = re.compile(r"\banswer(?:\s+is)?\s*:|\banswer\s+is\b", re.IGNORECASE)
 _TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 
-_WORKER = Worker("lab.tasks.gym:reply")
+_WORKER = Worker("lab.tasks.gym:reply", package="reasoning-gym", prepare="lab.tasks.gym:prepare")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +112,8 @@ class GymTask:
 
         Right is the gold answer itself, white space apart, or what the dataset's scorer gives exactly 1.0; but never a
         longer text that holds the gold answer, unless both are plain numbers. Never raises on any text: a scorer that
-        raises or hangs makes the answer wrong, and the reason says so. Raises TaskError for a problem of another task.
+        raises or hangs makes the answer wrong, and the reason says so. Raises TaskError for a problem of another task,
+        and where reasoning-gym cannot be used.
         """
         answer = stated_answer(completion, n_lines=problem.answer.count("\n") + 1)
         fault = "no answer" if answer is None else self._fault(problem, answer)
@@ -184,8 +187,23 @@ def stated_answer(completion: str, *, n_lines: int = 1) -> str | None:
     return tidied("\n".join(lines))
 
 
+def answer_reader(problems: Sequence[Problem]) -> Callable[[str], str | None]:
+    """`stated_answer` with as many lines as the longest gold answer of `problems` has.
+
+    Where all gold answers have as many lines this reads what `GymTask.verify` reads. Where they differ, an answer that
+    is shorter than the longest and is neither tagged nor boxed comes with the lines around it, if there are any.
+    """
+    n_lines = max((problem.answer.count("\n") + 1 for problem in problems), default=1)
+    return functools.partial(stated_answer, n_lines=n_lines)
+
+
 def _words(text: str) -> list[list[str]]:
     return [line.split() for line in text.strip().splitlines()]
+
+
+def prepare() -> None:
+    """In a new worker: imports every dataset of reasoning-gym."""
+    importlib.import_module("reasoning_gym.factory")
 
 
 def reply(request: Request) -> Request:

@@ -18,14 +18,14 @@ LONGEST = 500
 
 _NUMBER_IN_WORDS = re.compile(r"\\(?:text|mbox|mathrm)[a-z]*\s*\{[^{}]*[0-9]")
 
-_WORKER = Worker("lab.tasks.math_answer:compare")
+_WORKER = Worker("lab.tasks.math_answer:compare", package="math-verify", prepare="lab.tasks.math_answer:prepare")
 
 
 def verify(problem: Problem, completion: str) -> Verdict:
     """Whether the final answer of `completion`, by the rules of `lab.tasks.final_answer`, equals the gold answer.
 
     Never raises on any text: an answer that cannot be read or compared in time is wrong, and the reason says so. The
-    process is not checked. Raises TaskError only where no worker can be started.
+    process is not checked. Raises TaskError only where math-verify cannot be used.
     """
     answer = final_answer(completion)
     fault = "no final answer" if answer is None else difference(problem.answer, answer)
@@ -52,6 +52,12 @@ def difference(gold: str, answer: str, *, timeout_s: float = TIMEOUT_S) -> str |
             return "another answer"
         case Failed(reason):
             return reason
+
+
+def prepare() -> None:
+    """In a new worker: imports math_verify and tries it, so that a broken installation judges no answer."""
+    if compare({"gold": r"\frac{1}{2}", "answer": r"\frac{2}{4}"}) != {"equal": True}:
+        raise RuntimeError("it finds 2/4 different from 1/2")
 
 
 def compare(request: Request) -> Request:

@@ -1,5 +1,6 @@
 """Where problems come from: what a user types, and the task it names."""
 
+import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,8 +11,8 @@ from lab.errors import TaskError
 from lab.tasks.chain_verifier import chain_answer
 from lab.tasks.chain_verifier import verify as verify_chain
 from lab.tasks.chain_world import ChainTask
-from lab.tasks.final_answer import final_answer
-from lab.tasks.gym import GymTask, stated_answer
+from lab.tasks.final_answer import final_answer, same_answer
+from lab.tasks.gym import GymTask, answer_reader
 from lab.tasks.jsonl import JsonlTask
 from lab.tasks.math_answer import verify as verify_math
 from lab.tasks.problem import Problem
@@ -33,6 +34,12 @@ class Task:
     verify: Verifier = field(compare=False)
     read_answer: Callable[[str], str | None] = field(compare=False)
     """The answer that a completion states, if any: what the guess floor shuffles among problems."""
+    same_answer: Callable[[str, str], bool] = field(compare=False)
+    """Whether a stated answer equals another problem's gold answer, for the guess floor.
+
+    For the chain world, equal strings; else `lab.tasks.final_answer.same_answer`, which is cheaper than `verify` and
+    says there what it leaves out, so that the floor may come out a little low.
+    """
 
 
 def task_source(text: str) -> TaskSource:
@@ -76,13 +83,15 @@ def open_task(source: TaskSource, *, n_problems: int, seed: int, held_out: bool 
     if n_problems < 1:
         raise TaskError(f"task {source_name(source)!r}: asked for {n_problems} problems, want at least 1")
     generator = numpy_generator(seed, "problems", "held out" if held_out else "training")
+    problems = source.problems(n_problems, generator, held_out=held_out)
+    same: Callable[[str, str], bool] = same_answer
     match source:
         case ChainTask():
             verify: Verifier = verify_chain
             read_answer: Callable[[str], str | None] = chain_answer
+            same = operator.eq
         case GymTask():
-            verify, read_answer = source.verify, stated_answer
+            verify, read_answer = source.verify, answer_reader(problems)
         case JsonlTask():
             verify, read_answer = verify_math, final_answer
-    problems = source.problems(n_problems, generator, held_out=held_out)
-    return Task(name=source_name(source), problems=problems, verify=verify, read_answer=read_answer)
+    return Task(name=source_name(source), problems=problems, verify=verify, read_answer=read_answer, same_answer=same)

@@ -46,7 +46,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The handler raised, ran out of time, or took its process with it."""
+    """The handler raised anything but an ImportError, ran out of time, or took its process with it."""
 
     reason: str
 
@@ -54,11 +54,17 @@ class Failed:
 class Worker:
     """Starts with the first request, and ends with the interpreter or at `close`. Threads may share it."""
 
-    __slots__ = ("__weakref__", "_handler", "_lock", "_process")
+    __slots__ = ("__weakref__", "_handler", "_lock", "_package", "_prepare", "_process")
 
-    def __init__(self, handler: str) -> None:
-        """`handler` is a function of a request that returns JSON, written `module:function`."""
+    def __init__(self, handler: str, *, package: str | None = None, prepare: str | None = None) -> None:
+        """`handler` is a function of a request that returns JSON, written `module:function`.
+
+        `prepare` is a function of nothing, written likewise, that a worker calls before its first request, outside any
+        time limit: what it raises is a fault of the installed `package` and no fault of a request.
+        """
         self._handler = handler
+        self._package = package or handler
+        self._prepare = prepare
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         atexit.register(self.close)
@@ -68,7 +74,7 @@ class Worker:
     def ask(self, request: Request, *, timeout_s: float) -> Answered | Failed:
         """What the handler makes of `request` within `timeout_s` seconds of processor time.
 
-        Raises TaskError only where no worker can be started.
+        Raises TaskError only where no worker can be started, or the handler cannot import what it needs.
         """
         line = json.dumps({"timeout_s": timeout_s, "request": request}) + "\n"
         with self._lock:
@@ -84,6 +90,8 @@ class Worker:
                 raise
             if reply.endswith("\n"):
                 message = json.loads(reply)
+                if "unusable" in message:
+                    raise self._unusable(message["unusable"])
                 return Answered(message["value"]) if "value" in message else Failed(message["error"])
             self._end()
             # faulthandler leaves with 1, the processor timer with its signal.
@@ -113,8 +121,9 @@ class Worker:
                 sys.executable,
                 "-P",
                 "-c",
-                "import sys; from lab.tasks.worker import serve; serve(sys.argv[1])",
+                "import sys; from lab.tasks.worker import serve; serve(*sys.argv[1:])",
                 self._handler,
+                self._prepare or "",
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -124,14 +133,19 @@ class Worker:
             # Else Ctrl-C in a terminal would end the worker in the middle of a request.
             start_new_session=True,
         )
-        greeting = _pipe(self._process.stdout).readline()
+        try:
+            greeting = _pipe(self._process.stdout).readline()
+        except BaseException:
+            # A greeting left unread must not be taken for the reply of the next request.
+            self._end()
+            raise
         if greeting != "ready\n":
             self._end()
-            raise TaskError(
-                f"cannot start a worker for {self._handler}: {greeting.strip() or 'it died'}; "
-                "check that the package is installed whole"
-            )
+            raise self._unusable(greeting.strip() or "its worker died while it started")
         return self._process
+
+    def _unusable(self, reason: str) -> TaskError:
+        return TaskError(f"{self._package} cannot be used: {reason}; reinstall it")
 
     def _end(self) -> None:
         process, self._process = self._process, None
@@ -154,7 +168,7 @@ class Worker:
             self._process = None
 
 
-def serve(handler: str) -> None:
+def serve(handler: str, prepare: str = "") -> None:
     """The life of the child: a greeting, then a reply a request, until the pipe closes."""
     # What third parties print goes nowhere, so that only replies are in the pipe.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="ascii")
@@ -163,11 +177,13 @@ def serve(handler: str) -> None:
     with open(os.devnull) as nothing:  # noqa: PTH123
         os.dup2(nothing.fileno(), sys.stdin.fileno())
     _limit_memory()
-    module, _, name = handler.partition(":")
     try:
-        function: Callable[[Request], Request] = getattr(importlib.import_module(module), name)
-    except Exception as error:
-        print(f"{type(error).__name__}: {error}".replace("\n", " "), file=replies, flush=True)
+        function: Callable[[Request], Request] = _named(handler)
+        if prepare:
+            _named(prepare)()
+    # A broken package may even exit.
+    except BaseException as error:
+        print(_line(error), file=replies, flush=True)
         return
     print("ready", file=replies, flush=True)
     while line := requests.readline():
@@ -182,11 +198,24 @@ def _reply(function: Callable[[Request], Request], request: Request, timeout_s: 
     _allow(timeout_s)
     try:
         return {"value": function(request)}
+    # What is not installed is no fault of the request.
+    except ImportError as error:
+        return {"unusable": _line(error)}
     # A request that exits, interrupts or exhausts itself is a failed request.
     except BaseException as error:
-        return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+        return {"error": _line(error)}
     finally:
         _allow(0.0)
+
+
+def _named(name: str) -> Callable[..., Request]:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _line(error: BaseException) -> str:
+    text = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
 def _allow(timeout_s: float) -> None:

@@ -12,8 +12,8 @@ from lab.errors import VectorError
 from lab.models.load import Model
 from lab.models.pair import ModelPair
 from lab.sampling.rows import Batch, CachedRows, OpenRows, Proposal, Rows
-from steering.edit import Add, apply
-from steering.hybrid.router import Router, asks_tuned, route
+from steering.edit import Add, apply_each
+from steering.hybrid.router import Never, Router, asks_tuned, route
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Hybrid:
     @property
     def needs_tuned(self) -> bool:
         """Whether the tuned model runs while the hybrid writes."""
-        return asks_tuned(self.router) or isinstance(self.act, Takeover)
+        return asks_tuned(self.router) or (isinstance(self.act, Takeover) and not isinstance(self.router, Never))
 
 
 def open_hybrid(pair: ModelPair, hybrid: Hybrid) -> OpenRows:
@@ -99,12 +99,8 @@ class HybridRows:
         self, edits: tuple[Add, ...], rows: Int[Tensor, " routed"], logits: Float[Tensor, "row d_vocab"]
     ) -> Float[Tensor, "row d_vocab"]:
         chosen = torch.from_numpy((self.keys % np.uint64(len(edits))).astype(np.int64)).to(rows.device)[rows]
-        for index, edit in enumerate(edits):
-            theirs = rows[chosen == index]
-            if len(theirs):
-                with apply(self.base_model, edit):
-                    logits = logits.index_copy(0, theirs, self.base.again(theirs))
-        return logits
+        with apply_each(self.base_model, edits, chosen):
+            return logits.index_copy(0, rows, self.base.again(rows))
 
     def append(self, tokens: Int[Tensor, " row"]) -> None:
         """Both models read the token, whoever wrote it."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid, Steer, Takeover
-from steering.hybrid.router import Always, AtRandom, AtSteps, Disagreement
+from steering.hybrid.router import Always, AtRandom, AtSteps, Disagreement, Never
 from steering.vector import SteeringVector
 
 OPENING = AtSteps((0,))
@@ -21,6 +21,8 @@ class Arm:
     kind: Literal["rung", "control"]
     control_of: str | None = None
     hybrid: Hybrid
+    temperature: float | None = None
+    """Another temperature than the study's: a help of its own, since sampling costs accuracy; 0 draws one sample."""
 
 
 def ladder(vectors: Mapping[str, tuple[SteeringVector, ...]], opening_rate: float) -> tuple[Arm, ...]:
@@ -30,7 +32,10 @@ def ladder(vectors: Mapping[str, tuple[SteeringVector, ...]], opening_rate: floa
     whose vectors are missing are left out. `opening_rate` is the share of tokens that open a completion.
     """
     steers = {kind: Steer(tuple(map(Add, drawn))) for kind, drawn in vectors.items()}
-    arms = mean_arms(steers) if "mean" in steers else ()
+    arms = (
+        Arm(name="greedy", label="+ greedy decoding", kind="rung", hybrid=Hybrid(Never(), Takeover()), temperature=0.0),
+    )
+    arms += mean_arms(steers) if "mean" in steers else ()
     arms += fitted_arms(steers, opening_rate) if "fitted" in steers else ()
     return (
         *arms,
@@ -98,6 +103,21 @@ def fitted_arms(steers: Mapping[str, Steer], opening_rate: float) -> tuple[Arm, 
             kind="control",
             control_of="fitted-opening",
             hybrid=Hybrid(AtRandom(opening_rate), fitted),
+        ),
+        Arm(
+            name="fitted-greedy",
+            label="+ fitted vector, first token, greedy",
+            kind="rung",
+            hybrid=Hybrid(OPENING, fitted),
+            temperature=0.0,
+        ),
+        Arm(
+            name="random-greedy",
+            label="random vectors, first token, greedy",
+            kind="control",
+            control_of="fitted-greedy",
+            hybrid=Hybrid(OPENING, drawn),
+            temperature=0.0,
         ),
         Arm(
             name="fitted-disagreement",

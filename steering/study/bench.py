@@ -93,10 +93,13 @@ def claimed(out: Path, study: Study) -> Iterator[None]:
 
     Raises StorageError where it belongs to another study, holds something else, or is in use.
     """
-    claim(out, study)
+    if out.exists() and not out.is_dir():
+        raise StorageError(f"{out} is not a directory: choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
     handle = os.open(out, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        claim(out, study)
         yield
     except BlockingIOError as error:
         raise StorageError(f"{out} is in use by another run of this study: wait for it, or stop it") from error
@@ -108,8 +111,6 @@ def claim(out: Path, study: Study) -> None:
     """Marks `out` as this study's; StorageError where it is another's or holds something else."""
     wanted = canonical_json(study)
     marker = out / "study.json"
-    if out.exists() and not out.is_dir():
-        raise StorageError(f"{out} is not a directory: choose another --out")
     # What a run that was killed while it wrote left behind.
     for name in ("study.json", "report.html"):
         for leftover in out.glob(f".{name}.*.partial"):
@@ -117,7 +118,7 @@ def claim(out: Path, study: Study) -> None:
     if marker.exists():
         if marker.read_text(encoding="utf-8") != wanted:
             raise StorageError(f"{out} holds a study of another configuration: choose another --out or delete it")
-    elif out.exists() and any(out.iterdir()):
+    elif any(out.iterdir()):
         raise StorageError(f"{out} is not empty and holds no study: choose another --out")
     else:
         write_text(marker, wanted)

@@ -43,6 +43,11 @@ class Study:
     device: str = "auto"
     dtype: str = "auto"
 
+    @property
+    def sampling(self) -> str:
+        """How completions are drawn, in words."""
+        return f"at temperature {self.decoding.temperature:g}" if self.decoding.temperature else "decoded greedily"
+
     def __post_init__(self) -> None:
         beyond = [k for k in self.ks if k > self.n_curve_samples]
         if beyond or not self.ks or min(self.ks) < 1:

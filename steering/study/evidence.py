@@ -16,6 +16,9 @@ from probes.capture import capture
 from probes.site import Site
 from steering.fit.gradient import Decisions
 
+PIECE = 32
+"""Texts read at once: whole texts, with logits over the vocabulary at every token, take far more room than one step."""
+
 DECISIONS = Schema(
     "decisions",
     (
@@ -66,19 +69,17 @@ def texts(model: Model, traces: pl.DataFrame, problems: Mapping[str, Problem]) -
     )
 
 
-def slices(traces: pl.DataFrame, batch_size: int) -> Iterator[pl.DataFrame]:
-    """The table in pieces of at most `batch_size` rows."""
-    for start in range(0, traces.height, batch_size):
-        yield traces.slice(start, batch_size)
+def slices(traces: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """The table in pieces of `PIECE` rows."""
+    for start in range(0, traces.height, PIECE):
+        yield traces.slice(start, PIECE)
 
 
 @torch.inference_mode()
-def decisions(
-    pair: ModelPair, traces: pl.DataFrame, problems: Mapping[str, Problem], *, batch_size: int
-) -> pl.DataFrame:
+def decisions(pair: ModelPair, traces: pl.DataFrame, problems: Mapping[str, Problem]) -> pl.DataFrame:
     """Every token of `traces` at which base and tuned model, reading the same text, would greedily differ."""
     rows: list[dict[str, object]] = []
-    for piece in slices(traces, batch_size):
+    for piece in slices(traces):
         read = texts(pair.base, piece, problems)
         base, tuned = (greedy_tokens(model, read) for model in (pair.base, pair.tuned))
         for index, (problem_id, sample_index) in enumerate(piece.select("problem_id", "sample_index").iter_rows()):
@@ -98,11 +99,15 @@ def decisions(
     return DECISIONS.frame(rows)
 
 
-def greedy_tokens(model: Model, read: Texts) -> Int[Tensor, "text pos"]:
-    """The most likely next token at every place."""
+def greedy_tokens(model: Model, read: Texts) -> Int[Tensor, "text kept"]:
+    """The most likely next token at the last places, from just before the longest completion on."""
     positions = (read.mask.long().cumsum(dim=1) - 1).clamp(min=0)
     output = model.network(
-        input_ids=read.tokens, attention_mask=read.mask.long(), position_ids=positions, use_cache=False
+        input_ids=read.tokens,
+        attention_mask=read.mask.long(),
+        position_ids=positions,
+        use_cache=False,
+        logits_to_keep=max(read.n_completion) + 1,
     )
     return output.logits.argmax(dim=-1)
 
@@ -129,20 +134,20 @@ def contexts(model: Model, chosen: pl.DataFrame, traces: pl.DataFrame, problems:
 
 
 def opening_activations(
-    model: Model, site: Site, sides: Mapping[str, pl.DataFrame], problems: Mapping[str, Problem], *, batch_size: int
+    model: Model, site: Site, sides: Mapping[str, pl.DataFrame], problems: Mapping[str, Problem]
 ) -> tuple[Float[Tensor, "row d_model"], pl.DataFrame]:
     """The residual just after the first token of every trace of every side, with its `ACTIVATIONS` index."""
     vectors: list[Tensor] = []
     index: list[dict[str, object]] = []
     for side, traces in sides.items():
-        for piece in slices(traces, batch_size):
+        for piece in slices(traces):
             read = texts(model, piece, problems)
             stream = capture(model, read.tokens, read.mask, [site])[site]
-            places = [-n for n in read.n_completion]
-            vectors += [stream[row, place] for row, place in enumerate(places)]
+            first = torch.tensor([-n for n in read.n_completion], device=stream.device)
+            vectors.append(stream[torch.arange(len(first), device=stream.device), first].float().cpu())
             index += rows_of(piece, side, len(index))
-    joined = torch.stack(vectors) if vectors else torch.zeros(0, model.anatomy.d_model)
-    return joined.float().cpu(), ACTIVATIONS.frame(index)
+    joined = torch.cat(vectors) if vectors else torch.zeros(0, model.anatomy.d_model)
+    return joined, ACTIVATIONS.frame(index)
 
 
 def rows_of(traces: pl.DataFrame, side: str, start: int) -> Sequence[dict[str, object]]:

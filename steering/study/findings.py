@@ -1,6 +1,6 @@
 """Findings: verdicts of all arms -> the tables of the ledger."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import nan
 from typing import Literal
@@ -75,6 +75,9 @@ def ladder_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
             gain = difference_interval(rates, of_base, weights)
             share = elicited_share(rates, of_base, of_tuned, weights)
             is_base, is_end = arm is base, arm.kind == "end"
+            controls = [other.rates(measure) for other in arms if other.control_of == arm.name]
+            best = max(controls, key=np.mean, default=None)
+            over = None if best is None else difference_interval(rates, best, weights)
             rows.append(
                 {
                     "arm": arm.name,
@@ -92,9 +95,13 @@ def ladder_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
                     "share": nan if is_end else share.value,
                     "share_low": nan if is_end else share.low,
                     "share_high": nan if is_end else share.high,
+                    "over_control": nan if over is None else over.value,
+                    "over_control_low": nan if over is None else over.low,
+                    "over_control_high": nan if over is None else over.high,
                     "refusal": None if is_end else share.refusal,
                     "steered_share": arm.steered_share,
                     "bits_per_token": arm.bits_per_token,
+                    "truncated": float((arm.traces["stop"] == "length").mean()),  # pyright: ignore[reportArgumentType]
                     "n_problems": len(rates),
                     "n_samples": arm.n_samples,
                 }
@@ -171,17 +178,19 @@ def guess_table(arms: Sequence[Answered], task: Task, weights: Weights) -> pl.Da
     for arm in arms:
         answers = [task.read_answer(text) for text in arm.traces["text"].to_list()]
         n = arm.n_samples
-        floor = guess_floor([answers[start : start + n] for start in range(0, len(answers), n)], golds, weights)
+        floor = guess_floor(
+            [answers[start : start + n] for start in range(0, len(answers), n)], golds, weights, same=task.same_answer
+        )
         rows.append({"arm": arm.name, "label": arm.label, "value": floor.value, "low": floor.low, "high": floor.high})
     return GUESS.frame(rows)
 
 
 def example_table(
-    arms: Sequence[Answered], problems: Sequence[Problem], pieces: Mapping[int, str], n_examples: int
+    arms: Sequence[Answered], problems: Sequence[Problem], piece: Callable[[int], str], n_examples: int
 ) -> pl.DataFrame:
     """`EXAMPLES`: the first sample of the first problems, by every arm, so that nothing is picked by its outcome.
 
-    `pieces` gives the text of a token id.
+    `piece` gives the text of a token id.
     """
     rows: list[dict[str, object]] = []
     for problem in problems[:n_examples]:
@@ -197,7 +206,7 @@ def example_table(
                     "prompt": problem.prompt,
                     "gold": problem.answer,
                     "text": trace["text"],
-                    "tokens": [pieces[token] for token in trace["tokens"]],
+                    "tokens": [piece(token) for token in trace["tokens"]],
                     "routes": [TUNED] * len(trace["routes"]) if arm.name == "tuned" else trace["routes"],
                     "logprobs": trace["logprobs"],
                     "answer_correct": verdict["answer_correct"],

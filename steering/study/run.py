@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lab.provenance import canonical_json, file_digest
+from lab.report.answer import answer_sentence
 from lab.report.ledger import SCHEMAS, Ledger
 from lab.report.page import Page, render
 from lab.report.provenance_section import TableFile
@@ -28,6 +29,8 @@ class Finished(NamedTuple):
 
     report: Path
     ledger: Ledger
+    answer: str
+    """What the study found, in a sentence."""
 
 
 def run(study: Study, out: Path, *, command: str, watch: Watch = lambda *_: None) -> Finished:
@@ -52,7 +55,7 @@ def run_stages(bench: Bench, command: str) -> Finished:
     ]
     vectors, opening_rate = vector_stage(bench, problems)
     arms: list[tuple[Arm, Artefact]] = []
-    for arm in ladder(read_vectors(vectors), opening_rate):
+    for arm in ladder(read_vectors(vectors, bench.study.seed), opening_rate):
         arms.append((arm, hybrid_traces(bench, arm, parents | {"vectors": vectors.digest})))
     taken = arms[-1][1]
     scattered = takeover_control(round(routed_share(read_traces(taken)), 4))
@@ -82,11 +85,15 @@ def report_stage(bench: Bench, tables: Artefact, command: str) -> Finished:
     """`report.html`, drawn from the tables alone; written again by every run, and equal each time."""
     ledger = Ledger(**{schema.name: read_table(tables.path / f"{schema.name}.parquet", schema) for schema in SCHEMAS})
     parents = {"tables": tables.digest}
+    verdicts = read_table(tables.path / "verdicts.parquet", VERDICTS)
+    task, base, tuned = f"held-out {bench.task.name}", bench.base.name, bench.pair.tuned.name
     page = Page(
-        title=f"{bench.base.name} and {bench.pair.tuned.name}",
-        task=f"held-out {bench.task.name}",
-        base=bench.base.name,
-        tuned=bench.pair.tuned.name,
+        title=f"{base} and {tuned}",
+        task=task,
+        sampling=bench.study.sampling,
+        process_checked=verdicts["process_valid"].null_count() == 0,
+        base=base,
+        tuned=tuned,
         ledger=ledger,
         made_by=bench.made_by("study", bench.study, parents),
         command=command,
@@ -94,7 +101,7 @@ def report_stage(bench: Bench, tables: Artefact, command: str) -> Finished:
     )
     report = bench.out / "report.html"
     write_text(report, render(page))
-    return Finished(report, ledger)
+    return Finished(report, ledger, answer_sentence(ledger.ladder, task, base, tuned, bench.study.sampling))
 
 
 def table_files(out: Path) -> Iterator[TableFile]:

@@ -1,7 +1,7 @@
 """Sampled stages: the traces of one arm, written in shards so that a killed run goes on where it stopped."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -10,7 +10,7 @@ from lab.models.load import Model
 from lab.provenance import provenance
 from lab.sampling.decoding import Decoding
 from lab.sampling.rows import OpenRows
-from lab.sampling.sample import sample
+from lab.sampling.sample import end_tokens, sample
 from lab.sampling.trace import TRACES, trace_table
 from lab.seeds import child_seed
 from lab.stage import Artefact, memoised
@@ -50,6 +50,7 @@ def sampled(
     parents: Mapping[str, str],
     *,
     open_rows: OpenRows | None = None,
+    also_ends: frozenset[int],
     on_progress: Callable[[int], None],
 ) -> Artefact:
     """The stage `traces-<arm>`: one `TRACES` table, written in shards of whole problems and joined at the end.
@@ -77,6 +78,7 @@ def sampled(
                 seed=config.seed,
                 batch_size=config.batch_size,
                 open_rows=open_rows,
+                also_ends=also_ends,
                 on_progress=on_progress,
             )
             write_table(path, trace_table(config.arm, traces), TRACES, made_by)
@@ -98,14 +100,24 @@ def own_traces(bench: Bench, model: Model, arm: str, parents: dict[str, str], *,
     study = bench.study
     problems = bench.fit_task.problems if fitting else bench.task.problems
     n_samples = study.n_fit_samples if fitting else study.n_curve_samples
-    return trace_stage(bench, arm, model, problems, n_samples, parents | {"model": model.digest})
+    return trace_stage(
+        bench, arm, model, problems, n_samples, parents | {"model": model.digest}, decoding=study.decoding
+    )
 
 
 def hybrid_traces(bench: Bench, arm: Arm, parents: dict[str, str]) -> Artefact:
     """An arm's traces of the held-out problems."""
+    study = bench.study
     digests = {"base": bench.base.digest, "tuned": bench.pair.tuned.digest, "arm": arm_text(arm.hybrid)}
     return trace_stage(
-        bench, arm.name, bench.base, bench.task.problems, bench.study.n_samples, parents | digests, hybrid=arm.hybrid
+        bench,
+        arm.name,
+        bench.base,
+        bench.task.problems,
+        1 if arm.temperature == 0 else study.n_samples,
+        parents | digests,
+        decoding=study.decoding if arm.temperature is None else replace(study.decoding, temperature=arm.temperature),
+        hybrid=arm.hybrid,
     )
 
 
@@ -122,13 +134,17 @@ def trace_stage(
     n_samples: int,
     parents: dict[str, str],
     *,
+    decoding: Decoding,
     hybrid: Hybrid | None = None,
 ) -> Artefact:
-    """One sampled stage. All arms share their random numbers, so they are paired sample by sample."""
+    """One sampled stage. All arms share their random numbers, so they are paired sample by sample.
+
+    Either model's end tokens end a text of any arm, since in a hybrid either may write them.
+    """
     config = Sampling(
         arm=arm,
         n_samples=n_samples,
-        decoding=bench.study.decoding,
+        decoding=decoding,
         seed=child_seed(bench.study.seed, "tokens"),
         batch_size=bench.study.batch_size,
         device=bench.device,
@@ -142,5 +158,6 @@ def trace_stage(
         problems,
         parents,
         open_rows=None if hybrid is None else open_hybrid(bench.pair, hybrid),
+        also_ends=end_tokens(bench.base) | end_tokens(bench.pair.tuned),
         on_progress=lambda n: bench.watch(f"traces: {arm}", n, total),
     )

@@ -1,5 +1,6 @@
 """Table stage: the traces of all arms -> verdicts and the ledger."""
 
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Literal
@@ -7,6 +8,7 @@ from typing import Literal
 import polars as pl
 
 from lab.metrics.bootstrap import resamples
+from lab.models.load import Model
 from lab.report.ledger import SCHEMAS
 from lab.sampling.trace import VERDICTS, verdict_table
 from lab.seeds import numpy_generator
@@ -54,14 +56,13 @@ def table_stage(
         weights = resamples(
             len(bench.task.problems), bench.study.n_boot, numpy_generator(bench.study.seed, "bootstrap")
         )
-        pieces = {token: str(bench.base.tokenizer.decode([token])) for token in range(len(bench.base.tokenizer))}
         tables = {
             "ladder": ladder_table(rungs, weights),
             "guess": guess_table(own, bench.task, weights),
             "pass_at_k": pass_at_k_table(own, bench.study.ks, weights),
             "cover": cover_table(own, weights),
             "families": family_table(own, bench.task.problems, weights),
-            "examples": example_table(rungs, bench.task.problems, pieces, N_EXAMPLES),
+            "examples": example_table(rungs, bench.task.problems, partial(piece, bench.base), N_EXAMPLES),
         }
         verdicts = pl.concat([arm.verdicts for arm in [*own, *between]])
         write_table(work / "verdicts.parquet", verdicts, VERDICTS, made_by)
@@ -69,6 +70,11 @@ def table_stage(
             write_table(work / f"{schema.name}.parquet", tables[schema.name], schema, made_by)
 
     return memoised(bench.out, "tables", config, parents, compute)
+
+
+def piece(model: Model, token: int) -> str:
+    """The text of one token."""
+    return str(model.tokenizer.decode([token]))
 
 
 def answered_arm(bench: Bench, arm: Arm, artefact: Artefact) -> Answered:

@@ -21,8 +21,8 @@ from steering.study.evidence import ACTIVATIONS, DECISIONS, contexts, decisions,
 from steering.study.sampled import own_traces, read_traces
 from steering.vector import SteeringVector
 
-N_RANDOM = 16
-"""Random vectors that each random control draws from."""
+N_RANDOM = 256
+"""Random vectors that a random control spreads its rows over: so many that which were drawn hardly matters."""
 MAX_DECISIONS = 4096
 """Decisions a vector is fitted on, at most; drawn at random from all."""
 
@@ -37,19 +37,16 @@ def vector_stage(bench: Bench, problems: Artefact) -> tuple[Artefact, float]:
     failed = by_base.filter(~verdict_table(by_base, bench.fit_task.problems, bench.fit_task.verify)["strict"])
     solved = by_tuned.filter(verdict_table(by_tuned, bench.fit_task.problems, bench.fit_task.verify)["strict"])
     by_id = {problem.id: problem for problem in bench.fit_task.problems}
-    batch_size = bench.study.batch_size
 
     def compute_activations(work: Path) -> None:
-        tensor, index = opening_activations(
-            bench.base, bench.site, {"positive": solved, "negative": failed}, by_id, batch_size=batch_size
-        )
+        tensor, index = opening_activations(bench.base, bench.site, {"positive": solved, "negative": failed}, by_id)
         made_by = bench.made_by("activations", str(bench.site), parents)
         with replacing(work / "activations.safetensors") as path:
             save_file({"activations": tensor}, path, metadata={"provenance": made_by.to_json()})
         write_table(work / "index.parquet", index, ACTIVATIONS, made_by)
 
     def compute_decisions(work: Path) -> None:
-        found = decisions(bench.pair, solved, by_id, batch_size=batch_size)
+        found = decisions(bench.pair, solved, by_id)
         write_table(work / "decisions.parquet", found, DECISIONS, bench.made_by("decisions", {}, parents))
 
     activations = memoised(bench.out, "activations", str(bench.site), parents, compute_activations)
@@ -59,7 +56,7 @@ def vector_stage(bench: Bench, problems: Artefact) -> tuple[Artefact, float]:
 
     def compute_vectors(work: Path) -> None:
         made_by = bench.made_by("vectors", config, parents)
-        for name, vector in fitted_vectors(bench, activations, decided, solved, by_id).items():
+        for name, vector in fitted_vectors(bench, activations, decided, by_tuned, by_id).items():
             save_vector(work / f"{name}.safetensors", vector, made_by)
 
     vectors = memoised(bench.out, "vectors", config, parents, compute_vectors)
@@ -67,7 +64,7 @@ def vector_stage(bench: Bench, problems: Artefact) -> tuple[Artefact, float]:
 
 
 def fitted_vectors(
-    bench: Bench, activations: Artefact, decided: Artefact, solved: pl.DataFrame, by_id: dict[str, Problem]
+    bench: Bench, activations: Artefact, decided: Artefact, by_tuned: pl.DataFrame, by_id: dict[str, Problem]
 ) -> dict[str, SteeringVector]:
     """The vectors of the ladder at the study's site, by name.
 
@@ -93,20 +90,20 @@ def fitted_vectors(
         fits["fitted"] = fit_gradient(
             bench.base,
             bench.site,
-            contexts(bench.base, found, solved, by_id),
+            contexts(bench.base, found, by_tuned, by_id),
             bench.study.fit,
             torch_generator(bench.study.seed, "fit"),
             how=f"gradient on {found.height} decisions where {names[1]} disagrees with {names[0]}",
         )
-    return fits | {
-        f"like-{kind}-{draw:02d}": random_like(vector, torch_generator(bench.study.seed, "random vector", draw))
+    return fits
+
+
+def read_vectors(vectors: Artefact, seed: int) -> dict[str, tuple[SteeringVector, ...]]:
+    """The vectors of a finished stage by kind, `mean` and `fitted`, and random draws of either, `like-mean` etc."""
+    fits = {path.stem: load_vector(path) for path in sorted(vectors.path.glob("*.safetensors"))}
+    return {kind: (vector,) for kind, vector in fits.items()} | {
+        f"like-{kind}": tuple(
+            random_like(vector, torch_generator(seed, "random vector", draw)) for draw in range(N_RANDOM)
+        )
         for kind, vector in fits.items()
-        for draw in range(N_RANDOM)
     }
-
-
-def read_vectors(vectors: Artefact) -> dict[str, tuple[SteeringVector, ...]]:
-    """The vectors of a finished stage, by kind: `mean`, `fitted`, and random draws `like-mean`, `like-fitted`."""
-    kinds = ("mean", "fitted", "like-mean", "like-fitted")
-    found = {kind: sorted(vectors.path.glob(f"{kind}*.safetensors")) for kind in kinds}
-    return {kind: tuple(map(load_vector, paths)) for kind, paths in found.items() if paths}

@@ -14,7 +14,7 @@ from lab.sampling.sample import end_tokens, sample
 from lab.tasks.problem import Problem
 from probes.capture import capture
 from probes.site import Site
-from steering.edit import Add, apply
+from steering.edit import Add, apply, apply_each
 from steering.vector import SteeringVector
 
 FAMILIES = ["llama", "qwen3", "gemma2", "gpt2", "gpt_neox"]
@@ -199,3 +199,23 @@ def test_a_half_precision_model_takes_a_single_precision_vector():
     assert torch.equal(moved, stream + vector.directions[Site(0)].bfloat16())
     assert not torch.equal(steered, plain)
     assert torch.equal(logits_of(model), plain)
+
+
+def test_each_row_gets_its_own_edit_and_no_other(model):
+    edits = (Add(vector_at(Site(0), seed=1)), Add(vector_at(Site(1, "resid_pre"), seed=2), dose=-2.0))
+    chosen = torch.tensor([1, 0, 1])
+    with apply_each(model, edits, chosen):
+        together = logits_of(model, TOKENS.expand(3, -1))
+    for row, index in enumerate(chosen.tolist()):
+        with apply(model, edits[index]):
+            torch.testing.assert_close(together[row : row + 1], logits_of(model), atol=1e-4, rtol=1e-4)
+    assert n_hooks(model) == 0
+
+
+def test_edits_by_row_refuse_a_vector_of_another_width(llama):
+    with (
+        pytest.raises(VectorError, match="width 8 does not fit"),
+        apply_each(llama, (Add(vector_at(Site(0), width=8)),), torch.tensor([0])),
+    ):
+        pass
+    assert n_hooks(llama) == 0

@@ -181,6 +181,47 @@ def test_pickled_adapter_weights_are_refused(tmp_path):
     assert "only pickled weights (adapter_model.bin)" in refusal(AdapterModel(path=tmp_path / "lora"))
 
 
+def test_pickled_adapter_weights_are_refused_beside_other_safetensors(tmp_path):
+    saved_adapter(tmp_path / "lora", saved(tmp_path / "base"), "../base")
+    (tmp_path / "lora" / "adapter_model.safetensors").rename(tmp_path / "lora" / "other.safetensors")
+    assert "has no weights: no adapter_model.safetensors" in refusal(AdapterModel(path=tmp_path / "lora"))
+    (tmp_path / "lora" / "adapter_model.bin").write_bytes(b"pickle")
+    assert "only pickled weights (adapter_model.bin)" in refusal(AdapterModel(path=tmp_path / "lora"))
+
+
+def test_pickled_weights_are_refused_beside_other_safetensors(tmp_path):
+    saved(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "other.safetensors")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    assert "only pickled weights (pytorch_model.bin)" in refusal(LocalModel(path=tmp_path))
+
+
+@pytest.mark.parametrize("name", ["adapter_model.bin", "pytorch_model.bin", "other.safetensors"])
+def test_a_configuration_that_names_another_weights_file_is_refused(tmp_path, name):
+    saved(tmp_path)
+    (tmp_path / name).write_bytes(b"pickle")
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"transformers_weights": name}))
+    assert f"names the weights '{name}'" in refusal(LocalModel(path=tmp_path))
+
+
+def test_shards_are_loaded_and_an_index_of_pickled_ones_is_refused(tmp_path):
+    network = tiny_network("llama", seed=0)
+    network.save_pretrained(tmp_path, max_shard_size="20KB")
+    byte_tokenizer().save_pretrained(tmp_path)
+    model = load(LocalModel(path=tmp_path), device=CPU, dtype=torch.float32)
+    assert torch.equal(logits(model.network), logits(network))
+    file = tmp_path / "model.safetensors.index.json"
+    file.write_text(file.read_text().replace(".safetensors", ".bin"))
+    assert "shards that are not safetensors" in refusal(LocalModel(path=tmp_path))
+
+
+def test_a_model_with_an_adapter_beside_it_is_not_read_as_its_base(tmp_path):
+    saved(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert "holds an adapter beside its model" in refusal(LocalModel(path=tmp_path))
+
+
 def test_pickled_weights_are_refused(tmp_path):
     saved(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")

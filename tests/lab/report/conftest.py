@@ -1,5 +1,6 @@
 """A synthetic study with the shape of a real one, and a browser to look at it with."""
 
+import dataclasses
 import math
 import shutil
 import subprocess
@@ -30,6 +31,8 @@ ARMS = (
     ("tuned", "zero-rl", "end", None, 7, 0.946, 0.951, NAN, 0.0, math.inf),
 )
 CURVED = ("base", "vector", "vector.random", "takeover", "tuned")
+BEST_CONTROL = {"vector": ("vector.placebo", 0.334, 0.401), "routed": ("routed.schedule", 0.372, 0.421)}
+"""Rung -> its best control, strict and answer-only accuracy of that."""
 REFUSAL = "the gap of 1.2 points is 0.8 standard errors, under the five that a share needs"
 
 
@@ -38,6 +41,7 @@ def ladder_rows(refusal: str | None) -> list[dict[str, object]]:
     for arm, label, kind, control_of, order, strict, answer, share, steered, bits in ARMS:
         for measure, accuracy in (("strict", strict), ("answer", answer)):
             known = kind != "end" and refusal is None
+            over = accuracy - BEST_CONTROL[arm][1 + (measure == "answer")] if arm in BEST_CONTROL else NAN
             gain = accuracy - (0.302 if measure == "strict" else 0.361)
             rows.append(
                 {
@@ -56,9 +60,13 @@ def ladder_rows(refusal: str | None) -> list[dict[str, object]]:
                     "share": share if known else NAN,
                     "share_low": share - 0.05 if known else NAN,
                     "share_high": share + 0.05 if known else NAN,
+                    "over_control": over,
+                    "over_control_low": over - 0.031,
+                    "over_control_high": over + 0.031,
                     "refusal": refusal if kind != "end" else None,
                     "steered_share": steered,
                     "bits_per_token": bits,
+                    "truncated": 0.04 if arm == "base" else 0.0,
                     "n_problems": 200,
                     "n_samples": 16,
                 }
@@ -144,6 +152,8 @@ def made_page(ledger: Ledger, *, title: str = "How much did tuning zero-rl add t
     return Page(
         title=title,
         task="held-out chain",
+        sampling="at temperature 1",
+        process_checked=True,
         base="zero-base",
         tuned="zero-rl",
         ledger=ledger,
@@ -192,14 +202,16 @@ def hostile() -> Callable[[str], Page]:
             return frame.with_columns(pl.lit(payload).alias(name) for name in frame.columns if name in words)
 
         ledger = Ledger(**{schema.name: poisoned(getattr(clean, schema.name)) for schema in SCHEMAS})
+        cut = ledger.ladder.with_columns(truncated=pl.lit(0.5))
+        ledger = dataclasses.replace(ledger, ladder=cut)
         page = made_page(ledger, title=f"study {payload}")
         spoiled = Provenance(
             stage=payload, config=canonical_json({payload: payload}), parents={payload: payload}, commit=payload,
             dirty=True, packages={payload: payload}, device=payload, dtype=payload, seed=7,
         )  # fmt: skip
         return Page(
-            title=page.title, task=payload, base=payload, tuned=payload, ledger=ledger, made_by=spoiled,
-            command=payload,
+            title=page.title, task=payload, sampling=payload, process_checked=True, base=payload, tuned=payload,
+            ledger=ledger, made_by=spoiled, command=payload,
             files=tuple(TableFile(path=payload, schema=f.schema, n_rows=1, digest=payload) for f in page.files),
         )  # fmt: skip
 

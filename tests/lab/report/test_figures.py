@@ -67,6 +67,17 @@ def test_curves_have_a_panel_for_each_measure(ledger: Ledger, canvas: Canvas, dr
     assert stacked == (canvas is NARROW)
 
 
+@CANVASES
+@pytest.mark.parametrize("draw", [pass_at_k_figure, cover_figure, family_figure])
+def test_an_unchecked_process_leaves_one_panel(ledger: Ledger, canvas: Canvas, draw):
+    frame = {pass_at_k_figure: ledger.pass_at_k, cover_figure: ledger.cover, family_figure: ledger.families}[draw]
+    figure = draw(frame, canvas, arm_styles(ledger.ladder), process_checked=False)
+    lines = [trace for trace in figure.data if trace.hoverinfo != "skip"]
+    assert len(lines) == 5
+    assert {trace.xaxis for trace in lines} == {"x"}
+    assert [annotation.text for annotation in figure.layout.annotations] == ["Answer"]
+
+
 def test_pass_at_k_doubles_along_the_axis(ledger: Ledger):
     figure = pass_at_k_figure(ledger.pass_at_k)
     assert list(figure.data[1].x) == [0, 1, 2, 3, 4, 5]

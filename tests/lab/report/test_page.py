@@ -1,16 +1,20 @@
+import dataclasses
 import html.parser
 import json
 import re
 from collections.abc import Callable
 
+import polars as pl
 import pytest
 from plotly.offline import get_plotlyjs
 
 from lab.errors import EstimateError
+from lab.report.ladder_table import ladder_table
 from lab.report.ledger import SCHEMAS, Ledger
 from lab.report.markup import escaped, plotly_text, script_json
 from lab.report.page import Page, render
 from lab.report.tokens import TokenStrip, token_strip
+from lab.report.truncation import truncation_warning
 
 PAYLOADS = {
     "script": '<script>document.title="pwned"</script>',
@@ -57,10 +61,75 @@ def test_sections_come_in_reading_order(page: Page):
 def test_a_table_without_rows_leaves_its_section_out(page: Page):
     empty = {schema.name: getattr(page.ledger, schema.name).clear() for schema in SCHEMAS[1:]}
     bare = Page(
-        **{name: getattr(page, name) for name in ("title", "task", "base", "tuned", "made_by", "command", "files")},
+        **{field.name: getattr(page, field.name) for field in dataclasses.fields(page) if field.name != "ledger"},
         ledger=Ledger(ladder=page.ledger.ladder, **empty),
     )
     assert len(re.findall(r"<h2>", render(bare))) == 2
+
+
+UNCHECKED = "This task's process cannot be checked, so strict accuracy is answer accuracy."
+
+
+def test_an_unchecked_process_is_never_said_to_be_valid(page: Page):
+    text = without_plotly(render(dataclasses.replace(page, process_checked=False)))
+    assert UNCHECKED in text
+    for claim in ("every step is valid", "Right by a valid process", "within its reach", "trust the strict"):
+        assert claim.lower() not in text.lower().split("where these numbers come from")[0]
+    assert '"text":"Answer"' in text
+    assert "Answer only&" not in text
+    assert '"text":"Answer only"' not in text
+
+
+def test_a_checked_process_keeps_both_panels_and_says_what_strict_is(page: Page):
+    text = without_plotly(render(page))
+    assert UNCHECKED not in text
+    assert "every step is valid" in text
+    assert "the problem was within its reach" in text
+    assert '"text":"Answer only"' in text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "At k near the number of samples the estimate hangs on single samples",
+        "Arms are paired by problem, and share random numbers for as many samples as both have",
+        "held out from fitting the vectors; the lab cannot know what the models themselves were trained on",
+        "not adjusted for that",
+        "a random control gives every completion its own random direction of the same norm",
+        "those of the other figures are only in the table files",
+        "On 200 held-out chain problems, at temperature 1, zero-rl solves",
+    ],
+)
+@pytest.mark.parametrize("checked", [True, False])
+def test_the_page_owns_up_to_its_limits(page: Page, words: str, checked: bool):
+    assert words in render(dataclasses.replace(page, process_checked=checked))
+
+
+def test_only_rungs_with_a_control_are_set_over_one(page: Page):
+    table = ladder_table(page.ledger.ladder)
+    cells = re.findall(r'data-heading="Over its best control, points"><div>(.*?)</div>', table)
+    assert len(cells) == 11
+    assert [cell for cell in cells if cell != "–"] == [
+        '+35.9 <span class="span">[32.8,\u00a039.0]</span>',
+        '+36.1 <span class="span">[33.0,\u00a039.2]</span>',
+    ]
+
+
+def test_few_cut_completions_give_no_warning(page: Page):
+    assert truncation_warning(page.ledger.ladder) == ""
+    assert '<p class="warning">' not in render(page)
+
+
+def test_many_cut_completions_give_a_warning_that_names_the_worst(page: Page):
+    cuts = {"base": 0.06, "prompt": 0.3, "tuned": 0.121, "gate": 0.07, "vector": 0.05}
+    share = pl.col("arm").replace_strict(cuts, default=0.0, return_dtype=pl.Float64)
+    warning = truncation_warning(page.ledger.ladder.with_columns(truncated=share))
+    worst = "best of 12 prompts (30.0\u202f%), zero-rl (12.1\u202f%), tuned model decides when (7.0\u202f%)"
+    assert f"{worst}, and 1 more arm. A completion that is cut counts as wrong" in warning
+    assert "--max-new-tokens" in warning
+    wordy = dataclasses.replace(page.ledger, ladder=page.ledger.ladder.with_columns(truncated=share))
+    text = render(dataclasses.replace(page, ledger=wordy))
+    assert text.index('<table class="ladder">') < text.index(warning) < text.index("What guessing alone")
 
 
 def test_the_page_asks_the_network_for_nothing(page: Page):

@@ -8,23 +8,31 @@ from rich.console import Console
 
 from lab.errors import StorageError
 from lab.report.answer import answer_sentence
-from lab.report.ledger import SCHEMAS, Ledger
+from lab.report.ledger import LADDER, SCHEMAS, Ledger
 from lab.report.numerals import bits, interval, percent, points
-from lab.report.summary import summary
+from lab.report.summary import ROOM_FOR_ALL, summary
 
 
 def said(ladder: pl.DataFrame) -> str:
-    return (
-        answer_sentence(ladder, "held-out chain", "zero-base", "zero-rl").replace("\u202f", " ").replace("\u00a0", " ")
+    sentence = answer_sentence(ladder, "held-out chain", "zero-base", "zero-rl", "at temperature 1")
+    return sentence.replace("\u202f", " ").replace("\u00a0", " ")
+
+
+def changed(ladder: pl.DataFrame, arm: str, **values: float) -> pl.DataFrame:
+    """The ladder with other numbers for one arm."""
+    return ladder.with_columns(
+        pl.when(pl.col("arm") == arm).then(pl.lit(value)).otherwise(pl.col(name)).alias(name)
+        for name, value in values.items()
     )
 
 
 def test_the_answer_names_the_best_free_rung_and_its_best_control(ledger: Ledger):
     ladder = ledger.ladder.filter(~pl.col("arm").is_in(["routed", "routed.schedule"]))
     assert said(ladder) == (
-        "On 200 held-out chain problems zero-rl solves 94.6 % where zero-base solves 30.2 %; one fitted "
-        "steering vector recovers 61 % [56, 66] of that gain with no information from the tuned model at test time "
-        "(the best of 3 such methods); its control, vector fitted on an unrelated target, 5 % [0, 10]."
+        "On 200 held-out chain problems, at temperature 1, zero-rl solves 94.6 % where zero-base solves 30.2 %; one "
+        "fitted steering vector recovers 61 % [56, 66] of that gain with no information from the tuned model at test "
+        "time (the best of 3 such methods, its interval not adjusted for that choice), and beats its best control, "
+        "“vector fitted on an unrelated target”, by +36.1 points [33.0, 39.2]."
     )
 
 
@@ -34,10 +42,34 @@ def test_a_refused_share_is_said_to_be_refused(refused: Ledger):
 
 
 def test_a_rung_that_meets_its_control_is_not_called_a_success(ledger: Ledger):
-    level = ledger.ladder.with_columns(
-        share_high=pl.when(pl.col("arm") == "routed.schedule").then(0.66).otherwise("share_high")
+    level = changed(ledger.ladder, "routed", over_control=0.01, over_control_low=-0.02, over_control_high=0.04)
+    assert (
+        "but does not clearly beat its best control, “random schedule at the same rate”: +1.0 points [−2.0, 4.0]"
+        in (said(level))
     )
-    assert "not clearly more than its control" in said(level)
+    worse = changed(ledger.ladder, "routed", over_control=-0.03, over_control_low=-0.05, over_control_high=-0.01)
+    assert "but does not beat its best control" in said(worse)
+
+
+def test_a_control_without_a_difference_is_not_said_to_be_beaten(ledger: Ledger):
+    unknown = changed(ledger.ladder, "routed", over_control=math.nan, over_control_low=math.nan)
+    assert "but could not be compared with its best control" in said(unknown)
+
+
+def test_overlapping_intervals_do_not_hide_a_paired_difference(ledger: Ledger):
+    assert "and beats its best control" in said(changed(ledger.ladder, "routed.schedule", share_high=0.66))
+
+
+def test_a_share_past_the_whole_gain_reads_naturally(ledger: Ledger):
+    past = changed(ledger.ladder, "routed", share=1.11, share_low=1.09, share_high=1.13)
+    assert "recovers all of that gain and more: 111 % [109, 113], with no information" in said(past)
+    level = changed(ledger.ladder, "routed", share=1.02, share_low=0.95, share_high=1.09)
+    assert "recovers all of that gain in the estimate: 102 % [95, 109], with no information" in said(level)
+
+
+def test_sampling_may_be_left_unsaid(ledger: Ledger):
+    sentence = answer_sentence(ledger.ladder, "held-out chain", "zero-base", "zero-rl", "")
+    assert sentence.startswith("On 200 held-out chain problems zero-rl solves")
 
 
 def test_a_rung_without_control_says_so(ledger: Ledger):
@@ -73,14 +105,15 @@ def test_undefined_numerals_are_never_nought():
     assert interval(math.nan, 1.0) == ""
 
 
-@pytest.mark.parametrize("width", [100, 120])
+@pytest.mark.parametrize("width", [100, 120, 130])
 def test_the_summary_shows_every_arm_in_a_terminal(ledger: Ledger, width: int):
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    console.print(summary(ledger.ladder))
+    console.print(summary(ledger.ladder, width))
     text = console.export_text()
     console.file.close()
     assert "94.6" in text
     assert all(word in text for word in ("zero-base", "takeover", "norm-matched"))
+    assert ("over control" in text) == ("+36.1 [33.0,\u00a039.2]" in text) == (width >= ROOM_FOR_ALL)
 
 
 def test_the_summary_spells_out_a_refusal_and_reads_no_markup(refused: Ledger):
@@ -97,6 +130,13 @@ def test_every_column_of_every_table_says_what_it_means():
     for schema in SCHEMAS:
         assert len({column.name for column in schema.columns}) == len(schema.columns)
         assert all(column.meaning.endswith(".") for column in schema.columns)
+
+
+def test_the_ladder_holds_its_controls_and_cuts_where_producers_put_them():
+    names = [column.name for column in LADDER.columns]
+    place = names.index("share_high")
+    assert names[place + 1 : place + 4] == ["over_control", "over_control_low", "over_control_high"]
+    assert names[names.index("bits_per_token") + 1] == "truncated"
 
 
 def test_a_ledger_refuses_a_table_of_another_schema(ledger: Ledger):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lab.errors import TaskError
 from lab.tasks.chain_documents import CAREFUL, Habits, answer_first_document, chain_document, direct_document
-from lab.tasks.chain_verifier import parse, verify
+from lab.tasks.chain_verifier import parse, process_fault, steps_fault, verify
 from lab.tasks.chain_world import ALPHABET, OPERATORS, ChainTask, Expression, as_expression, as_problem
 from lab.tasks.problem import Problem
 
@@ -162,6 +162,23 @@ def test_near_misses_have_no_valid_process_and_the_reason_is_named(completion, r
     verdict = verify(PROBLEM, completion)
     assert not verdict.strict
     assert reason in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("completion", "steps", "process"),
+    [
+        ("A0T6-0=6;6-4=2;2+8=0;.", None, None),
+        ("A1T6-0=6;6-4=2;2+8=0;.", None, "answer is not the last result"),
+        ("T6-0=6;6-4=2;2+8=0;", None, "answer is not the last result"),
+        ("A0T6-0=6;6-4=3;V2!;2+8=0;.", None, None),
+        ("A0T6-0=6;6-4=3;3+8=1;.", "step 2 is false", "step 2 is false"),
+        ("A0T6-0=6;.", "1 steps for 3", "1 steps for 3"),
+        ("A0.", "no steps", "no steps"),
+    ],
+)
+def test_the_steps_are_judged_apart_from_the_answer(completion, steps, process):
+    assert steps_fault(EXAMPLE, parse(completion)) == steps
+    assert process_fault(EXAMPLE, parse(completion)) == process
 
 
 def test_swapped_operands_are_a_fault_even_where_the_result_is_the_same():

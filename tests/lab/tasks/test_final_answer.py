@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.tasks.final_answer import as_ratio, final_answer, last_boxed, tidied
+from lab.tasks.final_answer import as_ratio, final_answer, last_boxed, same_answer, tidied
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,9 @@ def test_a_long_hostile_text_is_read_in_linear_time():
 )
 def test_plain_numbers_have_an_exact_value(text, value):
     assert as_ratio(text) == value
+
+
+@given(st.text(), st.text())
+def test_sameness_of_any_texts_is_symmetric_and_holds_for_equal_ones(text, other):
+    assert same_answer(text, text)
+    assert same_answer(text, other) == same_answer(other, text)

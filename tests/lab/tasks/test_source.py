@@ -70,6 +70,36 @@ def test_a_task_leaves_the_global_generators_alone_and_does_not_depend_on_them()
     assert open_task(task_source("gym:pool_matrix"), n_problems=2, seed=0) == first
 
 
+def test_chain_answers_are_the_same_where_their_strings_are():
+    task = open_task(task_source("chain"), n_problems=1, seed=0)
+    assert task.same_answer("7", "7")
+    assert not task.same_answer("7", "07")
+
+
+def test_gym_and_jsonl_answers_are_the_same_as_text_or_as_exact_numbers(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(f'{{"problem": "Problem {n}", "answer": "{n}"}}\n' for n in range(20)))
+    for name in ("gym:chain_sum", str(file)):
+        same = open_task(task_source(name), n_problems=1, seed=0).same_answer
+        assert same("1/2", "0.5")
+        assert same("1,000", "$1000$.")
+        assert same("a b\nc", "a  b \nc")
+        assert not same("a b c", "a b\nc")
+        assert not same("0.333", "1/3")
+        assert not same(r"\sqrt{8}", r"2\sqrt{2}")
+
+
+def test_answers_of_several_lines_are_read_whole():
+    task = open_task(task_source("gym:n_queens"), n_problems=3, seed=0)
+    for problem in task.problems:
+        assert "\n" in problem.answer
+        for text in (f"Hm.\nAnswer:\n{problem.answer}\nDone.", f"Hm.\n{problem.answer}"):
+            answer = task.read_answer(text)
+            assert answer is not None
+            assert task.same_answer(answer, problem.answer)
+            assert task.verify(problem, text).answer_correct
+
+
 def test_another_seed_draws_other_problems():
     tasks = [open_task(task_source("chain"), n_problems=5, seed=seed) for seed in (0, 1)]
     assert tasks[0].problems != tasks[1].problems

@@ -1,6 +1,7 @@
 """Every kind of task: its verifier takes its own gold answers and refuses near misses, and never raises."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.errors import TaskError
-from lab.tasks import math_answer
+from lab.tasks import gym, math_answer
 from lab.tasks.gym import GymTask, stated_answer
 from lab.tasks.problem import Problem
 from lab.tasks.source import open_task, task_source
@@ -188,6 +189,46 @@ def test_unequal_mathematical_answers_are_wrong(gold, text):
 def test_a_hanging_comparison_is_wrong_and_the_next_one_is_judged():
     assert math_answer.difference("1", "9^{9^{9^{9}}}", timeout_s=1.5) == "timed out"
     assert math_answer.difference("x^2+1", "1+x^2") is None
+
+
+@pytest.fixture
+def broken(tmp_path, monkeypatch):
+    """Makes new workers find a package that cannot be imported, and ends those of this test."""
+    workers = (math_answer._WORKER, gym._WORKER)
+    for worker in workers:
+        worker.close()
+
+    def shadow(module, text):
+        (tmp_path / f"{module}.py").write_text(text)
+        # Not syspath_prepend, which warns of namespace packages.
+        monkeypatch.setattr("sys.path", [str(tmp_path), *sys.path])
+
+    yield shadow
+    for worker in workers:
+        worker.close()
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("math_verify", "raise ImportError('Unsupported ANTLR version 4.8')"),
+        ("antlr4", ""),
+        ("math_verify", "LatexExtractionConfig = lambda: 0\nparse = lambda *a, **k: a\nverify = lambda *a, **k: False"),
+    ],
+)
+def test_a_broken_math_verify_is_a_task_error_and_no_wrong_answer(broken, module, text):
+    broken(module, text)
+    with pytest.raises(TaskError, match=r"math-verify cannot be used: .*; reinstall it"):
+        math_answer.verify(math_problem("x^2+1"), r"\boxed{1+x^2}")
+
+
+def test_a_broken_reasoning_gym_is_a_task_error_and_no_wrong_answer(broken):
+    task = GymTask(dataset="countdown")
+    (problem,) = task.problems(1, np.random.default_rng(0))
+    gym._WORKER.close()
+    broken("reasoning_gym", "raise ImportError('no such thing')")
+    with pytest.raises(TaskError, match="reasoning-gym cannot be used: ImportError: no such thing; reinstall it"):
+        task.verify(problem, "Answer: 1 + 1")
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ def echo(request):
             os._exit(7)
         case {"fill": True}:
             return {"length": len(bytearray(2**40))}
+        case {"import": str(name)}:
+            __import__(name)
         case {"power": True}:
             return {"length": len(str(9**9**9))}
     return {**request, "pid": os.getpid()}
@@ -116,6 +118,12 @@ def test_closing_ends_the_process_and_a_later_request_starts_another(worker):
     assert worker.process_id is None
     with pytest.raises(ProcessLookupError):
         os.kill(first, 0)
+    assert isinstance(worker.ask({}, timeout_s=5.0), Answered)
+
+
+def test_a_request_that_misses_a_package_is_a_task_error_and_the_next_one_is_answered(worker):
+    with pytest.raises(TaskError, match=r"cannot be used: ModuleNotFoundError: .*no_such_module.*; reinstall it"):
+        worker.ask({"import": "no_such_module"}, timeout_s=5.0)
     assert isinstance(worker.ask({}, timeout_s=5.0), Answered)
 
 

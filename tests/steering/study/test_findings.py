@@ -1,6 +1,7 @@
 """Findings are hand arithmetic on tiny tables."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -35,6 +36,7 @@ TASK = Task(
     problems=PROBLEMS,
     verify=lambda problem, text: Verdict(answer_correct=text == problem.answer, process_valid=None, reason="ok"),
     read_answer=lambda text: text or None,
+    same_answer=lambda answer, gold: answer == gold,
 )
 WEIGHTS = resamples(3, 200, np.random.default_rng(0))
 
@@ -146,6 +148,24 @@ def test_accuracies_and_gains_of_the_ladder_are_hand_arithmetic(ladder, measure,
     assert rows["n_samples"].unique().to_list() == [2]
 
 
+def test_a_rung_stands_beside_its_best_control_and_nothing_else_does(ladder):
+    strict = ladder.filter(pl.col("measure") == "strict")
+    assert strict["over_control"][1] == pytest.approx(3 / 6 - 0)
+    assert strict["over_control_low"][1] <= 3 / 6 <= strict["over_control_high"][1]
+    others = strict.filter(pl.col("arm") != "rung")
+    for column in ("over_control", "over_control_low", "over_control_high"):
+        assert others[column].is_nan().all()
+    better = answered("better", {name: [gold] * 2 for name, gold in GOLDS.items()}, kind="control", control_of="rung")
+    both = ladder_table([BASE, RUNG, CONTROL, better, TUNED], WEIGHTS).filter(pl.col("measure") == "strict")
+    assert both["over_control"][1] == pytest.approx(3 / 6 - 1)
+
+
+def test_the_share_of_cut_completions_is_counted():
+    cut = replace(BASE, traces=BASE.traces.with_columns(stop=pl.Series(["length", "eos", "eos", "stop", "eos", "eos"])))
+    table = ladder_table([cut, RUNG, TUNED], WEIGHTS)
+    assert table.filter(pl.col("measure") == "strict")["truncated"].to_list() == pytest.approx([1 / 6, 0, 0])
+
+
 def test_a_gap_of_three_problems_is_refused_with_its_reason_and_without_a_number(ladder):
     between = ladder.filter(pl.col("kind") != "end")
     assert between["share"].is_nan().all()
@@ -204,7 +224,7 @@ def test_the_guess_floor_pairs_answers_with_the_golds_of_other_problems():
 
 
 def test_examples_are_the_first_samples_of_the_first_problems_whatever_their_outcome():
-    table = EXAMPLES.checked(example_table([BASE, SLOPPY], PROBLEMS, {3: "<b>", 4: "."}, 2))
+    table = EXAMPLES.checked(example_table([BASE, SLOPPY], PROBLEMS, {3: "<b>", 4: "."}.__getitem__, 2))
     assert table.select("problem_id", "arm").rows() == [("p", "base"), ("p", "sloppy"), ("q", "base"), ("q", "sloppy")]
     first = table.row(0, named=True)
     assert first["prompt"] == "<p?"
@@ -218,7 +238,9 @@ def test_examples_are_the_first_samples_of_the_first_problems_whatever_their_out
 def test_a_process_that_cannot_be_checked_stays_null_and_counts_as_its_answer():
     unchecked = answered("unchecked", {"p": ["1"], "q": ["0"], "r": ["1"]}, valid=None)
     assert unchecked.rates("strict").tolist() == unchecked.rates("answer").tolist() == [1.0, 0.0, 1.0]
-    assert example_table([unchecked], PROBLEMS, {3: "a", 4: "b"}, 3)["process_valid"].to_list() == [None] * 3
+    assert (
+        example_table([unchecked], PROBLEMS, {3: "a", 4: "b"}.__getitem__, 3)["process_valid"].to_list() == [None] * 3
+    )
 
 
 def test_tables_of_no_arms_have_their_columns_and_no_rows():
@@ -226,4 +248,4 @@ def test_tables_of_no_arms_have_their_columns_and_no_rows():
     assert COVER.checked(cover_table([], WEIGHTS)).is_empty()
     assert FAMILIES.checked(family_table([], PROBLEMS, WEIGHTS)).is_empty()
     assert GUESS.checked(guess_table([], TASK, WEIGHTS)).is_empty()
-    assert EXAMPLES.checked(example_table([], PROBLEMS, {}, 3)).is_empty()
+    assert EXAMPLES.checked(example_table([], PROBLEMS, str, 3)).is_empty()
