@@ -5,7 +5,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from hypothesis import settings  # noqa: E402 -- the environment is set before anything reads it
+from hypothesis import settings
 
 # Time limits an example can miss on a busy machine say nothing of the code.
 settings.register_profile("lab", deadline=None)

@@ -171,7 +171,13 @@ def test_an_out_that_is_a_file_is_refused(small_study, tmp_path):
 def test_a_pair_of_one_model_gets_a_report_that_refuses_every_share(small_study, tmp_path):
     finished = run(replace(small_study, base=small_study.tuned), tmp_path / "runs", command="lab study")
     between = finished.ledger.ladder.filter(pl.col("kind") != "end")
-    assert set(between["arm"]) == {"mean-opening", "random-mean", "takeover-disagreement", "takeover-scattered"}
+    assert set(between["arm"]) == {
+        "greedy",
+        "mean-opening",
+        "random-mean",
+        "takeover-disagreement",
+        "takeover-scattered",
+    }
     assert between["refusal"].null_count() == 0
     assert between["share"].is_nan().all()
     assert "No share can be given" in finished.report.read_text()
