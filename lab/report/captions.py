@@ -23,8 +23,8 @@ LADDER = Caption(
     key="Lines are 95 % intervals, resampling problems. Arms are paired by problem, and share random numbers for as "
     "many samples as both have. The best rung was chosen among the others by these same numbers; its interval is not "
     "adjusted for that. Hollow marks are controls of the rung right above them; a random control gives every "
-    "completion its own random direction of the same norm. Pink rungs use information from the tuned model at test "
-    "time; rungs of other inks use none.",
+    "completion one of many random directions of the same norm. Pink rungs use information from the tuned model at "
+    "test time; rungs of other inks use none.",
 )
 GUESS = Caption(
     head="<h2>What guessing alone would earn</h2>"

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from lab.report.page import Page, render
 from lab.report.provenance_section import TableFile
 from lab.sampling.trace import TRACES, VERDICTS
 from lab.stage import Artefact, memoised
-from lab.tables import Schema, read_table, write_table, write_text
+from lab.tables import Schema, read_provenance, read_table, write_table, write_text
 from lab.tasks.problem import PROBLEMS, problem_table
 from steering.study.arms import Arm, ladder, takeover_control
 from steering.study.bench import Bench, Watch, claimed, prepare
@@ -85,6 +86,14 @@ def report_stage(bench: Bench, tables: Artefact, command: str) -> Finished:
     """`report.html`, drawn from the tables alone; written again by every run, and equal each time."""
     ledger = Ledger(**{schema.name: read_table(tables.path / f"{schema.name}.parquet", schema) for schema in SCHEMAS})
     parents = {"tables": tables.digest}
+    # The page is drawn again by every run; the numbers are those of the commit that made the tables.
+    of_tables = read_provenance(tables.path / "ladder.parquet")
+    made_by = replace(
+        bench.made_by("study", bench.study, parents),
+        commit=of_tables.commit,
+        dirty=of_tables.dirty,
+        packages=of_tables.packages,
+    )
     verdicts = read_table(tables.path / "verdicts.parquet", VERDICTS)
     task, base, tuned = f"held-out {bench.task.name}", bench.base.name, bench.pair.tuned.name
     page = Page(
@@ -95,7 +104,7 @@ def report_stage(bench: Bench, tables: Artefact, command: str) -> Finished:
         base=base,
         tuned=tuned,
         ledger=ledger,
-        made_by=bench.made_by("study", bench.study, parents),
+        made_by=made_by,
         command=command,
         files=tuple(table_files(bench.out)),
     )

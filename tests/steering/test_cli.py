@@ -339,6 +339,20 @@ def organisms(checkpoints, tmp_path, monkeypatch) -> Path:
     return shelf
 
 
+def test_a_sample_whose_out_is_no_parquet_file_gets_one_line(lab, sample_argv, tmp_path):
+    code, _, complaint = lab(*sample_argv[:-1], str(tmp_path))
+    assert code == 2
+    assert complaint.count("\n") == 1
+    assert "want the name of a .parquet file" in complaint
+
+
+def test_a_build_below_a_file_gets_one_line(lab, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    code, _, complaint = lab("organisms", "build", "zero-base", "--out", str(tmp_path / "file" / "sub"))
+    assert code == 2
+    assert complaint.count("\n") == 1
+
+
 def test_organisms_list_tells_the_story_and_the_figures_of_each(lab, organisms):
     code, printed, complaint = lab("organisms", "list")
     assert (code, complaint) == (0, "")

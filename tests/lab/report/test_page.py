@@ -95,7 +95,7 @@ def test_a_checked_process_keeps_both_panels_and_says_what_strict_is(page: Page)
         "Arms are paired by problem, and share random numbers for as many samples as both have",
         "held out from fitting the vectors; the lab cannot know what the models themselves were trained on",
         "not adjusted for that",
-        "a random control gives every completion its own random direction of the same norm",
+        "a random control gives every completion one of many random directions of the same norm",
         "those of the other figures are only in the table files",
         "On 200 held-out chain problems, at temperature 1, zero-rl solves",
     ],
