@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lab.errors import SiteError
 from lab.models.load import Model
+from lab.models.padding import token_positions
 from probes.site import Site, hook_site
 
 
@@ -43,8 +44,7 @@ def capture(
     try:
         for site in ordered:
             watch(site)
-        positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
-        model.network(input_ids=tokens, attention_mask=mask.long(), position_ids=positions, use_cache=False)
+        model.network(input_ids=tokens, attention_mask=mask.long(), position_ids=token_positions(mask), use_cache=False)
     except _Enough:
         pass
     finally:

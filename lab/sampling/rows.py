@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int, UInt8, UInt64
 from torch import Tensor
 
 from lab.models.load import Model
+from lab.models.padding import token_positions
 from lab.sampling.cache import RoomyCache, rewound
 
 
@@ -100,7 +101,7 @@ class CachedRows:
     def _forward(
         self, tokens: Int[Tensor, "some pos"], mask: Bool[Tensor, "some total"], cache: RoomyCache
     ) -> Float[Tensor, "some d_vocab"]:
-        positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        positions = token_positions(mask)[:, -tokens.shape[1] :]
         output = self.network(
             input_ids=tokens,
             attention_mask=mask.long(),

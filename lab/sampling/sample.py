@@ -9,6 +9,7 @@ import torch
 
 from lab.errors import DecodingError
 from lab.models.load import Model
+from lab.models.padding import left_padded
 from lab.sampling.cache import is_out_of_memory
 from lab.sampling.decode import decode
 from lab.sampling.decoding import Decoding
@@ -62,13 +63,19 @@ def sample(
     ends = end_tokens(model) | also_ends
     traces: list[Trace | None] = [None] * len(requests)
     start = 0
+    on_progress(0)
     while start < len(order):
         chosen = order[start : start + batch_size]
         try:
             written = complete(model, opener, [requests[index] for index in chosen], prompt_ids, decoding, ends, seed)
         except Exception as error:
-            if not is_out_of_memory(error) or len(chosen) == 1:
+            if not is_out_of_memory(error):
                 raise
+            if len(chosen) == 1:
+                raise DecodingError(
+                    f"memory ran out with a single row on {model.device}: use a smaller model or --dtype, a shorter "
+                    "--max-new-tokens, or another --device"
+                ) from error
             batch_size = len(chosen) // 2
             continue
         for index, trace in zip(chosen, written, strict=True):
@@ -101,16 +108,13 @@ def make_batch(
     model: Model, prompt_ids: Sequence[list[int]], requests: Sequence[Request], prompts: Sequence[str], seed: int
 ) -> Batch:
     """Left-padded distinct prompts, and a row for each request."""
-    width = max(map(len, prompt_ids))
-    pad = model.tokenizer.pad_token_id
-    tokens = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompt_ids], device=model.device)
-    mask = torch.tensor([[False] * (width - len(ids)) + [True] * len(ids) for ids in prompt_ids], device=model.device)
+    padded = left_padded(model, prompt_ids)
     index = {prompt: position for position, prompt in enumerate(prompts)}
     owner = torch.tensor([index[request.problem.prompt] for request in requests], device=model.device)
     keys = np.array(
         [child_seed(seed, request.problem.id, request.sample_index) for request in requests], dtype=np.uint64
     )
-    return Batch(tokens, mask, owner, keys)
+    return Batch(padded.tokens, padded.mask, owner, keys)
 
 
 def encode_prompt(model: Model, prompt: str, decoding: Decoding) -> list[int]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lab.errors import VectorError
 from lab.models.load import Model
+from lab.models.padding import token_positions
 from probes.capture import capture
 from probes.site import Site, hook_site
 from steering.vector import SteeringVector
@@ -90,11 +91,10 @@ def target_loss(model: Model, decisions: Decisions, chosen: Int[Tensor, " chosen
     # The longest context of the batch, not of all decisions, sets the width.
     width = int(decisions.mask[chosen].sum(dim=1).max())
     tokens, mask = decisions.tokens[chosen][:, -width:], decisions.mask[chosen][:, -width:]
-    positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     logits = model.network(
         input_ids=tokens,
         attention_mask=mask.long(),
-        position_ids=positions,
+        position_ids=token_positions(mask),
         use_cache=False,
         logits_to_keep=1,
     ).logits[:, -1]

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lab.models.load import Model
+from lab.models.padding import left_padded, token_positions
 from lab.models.pair import ModelPair
 from lab.tables import Column, Schema
 from lab.tasks.problem import Problem
@@ -54,19 +55,11 @@ class Texts(NamedTuple):
 
 def texts(model: Model, traces: pl.DataFrame, problems: Mapping[str, Problem]) -> Texts:
     """The rows of a `TRACES` table as model input."""
-    rows = []
-    for problem_id, tokens in traces.select("problem_id", "tokens").iter_rows():
-        rows.append((model.tokenizer(problems[problem_id].prompt).input_ids, tokens))
-    width = max(len(prompt) + len(tokens) for prompt, tokens in rows)
-    padded = [[0] * (width - len(prompt) - len(tokens)) + prompt + tokens for prompt, tokens in rows]
-    mask = [
-        [False] * (width - len(prompt) - len(tokens)) + [True] * (len(prompt) + len(tokens)) for prompt, tokens in rows
-    ]
-    return Texts(
-        torch.tensor(padded, device=model.device),
-        torch.tensor(mask, device=model.device),
-        [len(tokens) for _, tokens in rows],
+    rows = list(traces.select("problem_id", "tokens").iter_rows())
+    padded = left_padded(
+        model, [model.tokenizer(problems[problem_id].prompt).input_ids + tokens for problem_id, tokens in rows]
     )
+    return Texts(padded.tokens, padded.mask, [len(tokens) for _, tokens in rows])
 
 
 def slices(traces: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -101,11 +94,10 @@ def decisions(pair: ModelPair, traces: pl.DataFrame, problems: Mapping[str, Prob
 
 def greedy_tokens(model: Model, read: Texts) -> Int[Tensor, "text kept"]:
     """The most likely next token at the last places, from just before the longest completion on."""
-    positions = (read.mask.long().cumsum(dim=1) - 1).clamp(min=0)
     output = model.network(
         input_ids=read.tokens,
         attention_mask=read.mask.long(),
-        position_ids=positions,
+        position_ids=token_positions(read.mask),
         use_cache=False,
         logits_to_keep=max(read.n_completion) + 1,
     )
@@ -123,14 +115,9 @@ def contexts(model: Model, chosen: pl.DataFrame, traces: pl.DataFrame, problems:
         model.tokenizer(problems[problem_id].prompt).input_ids + tokens_of[problem_id, sample_index][:position]
         for problem_id, sample_index, position in before
     ]
-    width = max(map(len, prefixes), default=0)
-    return Decisions(
-        torch.tensor([[0] * (width - len(prefix)) + prefix for prefix in prefixes], device=model.device).long(),
-        torch.tensor(
-            [[False] * (width - len(prefix)) + [True] * len(prefix) for prefix in prefixes], device=model.device
-        ).bool(),
-        torch.tensor(chosen["tuned_token"].to_list(), device=model.device).long(),
-    )
+    padded = left_padded(model, prefixes)
+    targets = torch.tensor(chosen["tuned_token"].to_list(), dtype=torch.long, device=model.device)
+    return Decisions(padded.tokens, padded.mask, targets)
 
 
 def opening_activations(

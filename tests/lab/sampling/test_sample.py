@@ -96,6 +96,15 @@ def test_running_out_of_memory_halves_the_batch_and_changes_no_sample(model, mon
     assert max(sizes) <= 6
 
 
+def test_memory_too_small_for_one_row_is_a_clear_error(model, monkeypatch):
+    def full(self, **kwargs):
+        raise torch.OutOfMemoryError("pretend")
+
+    monkeypatch.setattr(type(model.network), "forward", full)
+    with pytest.raises(DecodingError, match="memory ran out with a single row"):
+        sample(model, PROBLEMS, 2, SAMPLED, seed=2, batch_size=8)
+
+
 def test_a_stop_string_ends_the_text_before_it(model):
     (free,) = sample(model, PROBLEMS[2:3], 1, SAMPLED, seed=9)
     stop = free.text[5:7]
