@@ -84,14 +84,6 @@ class Anatomy:
         """How many blocks; layers count from 0."""
         return len(self.blocks)
 
-    def attention_of(self, layer: int) -> nn.Module:
-        """The attention of block `layer`."""
-        return self.attentions[layer]
-
-    def mlp_of(self, layer: int) -> nn.Module:
-        """The feed-forward part of block `layer`."""
-        return self.mlps[layer]
-
 
 def find_anatomy(network: PreTrainedModel) -> Anatomy:
     """The parts of `network`; ModelError naming the family or the part that is not where its layout says."""

@@ -50,7 +50,7 @@ def test_attention_and_mlp_add_up_to_what_their_block_adds(family):
     network = tiny_network(family, seed=0)
     anatomy = find_anatomy(network)
     block = anatomy.blocks[1]
-    names = {"attention": anatomy.attention_of(1), "mlp": anatomy.mlp_of(1), "in": anatomy.blocks[0], "out": block}
+    names = {"attention": anatomy.attentions[1], "mlp": anatomy.mlps[1], "in": anatomy.blocks[0], "out": block}
     seen, _ = outputs(network, names)
     attention, mlp = seen["attention"][0], seen["mlp"]
     if family in ("gemma2", "gemma3_text"):
