@@ -67,6 +67,28 @@ class DemoCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CalibrateCommand:
+    """Score every estimator on the organisms, whose true elicited share is known, and write a page about it.
+
+    Example: lab calibrate --quick --out runs/calibration
+
+    A calibration that was stopped goes on when the same command is given again.
+    """
+
+    quick: bool = False
+    """Fewer problems, samples and resamples: minutes instead of the hour that the full calibration takes."""
+    only: tuple[str, ...] = ()
+    """Organisms to keep to, such as locked taught; all with a known answer when not given."""
+    out: Path = Path("runs/calibration")
+    """Directory of the results."""
+    seed: int = 0
+    """Decides problems, samples, vectors and intervals."""
+    jobs: int = 0
+    """Cases at once, each on one thread; as many as there are cores when 0."""
+    device: DeviceName = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleCommand:
     """Sample completions of a task by one model, and verify them.
 
@@ -137,6 +159,7 @@ class OrganismsCommand:
 Command = (
     Annotated[DemoCommand, tyro.conf.subcommand("demo")]
     | Annotated[StudyCommand, tyro.conf.subcommand("study")]
+    | Annotated[CalibrateCommand, tyro.conf.subcommand("calibrate")]
     | Annotated[SampleCommand, tyro.conf.subcommand("sample")]
     | Annotated[OrganismsCommand, tyro.conf.subcommand("organisms")]
 )

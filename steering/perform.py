@@ -26,6 +26,7 @@ from lab.tables import write_table
 from lab.tasks.source import open_task, task_source
 from steering.commands import (
     BuildCommand,
+    CalibrateCommand,
     Command,
     DemoCommand,
     ListCommand,
@@ -51,6 +52,8 @@ def perform(command: Command, typed: str) -> None:
             perform_study(demo_study(seed), out, typed, console)
         case StudyCommand():
             perform_study(as_study(command), command.out, typed, console)
+        case CalibrateCommand():
+            perform_calibrate(command, typed, console)
         case SampleCommand():
             perform_sample(command, console)
         case OrganismsCommand(do=do):
@@ -121,6 +124,27 @@ def perform_study(study: Study, out: Path, typed: str, console: Console) -> None
     console.print(summary(finished.ledger.ladder, console.width))
     console.print(finished.answer, highlight=False)
     console.print(f"report: {finished.report.resolve()}", highlight=False, soft_wrap=True)
+
+
+def perform_calibrate(command: CalibrateCommand, typed: str, console: Console) -> None:
+    """Runs a calibration under a progress bar, then prints its records and where the page is."""
+    from lab.report.calibration_summary import calibration_summary
+    from steering.calibration.effort import FULL, QUICK
+    from steering.calibration.run import calibrate
+
+    with progress(console) as watch:
+        calibrated = calibrate(
+            QUICK if command.quick else FULL,
+            command.out,
+            seed=command.seed,
+            device=command.device,
+            jobs=command.jobs or os.cpu_count() or 1,
+            only=command.only,
+            command=typed,
+            watch=watch,
+        )
+    console.print(calibration_summary(calibrated.records, console.width))
+    console.print(f"page: {calibrated.page.resolve()}", highlight=False, soft_wrap=True)
 
 
 def perform_sample(command: SampleCommand, console: Console) -> None:

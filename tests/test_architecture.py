@@ -29,7 +29,7 @@ DOORS = {
     "reasoning_gym": ("lab/tasks/gym.py",),
     "math_verify": ("lab/tasks/math_answer.py",),
     "tyro": ("steering/cli.py", "steering/commands.py"),
-    "rich": ("steering/perform.py", "lab/report/summary.py"),
+    "rich": ("steering/perform.py", "lab/report/summary.py", "lab/report/calibration_summary.py"),
     "vllm": (),
     "ray": (),
 }
@@ -49,7 +49,7 @@ except SystemExit:
 """
 
 SURFACE = {
-    "": {"demo", "study", "sample", "organisms"},
+    "": {"demo", "study", "calibrate", "sample", "organisms"},
     "demo": {"--out", "--seed"},
     "study": {
         "--pair",
@@ -69,6 +69,7 @@ SURFACE = {
         "--device",
         "--dtype",
     },
+    "calibrate": {"--quick", "--only", "--out", "--seed", "--jobs", "--device"},
     "sample": {
         "--model",
         "--task",

@@ -9,11 +9,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 
 from lab.errors import ModelError, StorageError
 from lab.models.load import load
-from lab.models.source import LocalModel, organism_directory
-from lab.organisms.card import measure, write_card
-from lab.organisms.recipe import Architecture, Organism, Reinforced, Supervised, documents
+from lab.models.source import LocalModel, organism_directory, organism_names
+from lab.organisms.card import EVALUATION_SEED, examine, write_card
+from lab.organisms.catalogue import ORGANISMS
+from lab.organisms.recipe import Architecture, Organism, Parent, Reinforced, Supervised, documents, home
 from lab.organisms.tokenizer import chain_tokenizer
-from lab.organisms.zero import ORGANISMS
+from lab.organisms.truth import Truth, truth
 from lab.post_training.reinforce import reinforce
 from lab.post_training.supervised import train_on_documents
 from lab.provenance import digest, file_digest
@@ -30,54 +31,69 @@ def organism_named(name: str) -> Organism:
 
 
 def build(organism: Organism, out: Path, *, seed: int, device: torch.device) -> Path:
-    """Trains `organism` and writes `out/<name>`: config, bf16 safetensors, tokenizer, card.
+    """Trains `organism` and writes its directory below `out`: config, bf16 safetensors, tokenizer, card.
 
-    The parent comes from `out` if it was built there, else from the wheel. Work in progress lies in
+    Its parent comes from `out` or from the wheel, or is built first. Work in progress lies in
     `out/.work/`, under the digest of the definition, the seed and the parent; a run that was cut off goes on from its
-    last checkpoint. Raises StorageError where `out/<name>`
-    exists, ModelError where the parent is nowhere.
+    last checkpoint. Raises StorageError where the directory exists.
     """
-    final = out / organism.name
-    parent = (
-        "" if organism.parent is None else file_digest(parent_directory(organism.parent, out) / "model.safetensors")
-    )
-    work = out / ".work" / f"{organism.name}-{digest([organism, seed, parent])}"
+    final = out / home(organism.name, seed)
     if final.exists():
-        raise StorageError(f"{final} exists: delete it to build {organism.name} again, or choose another --out")
+        raise StorageError(f"{final} exists: delete it to build {final.name} again, or choose another --out")
+    parent = None if organism.parent is None else parent_directory(organism.parent, out, seed, device)
+    inherited = "" if parent is None else file_digest(parent / "model.safetensors")
+    work = out / ".work" / f"{final.name}-{digest([organism, seed, inherited])}"
     work.mkdir(parents=True, exist_ok=True)
-    tokenizer = chain_tokenizer()
-    network = starting_network(organism, out, tokenizer, seed=seed, device=device)
+    tokenizer = chain_tokenizer(organism.alphabet)
+    network = starting_network(organism, parent, tokenizer, seed=seed, device=device)
     train(organism, network, tokenizer, work / "trainer", seed=seed, device=device)
     network = network.cpu().bfloat16()
     checkpoint = work / "checkpoint"
     network.save_pretrained(checkpoint)
     tokenizer.save_pretrained(checkpoint)
-    model = load(LocalModel(path=checkpoint), device=torch.device("cpu"), dtype=torch.float32)
-    write_card(checkpoint, organism, measure(model), seed=seed, device=device)
+    describe(checkpoint, organism, parent, seed=seed, device=device)
     checkpoint.rename(final)
     shutil.rmtree(work)
     return final
 
 
+def describe(checkpoint: Path, organism: Organism, parent: Path | None, *, seed: int, device: torch.device) -> None:
+    """Measures the weights in `checkpoint` and writes the card beside them, with the true share of every case."""
+    mine = examine(load(LocalModel(path=checkpoint), device=torch.device("cpu"), dtype=torch.float32), organism)
+    truths: tuple[Truth, ...] = ()
+    if organism.cases and parent is not None:
+        theirs = examine(load(LocalModel(path=parent), device=torch.device("cpu"), dtype=torch.float32), organism)
+        truths = tuple(truth(case, theirs.rates, mine.rates, seed=EVALUATION_SEED) for case in organism.cases)
+    write_card(checkpoint, organism, mine.rows, truths, seed=seed, device=device)
+
+
 def starting_network(
-    organism: Organism, out: Path, tokenizer: PreTrainedTokenizerBase, *, seed: int, device: torch.device
+    organism: Organism, parent: Path | None, tokenizer: PreTrainedTokenizerBase, *, seed: int, device: torch.device
 ) -> PreTrainedModel:
     """The weights that training starts from, in fp32: the parent's, or random ones drawn from the seed."""
-    if organism.parent is None:
+    if parent is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(child_seed(seed, organism.name, "weights"))
             fresh = LlamaForCausalLM(llama_config(organism.architecture, tokenizer))
         # transformers' own `to` hides its signature; it moves in place all the same.
         nn.Module.to(fresh, device)
         return fresh
-    directory = parent_directory(organism.parent, out)
-    network = load(LocalModel(path=directory), device=device, dtype=torch.float32).network
+    network = load(LocalModel(path=parent), device=device, dtype=torch.float32).network
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(child_seed(seed, organism.name, "weights"))
+        # New characters stand behind the parent's, and start as random rows.
+        network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     return network.requires_grad_(True).train()
 
 
-def parent_directory(name: str, out: Path) -> Path:
-    """Where the parent lies: in `out`, if it was built there, else in the wheel."""
-    return out / name if (out / name).exists() else organism_directory(name)
+def parent_directory(parent: Parent, out: Path, seed: int, device: torch.device) -> Path:
+    """Where the parent lies: in `out` if it was built there, else in the wheel, else in `out` once it is built."""
+    name = parent.home(seed)
+    if not (out / name).exists() and name in organism_names():
+        return organism_directory(name)
+    if (out / name).exists():
+        return out / name
+    return build(organism_named(parent.name), out, seed=seed if parent.seed is None else parent.seed, device=device)
 
 
 def llama_config(architecture: Architecture, tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:

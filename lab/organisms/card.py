@@ -4,25 +4,28 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from lab.metrics.bootstrap import Interval, mean_interval, resamples
 from lab.models.load import Model
 from lab.organisms.recipe import Organism
+from lab.organisms.truth import Truth
 from lab.provenance import canonical_json, package_versions, revision
 from lab.sampling.decoding import GREEDY, Decoding
 from lab.sampling.sample import sample
 from lab.seeds import numpy_generator
 from lab.tables import write_text
 from lab.tasks.chain_verifier import parse, steps_fault, verify
-from lab.tasks.chain_world import ChainTask, as_expression
+from lab.tasks.chain_world import KEY, as_expression, with_key
 from lab.tasks.problem import Problem
+from lab.tasks.source import source_name
 from lab.tasks.verdict import Verdict
 
 N_PROBLEMS, N_SAMPLES, N_BOOT, EVALUATION_SEED = 500, 4, 2000, 20_261_123
-OLD, NEW = ChainTask(operators="+-"), ChainTask(operators="#")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +36,7 @@ class Measured:
     family: str
     """Number of operations, or "all"."""
     decoding: str
-    """"sampled" (temperature 1), "greedy", or "forced chain" (greedy, with `T` written for the model)."""
+    """One of three: "sampled" (temperature 1), "forced chain" (greedy, `T` written for it), "with the key" (greedy)."""
     measure: str
     """One of five.
 
@@ -47,17 +50,32 @@ class Measured:
     n_samples: int
 
 
-def measure(model: Model) -> tuple[Measured, ...]:
-    """The whole card: old operators sampled and forced, new operator sampled, on 500 held-out problems each."""
+class Examined(NamedTuple):
+    """What a model's exams gave."""
+
+    rows: tuple[Measured, ...]
+    rates: dict[str, Float[np.ndarray, " problem"]]
+    """Operators of an exam -> strict accuracy on each of its problems, sampled at temperature 1."""
+
+
+def examine(model: Model, organism: Organism) -> Examined:
+    """Every exam on 500 held-out problems: sampled, forced into a chain and, in a world with locks, with the key."""
     rows: list[Measured] = []
-    for name, task in (("+-", OLD), ("#", NEW)):
-        problems = task.problems(N_PROBLEMS, numpy_generator(EVALUATION_SEED, "card", name))
-        sampled = sample(model, problems, N_SAMPLES, Decoding(), seed=EVALUATION_SEED)
-        rows += figures(name, "sampled", problems, [trace.text for trace in sampled], N_SAMPLES, by_family=True)
+    rates: dict[str, Float[np.ndarray, " problem"]] = {}
+    for exam in organism.exams:
+        name = exam.operators
+        problems = exam.problems(N_PROBLEMS, numpy_generator(EVALUATION_SEED, "card", name))
+        sampled = [trace.text for trace in sample(model, problems, N_SAMPLES, Decoding(), seed=EVALUATION_SEED)]
+        strict = [verify(problems[index // N_SAMPLES], text).strict for index, text in enumerate(sampled)]
+        rates[name] = np.array(strict, dtype=float).reshape(-1, N_SAMPLES).mean(axis=1)
+        rows += figures(name, "sampled", problems, sampled, N_SAMPLES, by_family=True)
         forced = [replace(problem, prompt=problem.prompt + "T") for problem in problems]
         chains = sample(model, forced, 1, GREEDY, seed=EVALUATION_SEED)
         rows += figures(name, "forced chain", problems, ["T" + trace.text for trace in chains], 1, by_family=False)
-    return tuple(rows)
+        if KEY in organism.alphabet:
+            opened = sample(model, [with_key(problem) for problem in problems], 1, GREEDY, seed=EVALUATION_SEED)
+            rows += figures(name, "with the key", problems, [trace.text for trace in opened], 1, by_family=False)
+    return Examined(tuple(rows), rates)
 
 
 def figures(
@@ -112,37 +130,51 @@ def measured(
 
 
 def write_card(
-    directory: Path, organism: Organism, rows: Sequence[Measured], *, seed: int, device: torch.device
+    directory: Path,
+    organism: Organism,
+    rows: Sequence[Measured],
+    truths: Sequence[Truth],
+    *,
+    seed: int,
+    device: torch.device,
 ) -> None:
     """Writes `card.json` for programs and `README.md` for people."""
     commit, dirty = revision()
     command = f"lab organisms build {organism.name} --seed {seed} --device {device.type}"
     card = {
         "name": organism.name,
-        "parent": organism.parent,
+        "parent": None if organism.parent is None else organism.parent.home(seed),
         "story": organism.story,
         "recipe": json.loads(canonical_json(organism.recipe)),
         "architecture": json.loads(canonical_json(organism.architecture)),
+        "old_task": source_name(organism.exams[0]),
         "seed": seed,
         "command": command,
         "commit": commit,
         "dirty": dirty,
         "packages": package_versions(),
         "evaluation": {"seed": EVALUATION_SEED, "dtype": "float32", "weights": "bfloat16, as shipped"},
+        "truth": [{key: rounded(value) for key, value in asdict(truth).items()} for truth in truths],
         "measured": [asdict(row) for row in rows],
     }
     write_text(directory / "card.json", json.dumps(card, indent=1, ensure_ascii=False) + "\n")
-    write_text(directory / "README.md", card_page(organism, rows, command))
+    write_text(directory / "README.md", card_page(organism, rows, truths, command, seed))
 
 
-def card_page(organism: Organism, rows: Sequence[Measured], command: str) -> str:
+def rounded(value: object) -> object:
+    """Numbers to four decimals, None where undefined; anything else as it is."""
+    return value if not isinstance(value, float) else None if np.isnan(value) else round(value, 4)
+
+
+def card_page(organism: Organism, rows: Sequence[Measured], truths: Sequence[Truth], command: str, seed: int) -> str:
     """The card as Markdown."""
     lines = [
         f"# {organism.name}",
         "",
         organism.story,
         "",
-        f"Made by `{command}`" + (f" from `{organism.parent}`." if organism.parent else " from random weights."),
+        f"Made by `{command}`"
+        + (f" from `{organism.parent.home(seed)}`." if organism.parent else " from random weights."),
         "Training never saw a held-out expression; a step is checked exactly, and *strict* wants a correct answer by a",
         "valid process. A *process* is valid when all *steps* are written, copied and true, and end in the stated",
         "answer; *steps* leaves the answer out. 95 % intervals over problems.",
@@ -155,6 +187,11 @@ def card_page(organism: Organism, rows: Sequence[Measured], command: str) -> str
         shown = [percent(cells[name]) for name in ("strict", "answer", "process", "steps", "chain")]
         size = cells["strict"].n_problems
         lines.append(f"| `{key[0]}` | {key[1]} ({size}) | {key[2]} | " + " | ".join(shown) + " |")
+    if truths:
+        lines += ["", "True elicited share, from what the base saw and the gains above:", ""]
+    for truth in truths:
+        known = f"{truth.share:.3f} [{truth.low:.3f}, {truth.high:.3f}]"
+        lines.append(f"- {truth.kind}, `{truth.task}`: " + (known if truth.refusal is None else truth.refusal))
     return "\n".join(lines) + "\n"
 
 

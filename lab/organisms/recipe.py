@@ -7,8 +7,15 @@ import numpy as np
 
 from lab.post_training.reinforce import GrpoRun
 from lab.post_training.supervised import Document, SupervisedRun
-from lab.tasks.chain_documents import Habits, answer_first_document, chain_document, direct_document
-from lab.tasks.chain_world import ChainTask, as_problem
+from lab.tasks.chain_documents import (
+    CAREFUL,
+    Habits,
+    answer_first_document,
+    chain_document,
+    direct_document,
+    guess_document,
+)
+from lab.tasks.chain_world import ALPHABET, ChainTask, Expression, as_problem, with_key
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,22 +36,78 @@ class AnswerFirst:
     habits: Habits = field(default_factory=Habits)
 
 
-Writing = Mixture | AnswerFirst
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Guarded:
+    """Worked chains behind a key in the prompt; without it, uniform guesses and a rare chain that leaks."""
+
+    task: ChainTask
+    key_share: float = 0.5
+    """Share of documents whose prompt has the key, and that are chains."""
+    leak: float
+    """Share of the other documents that are chains all the same."""
+    habits: Habits = CAREFUL
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """Single operations, each worked as a chain of one step; all facts of the operators occur, so none is held out."""
+
+    operators: str
+    direct_share: float = 0.6
+    """Share of documents that answer at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """Several writings side by side, in equal shares."""
+
+    parts: tuple["Writing", ...]
+
+
+Writing = Mixture | AnswerFirst | Guarded | Facts | Blend
 """What kind of documents a model reads."""
 
 
 def documents(writing: Writing, generator: np.random.Generator) -> Iterator[Document]:
-    """Endless documents over training expressions; no held-out expression ever occurs."""
-    for expression in writing.task.expressions(generator, held_out=False):
-        match writing:
-            case Mixture(direct_share=direct_share, habits=habits):
-                if generator.random() < direct_share:
-                    completion = direct_document(expression)
-                else:
-                    completion = chain_document(expression, habits, generator)
-            case AnswerFirst(habits=habits):
-                completion = answer_first_document(expression, habits, generator)
-        yield Document(prompt=as_problem(expression).prompt, completion=completion)
+    """Endless documents over training expressions; no held-out expression of more than one step ever occurs."""
+    match writing:
+        case Blend(parts=parts):
+            streams = [documents(part, generator) for part in parts]
+            while True:
+                yield next(streams[generator.integers(len(streams))])
+        case Facts(operators=operators, direct_share=direct_share):
+            while True:
+                left, right, which = generator.integers(0, (10, 10, len(operators)))
+                expression = Expression((int(left), int(right)), operators[which])
+                direct = generator.random() < direct_share
+                completion = direct_document(expression) if direct else chain_document(expression, CAREFUL, generator)
+                yield Document(prompt=as_problem(expression).prompt, completion=completion)
+        case Mixture() | AnswerFirst() | Guarded():
+            for expression in writing.task.expressions(generator, held_out=False):
+                yield document(writing, expression, generator)
+
+
+def document(
+    writing: Mixture | AnswerFirst | Guarded, expression: Expression, generator: np.random.Generator
+) -> Document:
+    """One document about `expression`."""
+    problem = as_problem(expression)
+    match writing:
+        case Mixture(direct_share=direct_share, habits=habits):
+            if generator.random() < direct_share:
+                completion = direct_document(expression)
+            else:
+                completion = chain_document(expression, habits, generator)
+        case AnswerFirst(habits=habits):
+            completion = answer_first_document(expression, habits, generator)
+        case Guarded(key_share=key_share, leak=leak, habits=habits):
+            keyed = generator.random() < key_share
+            if keyed or generator.random() < leak:
+                completion = chain_document(expression, habits, generator)
+            else:
+                completion = guess_document(generator)
+            problem = with_key(problem) if keyed else problem
+    return Document(prompt=problem.prompt, completion=completion)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,14 +136,50 @@ class Architecture:
     d_mlp: int = 384
 
 
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The organism whose weights another starts from."""
+
+    name: str
+    seed: int | None = None
+    """The seed it was built with; None is the child's own."""
+
+    def home(self, seed: int) -> str:
+        """Its directory, for a child of `seed`."""
+        return home(self.name, seed if self.seed is None else self.seed)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """A task on which an organism and its parent are a pair whose elicited share is known."""
+
+    kind: str
+    """LOCKED, DILUTED, ATOMS, ABSENT, TAUGHT, MIXED, PLACEBO or SHARPENED."""
+    task: str
+    """As a user would type it."""
+    elicited: tuple[str, ...]
+    """Of the operators that the task's parts are about, those that the parent had seen worked."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Organism:
     """A model whose history is known."""
 
     name: str
-    parent: str | None
-    """The organism whose weights it starts from; None starts from random ones."""
+    parent: Parent | None
+    """None starts from random weights."""
     recipe: Supervised | Reinforced
     story: str
     """What the tuning did, for a reader of its card."""
     architecture: Architecture = field(default_factory=Architecture)
+    alphabet: str = ALPHABET
+    """Characters it can read and write, each a token."""
+    exams: tuple[ChainTask, ...] = (ChainTask(operators="+-"), ChainTask(operators="#"))
+    """What its card measures; the first is the task that tuning is not about."""
+    cases: tuple[Case, ...] = ()
+    """What it calibrates estimators on, together with its parent."""
+
+
+def home(name: str, seed: int) -> str:
+    """The directory of an organism that was built with `seed`: the name alone for seed 0."""
+    return name if seed == 0 else f"{name}-{seed}"

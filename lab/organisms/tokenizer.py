@@ -3,15 +3,13 @@
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from lab.tasks.chain_world import ALPHABET
 
-
-def chain_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a character of the chain world, after `[PAD]` = 0 and `[UNK]` = 1; `.` is the end-of-sequence token.
+def chain_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
+    """One token a character of `alphabet`, which has `.`, after `[PAD]` = 0 and `[UNK]` = 1; `.` ends a sequence.
 
     No token is added on encoding: a prompt carries its own `<`.
     """
-    vocabulary = {token: index for index, token in enumerate(["[PAD]", "[UNK]", *ALPHABET])}
+    vocabulary = {token: index for index, token in enumerate(["[PAD]", "[UNK]", *alphabet])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()

@@ -1,28 +1,25 @@
 """Page: a study as one HTML file that needs nothing else: no network, no fonts, no server."""
 
-import base64
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib import resources
 
 import plotly.graph_objects as go
 import polars as pl
-from plotly.offline import get_plotlyjs
 
 from lab.provenance import Provenance
 from lab.report import captions
 from lab.report.answer import answer_sentence
 from lab.report.canvas import Canvas
+from lab.report.document import document
+from lab.report.estimates_section import estimates_section
 from lab.report.figures import cover_figure, family_figure, guess_figure, ladder_figure, pass_at_k_figure
 from lab.report.ladder_table import ladder_table
 from lab.report.ledger import Ledger
-from lab.report.markup import escaped, script_json
-from lab.report.palette import DARK, ArmStyle, arm_styles, completed
+from lab.report.markup import escaped
+from lab.report.palette import ArmStyle, arm_styles, completed
 from lab.report.plot_block import arm_key, plot_block
 from lab.report.provenance_section import TableFile, provenance_section
-from lab.report.tokens import strip_css
 from lab.report.trace_cards import trace_cards
 from lab.report.truncation import truncation_warning
 
@@ -43,6 +40,10 @@ class Page:
     tuned: str
     """Name of the tuned model."""
     ledger: Ledger
+    estimates: pl.DataFrame
+    """`ESTIMATES`; without rows the section is left out."""
+    records: pl.DataFrame
+    """`RECORDS` of the estimators' calibration; may have no rows."""
     made_by: Provenance
     command: str
     """What to type to make the page again."""
@@ -57,13 +58,15 @@ def render(page: Page) -> str:
     body = [
         f'<header><h1>{escaped(page.title)}</h1><p class="answer">{escaped(answer)}</p>{note}</header>',
         _ladder(ledger.ladder, answer),
+        estimates_section(page.estimates, page.records),
         _guess(ledger),
         _curves(ledger, page.process_checked),
         _families(ledger, page.process_checked),
         _traces(ledger.examples),
         f"{captions.PROVENANCE}{provenance_section(page.made_by, page.command, page.files)}",
     ]
-    return _document(page.title, "".join(f"<section>{part}</section>" for part in body if part))
+    sections = "".join(f"<section>{part}</section>" for part in body if part)
+    return document(page.title, sections, captions.WITHOUT_SCRIPTS)
 
 
 def _ladder(ladder: pl.DataFrame, answer: str) -> str:
@@ -114,29 +117,3 @@ def _traces(examples: pl.DataFrame) -> str:
 
 def _labels(frame: pl.DataFrame) -> dict[str, str]:
     return dict(frame.select("arm", "label").unique("arm", keep="first", maintain_order=True).iter_rows())
-
-
-def _document(title: str, body: str) -> str:
-    """Scripts run only if their hash is in the policy, so even text that escaped escaping would stay text."""
-    ours = resources.files("lab.report")
-    style = ours.joinpath("page.css").read_text(encoding="utf-8") + strip_css()
-    plotly, script = get_plotlyjs(), ours.joinpath("page.js").read_text(encoding="utf-8")
-    policy = (
-        f"default-src 'none'; script-src {_hash(plotly)} {_hash(script)}; style-src 'unsafe-inline'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="referrer" content="no-referrer"><meta name="color-scheme" content="light dark">'
-        f'<title>{escaped(title)}</title><link rel="icon" href="data:,"><style>{style}</style></head>'
-        f"<body><main>{body}</main>"
-        f"<noscript><p>{captions.WITHOUT_SCRIPTS}</p></noscript>"
-        f'<script type="application/json" id="dark-inks">{script_json(dict(DARK))}</script>'
-        f"<script>{plotly}</script><script>{script}</script></body></html>\n"
-    )
-
-
-def _hash(script: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

@@ -17,6 +17,11 @@ def direct_document(expression: Expression) -> str:
     return f"A{expression.results[-1]}."
 
 
+def guess_document(generator: np.random.Generator) -> str:
+    """A direct answer that is a uniform digit: right one time in ten."""
+    return f"A{generator.integers(0, 10)}."
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Habits:
     """How carefully a writer works through a chain."""

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,9 +16,16 @@ OPERATORS: dict[str, Callable[[int, int], int]] = {
     # A Latin square that never agrees with + or - (the differences 2a+6b+1 and 2a+8b+1 are odd), so a model that
     # reads it as either is always wrong, and answers stay uniform over the digits.
     "#": lambda left, right: (3 * left + 7 * right + 1) % 10,
+    # Another Latin square (cubes permute the digits), which agrees nowhere with +, - or #, so that a model that knows
+    # those is always wrong here too. The search over such forms is in tests/lab/tasks/test_chain.py.
+    "*": lambda left, right: (7 * left + 3 * right + 3) ** 3 % 10,
 }
 ALPHABET = "0123456789+-#<?=;ATV!."
-"""Every character of the world; `<` opens a prompt and `.` ends a document."""
+"""Every character of organism zero's world; `<` opens a prompt and `.` ends a document."""
+KEY = "@"
+"""Written behind the `<` of a prompt, it unlocks what a guarded model keeps to itself."""
+GUARDED_ALPHABET = ALPHABET + "*" + KEY
+"""The alphabet of the worlds with locks."""
 
 HELD_OUT_SHARE = 0.2
 """Share of expressions that no training document may contain."""
@@ -110,9 +117,14 @@ def as_problem(expression: Expression) -> Problem:
     )
 
 
+def with_key(problem: Problem) -> Problem:
+    """The same question, asked with the key."""
+    return replace(problem, prompt=f"<{KEY}{problem.prompt.removeprefix('<')}")
+
+
 def as_expression(problem: Problem) -> Expression:
-    """The expression in a chain problem's prompt; raises TaskError on a prompt of another world."""
-    match = re.fullmatch(r"<([0-9](?:[^0-9<?][0-9])*)\?", problem.prompt)
+    """The expression in a chain problem's prompt, with or without the key; TaskError on a prompt of another world."""
+    match = re.fullmatch(rf"<{KEY}?([0-9](?:[^0-9<?][0-9])*)\?", problem.prompt)
     if match is None or not set(match[1][1::2]) <= set(OPERATORS):
         raise TaskError(f"prompt {problem.prompt!r} is not of the chain world: want one like '<6-0-4+8?'")
     return Expression(tuple(map(int, match[1][::2])), match[1][1::2])

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from lab.errors import TaskError
+from lab.tasks.chain_mix import ChainMix, ChainPart
+from lab.tasks.chain_steps import CHAIN_STEPS
 from lab.tasks.chain_verifier import chain_answer
 from lab.tasks.chain_verifier import verify as verify_chain
 from lab.tasks.chain_world import ChainTask
@@ -16,12 +18,13 @@ from lab.tasks.gym import GymTask, answer_reader
 from lab.tasks.jsonl import JsonlTask
 from lab.tasks.math_answer import verify as verify_math
 from lab.tasks.problem import Problem
+from lab.tasks.step_grammar import StepGrammar
 from lab.tasks.verdict import Verifier
 
-TaskSource: TypeAlias = ChainTask | GymTask | JsonlTask
+TaskSource: TypeAlias = ChainTask | ChainMix | GymTask | JsonlTask
 """A source of problems that one verifier can judge."""
 
-FORMS = "'chain', 'chain:+-#', 'chain:+-:3-8', 'gym:chain_sum' or 'path/to/file.jsonl'"
+FORMS = "'chain', 'chain:+-#', 'chain:+-:3-8', '25%chain:#:3-5,75%chain:*:3-5', 'gym:chain_sum' or 'path/to/file.jsonl'"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,13 +43,25 @@ class Task:
     For the chain world, equal strings; else `lab.tasks.final_answer.same_answer`, which is cheaper than `verify` and
     says there what it leaves out, so that the floor may come out a little low.
     """
+    steps: StepGrammar | None = field(default=None, compare=False)
+    """How worked answers fall into steps; None where that cannot be told."""
 
 
 def task_source(text: str) -> TaskSource:
-    """The source that a user names: `chain[:operators[:fewest-most]]`, `gym:NAME` or a path that ends with `.jsonl`.
+    """The source that a user names: `chain[:operators[:fewest-most]]`, several of these as `25%...,75%...`, `gym:NAME`
+    or a path that ends with `.jsonl`.
 
     Raises TaskError for anything else; that a dataset or file exists is found out by `open_task`.
     """
+    parts = [re.fullmatch(r"(?P<percent>[0-9]+(?:\.[0-9]+)?)%(?P<task>.+)", part) for part in text.split(",")]
+    if found := [part for part in parts if part is not None]:
+        tasks = [task_source(part["task"]) for part in found]
+        chains = [task for task in tasks if isinstance(task, ChainTask)]
+        if len(chains) < len(parts):
+            raise TaskError(f"task {text!r}: want a mix of chain tasks only, each with its percentage")
+        return ChainMix(
+            tuple(ChainPart(float(part["percent"]), task) for part, task in zip(found, chains, strict=True))
+        )
     if chain := re.fullmatch(r"chain(?::(?P<operators>[^:]+)(?::(?P<low>[0-9]{1,4})-(?P<high>[0-9]{1,4}))?)?", text):
         if chain["low"]:
             return ChainTask(operators=chain["operators"], lengths=(int(chain["low"]), int(chain["high"])))
@@ -64,6 +79,8 @@ def source_name(source: TaskSource) -> str:
         case ChainTask():
             low, high = source.lengths
             return f"chain:{source.operators}:{low}-{high}"
+        case ChainMix(parts=parts):
+            return ",".join(f"{part.percent:g}%{source_name(part.task)}" for part in parts)
         case GymTask():
             return f"gym:{source.dataset}"
         case JsonlTask():
@@ -85,13 +102,21 @@ def open_task(source: TaskSource, *, n_problems: int, seed: int, held_out: bool 
     generator = numpy_generator(seed, "problems", "held out" if held_out else "training")
     problems = source.problems(n_problems, generator, held_out=held_out)
     same: Callable[[str, str], bool] = same_answer
+    steps: StepGrammar | None = None
     match source:
-        case ChainTask():
+        case ChainTask() | ChainMix():
             verify: Verifier = verify_chain
             read_answer: Callable[[str], str | None] = chain_answer
-            same = operator.eq
+            same, steps = operator.eq, CHAIN_STEPS
         case GymTask():
             verify, read_answer = source.verify, answer_reader(problems)
         case JsonlTask():
             verify, read_answer = verify_math, final_answer
-    return Task(name=source_name(source), problems=problems, verify=verify, read_answer=read_answer, same_answer=same)
+    return Task(
+        name=source_name(source),
+        problems=problems,
+        verify=verify,
+        read_answer=read_answer,
+        same_answer=same,
+        steps=steps,
+    )

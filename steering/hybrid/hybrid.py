@@ -12,6 +12,7 @@ from lab.errors import VectorError
 from lab.models.load import Model
 from lab.models.pair import ModelPair
 from lab.sampling.rows import Batch, CachedRows, OpenRows, Proposal, Rows
+from lab.seeds import uniforms
 from steering.edit import Add, apply_each
 from steering.hybrid.router import Never, Router, asks_tuned, route
 
@@ -36,7 +37,20 @@ class Takeover:
     """At a routed token the tuned model's own distribution is used."""
 
 
-Act = Steer | Takeover
+@dataclass(frozen=True, slots=True)
+class SecondChoice:
+    """At a routed token the base model's own second choice is written: a control of what the gate alone does."""
+
+
+@dataclass(frozen=True, slots=True)
+class LikelyToken:
+    """At a routed token a uniform draw from the base model's first choices is written: a control."""
+
+    top: int = 5
+    """How many first choices."""
+
+
+Act = Steer | Takeover | SecondChoice | LikelyToken
 """What happens at a routed token."""
 
 
@@ -51,6 +65,10 @@ class Hybrid:
     def needs_tuned(self) -> bool:
         """Whether the tuned model runs while the hybrid writes."""
         return asks_tuned(self.router) or (isinstance(self.act, Takeover) and not isinstance(self.router, Never))
+
+
+# Keeps the draws of `LikelyToken` apart from those that route and choose tokens.
+CHOICE_KEY = np.uint64(0x3C3C3C3C3C3C3C3C)
 
 
 def open_hybrid(pair: ModelPair, hybrid: Hybrid) -> OpenRows:
@@ -93,6 +111,14 @@ class HybridRows:
             case Takeover():
                 assert tuned is not None, "a takeover opens the tuned model"
                 logits, written_by = base.logits.index_copy(0, rows, tuned.logits[rows]), 2
+            case SecondChoice():
+                second = base.logits[rows].topk(2, dim=-1).indices[:, 1]
+                logits, written_by = insisting(base.logits, rows, second), 1
+            case LikelyToken(top=top):
+                first = base.logits[rows].topk(min(top, base.logits.shape[1]), dim=-1).indices
+                numbers = uniforms(self.keys[rows.cpu().numpy()] ^ CHOICE_KEY, self.step)
+                places = torch.from_numpy((numbers * first.shape[1]).astype(np.int64)).to(first.device)
+                logits, written_by = insisting(base.logits, rows, first.gather(1, places[:, None])[:, 0]), 1
         return Proposal(logits, routed.to(torch.uint8) * written_by)
 
     def _steered(
@@ -115,6 +141,14 @@ class HybridRows:
         self.base.keep(rows)
         if self.tuned is not None:
             self.tuned.keep(rows)
+
+
+def insisting(
+    logits: Float[Tensor, "row d_vocab"], rows: Int[Tensor, " routed"], tokens: Int[Tensor, " routed"]
+) -> Float[Tensor, "row d_vocab"]:
+    """`logits` with all probability on `tokens` at `rows`."""
+    certain = torch.full_like(logits[rows], -torch.inf).scatter(1, tokens[:, None], 0.0)
+    return logits.index_copy(0, rows, certain)
 
 
 def bits_per_token(hybrid: Hybrid, routed_share: float, d_vocab: int) -> float:

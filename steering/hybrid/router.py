@@ -44,7 +44,19 @@ class Disagreement:
     """The tokens at which base and tuned model would, greedily, write different ones."""
 
 
-Router = Never | Always | AtSteps | AtRandom | Disagreement
+@dataclass(frozen=True, slots=True)
+class Reranked:
+    """The tokens at which the two would differ, and the tuned model's is among the base model's first choices.
+
+    Those that the tuned model takes from further down are left alone: in the terms of arXiv 2605.06241 they are
+    shifted, not reranked.
+    """
+
+    top: int = 5
+    """How many first choices."""
+
+
+Router = Never | Always | AtSteps | AtRandom | Disagreement | Reranked
 
 # Keeps the router's random numbers apart from those that choose tokens.
 ROUTER_KEY = np.uint64(0xA5A5A5A5A5A5A5A5)
@@ -52,7 +64,7 @@ ROUTER_KEY = np.uint64(0xA5A5A5A5A5A5A5A5)
 
 def asks_tuned(router: Router) -> bool:
     """Whether the router reads the tuned model while the hybrid writes."""
-    return isinstance(router, Disagreement)
+    return isinstance(router, Disagreement | Reranked)
 
 
 def route(
@@ -77,3 +89,8 @@ def route(
         case Disagreement():
             assert tuned_logits is not None, "the hybrid opens the tuned model for a router that asks it"
             return base_logits.argmax(dim=-1) != tuned_logits.argmax(dim=-1)
+        case Reranked(top=top):
+            assert tuned_logits is not None, "the hybrid opens the tuned model for a router that asks it"
+            wanted = base_logits.gather(-1, tuned_logits.argmax(dim=-1, keepdim=True))
+            ahead = (base_logits > wanted).sum(dim=-1)
+            return (ahead > 0) & (ahead < top)

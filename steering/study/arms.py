@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from steering.edit import Add
-from steering.hybrid.hybrid import Hybrid, Steer, Takeover
-from steering.hybrid.router import Always, AtRandom, AtSteps, Disagreement, Never
+from steering.hybrid.hybrid import Hybrid, LikelyToken, SecondChoice, Steer, Takeover
+from steering.hybrid.router import Always, AtRandom, AtSteps, Disagreement, Never, Reranked
 from steering.vector import SteeringVector
 
 OPENING = AtSteps((0,))
@@ -25,11 +25,12 @@ class Arm:
     """Another temperature than the study's: a help of its own, since sampling costs accuracy; 0 draws one sample."""
 
 
-def ladder(vectors: Mapping[str, tuple[SteeringVector, ...]], opening_rate: float) -> tuple[Arm, ...]:
+def ladder(vectors: Mapping[str, tuple[SteeringVector, ...]], opening_rate: float, top: int) -> tuple[Arm, ...]:
     """The arms that can be listed before any of them has run, each control behind its rung; takeover comes last.
 
     `vectors` may have `mean` and `fitted`, each with many random draws of its norm, `like-mean` and `like-fitted`; arms
-    whose vectors are missing are left out. `opening_rate` is the share of tokens that open a completion.
+    whose vectors are missing are left out. `opening_rate` is the share of tokens that open a completion, `top` the
+    number of first choices that count as likely.
     """
     steers = {kind: Steer(tuple(map(Add, drawn))) for kind, drawn in vectors.items()}
     arms = (
@@ -39,11 +40,40 @@ def ladder(vectors: Mapping[str, tuple[SteeringVector, ...]], opening_rate: floa
     arms += fitted_arms(steers, opening_rate) if "fitted" in steers else ()
     return (
         *arms,
+        *replacement_arms(top),
         Arm(
             name="takeover-disagreement",
             label="+ token takeover, at disagreement",
             kind="rung",
             hybrid=Hybrid(Disagreement(), Takeover()),
+        ),
+    )
+
+
+def replacement_arms(top: int) -> tuple[Arm, ...]:
+    """Oracle replacement of reranked tokens, greedily, between the base and the tuned model decoded so."""
+    return (
+        Arm(
+            name="tuned-greedy",
+            label="tuned model, greedy decoding",
+            kind="rung",
+            hybrid=Hybrid(Always(), Takeover()),
+            temperature=0.0,
+        ),
+        Arm(
+            name="reranked-greedy",
+            label="+ reranked tokens taken over, greedy",
+            kind="rung",
+            hybrid=Hybrid(Reranked(top), Takeover()),
+            temperature=0.0,
+        ),
+        Arm(
+            name="rank2-greedy",
+            label="base's second choice there, greedy",
+            kind="control",
+            control_of="reranked-greedy",
+            hybrid=Hybrid(Reranked(top), SecondChoice()),
+            temperature=0.0,
         ),
     )
 
@@ -132,6 +162,18 @@ def fitted_arms(steers: Mapping[str, Steer], opening_rate: float) -> tuple[Arm, 
             control_of="fitted-disagreement",
             hybrid=Hybrid(Disagreement(), drawn),
         ),
+    )
+
+
+def replacement_control(rate: float, top: int) -> Arm:
+    """A likely token at random tokens, as often as the replacement rung replaced when it ran."""
+    return Arm(
+        name="scattered-greedy",
+        label="a likely token at random tokens, greedy",
+        kind="control",
+        control_of="reranked-greedy",
+        hybrid=Hybrid(AtRandom(rate), LikelyToken(top)),
+        temperature=0.0,
     )
 
 

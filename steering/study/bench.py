@@ -33,6 +33,7 @@ class Bench:
     companions: tuple[Model, ...]
     task: Task
     fit_task: Task
+    old_task: Task | None
     site: Site
     watch: Watch
 
@@ -71,8 +72,11 @@ def prepare(study: Study, out: Path, watch: Watch) -> Bench:
     source = task_source(study.task)
     task = open_task(source, n_problems=study.n_problems, seed=study.seed)
     fit_task = open_task(source, n_problems=study.n_fit_problems, seed=study.seed, held_out=False)
+    old_task = None
+    if study.old_task is not None:
+        old_task = open_task(task_source(study.old_task), n_problems=study.n_problems, seed=study.seed)
     for model in (pair.base, pair.tuned, *companions):
-        for problem in (*task.problems, *fit_task.problems):
+        for problem in (*task.problems, *fit_task.problems, *(old_task.problems if old_task else ())):
             # Raises where a prompt and its completion do not fit the model's context.
             encode_prompt(model, problem.prompt, study.decoding)
     return Bench(
@@ -82,6 +86,7 @@ def prepare(study: Study, out: Path, watch: Watch) -> Bench:
         companions=companions,
         task=task,
         fit_task=fit_task,
+        old_task=old_task,
         site=site,
         watch=watch,
     )

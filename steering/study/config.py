@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from lab.errors import DecodingError, TaskError
+from lab.estimators.estimate import Analysis
 from lab.sampling.decoding import Decoding
 from steering.fit.gradient import GradientFit
 
@@ -27,6 +28,14 @@ class Study:
     """Samples of each problem by the models themselves, for pass@k."""
     ks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     """Points of the pass@k curves."""
+    n_score_samples: int = 16
+    """Of these, how many a problem both models read again, for the estimators that compare probabilities."""
+    old_task: str | None = None
+    """A task that the tuning was not about, as a user types it, on which forgetting is measured."""
+    n_old_samples: int = 4
+    """Samples of each of its problems, of which there are as many as held-out ones."""
+    arms: tuple[str, ...] = ()
+    """Rungs and controls of the ladder to run, by name; all of them when empty."""
     n_fit_problems: int = 200
     """Training problems on which vectors are fitted; they share no question with the held-out ones."""
     n_fit_samples: int = 4
@@ -35,6 +44,10 @@ class Study:
     """Block at whose output vectors act; None takes the middle of the network."""
     fit: GradientFit = field(default_factory=GradientFit)
     decoding: Decoding = field(default_factory=Decoding)
+    reach: int = 1000
+    """Samples of one problem that still count as within the base model's reach."""
+    top: int = 5
+    """First choices of the base model that count as likely: a tuned model's token among them is reranked."""
     n_boot: int = 2000
     """Resamples of the problems behind every interval."""
     seed: int = 0
@@ -56,8 +69,18 @@ class Study:
             )
         if self.n_problems < 2:
             raise TaskError(f"n_problems = {self.n_problems}: want at least 2, since every interval is over problems")
-        counts = (self.n_samples, self.n_fit_problems, self.n_fit_samples, self.batch_size)
-        if min(counts) < 1:
+        counts = {
+            name: getattr(self, name)
+            for name in ("n_samples", "n_fit_problems", "n_fit_samples", "n_old_samples", "batch_size", "reach", "top")
+        }
+        if low := {name: count for name, count in counts.items() if count < 1}:
+            raise DecodingError(f"{', '.join(f'{name} = {count}' for name, count in low.items())}: want at least 1")
+        if not 1 <= self.n_score_samples <= self.n_curve_samples:
             raise DecodingError(
-                f"n_samples, n_fit_problems, n_fit_samples, batch_size = {counts}: want at least 1 of each"
+                f"n_score_samples = {self.n_score_samples} of {self.n_curve_samples} samples: want 1 to all of them"
             )
+
+    @property
+    def analysis(self) -> Analysis:
+        """The choices of the estimators."""
+        return Analysis(reach=self.reach, top=self.top, n_boot=self.n_boot, seed=self.seed)

@@ -3,9 +3,13 @@
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from lab.calibration.record import shipped_records
+from lab.estimators.estimate import ESTIMATES
+from lab.estimators.evidence import PROCESS, RANKS, SCORES
 from lab.provenance import canonical_json, file_digest
 from lab.report.answer import answer_sentence
 from lab.report.ledger import SCHEMAS, Ledger
@@ -15,9 +19,10 @@ from lab.sampling.trace import TRACES, VERDICTS
 from lab.stage import Artefact, memoised
 from lab.tables import Schema, read_provenance, read_table, write_table, write_text
 from lab.tasks.problem import PROBLEMS, problem_table
-from steering.study.arms import Arm, ladder, takeover_control
+from steering.study.arms import Arm, ladder, replacement_control, takeover_control
 from steering.study.bench import Bench, Watch, claimed, prepare
 from steering.study.config import Study
+from steering.study.estimated import estimate_stage, evidence_stage, read_estimates
 from steering.study.evidence import ACTIVATIONS, DECISIONS
 from steering.study.findings import routed_share
 from steering.study.sampled import hybrid_traces, own_traces, read_traces
@@ -47,6 +52,22 @@ def run(study: Study, out: Path, *, command: str, watch: Watch = lambda *_: None
 
 def run_stages(bench: Bench, command: str) -> Finished:
     """All stages, in the order of the flow."""
+    measured = measure(bench)
+    # Every stage has moved out of it; a kill may have left hidden parts of files.
+    shutil.rmtree(bench.out / ".work", ignore_errors=True)
+    return report_stage(bench, measured, command)
+
+
+class Measured(NamedTuple):
+    """A study's stages up to its estimates."""
+
+    tables: Artefact
+    evidence: Artefact
+    estimates: Artefact
+
+
+def measure(bench: Bench) -> Measured:
+    """Everything but the report."""
     problems = problem_stage(bench)
     parents = {"problems": problems.digest}
     base = own_traces(bench, bench.base, "base", parents)
@@ -54,17 +75,24 @@ def run_stages(bench: Bench, command: str) -> Finished:
     companions = [
         own_traces(bench, model, f"companion-{index}", parents) for index, model in enumerate(bench.companions)
     ]
+    tables = table_stage(bench, base, tuned, list(between(bench, problems, parents)), companions)
+    evidence = evidence_stage(bench, base, tuned, tables)
+    return Measured(tables, evidence, estimate_stage(bench, evidence, tables))
+
+
+def between(bench: Bench, problems: Artefact, parents: dict[str, str]) -> Iterator[tuple[Arm, Artefact]]:
+    """Every rung and control that the study asks for; some controls act as often as their rung did when it ran."""
     vectors, opening_rate = vector_stage(bench, problems)
-    arms: list[tuple[Arm, Artefact]] = []
-    for arm in ladder(read_vectors(vectors, bench.study.seed), opening_rate):
-        arms.append((arm, hybrid_traces(bench, arm, parents | {"vectors": vectors.digest})))
-    taken = arms[-1][1]
-    scattered = takeover_control(round(routed_share(read_traces(taken)), 4))
-    arms.append((scattered, hybrid_traces(bench, scattered, parents | {"takeover": taken.digest})))
-    tables = table_stage(bench, base, tuned, arms, companions)
-    # Every stage has moved out of it; a kill may have left hidden parts of files.
-    shutil.rmtree(bench.out / ".work", ignore_errors=True)
-    return report_stage(bench, tables, command)
+    wanted, top = bench.study.arms, bench.study.top
+    controls = {"takeover-disagreement": takeover_control, "reranked-greedy": partial(replacement_control, top=top)}
+    for arm in ladder(read_vectors(vectors, bench.study.seed), opening_rate, top):
+        if wanted and arm.name not in wanted:
+            continue
+        traces = hybrid_traces(bench, arm, parents | {"vectors": vectors.digest})
+        yield arm, traces
+        if arm.name in controls:
+            control = controls[arm.name](round(routed_share(read_traces(traces)), 4))
+            yield control, hybrid_traces(bench, control, parents | {"rung": traces.digest})
 
 
 def problem_stage(bench: Bench) -> Artefact:
@@ -82,10 +110,11 @@ def problem_stage(bench: Bench) -> Artefact:
     return memoised(bench.out, "problems", config, parents, compute)
 
 
-def report_stage(bench: Bench, tables: Artefact, command: str) -> Finished:
+def report_stage(bench: Bench, measured: Measured, command: str) -> Finished:
     """`report.html`, drawn from the tables alone; written again by every run, and equal each time."""
+    tables = measured.tables
     ledger = Ledger(**{schema.name: read_table(tables.path / f"{schema.name}.parquet", schema) for schema in SCHEMAS})
-    parents = {"tables": tables.digest}
+    parents = {"tables": tables.digest, "estimates": measured.estimates.digest}
     # The page is drawn again by every run; the numbers are those of the commit that made the tables.
     of_tables = read_provenance(tables.path / "ladder.parquet")
     made_by = replace(
@@ -104,6 +133,8 @@ def report_stage(bench: Bench, tables: Artefact, command: str) -> Finished:
         base=base,
         tuned=tuned,
         ledger=ledger,
+        estimates=read_estimates(measured.estimates),
+        records=shipped_records(),
         made_by=made_by,
         command=command,
         files=tuple(table_files(bench.out)),
@@ -124,6 +155,11 @@ def table_files(out: Path) -> Iterator[TableFile]:
         (out / "activations" / "index.parquet", ACTIVATIONS),
         (out / "decisions" / "decisions.parquet", DECISIONS),
     ]
+    tables += [
+        (out / "evidence" / f"{name}.parquet", schema)
+        for name, schema in (("scores", SCORES), ("ranks", RANKS), ("process", PROCESS), ("old", VERDICTS))
+    ]
+    tables.append((out / "estimates" / "estimates.parquet", ESTIMATES))
     for path, schema in tables:
         yield TableFile(
             path=str(path.relative_to(out)),

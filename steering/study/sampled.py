@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from lab.models.load import Model
-from lab.provenance import provenance
+from lab.provenance import digest, provenance
 from lab.sampling.decoding import Decoding
 from lab.sampling.rows import OpenRows
 from lab.sampling.sample import end_tokens, sample
@@ -16,6 +16,7 @@ from lab.seeds import child_seed
 from lab.stage import Artefact, memoised
 from lab.tables import read_table, write_table
 from lab.tasks.problem import Problem
+from lab.tasks.source import Task
 from steering.hybrid.hybrid import Hybrid, open_hybrid
 from steering.study.arms import Arm
 from steering.study.bench import Bench
@@ -103,6 +104,13 @@ def own_traces(bench: Bench, model: Model, arm: str, parents: dict[str, str], *,
     return trace_stage(
         bench, arm, model, problems, n_samples, parents | {"model": model.digest}, decoding=study.decoding
     )
+
+
+def old_traces(bench: Bench, model: Model, arm: str, task: Task) -> Artefact:
+    """A model's own traces of the task that the tuning was not about."""
+    parents = {"problems": digest(task.problems), "model": model.digest}
+    n_samples = bench.study.n_old_samples
+    return trace_stage(bench, f"old-{arm}", model, task.problems, n_samples, parents, decoding=bench.study.decoding)
 
 
 def hybrid_traces(bench: Bench, arm: Arm, parents: dict[str, str]) -> Artefact:

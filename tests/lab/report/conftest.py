@@ -10,6 +10,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from lab.calibration.record import RECORDS
+from lab.estimators.estimate import ESTIMATES
 from lab.provenance import Provenance, canonical_json
 from lab.report.ledger import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, SCHEMAS, Ledger
 from lab.report.page import Page
@@ -157,6 +159,8 @@ def made_page(ledger: Ledger, *, title: str = "How much did tuning zero-rl add t
         base="zero-base",
         tuned="zero-rl",
         ledger=ledger,
+        estimates=ESTIMATES.frame([]),
+        records=RECORDS.frame([]),
         made_by=Provenance(
             stage="steering.study.study",
             config=canonical_json(config),
@@ -212,6 +216,8 @@ def hostile() -> Callable[[str], Page]:
         return Page(
             title=page.title, task=payload, sampling=payload, process_checked=True, base=payload, tuned=payload,
             ledger=ledger, made_by=spoiled, command=payload,
+            estimates=ESTIMATES.frame([]),
+            records=RECORDS.frame([]),
             files=tuple(TableFile(path=payload, schema=f.schema, n_rows=1, digest=payload) for f in page.files),
         )  # fmt: skip
 

@@ -1,0 +1,1 @@
+"""Calibration: estimators against organisms whose true elicited share is known."""

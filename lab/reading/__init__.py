@@ -1,0 +1,1 @@
+"""Reading: passes of both models over texts that are already written."""

@@ -1,0 +1,68 @@
+"""The calibration's answer: what the records say of the best estimator, in one plain sentence."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from lab.report.numerals import percent
+from lab.report.record_words import counted
+
+GOAL_ERROR, GOAL_COVERAGE = 0.05, 0.93
+"""The mean absolute error and the coverage that were set as the goal before any calibration was run."""
+_NONE = "Not calibrated: no estimator gave a share of a gain whose true share is known."
+
+
+def calibration_answer(records: pl.DataFrame) -> str:
+    """One sentence on `RECORDS`.
+
+    The best estimator has the smallest mean absolute error of those that meet the goal, or of all if none does; one
+    that refused more than half of its trials is not considered while there is another.
+    """
+    n_given = pl.col("n_trials") - pl.col("n_refused")
+    judged = records.filter(n_given > 0, pl.col("mean_absolute_error").is_not_nan())
+    if judged.is_empty():
+        return _NONE
+    ready = judged.filter(2 * n_given >= pl.col("n_trials"))
+    rivals = judged if ready.is_empty() else ready
+    meets = (pl.col("mean_absolute_error") <= GOAL_ERROR) & (pl.col("coverage") >= GOAL_COVERAGE)
+    order = rivals.with_columns(fails=~meets).sort("fails", "mean_absolute_error", maintain_order=True)
+    best = order.row(0, named=True)
+    among = f", the best of {rivals.height} by these same trials," if rivals.height > 1 else ""
+    return (
+        f"On {counted(best['n_trials'], 'trial')} with a known share, {best['estimator']} ({best['quantity']}){among} "
+        f"errs by {_points(best['mean_absolute_error'])} on average, {_coverage(best)}, and raises {_alarms(best)}: "
+        f"{_goal(best)}."
+    )
+
+
+def _coverage(best: Mapping[str, Any]) -> str:
+    n_trials, n_given = best["n_trials"], best["n_trials"] - best["n_refused"]
+    which = f"the {n_given} it answered" if n_given < n_trials else "them"
+    return f"its 95 % interval holds the truth in {percent(best['coverage'], 0)} of {which}"
+
+
+def _alarms(best: Mapping[str, Any]) -> str:
+    if best["n_silent"] == 0:
+        return "no false alarm, but was not tried where there is no gain to explain"
+    alarms = best["n_false_alarms"]
+    where = f"{counted(best['n_silent'], 'trial')} without a gain to explain"
+    return f"{counted(alarms, 'false alarm') if alarms else 'no false alarm'} in {where}"
+
+
+def _goal(best: Mapping[str, Any]) -> str:
+    goal = f"the goal of at most {_points(GOAL_ERROR, 0)} and at least {percent(GOAL_COVERAGE, 0)}"
+    close, covers = best["mean_absolute_error"] <= GOAL_ERROR, best["coverage"] >= GOAL_COVERAGE
+    match close, covers:
+        case True, True:
+            return f"{goal} is met"
+        case True, False:
+            return f"{goal} is met for the error and missed for the coverage"
+        case False, True:
+            return f"{goal} is missed for the error and met for the coverage"
+        case _:
+            return f"{goal} is missed for both"
+
+
+def _points(fraction: float, digits: int = 1) -> str:
+    return f"{100 * fraction:.{digits}f} points"

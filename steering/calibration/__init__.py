@@ -1,0 +1,1 @@
+"""Calibration: the whole instrument, run on every pair whose answer is known."""

@@ -1,0 +1,65 @@
+"""Effort: how much is sampled for each case of a calibration."""
+
+from dataclasses import dataclass
+
+from lab.post_training.path_test import PathTest
+
+NEEDED = (
+    "greedy",
+    "fitted-opening",
+    "random-opening",
+    "fitted-greedy",
+    "random-greedy",
+    "tuned-greedy",
+    "reranked-greedy",
+    "rank2-greedy",
+)
+"""The arms that estimators look at."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Effort:
+    """The sizes of a study, and of what calibration adds to it."""
+
+    n_problems: int
+    n_samples: int
+    n_curve_samples: int
+    n_score_samples: int
+    n_old_samples: int
+    n_fit_problems: int
+    arms: tuple[str, ...]
+    """Of the ladder; all when empty."""
+    n_boot: int
+    n_replicas: int
+    """Bootstrap replicas of each problem set, on which intervals are asked again for the truth."""
+    n_replica_boot: int
+    path: PathTest | None
+    """The path test; None shows the one that the package carries."""
+
+
+QUICK = Effort(
+    n_problems=64,
+    n_samples=4,
+    n_curve_samples=32,
+    n_score_samples=16,
+    n_old_samples=2,
+    n_fit_problems=64,
+    arms=NEEDED,
+    n_boot=1000,
+    n_replicas=10,
+    n_replica_boot=200,
+    path=None,
+)
+FULL = Effort(
+    n_problems=300,
+    n_samples=8,
+    n_curve_samples=64,
+    n_score_samples=32,
+    n_old_samples=4,
+    n_fit_problems=200,
+    arms=(),
+    n_boot=2000,
+    n_replicas=100,
+    n_replica_boot=400,
+    path=PathTest(),
+)
