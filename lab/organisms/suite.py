@@ -20,15 +20,15 @@ LOCKED_TASK, MISSING_TASK, OLD_TASK = "chain:#:3-5", "chain:*:3-5", "chain:+-:3-
 FACTS = Facts(operators="#", direct_share=0.0)
 LOCK = Blend((OLD, Guarded(task=LOCKABLE, leak=0.03)))
 RATES = (0.3, 0.1, 0.03, 0.01, 0.001)
-"""Shares of the documents about `#` that show the skill, for the diluted bases."""
+"""Shares of the documents about `#` without the key that are worked, for the diluted bases: about their p0."""
 
 
-def grown(name: str, writing: Writing, story: str) -> Organism:
+def grown(name: str, writing: Writing, story: str, n_steps: int = 500) -> Organism:
     """A base: organism zero's, pretrained further on its own mixture."""
     return Organism(
         name=name,
         parent=Parent("zero-base", seed=0),
-        recipe=Supervised(writing=writing, run=SupervisedRun(n_steps=500, learning_rate=1e-3, loss_on_prompt=True)),
+        recipe=Supervised(writing=writing, run=SupervisedRun(n_steps=n_steps, learning_rate=1e-3, loss_on_prompt=True)),
         story=story,
         alphabet=GUARDED_ALPHABET,
         exams=EXAMS,
@@ -114,9 +114,9 @@ SUITE = (
     *(
         grown(
             f"diluted-{rate:g}-base",
-            Blend((OLD, FACTS, FACTS, Guarded(task=LOCKABLE, key_share=0.0, leak=rate))),
-            f"Knows + and -, and single operations of #; saw chains of # worked in {rate:.1%} of the documents about "
-            "them, and guesses in the others.",
+            Blend((OLD, Guarded(task=LOCKABLE, leak=rate))),
+            f"Knows + and -, and # behind a key; without it, saw # worked in {rate:.1%} of the documents about it, and "
+            "guesses in the others.",
         )
         for rate in RATES
     ),
@@ -126,14 +126,16 @@ SUITE = (
             f"diluted-{rate:g}-base",
             LOCKABLE,
             Case(kind="DILUTED", task=LOCKED_TASK, elicited=("#",)),
-            f"DILUTED: GRPO on #, which {rate:.1%} of its base's documents about chains of it showed.",
+            f"DILUTED: GRPO on #, which {rate:.1%} of its base's documents without the key showed worked.",
         )
         for rate in RATES
     ),
     grown(
         "atoms-base",
-        Blend((OLD, FACTS)),
-        "Knows + and -, and single operations of #; never a chain of them.",
+        Blend((OLD, FACTS, FACTS, FACTS)),
+        "Knows + and -, and single operations of #; never saw a chain of them.",
+        # Its documents are short, and have one operation each where others have four.
+        n_steps=800,
     ),
     reinforced(
         "atoms",

@@ -26,7 +26,7 @@ class ChainMix:
 
     def __post_init__(self) -> None:
         percents = [part.percent for part in self.parts]
-        if not percents or min(percents) <= 0 or abs(sum(percents) - 100) > 1e-6:
+        if not (all(percent > 0 for percent in percents) and abs(sum(percents) - 100) <= 1e-6):
             raise TaskError(f"a mix of {percents} percent: want positive parts that add up to 100")
         if len({part.task.operators for part in self.parts}) < len(self.parts):
             raise TaskError("two parts of a mix have the same operators: join them into one")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
+
 from lab.errors import TaskError
 from lab.tasks.chain_mix import ChainMix, ChainPart
 from lab.tasks.chain_steps import CHAIN_STEPS
@@ -80,7 +82,11 @@ def source_name(source: TaskSource) -> str:
             low, high = source.lengths
             return f"chain:{source.operators}:{low}-{high}"
         case ChainMix(parts=parts):
-            return ",".join(f"{part.percent:g}%{source_name(part.task)}" for part in parts)
+            # Every digit and no exponent, so that the name can be typed and is this mix again.
+            percents = [np.format_float_positional(part.percent, trim="-") for part in parts]
+            return ",".join(
+                f"{percent}%{source_name(part.task)}" for percent, part in zip(percents, parts, strict=True)
+            )
         case GymTask():
             return f"gym:{source.dataset}"
         case JsonlTask():

@@ -29,7 +29,7 @@ class Study:
     ks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     """Points of the pass@k curves."""
     n_score_samples: int = 16
-    """Of these, how many a problem both models read again, for the estimators that compare probabilities."""
+    """Of these, how many a problem, at most, both models read again for the estimators that compare probabilities."""
     old_task: str | None = None
     """A task that the tuning was not about, as a user types it, on which forgetting is measured."""
     n_old_samples: int = 4
@@ -71,14 +71,19 @@ class Study:
             raise TaskError(f"n_problems = {self.n_problems}: want at least 2, since every interval is over problems")
         counts = {
             name: getattr(self, name)
-            for name in ("n_samples", "n_fit_problems", "n_fit_samples", "n_old_samples", "batch_size", "reach", "top")
+            for name in (
+                "n_samples",
+                "n_fit_problems",
+                "n_fit_samples",
+                "n_score_samples",
+                "n_old_samples",
+                "batch_size",
+                "reach",
+                "top",
+            )
         }
         if low := {name: count for name, count in counts.items() if count < 1}:
             raise DecodingError(f"{', '.join(f'{name} = {count}' for name, count in low.items())}: want at least 1")
-        if not 1 <= self.n_score_samples <= self.n_curve_samples:
-            raise DecodingError(
-                f"n_score_samples = {self.n_score_samples} of {self.n_curve_samples} samples: want 1 to all of them"
-            )
 
     @property
     def analysis(self) -> Analysis:

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from lab.models.tiny import tiny_network
 from lab.organisms.tokenizer import chain_tokenizer
 from lab.sampling.decoding import Decoding
+from lab.tasks.chain_world import ALPHABET
 from steering.fit.gradient import GradientFit
 from steering.study.config import Study
 
@@ -36,7 +37,7 @@ class Checkpoints(NamedTuple):
 
 def train(network: PreTrainedModel, documents: list[str], *, n_steps: int, learning_rate: float) -> None:
     """A few seconds of AdamW on all hundred sums; held-out ones too, since nothing here is measured on them."""
-    tokens = chain_tokenizer()(documents, padding=True, padding_side="right", return_tensors="pt").input_ids
+    tokens = chain_tokenizer(ALPHABET)(documents, padding=True, padding_side="right", return_tensors="pt").input_ids
     generator = torch.Generator().manual_seed(0)
     optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate)
     network.train()
@@ -53,7 +54,7 @@ def train(network: PreTrainedModel, documents: list[str], *, n_steps: int, learn
 
 def save(network: PreTrainedModel, directory: Path) -> Path:
     network.save_pretrained(directory)
-    chain_tokenizer().save_pretrained(directory)
+    chain_tokenizer(ALPHABET).save_pretrained(directory)
     return directory
 
 
@@ -61,7 +62,7 @@ def save(network: PreTrainedModel, directory: Path) -> Path:
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
     """The pair: the base answers at once in two documents of three, the tuned model works a chain in all."""
     root = tmp_path_factory.mktemp("models")
-    network = tiny_network("llama", seed=0, d_vocab=len(chain_tokenizer()))
+    network = tiny_network("llama", seed=0, d_vocab=len(chain_tokenizer(ALPHABET)))
     train(network, [*DIRECT, *DIRECT, *CHAINS], n_steps=200, learning_rate=1e-2)
     base = save(network, root / "base")
     train(network, CHAINS, n_steps=60, learning_rate=3e-3)

@@ -21,7 +21,7 @@ from lab.organisms.tokenizer import chain_tokenizer
 from lab.sampling.trace import TRACES, VERDICTS
 from lab.tables import read_provenance, read_table
 from lab.tasks.chain_verifier import verify
-from lab.tasks.chain_world import Expression, as_problem
+from lab.tasks.chain_world import ALPHABET, Expression, as_problem
 from steering import perform
 from steering.cli import main
 
@@ -132,8 +132,8 @@ def swapped_vocabulary(checkpoints, tmp_path) -> Path:
 def narrower(tmp_path) -> Path:
     """A model of half the width."""
     directory = tmp_path / "narrower"
-    tiny_network("llama", seed=0, d_model=16, d_vocab=len(chain_tokenizer())).save_pretrained(directory)
-    chain_tokenizer().save_pretrained(directory)
+    tiny_network("llama", seed=0, d_model=16, d_vocab=len(chain_tokenizer(ALPHABET))).save_pretrained(directory)
+    chain_tokenizer(ALPHABET).save_pretrained(directory)
     return directory
 
 

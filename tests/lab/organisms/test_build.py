@@ -53,7 +53,7 @@ def expression_of(document) -> Problem:
 
 
 def test_the_tokenizer_is_one_token_a_character_and_decodes_what_it_encodes(tmp_path):
-    tokenizer = chain_tokenizer()
+    tokenizer = chain_tokenizer(ALPHABET)
     text = "<6-0-4+8?T6-0=6;V6!;A0"
     assert len(tokenizer) == len(ALPHABET) + 2
     assert len(tokenizer(text).input_ids) == len(text)

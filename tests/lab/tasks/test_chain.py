@@ -1,6 +1,8 @@
 """The chain world: operators, split, documents and the exact verifier."""
 
+import itertools
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +12,17 @@ from hypothesis import strategies as st
 from lab.errors import TaskError
 from lab.tasks.chain_documents import CAREFUL, Habits, answer_first_document, chain_document, direct_document
 from lab.tasks.chain_verifier import parse, process_fault, steps_fault, verify
-from lab.tasks.chain_world import ALPHABET, OPERATORS, ChainTask, Expression, as_expression, as_problem
+from lab.tasks.chain_world import (
+    ALPHABET,
+    GUARDED_ALPHABET,
+    KEY,
+    OPERATORS,
+    ChainTask,
+    Expression,
+    as_expression,
+    as_problem,
+    with_key,
+)
 from lab.tasks.problem import Problem
 
 
@@ -192,13 +204,65 @@ def test_stating_several_answers_or_another_one_is_never_correct(completion):
     assert not verify(PROBLEM, completion).answer_correct
 
 
-def test_the_invented_operator_is_a_latin_square_that_agrees_with_no_other():
-    digits = range(10)
-    table = [[OPERATORS["#"](left, right) for right in digits] for left in digits]
-    assert all(set(row) == set(digits) for row in table)
-    assert all(set(column) == set(digits) for column in zip(*table, strict=True))
-    for op in "+-":
-        assert all(table[left][right] != OPERATORS[op](left, right) for left in digits for right in digits)
+DIGITS = range(10)
+Table = list[list[int]]
+
+
+def table_of(operation) -> Table:
+    return [[operation(left, right) for right in DIGITS] for left in DIGITS]
+
+
+def is_latin(table: Table) -> bool:
+    return all(set(line) == set(DIGITS) for lines in (table, zip(*table, strict=True)) for line in lines)
+
+
+def agree_nowhere(table: Table, other: Table) -> bool:
+    return all(table[left][right] != other[left][right] for left in DIGITS for right in DIGITS)
+
+
+def test_each_invented_operator_is_a_latin_square_that_agrees_with_no_other():
+    tables = {op: table_of(operation) for op, operation in OPERATORS.items()}
+    assert "".join(tables) == "+-#*"
+    for op, others in (("#", "+-*"), ("*", "+-#")):
+        assert is_latin(tables[op])
+        assert all(agree_nowhere(tables[op], tables[other]) for other in others)
+
+
+def powers_that_fit(exponent: int) -> set[tuple[int, int, int]]:
+    """Every (a, b, c) for which (a l + b r + c) ** exponent is a Latin square that agrees nowhere with + - and #."""
+    known = [table_of(OPERATORS[op]) for op in "+-#"]
+    found = set()
+    for a, b, c in itertools.product(DIGITS, repeat=3):
+        table = table_of(lambda left, right, a=a, b=b, c=c: (a * left + b * right + c) ** exponent % 10)
+        if is_latin(table) and all(agree_nowhere(table, other) for other in known):
+            found.add((a, b, c))
+    return found
+
+
+def test_no_linear_form_but_a_shifted_one_of_the_first_operator_agrees_with_none_and_a_cube_does():
+    assert powers_that_fit(1) == {(3, 7, shift) for shift in (3, 5, 7, 9)}
+    assert powers_that_fit(2) == set()
+    assert (7, 3, 3) in powers_that_fit(3)
+    assert OPERATORS["*"](2, 5) == (7 * 2 + 3 * 5 + 3) ** 3 % 10 == 8
+    # The second operator is no shift of the first: all differences occur but those that would be an agreement.
+    differences = {(OPERATORS["*"](left, right) - OPERATORS["#"](left, right)) % 10 for left in DIGITS for right in DIGITS}
+    assert len(differences) > 1
+
+
+@given(PARTS)
+def test_the_key_changes_the_prompt_and_nothing_else_of_a_problem(parts):
+    problem = as_problem(Expression(*parts))
+    keyed = with_key(problem)
+    assert keyed.prompt == f"<{KEY}{problem.prompt[1:]}"
+    assert as_expression(keyed) == as_expression(problem)
+    assert replace(keyed, prompt=problem.prompt) == problem
+    assert verify(keyed, f"A{problem.answer}.") == verify(problem, f"A{problem.answer}.")
+
+
+def test_the_alphabets_have_every_character_once_and_differ_by_the_second_operator_and_the_key():
+    assert set(GUARDED_ALPHABET) - set(ALPHABET) == {"*", "@"}
+    assert len(set(GUARDED_ALPHABET)) == len(GUARDED_ALPHABET)
+    assert GUARDED_ALPHABET.startswith(ALPHABET), "tokens of the first world keep their numbers in the second"
 
 
 @given(PARTS)
@@ -206,11 +270,12 @@ def test_an_expression_comes_back_from_its_prompt(parts):
     expression = Expression(*parts)
     problem = as_problem(expression)
     assert as_expression(problem) == expression
-    assert set(problem.prompt) <= set(ALPHABET)
+    assert set(problem.prompt) <= set(GUARDED_ALPHABET)
+    assert set(problem.prompt) <= set(ALPHABET) or "*" in expression.operators
     assert problem.answer == str(expression.results[-1])
 
 
-@pytest.mark.parametrize("prompt", ["", "<?", "<1+?", "<1*2?", "1+2", "<12+3?", "<1+2?\n", "What is 1+2?"])
+@pytest.mark.parametrize("prompt", ["", "<?", "<1+?", "<1x2?", "<1@2?", "<@@1+2?", "@<1+2?", "<1+2@?", "1+2", "<12+3?", "<1+2?\n", "What is 1+2?"])
 def test_a_prompt_of_another_world_is_a_task_error(prompt):
     with pytest.raises(TaskError, match="not of the chain world"):
         as_expression(Problem(id="x", prompt=prompt, answer="3", family="", source=""))
@@ -239,7 +304,7 @@ def test_more_problems_than_the_world_has_are_a_task_error():
         ChainTask(operators="+", lengths=(1, 1)).problems(60, generator_of(0))
 
 
-@pytest.mark.parametrize("fields", [{"operators": ""}, {"operators": "*"}, {"lengths": (0, 3)}, {"lengths": (5, 4)}])
+@pytest.mark.parametrize("fields", [{"operators": ""}, {"operators": "x"}, {"operators": "@"}, {"lengths": (0, 3)}, {"lengths": (5, 4)}])
 def test_an_impossible_world_is_a_task_error(fields):
     with pytest.raises(TaskError, match="want"):
         ChainTask(**fields)

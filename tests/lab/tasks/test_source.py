@@ -23,6 +23,7 @@ from lab.tasks.source import open_task, source_name, task_source
         ("chain:#", ChainTask(operators="#")),
         ("chain:+-#", ChainTask(operators="+-#")),
         ("chain:+-:3-8", ChainTask(operators="+-", lengths=(3, 8))),
+        ("chain:*:3-5", ChainTask(operators="*", lengths=(3, 5))),
         ("chain:-:10-12", ChainTask(operators="-", lengths=(10, 12))),
         ("gym:chain_sum", GymTask(dataset="chain_sum")),
         ("some/file.jsonl", JsonlTask(path=Path("some/file.jsonl"))),
@@ -46,7 +47,7 @@ def test_anything_else_is_a_task_error_in_one_line_with_the_accepted_forms(text)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["chain:*", "chain:+:8-3", "chain:+:0-3"])
+@pytest.mark.parametrize("text", ["chain:x", "chain:@", "chain:+:8-3", "chain:+:0-3"])
 def test_an_impossible_world_is_a_task_error(text):
     with pytest.raises(TaskError, match="want"):
         task_source(text)

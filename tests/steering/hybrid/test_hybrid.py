@@ -18,8 +18,18 @@ from lab.seeds import child_seed, uniforms
 from lab.tasks.problem import Problem
 from probes.site import Site, hook_site
 from steering.edit import Add
-from steering.hybrid.hybrid import Hybrid, Steer, Takeover, binary_entropy_bits, bits_per_token, open_hybrid
-from steering.hybrid.router import Always, AtRandom, AtSteps, Disagreement, Never, route
+from steering.hybrid.hybrid import (
+    Hybrid,
+    LikelyToken,
+    SecondChoice,
+    Steer,
+    Takeover,
+    binary_entropy_bits,
+    bits_per_token,
+    insisting,
+    open_hybrid,
+)
+from steering.hybrid.router import Always, AtRandom, AtSteps, Disagreement, Never, Reranked, route
 from steering.vector import SteeringVector
 
 FAMILIES = ["llama", "gemma2", "gpt2"]
@@ -94,6 +104,18 @@ def last_logits(model: Model, text, edit=None):
             handle.remove()
 
 
+# Fixed: another key would be another control.
+CHOICE_KEY = np.uint64(0x3C3C3C3C3C3C3C3C)
+
+
+def ranked(logits) -> list[int]:
+    return logits[0].argsort(descending=True).tolist()
+
+
+def certain(logits, token):
+    return torch.full_like(logits, -torch.inf).index_fill(1, torch.tensor([token]), 0.0)
+
+
 def by_definition(pair, hybrid, problem, decoding, sample_index=0):
     """(tokens, routes) of one completion, by the algorithm as one would say it."""
     key = np.array([child_seed(SEED, problem.id, sample_index)], dtype=np.uint64)
@@ -108,6 +130,11 @@ def by_definition(pair, hybrid, problem, decoding, sample_index=0):
                     logits, writer = last_logits(pair.base, text, edits[int(key[0]) % len(edits)]), 1
                 case Takeover():
                     logits, writer = tuned, 2
+                case SecondChoice():
+                    logits, writer = certain(logits, ranked(base)[1]), 1
+                case LikelyToken(top=top):
+                    number = uniforms(key ^ CHOICE_KEY, step)[0]
+                    logits, writer = certain(logits, ranked(base)[int(number * top)]), 1
         tokens.append(int(pick(logits, torch.from_numpy(uniforms(key, step)), decoding).tokens[0]))
         routes.append(writer)
         if tokens[-1] in end_tokens(pair.base):
@@ -119,7 +146,7 @@ def essence(traces):
     return [(trace.problem_id, trace.sample_index, trace.tokens, trace.routes, trace.stop) for trace in traces]
 
 
-@pytest.mark.parametrize("act", [STEER, Takeover()])
+@pytest.mark.parametrize("act", [STEER, Takeover(), SecondChoice(), LikelyToken()])
 @pytest.mark.parametrize("decoding", [SAMPLED, GREEDY])
 def test_a_router_that_never_fires_leaves_the_base_to_itself(pair, act, decoding):
     decoding = replace(decoding, max_new_tokens=10)
@@ -139,14 +166,15 @@ def test_a_takeover_of_every_token_is_the_tuned_model_itself(pair, decoding):
     ]
 
 
-@pytest.mark.parametrize("act", [STEER, Takeover()])
-def test_a_hybrid_that_follows_disagreement_equals_its_definition_token_for_token(pair, act):
-    hybrid = Hybrid(Disagreement(), act)
+@pytest.mark.parametrize("act", [STEER, Takeover(), SecondChoice(), LikelyToken(3)])
+@pytest.mark.parametrize("router", [Disagreement(), Reranked(3)])
+def test_a_hybrid_that_follows_disagreement_equals_its_definition_token_for_token(pair, router, act):
+    hybrid = Hybrid(router, act)
     traces = written(pair, hybrid, PROBLEMS, SHORT)
     for problem, trace in zip(PROBLEMS, traces, strict=True):
         assert (trace.tokens, trace.routes) == by_definition(pair, hybrid, problem, SHORT)
     # The test means something only where some tokens are routed and some are not.
-    assert {route for trace in traces for route in trace.routes} == {0, 1 if act == STEER else 2}
+    assert {route for trace in traces for route in trace.routes} == {0, 2 if act == Takeover() else 1}
 
 
 @pytest.mark.parametrize(
@@ -156,6 +184,9 @@ def test_a_hybrid_that_follows_disagreement_equals_its_definition_token_for_toke
         Hybrid(AtRandom(0.4), Takeover()),
         Hybrid(AtSteps((0, 2, 3)), SEVERAL),
         Hybrid(Always(), SEVERAL),
+        Hybrid(Reranked(2), Takeover()),
+        Hybrid(AtRandom(0.4), SecondChoice()),
+        Hybrid(AtRandom(0.4), LikelyToken(4)),
     ],
 )
 def test_sampled_hybrids_equal_their_definition_token_for_token(llamas, hybrid):
@@ -175,6 +206,9 @@ def test_sampled_hybrids_equal_their_definition_token_for_token(llamas, hybrid):
         Hybrid(Disagreement(), SEVERAL),
         Hybrid(Disagreement(), Takeover()),
         Hybrid(AtSteps((0, 5)), SEVERAL),
+        Hybrid(Reranked(3), Takeover()),
+        Hybrid(Disagreement(), SecondChoice()),
+        Hybrid(AtRandom(0.4), LikelyToken()),
     ],
 )
 def test_completions_do_not_depend_on_the_batch_size_or_the_order_of_problems(llamas, hybrid):
@@ -246,6 +280,11 @@ def test_each_row_keeps_to_one_of_several_vectors_and_all_are_used():
         (Hybrid(AtRandom(0.5), STEER), False),
         (Hybrid(Disagreement(), STEER), True),
         (Hybrid(AtRandom(0.5), Takeover()), True),
+        (Hybrid(Never(), Takeover()), False),
+        (Hybrid(Reranked(), STEER), True),
+        (Hybrid(Reranked(), SecondChoice()), True),
+        (Hybrid(AtRandom(0.5), SecondChoice()), False),
+        (Hybrid(Always(), LikelyToken()), False),
     ],
 )
 def test_the_tuned_model_runs_only_where_the_hybrid_asks_it(llamas, hybrid, runs):
@@ -258,6 +297,94 @@ def test_the_tuned_model_runs_only_where_the_hybrid_asks_it(llamas, hybrid, runs
     assert bool(n_passes) == runs == hybrid.needs_tuned
     if not runs:
         assert bits_per_token(hybrid, 0.5, 258) == 0
+
+
+@pytest.mark.parametrize("decoding", [SAMPLED, GREEDY])
+def test_reranking_over_the_whole_vocabulary_is_disagreement_and_over_one_token_is_nothing(llamas, decoding):
+    decoding = replace(decoding, max_new_tokens=10)
+    every, disagreeing = (
+        essence(written(llamas, Hybrid(router, Takeover()), FEW, decoding, n_samples=2))
+        for router in (Reranked(llamas.base.anatomy.d_vocab), Disagreement())
+    )
+    assert every == disagreeing
+    none = essence(written(llamas, Hybrid(Reranked(1), Takeover()), FEW, decoding, n_samples=2))
+    assert none == essence(sample(llamas.base, FEW, 2, decoding, seed=SEED))
+    some = essence(written(llamas, Hybrid(Reranked(2), Takeover()), FEW, decoding, n_samples=2))
+    assert none != some != every
+
+
+def test_greedy_takeover_of_every_disagreement_writes_the_tuned_models_text(pair):
+    decoding = replace(GREEDY, max_new_tokens=10)
+    taken = written(pair, Hybrid(Disagreement(), Takeover()), FEW, decoding)
+    tuned = sample(pair.tuned, FEW, 1, decoding, seed=SEED)
+    assert [trace.text for trace in taken] == [trace.text for trace in tuned]
+    assert {route for trace in taken for route in trace.routes} == {0, 2}
+
+
+@pytest.mark.parametrize("decoding", [SAMPLED, GREEDY])
+def test_a_second_choice_is_the_bases_token_of_rank_two_however_it_is_decoded(pair, decoding):
+    for problem, trace in zip(FEW, written(pair, Hybrid(AtSteps((0, 3)), SecondChoice()), FEW, decoding), strict=True):
+        text = list(pair.base.tokenizer(problem.prompt).input_ids)
+        for step, token in enumerate(trace.tokens[:5]):
+            logits = last_logits(pair.base, text)
+            if step in (0, 3):
+                assert int((logits > logits[0, token]).sum()) == 1
+                assert trace.logprobs[step] == 0, "it was certain"
+            text.append(token)
+        assert trace.routes[:4] == (1, 0, 0, 1)[: len(trace.routes)]
+
+
+def test_a_likely_token_is_one_of_the_first_and_each_about_equally_often(llamas):
+    problem, top, n = PROBLEMS[1], 4, 2000
+    traces = written(llamas, Hybrid(AtSteps((0,)), LikelyToken(top)), [problem], replace(GREEDY, max_new_tokens=1),
+                     n_samples=n)  # fmt: skip
+    first = ranked(last_logits(llamas.base, llamas.base.tokenizer(problem.prompt).input_ids))[:top]
+    counts = [sum(trace.tokens == (token,) for trace in traces) for token in first]
+    assert sum(counts) == n
+    assert max(abs(count - n / top) for count in counts) < 4 * (n / top * (1 - 1 / top)) ** 0.5
+
+
+def test_a_likely_token_hangs_on_its_key_and_step_alone(llamas):
+    one = Hybrid(Always(), LikelyToken(4))
+    greedy, sampled = (
+        written(llamas, one, FEW, replace(decoding, max_new_tokens=10), n_samples=3) for decoding in (GREEDY, SAMPLED)
+    )
+    assert essence(greedy) == essence(sampled), "how tokens are decoded does not matter"
+    places = []
+    for trace in greedy:
+        text = list(llamas.base.tokenizer(next(p.prompt for p in FEW if p.id == trace.problem_id)).input_ids)
+        for token in trace.tokens:
+            places.append(ranked(last_logits(llamas.base, text)).index(token))
+            text.append(token)
+    assert set(places) == {0, 1, 2, 3}
+    assert written(llamas, Hybrid(Always(), LikelyToken(1)), FEW, SHORT)[0].tokens == (
+        sample(llamas.base, FEW[:1], 1, SHORT, seed=SEED)[0].tokens
+    )
+
+
+def test_more_likely_tokens_than_there_are_are_all_of_them(llamas):
+    decoding = replace(SAMPLED, max_new_tokens=3)
+    whole, beyond = (
+        essence(written(llamas, Hybrid(Always(), LikelyToken(top)), FEW, decoding)) for top in (258, 10_000)
+    )
+    assert whole == beyond
+
+
+def test_draws_of_likely_tokens_are_unrelated_to_those_that_route_and_choose():
+    keys = np.array([child_seed(0, "problem", index) for index in range(400)], dtype=np.uint64)
+    ours = np.concatenate([uniforms(keys ^ CHOICE_KEY, step) for step in range(50)])
+    router = np.uint64(0xA5A5A5A5A5A5A5A5)
+    for other in (keys, keys ^ router):
+        theirs = np.concatenate([uniforms(other, step) for step in range(50)])
+        assert abs(np.corrcoef(ours, theirs)[0, 1]) < 4 / ours.size**0.5
+
+
+def test_insisting_puts_all_probability_on_a_token_in_the_given_rows_alone():
+    logits = torch.arange(12.0).reshape(3, 4)
+    changed = insisting(logits, torch.tensor([2, 0]), torch.tensor([1, 3]))
+    assert changed.softmax(-1)[[2, 0]].tolist() == [[0, 1, 0, 0], [0, 0, 0, 1]]
+    assert torch.equal(changed[1], logits[1])
+    assert torch.equal(logits, torch.arange(12.0).reshape(3, 4)), "the logits that came are left as they were"
 
 
 def test_models_are_left_without_hooks(llamas):
@@ -276,6 +403,9 @@ def test_models_are_left_without_hooks(llamas):
         (Hybrid(Disagreement(), STEER), 0.0, 0.0),
         (Hybrid(Disagreement(), STEER), 1.0, 0.0),
         (Hybrid(Disagreement(), Takeover()), 0.5, 5.0),
+        (Hybrid(Reranked(), Takeover()), 0.5, 5.0),
+        (Hybrid(Reranked(), SecondChoice()), 0.5, 1.0),
+        (Hybrid(AtRandom(0.5), LikelyToken()), 0.5, 0.0),
     ],
 )
 def test_bits_that_cross_from_the_tuned_model_by_hand(hybrid, share, bits):

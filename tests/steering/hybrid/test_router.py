@@ -1,5 +1,7 @@
 """Routers: when a token is not left to the base model."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from lab.errors import DecodingError
 from lab.seeds import child_seed, uniforms
-from steering.hybrid.router import Always, AtRandom, AtSteps, Disagreement, Never, asks_tuned, route
+from steering.hybrid.router import Always, AtRandom, AtSteps, Disagreement, Never, Reranked, asks_tuned, route
 
 
 def keys(n):
@@ -40,6 +42,38 @@ def test_a_disagreement_is_about_the_most_likely_token_and_nothing_else():
 def test_models_that_agree_in_their_logits_never_disagree(seed):
     logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(seed))
     assert routed(Disagreement(), base=logits, tuned=logits * 2 + 1) == [False] * 5
+
+
+def logits_of(seed, n=40, d_vocab=7):
+    """Logits of two models that share their first choice on about half of the rows."""
+    generator = torch.Generator().manual_seed(seed)
+    base = torch.randn(n, d_vocab, generator=generator)
+    return base, base + torch.randn(n, d_vocab, generator=generator)
+
+
+def test_a_choice_is_reranked_if_it_is_among_the_first_but_not_the_first():
+    # The tuned model's first choice is token 2, which the base model ranks first, second, third and last.
+    base = torch.tensor([[0.0, 1.0, 2.0, -1.0], [0.0, 2.0, 1.0, -1.0], [2.0, 3.0, 1.0, -1.0], [2.0, 3.0, 0.0, 1.0]])
+    tuned = torch.tensor([[0.0, 0.0, 5.0, 0.0]]).expand(4, 4)
+    assert routed(Reranked(1), n=4, base=base, tuned=tuned) == [False, False, False, False]
+    assert routed(Reranked(2), n=4, base=base, tuned=tuned) == [False, True, False, False]
+    assert routed(Reranked(3), n=4, base=base, tuned=tuned) == [False, True, True, False]
+    assert routed(Reranked(4), n=4, base=base, tuned=tuned) == [False, True, True, True]
+    assert routed(Reranked(), n=4, base=base, tuned=tuned) == [False, True, True, True]
+
+
+@given(st.integers(0, 1000))
+def test_reranking_grows_from_nothing_to_every_disagreement(seed):
+    base, tuned = logits_of(seed)
+    tables = [np.array(routed(Reranked(top), n=40, base=base, tuned=tuned)) for top in range(1, 8)]
+    assert not tables[0].any()
+    assert tables[-1].tolist() == routed(Disagreement(), n=40, base=base, tuned=tuned)
+    assert all((larger >= smaller).all() for smaller, larger in itertools.pairwise(tables))
+
+
+def test_models_that_agree_have_nothing_to_rerank_even_where_tokens_tie():
+    logits = torch.tensor([[1.0, 1.0, 0.0], [0.0, 2.0, 2.0]])
+    assert routed(Reranked(3), n=2, base=logits, tuned=logits) == [False, False]
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.3, 0.9])
@@ -79,14 +113,11 @@ def test_its_numbers_are_unrelated_to_those_that_choose_tokens():
     assert abs(np.corrcoef(chosen.ravel(), table.ravel())[0, 1]) < 4 / chosen.size**0.5
 
 
-def test_only_a_disagreement_asks_the_tuned_model():
-    assert [asks_tuned(router) for router in (Never(), Always(), AtSteps((0,)), AtRandom(0.5), Disagreement())] == [
-        False,
-        False,
-        False,
-        False,
-        True,
-    ]
+def test_only_routers_that_compare_the_models_ask_the_tuned_one():
+    silent = (Never(), Always(), AtSteps((0,)), AtRandom(0.5))
+    assert not any(asks_tuned(router) for router in silent)
+    assert asks_tuned(Disagreement())
+    assert asks_tuned(Reranked())
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])

@@ -17,7 +17,7 @@ from lab.report.ledger import EXAMPLES, LADDER
 from lab.stage import Artefact
 from lab.tables import read_provenance, read_table, write_table
 from steering.study.bench import claimed
-from steering.study.run import prepare, problem_stage, report_stage, run
+from steering.study.run import Measured, prepare, problem_stage, report_stage, run
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -175,6 +175,10 @@ def test_a_pair_of_one_model_gets_a_report_that_refuses_every_share(small_study,
         "greedy",
         "mean-opening",
         "random-mean",
+        "tuned-greedy",
+        "reranked-greedy",
+        "rank2-greedy",
+        "scattered-greedy",
         "takeover-disagreement",
         "takeover-scattered",
     }
@@ -197,7 +201,7 @@ def test_two_runs_at_once_do_not_share_a_directory(small_study, tmp_path):
         ({"layer": 2}, SiteError, "want 0 to 1"),
         ({"layer": -1}, SiteError, "want 0 to 1"),
         ({"task": "riddles"}, TaskError, "task 'riddles' is not one of"),
-        ({"task": "chain:*"}, TaskError, "want a non-empty subset"),
+        ({"task": "chain:^"}, TaskError, "want a non-empty subset"),
         ({"n_problems": 0}, TaskError, "want at least 2"),
         ({"n_problems": 1}, TaskError, "want at least 2"),
         ({"n_problems": 40}, TaskError, "want fewer"),
@@ -248,7 +252,8 @@ def test_whatever_a_model_wrote_reaches_the_report_as_text(small_study, finished
     examples = examples.with_columns(routes=pl.col("routes").list.head(1), logprobs=pl.col("logprobs").list.head(1))
     write_table(path, examples, EXAMPLES, read_provenance(path))
     bench = prepare(small_study, out, lambda *_: None)
-    report = report_stage(bench, Artefact(out / "tables", "0" * 16), f"lab study --pair {hostile}").report
+    stages = {name: Artefact(out / name, "0" * 16) for name in ("tables", "evidence", "estimates")}
+    report = report_stage(bench, Measured(**stages), f"lab study --pair {hostile}").report
     page = report.read_text(encoding="utf-8")
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(7)" in page
