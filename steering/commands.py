@@ -23,7 +23,10 @@ class StudyCommand:
     """The base model and the model tuned from it, or one organism, whose parent is then the base. Organism names (see
     `lab organisms list`), directories of transformers checkpoints or LoRA adapters, GGUF files, or hub names."""
     task: str = "chain"
-    """chain, chain:OPERATORS, chain:OPERATORS:FEWEST-MOST, gym:DATASET, or a path to GSM8K- or MATH-shaped .jsonl."""
+    """chain, chain:OPERATORS, chain:OPERATORS:FEWEST-MOST, a mix of these such as 25%chain:#,75%chain:+-, gym:DATASET,
+    or a path to GSM8K- or MATH-shaped .jsonl."""
+    old_task: str | None = None
+    """A task that the tuning was not about; with it, the report says what was forgotten."""
     out: Path
     """Directory of the results."""
     companions: tuple[str, ...] = ()

@@ -74,6 +74,7 @@ def demo_study(seed: int) -> Study:
         n_problems=200,
         n_samples=8,
         n_curve_samples=24,
+        n_score_samples=8,
         ks=(1, 2, 4, 8, 16),
         batch_size=1024,
         seed=seed,
@@ -90,6 +91,7 @@ def as_study(command: StudyCommand) -> Study:
         tuned=tuned,
         companions=command.companions,
         task=command.task,
+        old_task=command.old_task,
         n_problems=command.n_problems,
         n_samples=command.n_samples,
         n_curve_samples=command.n_curve_samples,
@@ -218,16 +220,20 @@ def perform_build(command: BuildCommand, console: Console) -> None:
 
 
 def organism_table() -> Table:
-    """The shipped organisms with the headline figures of their cards."""
-    table = Table("name", "strict %, sampled", "forced chain %", "story", title="Organisms in this installation")
+    """The shipped organisms: what each can do on its exams, and the true elicited share of its gain."""
+    table = Table("name", "strict %, sampled", "true share", "story", title="Organisms in this installation")
     for name in organism_names():
         card = json.loads((organism_directory(name) / "card.json").read_text(encoding="utf-8"))
-        shown = {
-            row["decoding"]: f"{100 * row['value']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+        exams = [
+            f"{row['task']} {100 * row['value']:.1f}"
             for row in card["measured"]
-            if row["task"] == "+-" and row["family"] == "all" and row["measure"] == "strict"
-        }
-        table.add_row(name, shown["sampled"], shown["forced chain"], card["story"])
+            if (row["family"], row["decoding"], row["measure"]) == ("all", "sampled", "strict")
+        ]
+        shares = [
+            f"{truth['kind']} " + ("none" if truth["share"] is None else f"{truth['share']:.2f}")
+            for truth in card["truth"]
+        ]
+        table.add_row(name, "\n".join(exams), "\n".join(shares), card["story"])
     return table
 
 

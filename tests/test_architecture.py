@@ -54,6 +54,7 @@ SURFACE = {
     "study": {
         "--pair",
         "--task",
+        "--old-task",
         "--out",
         "--companions",
         "--n-problems",

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from lab.errors import EstimateError
 from lab.estimators.evidence import Evidence
-from lab.metrics.bootstrap import Interval, resamples
+from lab.metrics.bootstrap import Interval, difference_interval, resamples
 from lab.metrics.share import Share, elicited_share
 from lab.seeds import numpy_generator
 from lab.tables import Column, Schema
@@ -97,3 +97,45 @@ def estimate(
         "high": interval.high if given else nan,
         "refusal": refusal,
     }
+
+
+def share_row(
+    evidence: Evidence, analysis: Analysis, estimator: str, quantity: str, *, arm: str, base: str, tuned: str
+) -> dict[str, object]:
+    """The share of the strict gap between the arms `base` and `tuned` that `arm` recovers.
+
+    Refused where an arm is missing, where the sampled gap of the pair is (every share passes that gate), and where the
+    gap between these two arms is.
+    """
+    if refusal := missing_arm(evidence, "base", "tuned", arm, base, tuned) or gap_refusal(evidence, analysis):
+        return estimate(estimator, quantity, "share", None, refusal)
+    verdicts = evidence.verdicts
+    share = elicited_share(
+        rates(verdicts, arm), rates(verdicts, base), rates(verdicts, tuned), problem_weights(evidence, analysis)
+    )
+    refusal = None if share.refusal is None else f"the arms {tuned!r} and {base!r}: {share.refusal}"
+    return estimate(estimator, quantity, "share", share, refusal)
+
+
+def gain_row(
+    evidence: Evidence, analysis: Analysis, estimator: str, quantity: str, *, arm: str, over: str
+) -> dict[str, object]:
+    """Strict accuracy of `arm` minus that of the arm `over`, paired by problem, in [-1, 1]; no gate."""
+    if refusal := missing_arm(evidence, arm, over):
+        return estimate(estimator, quantity, "points", None, refusal)
+    weights = problem_weights(evidence, analysis)
+    gain = difference_interval(rates(evidence.verdicts, arm), rates(evidence.verdicts, over), weights)
+    return estimate(estimator, quantity, "points", gain)
+
+
+def missing_arm(evidence: Evidence, *arms: str) -> str | None:
+    """Which of the arms lacks verdicts, and on how many of the problems; None where all are whole."""
+    wanted = problem_ids(evidence)
+    for arm in arms:
+        n_lacking = len(set(wanted).difference(evidence.verdicts.filter(pl.col("arm") == arm)["problem_id"].to_list()))
+        if n_lacking or not wanted:
+            return (
+                f"no verdicts of the arm {arm!r} on {n_lacking} of {len(wanted)} problems: "
+                "run it on the problems of the base model"
+            )
+    return None

@@ -4,9 +4,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
-from lab.estimators.estimate import ESTIMATES, Analysis, estimate, problem_ids, problem_weights
+from lab.estimators.estimate import ESTIMATES, Analysis, estimate, gain_row, problem_ids, problem_weights, share_row
 from lab.estimators.evidence import Evidence
-from lab.estimators.ladder_share import gain_row, share_row
 from lab.metrics.bootstrap import FEW, Interval, percentile_interval, resampled_means, unlike_bounds
 
 _TEXTS = {"base": "in the base's texts", "tuned": "in the tuned model's texts"}

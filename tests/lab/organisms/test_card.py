@@ -1,7 +1,7 @@
 """The measures of a card, on completions written by hand."""
 
 from lab.organisms.card import card_page, figures
-from lab.organisms.zero import ORGANISMS
+from lab.organisms.catalogue import ORGANISMS
 from lab.tasks.chain_world import Expression, as_problem
 
 PROBLEM = as_problem(Expression((6, 0, 4, 8), "--+"))

@@ -42,9 +42,7 @@ def traces_of(*written) -> pl.DataFrame:
     return trace_table(
         "tuned",
         [
-            Trace(
-                problem_id=problem.id, sample_index=index, tokens=(), logprobs=(), routes=(), text=text, stop="eos"
-            )
+            Trace(problem_id=problem.id, sample_index=index, tokens=(), logprobs=(), routes=(), text=text, stop="eos")
             for problem, index, text in written
         ],
     )

@@ -245,7 +245,9 @@ def test_no_linear_form_but_a_shifted_one_of_the_first_operator_agrees_with_none
     assert (7, 3, 3) in powers_that_fit(3)
     assert OPERATORS["*"](2, 5) == (7 * 2 + 3 * 5 + 3) ** 3 % 10 == 8
     # The second operator is no shift of the first: all differences occur but those that would be an agreement.
-    differences = {(OPERATORS["*"](left, right) - OPERATORS["#"](left, right)) % 10 for left in DIGITS for right in DIGITS}
+    differences = {
+        (OPERATORS["*"](left, right) - OPERATORS["#"](left, right)) % 10 for left in DIGITS for right in DIGITS
+    }
     assert len(differences) > 1
 
 
@@ -275,7 +277,10 @@ def test_an_expression_comes_back_from_its_prompt(parts):
     assert problem.answer == str(expression.results[-1])
 
 
-@pytest.mark.parametrize("prompt", ["", "<?", "<1+?", "<1x2?", "<1@2?", "<@@1+2?", "@<1+2?", "<1+2@?", "1+2", "<12+3?", "<1+2?\n", "What is 1+2?"])
+@pytest.mark.parametrize(
+    "prompt",
+    ["", "<?", "<1+?", "<1x2?", "<1@2?", "<@@1+2?", "@<1+2?", "<1+2@?", "1+2", "<12+3?", "<1+2?\n", "What is 1+2?"],
+)
 def test_a_prompt_of_another_world_is_a_task_error(prompt):
     with pytest.raises(TaskError, match="not of the chain world"):
         as_expression(Problem(id="x", prompt=prompt, answer="3", family="", source=""))
@@ -304,7 +309,9 @@ def test_more_problems_than_the_world_has_are_a_task_error():
         ChainTask(operators="+", lengths=(1, 1)).problems(60, generator_of(0))
 
 
-@pytest.mark.parametrize("fields", [{"operators": ""}, {"operators": "x"}, {"operators": "@"}, {"lengths": (0, 3)}, {"lengths": (5, 4)}])
+@pytest.mark.parametrize(
+    "fields", [{"operators": ""}, {"operators": "x"}, {"operators": "@"}, {"lengths": (0, 3)}, {"lengths": (5, 4)}]
+)
 def test_an_impossible_world_is_a_task_error(fields):
     with pytest.raises(TaskError, match="want"):
         ChainTask(**fields)

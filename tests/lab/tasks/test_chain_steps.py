@@ -90,9 +90,7 @@ def test_a_falsified_cut_differs_in_its_last_result_alone_and_truthful_steps_lea
     cuts = CHAIN_STEPS.cuts(problem, chain_document(expression, CAREFUL, np.random.default_rng(0)))
     for cut in cuts[1:]:
         falsified = CHAIN_STEPS.falsify(problem, cut)
-        differing = [
-            place for place, (old, new) in enumerate(zip(cut.text, falsified.text, strict=True)) if old != new
-        ]
+        differing = [place for place, (old, new) in enumerate(zip(cut.text, falsified.text, strict=True)) if old != new]
         assert differing == [len(cut.text) - 2]
         assert chain_answer(solver(expression, falsified.text)) == falsified.implied
         assert falsified.implied != problem.answer, "every operator is a permutation of its left side"
