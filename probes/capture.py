@@ -8,7 +8,6 @@ from torch import Tensor
 
 from lab.errors import SiteError
 from lab.models.load import Model
-from lab.models.padding import token_positions
 from probes.site import Site, hook_site
 
 
@@ -22,9 +21,11 @@ def capture(
 ) -> dict[Site, Float[Tensor, "batch pos d_model"]]:
     """Site -> activations in the model's dtype, on its device; entries where `mask` is False mean nothing.
 
-    Padding may stand on either side, since positions are counted from the mask. The logits are unchanged by being
-    watched, and blocks above the last site are not run. Raises SiteError for a layer out of range, for no site at all,
-    or where a hook did not fire.
+    Padding may stand on either side: the pass sees every text moved to the front, where causal attention needs no mask,
+    so that with sdpa memory grows with the length of the texts and not with its square (families without sdpa, such as
+    Gemma 2, compute whole attention matrices all the same). The logits are unchanged by being watched, and blocks above
+    the last site are not run. Raises SiteError for a layer out of range, for no site at all, or where a hook did not
+    fire.
     """
     if not sites:
         raise SiteError("capture was given no site: want at least one, such as Site(0)")
@@ -32,9 +33,15 @@ def capture(
     # By layer, and the input of a block before its output: the order in which the pass reaches them.
     ordered = sorted(set(sites), key=lambda site: (site.layer, site.stream == "resid_post"))
 
+    to_front = (~mask).long().argsort(dim=1, stable=True)
+    positions = torch.arange(mask.shape[1], device=mask.device).expand_as(to_front)
+    in_front = torch.equal(to_front, positions)
+    back = to_front.argsort(dim=1)[:, :, None]
+
     def watch(site: Site) -> None:
         def keep(stream: Float[Tensor, "batch pos d_model"]) -> None:
-            captured[site] = stream.detach().clone()
+            stream = stream.detach()
+            captured[site] = stream.clone() if in_front else stream.gather(1, back.expand_as(stream))
             if site == ordered[-1]:
                 raise _Enough
 
@@ -44,7 +51,7 @@ def capture(
     try:
         for site in ordered:
             watch(site)
-        model.network(input_ids=tokens, attention_mask=mask.long(), position_ids=token_positions(mask), use_cache=False)
+        model.network(input_ids=tokens.gather(1, to_front), position_ids=positions, use_cache=False)
     except _Enough:
         pass
     finally:

@@ -78,6 +78,28 @@ def test_captured_residuals_of_a_text_alone_are_the_hidden_states_bit_for_bit(mo
         assert not captured[site].requires_grad
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt_neox"])
+def test_attention_is_given_no_mask_whose_size_is_quadratic(family, side, monkeypatch):
+    model = tiny_model(family, seed=5, n_layers=N_LAYERS)
+    plain, seen = torch.nn.functional.scaled_dot_product_attention, []
+
+    def watched(*arguments, attn_mask=None, is_causal=False, **options):
+        seen.append((attn_mask, is_causal))
+        return plain(*arguments, attn_mask=attn_mask, is_causal=is_causal, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    capture(model, *padded(model, side), SITES)
+    assert seen == [(None, True)] * N_LAYERS
+
+
+def test_padding_on_either_side_gives_the_very_same_numbers(model):
+    left, right = (padded(model, side) for side in ("left", "right"))
+    of_left, of_right = capture(model, *left, SITES), capture(model, *right, SITES)
+    for site in SITES:
+        assert torch.equal(of_left[site][left[1]], of_right[site][right[1]])
+
+
 @pytest.mark.parametrize("last", [Site(0, "resid_pre"), Site(0), Site(1, "resid_pre"), Site(2)])
 def test_blocks_above_the_last_site_do_not_run(model, last):
     tokens, mask = padded(model, "left")
