@@ -28,5 +28,5 @@ def main() -> None:
         print(f"lab: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except KeyboardInterrupt:
-        print("lab: stopped; a study or a build goes on when the same command is given again", file=sys.stderr)  # noqa: T201
+        print("lab: stopped; give the same command again: studies, builds and captures go on", file=sys.stderr)  # noqa: T201
         sys.exit(130)

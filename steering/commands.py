@@ -103,7 +103,8 @@ class SampleCommand:
     task: str = "chain"
     """As in `lab study`."""
     out: Path
-    """Parquet file of the traces; the verdicts go beside it, as NAME.verdicts.parquet."""
+    """Parquet file of the traces; verdicts and problems go beside it, as NAME.verdicts.parquet and
+    NAME.problems.parquet."""
     n_problems: int = 100
     """Held-out problems."""
     n_samples: int = 8
@@ -159,10 +160,79 @@ class OrganismsCommand:
     ] = field(default_factory=ListCommand)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CaptureRunCommand:
+    """Read traces with a model, and store its activations at some sites: safetensors in shards, and an index.
+
+    Example: lab capture run --model zero-rl --traces traces.parquet --sites blocks.2.hook_resid_post --out runs/acts
+
+    A capture that was stopped goes on when the same command is given again, and ends with the same bytes.
+    """
+
+    model: str
+    """The model that reads, not always the one that wrote: an organism, a directory, a GGUF file or a hub name."""
+    traces: Path
+    """Parquet file of traces, as `lab sample` and every stage of `lab study` write them."""
+    problems: Path | None = None
+    """Parquet file of their problems, which hold the prompts. That of `lab sample` lies beside the traces and is found;
+    a study keeps its own in its directory problems."""
+    sites: tuple[str, ...]
+    """Places in the model, such as blocks.2.hook_resid_post or blocks.0.hook_resid_pre; blocks count from 0."""
+    positions: tuple[str, ...] = ("completion",)
+    """Tokens to keep: all, completion, ends (where a sentence or a line ends; other marks may be given, as in
+    `ends ";"`), or tokens with the texts of some tokens."""
+    out: Path
+    """Directory of the store."""
+    stored_dtype: Literal["model", "float32", "bfloat16", "float16"] = "model"
+    """Precision of the activations on disk; model is that of the weights."""
+    shard_mib: float = 256
+    """Size of a shard, all sites together; one is held in memory at a time."""
+    batch_tokens: int = 8192
+    """Tokens read at once."""
+    device: DeviceName = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureVerifyCommand:
+    """Check every file of a store against its checksum, and name those that are damaged.
+
+    Example: lab capture verify runs/acts
+    """
+
+    store: Annotated[Path, tyro.conf.Positional]
+    """Directory of the store."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureRepairCommand:
+    """Capture the damaged shards of a store again, and leave the others alone.
+
+    Example: lab capture repair runs/acts
+    """
+
+    store: Annotated[Path, tyro.conf.Positional]
+    """Directory of the store; its manifest says which model is needed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureCommand:
+    """Store what a model computes inside while it reads traces; check and mend such stores."""
+
+    do: Annotated[
+        Annotated[CaptureRunCommand, tyro.conf.subcommand("run")]
+        | Annotated[CaptureVerifyCommand, tyro.conf.subcommand("verify")]
+        | Annotated[CaptureRepairCommand, tyro.conf.subcommand("repair")],
+        tyro.conf.arg(name=""),
+    ]
+
+
 Command = (
     Annotated[DemoCommand, tyro.conf.subcommand("demo")]
     | Annotated[StudyCommand, tyro.conf.subcommand("study")]
     | Annotated[CalibrateCommand, tyro.conf.subcommand("calibrate")]
     | Annotated[SampleCommand, tyro.conf.subcommand("sample")]
+    | Annotated[CaptureCommand, tyro.conf.subcommand("capture")]
     | Annotated[OrganismsCommand, tyro.conf.subcommand("organisms")]
 )

@@ -22,11 +22,15 @@ from lab.errors import ModelError, StorageError
 from lab.models.source import OrganismModel, model_source, organism_directory, organism_names
 from lab.provenance import provenance
 from lab.report.summary import summary
-from lab.tables import write_table
+from lab.tables import read_provenance, read_table, write_table
 from lab.tasks.source import open_task, task_source
 from steering.commands import (
     BuildCommand,
     CalibrateCommand,
+    CaptureCommand,
+    CaptureRepairCommand,
+    CaptureRunCommand,
+    CaptureVerifyCommand,
     Command,
     DemoCommand,
     ListCommand,
@@ -56,6 +60,14 @@ def perform(command: Command, typed: str) -> None:
             perform_calibrate(command, typed, console)
         case SampleCommand():
             perform_sample(command, console)
+        case CaptureCommand(do=do):
+            match do:
+                case CaptureRunCommand():
+                    perform_capture(do, console)
+                case CaptureVerifyCommand(store=path):
+                    perform_verify(path, console)
+                case CaptureRepairCommand(store=path):
+                    perform_repair(path, console)
         case OrganismsCommand(do=do):
             match do:
                 case BuildCommand():
@@ -150,18 +162,19 @@ def perform_calibrate(command: CalibrateCommand, typed: str, console: Console) -
 
 
 def perform_sample(command: SampleCommand, console: Console) -> None:
-    """Samples, verifies and writes two tables."""
+    """Samples, verifies and writes three tables."""
     from lab.models.device import resolve_device, resolve_dtype
     from lab.models.load import load
     from lab.sampling.decoding import Decoding
     from lab.sampling.sample import sample
     from lab.sampling.trace import TRACES, VERDICTS, trace_table, verdict_table
     from lab.seeds import child_seed
+    from lab.tasks.problem import PROBLEMS, problem_table
 
     if command.out.suffix != ".parquet":
         raise StorageError(f"--out {command.out}: want the name of a .parquet file, such as runs/traces.parquet")
-    verdicts_out = command.out.with_suffix(".verdicts.parquet")
-    for path in (command.out, verdicts_out):
+    verdicts_out, problems_out = command.out.with_suffix(".verdicts.parquet"), beside(command.out)
+    for path in (command.out, verdicts_out, problems_out):
         if path.exists():
             raise StorageError(f"{path} exists: delete it or choose another --out")
     device = resolve_device(command.device)
@@ -193,10 +206,12 @@ def perform_sample(command: SampleCommand, console: Console) -> None:
         dtype=str(dtype).removeprefix("torch."),
         seed=command.seed,
     )
-    write_table(verdicts_out, verdicts, VERDICTS, made_by)
     try:
+        write_table(problems_out, problem_table(task.problems), PROBLEMS, made_by)
+        write_table(verdicts_out, verdicts, VERDICTS, made_by)
         write_table(command.out, table, TRACES, made_by)
     except StorageError:
+        problems_out.unlink(missing_ok=True)
         verdicts_out.unlink(missing_ok=True)
         raise
     console.print(
@@ -205,6 +220,85 @@ def perform_sample(command: SampleCommand, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def beside(traces: Path) -> Path:
+    """Where `lab sample` puts the problems of `traces`."""
+    return traces.with_suffix(".problems.parquet")
+
+
+def perform_capture(command: CaptureRunCommand, console: Console) -> None:
+    """Stores the activations of a model on traces."""
+    from lab.models.device import resolve_device, resolve_dtype
+    from lab.models.load import load
+    from lab.sampling.trace import TRACES
+    from lab.tasks.problem import PROBLEMS
+    from probes.positions import read_positions
+    from probes.site import Site
+    from probes.storage.fill import fill
+    from probes.storage.plan import plan
+    from probes.texts import texts
+
+    sites = tuple(Site.parse(name) for name in command.sites)
+    problems = command.problems or beside(command.traces)
+    if command.problems is None and command.traces.exists() and not problems.exists():
+        raise StorageError(f"no problems at {problems}, which hold the prompts of {command.traces}: name --problems")
+    traces, asked = read_table(command.traces, TRACES), read_table(problems, PROBLEMS)
+    device = resolve_device(command.device)
+    model = load(model_source(command.model), device=device, dtype=resolve_dtype(command.dtype, device))
+    chosen = texts(model, traces, asked)
+    planned = plan(
+        model,
+        chosen,
+        sites,
+        read_positions(command.positions, model.tokenizer),
+        stored=None if command.stored_dtype == "model" else command.stored_dtype,
+        shard_bytes=int(command.shard_mib * 2**20),
+        batch_tokens=command.batch_tokens,
+    )
+    parents = {"model": model.digest, "texts": planned.texts, "traces": read_provenance(command.traces).digest}
+    # Nothing here is drawn at random.
+    made_by = provenance("capture", planned, parents, device=device.type, dtype=planned.weights, seed=0)
+    with progress(console) as watch:
+        store = fill(
+            model, chosen, planned, command.out, made_by, on_progress=lambda n, total: watch("activations", n, total)
+        )
+    console.print(
+        f"{model.name} on {len(chosen)} texts: {store.n_rows} activations in {planned.stored} at each of "
+        f"{', '.join(map(str, sites))}; {len(store.portions)} shards in {command.out}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def perform_verify(path: Path, console: Console) -> None:
+    """Reads a whole store; StorageError naming what is damaged."""
+    from probes.storage.store import open_store
+    from probes.storage.verify import require_whole
+
+    store = open_store(path)
+    require_whole(store)
+    console.print(f"{path}: {len(store.files)} files are as they were written", highlight=False, soft_wrap=True)
+
+
+def perform_repair(path: Path, console: Console) -> None:
+    """Captures damaged shards again; the model is loaded only if there are any."""
+    from lab.models.device import resolve_device
+    from lab.models.load import load
+    from probes.storage.plan import DTYPES
+    from probes.storage.repair import repair
+    from probes.storage.store import open_store
+    from probes.storage.verify import verify
+
+    store = open_store(path)
+    damaged = verify(store)
+    if damaged:
+        device = resolve_device(store.plan.device)
+        model = load(model_source(store.plan.model), device=device, dtype=DTYPES[store.plan.weights])
+        with progress(console) as watch:
+            repair(store, damaged, model, on_progress=lambda n, total: watch("shards", n, total))
+    mended = ", ".join(f"{name} was {fault}" for name, fault in damaged) or "nothing was damaged"
+    console.print(f"{path}: {mended}", highlight=False, soft_wrap=True)
 
 
 def perform_build(command: BuildCommand, console: Console) -> None:

@@ -49,7 +49,7 @@ except SystemExit:
 """
 
 SURFACE = {
-    "": {"demo", "study", "calibrate", "sample", "organisms"},
+    "": {"demo", "study", "calibrate", "sample", "capture", "organisms"},
     "demo": {"--out", "--seed"},
     "study": {
         "--pair",
@@ -86,6 +86,22 @@ SURFACE = {
         "--device",
         "--dtype",
     },
+    "capture": {"run", "verify", "repair"},
+    "capture run": {
+        "--model",
+        "--traces",
+        "--problems",
+        "--sites",
+        "--positions",
+        "--out",
+        "--stored-dtype",
+        "--shard-mib",
+        "--batch-tokens",
+        "--device",
+        "--dtype",
+    },
+    "capture verify": set(),
+    "capture repair": set(),
     "organisms": {"build", "list"},
     "organisms build": {"--seed", "--device", "--out"},
     "organisms list": set(),

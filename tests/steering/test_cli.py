@@ -22,6 +22,7 @@ from lab.sampling.trace import TRACES, VERDICTS
 from lab.tables import read_provenance, read_table
 from lab.tasks.chain_verifier import verify
 from lab.tasks.chain_world import ALPHABET, Expression, as_problem
+from lab.tasks.problem import PROBLEMS
 from steering import perform
 from steering.cli import main
 
@@ -87,7 +88,19 @@ def test_help_loads_no_heavy_library_and_answers_within_a_second_of_an_idle_mach
     assert ours < max(1.0, 20 * bare)
 
 
-@pytest.mark.parametrize("words", [["demo"], ["study"], ["sample"], ["organisms", "build"], ["organisms", "list"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["demo"],
+        ["study"],
+        ["sample"],
+        ["capture", "run"],
+        ["capture", "verify"],
+        ["capture", "repair"],
+        ["organisms", "build"],
+        ["organisms", "list"],
+    ],
+)
 def test_the_help_of_every_command_has_an_example_of_itself(lab, words):
     code, shown, complaint = lab(*words, "--help")
     assert (code, complaint) == (0, "")
@@ -272,7 +285,8 @@ def test_sample_writes_traces_and_verdicts_with_their_provenance(lab, checkpoint
     out = tmp_path / "new" / "traces.parquet"
     verdicts_out = tmp_path / "new" / "traces.verdicts.parquet"
     assert str(out) in printed
-    assert {path.name for path in out.parent.iterdir()} == {out.name, verdicts_out.name}
+    problems_out = tmp_path / "new" / "traces.problems.parquet"
+    assert {path.name for path in out.parent.iterdir()} == {out.name, verdicts_out.name, problems_out.name}
     traces, verdicts = read_table(out, TRACES), read_table(verdicts_out, VERDICTS)
     assert traces["sample_index"].to_list() == [0, 1] * 3
     assert traces["arm"].unique().to_list() == [str(checkpoints.tuned)]
@@ -281,15 +295,18 @@ def test_sample_writes_traces_and_verdicts_with_their_provenance(lab, checkpoint
         problem = as_problem(Expression((int(left), int(right)), op))
         assert verify(problem, text).strict == strict
     assert f"strict {verdicts['strict'].mean():.3f}" in printed
-    for path in (out, verdicts_out):
+    assert (
+        read_table(problems_out, PROBLEMS)["id"].to_list() == traces["problem_id"].unique(maintain_order=True).to_list()
+    )
+    for path in (out, verdicts_out, problems_out):
         made_by = read_provenance(path)
         assert (made_by.stage, made_by.seed, made_by.device, made_by.dtype) == ("sample", 5, "cpu", "float32")
         assert json.loads(made_by.config)["task"] == TASK
         assert list(made_by.parents) == ["model"]
 
 
-@pytest.mark.parametrize("taken", ["traces.parquet", "traces.verdicts.parquet"])
-def test_sample_overwrites_neither_of_its_files(lab, sample_argv, tmp_path, taken):
+@pytest.mark.parametrize("taken", ["traces.parquet", "traces.verdicts.parquet", "traces.problems.parquet"])
+def test_sample_overwrites_none_of_its_files(lab, sample_argv, tmp_path, taken):
     file = tmp_path / "new" / taken
     file.parent.mkdir()
     file.write_text("mine")
