@@ -185,7 +185,7 @@ class CaptureRunCommand:
     """Directory of the store."""
     stored_dtype: Literal["model", "float32", "bfloat16", "float16"] = "model"
     """Precision of the activations on disk; model is that of the weights."""
-    shard_mib: float = 256
+    shard_mib: float = 256.0
     """Size of a shard, all sites together; one is held in memory at a time."""
     batch_tokens: int = 8192
     """Tokens read at once."""

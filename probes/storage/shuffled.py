@@ -37,6 +37,8 @@ def shuffled(
         for first in range(0, n_whole, batch_size):
             yield rows[places[first : first + batch_size]]
         rest = rows[places[n_whole:]]
+        # Before the next ones are read.
+        del rows
     if len(rest):
         yield rest
 
