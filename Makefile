@@ -30,6 +30,7 @@ lint: $(VENV)/dev
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/sampling.py --out benchmarks/results
+	$(BIN)/python benchmarks/capture.py --out benchmarks/results
 
 clean:
 	rm -rf runs .pytest_cache .ruff_cache .hypothesis
