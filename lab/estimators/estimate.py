@@ -87,16 +87,9 @@ def estimate(
 ) -> dict[str, object]:
     """A row of `ESTIMATES`; a refused one has no numbers."""
     refusal = refusal or (interval.refusal if isinstance(interval, Share) else None)
-    given = interval is not None and refusal is None
-    return {
-        "estimator": estimator,
-        "quantity": quantity,
-        "unit": unit,
-        "value": interval.value if given else nan,
-        "low": interval.low if given else nan,
-        "high": interval.high if given else nan,
-        "refusal": refusal,
-    }
+    given = (nan, nan, nan) if interval is None or refusal else (interval.value, interval.low, interval.high)
+    numbers = dict(zip(("value", "low", "high"), given, strict=True))
+    return {"estimator": estimator, "quantity": quantity, "unit": unit, **numbers, "refusal": refusal}
 
 
 def share_row(
