@@ -141,6 +141,21 @@ def test_without_a_truth_or_replicas_nothing_is_drawn_and_coverage_is_undefined(
     assert trials["replicas_covered"].is_nan().all()
 
 
+def test_every_replica_is_another_draw_of_the_problems(monkeypatch):
+    seen = []
+
+    def watching(data: Evidence, analysis: Analysis) -> pl.DataFrame:
+        seen.append(data.verdicts.group_by("arm", "problem_id").agg(pl.col("strict").sum()).sort("arm", "problem_id"))
+        return ESTIMATES.frame([])
+
+    monkeypatch.setattr(assess_module, "SHARE_ESTIMATORS", (watching,))
+    assessed(HALF, 0.5, n_replicas=6)
+    assert [table.height for table in seen] == [120] * 6
+    n_solved_by_base = [int((table["strict"] == 1).sum()) for table in seen]
+    assert len(set(n_solved_by_base)) > 2
+    assert all(15 < count < 45 for count in n_solved_by_base)
+
+
 def test_equal_seeds_give_equal_trials():
     first, again = assessed(HALF, 0.45, seed=3), assessed(HALF, 0.45, seed=3)
     assert first.equals(again, null_equal=True)
