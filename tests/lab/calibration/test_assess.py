@@ -63,7 +63,9 @@ def assessed(data: Evidence, truth: float, *, estimates=None, n_replicas=20, see
     )
 
 
-def estimate_row(estimator: str, quantity: str, unit: str, value: float, refusal: str | None = None) -> dict:
+def estimate_row(
+    estimator: str, quantity: str, unit: str, value: float, refusal: str | None = None
+) -> dict[str, object]:
     return {
         "estimator": estimator, "quantity": quantity, "unit": unit,
         "value": value, "low": value - 0.1, "high": value + 0.1, "refusal": refusal,
@@ -77,7 +79,8 @@ def stub(*intervals: tuple[float, float]):
     def estimator(data: Evidence, analysis: Analysis) -> pl.DataFrame:
         low, high = left.pop(0)
         refusal = "noise" if np.isnan(low) else None
-        row = estimate_row("E9", "stub", "share", (low + high) / 2, refusal) | {"low": low, "high": high}
+        row: dict[str, object] = estimate_row("E9", "stub", "share", (low + high) / 2, refusal)
+        row |= {"low": low, "high": high}
         return ESTIMATES.frame([row, row | {"unit": "nats"}])
 
     return estimator
