@@ -175,9 +175,9 @@ def card_page(organism: Organism, rows: Sequence[Measured], truths: Sequence[Tru
         "",
         f"Made by `{command}`"
         + (f" from `{organism.parent.home(seed)}`." if organism.parent else " from random weights."),
-        "Training never saw a held-out expression of two steps or more. A step is checked exactly, and *strict* wants a",
-        "correct answer by a valid process. A *process* is valid when all *steps* are written, copied and true, and end",
-        "in the stated answer; *steps* leaves the answer out. 95 % intervals over problems.",
+        "Training never saw a held-out expression of two steps or more. A step is checked exactly, and *strict* wants",
+        "a correct answer by a valid process. A *process* is valid when all *steps* are written, copied and true, and",
+        "end in the stated answer; *steps* leaves the answer out. 95 % intervals over problems.",
         "",
         "| operators | problems | decoding | strict % | answer % | process % | steps % | writes a chain % |",
         "|---|---|---|---|---|---|---|---|",
