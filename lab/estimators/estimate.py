@@ -100,7 +100,8 @@ def share_row(
     Refused where an arm is missing, where the sampled gap of the pair is (every share passes that gate), and where the
     gap between these two arms is.
     """
-    if refusal := missing_arm(evidence, "base", "tuned", arm, base, tuned) or gap_refusal(evidence, analysis):
+    refusal = missing_arm(evidence, "base", "tuned") or gap_refusal(evidence, analysis)
+    if refusal := refusal or missing_arm(evidence, arm, base, tuned):
         return estimate(estimator, quantity, "share", None, refusal)
     verdicts = evidence.verdicts
     share = elicited_share(
