@@ -1,12 +1,11 @@
 """paths: the path test on the bases of the suite, and the table of it that ships with the package."""
 
 import contextlib
-import os
+import io
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 import polars as pl
 import torch
@@ -54,7 +53,7 @@ def path_rows(start: PathStart, test: PathTest, out: Path, *, seed: int, device:
     for n_rounds in (0, 1, test.n_rounds):
         model = load(OrganismModel(name=start.base), device=torch.device(device), dtype=torch.float32)
         # The trainer's bars and figures would bury the one bar of all paths.
-        with tempfile.TemporaryDirectory() as work, open(os.devnull, "w") as nowhere, silent(nowhere):
+        with tempfile.TemporaryDirectory() as work, silence():
             path_test(model, learned, test, n_rounds=n_rounds, seed=seed, work=Path(work))
         rates = strict_rates(model, tested, N_TEST_SAMPLES, test.decoding, seed=seed)
         interval = mean_interval(rates, weights)
@@ -74,9 +73,9 @@ def path_rows(start: PathStart, test: PathTest, out: Path, *, seed: int, device:
 
 
 @contextlib.contextmanager
-def silent(nowhere: TextIO) -> Iterator[None]:
-    """Sends what is printed within the block to `nowhere`; exceptions come out as ever."""
-    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+def silence() -> Iterator[None]:
+    """Keeps what is printed within the block from the terminal; exceptions come out as ever."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 
 
