@@ -79,7 +79,7 @@ class CalibrateCommand:
     """
 
     quick: bool = False
-    """Fewer problems, samples and resamples: minutes instead of the hour that the full calibration takes."""
+    """Fewer problems, samples and resamples, and the path test that ships with the package instead of a new one."""
     only: tuple[str, ...] = ()
     """Organisms to keep to, such as locked taught; all with a known answer when not given."""
     out: Path = Path("runs/calibration")

@@ -137,6 +137,8 @@ def perform_study(study: Study, out: Path, typed: str, console: Console) -> None
         finished = run(study, out, command=typed, watch=watch)
     console.print(summary(finished.ledger.ladder, console.width))
     console.print(finished.answer, highlight=False)
+    if finished.best_estimate:
+        console.print(finished.best_estimate, highlight=False)
     console.print(f"report: {finished.report.resolve()}", highlight=False, soft_wrap=True)
 
 

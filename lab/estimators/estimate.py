@@ -87,16 +87,9 @@ def estimate(
 ) -> dict[str, object]:
     """A row of `ESTIMATES`; a refused one has no numbers."""
     refusal = refusal or (interval.refusal if isinstance(interval, Share) else None)
-    given = interval is not None and refusal is None
-    return {
-        "estimator": estimator,
-        "quantity": quantity,
-        "unit": unit,
-        "value": interval.value if given else nan,
-        "low": interval.low if given else nan,
-        "high": interval.high if given else nan,
-        "refusal": refusal,
-    }
+    given = (nan, nan, nan) if interval is None or refusal else (interval.value, interval.low, interval.high)
+    numbers = dict(zip(("value", "low", "high"), given, strict=True))
+    return {"estimator": estimator, "quantity": quantity, "unit": unit, **numbers, "refusal": refusal}
 
 
 def share_row(
@@ -107,7 +100,8 @@ def share_row(
     Refused where an arm is missing, where the sampled gap of the pair is (every share passes that gate), and where the
     gap between these two arms is.
     """
-    if refusal := missing_arm(evidence, "base", "tuned", arm, base, tuned) or gap_refusal(evidence, analysis):
+    refusal = missing_arm(evidence, "base", "tuned") or gap_refusal(evidence, analysis)
+    if refusal := refusal or missing_arm(evidence, arm, base, tuned):
         return estimate(estimator, quantity, "share", None, refusal)
     verdicts = evidence.verdicts
     share = elicited_share(
@@ -129,13 +123,9 @@ def gain_row(
 
 
 def missing_arm(evidence: Evidence, *arms: str) -> str | None:
-    """Which of the arms lacks verdicts, and on how many of the problems; None where all are whole."""
-    wanted = problem_ids(evidence)
+    """The first of the arms that has no verdicts; None where all have."""
+    present = set(evidence.verdicts["arm"])
     for arm in arms:
-        n_lacking = len(set(wanted).difference(evidence.verdicts.filter(pl.col("arm") == arm)["problem_id"].to_list()))
-        if n_lacking or not wanted:
-            return (
-                f"no verdicts of the arm {arm!r} on {n_lacking} of {len(wanted)} problems: "
-                "run it on the problems of the base model"
-            )
+        if arm not in present:
+            return f"no verdicts of the arm {arm!r}: run it on the problems of the base model"
     return None

@@ -19,6 +19,10 @@ from lab.metrics.bootstrap import (
 from lab.metrics.share import REFUSAL_STDERRS
 from lab.seeds import numpy_generator
 
+DIVERGENCE = "KL of base from tuned on the new task"
+DROP = "old-task drop, strict"
+"""The quantities that a calibration sets against each other."""
+
 Measure = Literal["strict", "answer_correct"]
 _MEASURES: dict[str, Measure] = {"strict": "strict", "answer": "answer_correct"}
 
@@ -48,7 +52,7 @@ def forgetting(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     divergence = _divergence(evidence, analysis)
     drops = {name: _drop(evidence, analysis, measure) for name, measure in _MEASURES.items()}
     rows = [
-        estimate("E10", "KL of base from tuned on the new task", "nats", divergence.interval, divergence.refusal),
+        estimate("E10", DIVERGENCE, "nats", divergence.interval, divergence.refusal),
         *(
             estimate("E10", f"old-task drop, {name}", "points", drop.interval, drop.refusal)
             for name, drop in drops.items()

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from lab.metrics.bootstrap import Interval, mean_interval, resamples
 from lab.models.load import Model
-from lab.organisms.recipe import Organism
+from lab.organisms.recipe import Organism, home
 from lab.organisms.truth import Truth
 from lab.provenance import canonical_json, package_versions, revision
 from lab.sampling.decoding import GREEDY, Decoding
@@ -169,15 +169,15 @@ def rounded(value: object) -> object:
 def card_page(organism: Organism, rows: Sequence[Measured], truths: Sequence[Truth], command: str, seed: int) -> str:
     """The card as Markdown."""
     lines = [
-        f"# {organism.name}",
+        f"# {home(organism.name, seed)}",
         "",
         organism.story,
         "",
         f"Made by `{command}`"
         + (f" from `{organism.parent.home(seed)}`." if organism.parent else " from random weights."),
-        "Training never saw a held-out expression; a step is checked exactly, and *strict* wants a correct answer by a",
-        "valid process. A *process* is valid when all *steps* are written, copied and true, and end in the stated",
-        "answer; *steps* leaves the answer out. 95 % intervals over problems.",
+        "Training never saw a held-out expression of two steps or more. A step is checked exactly, and *strict* wants",
+        "a correct answer by a valid process. A *process* is valid when all *steps* are written, copied and true, and",
+        "end in the stated answer; *steps* leaves the answer out. 95 % intervals over problems.",
         "",
         "| operators | problems | decoding | strict % | answer % | process % | steps % | writes a chain % |",
         "|---|---|---|---|---|---|---|---|",

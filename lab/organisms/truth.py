@@ -49,8 +49,11 @@ def truth(case: Case, base: Rates, tuned: Rates, *, seed: int) -> Truth:
         operators = part.task.operators
         generator = numpy_generator(seed, "truth", operators)
         weights = resamples(len(base[operators]), N_BOOT, generator)
-        refusals.append(elicited_share(base[operators], base[operators], tuned[operators], weights).refusal)
         gain = tuned[operators] - base[operators]
+        refusal = elicited_share(base[operators], base[operators], tuned[operators], weights).refusal
+        if refusal is None and gain.mean() < 0:
+            refusal = f"tuning lost {-100 * gain.mean():.1f} points on {operators}: there is no gain to share out"
+        refusals.append(refusal)
         gains.append(part.percent / 100 * np.concatenate([[gain.mean()], resampled_means(gain, weights)]))
     if refusal := next((reason for reason in refusals if reason is not None), None):
         return Truth(task=case.task, kind=case.kind, share=np.nan, low=np.nan, high=np.nan, refusal=refusal)

@@ -32,7 +32,7 @@ class PathTest:
     n_kept: int = 4
     """Distinct accepted samples of a problem that a round learns from, at most."""
     run: SupervisedRun = field(
-        default_factory=lambda: SupervisedRun(n_steps=120, batch_size=64, learning_rate=5e-4, warmup_steps=5, n_parts=1)
+        default_factory=lambda: SupervisedRun(n_steps=80, batch_size=64, learning_rate=5e-4, warmup_steps=5, n_parts=1)
     )
     """Steps over all rounds."""
     decoding: Decoding = field(default_factory=Decoding)

@@ -19,7 +19,8 @@ SHARES = Caption(
 RECORDS = (
     "<h2>The record of each estimator</h2>"
     "<p>Over LOCKED, MIXED and TAUGHT organisms; false alarms over PLACEBO and ABSENT. Bias is estimate minus truth. "
-    "Replicas are bootstrap resamples of each trial's problems.</p>"
+    "Replicas are bootstrap resamples of each trial's problems: they scatter around the estimate, not around the "
+    "truth, so that an exact interval holds it in some 83 % of them.</p>"
 )
 KINDS = (
     "<h2>By kind of organism</h2>"

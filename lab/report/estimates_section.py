@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from lab.report.best_estimate import best_estimate
 from lab.report.markup import escaped
 from lab.report.numerals import interval, percent
 from lab.report.quantity import quantity
@@ -51,7 +52,9 @@ def estimates_section(estimates: pl.DataFrame, records: pl.DataFrame) -> str:
     names = sorted(estimates["estimator"].unique(), key=_place)
     others = estimates.filter(pl.col("unit") != "share")
     blocks = (_block(name, others.filter(pl.col("estimator") == name), reasons) for name in names)
-    return f"{_HEAD}{_shares(shares, records, reasons)}{reasons.notes()}{''.join(blocks)}"
+    best = best_estimate(estimates, records)
+    lead = f'<p class="lead">{escaped(best)}</p>' if best else ""
+    return f"{_HEAD}{lead}{_shares(shares, records, reasons)}{reasons.notes()}{''.join(blocks)}"
 
 
 def _place(name: str) -> tuple[int, str]:

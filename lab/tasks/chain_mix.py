@@ -28,7 +28,7 @@ class ChainMix:
         percents = [part.percent for part in self.parts]
         if not (all(percent > 0 for percent in percents) and abs(sum(percents) - 100) <= 1e-6):
             raise TaskError(f"a mix of {percents} percent: want positive parts that add up to 100")
-        if len({part.task.operators for part in self.parts}) < len(self.parts):
+        if len({frozenset(part.task.operators) for part in self.parts}) < len(self.parts):
             raise TaskError("two parts of a mix have the same operators: join them into one")
 
     def problems(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lab.models.source import organism_directory, organism_names
 from lab.sampling.decoding import Decoding
+from lab.seeds import child_seed
 from steering.calibration.effort import Effort
 from steering.study.config import Study
 
@@ -58,7 +59,7 @@ def known_cases() -> Iterator[KnownCase]:
 
 
 def case_study(case: KnownCase, effort: Effort, *, seed: int, device: str) -> Study:
-    """The study that measures a case."""
+    """The study that measures a case; every case draws problems of its own, so that trials are independent."""
     return Study(
         base=case.base,
         tuned=case.tuned,
@@ -74,7 +75,7 @@ def case_study(case: KnownCase, effort: Effort, *, seed: int, device: str) -> St
         ks=tuple(k for k in (1, 2, 4, 8, 16, 32, 64) if k <= effort.n_curve_samples),
         decoding=Decoding(max_new_tokens=96),
         n_boot=effort.n_boot,
-        seed=seed,
+        seed=child_seed(seed, "case", case.name) % 1_000_000,
         batch_size=1024,
         device=device,
     )

@@ -51,15 +51,15 @@ QUICK = Effort(
     path=None,
 )
 FULL = Effort(
-    n_problems=200,
-    n_samples=8,
-    n_curve_samples=64,
-    n_score_samples=24,
-    n_old_samples=4,
-    n_fit_problems=128,
+    n_problems=160,
+    n_samples=4,
+    n_curve_samples=48,
+    n_score_samples=16,
+    n_old_samples=2,
+    n_fit_problems=96,
     arms=NEEDED,
     n_boot=2000,
-    n_replicas=50,
+    n_replicas=30,
     n_replica_boot=200,
-    path=PathTest(),
+    path=PathTest(n_problems=200),
 )

@@ -1,6 +1,9 @@
 """paths: the path test on the bases of the suite, and the table of it that ships with the package."""
 
+import contextlib
+import io
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +52,8 @@ def path_rows(start: PathStart, test: PathTest, out: Path, *, seed: int, device:
     rows: list[dict[str, object]] = []
     for n_rounds in (0, 1, test.n_rounds):
         model = load(OrganismModel(name=start.base), device=torch.device(device), dtype=torch.float32)
-        with tempfile.TemporaryDirectory() as work:
+        # The trainer's bars and figures would bury the one bar of all paths.
+        with tempfile.TemporaryDirectory() as work, silence():
             path_test(model, learned, test, n_rounds=n_rounds, seed=seed, work=Path(work))
         rates = strict_rates(model, tested, N_TEST_SAMPLES, test.decoding, seed=seed)
         interval = mean_interval(rates, weights)
@@ -66,6 +70,13 @@ def path_rows(start: PathStart, test: PathTest, out: Path, *, seed: int, device:
     table = PATH.frame(rows)
     write_table(finished, table, PATH, provenance("path", test, {}, device=device, dtype="float32", seed=seed))
     return table
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Keeps what is printed within the block from the terminal; exceptions come out as ever."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def shipped_paths() -> pl.DataFrame:

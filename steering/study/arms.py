@@ -28,16 +28,17 @@ class Arm:
 def ladder(vectors: Mapping[str, tuple[SteeringVector, ...]], opening_rate: float, top: int) -> tuple[Arm, ...]:
     """The arms that can be listed before any of them has run, each control behind its rung; takeover comes last.
 
-    `vectors` may have `mean` and `fitted`, each with many random draws of its norm, `like-mean` and `like-fitted`; arms
-    whose vectors are missing are left out. `opening_rate` is the share of tokens that open a completion, `top` the
-    number of first choices that count as likely.
+    `vectors` may have `mean`, `fitted` (on all decisions) and `opening` (on those of first tokens), each with many
+    random draws of its norm, `like-mean` and so on; arms whose vectors are missing are left out. `opening_rate` is the
+    share of tokens that open a completion, `top` the number of first choices that count as likely.
     """
     steers = {kind: Steer(tuple(map(Add, drawn))) for kind, drawn in vectors.items()}
     arms = (
         Arm(name="greedy", label="+ greedy decoding", kind="rung", hybrid=Hybrid(Never(), Takeover()), temperature=0.0),
     )
     arms += mean_arms(steers) if "mean" in steers else ()
-    arms += fitted_arms(steers, opening_rate) if "fitted" in steers else ()
+    arms += fitted_arms(steers) if "fitted" in steers else ()
+    arms += opening_arms(steers, opening_rate) if "opening" in steers else ()
     return (
         *arms,
         *replacement_arms(top),
@@ -97,8 +98,8 @@ def mean_arms(steers: Mapping[str, Steer]) -> tuple[Arm, ...]:
     )
 
 
-def fitted_arms(steers: Mapping[str, Steer], opening_rate: float) -> tuple[Arm, ...]:
-    """The fitted vector everywhere, at the first token, and where the tuned model disagrees."""
+def fitted_arms(steers: Mapping[str, Steer]) -> tuple[Arm, ...]:
+    """The vector fitted on all decisions, everywhere and where the tuned model disagrees."""
     fitted, drawn = steers["fitted"], steers["like-fitted"]
     return (
         Arm(
@@ -114,6 +115,26 @@ def fitted_arms(steers: Mapping[str, Steer], opening_rate: float) -> tuple[Arm, 
             control_of="fitted-always",
             hybrid=Hybrid(Always(), drawn),
         ),
+        Arm(
+            name="fitted-disagreement",
+            label="+ fitted vector, at disagreement",
+            kind="rung",
+            hybrid=Hybrid(Disagreement(), fitted),
+        ),
+        Arm(
+            name="random-disagreement",
+            label="random vectors, at disagreement",
+            kind="control",
+            control_of="fitted-disagreement",
+            hybrid=Hybrid(Disagreement(), drawn),
+        ),
+    )
+
+
+def opening_arms(steers: Mapping[str, Steer], opening_rate: float) -> tuple[Arm, ...]:
+    """The vector fitted on first tokens, at the first token."""
+    fitted, drawn = steers["opening"], steers["like-opening"]
+    return (
         Arm(
             name="fitted-opening",
             label="+ fitted vector, first token",
@@ -148,19 +169,6 @@ def fitted_arms(steers: Mapping[str, Steer], opening_rate: float) -> tuple[Arm, 
             control_of="fitted-greedy",
             hybrid=Hybrid(OPENING, drawn),
             temperature=0.0,
-        ),
-        Arm(
-            name="fitted-disagreement",
-            label="+ fitted vector, at disagreement",
-            kind="rung",
-            hybrid=Hybrid(Disagreement(), fitted),
-        ),
-        Arm(
-            name="random-disagreement",
-            label="random vectors, at disagreement",
-            kind="control",
-            control_of="fitted-disagreement",
-            hybrid=Hybrid(Disagreement(), drawn),
         ),
     )
 

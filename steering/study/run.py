@@ -12,6 +12,7 @@ from lab.estimators.estimate import ESTIMATES
 from lab.estimators.evidence import PROCESS, RANKS, SCORES
 from lab.provenance import canonical_json, file_digest
 from lab.report.answer import answer_sentence
+from lab.report.best_estimate import best_estimate
 from lab.report.ledger import SCHEMAS, Ledger
 from lab.report.page import Page, render
 from lab.report.provenance_section import TableFile
@@ -37,6 +38,8 @@ class Finished(NamedTuple):
     ledger: Ledger
     answer: str
     """What the study found, in a sentence."""
+    best_estimate: str
+    """The share by the estimator with the best calibration record, in a sentence; empty where there is none."""
 
 
 def run(study: Study, out: Path, *, command: str, watch: Watch = lambda *_: None) -> Finished:
@@ -141,7 +144,8 @@ def report_stage(bench: Bench, measured: Measured, command: str) -> Finished:
     )
     report = bench.out / "report.html"
     write_text(report, render(page))
-    return Finished(report, ledger, answer_sentence(ledger.ladder, task, base, tuned, bench.study.sampling))
+    answer = answer_sentence(ledger.ladder, task, base, tuned, bench.study.sampling)
+    return Finished(report, ledger, answer, best_estimate(page.estimates, page.records))
 
 
 def table_files(out: Path) -> Iterator[TableFile]:

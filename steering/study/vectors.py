@@ -1,5 +1,6 @@
 """Vector stages: fitting traces -> activations and decisions -> the steering vectors of the ladder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,12 @@ def vector_stage(bench: Bench, problems: Artefact) -> tuple[Artefact, float]:
     activations = memoised(bench.out, "activations", str(bench.site), parents, compute_activations)
     decided = memoised(bench.out, "decisions", {}, parents, compute_decisions)
     parents = {"activations": activations.digest, "decisions": decided.digest}
-    config = {"site": str(bench.site), "fit": bench.study.fit, "seed": bench.study.seed}
+    config = {
+        "site": str(bench.site),
+        "fit": bench.study.fit,
+        "kinds": wanted_fits(bench.study.arms),
+        "seed": bench.study.seed,
+    }
 
     def compute_vectors(work: Path) -> None:
         made_by = bench.made_by("vectors", config, parents)
@@ -61,6 +67,12 @@ def vector_stage(bench: Bench, problems: Artefact) -> tuple[Artefact, float]:
 
     vectors = memoised(bench.out, "vectors", config, parents, compute_vectors)
     return vectors, round(1 / float(by_tuned["tokens"].list.len().mean()), 4)  # pyright: ignore[reportArgumentType]
+
+
+def wanted_fits(arms: Sequence[str]) -> tuple[str, ...]:
+    """Which gradient fits the named arms use; both where none is named, which means all arms."""
+    users = {"fitted": ("fitted-always", "fitted-disagreement"), "opening": ("fitted-opening", "fitted-greedy")}
+    return tuple(kind for kind, names in users.items() if not arms or set(names) & set(arms))
 
 
 def fitted_vectors(
@@ -86,20 +98,23 @@ def fitted_vectors(
     if len(positive) and len(negative):
         how = f"first tokens: {len(positive)} solved by {names[1]} minus {len(negative)} failed by {names[0]}"
         fits["mean"] = mean_difference(bench.site, positive, negative, how=how)
-    if found.height:
-        fits["fitted"] = fit_gradient(
-            bench.base,
-            bench.site,
-            contexts(bench.base, found, by_tuned, by_id),
-            bench.study.fit,
-            torch_generator(bench.study.seed, "fit"),
-            how=f"gradient on {found.height} decisions where {names[1]} disagrees with {names[0]}",
-        )
+    # A vector serves one moment best if nothing else is asked of it: first tokens have a fit of their own.
+    for kind, chosen in {"fitted": found, "opening": found.filter(pl.col("position") == 0)}.items():
+        if chosen.height and kind in wanted_fits(bench.study.arms):
+            fits[kind] = fit_gradient(
+                bench.base,
+                bench.site,
+                contexts(bench.base, chosen, by_tuned, by_id),
+                bench.study.fit,
+                torch_generator(bench.study.seed, "fit"),
+                how=f"gradient on {chosen.height} decisions where {names[1]} disagrees with {names[0]}"
+                + (", first tokens only" if kind == "opening" else ""),
+            )
     return fits
 
 
 def read_vectors(vectors: Artefact, seed: int) -> dict[str, tuple[SteeringVector, ...]]:
-    """The vectors of a finished stage by kind, `mean` and `fitted`, and random draws of either, `like-mean` etc."""
+    """The vectors of a finished stage by kind (`mean`, `fitted`, `opening`), and random draws of each (`like-mean`)."""
     fits = {path.stem: load_vector(path) for path in sorted(vectors.path.glob("*.safetensors"))}
     return {kind: (vector,) for kind, vector in fits.items()} | {
         f"like-{kind}": tuple(

@@ -346,6 +346,7 @@ def organisms(checkpoints, tmp_path, monkeypatch) -> Path:
             "name": name,
             "parent": parent,
             "story": f"The story of [bold] {name}.",
+            "truth": [{"kind": "LOCKED", "share": None if parent is None else 0.75}],
             "measured": [
                 figure | {"decoding": "sampled", "value": 0.3},
                 figure | {"decoding": "forced chain", "value": 0.35},
@@ -375,8 +376,9 @@ def test_organisms_list_tells_the_story_and_the_figures_of_each(lab, organisms):
     assert (code, complaint) == (0, "")
     words = " ".join(printed.split())
     assert "The story of [bold] ant." in words
-    assert "30.0 [20.0, 40.0]" in words
-    assert "35.0 [20.0, 40.0]" in words
+    assert "+- 30.0" in words
+    assert "LOCKED 0.75" in words
+    assert "LOCKED none" in words
     assert lab("organisms") == (code, printed, complaint)
 
 

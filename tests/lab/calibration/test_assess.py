@@ -63,7 +63,9 @@ def assessed(data: Evidence, truth: float, *, estimates=None, n_replicas=20, see
     )
 
 
-def estimate_row(estimator: str, quantity: str, unit: str, value: float, refusal: str | None = None) -> dict:
+def estimate_row(
+    estimator: str, quantity: str, unit: str, value: float, refusal: str | None = None
+) -> dict[str, object]:
     return {
         "estimator": estimator, "quantity": quantity, "unit": unit,
         "value": value, "low": value - 0.1, "high": value + 0.1, "refusal": refusal,
@@ -77,7 +79,8 @@ def stub(*intervals: tuple[float, float]):
     def estimator(data: Evidence, analysis: Analysis) -> pl.DataFrame:
         low, high = left.pop(0)
         refusal = "noise" if np.isnan(low) else None
-        row = estimate_row("E9", "stub", "share", (low + high) / 2, refusal) | {"low": low, "high": high}
+        row: dict[str, object] = estimate_row("E9", "stub", "share", (low + high) / 2, refusal)
+        row |= {"low": low, "high": high}
         return ESTIMATES.frame([row, row | {"unit": "nats"}])
 
     return estimator
@@ -139,6 +142,21 @@ def test_without_a_truth_or_replicas_nothing_is_drawn_and_coverage_is_undefined(
     trials = assess(NAMED, truth, coverage(HALF, FAST), HALF, FAST, {}, n_replicas=n_replicas, generator=generator)
     assert generator.bit_generator.state == before
     assert trials["replicas_covered"].is_nan().all()
+
+
+def test_every_replica_is_another_draw_of_the_problems(monkeypatch):
+    seen = []
+
+    def watching(data: Evidence, analysis: Analysis) -> pl.DataFrame:
+        seen.append(data.verdicts.group_by("arm", "problem_id").agg(pl.col("strict").sum()).sort("arm", "problem_id"))
+        return ESTIMATES.frame([])
+
+    monkeypatch.setattr(assess_module, "SHARE_ESTIMATORS", (watching,))
+    assessed(HALF, 0.5, n_replicas=6)
+    assert [table.height for table in seen] == [120] * 6
+    n_solved_by_base = [int((table["strict"] == 1).sum()) for table in seen]
+    assert len(set(n_solved_by_base)) > 2
+    assert all(15 < count < 45 for count in n_solved_by_base)
 
 
 def test_equal_seeds_give_equal_trials():

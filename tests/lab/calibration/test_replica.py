@@ -1,5 +1,6 @@
 """Replicas: evidence on a problem set that was drawn again."""
 
+from collections import Counter
 from dataclasses import fields, replace
 
 import numpy as np
@@ -127,7 +128,19 @@ def test_all_tables_of_a_replica_are_about_the_same_draws_and_the_old_task_is_dr
     assert draws(again, data, "scores") == draws(again, data, "ranks") == drawn
     with_process = set(data.process["problem_id"])
     assert draws(again, data, "process") == {copy: old for copy, old in drawn.items() if old in with_process}
-    assert set(draws(again, data, "old_verdicts").values()) <= set(data.old_verdicts["problem_id"])
+    old = draws(again, data, "old_verdicts")
+    assert list(old) != ids(data.old_verdicts), "copies have names of their own"
+    assert set(old.values()) <= set(data.old_verdicts["problem_id"])
+
+
+def test_old_problems_are_drawn_with_replacement_too():
+    data, generator = evidence(0), np.random.default_rng(0)
+    drawn = [draws(replica(data, generator), data, "old_verdicts").values() for _ in range(200)]
+    counts = Counter(problem for problems in drawn for problem in problems)
+    assert sum(counts.values()) == 200 * 5
+    assert set(counts) == set(data.old_verdicts["problem_id"])
+    assert max(abs(count - 200) for count in counts.values()) < 4 * 200**0.5
+    assert any(len(set(problems)) < 5 for problems in drawn)
 
 
 def test_problems_are_drawn_with_replacement_and_evenly():
@@ -187,6 +200,6 @@ def test_shares_of_a_replica_are_those_of_the_problems_weighted_by_how_often_the
     assert filtering["value"] == pytest.approx((weights @ parts.filtering) / (weights @ parts.total))
     often = dict(zip(ids(data.verdicts), weights.tolist(), strict=True))
     read = data.ranks.filter(pl.col("writer") == "tuned").with_columns(often=pl.col("problem_id").replace_strict(often))
-    hits = read.filter(pl.col("rank").is_between(2, 5))["often"].sum()
+    often_read, is_hit = read["often"].to_numpy(), read["rank"].is_between(2, 5).to_numpy()
     reranked = share(token_ranks(again, FAST), "reranked tokens, in the tuned model's texts")
-    assert reranked["value"] == pytest.approx(hits / read["often"].sum())
+    assert reranked["value"] == pytest.approx(often_read[is_hit].sum() / often_read.sum())

@@ -125,13 +125,6 @@ def test_a_missing_arm_refuses_what_needs_it_by_name(arm, refused):
     assert all(repr(arm) in found[quantity]["refusal"] for quantity in refused)
 
 
-def test_an_arm_that_lacks_a_problem_is_refused_rather_than_paired_with_others():
-    lacking = (pl.col("arm") == "fitted-opening") & (pl.col("problem_id") == "p03")
-    found = rows(verdicts(SOLVED).filter(~lacking))
-    assert "'fitted-opening' on 1 of 20 problems" in found[SHARES[0]]["refusal"]
-    assert found[SHARES[1]]["refusal"] is None
-
-
 def test_without_any_verdicts_every_row_is_refused():
     found = rows(VERDICTS.frame([]))
     assert list(found) == SHARES + POINTS

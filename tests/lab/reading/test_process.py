@@ -137,6 +137,8 @@ def test_the_first_sample_whose_steps_are_all_true_is_cut_and_problems_without_o
     assert read.height == 8
     assert set(read["problem_id"]) == {LATE.id}
     assert set(read["sample_index"]) == {2}
+    both = traces_of((LATE, 5, CHAINS[LATE.id]), (LATE, 3, CHAINS[LATE.id]))
+    assert [worked.sample_index for worked in first_cuts(CHAIN_STEPS, [LATE], both)] == [3], "not the first row"
 
 
 def test_no_true_steps_and_no_grammar_give_no_rows(readers):

@@ -1,0 +1,61 @@
+"""The best-calibrated estimate is named with its record, or why it gives none."""
+
+import re
+from math import nan
+
+from lab.calibration.record import RECORDS
+from lab.estimators.estimate import ESTIMATES
+from lab.report.best_estimate import best_estimate
+
+
+def record(quantity, error, coverage):
+    return {
+        "estimator": "E2",
+        "quantity": quantity,
+        "n_trials": 10,
+        "n_refused": 0,
+        "mean_absolute_error": error,
+        "worst_error": error,
+        "bias": 0.0,
+        "coverage": coverage,
+        "coverage_replicas": nan,
+        "leak": 0.01,
+        "n_false_alarms": 0,
+        "n_silent": 4,
+        "seconds": 1.0,
+    }
+
+
+RECORDED = RECORDS.frame([record("poor", 0.2, 0.3), record("good", 0.02, 1.0), record("narrow", 0.01, 0.5)])
+
+
+def estimates(refusal=None):
+    return ESTIMATES.frame(
+        [
+            {
+                "estimator": "E2",
+                "quantity": quantity,
+                "unit": "share",
+                "value": nan if refusal else value,
+                "low": nan if refusal else value - 0.1,
+                "high": nan if refusal else value + 0.1,
+                "refusal": refusal,
+            }
+            for quantity, value in (("poor", 0.3), ("good", 0.6), ("narrow", 0.9))
+        ]
+    )
+
+
+def test_the_smallest_error_among_those_that_meet_the_goal_is_named_with_its_record():
+    words = best_estimate(estimates(), RECORDED)
+    assert "E2 (good), 60 % [50, 70] of the gain" in re.sub(r"\s", " ", words)
+    assert "mean error 2.0 points" in words
+
+
+def test_a_refusal_is_passed_on_with_its_reason():
+    assert best_estimate(estimates("the gap is noise"), RECORDED).endswith("gives no share: the gap is noise.")
+
+
+def test_nothing_is_said_without_records_or_without_the_estimate():
+    assert best_estimate(estimates(), RECORDS.frame([])) == ""
+    assert best_estimate(ESTIMATES.frame([]), RECORDED) == ""
