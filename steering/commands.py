@@ -82,8 +82,8 @@ class CalibrateCommand:
     """Fewer problems, samples and resamples, and the path test that ships with the package instead of a new one."""
     only: tuple[str, ...] = ()
     """Organisms to keep to, such as locked taught; all with a known answer when not given."""
-    out: Path = Path("runs/calibration")
-    """Directory of the results."""
+    out: Path | None = None
+    """Directory of the results: runs/calibration, or runs/calibration-quick, if not given."""
     seed: int = 0
     """Decides problems, samples, vectors and intervals."""
     jobs: int = 0

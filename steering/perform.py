@@ -151,7 +151,7 @@ def perform_calibrate(command: CalibrateCommand, typed: str, console: Console) -
     with progress(console) as watch:
         calibrated = calibrate(
             QUICK if command.quick else FULL,
-            command.out,
+            command.out or Path("runs/calibration-quick" if command.quick else "runs/calibration"),
             seed=command.seed,
             device=command.device,
             jobs=command.jobs or os.cpu_count() or 1,

@@ -11,7 +11,7 @@ from lab.tables import Column, Schema
 AGREEMENT = Schema(
     "agreement",
     (
-        Column("first", pl.String, "estimator and quantity, such as `E2: share within reach`"),
+        Column("first", pl.String, "estimator and quantity, such as `E2: gain within the base's reach`"),
         Column("second", pl.String, "the other, later in the order of the trials"),
         Column("n_trials", pl.Int32, "trials of any kind on which both gave a share"),
         Column("mean_absolute_difference", pl.Float64, "between the two shares, over those trials; NaN if none"),

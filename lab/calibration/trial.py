@@ -12,10 +12,10 @@ SILENT = ("PLACEBO", "ABSENT")
 TRIALS = Schema(
     "trials",
     (
-        Column("case", pl.String, "organism, problem mix and seed, such as `mixed-0.25 / 1`"),
+        Column("case", pl.String, "organism, problem mix and seed, such as `mixed-1/2`"),
         Column("kind", pl.String, "LOCKED, DILUTED, ATOMS, ABSENT, TAUGHT, MIXED, PLACEBO or SHARPENED"),
         Column("seed", pl.Int32, "seed that the organism was built with"),
-        Column("truth", pl.Float64, "true elicited share; NaN where there is none (PLACEBO, ABSENT)"),
+        Column("truth", pl.Float64, "true elicited share; NaN where tuning brought no gain"),
         Column("truth_low", pl.Float64, "lower end of its 95 % interval"),
         Column("truth_high", pl.Float64, "upper end of its 95 % interval"),
         Column("estimator", pl.String, "E1 to E10"),

@@ -9,7 +9,7 @@ import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from lab.errors import EstimateError
-from lab.estimators.estimate import ESTIMATES, Analysis, estimate, problem_ids, problem_weights
+from lab.estimators.estimate import ESTIMATES, Analysis, estimate, loss_refusal, problem_ids, problem_weights
 from lab.estimators.evidence import Evidence
 from lab.metrics.bootstrap import Interval, mean_interval, percentile_interval
 from lab.metrics.share import elicited_share
@@ -18,7 +18,7 @@ SUCCESSES = 4
 """PassUntil stops at this many successes of a problem."""
 FEWEST_FOR_A_MEDIAN = 6
 """From this many problems on, the smallest and the largest value enclose the median with 95 % (the sign test)."""
-NO_SCORES = "no scores: have the samples of both models read by both (the table `scores` has no rows)"
+NO_SCORES = "no scores: both models must read samples that were drawn at temperature 1 without top-p"
 
 
 class BaseRates(NamedTuple):
@@ -100,7 +100,7 @@ def base_success(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
             None if no_gain else _inverted(_median(speed[gained], weights[:, gained])),
             no_gain,
         ),
-        estimate("E2", "gain within the base's reach", "share", within),
+        estimate("E2", "gain within the base's reach", "share", within, loss_refusal(within)),
     ]
     return ESTIMATES.frame(rows)
 

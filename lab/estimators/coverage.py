@@ -12,7 +12,7 @@ import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from lab.errors import EstimateError
-from lab.estimators.estimate import ESTIMATES, Analysis, estimate, problem_ids, problem_weights
+from lab.estimators.estimate import ESTIMATES, Analysis, estimate, loss_refusal, problem_ids, problem_weights
 from lab.estimators.evidence import Evidence
 from lab.metrics.bootstrap import Interval, difference_interval, mean_interval, percentile_interval
 from lab.metrics.cover import cover_curve
@@ -77,7 +77,7 @@ def coverage(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
         estimate(
             "E1", "detectability floor", "probability", Interval(value=floor, low=floor, high=floor, stderr=nan)
         ),  # exact: it depends on the number of samples alone
-        estimate("E1", "gain on problems the base solves when sampled", "share", solved),
+        estimate("E1", "gain on problems the base solves when sampled", "share", solved, loss_refusal(solved)),
     ]
     return ESTIMATES.frame(rows)
 

@@ -77,9 +77,19 @@ def rates(
 
 
 def gap_refusal(evidence: Evidence, analysis: Analysis) -> str | None:
-    """Why no share of the strict gain may be given, or None: every share passes this gate."""
+    """Why no share of the strict gain may be given, or None: every share passes this gate.
+
+    The gap must be a gain, and five standard errors of it: of a loss nothing was elicited.
+    """
     base, tuned = rates(evidence.verdicts, "base"), rates(evidence.verdicts, "tuned")
-    return elicited_share(base, base, tuned, problem_weights(evidence, analysis)).refusal
+    return loss_refusal(elicited_share(base, base, tuned, problem_weights(evidence, analysis)))
+
+
+def loss_refusal(share: Share) -> str | None:
+    """The share's own refusal, or that its gap is a loss."""
+    if share.refusal is not None or share.gap > 0:
+        return share.refusal
+    return f"the tuned model is worse by {-100 * share.gap:.1f} points: there is no gain to share out"
 
 
 def estimate(
@@ -107,7 +117,8 @@ def share_row(
     share = elicited_share(
         rates(verdicts, arm), rates(verdicts, base), rates(verdicts, tuned), problem_weights(evidence, analysis)
     )
-    refusal = None if share.refusal is None else f"the arms {tuned!r} and {base!r}: {share.refusal}"
+    reason = loss_refusal(share)
+    refusal = None if reason is None else f"the arms {tuned!r} and {base!r}: {reason}"
     return estimate(estimator, quantity, "share", share, refusal)
 
 

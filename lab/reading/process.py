@@ -70,10 +70,11 @@ def reader_rows(
     flat = [(problem, sample, step, cuts) for problem, sample, cuts in worked for step in range(len(cuts))]
 
     def tokens(text: str) -> list[int]:
-        return model.tokenizer(text).input_ids
+        # What follows a prompt has no opening token of its own.
+        return model.tokenizer(text, add_special_tokens=False).input_ids
 
     asked = [
-        Row(tokens(problem.prompt + cuts[step].text + grammar.ask), tokens(problem.answer))
+        Row(model.tokenizer(problem.prompt + cuts[step].text + grammar.ask).input_ids, tokens(problem.answer))
         for problem, _, step, cuts in flat
     ]
     logps, early = answer_scores(model, asked)

@@ -32,13 +32,15 @@ def best_record(records: pl.DataFrame) -> Mapping[str, Any] | None:
 
     One that refused more than half of its trials is not considered while there is another; None where none answered.
     """
+    ranked = ranking(records)
+    return ranked[0] if ranked else None
+
+
+def ranking(records: pl.DataFrame) -> list[dict[str, Any]]:
+    """The comparable rows of `RECORDS`, best first."""
     rivals = answering(records)
-    if rivals.is_empty():
-        return None
     meets = (pl.col("mean_absolute_error") <= GOAL_ERROR) & (pl.col("coverage") >= GOAL_COVERAGE)
-    return (
-        rivals.with_columns(fails=~meets).sort("fails", "mean_absolute_error", maintain_order=True).row(0, named=True)
-    )
+    return rivals.with_columns(fails=~meets).sort("fails", "mean_absolute_error", maintain_order=True).to_dicts()
 
 
 def answering(records: pl.DataFrame) -> pl.DataFrame:

@@ -62,8 +62,10 @@ def calibrate(
     if effort.path is not None and (starts := path_starts(cases)):
         run_path = partial(path_rows, test=effort.path, out=out, seed=seed, device=str(chosen_device))
         path = PATH.checked(pl.concat(in_parallel("paths", run_path, starts, jobs, watch)))
-    found = {"trials": table, "records": records(table), "agreement": agreement(table), "path": path}
+    found = {"trials": table, "records": records(table), "agreement": agreement(table)}
     schemas: dict[str, Schema] = {"trials": TRIALS, "records": RECORDS, "agreement": AGREEMENT, "path": PATH}
+    if effort.path is not None:
+        found["path"] = path
     made_by = provenance(
         "calibrate", effort, {"cases": digest(cases)}, device=str(chosen_device), dtype="float32", seed=seed
     )

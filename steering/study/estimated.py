@@ -30,6 +30,9 @@ def evidence_stage(bench: Bench, base: Artefact, tuned: Artefact, tables: Artefa
         made_by = bench.made_by("evidence", config, parents)
         traces = {"base": read_traces(base), "tuned": read_traces(tuned)}
         by_id = {problem.id: problem for problem in bench.task.problems}
+        # Probabilities are compared at temperature 1; samples of another distribution would bias what rests on them.
+        decoding = bench.study.decoding
+        plain = decoding.temperature == 1 and decoding.top_p == 1
         first = pl.col("sample_index") < bench.study.n_score_samples
         bench.watch("reading", 0, 3)
         readings = []
@@ -44,7 +47,8 @@ def evidence_stage(bench: Bench, base: Artefact, tuned: Artefact, tables: Artefa
             batch_size=bench.study.batch_size,
         )
         bench.watch("reading", 1, 3)
-        write_table(work / "scores.parquet", pl.concat([read.scores for read in readings]), SCORES, made_by)
+        scored = pl.concat([read.scores for read in readings]) if plain else SCORES.frame([])
+        write_table(work / "scores.parquet", scored, SCORES, made_by)
         write_table(work / "ranks.parquet", pl.concat([read.ranks for read in readings]), RANKS, made_by)
         write_table(work / "process.parquet", steps, PROCESS, made_by)
         write_table(work / "old.parquet", old_verdicts(bench, old), VERDICTS, made_by)

@@ -15,6 +15,7 @@ from lab.estimators.estimate import ESTIMATES, Analysis
 from lab.estimators.evidence import PROCESS, RANKS, SCORES, Evidence
 from lab.estimators.kl_split import kl_split
 from lab.metrics.cover import cover_curve
+from lab.metrics.pass_at_k import problem_pass_at_k
 from lab.sampling.trace import VERDICTS
 
 FAST = Analysis(n_boot=100)
@@ -168,3 +169,7 @@ def test_pass_at_k_is_an_integral_over_cover_at_tau(seed, k):
     assert area == pytest.approx((1 - (1 - rates) ** k).mean(), abs=1e-12)
     if k == 1:
         assert area == pytest.approx(row(coverage(data, FAST), "strict pass@1, base")["value"])
+    # The unbiased pass@k of the same rates in ever more samples is the same curve.
+    n_many = np.full(len(rates), n * 10_000)
+    unbiased = problem_pass_at_k(n_many, np.round(rates * n_many).astype(np.int64), k)
+    assert area == pytest.approx(unbiased.mean(), abs=1e-3)

@@ -4,8 +4,9 @@ import polars as pl
 import pytest
 
 from lab.errors import EstimateError
-from lab.estimators.estimate import rates
+from lab.estimators.estimate import Analysis, rates
 from lab.estimators.evidence import PROCESS, RANKS, SCORES, Evidence
+from lab.estimators.panel import panel
 from lab.sampling.trace import VERDICTS
 
 
@@ -73,3 +74,18 @@ def test_scores_of_an_unknown_problem_are_refused():
 def test_rates_of_a_missing_arm_name_those_there_are():
     with pytest.raises(EstimateError, match="no verdicts of the arm 'tuned': there are base"):
         rates(verdicts(base=["a"]), "tuned")
+
+
+def test_no_estimator_gives_a_share_of_a_loss():
+    names = [f"p{index:02d}" for index in range(40)]
+    worse = pl.concat(
+        [
+            verdicts(**{arm: names}).with_columns(strict=pl.lit(solved), sample_index=pl.lit(index, dtype=pl.Int32))
+            for arm, solved in (("base", True), ("tuned", False), ("greedy", True), ("tuned-greedy", False))
+            for index in range(8)
+        ]
+    )
+    shares = panel(evidence(worse), Analysis(n_boot=200)).filter(pl.col("unit") == "share")
+    assert shares.height >= 6
+    assert shares["refusal"].null_count() == 0
+    assert "no gain to share out" in shares.filter(pl.col("estimator") == "E1")["refusal"][0]

@@ -3,6 +3,8 @@
 import re
 from math import nan
 
+import polars as pl
+
 from lab.calibration.record import RECORDS
 from lab.estimators.estimate import ESTIMATES
 from lab.report.best_estimate import best_estimate
@@ -48,8 +50,20 @@ def estimates(refusal=None):
 
 def test_the_smallest_error_among_those_that_meet_the_goal_is_named_with_its_record():
     words = best_estimate(estimates(), RECORDED)
-    assert "E2 (good), 60 % [50, 70] of the gain" in re.sub(r"\s", " ", words)
+    assert "By E2 (good), which has the best record of those that do not ask the tuned model, 60 % [50, 70]" in re.sub(
+        r"\s", " ", words
+    )
     assert "mean error 2.0 points" in words
+
+
+def test_an_estimator_that_asks_the_tuned_model_does_not_speak_for_the_base():
+    asking = pl.when(pl.col("quantity") == "good").then(pl.lit("E4")).otherwise(pl.col("estimator")).alias("estimator")
+    assert "E2 (narrow)" in best_estimate(estimates().with_columns(asking), RECORDED.with_columns(asking))
+
+
+def test_the_next_in_line_speaks_where_the_first_refuses():
+    refusing = pl.when(pl.col("quantity") == "good").then(pl.lit("no arm")).otherwise(None).alias("refusal")
+    assert "E2 (narrow)" in best_estimate(estimates().with_columns(refusing), RECORDED)
 
 
 def test_a_refusal_is_passed_on_with_its_reason():
