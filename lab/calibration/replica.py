@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import numpy as np
 import polars as pl
+from jaxtyping import Shaped
 
 from lab.estimators.evidence import Evidence
 
@@ -26,7 +27,7 @@ def replica(evidence: Evidence, generator: np.random.Generator) -> Evidence:
     return Evidence(**tables, old_verdicts=old)
 
 
-def drawing(ids: np.ndarray, generator: np.random.Generator) -> pl.DataFrame:
+def drawing(ids: Shaped[np.ndarray, " problem"], generator: np.random.Generator) -> pl.DataFrame:
     """Old and new names of the problems drawn."""
     chosen = generator.choice(ids, size=len(ids))
     return pl.DataFrame({"problem_id": chosen, "copy": [f"{index:06d}" for index in range(len(ids))]})

@@ -15,11 +15,11 @@ _NONE = "Not calibrated: no estimator gave a share of a gain whose true share is
 
 def calibration_answer(records: pl.DataFrame) -> str:
     """One sentence on `RECORDS`."""
-    rivals = answering(records)
-    best = best_record(records)
-    if best is None:
+    ranked = ranking(records)
+    if not ranked:
         return _NONE
-    among = f", the best of {rivals.height} by these same trials," if rivals.height > 1 else ""
+    best = ranked[0]
+    among = f", the best of {len(ranked)} by these same trials," if len(ranked) > 1 else ""
     return (
         f"On {counted(best['n_trials'], 'trial')} with a known share, {best['estimator']} ({best['quantity']}){among} "
         f"errs by {_points(best['mean_absolute_error'])} on average, {_coverage(best)}, and raises {_alarms(best)}: "
@@ -27,28 +27,17 @@ def calibration_answer(records: pl.DataFrame) -> str:
     )
 
 
-def best_record(records: pl.DataFrame) -> Mapping[str, Any] | None:
-    """The row of `RECORDS` with the smallest mean absolute error of those that meet the goal, or of all if none does.
-
-    One that refused more than half of its trials is not considered while there is another; None where none answered.
-    """
-    ranked = ranking(records)
-    return ranked[0] if ranked else None
-
-
 def ranking(records: pl.DataFrame) -> list[dict[str, Any]]:
-    """The comparable rows of `RECORDS`, best first."""
-    rivals = answering(records)
-    meets = (pl.col("mean_absolute_error") <= GOAL_ERROR) & (pl.col("coverage") >= GOAL_COVERAGE)
-    return rivals.with_columns(fails=~meets).sort("fails", "mean_absolute_error", maintain_order=True).to_dicts()
+    """The rows of `RECORDS` with an answer: those that meet the goal first, each part by mean absolute error.
 
-
-def answering(records: pl.DataFrame) -> pl.DataFrame:
-    """The records that can be compared: of estimators that answered, most of the time if there are such."""
+    One that refused more than half of its trials is left out while there is another.
+    """
     n_given = pl.col("n_trials") - pl.col("n_refused")
     judged = records.filter(n_given > 0, pl.col("mean_absolute_error").is_not_nan())
     ready = judged.filter(2 * n_given >= pl.col("n_trials"))
-    return judged if ready.is_empty() else ready
+    rivals = judged if ready.is_empty() else ready
+    meets = (pl.col("mean_absolute_error") <= GOAL_ERROR) & (pl.col("coverage") >= GOAL_COVERAGE)
+    return rivals.with_columns(fails=~meets).sort("fails", "mean_absolute_error", maintain_order=True).to_dicts()
 
 
 def _coverage(best: Mapping[str, Any]) -> str:

@@ -4,11 +4,11 @@ import polars as pl
 import pytest
 
 import lab.calibration.record as record_module
-from lab.calibration.record import RECORDS, records, shipped_records
+from lab.calibration.record import RECORDS, SHIPPED, records, shipped_records
 from lab.calibration.trial import TRIALS
 from lab.errors import StorageError
 from lab.provenance import provenance
-from lab.tables import write_table
+from lab.tables import read_table, write_table
 
 NAN = math.nan
 
@@ -128,3 +128,9 @@ def test_shipped_records_are_read_where_they_are_and_empty_where_not(tmp_path, m
     made = records(TRIALS.frame([trial("locked", "LOCKED", 1.0, 0.97)]))
     write_table(path, made, RECORDS, provenance("calibrate", {}, {}, device="cpu", dtype="float32", seed=0))
     assert shipped_records().equals(made)
+
+
+def test_the_shipped_records_are_those_of_the_shipped_trials():
+    trials = read_table(SHIPPED.with_name("trials.parquet"), TRIALS)
+    assert records(trials).equals(shipped_records(), null_equal=True)
+    assert trials["case"].n_unique() == 26
