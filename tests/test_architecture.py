@@ -22,6 +22,7 @@ BANNED_NAMES = {"utils", "util", "helpers", "common", "misc", "manager", "handle
 DOORS = {
     "transformer_lens": ("lab/models/bridge.py",),
     "sae_lens": (),
+    "sklearn": (),
     "trl": ("lab/post_training/",),
     "datasets": ("lab/post_training/",),
     "peft": ("lab/models/load.py",),

@@ -1,0 +1,160 @@
+"""Feature tables: what is known of an SAE's features. `probes` fills them, the report shows them."""
+
+import polars as pl
+
+from lab.tables import Column, Schema
+
+_FEATURE = Column("feature", pl.Int32, "number of the feature, a row of W_dec")
+
+FIRING = Schema(
+    "feature firing",
+    (
+        _FEATURE,
+        Column("n_tokens", pl.Int64, "tokens that were read"),
+        Column("n_active", pl.Int64, "tokens at which it is above 0"),
+        Column("firing_share", pl.Float64, "n_active / n_tokens"),
+        Column("mean_active", pl.Float64, "mean activation where it is above 0; NaN where it never is"),
+        Column("max_active", pl.Float64, "largest activation; 0 where it never fires"),
+    ),
+)
+
+REASON_SCORES = Schema(
+    "reason scores",
+    (
+        _FEATURE,
+        Column("score", pl.Float64, "ReasonScore: inside_share * entropy ** alpha - outside_share; NaN if undefined"),
+        Column("inside_share", pl.Float64, "its share of all features' mean activation at tokens with a label"),
+        Column("outside_share", pl.Float64, "its share of all features' mean activation at tokens without one"),
+        Column("entropy", pl.Float64, "evenness of its mean activation over the labels, 0 to 1"),
+    ),
+)
+
+LABEL_ACTIVATIONS = Schema(
+    "feature activations by label",
+    (
+        _FEATURE,
+        Column("label", pl.String, "kind of token"),
+        Column("n_tokens", pl.Int64, "tokens of this kind"),
+        Column("mean", pl.Float64, "mean activation at them, zeros counted"),
+        Column("firing_share", pl.Float64, "share of them at which it is above 0"),
+        Column("auroc", pl.Float64, "how well it alone tells them from all other tokens; 0.5 is not at all"),
+    ),
+)
+
+DIFFERENCES = Schema(
+    "base and tuned activations of features",
+    (
+        _FEATURE,
+        Column("base_mean", pl.Float64, "mean activation as the base model reads the texts"),
+        Column("tuned_mean", pl.Float64, "mean activation as the tuned model reads the same texts"),
+        Column("difference", pl.Float64, "tuned_mean - base_mean"),
+        Column("low", pl.Float64, "lower end of its 95 % interval, problems resampled"),
+        Column("high", pl.Float64, "upper end of its 95 % interval, problems resampled"),
+        Column("effect_size", pl.Float64, "difference / pooled standard deviation over tokens; NaN if that is 0"),
+    ),
+)
+
+LABEL_PROBES = Schema(
+    "probes of labels",
+    (
+        Column("label", pl.String, "kind of token that is told from all others"),
+        Column("probe", pl.String, "linear (reads the stream), sparse (reads n_features) or shuffled (control)"),
+        Column("n_features", pl.Int32, "features read; the width of the stream for the linear probe"),
+        Column("features", pl.List(pl.Int32), "which features; empty for the linear probe"),
+        Column("auroc", pl.Float64, "on held-out problems"),
+        Column("low", pl.Float64, "lower end of its 95 % interval, problems resampled"),
+        Column("high", pl.Float64, "upper end of its 95 % interval, problems resampled"),
+        Column("f1", pl.Float64, "on held-out problems, at the threshold that is best on training problems"),
+        Column("n_tokens", pl.Int64, "held-out tokens"),
+        Column("n_labelled", pl.Int64, "held-out tokens with the label"),
+    ),
+)
+
+LOGIT_EFFECTS = Schema(
+    "logit effects of features",
+    (
+        _FEATURE,
+        Column("side", pl.String, "up: the tokens it raises most; down: those it lowers most"),
+        Column("rank", pl.Int32, "from 0, strongest first"),
+        Column("token", pl.Int32, "token id"),
+        Column("text", pl.String, "the token as text"),
+        Column("effect", pl.Float64, "logit per unit of activation by the direct path, centred over the vocabulary"),
+    ),
+)
+
+CONTEXTS = Schema(
+    "contexts of features",
+    (
+        _FEATURE,
+        Column("rank", pl.Int32, "from 0, largest activation first, at most one of each text"),
+        Column("problem_id", pl.String, "the problem that the text answers"),
+        Column("sample_index", pl.Int32, "number of the sample of this problem, from 0"),
+        Column("position", pl.Int32, "place of the token in its text, prompt included, from 0"),
+        Column("activation", pl.Float64, "activation at that token"),
+        Column("first", pl.Int32, "place in the text of the first token shown"),
+        Column("tokens", pl.List(pl.String), "texts of the tokens shown"),
+        Column("activations", pl.List(pl.Float32), "activation at each of them; NaN where it was not stored"),
+    ),
+)
+
+EFFECTS = Schema(
+    "effects of features",
+    (
+        Column("text", pl.Int32, "row of the contrasts"),
+        Column("problem_id", pl.String, "the problem that the text belongs to"),
+        Column("position", pl.Int32, "place of the token in its text, from 0"),
+        _FEATURE,
+        Column("activation", pl.Float32, "activation there; features at 0 have no effect and no row"),
+        Column("effect", pl.Float32, "what it adds to the contrast, in nats of logit difference"),
+    ),
+)
+
+FEATURE_EFFECTS = Schema(
+    "effects of features over texts",
+    (
+        _FEATURE,
+        Column("method", pl.String, "ablation, gradient or integrated"),
+        Column("effect", pl.Float64, "mean over texts of the sum over positions, in nats of logit difference"),
+        Column("low", pl.Float64, "lower end of its 95 % interval, problems resampled"),
+        Column("high", pl.Float64, "upper end of its 95 % interval, problems resampled"),
+        Column("n_texts", pl.Int32, "texts in which it is active at some token"),
+    ),
+)
+
+INTERVENTIONS = Schema(
+    "interventions on features",
+    (
+        Column("intervention", pl.String, "ablated in the tuned model, or added to the base model"),
+        Column("features", pl.String, "top: chosen by attribution; matched: random ones that fire about as often"),
+        Column("n_features", pl.Int32, "features acted on at once"),
+        Column("dose", pl.Float64, "strength: 1 is the mean activation where active (added), or all of it (ablated)"),
+        Column("rate", pl.Float64, "share of held-out problems' samples that show the behaviour"),
+        Column("low", pl.Float64, "lower end of its 95 % interval, problems resampled"),
+        Column("high", pl.Float64, "upper end of its 95 % interval, problems resampled"),
+        Column("change", pl.Float64, "rate minus that of the untouched model"),
+        Column("change_low", pl.Float64, "lower end of its 95 % interval, paired by problem"),
+        Column("change_high", pl.Float64, "upper end of its 95 % interval, paired by problem"),
+    ),
+)
+
+SAE_QUALITY = Schema(
+    "SAE quality",
+    (
+        Column("sae", pl.String, "directory of the SAE, below that of the run"),
+        Column("site", pl.String, "stream it reads"),
+        Column("architecture", pl.String, "what was trained; batchtopk and matryoshka are saved as jumprelu"),
+        Column("d_sae", pl.Int32, "how many features"),
+        Column("n_rows", pl.Int64, "held-out activations"),
+        Column("explained_variance", pl.Float64, "1 - squared error / squared distance from the mean"),
+        Column("l0", pl.Float64, "mean number of features above 0"),
+        Column("dead_share", pl.Float64, "features that are above 0 at no held-out activation"),
+        Column("n_texts", pl.Int64, "held-out texts that were read with the SAE spliced in"),
+        Column("ce_clean", pl.Float64, "cross-entropy of the texts' tokens, nats a token"),
+        Column("ce_spliced", pl.Float64, "the same with the reconstruction in the stream's place"),
+        Column("ce_ablated", pl.Float64, "the same with the mean activation in the stream's place"),
+        Column("ce_recovered", pl.Float64, "(ce_ablated - ce_spliced) / (ce_ablated - ce_clean); NaN where that is 0"),
+        Column("ce_recovered_low", pl.Float64, "lower end of its 95 % interval, problems resampled"),
+        Column("ce_recovered_high", pl.Float64, "upper end of its 95 % interval, problems resampled"),
+        Column("kl", pl.Float64, "KL(clean || spliced) of the next token, nats"),
+    ),
+)
