@@ -2,20 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from lab.errors import ModelError, StorageError
@@ -38,6 +27,7 @@ from steering.commands import (
     SampleCommand,
     StudyCommand,
 )
+from steering.progress import progress
 from steering.study.config import Study
 
 
@@ -331,24 +321,3 @@ def organism_table() -> Table:
         ]
         table.add_row(name, "\n".join(exams), "\n".join(shares), card["story"])
     return table
-
-
-@contextmanager
-def progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar a stage, fed by (stage, items just done, items in all)."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    bars: dict[str, TaskID] = {}
-    with Progress(*columns, console=console) as shown:
-
-        def watch(stage: str, n_done: int, total: int) -> None:
-            if stage not in bars:
-                bars[stage] = shown.add_task(stage, total=total)
-            shown.advance(bars[stage], n_done)
-
-        yield watch

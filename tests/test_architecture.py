@@ -30,7 +30,12 @@ DOORS = {
     "reasoning_gym": ("lab/tasks/gym.py",),
     "math_verify": ("lab/tasks/math_answer.py",),
     "tyro": ("steering/cli.py", "steering/commands.py"),
-    "rich": ("steering/perform.py", "lab/report/summary.py", "lab/report/calibration_summary.py"),
+    "rich": (
+        "steering/perform.py",
+        "steering/progress.py",
+        "lab/report/summary.py",
+        "lab/report/calibration_summary.py",
+    ),
     "vllm": (),
     "ray": (),
 }
