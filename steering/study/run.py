@@ -26,6 +26,7 @@ from steering.study.config import Study
 from steering.study.estimated import estimate_stage, evidence_stage, read_estimates
 from steering.study.evidence import ACTIVATIONS, DECISIONS
 from steering.study.findings import routed_share
+from steering.study.fitting import Fitting, fitting_stage
 from steering.study.sampled import hybrid_traces, own_traces, read_traces
 from steering.study.tables import table_stage
 from steering.study.vectors import read_vectors, vector_stage
@@ -78,14 +79,16 @@ def measure(bench: Bench) -> Measured:
     companions = [
         own_traces(bench, model, f"companion-{index}", parents) for index, model in enumerate(bench.companions)
     ]
-    tables = table_stage(bench, base, tuned, list(between(bench, problems, parents)), companions)
+    fitting = fitting_stage(bench, problems)
+    arms = list(between(bench, fitting, parents))
+    tables = table_stage(bench, base, tuned, arms, companions)
     evidence = evidence_stage(bench, base, tuned, tables)
     return Measured(tables, evidence, estimate_stage(bench, evidence, tables))
 
 
-def between(bench: Bench, problems: Artefact, parents: dict[str, str]) -> Iterator[tuple[Arm, Artefact]]:
+def between(bench: Bench, fitting: Fitting, parents: dict[str, str]) -> Iterator[tuple[Arm, Artefact]]:
     """Every rung and control that the study asks for; some controls act as often as their rung did when it ran."""
-    vectors, opening_rate = vector_stage(bench, problems)
+    vectors, opening_rate = vector_stage(bench, fitting)
     wanted, top = bench.study.arms, bench.study.top
     controls = {"takeover-disagreement": takeover_control, "reranked-greedy": partial(replacement_control, top=top)}
     for arm in ladder(read_vectors(vectors, bench.study.seed), opening_rate, top):

@@ -1,4 +1,4 @@
-"""Vector stages: fitting traces -> activations and decisions -> the steering vectors of the ladder."""
+"""Vector stage: fitting traces -> activations and decisions -> the steering vectors of the ladder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,6 @@ import polars as pl
 import torch
 from safetensors.torch import load_file, save_file
 
-from lab.sampling.trace import verdict_table
 from lab.seeds import numpy_generator, torch_generator
 from lab.stage import Artefact, memoised
 from lab.tables import read_table, replacing, write_table
@@ -18,8 +17,9 @@ from steering.fit.gradient import fit_gradient
 from steering.fit.mean_difference import mean_difference
 from steering.fit.random import random_like
 from steering.study.bench import Bench
-from steering.study.evidence import ACTIVATIONS, DECISIONS, contexts, decisions, opening_activations
-from steering.study.sampled import own_traces, read_traces
+from steering.study.evidence import ACTIVATIONS, DECISIONS, contexts, opening_activations
+from steering.study.fitting import Fitting, strict
+from steering.study.sampled import read_traces
 from steering.vector import SteeringVector
 
 N_RANDOM = 256
@@ -28,15 +28,12 @@ MAX_DECISIONS = 4096
 """Decisions a vector is fitted on, at most; drawn at random from all."""
 
 
-def vector_stage(bench: Bench, problems: Artefact) -> tuple[Artefact, float]:
-    """`activations/`, `decisions/` and `vectors/`, and the share of tokens that open a completion."""
-    parents = {"problems": problems.digest}
-    base = own_traces(bench, bench.base, "fit-base", parents, fitting=True)
-    tuned = own_traces(bench, bench.pair.tuned, "fit-tuned", parents, fitting=True)
-    parents = {"fit-base": base.digest, "fit-tuned": tuned.digest}
-    by_base, by_tuned = read_traces(base), read_traces(tuned)
-    failed = by_base.filter(~verdict_table(by_base, bench.fit_task.problems, bench.fit_task.verify)["strict"])
-    solved = by_tuned.filter(verdict_table(by_tuned, bench.fit_task.problems, bench.fit_task.verify)["strict"])
+def vector_stage(bench: Bench, fitting: Fitting) -> tuple[Artefact, float]:
+    """`activations/` and `vectors/`, and the share of tokens that open a completion."""
+    parents = {"fit-base": fitting.base.digest, "fit-tuned": fitting.tuned.digest}
+    by_base, by_tuned = read_traces(fitting.base), read_traces(fitting.tuned)
+    failed = by_base.filter(~strict(bench, by_base))
+    solved = by_tuned.filter(strict(bench, by_tuned))
     by_id = {problem.id: problem for problem in bench.fit_task.problems}
 
     def compute_activations(work: Path) -> None:
@@ -46,13 +43,8 @@ def vector_stage(bench: Bench, problems: Artefact) -> tuple[Artefact, float]:
             save_file({"activations": tensor}, path, metadata={"provenance": made_by.to_json()})
         write_table(work / "index.parquet", index, ACTIVATIONS, made_by)
 
-    def compute_decisions(work: Path) -> None:
-        found = decisions(bench.pair, solved, by_id)
-        write_table(work / "decisions.parquet", found, DECISIONS, bench.made_by("decisions", {}, parents))
-
     activations = memoised(bench.out, "activations", str(bench.site), parents, compute_activations)
-    decided = memoised(bench.out, "decisions", {}, parents, compute_decisions)
-    parents = {"activations": activations.digest, "decisions": decided.digest}
+    parents = {"activations": activations.digest, "decisions": fitting.decided.digest}
     config = {
         "site": str(bench.site),
         "fit": bench.study.fit,
@@ -62,7 +54,7 @@ def vector_stage(bench: Bench, problems: Artefact) -> tuple[Artefact, float]:
 
     def compute_vectors(work: Path) -> None:
         made_by = bench.made_by("vectors", config, parents)
-        for name, vector in fitted_vectors(bench, activations, decided, by_tuned, by_id).items():
+        for name, vector in fitted_vectors(bench, activations, fitting.decided, by_tuned, by_id).items():
             save_vector(work / f"{name}.safetensors", vector, made_by)
 
     vectors = memoised(bench.out, "vectors", config, parents, compute_vectors)
