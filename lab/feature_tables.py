@@ -38,6 +38,7 @@ LABEL_ACTIVATIONS = Schema(
         Column("mean", pl.Float64, "mean activation at them, zeros counted"),
         Column("firing_share", pl.Float64, "share of them at which it is above 0"),
         Column("auroc", pl.Float64, "how well it alone tells them from all other tokens; 0.5 is not at all"),
+        Column("auroc_error", pl.Float64, "how far the exact value may lie from it, since it is read off a histogram"),
     ),
 )
 

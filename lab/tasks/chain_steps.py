@@ -1,5 +1,6 @@
-"""The chain world's step grammar: chains cut after each step, and falsified at the last."""
+"""The chain world's step grammar: chains cut after each step, falsified at the last, and labelled."""
 
+from lab.tasks.chain_spans import spans
 from lab.tasks.chain_verifier import parse, steps_fault
 from lab.tasks.chain_world import OPERATORS, as_expression
 from lab.tasks.problem import Problem
@@ -31,4 +32,4 @@ def falsify(problem: Problem, cut: Cut) -> Falsified:
     return Falsified(text, str(value))
 
 
-CHAIN_STEPS = StepGrammar(ask="A", cuts=cuts, falsify=falsify)
+CHAIN_STEPS = StepGrammar(ask="A", cuts=cuts, falsify=falsify, spans=spans)

@@ -25,6 +25,8 @@ class Sae:
     """Digest of the model whose activations it learned; None where its files do not say."""
     digest: str
     """Sixteen hex digits of SHA-256 over its weights and configuration."""
+    architecture: str = "unknown"
+    """What was trained, as a user writes it, such as `topk:16`, or the kind that its files name."""
 
     @property
     def W_dec(self) -> Float[Tensor, "d_sae d_model"]:  # noqa: N802 -- as the field calls it

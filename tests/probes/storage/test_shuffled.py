@@ -81,8 +81,8 @@ def test_shards_are_mixed(kept):
 def test_no_more_shards_are_held_than_are_mixed(kept, n_mixed, monkeypatch):
     most, together = [0], shuffled_module._together
 
-    def watched(store, site, numbers, rest):
-        rows = together(store, site, numbers, rest)
+    def watched(*arguments):
+        rows = together(*arguments)
         most[0] = max(most[0], len(rows))
         return rows
 
@@ -120,6 +120,28 @@ def test_sizes_below_one_are_refused(kept, arguments):
 def test_a_site_that_was_not_captured_is_refused(kept):
     with pytest.raises(SiteError, match="there is blocks"):
         next(shuffled(kept, Site(0), 4, seed=0))
+
+
+@given(sizes, seeds, mixes, st.sets(st.integers(0, 5)))
+def test_only_the_rows_of_kept_problems_come(kept, size, seed, n_mixed, wanted):
+    names = {f"p{number}" for number in wanted}
+    batches = list(shuffled(kept, SITE, size, seed=seed, n_mixed=n_mixed, keep=names.__contains__))
+    index = kept.index().collect()
+    stored = torch.cat([read_rows(kept, SITE, number) for number in range(len(kept.portions))])
+    mask = torch.tensor(index["problem_id"].is_in(list(names)).to_list())
+    assert Counter(rows_of(batches)) == Counter(rows_of([stored[mask]]))
+    assert all(len(batch) == size for batch in batches[:-1])
+
+
+def test_keeping_every_problem_changes_nothing(kept):
+    plain, kept_all = (list(shuffled(kept, SITE, 16, seed=1, keep=keep)) for keep in (None, lambda _: True))
+    assert all(torch.equal(*pair) for pair in zip(plain, kept_all, strict=True))
+
+
+def test_an_index_that_cannot_be_read_is_named(store):
+    (store.path / "index" / "00000.parquet").unlink()
+    with pytest.raises(StorageError, match=r"00000\.parquet.*lab capture repair"):
+        list(shuffled(store, SITE, 4, seed=0, keep=lambda _: True))
 
 
 def test_a_batch_is_a_copy(kept):

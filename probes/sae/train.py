@@ -1,0 +1,205 @@
+"""train: an SAE learns the activations of a store, by SAELens' trainer; a door to sae_lens, and slow to import."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from itertools import chain, count, islice
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from sae_lens import (
+    BatchTopKTrainingSAE,
+    BatchTopKTrainingSAEConfig,
+    JumpReLUTrainingSAE,
+    JumpReLUTrainingSAEConfig,
+    MatryoshkaBatchTopKTrainingSAE,
+    MatryoshkaBatchTopKTrainingSAEConfig,
+    SAETrainer,
+    StandardTrainingSAE,
+    StandardTrainingSAEConfig,
+    TopKTrainingSAE,
+    TopKTrainingSAEConfig,
+    TrainingSAE,
+)
+from sae_lens.config import SAETrainerConfig
+from sae_lens.saes.sae import SAEMetadata
+from torch import Tensor
+
+from lab.errors import ModelError, SiteError, StorageError
+from lab.provenance import Provenance
+from lab.seeds import child_seed
+from probes.sae.architecture import BatchTopK, JumpReLU, Matryoshka, Standard, TopK
+from probes.sae.dictionary import Sae
+from probes.sae.held_out import count_rows, is_held_out
+from probes.sae.load import CONFIG, OURS, load_sae
+from probes.sae.recipe import Recipe
+from probes.storage.shuffled import shuffled
+from probes.storage.store import Store
+
+N_NORM_BATCHES = 100
+"""Batches from which the mean norm of the activations is taken."""
+
+
+def train_sae(
+    store: Store,
+    recipe: Recipe,
+    out: Path,
+    made_by: Provenance,
+    *,
+    device: torch.device,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+) -> Sae:
+    """Trains an SAE on the activations of `store` and writes it to `out`, in SAELens' format, whole or not at all.
+
+    Activations are scaled to a mean norm of sqrt(d_model) while it learns, and the factor is folded into the weights;
+    a step, the loss of each architecture and the revival of dead features are SAELens' own. Only problems that are not
+    held out are seen. Adam in float32, whatever is stored; the order of the batches and the first weights come from
+    the recipe's seed, so equal inputs give equal bytes on one machine with the same number of threads. Holds what
+    `shuffled` holds. `on_progress` is told activations just learnt, and all to learn.
+
+    Raises SiteError for a site that was not captured, StorageError where the store has less than a batch to learn from,
+    where `out` exists or cannot be written, and ModelError where the weights do not stay finite.
+    """
+    if recipe.site not in store.plan.sites:
+        raise SiteError(f"{store.path} has no {recipe.site}: there is {', '.join(map(str, store.plan.sites))}")
+    training = recipe.training
+    n_learn, _ = count_rows(store, training.held_out_share)
+    if n_learn < training.batch_size:
+        raise StorageError(
+            f"{store.path} has {n_learn} activations of problems that are not held out, and a batch is "
+            f"{training.batch_size}: capture more texts, or lower the batch size"
+        )
+    if out.exists():
+        raise StorageError(f"{out} exists: delete it or choose another --out")
+    coder = _learnt(store, recipe, device, on_progress)
+    metadata = coder.cfg.metadata
+    metadata.model_name, metadata.hook_name = store.plan.model, str(recipe.site)
+    metadata[OURS] = {
+        "architecture": str(recipe.architecture),
+        "model_digest": store.plan.model_digest,
+        "provenance": asdict(made_by),
+    }
+    _save(coder, out)
+    return load_sae(out, device=device)
+
+
+def _learnt(store: Store, recipe: Recipe, device: torch.device, on_progress: Callable[[int, int], None]) -> TrainingSAE:
+    """The SAE after its last step, folded, on the CPU."""
+    training, d_model = recipe.training, store.plan.d_model
+    # On the CPU, so that devices agree.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(child_seed(training.seed, "weights"))
+        coder = _untrained(recipe, d_model)
+    coder.to(device)
+    total = training.n_steps * training.batch_size
+    trainer = SAETrainer(
+        cfg=SAETrainerConfig(
+            total_training_samples=total,
+            train_batch_size_samples=training.batch_size,
+            lr=recipe.lr,
+            lr_end=recipe.lr,
+            lr_warm_up_steps=_steps(training.warm_up_share, training.n_steps),
+            lr_decay_steps=_steps(training.decay_share, training.n_steps),
+            device=str(device),
+            dead_feature_window=training.dead_after,
+        ),
+        sae=coder,
+        data_provider=_batches(store, recipe),
+    )
+    # Its `fit` writes bars to stderr; these are the steps of it that remain.
+    scale = d_model**0.5 / _mean_norm(islice(_batches(store, recipe), min(N_NORM_BATCHES, training.n_steps)))
+    trainer.activation_scaler.scaling_factor = scale
+    while trainer.n_training_samples < total:
+        trainer.maybe_reset_sparsity()
+        trainer.step(next(trainer.data_provider))
+        trainer.n_training_steps += 1
+        on_progress(training.batch_size, total)
+    coder.fold_activation_norm_scaling_factor(scale)
+    trainer.set_final_sae_metadata()
+    if not all(bool(tensor.isfinite().all()) for tensor in coder.state_dict().values()):
+        raise ModelError(f"{recipe.name} did not converge: its weights are not finite; lower the learning rate")
+    return coder.to("cpu")
+
+
+def _untrained(recipe: Recipe, d_model: int) -> TrainingSAE:
+    """An SAE as SAELens starts it; the coefficients of sparsity rise with the learning rate."""
+    widths = {
+        "d_in": d_model,
+        "d_sae": recipe.d_sae,
+        "normalize_activations": "expected_average_only_in",
+        "metadata": SAEMetadata(),
+    }
+    warm_up = _steps(recipe.training.warm_up_share, recipe.training.n_steps)
+    match recipe.architecture:
+        case TopK(k=k):
+            return TopKTrainingSAE(TopKTrainingSAEConfig(**widths, k=k))
+        case BatchTopK(k=k):
+            return BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(**widths, k=k))
+        case Matryoshka(k=k) as nested:
+            levels = [*nested.inner_widths(recipe.d_sae), recipe.d_sae]
+            return MatryoshkaBatchTopKTrainingSAE(
+                MatryoshkaBatchTopKTrainingSAEConfig(**widths, k=k, matryoshka_widths=levels)
+            )
+        case JumpReLU(l0_coefficient=coefficient):
+            return JumpReLUTrainingSAE(
+                JumpReLUTrainingSAEConfig(**widths, l0_coefficient=coefficient, l0_warm_up_steps=warm_up)
+            )
+        case Standard(l1_coefficient=coefficient):
+            return StandardTrainingSAE(
+                StandardTrainingSAEConfig(**widths, l1_coefficient=coefficient, l1_warm_up_steps=warm_up)
+            )
+
+
+def _batches(store: Store, recipe: Recipe) -> Iterator[Float[Tensor, "batch d_model"]]:
+    """Whole batches without end; what an epoch has left over is not learnt in it."""
+    training = recipe.training
+    endless = chain.from_iterable(
+        shuffled(
+            store,
+            recipe.site,
+            training.batch_size,
+            seed=child_seed(training.seed, "batches"),
+            epoch=epoch,
+            keep=lambda problem_id: not is_held_out(problem_id, training.held_out_share),
+        )
+        for epoch in count()
+    )
+    return (batch.float() for batch in endless if len(batch) == training.batch_size)
+
+
+def _mean_norm(batches: Iterator[Float[Tensor, "batch d_model"]]) -> float:
+    norms = torch.stack([batch.norm(dim=-1).double().mean() for batch in batches])
+    return float(norms.mean())
+
+
+def _steps(share: float, n_steps: int) -> int:
+    return int(share * n_steps)
+
+
+def _save(coder: TrainingSAE, out: Path) -> None:
+    """Writes the inference form of `coder` to the directory `out` in one rename."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    except OSError as error:
+        raise StorageError(f"cannot write {out}: {error.strerror or error}; choose another --out") from error
+    try:
+        coder.save_inference_model(work)
+        config = work / CONFIG
+        # SAELens writes its keys in an order that changes from run to run.
+        config.write_text(json.dumps(json.loads(config.read_text()), indent=1, sort_keys=True) + "\n")
+        for file in work.iterdir():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+        work.chmod(0o755)
+        work.rename(out)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {out}: {error.strerror or error}; free space or choose another --out"
+        ) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

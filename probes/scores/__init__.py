@@ -1,0 +1,1 @@
+"""What is measured of all features of an SAE at once, from a store of activations."""

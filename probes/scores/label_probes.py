@@ -1,0 +1,173 @@
+"""label_probes: how well labels can be read off the stream, and off a few features; the door to scikit-learn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Bool, Float, Int
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from lab.errors import StorageError
+from lab.feature_tables import LABEL_PROBES
+from lab.metrics.bootstrap import resamples
+from lab.seeds import numpy_generator
+from probes.sae.dictionary import Sae
+from probes.scores.label_rows import label_names, label_rows
+from probes.scores.roc import auroc_interval, best_threshold, f1
+from probes.scores.shard_features import encoded, read_index, read_site, rows_together
+from probes.storage.store import Store
+
+MAX_TOKENS = 20_000
+"""Tokens that probes are fitted and judged on, drawn from all that are stored."""
+N_FEATURES = (1, 4, 16)
+"""Sizes of the sparse probes."""
+MAX_ITER = 10_000
+"""Far more steps than a standardised and penalised regression needs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Tokens:
+    """Tokens with what a probe reads and what it should say."""
+
+    stream: Float[Tensor, "token d_model"]
+    marked: Bool[np.ndarray, "token label"]
+    texts: Int[np.ndarray, " token"]
+    problems: Int[np.ndarray, " token"]
+    """Numbered from 0 without a gap."""
+
+    def of(self, chosen: Bool[np.ndarray, " token"]) -> "_Tokens":
+        """Some of them, their problems numbered anew."""
+        return _Tokens(
+            stream=self.stream[torch.from_numpy(chosen)],
+            marked=self.marked[chosen],
+            texts=self.texts[chosen],
+            problems=np.unique(self.problems[chosen], return_inverse=True)[1],
+        )
+
+
+def label_probes(
+    store: Store, sae: Sae, labels: pl.DataFrame, *, seed: int, n_boot: int = 2000, max_tokens: int = MAX_TOKENS
+) -> pl.DataFrame:
+    """`LABEL_PROBES` rows: for every label a linear probe, sparse probes of 1, 4 and 16 features, and a control.
+
+    All are logistic regressions with an L2 penalty (C = 1) on standardised inputs, fitted on the tokens of half of the
+    problems and judged on those of the other half. The features of a sparse probe are those with the largest absolute
+    difference between their means over labelled and other training tokens (as Gurnee et al. 2023, arXiv:2305.01610,
+    rank neurons). The control is the linear probe where labels were shuffled among the tokens of each text, in both
+    halves: what it scores above 0.5 is told by the text and not by the token. Its threshold of F1, like any other, is
+    the best on training tokens.
+
+    At most `max_tokens` tokens are read, drawn at random; rare labels may need more. NaN where the tokens of a half all
+    have the label or all lack it. Raises StorageError where fewer than two problems have a token, and as `label_names`
+    and `shard_features` do.
+    """
+    names = label_names(store, labels)
+    tokens = _drawn(store, sae, labels, names, max_tokens, seed)
+    n_problems = int(tokens.problems.max()) + 1
+    if n_problems < 2:
+        raise StorageError(
+            f"{store.path} has tokens of {n_problems} problem: want two or more, to fit on some and judge on others"
+        )
+    held_out = numpy_generator(seed, "held-out problems").permutation(n_problems)[: n_problems // 2]
+    judged = np.isin(tokens.problems, held_out)
+    training, testing = tokens.of(~judged), tokens.of(judged)
+    weights = resamples(len(held_out), n_boot, numpy_generator(seed, "resamples"))
+    ranked = _by_mean_difference(sae, training)[:, : max(N_FEATURES)]
+    columns, places = ranked.unique(return_inverse=True)
+    features = [_features(sae, part.stream, columns) for part in (training, testing)]
+    streams = [part.stream.double().numpy() for part in (training, testing)]
+    shuffled = [_shuffled(part, seed) for part in (training, testing)]
+    rows: list[dict[str, object]] = []
+    for number, label in enumerate(names):
+        kinds = training.marked[:, number], testing.marked[:, number]
+        trials = [("linear", sae.d_model, [], streams, kinds)]
+        for n_features in sorted({min(n_wanted, sae.d_sae) for n_wanted in N_FEATURES}):
+            chosen = places[number, :n_features].numpy()
+            names_of = ranked[number, :n_features].tolist()
+            trials.append(("sparse", n_features, names_of, [part[:, chosen] for part in features], kinds))
+        trials.append(("shuffled", sae.d_model, [], streams, (shuffled[0][:, number], shuffled[1][:, number])))
+        for probe, n_features, chosen, (fitted, unseen), (known, wanted) in trials:
+            rows.append(
+                {"label": label, "probe": probe, "n_features": n_features, "features": chosen}
+                | _judged(fitted, known, unseen, wanted, testing.problems, weights)
+            )
+    return LABEL_PROBES.frame(rows)
+
+
+def _judged(
+    fitted: Float[np.ndarray, "train input"],
+    known: Bool[np.ndarray, " train"],
+    unseen: Float[np.ndarray, "test input"],
+    wanted: Bool[np.ndarray, " test"],
+    problems: Int[np.ndarray, " test"],
+    weights: Int[np.ndarray, "boot problem"],
+) -> dict[str, object]:
+    """A probe fitted on `fitted` and judged on `unseen`: the columns of its row from `auroc` on."""
+    counted: dict[str, object] = {"n_tokens": len(wanted), "n_labelled": int(wanted.sum())}
+    if known.all() or not known.any():
+        return dict.fromkeys(("auroc", "low", "high", "f1"), np.nan) | counted
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MAX_ITER)).fit(fitted, known)
+    scores = probe.decision_function(unseen)
+    interval = auroc_interval(scores, wanted, problems, weights)
+    called = scores >= best_threshold(probe.decision_function(fitted), known)
+    return {"auroc": interval.value, "low": interval.low, "high": interval.high, "f1": f1(called, wanted)} | counted
+
+
+def _drawn(store: Store, sae: Sae, labels: pl.DataFrame, names: tuple[str, ...], max_tokens: int, seed: int) -> _Tokens:
+    """At most `max_tokens` of the stored tokens, in their order."""
+    drawn = np.sort(numpy_generator(seed, "tokens").permutation(store.n_rows)[:max_tokens])
+    streams, marked, names_of, first = [], [], [], 0
+    for number, portion in enumerate(store.portions):
+        here = drawn[(drawn >= first) & (drawn < first + portion.n_rows)] - first
+        first += portion.n_rows
+        streams.append(read_site(store, sae, number)[torch.from_numpy(here)].float())
+        marked.append(label_rows(store, labels, names, number)[here])
+        names_of.append(read_index(store, number)[here].select("text", "problem_id"))
+    index = pl.concat(names_of)
+    return _Tokens(
+        stream=torch.cat(streams),
+        marked=np.concatenate(marked),
+        texts=index["text"].to_numpy(),
+        problems=np.unique(index["problem_id"].to_numpy(), return_inverse=True)[1],
+    )
+
+
+def _by_mean_difference(sae: Sae, tokens: _Tokens) -> Int[Tensor, "label d_sae"]:
+    """For each label all features, the one whose means differ most first, equals in their order."""
+    marked = torch.from_numpy(tokens.marked).double()
+    sums = torch.zeros(2, marked.shape[1], sae.d_sae, dtype=torch.float64)
+    for rows in _batches(sae, len(marked)):
+        features = encoded(sae, tokens.stream[rows]).double().cpu()
+        sums[0] += marked[rows].T @ features
+        sums[1] += (1 - marked[rows]).T @ features
+    n_labelled = marked.sum(dim=0)[:, None]
+    # A label without tokens has no probe; its means must only not be NaN, for sorting.
+    gaps = sums[0] / n_labelled.clamp(min=1) - sums[1] / (len(marked) - n_labelled).clamp(min=1)
+    return gaps.abs().sort(dim=1, descending=True, stable=True).indices
+
+
+def _features(
+    sae: Sae, stream: Float[Tensor, "token d_model"], columns: Int[Tensor, " some"]
+) -> Float[np.ndarray, "token some"]:
+    """Activations of some features."""
+    parts = [encoded(sae, stream[rows]).cpu()[:, columns] for rows in _batches(sae, len(stream))]
+    return torch.cat(parts).double().numpy()
+
+
+def _batches(sae: Sae, n_rows: int) -> Sequence[slice]:
+    """Rows that are encoded together."""
+    n_together = rows_together(sae)
+    return [slice(first, first + n_together) for first in range(0, n_rows, n_together)]
+
+
+def _shuffled(tokens: _Tokens, seed: int) -> Bool[np.ndarray, "token label"]:
+    """The labels, shuffled among the tokens of each text; those of one token stay together."""
+    generator = numpy_generator(seed, "shuffled labels")
+    order = np.lexsort((generator.random(len(tokens.texts)), tokens.texts))
+    # Texts stand side by side, so a stable sort by text leaves every token where it is.
+    return tokens.marked[order]

@@ -1,0 +1,123 @@
+"""Sums: all that one pass over a store adds up of every feature, label by label."""
+
+import functools
+import operator
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Bool, Float, Float64, Int, Int64
+from torch import Tensor
+
+from probes.sae.dictionary import Sae
+from probes.scores.label_rows import label_names, label_rows
+from probes.scores.shard_features import shard_features
+from probes.storage.store import Store
+
+N_BINS = 96
+"""Bins of activations above 0: four to an octave, by the leading bits of a float32, from 2^-12 to 2^12."""
+_SHIFT, _FIRST = 21, (127 - 12) * 4
+# A float32 without its 21 last bits is four times its exponent, plus the quarter of the octave; 127 is the bias.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Sums:
+    """Of some tokens, what all features add up to; sums of disjoint sets of tokens add."""
+
+    labels: tuple[str, ...]
+    n_tokens: int
+    n_inside: int
+    """Tokens with at least one label."""
+    n_labelled: Int64[np.ndarray, " label"]
+    """Tokens with each label."""
+    inside: Float64[np.ndarray, " d_sae"]
+    """Activation at tokens with at least one label."""
+    outside: Float64[np.ndarray, " d_sae"]
+    """Activation at tokens without any."""
+    labelled: Float64[np.ndarray, "label d_sae"]
+    """Activation at tokens with each label."""
+    largest: Float64[np.ndarray, " d_sae"]
+    counts: Int64[np.ndarray, "d_sae bin"]
+    """Tokens whose activation is above 0, by its size; the end bins hold what is beyond them too."""
+    labelled_counts: Int64[np.ndarray, "label d_sae bin"]
+    """The same of tokens with each label."""
+
+    @property
+    def total(self) -> Float64[np.ndarray, " d_sae"]:
+        """Activation at all tokens."""
+        return self.inside + self.outside
+
+    def __add__(self, other: "Sums") -> "Sums":
+        """Both together; they must be of the same labels and features."""
+        assert self.labels == other.labels, "sums of other labels"
+        return Sums(
+            labels=self.labels,
+            n_tokens=self.n_tokens + other.n_tokens,
+            n_inside=self.n_inside + other.n_inside,
+            n_labelled=self.n_labelled + other.n_labelled,
+            inside=self.inside + other.inside,
+            outside=self.outside + other.outside,
+            labelled=self.labelled + other.labelled,
+            largest=np.maximum(self.largest, other.largest),
+            counts=self.counts + other.counts,
+            labelled_counts=self.labelled_counts + other.labelled_counts,
+        )
+
+
+def sums(store: Store, sae: Sae, labels: pl.DataFrame) -> Sums:
+    """One pass: every activation of the SAE's site is read once and encoded once, for all features and labels.
+
+    `labels` is a `LABELS` table of the store's texts. The result is the `shard_sums` of all shards, added in their
+    order, whoever computes them. Memory does not grow with the tokens: one shard, a few encoded rows, and about
+    8 * 96 * (1 + n_labels) * d_sae bytes of sums. Raises as `label_names` and `shard_features` do.
+    """
+    names = label_names(store, labels)
+    return functools.reduce(
+        operator.add, (shard_sums(store, sae, labels, names, number) for number in range(len(store.portions)))
+    )
+
+
+def shard_sums(store: Store, sae: Sae, labels: pl.DataFrame, names: tuple[str, ...], number: int) -> Sums:
+    """The sums of one shard, a function of its arguments alone; `names` are the `label_names` of all of `labels`.
+
+    Added up in the order of the shards, they give the bytes of `sums`. Sums are of float64.
+    """
+    marked = label_rows(store, labels, names, number)
+    device = sae.W_dec.device
+    kinds = torch.from_numpy(marked).to(device)
+    added = torch.zeros(2 + len(names), sae.d_sae, dtype=torch.float64, device=device)
+    largest = torch.zeros(sae.d_sae, dtype=torch.float64, device=device)
+    counts = torch.zeros(1 + len(names), sae.d_sae * N_BINS, dtype=torch.int64, device=device)
+    for chosen, features in shard_features(store, sae, number):
+        here = kinds[chosen]
+        inside = here.any(dim=1, keepdim=True)
+        added += torch.cat([inside, ~inside, here], dim=1).T.double() @ features.double()
+        largest = torch.maximum(largest, features.amax(dim=0).double())
+        _count(counts, features, here)
+    by_size = counts.reshape(1 + len(names), sae.d_sae, N_BINS).cpu().numpy()
+    sums_of = added.cpu().numpy()
+    return Sums(
+        labels=names,
+        n_tokens=len(marked),
+        n_inside=int(marked.any(axis=1).sum()),
+        n_labelled=marked.sum(axis=0),
+        inside=sums_of[0],
+        outside=sums_of[1],
+        labelled=sums_of[2:],
+        largest=largest.cpu().numpy(),
+        counts=by_size[0],
+        labelled_counts=by_size[1:],
+    )
+
+
+def _count(
+    counts: Int[Tensor, "kind size"], features: Float[Tensor, "row d_sae"], marked: Bool[Tensor, "row label"]
+) -> None:
+    """Adds to `counts`, in place, how many activations of each feature have each size: in all rows, then by label."""
+    rows, numbers = features.nonzero(as_tuple=True)
+    sizes = (features[rows, numbers].float().view(torch.int32) >> _SHIFT).long() - _FIRST
+    places = numbers * N_BINS + sizes.clamp(0, N_BINS - 1)
+    counts[0] += torch.bincount(places, minlength=counts.shape[1])
+    for label in range(marked.shape[1]):
+        counts[1 + label] += torch.bincount(places[marked[rows, label]], minlength=counts.shape[1])
