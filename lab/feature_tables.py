@@ -103,10 +103,21 @@ EFFECTS = Schema(
     (
         Column("text", pl.Int32, "row of the contrasts"),
         Column("problem_id", pl.String, "the problem that the text belongs to"),
-        Column("position", pl.Int32, "place of the token in its text, from 0"),
+        Column("position", pl.Int32, "place of the token in its text, from 0; null for all places at once"),
         _FEATURE,
-        Column("activation", pl.Float32, "activation there; features at 0 have no effect and no row"),
-        Column("effect", pl.Float32, "what it adds to the contrast, in nats of logit difference"),
+        Column("activation", pl.Float32, "activation there, summed over all places where position is null; never 0"),
+        Column("effect", pl.Float32, "what it adds to the contrast, in nats of log-odds"),
+    ),
+)
+
+TEXT_EFFECTS = Schema(
+    "effects of all features of a text",
+    (
+        Column("text", pl.Int32, "row of the contrasts"),
+        Column("problem_id", pl.String, "the problem that the text belongs to"),
+        Column("contrast", pl.Float64, "log-odds of the next token as the model has them, nats"),
+        Column("without", pl.Float64, "the same with all features at zero, the rest of the stream kept"),
+        Column("explained", pl.Float64, "sum of the features' effects; contrast - without where they are complete"),
     ),
 )
 
@@ -114,8 +125,8 @@ FEATURE_EFFECTS = Schema(
     "effects of features over texts",
     (
         _FEATURE,
-        Column("method", pl.String, "ablation, gradient or integrated"),
-        Column("effect", pl.Float64, "mean over texts of the sum over positions, in nats of logit difference"),
+        Column("method", pl.String, "ablation, joint ablation, gradient or integrated"),
+        Column("effect", pl.Float64, "mean over texts of the sum over positions, in nats of log-odds"),
         Column("low", pl.Float64, "lower end of its 95 % interval, problems resampled"),
         Column("high", pl.Float64, "upper end of its 95 % interval, problems resampled"),
         Column("n_texts", pl.Int32, "texts in which it is active at some token"),

@@ -1,0 +1,1 @@
+"""Attribution: what every feature of an SAE adds to a scalar of the logits."""

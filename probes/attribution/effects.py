@@ -1,0 +1,105 @@
+"""effects: what every active feature of a reading adds to its contrast, by each method."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probes.attribution.method import Ablation, Gradient, Integrated, JointAblation, Method
+from probes.attribution.reading import Reading
+from probes.sae.dictionary import Sae
+
+
+class Effects(NamedTuple):
+    """One entry for each active place and feature, or, of a joint ablation, for each text and feature."""
+
+    row: Int[Tensor, " entry"]
+    """Which text of the reading."""
+    place: Int[Tensor, " entry"] | None
+    """Which token of the text; None for all at once."""
+    feature: Int[Tensor, " entry"]
+    value: Float[Tensor, " entry"]
+    """Activation, or the sum of those at all places."""
+    effect: Float[Tensor, " entry"]
+    """In nats, in float32."""
+
+
+def effects(reading: Reading, sae: Sae, method: Method, *, batch: int) -> Effects:
+    """The effects of all active features of `reading`; at most `batch` streams pass the blocks above at once.
+
+    An edit changes the stream by `(edited features - features) @ W_dec`, cast to the stream's dtype: the error of the
+    SAE stays, and no change leaves the logits as they are. Gradients are taken with respect to features alone.
+    """
+    active = reading.active
+    match method:
+        case Ablation():
+            alone = torch.arange(len(active.row), device=active.row.device)
+            lost = _lost(reading, sae, alone, active.row, batch)
+            return Effects(active.row, active.place, active.feature, active.value, lost)
+        case JointAblation():
+            pairs, together = (active.row * sae.d_sae + active.feature).unique(return_inverse=True)
+            row, feature = pairs // sae.d_sae, pairs % sae.d_sae
+            value = active.value.new_zeros(len(pairs)).index_add(0, together, active.value)
+            return Effects(row, None, feature, value, _lost(reading, sae, together, row, batch))
+        case Gradient():
+            slope = _mean_gradient(reading, [1.0], [1.0], batch)
+        case Integrated(n_steps=n_steps):
+            nodes, weights = np.polynomial.legendre.leggauss(n_steps)
+            slope = _mean_gradient(reading, (nodes + 1) / 2, weights / 2, batch)
+    return Effects(active.row, active.place, active.feature, active.value, _along(reading, sae, slope))
+
+
+@torch.no_grad()
+def _lost(
+    reading: Reading, sae: Sae, edit_of: Int[Tensor, " entry"], rows: Int[Tensor, " edit"], batch: int
+) -> Float[Tensor, " edit"]:
+    """What the contrast of text `rows[i]` loses when all active entries with `edit_of` i are set to zero."""
+    active = reading.active
+    lost = torch.zeros(len(rows), device=rows.device)
+    for first in range(0, len(rows), batch):
+        chosen = rows[first : first + batch]
+        stream = reading.rest.stream[chosen]
+        entries = ((edit_of >= first) & (edit_of < first + batch)).nonzero()[:, 0]
+        removed = active.value[entries, None] * sae.W_dec[active.feature[entries]]
+        # A feature is active at a place once, so no element of the stream is written twice.
+        stream[edit_of[entries] - first, active.place[entries]] -= removed.to(stream.dtype)
+        lost[first : first + batch] = reading.clean[chosen] - reading.contrast(stream, chosen)
+    return lost
+
+
+@torch.enable_grad()
+def _mean_gradient(
+    reading: Reading, shares: Sequence[float] | np.ndarray, weights: Sequence[float] | np.ndarray, batch: int
+) -> Float[Tensor, "text pos d_model"]:
+    """Weighted sum, in float32, of the contrast's gradients at the stream with `shares` of all features in it."""
+    rest = reading.rest
+    n_texts, n_nodes = len(rest.stream), len(shares)
+    total = torch.zeros_like(rest.stream, dtype=torch.float32)
+    rows = torch.arange(n_texts, device=total.device).repeat_interleave(n_nodes)
+    missing, weight = (
+        torch.tensor(values, dtype=torch.float32, device=total.device).repeat(n_texts)[:, None, None]
+        for values in (1 - np.asarray(shares), weights)
+    )
+    for edits in torch.arange(len(rows), device=rows.device).split(batch):
+        chosen = rows[edits]
+        stream = rest.stream[chosen] - missing[edits].to(rest.stream.dtype) * reading.written[chosen]
+        stream.requires_grad_()
+        (gradient,) = torch.autograd.grad(reading.contrast(stream, chosen).sum(), stream)
+        total.index_add_(0, chosen, weight[edits] * gradient.float())
+    return total
+
+
+@torch.no_grad()
+def _along(reading: Reading, sae: Sae, slope: Float[Tensor, "text pos d_model"]) -> Float[Tensor, " entry"]:
+    """Activation times the slope along the feature's direction, text by text, as dense features are large."""
+    active = reading.active
+    effect = torch.zeros(len(active.row), device=slope.device)
+    for row, of_text in enumerate(slope):
+        mine = (active.row == row).nonzero()[:, 0]
+        of_features = of_text.to(sae.dtype) @ sae.W_dec.T
+        along = of_features[active.place[mine], active.feature[mine]]
+        effect[mine] = (active.value[mine] * along).float()
+    return effect

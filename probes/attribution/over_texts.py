@@ -1,0 +1,123 @@
+"""feature_effects: what each feature adds over many texts, and how complete an attribution is."""
+
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Int
+from scipy.special import ndtr, stdtrit
+
+from lab.errors import EstimateError
+from lab.feature_tables import FEATURE_EFFECTS
+from lab.metrics.bootstrap import LEVEL
+from probes.attribution.method import Method, method_name
+
+CHUNK = 1024
+"""Features whose resampled means are in memory at once."""
+
+
+class Completeness(NamedTuple):
+    """How far the features' effects are from what all of them add together."""
+
+    error: float
+    """Mean absolute difference over texts, in nats."""
+    total: float
+    """Mean absolute effect of all features together, in nats."""
+    share: float
+    """error / total; NaN where that is 0."""
+
+
+class Sums(NamedTuple):
+    """Effects summed over the positions of each text, and over the texts of each problem."""
+
+    features: Int[np.ndarray, " feature"]
+    """Those that are active anywhere, ascending."""
+    effects: Float[np.ndarray, "problem feature"]
+    n_active: Int[np.ndarray, "problem feature"]
+    """Texts of the problem in which the feature is active."""
+    n_texts: Int[np.ndarray, " problem"]
+
+
+def feature_effects(
+    effects: pl.DataFrame, contrasts: pl.DataFrame, method: Method, weights: Int[np.ndarray, "boot problem"]
+) -> pl.DataFrame:
+    """`FEATURE_EFFECTS` rows: the mean over the texts of `contrasts` of the sum over positions of an `EFFECTS` table.
+
+    A text in which a feature is not active counts as 0, and features that are active nowhere are absent. `weights` are
+    those of `lab.metrics.bootstrap.resamples` for the problems of `contrasts` in order of first appearance; a problem
+    of several texts is drawn with all of them. The interval is that of `percentile_interval` with no bounds, for all
+    features at once: NaN with fewer than two problems, or where the mean is the same in every resample. Raises
+    EstimateError where effects and contrasts, or contrasts and weights, are of other problems.
+    """
+    sums = problem_sums(effects, contrasts)
+    if weights.shape[1] != len(sums.n_texts):
+        raise EstimateError(
+            f"contrasts of {len(sums.n_texts)} problems came with weights for {weights.shape[1]}: make the weights "
+            "with resamples(n_problems, ...) for the same problems"
+        )
+    value = sums.effects.sum(axis=0) / sums.n_texts.sum()
+    drawn = weights.astype(np.float64)
+    n_drawn = drawn @ sums.n_texts
+    low, high = np.full((2, len(value)), np.nan)
+    for first in range(0, len(value), CHUNK):
+        chosen = slice(first, first + CHUNK)
+        means = (drawn @ sums.effects[:, chosen]) / n_drawn[:, None]
+        low[chosen], high[chosen] = _ends(value[chosen], means, len(sums.n_texts))
+    return FEATURE_EFFECTS.checked(
+        pl.DataFrame(
+            {
+                "feature": sums.features,
+                "method": [method_name(method)] * len(value),
+                "effect": value,
+                "low": low,
+                "high": high,
+                "n_texts": sums.n_active.sum(axis=0),
+            },
+            schema=FEATURE_EFFECTS.dtypes,  # pyright: ignore[reportArgumentType]
+        )
+    )
+
+
+def problem_sums(effects: pl.DataFrame, contrasts: pl.DataFrame) -> Sums:
+    """The sums of an `EFFECTS` table by problem and feature; problems in the order in which `contrasts` names them.
+
+    Raises EstimateError where a text of `effects` is not a row of `contrasts` with the same problem.
+    """
+    counted = contrasts.group_by("problem_id", maintain_order=True).len()
+    texts = contrasts.select(pl.int_range(pl.len(), dtype=pl.Int32).alias("text"), "problem_id")
+    if len(strays := effects.join(texts, on=["text", "problem_id"], how="anti")):
+        text, problem_id = strays.select("text", "problem_id").row(0)
+        raise EstimateError(f"effects on text {text} of {problem_id!r} came with {len(texts)} other contrasts")
+    summed = (
+        effects.group_by("problem_id", "feature")
+        .agg(pl.col("effect").cast(pl.Float64).sum(), pl.col("text").n_unique())
+        .join(counted.select("problem_id", pl.int_range(pl.len()).alias("row")), on="problem_id")
+        .sort("row", "feature")
+    )
+    features = summed["feature"].unique().sort().to_numpy()
+    places = summed["row"].to_numpy(), np.searchsorted(features, summed["feature"].to_numpy())
+    total = np.zeros((len(counted), len(features)))
+    n_active = np.zeros(total.shape, dtype=np.int64)
+    total[places], n_active[places] = summed["effect"].to_numpy(), summed["text"].to_numpy()
+    return Sums(features, total, n_active, counted["len"].to_numpy().astype(np.int64))
+
+
+def completeness(texts: pl.DataFrame) -> Completeness:
+    """The mean over the texts of a `TEXT_EFFECTS` table, each of which counts by the size of its contrast's change."""
+    together = (texts["contrast"] - texts["without"]).to_numpy()
+    error, total = float(np.abs(texts["explained"].to_numpy() - together).mean()), float(np.abs(together).mean())
+    return Completeness(error, total, error / total if total else float("nan"))
+
+
+def _ends(
+    value: Float[np.ndarray, " feature"], means: Float[np.ndarray, "boot feature"], n_problems: int
+) -> tuple[Float[np.ndarray, " feature"], Float[np.ndarray, " feature"]]:
+    """Both ends of the expanded percentile interval (Hesterberg 2015) of every feature."""
+    if n_problems < 2:
+        return np.full_like(value, np.nan), np.full_like(value, np.nan)
+    growth = np.sqrt(n_problems / (n_problems - 1))
+    tail = float(ndtr(-growth * stdtrit(n_problems - 1, (1 + LEVEL) / 2)))
+    ordered, last = np.sort(means, axis=0), len(means) - 1
+    still = np.ptp(means, axis=0) <= 1e-12 * np.maximum(1.0, np.abs(value))
+    low, high = ordered[int(np.floor(tail * last))], ordered[int(np.ceil((1 - tail) * last))]
+    return np.where(still, np.nan, low), np.where(still, np.nan, high)
