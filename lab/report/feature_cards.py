@@ -34,7 +34,7 @@ def _card(feature: int, ledger: FeatureLedger, names: FeatureNames) -> str:
     firing = ledger.firing.filter(mine).to_dicts()
     contexts = ledger.contexts.filter(mine).sort("rank").to_dicts()
     return (
-        f'<article class="trace" id="feature-{feature}"><header><b>Feature {feature}</b>'
+        f'<article class="trace feature" id="feature-{feature}"><header><b>Feature {feature}</b>'
         f'<span class="count">{_fires(firing[0]) if firing else ""}</span></header>'
         f'<ul class="stats">{_statistics(feature, ledger, names)}</ul>'
         f"{_tokens(ledger.logit_effects.filter(mine))}"

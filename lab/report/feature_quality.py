@@ -10,7 +10,10 @@ from lab.report.markup import escaped
 from lab.report.numerals import ABSENT, figures, fixed, interval, percent
 from lab.report.sheet import sheet, with_span
 
-_HEADINGS = ("", "Features", "L0", "Dead", "Explained variance", "Cross-entropy recovered", "Cross-entropy", "KL")
+_HEADINGS = (
+    "", "Features", "Dead", "L0", "Explained variance", "Cross-entropy recovered", "Cross-entropy, clean",
+    "With the SAE", "With the mean", "KL",
+)  # fmt: skip
 
 
 def quality_block(quality: pl.DataFrame, level: int) -> str:
@@ -22,16 +25,22 @@ def quality_block(quality: pl.DataFrame, level: int) -> str:
 
 
 def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
-    spliced, clean, ablated = (fixed(row[f"ce_{name}"], 3) for name in ("spliced", "clean", "ablated"))
     recovered = percent(row["ce_recovered"])
     told = interval(row["ce_recovered_low"], row["ce_recovered_high"])
-    return (
-        f'{escaped(row["sae"])}<span class="what">{escaped(row["architecture"])} at {escaped(row["site"])}</span>',
-        f"{row['d_sae']:,}".replace(",", "\u202f"),
-        figures(row["l0"]),
-        percent(row["dead_share"]),
-        with_span(percent(row["explained_variance"]), f"{row['n_rows']:,} activations".replace(",", "\u202f")),
-        with_span(recovered, "the mean costs nothing" if recovered == ABSENT else told),
-        with_span(spliced, f"clean {clean}, mean {ablated}"),
-        figures(row["kl"]),
+    read = (
+        f"{row['architecture']} at {row['site']}, {_count(row['n_rows'])} activations, {_count(row['n_texts'])} texts"
     )
+    return (
+        f'{escaped(row["sae"])}<span class="what">{escaped(read)}</span>',
+        _count(row["d_sae"]),
+        percent(row["dead_share"]),
+        figures(row["l0"]),
+        percent(row["explained_variance"]),
+        with_span(recovered, "nothing to lose" if recovered == ABSENT else told),
+        *(fixed(row[f"ce_{name}"], 3) for name in ("clean", "spliced", "ablated")),
+        fixed(row["kl"], 3),
+    )
+
+
+def _count(n: int) -> str:
+    return f"{n:,}".replace(",", "\u202f")
