@@ -154,9 +154,9 @@ def _beside(text: str, middle: float, ink: str) -> dict[str, object]:
     }
 
 
-def _right(dots: Sequence[Dot], canvas: Canvas) -> float:
+def _right(dots: Sequence[Dot], canvas: Canvas) -> int:
     """Pixels right of the plot: room for the longest note, if notes stand there."""
     longest = max((len(dot.note) for dot in dots), default=0)
     if longest == 0:
         return 24
-    return max(canvas.note_room, _NOTE_STEP * longest + 16) if canvas.note_room else 18
+    return max(canvas.note_room, round(_NOTE_STEP * longest) + 16) if canvas.note_room else 18

@@ -18,8 +18,7 @@ def token_body(token: str) -> str:
 
 def token_word(token: str) -> str:
     """A token alone, in one line of plain text: all its spaces are shown; a long one is cut."""
-    text = re.sub(r"\s", lambda found: visible(found[0]) if found[0] in "\n\t\r" else _SPACE, _seen(token))
-    return shortened(text, _ROOM)
+    return shortened(re.sub(r"\s", _SPACE, visible(_seen(token))), _ROOM)
 
 
 def _seen(text: str) -> str:
