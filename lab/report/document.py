@@ -6,6 +6,7 @@ from importlib import resources
 
 from plotly.offline import get_plotlyjs
 
+from lab.report.activation_strip import activation_css
 from lab.report.markup import escaped, script_json
 from lab.report.palette import DARK
 from lab.report.tokens import strip_css
@@ -17,7 +18,7 @@ def document(title: str, body: str, without_scripts: str) -> str:
     Scripts run only if their hash is in the policy, so even text that escaped escaping would stay text.
     """
     ours = resources.files("lab.report")
-    style = ours.joinpath("page.css").read_text(encoding="utf-8") + strip_css()
+    style = ours.joinpath("page.css").read_text(encoding="utf-8") + strip_css() + activation_css()
     plotly, script = get_plotlyjs(), ours.joinpath("page.js").read_text(encoding="utf-8")
     policy = (
         f"default-src 'none'; script-src {_hash(plotly)} {_hash(script)}; style-src 'unsafe-inline'; img-src data:; "

@@ -1,7 +1,6 @@
 """Dot plot: one row a thing, a dot at its value and a line for its interval."""
 
 import itertools
-import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +8,14 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from lab.report.canvas import Canvas, blank, quiet_axis
-from lab.report.markup import plotly_text
-from lab.report.numerals import interval, percent
+from lab.report.markup import plotly_text, shortened
 from lab.report.palette import BASE, GAIN, INK, MUTED, PAPER, TUNED, ArmStyle
+from lab.report.ruler import PERCENT, Ruler
 
 _ROW, _FAINT_ROW, _NAMED_ROW, _SECOND_LINE = 36, 27, 48, 8
 _HEAD, _FOOT = 34, 46
+_NOTE_STEP = 6.6
+"""Pixels a character of a note takes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,8 +31,10 @@ class Dot:
     """A short remark at the right, such as the share; may be empty."""
 
 
-def dot_plot(dots: Sequence[Dot], canvas: Canvas, *, axis: str, note_title: str = "") -> go.Figure:
-    """Rows bottom to top in the order given; values are fractions, drawn in percent."""
+def dot_plot(
+    dots: Sequence[Dot], canvas: Canvas, *, axis: str, note_title: str = "", ruler: Ruler = PERCENT
+) -> go.Figure:
+    """Rows bottom to top in the order given; `axis` is its title. A value that is NaN leaves its row without a mark."""
     heights = [_height(dot, canvas) for dot in dots]
     tops = list(itertools.accumulate(heights))
     bottoms = [top - height for top, height in zip(tops, heights, strict=True)]
@@ -39,17 +42,26 @@ def dot_plot(dots: Sequence[Dot], canvas: Canvas, *, axis: str, note_title: str 
     figure = blank(canvas, height=tops[-1] + _HEAD + _FOOT)
     for dot, top, bottom in zip(dots, tops, bottoms, strict=True):
         middle = (top + bottom) / 2
-        figure.add_trace(_mark(dot, middle - raised))
+        figure.add_trace(_mark(dot, middle - raised, ruler))
         figure.add_annotation(**_name(dot, middle + raised, canvas))
         if canvas.note_room and dot.note:
             figure.add_annotation(**_beside(plotly_text(dot.note), middle, MUTED if dot.style.faint else INK))
     if canvas.note_room and note_title:
         above = {"y": 1, "yref": "paper", "yanchor": "bottom", "yshift": 6}
         figure.add_annotation(**_beside(plotly_text(note_title), 0.0, MUTED) | above)
-    with_notes = canvas.note_room if any(dot.note for dot in dots) else 24
-    figure.update_xaxes(quiet_axis(axis), range=[0, _reach(dots)], ticksuffix="\u202f%", nticks=6, tickangle=0)
+    start, stop = ruler.reach(end for dot in dots for end in (dot.value, dot.low, dot.high))
+    if start < ruler.factor * ruler.origin:
+        figure.add_vline(x=ruler.factor * ruler.origin, line={"color": MUTED, "width": 1, "dash": "dot"}, layer="below")
+    right = _right(dots, canvas)
+    figure.update_xaxes(
+        quiet_axis(plotly_text(shortened(axis, 90 if canvas.label_room else 48))),
+        range=[start, stop],
+        ticksuffix=ruler.suffix,
+        nticks=6,
+        tickangle=0,
+    )
     figure.update_yaxes(visible=False, range=[0, tops[-1]], fixedrange=True)
-    figure.update_layout(margin={"l": canvas.label_room or 12, "r": with_notes or 18, "t": _HEAD, "b": _FOOT})
+    figure.update_layout(margin={"l": canvas.label_room or 12, "r": right, "t": _HEAD, "b": _FOOT})
     return figure
 
 
@@ -74,7 +86,7 @@ def _lines(dot: Dot, canvas: Canvas) -> list[str]:
     if canvas.label_room:
         return textwrap.wrap(dot.name, 36 if dot.style.faint else 33, max_lines=2, placeholder=" …")
     room = 44 - len(dot.note)
-    name = dot.name if len(dot.name) <= room else f"{dot.name[: room - 1].rstrip()}…"
+    name = shortened(dot.name, room)
     return [f"{name} · {dot.note}" if dot.note else name]
 
 
@@ -84,18 +96,18 @@ def _height(dot: Dot, canvas: Canvas) -> int:
     return (_FAINT_ROW if dot.style.faint else _ROW) + _SECOND_LINE * (len(_lines(dot, canvas)) - 1)
 
 
-def _mark(dot: Dot, middle: float) -> go.Scatter:
-    hover = plotly_text(f"{dot.name}: {percent(dot.value)} {interval(dot.low, dot.high)}")
+def _mark(dot: Dot, middle: float, ruler: Ruler) -> go.Scatter:
+    hover = plotly_text(f"{dot.name}: {ruler.write(dot.value)} {ruler.span(dot.low, dot.high)}".rstrip())
     return go.Scatter(
-        x=[100 * dot.value],
+        x=[ruler.factor * dot.value],
         y=[middle],
         # A mark at zero is drawn whole.
         cliponaxis=False,
         error_x={
             "type": "data",
             "symmetric": False,
-            "array": [100 * (dot.high - dot.value)],
-            "arrayminus": [100 * (dot.value - dot.low)],
+            "array": [ruler.factor * (dot.high - dot.value)],
+            "arrayminus": [ruler.factor * (dot.value - dot.low)],
             "color": dot.style.ink,
             "thickness": 1.2 if dot.style.faint else 2.6,
             "width": 0,
@@ -142,7 +154,9 @@ def _beside(text: str, middle: float, ink: str) -> dict[str, object]:
     }
 
 
-def _reach(dots: Sequence[Dot]) -> float:
-    """Right end of the axis in percent: a little past the highest interval, never past what can be drawn of 100."""
-    ends = [end for dot in dots for end in (dot.value, dot.high) if not math.isnan(end)]
-    return min(101.5, 108 * max(ends, default=1.0)) or 1.0
+def _right(dots: Sequence[Dot], canvas: Canvas) -> int:
+    """Pixels right of the plot: room for the longest note, if notes stand there."""
+    longest = max((len(dot.note) for dot in dots), default=0)
+    if longest == 0:
+        return 24
+    return max(canvas.note_room, round(_NOTE_STEP * longest) + 16) if canvas.note_room else 18

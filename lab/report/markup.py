@@ -4,7 +4,9 @@ import html
 import json
 import re
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
+_CONTROL = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f]"
+)
 _GLYPHS = {"\n": "↵", "\t": "⇥", "\r": "␍", "\x7f": "␡"}
 
 
@@ -28,8 +30,13 @@ def script_json(value: object) -> str:
 
 
 def visible(text: str) -> str:
-    """Control characters as glyphs; direction overrides, which could reorder a whole line, as `�`."""
+    """Control characters as glyphs; as `�` what could reorder a line, cannot be seen, or is half of a character."""
     return _CONTROL.sub(_glyph, text)
+
+
+def shortened(text: str, room: int) -> str:
+    """`text`, or its beginning and an ellipsis where it is longer than `room` characters."""
+    return text if len(text) <= room else f"{text[: room - 1].rstrip()}…"
 
 
 def _glyph(found: re.Match[str]) -> str:

@@ -2,12 +2,11 @@
 
 import math
 
-from lab.report.numerals import ABSENT, interval, percent, points
+from lab.report.numerals import ABSENT, figures, interval, percent, points, scientific, span
 
 _OF = {"share": "of the gain", "tokens": "of tokens", "problems": "of problems"}
 """What a fraction is a fraction of; a probability needs no word."""
 _TINY = 0.001
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def quantity(unit: str, value: float, low: float, high: float) -> tuple[str, str]:
@@ -19,26 +18,14 @@ def quantity(unit: str, value: float, low: float, high: float) -> tuple[str, str
         return ABSENT, ""
     if unit == "points":
         return f"{points(value)} points", interval(low, high)
-    known = not (math.isnan(low) or math.isnan(high))
     if unit in ("share", "probability", "tokens", "problems"):
         tiny = any(0 < abs(end) < _TINY for end in (value, low, high))
-        write = _scientific if tiny else percent
-        span = interval(low, high) if not tiny else f"[{write(low)},\u00a0{write(high)}]" if known else ""
-        return f"{write(value)} {_OF.get(unit, '')}".rstrip(), span
-    return f"{_plain(value)} {unit}", f"[{_plain(low)},\u00a0{_plain(high)}]" if known else ""
+        write = _small if tiny else percent
+        written = span(low, high, write) if tiny else interval(low, high)
+        return f"{write(value)} {_OF.get(unit, '')}".rstrip(), written
+    return f"{figures(value)} {unit}", span(low, high)
 
 
-def _plain(value: float) -> str:
-    """Three figures; whole numbers from a hundred up."""
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return text.replace(",", "\u202f").replace("-", "−")
-
-
-def _scientific(fraction: float) -> str:
+def _small(fraction: float) -> str:
     """A fraction too small for percent: 3.2·10⁻⁶."""
-    if fraction == 0 or abs(fraction) >= 0.1:
-        return percent(fraction)
-    digits, exponent = f"{fraction:.1e}".split("e")
-    return f"{digits}·10{str(int(exponent)).translate(_SUPERSCRIPTS)}".replace("-", "−")
+    return percent(fraction) if fraction == 0 or abs(fraction) >= 0.1 else scientific(fraction)

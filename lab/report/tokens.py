@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from lab.errors import EstimateError
 from lab.report.markup import escaped
 from lab.report.numerals import percent
-from lab.report.palette import INK, MUTED, STEERED, TUNED, faded
+from lab.report.palette import MUTED, STEERED, TUNED, faded
+from lab.report.token_text import token_body
 
 ROUTES = ("base alone", "steered", "taken from the tuned model")
 """Meaning of the route codes 0, 1, 2."""
@@ -52,13 +53,13 @@ def legend() -> str:
 def strip_css() -> str:
     """The style that strips need; a page with `--ink` and friends overrides the inks."""
     return (
-        f".strip,.strip-key{{color:var(--ink,{INK})}}"
+        ".strip,.strip-key{color:var(--ink,inherit)}"
         ".strip{font:15px/2.05 ui-monospace,'SF Mono',Menlo,Consolas,monospace;overflow-wrap:anywhere;margin:.4em 0}"
         ".tok{unicode-bidi:isolate;white-space:pre-wrap;padding:.2em .09em;margin:0 .5px;border-radius:3px;"
         f"border-bottom:2px solid var(--grid,{faded(MUTED)})}}"
         f".tok.r1{{background:var(--steered-soft,{faded(STEERED)});border-bottom:3px solid var(--steered,{STEERED})}}"
         f".tok.r2{{background:var(--tuned-soft,{faded(TUNED)});border-bottom:3px double var(--tuned,{TUNED})}}"
-        ".strip-key .tok{padding:.15em .45em;margin-right:.5em}"
+        ".strip-key .tok{padding:.15em .45em;margin-right:.5em;white-space:nowrap}"
     )
 
 
@@ -67,13 +68,4 @@ def _span(token: str, route: int, logprob: float) -> str:
     chance = f"log-prob {logprob:.2f}, probability {percent(math.exp(logprob))}" if known else "log-prob unknown"
     title = escaped(f"“{token}” – {ROUTES[route]} – {chance}".replace("-inf", "−∞"))
     css = f"tok {_CLASSES[route]}" if route else "tok"
-    return f'<span class="{css}" title="{title}">{_body(token)}</span>'
-
-
-def _body(token: str) -> str:
-    """A line feed is shown as a glyph and also breaks the line; an empty token is shown as ∅."""
-    return (
-        "<br>".join(escaped(f"{line}\n") for line in token.split("\n")[:-1])
-        + ("<br>" if "\n" in token else "")
-        + escaped(token.rsplit("\n", 1)[-1] or ("" if "\n" in token else "∅"))
-    )
+    return f'<span class="{css}" title="{title}">{token_body(token)}</span>'

@@ -1,0 +1,85 @@
+"""Feature captions: the words of a page of features that do not depend on its numbers, as trusted HTML."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeatureCaption:
+    """The words around one part of the page."""
+
+    title: str
+    lead: str
+    says: str = ""
+    """Plain text, read aloud in place of the figure."""
+    key: str = ""
+    """How to read its marks, below it."""
+
+    def head(self, level: int) -> str:
+        """Heading and lead; on a page of its own a part is of level 2, inside another report of level 3."""
+        return f"<h{level}>{self.title}</h{level}><p>{self.lead}</p>"
+
+
+_CHOSEN = (
+    "Lines are 95 % intervals, resampling problems. These features were chosen among all by these same numbers; the "
+    "intervals are not adjusted for that."
+)
+HOW_TO_READ = (
+    '<p class="how">An <b>SAE</b>, a sparse autoencoder, writes each activation of a model as a sum of a few of its '
+    "features; how active a feature is, is a number that is 0 or more.<br>An <b>effect</b> is what a feature adds to a "
+    "difference of logits, in nats: +0.69 doubles the odds.<br>Brackets are 95 % intervals, resampling "
+    "problems.</p>"
+)
+SECTION = FeatureCaption(title="What single features do", lead="")
+QUALITY = FeatureCaption(
+    title="How well the SAE reads the model",
+    lead="What the features say can be trusted as far as the SAE keeps what the model uses.",
+    key="<b>Dead</b>: features that were active nowhere. <b>L0</b>: how many features are active at once. <b>Explained "
+    "variance</b>: how much of the activations' variance the reconstruction keeps; 100 % is all. <b>Cross-entropy "
+    "recovered</b>: put in the activations' place, the reconstruction lets the model predict as well as it did (100 %) "
+    "or as badly as with their mean (0 %). <b>KL</b>: how far it moves the prediction of the next token, in nats; 0 is "
+    "not at all. All on held-out texts, in nats a token.",
+)
+INTERVENTIONS = FeatureCaption(
+    title="Features switched off and on",
+    lead="The same held-out problems, answered by the model as it is, with the chosen features acted on, and with as "
+    "many random features that fire about as often.",
+    says="Rate of the behaviour untouched, with the chosen features and with random ones; the table below holds the "
+    "numbers.",
+    key="Lines are 95 % intervals, resampling problems; changes are paired by problem. Hollow marks are random "
+    "features. A dotted line is the untouched model. Features that act beyond chance leave the random ones behind.",
+)
+EFFECTS = FeatureCaption(
+    title="Which features push where",
+    lead="Effect of each feature, summed over the tokens of a text and averaged over texts.",
+    says="Effects of the strongest features with their intervals; the table below holds the numbers.",
+    key=_CHOSEN,
+)
+SCATTER = FeatureCaption(
+    title="Rare features and common ones",
+    lead="One mark a feature. A feature that matters but is rare is a specialist; one that is active nearly everywhere "
+    "acts like a constant.",
+    says="Every feature by how often it fires and what it does; the cards below hold the numbers of the strongest.",
+)
+DIFFERENCES = FeatureCaption(
+    title="What tuning changed",
+    lead="Mean activation as the tuned model reads the texts, minus that as the base reads the same texts.",
+    says="Change of mean activation of the features that changed most; the table below holds the numbers.",
+    key=_CHOSEN,
+)
+PROBES = FeatureCaption(
+    title="Can a few features tell what a token is?",
+    lead="How well each kind of token is told from all others on held-out problems: by the whole stream, by a few "
+    "features, and by a control.",
+    says="Held-out AUROC of probes, by kind of token; the table below holds the numbers.",
+    key="AUROC: how often a token of the kind is ranked above one that is not; 0.5 is chance. Lines are 95 % "
+    "intervals, resampling problems. Hollow marks are the shuffled control, which should be near 0.5.",
+)
+CARDS = FeatureCaption(
+    title="The features one by one",
+    lead="The strongest first. Each text is one of those in which the feature is most active; hover over a token for "
+    "its activation.",
+)
+WITHOUT_SCRIPTS = (
+    "The figures need JavaScript. Their numbers are in the tables under them; those of features that have no row there "
+    "are only in the table files listed at the end."
+)
