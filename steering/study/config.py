@@ -6,6 +6,7 @@ from lab.errors import DecodingError, TaskError
 from lab.estimators.estimate import Analysis
 from lab.sampling.decoding import Decoding
 from steering.fit.gradient import GradientFit
+from steering.study.feature_search import FeatureSearch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +41,8 @@ class Study:
     """Training problems on which vectors are fitted; they share no question with the held-out ones."""
     n_fit_samples: int = 4
     """Traces of each of them, by either model."""
+    features: FeatureSearch | None = None
+    """Where features are looked for in those traces; nowhere when None."""
     layer: int | None = None
     """Block at whose output vectors act; None takes the middle of the network."""
     fit: GradientFit = field(default_factory=GradientFit)

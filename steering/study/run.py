@@ -25,6 +25,7 @@ from steering.study.bench import Bench, Watch, claimed, prepare
 from steering.study.config import Study
 from steering.study.estimated import estimate_stage, evidence_stage, read_estimates
 from steering.study.evidence import ACTIVATIONS, DECISIONS
+from steering.study.features import feature_stage
 from steering.study.findings import routed_share
 from steering.study.fitting import Fitting, fitting_stage
 from steering.study.sampled import hybrid_traces, own_traces, read_traces
@@ -68,6 +69,8 @@ class Measured(NamedTuple):
     tables: Artefact
     evidence: Artefact
     estimates: Artefact
+    features: Artefact | None
+    """None where the study looks for none."""
 
 
 def measure(bench: Bench) -> Measured:
@@ -83,7 +86,10 @@ def measure(bench: Bench) -> Measured:
     arms = list(between(bench, fitting, parents))
     tables = table_stage(bench, base, tuned, arms, companions)
     evidence = evidence_stage(bench, base, tuned, tables)
-    return Measured(tables, evidence, estimate_stage(bench, evidence, tables))
+    estimates = estimate_stage(bench, evidence, tables)
+    search = bench.study.features
+    features = None if search is None else feature_stage(bench, search, fitting)
+    return Measured(tables, evidence, estimates, features)
 
 
 def between(bench: Bench, fitting: Fitting, parents: dict[str, str]) -> Iterator[tuple[Arm, Artefact]]:
