@@ -330,7 +330,7 @@ def test_without_interventions_the_answer_says_what_was_measured(ledger: Feature
     assert span in table
     changed = plain(feature_answer(only("differences"), NAMES))
     assert changed.startswith("Of 24 features, feature 23 changed most from zero-base to zero-rl: its mean activation ")
-    assert intervals(changed)[0] in plain(difference_table(only("differences"), NAMES))
+    assert intervals(changed)[0] in plain(difference_table(only("differences")))
     assert "feature 23 has the highest ReasonScore, 0.023" in feature_answer(only("reason_scores"), NAMES)
     assert "keep 98.3 % [97.9, 98.7] of what" in plain(feature_answer(only("quality"), NAMES))
 
@@ -338,7 +338,7 @@ def test_without_interventions_the_answer_says_what_was_measured(ledger: Feature
 def test_every_number_of_a_table_that_has_an_interval_shows_it(ledger: FeatureLedger):
     assert len(intervals(intervention_table(ledger.interventions, NAMES))) == 2 * len(INTERVENED)
     assert len(intervals(effect_table(ledger))) == 2 * 12
-    assert len(intervals(difference_table(ledger, NAMES))) == 12
+    assert len(intervals(difference_table(ledger))) == 12
     assert len(intervals(probe_table(ledger.label_probes))) == ledger.label_probes.height
     assert intervals(quality_block(ledger.quality, 2)) == ["[97.9, 98.7]"]
 
@@ -403,7 +403,7 @@ def test_a_scatter_of_many_features_stays_small():
 
 def test_undefined_is_a_dash_with_its_reason(ledger: FeatureLedger):
     assert "–</div>" not in effect_table(ledger)
-    assert '– <span class="span">does not vary</span>' in difference_table(ledger, NAMES)
+    assert '– <span class="span">does not vary</span>' in difference_table(ledger)
     lost = ledger.quality.with_columns(pl.lit(NAN).alias(f"ce_recovered{end}") for end in ("", "_low", "_high"))
     assert '– <span class="span">nothing to lose</span>' in quality_block(lost, 2)
     unknown = ledger.effects.filter((pl.col("method") == "ablation") | (pl.col("feature") > 11))
