@@ -40,19 +40,19 @@ def dot_plot(
     bottoms = [top - height for top, height in zip(tops, heights, strict=True)]
     raised = 12 if canvas.label_room == 0 else 0
     figure = blank(canvas, height=tops[-1] + _HEAD + _FOOT)
+    words = []
     for dot, top, bottom in zip(dots, tops, bottoms, strict=True):
         middle = (top + bottom) / 2
         figure.add_trace(_mark(dot, middle - raised, ruler))
-        figure.add_annotation(**_name(dot, middle + raised, canvas))
+        words.append(_name(dot, middle + raised, canvas))
         if canvas.note_room and dot.note:
-            figure.add_annotation(**_beside(plotly_text(dot.note), middle, MUTED if dot.style.faint else INK))
+            words.append(_beside(plotly_text(dot.note), middle, MUTED if dot.style.faint else INK))
     if canvas.note_room and note_title:
         above = {"y": 1, "yref": "paper", "yanchor": "bottom", "yshift": 6}
-        figure.add_annotation(**_beside(plotly_text(note_title), 0.0, MUTED) | above)
+        words.append(_beside(plotly_text(note_title), 0.0, MUTED) | above)
     start, stop = ruler.reach(end for dot in dots for end in (dot.value, dot.low, dot.high))
     if start < ruler.factor * ruler.origin:
         figure.add_vline(x=ruler.factor * ruler.origin, line={"color": MUTED, "width": 1, "dash": "dot"}, layer="below")
-    right = _right(dots, canvas)
     figure.update_xaxes(
         quiet_axis(plotly_text(shortened(axis, 90 if canvas.label_room else 48))),
         range=[start, stop],
@@ -61,7 +61,9 @@ def dot_plot(
         tickangle=0,
     )
     figure.update_yaxes(visible=False, range=[0, tops[-1]], fixedrange=True)
-    figure.update_layout(margin={"l": canvas.label_room or 12, "r": right, "t": _HEAD, "b": _FOOT})
+    margin = {"l": canvas.label_room or 12, "r": _right(dots, canvas), "t": _HEAD, "b": _FOOT}
+    # All at once: plotly checks every annotation again at each that is added.
+    figure.update_layout(annotations=words, margin=margin)
     return figure
 
 

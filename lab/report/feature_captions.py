@@ -29,7 +29,7 @@ HOW_TO_READ = (
     "difference of logits, in nats: +0.69 doubles the odds.<br>Brackets are 95 % intervals, resampling "
     "problems.</p>"
 )
-SECTION = FeatureCaption(title="What single features do", lead="")
+SECTION = "<h2>What single features do</h2>"
 QUALITY = FeatureCaption(
     title="How well the SAE reads the model",
     lead="What the features say can be trusted as far as the SAE keeps what the model uses.",

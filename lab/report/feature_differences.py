@@ -10,7 +10,6 @@ from lab.report.canvas import Canvas
 from lab.report.dot_plot import Dot, dot_plot
 from lab.report.feature_captions import DIFFERENCES
 from lab.report.feature_ledger import FeatureLedger
-from lab.report.feature_names import FeatureNames
 from lab.report.feature_ranking import ranked_differences
 from lab.report.feature_rulers import difference_ruler
 from lab.report.feature_words import feature_name
@@ -25,7 +24,7 @@ _SHOWN = 12
 _STYLE = ArmStyle(ink=STEERED, symbol="circle", dash="solid", faint=False)
 
 
-def difference_block(ledger: FeatureLedger, names: FeatureNames, level: int) -> str:
+def difference_block(ledger: FeatureLedger, level: int) -> str:
     """Figure and table of the largest `DIFFERENCES`; empty where there are none."""
     if ranked_differences(ledger.differences).is_empty():
         return ""
@@ -36,7 +35,7 @@ def difference_block(ledger: FeatureLedger, names: FeatureNames, level: int) -> 
         says=caption.says,
         caption=caption.key,
     )
-    return f"{caption.head(level)}{plot}{difference_table(ledger, names)}"
+    return f"{caption.head(level)}{plot}{difference_table(ledger)}"
 
 
 def difference_figure(ledger: FeatureLedger, canvas: Canvas) -> go.Figure:
@@ -46,7 +45,7 @@ def difference_figure(ledger: FeatureLedger, canvas: Canvas) -> go.Figure:
     return dot_plot(dots, canvas, axis="Mean activation, tuned minus base", ruler=ruler)
 
 
-def difference_table(ledger: FeatureLedger, names: FeatureNames) -> str:
+def difference_table(ledger: FeatureLedger) -> str:
     """The same features with both means."""
     ruler = difference_ruler(ledger)
     rows = [
@@ -59,7 +58,7 @@ def difference_table(ledger: FeatureLedger, names: FeatureNames) -> str:
         )
         for row in _largest(ledger)
     ]
-    headings = ("", f"Mean in {names.base}", f"Mean in {names.tuned}", "Difference", "In standard deviations")
+    headings = ("", "Mean in the base", "Mean in the tuned", "Difference", "In standard deviations")
     return sheet(headings, rows)
 
 

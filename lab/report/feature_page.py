@@ -47,7 +47,7 @@ def render_features(page: FeaturePage) -> str:
         intervention_block(ledger.interventions, names, 2),
         effect_block(ledger, names, 2),
         scatter_block(ledger, names, shown, 2),
-        difference_block(ledger, names, 2),
+        difference_block(ledger, 2),
         probe_block(ledger.label_probes, 2),
         feature_cards(ledger, names, shown, 2),
         f"{PROVENANCE}{provenance_section(page.made_by, page.command, page.files)}",

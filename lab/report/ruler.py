@@ -22,18 +22,18 @@ class Ruler:
     origin: float
     """A value that the axis always holds, such as no effect."""
     most: float
-    """Where the axis ends at the latest."""
+    """Where the axis ends at the latest, as drawn."""
 
     def reach(self, values: Iterable[float]) -> tuple[float, float]:
         """Ends of an axis as drawn, a little past the outermost of `values`; NaN has no place on it."""
-        known = [value for value in values if not math.isnan(value)] or [min(1.0, self.most)]
+        known = [value for value in values if not math.isnan(value)] or [1.0]
         low, high = min(self.origin, *known), max(self.origin, *known)
         room = 0.08 * (high - low) or 0.01
         start = low - room if low < self.origin else low
-        return self.factor * start, self.factor * min(self.most, high + room)
+        return self.factor * start, min(self.most, self.factor * (high + room))
 
 
-PERCENT = Ruler(factor=100.0, suffix="\u202f%", write=percent, span=interval, origin=0.0, most=1.015)
+PERCENT = Ruler(factor=100.0, suffix="\u202f%", write=percent, span=interval, origin=0.0, most=101.5)
 """Fractions, drawn in percent."""
 _THREE = partial(fixed, digits=3)
 AUROC = Ruler(factor=1.0, suffix="", write=_THREE, span=partial(span, write=_THREE), origin=0.5, most=1.008)

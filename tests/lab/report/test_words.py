@@ -4,13 +4,18 @@ import math
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from lab.errors import StorageError
 from lab.report.answer import answer_sentence
 from lab.report.ledger import LADDER, SCHEMAS, Ledger
-from lab.report.numerals import bits, interval, percent, points
+from lab.report.numerals import bits, figures, fixed, interval, percent, points, signed, span
+from lab.report.ruler import AUROC, PERCENT, changes
 from lab.report.summary import ROOM_FOR_ALL, summary
+
+NAN = math.nan
 
 
 def said(ladder: pl.DataFrame) -> str:
@@ -143,3 +148,44 @@ def test_a_ledger_refuses_a_table_of_another_schema(ledger: Ledger):
     tables = {schema.name: getattr(ledger, schema.name) for schema in SCHEMAS}
     with pytest.raises(StorageError, match="guess"):
         Ledger(**(tables | {"guess": ledger.pass_at_k}))
+
+
+@given(st.floats(-1e6, 1e6), st.integers(0, 6))
+def test_a_fixed_numeral_reads_back_to_within_half_of_its_last_digit(value: float, digits: int):
+    text = fixed(value, digits)
+    assert abs(float(text.replace("−", "-")) - value) <= 0.5 * 10**-digits * (1 + 1e-9) + 1e-9
+    assert not text.startswith("−0") or float(text.replace("−", "-")) != 0
+    assert signed(value, digits).removeprefix("+") == text
+
+
+def test_figures_are_three_whatever_the_size():
+    assert [figures(value) for value in (0.0, 0.98765, 12.345, 1234.5, -0.5)] == [
+        "0", "0.988", "12.3", "1\u202f234", "−0.5",
+    ]  # fmt: skip
+    assert [figures(value) for value in (3.2e-6, math.inf, -math.inf, NAN)] == ["3.2·10⁻⁶", "∞", "−∞", "–"]
+    assert span(0.5, NAN) == ""
+    assert span(-0.5, 0.25) == "[−0.5,\u00a00.25]"
+
+
+@given(st.lists(st.one_of(st.floats(-5, 5), st.just(NAN)), max_size=6))
+def test_an_axis_of_changes_holds_no_change_and_every_value(values: list[float]):
+    start, stop = changes(values).reach(values)
+    assert start <= 0 < stop
+    assert all(start <= value <= stop for value in values if not math.isnan(value))
+
+
+def test_changes_are_written_with_as_many_decimals_as_the_largest_needs():
+    assert [changes([size]).write(0.01234) for size in (30.0, 1.2, 0.4, 0.03)] == [
+        "+0.01",
+        "+0.01",
+        "+0.012",
+        "+0.0123",
+    ]
+    assert changes([]).write(0.5) == "+0.50"
+    assert changes([1.0]).span(-0.1, 0.2) == "[−0.10,\u00a00.20]"
+
+
+def test_a_percent_axis_never_runs_far_past_all():
+    assert PERCENT.reach([0.99]) == (0.0, 101.5)
+    assert PERCENT.reach([0.5]) == pytest.approx((0.0, 54.0))
+    assert AUROC.reach([0.4, 0.9])[0] < 0.4 < 0.9 < AUROC.reach([0.4, 0.9])[1]
