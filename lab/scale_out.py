@@ -9,6 +9,7 @@ system.
 import contextlib
 import logging
 import os
+import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -205,14 +206,22 @@ def _cluster(on: Ray) -> Iterator[None]:
         else:
             stack.callback(ray.shutdown)
             try:
+                _require_open(on.address)
                 ray.init(address=on.address, log_to_driver=False, logging_level=logging.ERROR)
-            except (ConnectionError, RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError) as error:
                 reason = str(error).partition("\n")[0]
                 raise WorkerError(
                     f"cannot join a Ray cluster at {on.address!r} ({reason}): start one with `ray start --head`, or "
                     "leave out the address for workers on this machine"
                 ) from error
         yield
+
+
+def _require_open(address: str) -> None:
+    """OSError where nothing answers at "host:port", for which Ray would knock minutes long."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _start(stack: contextlib.ExitStack, n_cpus: int | None) -> None:
