@@ -211,8 +211,8 @@ def _cluster(on: Ray) -> Iterator[None]:
             except (OSError, RuntimeError, ValueError) as error:
                 reason = str(error).partition("\n")[0]
                 raise WorkerError(
-                    f"cannot join a Ray cluster at {on.address!r} ({reason}): start one with `ray start --head`, or "
-                    "leave out the address for workers on this machine"
+                    f"cannot join a Ray cluster at {on.address!r} ({reason}): start one with `ray start --head`, set "
+                    "RAY_AUTH_MODE=token if it asks for one, or leave out the address for workers on this machine"
                 ) from error
         yield
 

@@ -1,5 +1,6 @@
 """Workers of Ray's may die, and every shard is done; their errors come back as themselves; nothing is left of them."""
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -75,7 +76,12 @@ def cluster() -> Iterator[None]:
 
 def crew() -> list[psutil.Process]:
     """The processes below this one that are workers of Ray's."""
-    return [child for child in psutil.Process().children(recursive=True) if child.name().startswith("ray::_Worker")]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.name().startswith("ray::_Worker"):
+                found.append(child)
+    return found
 
 
 def test_on_ray_every_shard_is_done_once_though_workers_die(cluster, tmp_path, capfd):

@@ -1,8 +1,10 @@
 """A store that workers fill has the bytes of one filled here, whoever is killed meanwhile."""
 
+import contextlib
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +29,7 @@ from .captured import captured
 from .conftest import SHARD_BYTES, SITES, Case
 
 SCRIPT = Path(__file__).parent / "captured.py"
+WORKER = "ray::_Worker"
 
 
 @pytest.fixture(scope="module")
@@ -41,38 +44,42 @@ def on_ray(test):
     return pytest.mark.slow(pytest.mark.skipif(absent, reason="ray is an optional extra: pip install -e .[ray]")(test))
 
 
-def below(process: psutil.Process) -> list[psutil.Process]:
-    return process.children(recursive=True)
+def below(process: int, title: str = "") -> dict[psutil.Process, list[str]]:
+    """The processes that this one began, or those of them whose command lines begin so, with their command lines."""
+    found = {}
+    for child in psutil.Process(process).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            line = child.cmdline()
+            if "".join(line).startswith(title):
+                found[child] = line
+    return found
 
 
-def workers(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [process for process in processes if process.name().startswith("ray::_Worker")]
+def folders(process: int) -> set[str]:
+    """Where Ray writes, for this process."""
+    return set(re.findall(r"/tmp/lab-\w+", " ".join(word for line in below(process).values() for word in line)))
 
 
 @on_ray
 def test_two_workers_write_the_bytes_of_one_process_though_they_are_killed(wanted, files, tmp_path, capfd):
-    told, killed, folders = [], [], set()
+    me, told, killed, written = os.getpid(), [], [], set()
 
     def killing(n_rows: int, total: int) -> None:
         told.append((n_rows, total))
         if n_rows and not killed:
-            folders.update(re.findall(r"/tmp/lab-\w+", " ".join(word for child in mine() for word in child.cmdline())))
-            killed.extend(workers(mine()))
+            written.update(folders(me))
+            killed.extend(below(me, WORKER))
             for worker in killed:
                 worker.kill()
-
-    def mine() -> list[psutil.Process]:
-        return below(psutil.Process())
 
     store = captured(tmp_path / "store", Ray(n_workers=2), killing)
     assert killed
     assert files(store.path) == wanted
     assert sum(n_rows for n_rows, _ in told) == store.n_rows
     assert {total for _, total in told} == {store.n_rows}
-    # Ray goes as it came.
-    assert psutil.wait_procs(mine(), timeout=30)[1] == []
-    assert len(folders) == 1
-    assert not Path(folders.pop()).exists()
+    # Ray goes as it came, and says nothing.
+    assert psutil.wait_procs(below(me), timeout=30)[1] == []
+    assert [Path(folder).exists() for folder in written] == [False]
     assert "ray" not in "".join(capfd.readouterr())
 
 
@@ -86,7 +93,7 @@ def test_a_killed_capture_on_ray_goes_on_here_and_ends_with_the_same_bytes(wante
         while not list(out.glob("shards/*.safetensors")) and time.monotonic() < deadline:
             assert process.poll() is None
             time.sleep(0.02)
-        crew = workers(below(psutil.Process(process.pid)))
+        crew, left = below(process.pid, WORKER), folders(process.pid)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -94,6 +101,8 @@ def test_a_killed_capture_on_ray_goes_on_here_and_ends_with_the_same_bytes(wante
     assert psutil.wait_procs(crew, timeout=30)[1] == []
     assert 0 < len(list(out.glob("shards/*.safetensors"))) < sum(name.startswith("shards/") for name in wanted)
     assert files(captured(out, Here()).path) == wanted
+    for folder in left:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_worker_finds_the_model_and_the_store_from_another_directory(case, tmp_path, files, monkeypatch):
