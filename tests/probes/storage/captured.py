@@ -47,7 +47,7 @@ def captured(out: Path, on: Here | Ray, on_progress=lambda *_: None) -> Store:
 
 
 def main() -> None:
-    captured(Path(sys.argv[1]), Ray(n_workers=2), lambda n_rows, _: signal.pause() if n_rows else None)
+    captured(Path(sys.argv[1]), Ray(n_workers=1), lambda n_rows, _: signal.pause() if n_rows else None)
 
 
 if __name__ == "__main__":

@@ -61,14 +61,14 @@ def folders(process: int) -> set[str]:
 
 
 @on_ray
-def test_two_workers_write_the_bytes_of_one_process_though_they_are_killed(wanted, files, tmp_path, capfd):
+def test_two_workers_write_the_bytes_of_one_process_though_one_is_killed(wanted, files, tmp_path, capfd):
     me, told, killed, written = os.getpid(), [], [], set()
 
     def killing(n_rows: int, total: int) -> None:
         told.append((n_rows, total))
         if n_rows and not killed:
             written.update(folders(me))
-            killed.extend(below(me, WORKER))
+            killed.extend(list(below(me, WORKER))[:1])
             for worker in killed:
                 worker.kill()
 
