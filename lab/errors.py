@@ -35,3 +35,7 @@ class EstimateError(LabError, ValueError):
 
 class StorageError(LabError, OSError):
     """A file cannot be written or read whole, or an output directory belongs to another configuration."""
+
+
+class WorkerError(LabError, RuntimeError):
+    """No worker process can be had, or workers die of a piece of work."""

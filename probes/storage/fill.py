@@ -1,16 +1,20 @@
 """fill: a store of activations, made shard by shard, and gone on with where it was stopped."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import polars as pl
+import torch
 
 from lab.errors import StorageError
-from lab.models.load import Model
+from lab.models.load import Model, load
+from lab.models.source import AdapterModel, GgufModel, HubModel, LocalModel, ModelSource, OrganismModel, model_source
 from lab.provenance import Provenance, file_digest
-from lab.tables import write_table
-from probes.storage.plan import Plan, differences, portions
+from lab.scale_out import Here, Ray, map_shards
+from lab.tables import read_table, write_table
+from probes.storage.plan import DTYPES, Plan, differences, portions
 from probes.storage.shard import write_shard
 from probes.storage.store import (
     MANIFEST,
@@ -33,36 +37,96 @@ def fill(
     out: Path,
     made_by: Provenance,
     *,
+    on: Here | Ray = Here(),  # noqa: B008 -- a frozen value
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Store:
     """The finished store of `plan` at `out`, of which whole shards are kept when they are there.
 
     Holds one shard at a time. Killed at any moment and started again, it ends with the bytes of a run that was never
-    stopped; of a finished store it only checks the files. `on_progress` is told rows just written, and rows in all.
+    stopped; of a finished store it only checks the files. Workers on Ray load the model themselves, from where its
+    name says, and write into `out`; the bytes are the same. `on_progress` is told rows just written, and rows in all.
     Raises StorageError where `out` holds something else, a store of another plan or of another version of the code, or
-    a finished store with a damaged file.
+    a finished store with a damaged file, ModelError where workers cannot find the model, and WorkerError as
+    `map_shards` does.
     """
     assert plan.texts == texts_digest(texts), "a plan of other texts"
+    match on:
+        case Here():
+            prepare = partial(_writer, out, model, texts)
+        case Ray():
+            prepare = Reopened(path=out.resolve(), source=_anywhere(model_source(plan.model)))
     store = _begun(model, texts, plan, out, made_by)
     require_model(store, model)
     if store.files:
         require_whole(store)
         return store
-    for leftover in out.rglob(".*.partial"):
-        leftover.unlink()
+    _sweep(out)
     if not (out / TEXTS_FILE).exists():
         write_table(out / TEXTS_FILE, texts, TEXTS, made_by)
-    names = [TEXTS_FILE]
-    on_progress(0, store.n_rows)
-    for number, portion in enumerate(store.portions):
-        files = [shard_name(number), index_name(number)]
-        if not all((out / name).exists() for name in files):
-            write_shard(model, plan, texts, number, portion, out, made_by)
-        on_progress(portion.n_rows, store.n_rows)
-        names += files
+    shards = range(len(store.portions))
+    missing = [number for number in shards if not all((out / name).exists() for name in _names(number))]
+    on_progress(store.n_rows - sum(store.portions[number].n_rows for number in missing), store.n_rows)
+    map_shards(
+        prepare,
+        missing,
+        on,
+        device=model.device,
+        on_done=lambda number: on_progress(store.portions[number].n_rows, store.n_rows),
+    )
+    # What workers left that died while they wrote.
+    _sweep(out)
+    names = [TEXTS_FILE, *(name for number in shards for name in _names(number))]
+    if absent := [name for name in names if not (out / name).exists()]:
+        raise StorageError(
+            f"{out / absent[0]} is not here, though a worker wrote it: want --out where all machines of the cluster "
+            "see the same files; the same command goes on from what is here"
+        )
     finished = replace(store, files={name: file_digest(out / name) for name in names})
     write_manifest(finished)
     return finished
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reopened:
+    """Begins in a process of its own what `fill` does in this one: called there, it loads the model."""
+
+    path: Path
+    """Of a store that has been begun, with its texts."""
+    source: ModelSource
+
+    def __call__(self) -> Callable[[int], None]:
+        """What writes a shard of that number; StorageError where the model there is another one."""
+        store = read_manifest(self.path)
+        # A worker's own GPU is cuda:0, whichever this process has.
+        device = torch.device(torch.device(store.plan.device).type)
+        model = load(self.source, device=device, dtype=DTYPES[store.plan.weights])
+        require_model(store, model)
+        return _writer(self.path, model, read_table(self.path / TEXTS_FILE, TEXTS))
+
+
+def _writer(out: Path, model: Model, texts: pl.DataFrame) -> Callable[[int], None]:
+    store = read_manifest(out)
+    return lambda number: write_shard(model, store.plan, texts, number, store.portions[number], out, store.made_by)
+
+
+def _names(number: int) -> tuple[str, str]:
+    """The files of a shard."""
+    return shard_name(number), index_name(number)
+
+
+def _sweep(out: Path) -> None:
+    """Deletes what a process that died left half written."""
+    for leftover in out.rglob(".*.partial"):
+        leftover.unlink(missing_ok=True)
+
+
+def _anywhere(source: ModelSource) -> ModelSource:
+    """The same source, as a process in another directory would name it."""
+    match source:
+        case LocalModel(path=path) | GgufModel(path=path) | AdapterModel(path=path):
+            return replace(source, path=path.resolve())
+        case HubModel() | OrganismModel():
+            return source
 
 
 def _begun(model: Model, texts: pl.DataFrame, plan: Plan, out: Path, made_by: Provenance) -> Store:
