@@ -140,8 +140,8 @@ INTERVENTIONS = Schema(
         Column(
             "features",
             pl.String,
-            "top: chosen by attribution; matched: random ones that fire about as often; opening: "
-            "random ones that fire about as often at the last token of a prompt",
+            "none: the model as it is; top: chosen by attribution; matched: random ones that fire about as often; "
+            "opening: random ones that fire about as often at the last token of a prompt",
         ),
         Column("n_features", pl.Int32, "features acted on at once"),
         Column("dose", pl.Float64, "strength: 1 is the mean activation where active (added), or all of it (ablated)"),
@@ -151,7 +151,7 @@ INTERVENTIONS = Schema(
         Column("change", pl.Float64, "rate minus that of the untouched model"),
         Column("change_low", pl.Float64, "lower end of its 95 % interval, paired by problem"),
         Column("change_high", pl.Float64, "upper end of its 95 % interval, paired by problem"),
-        Column("beyond", pl.Float64, "the top features' rate minus this control's; NaN for the top features"),
+        Column("beyond", pl.Float64, "the top features' rate minus this control's; NaN where this is no control"),
         Column("beyond_low", pl.Float64, "lower end of its 95 % interval, paired by problem"),
         Column("beyond_high", pl.Float64, "upper end of its 95 % interval, paired by problem"),
     ),

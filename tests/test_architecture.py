@@ -21,8 +21,8 @@ BANNED_NAMES = {"utils", "util", "helpers", "common", "misc", "manager", "handle
 # The modules, or folders, that alone may import a library; one without a door may not be imported yet.
 DOORS = {
     "transformer_lens": ("lab/models/bridge.py",),
-    "sae_lens": (),
-    "sklearn": (),
+    "sae_lens": ("probes/sae/load.py", "probes/sae/train.py"),
+    "sklearn": ("probes/scores/label_probes.py",),
     "trl": ("lab/post_training/",),
     "datasets": ("lab/post_training/",),
     "peft": ("lab/models/load.py",),
@@ -37,7 +37,7 @@ DOORS = {
         "lab/report/calibration_summary.py",
     ),
     "vllm": (),
-    "ray": (),
+    "ray": ("lab/scale_out.py",),
 }
 # Verifiers of third parties draw from global generators; this module seeds those of the process that it is alone in.
 OWN_PROCESS = "lab/tasks/worker.py"

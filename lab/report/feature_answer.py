@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from lab.report.feature_interventions import ablates, untouched
+from lab.report.feature_interventions import ablates
 from lab.report.feature_ledger import FeatureLedger
 from lab.report.feature_names import FeatureNames
 from lab.report.feature_ranking import main_effects, ranked_differences, ranked_scores
@@ -45,18 +45,26 @@ def _intervened(interventions: pl.DataFrame, names: FeatureNames) -> str:
     parts = []
     for ablated in (True, False):
         rows = [row for row in interventions.to_dicts() if ablates(row) is ablated]
-        top = [row for row in rows if row["features"] != "matched"]
-        if not top:
+        top = [row for row in rows if row["features"] == "top"]
+        own = next((row for row in rows if row["features"] == "none"), None)
+        if not top or own is None:
             continue
         chosen = min(top, key=lambda row: (abs(row["dose"] - 1), -row["n_features"]))
         same = ("n_features", "dose")
         rivals = [row for row in rows if row["features"] == "matched" and all(row[key] == chosen[key] for key in same)]
         rival = max(rivals, key=lambda row: abs(row["change"]), default=None)
-        parts.append(_part(chosen, rival, names, again=bool(parts)))
+        parts.append(_part(chosen, own, rival, names, again=bool(parts)))
     return "; ".join(parts) + "." if parts else "Only random features were acted on."
 
 
-def _part(row: Mapping[str, Any], rival: Mapping[str, Any] | None, names: FeatureNames, *, again: bool) -> str:
+def _part(
+    row: Mapping[str, Any],
+    own: Mapping[str, Any],
+    rival: Mapping[str, Any] | None,
+    names: FeatureNames,
+    *,
+    again: bool,
+) -> str:
     n, model = row["n_features"], names.tuned if ablates(row) else names.base
     which = f"the {n} features that push" if n > 1 else "the feature that pushes"
     whom = ("them" if n > 1 else "it") if again else f"{which} most towards {names.towards}"
@@ -64,7 +72,7 @@ def _part(row: Mapping[str, Any], rival: Mapping[str, Any] | None, names: Featur
     dose = "" if row["dose"] == 1 else f" at dose {figures(row['dose'])}"
     place = "in" if ablates(row) else "to"
     acted = f"{verb if again else verb.capitalize()} {whom}{dose}"
-    told = f"from {percent(untouched(row))} to {_rate(row)}"
+    told = f"from {_rate(own)} to {_rate(row)}"
     does = _does(row)
     control = (
         f"with random ones that fire as often it is {_rate(rival)}" if rival else "no random ones were tried beside"

@@ -1,6 +1,5 @@
 """Feature interventions: what acting on features does to what the models write, as figure and table."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,8 +16,12 @@ from lab.report.palette import BASE, STEERED, TUNED, ArmStyle
 from lab.report.plot_block import plot_block
 from lab.report.sheet import sheet, with_span
 
-_TOP = ArmStyle(ink=STEERED, symbol="square", dash="solid", faint=False)
-_MATCHED = ArmStyle(ink=STEERED, symbol="circle-open", dash="dot", faint=True)
+_STYLES = {
+    "top": ArmStyle(ink=STEERED, symbol="square", dash="solid", faint=False),
+    "matched": ArmStyle(ink=STEERED, symbol="circle-open", dash="dot", faint=True),
+    "opening": ArmStyle(ink=STEERED, symbol="triangle-up-open", dash="dot", faint=True),
+}
+_WORDS = {"top": "chosen", "matched": "random", "opening": "random opening"}
 _TUNED = ArmStyle(ink=TUNED, symbol="diamond", dash="solid", faint=False)
 _BASE = ArmStyle(ink=BASE, symbol="circle", dash="solid", faint=False)
 
@@ -26,11 +29,6 @@ _BASE = ArmStyle(ink=BASE, symbol="circle", dash="solid", faint=False)
 def ablates(row: Mapping[str, Any]) -> bool:
     """Whether a row of `INTERVENTIONS` switches features off in the tuned model; else it adds them to the base."""
     return str(row["intervention"]).startswith("ablat")
-
-
-def untouched(row: Mapping[str, Any]) -> float:
-    """The rate of the model that a row of `INTERVENTIONS` acted on, as it is."""
-    return row["rate"] - row["change"]
 
 
 def intervention_block(interventions: pl.DataFrame, names: FeatureNames, level: int) -> str:
@@ -49,7 +47,7 @@ def intervention_block(interventions: pl.DataFrame, names: FeatureNames, level: 
 
 def intervention_figure(interventions: pl.DataFrame, names: FeatureNames, canvas: Canvas) -> go.Figure:
     """One row an intervention, each kind of it under the model that it acts on."""
-    groups = [_dots(group, names, canvas) for group in _groups(interventions)]
+    groups = [[_dot(row, names, canvas) for row in group] for group in _groups(interventions)]
     dots = [dot for group in groups for dot in group][::-1]
     figure = dot_plot(dots, canvas, axis=f"Samples that show {names.behaviour}", note_title="change, points")
     heights = iter([mark["y"][0] for mark in figure.to_dict()["data"]][::-1])
@@ -65,57 +63,57 @@ def intervention_table(interventions: pl.DataFrame, names: FeatureNames) -> str:
     """Every row of `INTERVENTIONS`."""
     rows = []
     for group in _groups(interventions):
-        rows.append((_model(group[0], names), percent(untouched(group[0])), with_span(ABSENT, "as it is")))
-        rows += [_row(row) for row in group]
-    return sheet(("", f"Rate of {names.behaviour}", "Change, points"), rows)
+        rows += [_row(row, names) for row in group]
+    return sheet(("", f"Rate of {names.behaviour}", "Change, points", "Chosen minus random, points"), rows)
 
 
 def _groups(interventions: pl.DataFrame) -> list[list[dict[str, Any]]]:
-    """Ablations, then additions; chosen features before the random ones of the same number and dose."""
+    """Ablations, then additions; the model as it is, then chosen features before random ones of the same dose."""
+    order = ["none", *_STYLES]
     ordered = sorted(
-        interventions.to_dicts(), key=lambda row: (row["n_features"], row["dose"], row["features"] == "matched")
+        interventions.to_dicts(), key=lambda row: (row["n_features"], row["dose"], order.index(row["features"]))
     )
     groups = [[row for row in ordered if ablates(row) is ablated] for ablated in (True, False)]
     return [group for group in groups if group]
 
 
-def _dots(group: list[dict[str, Any]], names: FeatureNames, canvas: Canvas) -> list[Dot]:
-    first = group[0]
-    style = _TUNED if ablates(first) else _BASE
-    own = Dot(
-        name=f"{names.tuned if ablates(first) else names.base}, untouched",
-        value=untouched(first),
-        low=math.nan,
-        high=math.nan,
-        style=style,
-        note="",
-    )
-    return [own, *(_dot(row, canvas) for row in group)]
-
-
-def _dot(row: Mapping[str, Any], canvas: Canvas) -> Dot:
-    style = _MATCHED if row["features"] == "matched" else _TOP
+def _dot(row: Mapping[str, Any], names: FeatureNames, canvas: Canvas) -> Dot:
     digits = 1 if canvas.note_room else 0
     note = f"{points(row['change'], digits)} {interval(row['change_low'], row['change_high'], digits)}".strip()
-    return Dot(name=_name(row), value=row["rate"], low=row["low"], high=row["high"], style=style, note=note)
+    return Dot(
+        name=_name(row, names),
+        value=row["rate"],
+        low=row["low"],
+        high=row["high"],
+        style=_style(row),
+        note="" if row["features"] == "none" else note,
+    )
 
 
-def _name(row: Mapping[str, Any]) -> str:
+def _style(row: Mapping[str, Any]) -> ArmStyle:
+    if row["features"] == "none":
+        return _TUNED if ablates(row) else _BASE
+    return _STYLES[row["features"]]
+
+
+def _name(row: Mapping[str, Any], names: FeatureNames) -> str:
     """`8 chosen features added, dose 2`; the whole of an ablation needs no dose."""
+    if row["features"] == "none":
+        return f"{names.tuned if ablates(row) else names.base}, untouched"
     n = row["n_features"]
-    which = "random" if row["features"] == "matched" else "chosen"
     done = "ablated" if ablates(row) else "added"
     dose = "" if row["dose"] == 1 else f", dose {figures(row['dose'])}"
-    return f"{n} {which} feature{'' if n == 1 else 's'} {done}{dose}"
+    return f"{n} {_WORDS[row['features']]} feature{'' if n == 1 else 's'} {done}{dose}"
 
 
-def _model(row: Mapping[str, Any], names: FeatureNames) -> str:
-    return f"<b>{escaped(names.tuned if ablates(row) else names.base)}, untouched</b>"
-
-
-def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(row: Mapping[str, Any], names: FeatureNames) -> tuple[str, ...]:
+    rate = with_span(percent(row["rate"]), interval(row["low"], row["high"]))
+    if row["features"] == "none":
+        return f"<b>{escaped(_name(row, names))}</b>", rate, with_span(ABSENT, "as it is"), ABSENT
+    beyond = interval(row["beyond_low"], row["beyond_high"])
     return (
-        escaped(_name(row)),
-        with_span(percent(row["rate"]), interval(row["low"], row["high"])),
+        escaped(_name(row, names)),
+        rate,
         with_span(points(row["change"]), interval(row["change_low"], row["change_high"])),
+        with_span(points(row["beyond"]), beyond) if row["features"] != "top" else ABSENT,
     )

@@ -13,6 +13,9 @@ from lab.report.answer import answer_sentence
 from lab.report.canvas import Canvas
 from lab.report.document import document
 from lab.report.estimates_section import estimates_section
+from lab.report.feature_ledger import FeatureLedger
+from lab.report.feature_names import FeatureNames
+from lab.report.feature_section import feature_section
 from lab.report.figures import cover_figure, family_figure, guess_figure, ladder_figure, pass_at_k_figure
 from lab.report.ladder_table import ladder_table
 from lab.report.ledger import Ledger
@@ -48,6 +51,8 @@ class Page:
     command: str
     """What to type to make the page again."""
     files: tuple[TableFile, ...]
+    features: tuple[FeatureLedger, FeatureNames] | None = None
+    """What single features do, and what it is called; None where none were sought."""
 
 
 def render(page: Page) -> str:
@@ -62,6 +67,7 @@ def render(page: Page) -> str:
         _guess(ledger),
         _curves(ledger, page.process_checked),
         _families(ledger, page.process_checked),
+        "" if page.features is None else feature_section(*page.features),
         _traces(ledger.examples),
         f"{captions.PROVENANCE}{provenance_section(page.made_by, page.command, page.files)}",
     ]

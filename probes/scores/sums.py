@@ -68,8 +68,8 @@ class Sums:
 def sums(store: Store, sae: Sae, labels: pl.DataFrame) -> Sums:
     """One pass: every activation of the SAE's site is read once and encoded once, for all features and labels.
 
-    `labels` is a `LABELS` table of the store's texts; without rows, no token has a label. The result is the `shard_sums` of all shards, added in their
-    order, whoever computes them. Memory does not grow with the tokens: one shard, a few encoded rows, and about
+    `labels` is a `LABELS` table of the store's texts; without rows, no token has a label. The result is the
+    `shard_sums` of all shards, added in their order, whoever computes them. Memory does not grow with the tokens: one shard, a few encoded rows, and about
     8 * 96 * (1 + n_labels) * d_sae bytes of sums. Raises as `label_names` and `shard_features` do.
     """
     names = label_names(store, labels) if len(labels) else ()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import polars as pl
@@ -74,31 +74,23 @@ def interventions(
         raise EstimateError("no feature was chosen, so there is nothing to act on: attribute more texts")
     sets = feature_sets(candidates, len(prompts), seed)
     weights = resamples(len(prompts), n_boot, numpy_generator(seed, "bootstrap of interventions"))
-    untouched = {
-        "base": opening_rates(pair.base, prompts, toward),
-        "tuned": opening_rates(pair.tuned, prompts, toward),
-    }
     rows: list[dict[str, object]] = []
-    for act in (Ablated(), *map(Added, DOSES)):
-        side: Literal["base", "tuned"] = "tuned" if isinstance(act, Ablated) else "base"
-        model = pair.tuned if side == "tuned" else pair.base
-        rates = {
-            name: opening_rates(model, prompts, toward, candidates.sae, alteration(act, candidates, chosen))
-            for name, chosen in sets.items()
-        }
-        for name, rate in rates.items():
-            beyond = UNDEFINED if name == "top" else difference_interval(rates["top"], rate, weights)
-            rows.append(
-                {
-                    "intervention": "ablated in the tuned model" if side == "tuned" else "added to the base model",
-                    "features": name,
-                    "n_features": len(candidates.top),
-                    "dose": act.dose if isinstance(act, Added) else 1.0,
-                    **dict(_columns("rate", mean_interval(rate, weights))),
-                    **dict(_columns("change", difference_interval(rate, untouched[side], weights))),
-                    **dict(_columns("beyond", beyond)),
-                }
-            )
+    for model, name, acts in (
+        (pair.tuned, "ablated in the tuned model", (Ablated(),)),
+        (pair.base, "added to the base model", tuple(map(Added, DOSES))),
+    ):
+        untouched = opening_rates(model, prompts, toward)
+        rows.append({"intervention": name, **_row("none", 0, 0.0, untouched, untouched, None, weights)})
+        for act in acts:
+            rates = {
+                which: opening_rates(model, prompts, toward, candidates.sae, alteration(act, candidates, chosen))
+                for which, chosen in sets.items()
+            }
+            dose = act.dose if isinstance(act, Added) else 1.0
+            for which, rate in rates.items():
+                top = None if which == "top" else rates["top"]
+                row = _row(which, len(candidates.top), dose, rate, untouched, top, weights)
+                rows.append({"intervention": name, **row})
     return INTERVENTIONS.frame(rows)
 
 
@@ -143,6 +135,26 @@ def _means(candidates: Candidates, table: Int[Tensor, "prompt feature"]) -> Floa
     added = added.scatter(1, table, means[table])
     wanted = (means[list(candidates.top)] @ sae.W_dec[list(candidates.top)]).norm()
     return added * (wanted / (added @ sae.W_dec).norm(dim=1, keepdim=True))
+
+
+def _row(
+    features: str,
+    n_features: int,
+    dose: float,
+    rate: Float[np.ndarray, " prompt"],
+    untouched: Float[np.ndarray, " prompt"],
+    top: Float[np.ndarray, " prompt"] | None,
+    weights: Int[np.ndarray, "boot prompt"],
+) -> dict[str, object]:
+    """A row of `INTERVENTIONS`; `top` is the rate under the top features where these are a control of them."""
+    return {
+        "features": features,
+        "n_features": n_features,
+        "dose": dose,
+        **dict(_columns("rate", mean_interval(rate, weights))),
+        **dict(_columns("change", difference_interval(rate, untouched, weights))),
+        **dict(_columns("beyond", UNDEFINED if top is None else difference_interval(top, rate, weights))),
+    }
 
 
 def _columns(name: str, interval: Interval) -> Iterator[tuple[str, float]]:

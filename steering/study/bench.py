@@ -117,7 +117,7 @@ def claim(out: Path, study: Study) -> None:
     wanted = canonical_json(study)
     marker = out / "study.json"
     # What a run that was killed while it wrote left behind.
-    for name in ("study.json", "report.html"):
+    for name in ("study.json", "report.html", "features.html"):
         for leftover in out.glob(f".{name}.*.partial"):
             leftover.unlink()
     if marker.exists():

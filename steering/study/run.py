@@ -2,46 +2,24 @@
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-from lab.calibration.record import shipped_records
-from lab.estimators.estimate import ESTIMATES
-from lab.estimators.evidence import PROCESS, RANKS, SCORES
-from lab.provenance import canonical_json, file_digest
-from lab.report.answer import answer_sentence
-from lab.report.best_estimate import best_estimate
-from lab.report.ledger import SCHEMAS, Ledger
-from lab.report.page import Page, render
-from lab.report.provenance_section import TableFile
-from lab.sampling.trace import TRACES, VERDICTS
+from lab.provenance import canonical_json
 from lab.stage import Artefact, memoised
-from lab.tables import Schema, read_provenance, read_table, write_table, write_text
+from lab.tables import write_table
 from lab.tasks.problem import PROBLEMS, problem_table
 from steering.study.arms import Arm, ladder, replacement_control, takeover_control
 from steering.study.bench import Bench, Watch, claimed, prepare
 from steering.study.config import Study
-from steering.study.estimated import estimate_stage, evidence_stage, read_estimates
-from steering.study.evidence import ACTIVATIONS, DECISIONS
+from steering.study.estimated import estimate_stage, evidence_stage
 from steering.study.features import feature_stage
 from steering.study.findings import routed_share
 from steering.study.fitting import Fitting, fitting_stage
+from steering.study.reported import Finished, Measured, report_stage
 from steering.study.sampled import hybrid_traces, own_traces, read_traces
 from steering.study.tables import table_stage
 from steering.study.vectors import read_vectors, vector_stage
-
-
-class Finished(NamedTuple):
-    """Where a study's results lie."""
-
-    report: Path
-    ledger: Ledger
-    answer: str
-    """What the study found, in a sentence."""
-    best_estimate: str
-    """The share by the estimator with the best calibration record, in a sentence; empty where there is none."""
 
 
 def run(study: Study, out: Path, *, command: str, watch: Watch = lambda *_: None) -> Finished:
@@ -61,16 +39,6 @@ def run_stages(bench: Bench, command: str) -> Finished:
     # Every stage has moved out of it; a kill may have left hidden parts of files.
     shutil.rmtree(bench.out / ".work", ignore_errors=True)
     return report_stage(bench, measured, command)
-
-
-class Measured(NamedTuple):
-    """A study's stages up to its estimates."""
-
-    tables: Artefact
-    evidence: Artefact
-    estimates: Artefact
-    features: Artefact | None
-    """None where the study looks for none."""
 
 
 def measure(bench: Bench) -> Measured:
@@ -120,63 +88,3 @@ def problem_stage(bench: Bench) -> Artefact:
             )
 
     return memoised(bench.out, "problems", config, parents, compute)
-
-
-def report_stage(bench: Bench, measured: Measured, command: str) -> Finished:
-    """`report.html`, drawn from the tables alone; written again by every run, and equal each time."""
-    tables = measured.tables
-    ledger = Ledger(**{schema.name: read_table(tables.path / f"{schema.name}.parquet", schema) for schema in SCHEMAS})
-    parents = {"tables": tables.digest, "estimates": measured.estimates.digest}
-    # The page is drawn again by every run; the numbers are those of the commit that made the tables.
-    of_tables = read_provenance(tables.path / "ladder.parquet")
-    made_by = replace(
-        bench.made_by("study", bench.study, parents),
-        commit=of_tables.commit,
-        dirty=of_tables.dirty,
-        packages=of_tables.packages,
-    )
-    verdicts = read_table(tables.path / "verdicts.parquet", VERDICTS)
-    task, base, tuned = f"held-out {bench.task.name}", bench.base.name, bench.pair.tuned.name
-    page = Page(
-        title=f"{base} and {tuned}",
-        task=task,
-        sampling=bench.study.sampling,
-        process_checked=verdicts["process_valid"].null_count() == 0,
-        base=base,
-        tuned=tuned,
-        ledger=ledger,
-        estimates=read_estimates(measured.estimates),
-        records=shipped_records(),
-        made_by=made_by,
-        command=command,
-        files=tuple(table_files(bench.out)),
-    )
-    report = bench.out / "report.html"
-    write_text(report, render(page))
-    answer = answer_sentence(ledger.ladder, task, base, tuned, bench.study.sampling)
-    return Finished(report, ledger, answer, best_estimate(page.estimates, page.records))
-
-
-def table_files(out: Path) -> Iterator[TableFile]:
-    """Every table of a study, with its schema."""
-    tables: list[tuple[Path, Schema]] = [
-        (out / "tables" / f"{schema.name}.parquet", schema) for schema in (*SCHEMAS, VERDICTS)
-    ]
-    tables += [(path, TRACES) for path in sorted(out.glob("traces-*/*.parquet"))]
-    tables += [(path, PROBLEMS) for path in sorted(out.glob("problems/*.parquet"))]
-    tables += [
-        (out / "activations" / "index.parquet", ACTIVATIONS),
-        (out / "decisions" / "decisions.parquet", DECISIONS),
-    ]
-    tables += [
-        (out / "evidence" / f"{name}.parquet", schema)
-        for name, schema in (("scores", SCORES), ("ranks", RANKS), ("process", PROCESS), ("old", VERDICTS))
-    ]
-    tables.append((out / "estimates" / "estimates.parquet", ESTIMATES))
-    for path, schema in tables:
-        yield TableFile(
-            path=str(path.relative_to(out)),
-            schema=schema,
-            n_rows=read_table(path, schema).height,
-            digest=file_digest(path),
-        )

@@ -62,15 +62,24 @@ def effect_of(feature: int) -> float:
 
 
 def intervention(kind: str, features: str, dose: float, rate: float, change: float, half: float = 0.02) -> dict:
+    beyond = 0.3 if features in ("matched", "opening") else NAN
     return {
         "intervention": kind, "features": features, "n_features": 8, "dose": dose, "rate": rate, "low": rate - half,
         "high": rate + half, "change": change, "change_low": change - half, "change_high": change + half,
+        "beyond": beyond, "beyond_low": beyond - half, "beyond_high": beyond + half,
     }  # fmt: skip
 
 
+def untouched(row: dict) -> dict:
+    """The model that `row` acts on, as it is."""
+    return intervention(row["intervention"], "none", 0.0, row["rate"] - row["change"], 0.0) | {"n_features": 0}
+
+
 INTERVENED = [
+    untouched(intervention("ablated in the tuned model", "top", 1.0, 0.124, -0.867)),
     intervention("ablated in the tuned model", "top", 1.0, 0.124, -0.867),
     intervention("ablated in the tuned model", "matched", 1.0, 0.969, -0.022),
+    untouched(intervention("added to the base model", "top", 1.0, 0.783, 0.371)),
     intervention("added to the base model", "top", 1.0, 0.783, 0.371),
     intervention("added to the base model", "matched", 1.0, 0.419, 0.007),
     intervention("added to the base model", "top", 2.0, 0.951, 0.539),
@@ -190,7 +199,8 @@ def intervals(text: str) -> list[str]:
 
 
 def intervened(*table: dict) -> str:
-    return plain(feature_answer(made({"interventions": list(table)}), NAMES))
+    whole = [untouched(table[0]), *table]
+    return plain(feature_answer(made({"interventions": whole}), NAMES))
 
 
 @pytest.fixture(scope="module")
@@ -276,16 +286,17 @@ def test_a_ledger_refuses_a_feature_table_of_another_schema(ledger: FeatureLedge
 
 def test_the_answer_says_what_acting_on_features_does(ledger: FeatureLedger):
     assert plain(feature_answer(ledger, NAMES)) == (
-        "Ablating the 8 features that push most towards T lowers the rate of worked chains in zero-rl from 99.1 % to "
-        "12.4 % [10.4, 14.4] (with random ones that fire as often it is 96.9 % [94.9, 98.9]); adding them to zero-base "
-        "raises it from 41.2 % to 78.3 % [76.3, 80.3] (with random ones that fire as often it is 41.9 % [39.9, 43.9])."
+        "Ablating the 8 features that push most towards T lowers the rate of worked chains in zero-rl from 99.1 % "
+        "[97.1, 101.1] to 12.4 % [10.4, 14.4] (with random ones that fire as often it is 96.9 % [94.9, 98.9]); adding "
+        "them to zero-base raises it from 41.2 % [39.2, 43.2] to 78.3 % [76.3, 80.3] (with random ones that fire as "
+        "often it is 41.9 % [39.9, 43.9])."
     )
 
 
 def test_numbers_of_the_answer_are_those_of_the_table(ledger: FeatureLedger):
     table = plain(intervention_table(ledger.interventions, NAMES))
     found = re.findall(r"[\d.]+ %|\[[^\]]*\]", plain(feature_answer(ledger, NAMES)))
-    assert len(found) == 10
+    assert len(found) == 12
     assert all(number in table for number in found)
 
 
@@ -304,7 +315,7 @@ def test_the_dose_of_the_answer_is_fixed_whatever_the_rates():
     weak, strong = intervention("added", "top", 1.5, 0.5, 0.1), intervention("added", "top", 4.0, 0.9, 0.5)
     assert intervened(strong, weak).startswith(
         "Adding the 8 features that push most towards T at dose 1.5 to zero-base raises the rate of worked chains from "
-        "40.0 % to 50.0 %"
+        "40.0 % [38.0, 42.0] to 50.0 %"
     )
     assert "at dose" not in intervened(strong, weak, intervention("added", "top", 1.0, 0.4, 0.0))
 
@@ -336,7 +347,9 @@ def test_without_interventions_the_answer_says_what_was_measured(ledger: Feature
 
 
 def test_every_number_of_a_table_that_has_an_interval_shows_it(ledger: FeatureLedger):
-    assert len(intervals(intervention_table(ledger.interventions, NAMES))) == 2 * len(INTERVENED)
+    assert len(intervals(intervention_table(ledger.interventions, NAMES))) == sum(
+        {"none": 1, "top": 2, "matched": 3}[row["features"]] for row in INTERVENED
+    )
     assert len(intervals(effect_table(ledger))) == 2 * 12
     assert len(intervals(difference_table(ledger))) == 12
     assert len(intervals(probe_table(ledger.label_probes))) == ledger.label_probes.height

@@ -35,8 +35,9 @@ def table(pair, candidates, prompts):
 
 
 def test_every_intervention_has_the_top_features_and_both_controls(table):
-    assert table["features"].to_list() == ["top", "matched", "opening"] * (1 + len(DOSES))
-    assert table["dose"].to_list() == [1.0] * 3 + [dose for dose in DOSES for _ in range(3)]
+    acted = ["top", "matched", "opening"]
+    assert table["features"].to_list() == ["none", *acted, "none", *acted * len(DOSES)]
+    assert table["dose"].to_list() == [0.0, *[1.0] * 3, 0.0, *(dose for dose in DOSES for _ in range(3))]
     assert table["intervention"].n_unique() == 2
 
 

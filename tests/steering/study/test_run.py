@@ -17,7 +17,8 @@ from lab.report.ledger import EXAMPLES, LADDER
 from lab.stage import Artefact
 from lab.tables import read_provenance, read_table, write_table
 from steering.study.bench import claimed
-from steering.study.run import Measured, prepare, problem_stage, report_stage, run
+from steering.study.reported import Measured, report_stage
+from steering.study.run import prepare, problem_stage, run
 
 
 def files(out: Path) -> dict[str, bytes]:
