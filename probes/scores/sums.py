@@ -69,7 +69,7 @@ def sums(store: Store, sae: Sae, labels: pl.DataFrame) -> Sums:
     """One pass: every activation of the SAE's site is read once and encoded once, for all features and labels.
 
     `labels` is a `LABELS` table of the store's texts. The result is the `shard_sums` of all shards, added in their
-    order, whoever computes them. Memory does not grow with the tokens: one shard, a few encoded rows, and three times
+    order, whoever computes them. Memory grows with the labels alone: one shard, a few encoded rows, and three times
     the sums, which have about 8 * 96 * (1 + n_labels) * d_sae bytes. Raises as `label_names` and `shard_features` do.
     """
     names = label_names(store, labels)
