@@ -84,10 +84,11 @@ def word_labels(
     for number, (_, prompt, completion) in enumerate(_texts(texts)):
         places = character_spans(tokenizer, completion)
         visible = [place for place, (start, end) in enumerate(places) if end > start]
+        covered = [places[place] for place in visible]
         text = decoded(tokenizer, completion)
         for group, pattern in patterns.items():
             for match in pattern.finditer(text):
-                if chosen := _overlapping([places[place] for place in visible], *match.span()):
+                if chosen := _overlapping(covered, *match.span()):
                     window = visible[max(0, chosen[0] - before) : chosen[-1] + 1 + after]
                     rows += [(number, len(prompt) + place, group) for place in window]
     return _table(rows)

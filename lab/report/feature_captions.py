@@ -48,7 +48,8 @@ INTERVENTIONS = FeatureCaption(
     says="Rate of the behaviour untouched, with the chosen features and with random ones; the table below holds the "
     "numbers.",
     key="Lines are 95 % intervals, resampling problems; changes are paired by problem. Hollow marks are random "
-    "features, drawn anew for every problem. A dotted line is the untouched model. Features that act beyond chance leave the random ones behind.",
+    "features, drawn anew for every problem. A dotted line is the untouched model. Features that act beyond chance "
+    "leave the random ones behind.",
 )
 EFFECTS = FeatureCaption(
     title="Which features push where",

@@ -60,7 +60,7 @@ def opening_contrasts(
     """
     sides = {"toward": _tokens(toward, model.tokenizer), "against": _tokens(against, model.tokenizer)}
     rows: list[dict[str, object]] = [
-        {"problem_id": problem.id, "tokens": model.tokenizer(problem.prompt).input_ids} | sides for problem in problems
+        {"problem_id": problem.id, "tokens": model.tokenizer(problem.prompt).input_ids, **sides} for problem in problems
     ]
     table = CONTRASTS.frame(rows)
     require_contrasts(model, table)

@@ -17,8 +17,8 @@ from probes.storage.store import Store
 
 N_BINS = 96
 """Bins of activations above 0: four to an octave, by the leading bits of a float32, from 2^-12 to 2^12."""
-_SHIFT, _FIRST = 21, (127 - 12) * 4
 # A float32 without its 21 last bits is four times its exponent, plus the quarter of the octave; 127 is the bias.
+_SHIFT, _FIRST = 21, (127 - 12) * 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -69,8 +69,9 @@ def sums(store: Store, sae: Sae, labels: pl.DataFrame) -> Sums:
     """One pass: every activation of the SAE's site is read once and encoded once, for all features and labels.
 
     `labels` is a `LABELS` table of the store's texts; without rows, no token has a label. The result is the
-    `shard_sums` of all shards, added in their order, whoever computes them. Memory does not grow with the tokens: one shard, a few encoded rows, and about
-    8 * 96 * (1 + n_labels) * d_sae bytes of sums. Raises as `label_names` and `shard_features` do.
+    `shard_sums` of all shards, added in their order, whoever computes them. The activations held do not grow with the
+    tokens: one shard, a few encoded rows, and three times the sums, of 8 * 96 * (1 + n_labels) * d_sae bytes. Raises as
+    `label_names` and `shard_features` do.
     """
     names = label_names(store, labels) if len(labels) else ()
     return functools.reduce(

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, roc_auc_score
 
@@ -41,6 +41,7 @@ def test_an_interval_is_that_of_problems_drawn_again_and_again():
     assert (found.low, found.high, found.stderr) == pytest.approx((wanted.low, wanted.high, wanted.stderr))
 
 
+@settings(max_examples=25)
 @given(tokens)
 def test_no_threshold_has_a_larger_f1_than_the_best(drawn):
     scores, labelled, _ = arrays(drawn)
