@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -51,6 +51,11 @@ class Crosscoder:
     def d_sae(self) -> int:
         """How many latents."""
         return len(self.b_enc)
+
+    @property
+    def own_model(self) -> Int[Tensor, " d_sae"]:
+        """Of every latent the model in which its decoder row is the longer: 0 base, 1 tuned; base where they tie."""
+        return self.W_dec.norm(dim=2).argmax(dim=1)
 
     def scaled(self, streams: Float[Tensor, "*place model d_model"]) -> Float[Tensor, "*place model d_model"]:
         """Streams in the units of the dictionary."""

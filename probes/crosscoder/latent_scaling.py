@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from probes.crosscoder.crosscoder import Crosscoder
-from probes.crosscoder.moments import Moments, own_model
+from probes.crosscoder.moments import Moments
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -33,7 +33,7 @@ def latent_scaling(crosscoder: Crosscoder, summed: Moments) -> LatentScaling:
     in part as its own. NaN where a latent never fires, or b in its own model is not above 0.
     """
     rows = crosscoder.W_dec.double().cpu()
-    own = own_model(crosscoder).cpu()
+    own = crosscoder.own_model.cpu()
     each = torch.arange(crosscoder.d_sae)
     direction = rows[each, own]
     size = summed.squares * direction.square().sum(dim=1)
@@ -44,6 +44,6 @@ def latent_scaling(crosscoder: Crosscoder, summed: Moments) -> LatentScaling:
     )
 
 
-def _ratio(strength: Float[Tensor, "2 d_sae"], own: Tensor) -> Float[Tensor, " d_sae"]:
+def _ratio(strength: Float[Tensor, "2 d_sae"], own: Int[Tensor, " d_sae"]) -> Float[Tensor, " d_sae"]:
     mine, other = strength.gather(0, torch.stack([own, 1 - own]))
     return torch.where(mine > 0, other / mine, torch.nan)

@@ -16,7 +16,7 @@ from probes.crosscoder.crosscoder import Crosscoder
 class Moments:
     """Sums over rows, in double precision on the CPU and in the dictionary's units.
 
-    A latent's own direction is the decoder row of the model in which that is the longer; base where they tie.
+    A latent's own direction is its decoder row in its own model.
     """
 
     n_rows: int
@@ -36,15 +36,10 @@ class Moments:
     """Of the squared distance between stream and mean stream, for each model."""
 
 
-def own_model(crosscoder: Crosscoder) -> Int[Tensor, " d_sae"]:
-    """The model whose decoder row is the longer: 0 base, 1 tuned."""
-    return crosscoder.W_dec.norm(dim=2).argmax(dim=1)
-
-
 @torch.no_grad()
-def moments(crosscoder: Crosscoder, batches: Iterable[Float[Tensor, "batch 2 d_model"]]) -> Moments:
+def moments(crosscoder: Crosscoder, batches: Iterable[Float[Tensor, "_batch 2 d_model"]]) -> Moments:
     """The moments of `crosscoder` over batches of both streams; EstimateError where there is no row."""
-    direction = crosscoder.W_dec[torch.arange(crosscoder.d_sae), own_model(crosscoder)]
+    direction = crosscoder.W_dec[torch.arange(crosscoder.d_sae), crosscoder.own_model]
     n_rows, total = 0, None
     for batch in batches:
         n_rows += len(batch)

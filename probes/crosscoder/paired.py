@@ -68,7 +68,8 @@ class Paired:
         """Every row of the problems in `split` once, base before tuned, in float32 on the CPU.
 
         Shards come in random order and `n_mixed` at a time are mixed row by row, as in `probes.storage.shuffled`; the
-        last batch may be smaller. A function of the stores and the arguments. Raises StorageError for a size below 1,
+        last batch may be smaller. A function of the stores and the arguments. Holds these shards of both stores, and as
+        much again while they are put together. Raises StorageError for a size below 1,
         where the indices of the two stores differ, or where no problem of the stores is in `split`.
         """
         if batch_size < 1 or n_mixed < 1:

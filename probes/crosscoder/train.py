@@ -65,7 +65,7 @@ def train(
     (the means end in the biases); the threshold is the mean of the smallest kept value over the last steps, not a
     running mean; and at the end every latent is scaled so that its two decoder norms sum to 1, so that an activation
     is the length of what it writes. `on_progress` is told steps done, and steps in all. Raises as `Paired.batches`
-    does, and ModelError where a stream does not vary.
+    does, and ModelError where a stream does not vary, or training diverges.
     """
     mean, scale = (part.to(device) for part in _measured(paired, training))
     weights = _start(paired.d_model, training, device)
@@ -90,7 +90,12 @@ def train(
         if step + 1 > training.n_steps * (1 - THRESHOLD_SHARE):
             smallest.append(latents.smallest)
         on_progress(step + 1, training.n_steps)
-    return _finished(paired, weights, mean, scale, torch.stack(smallest).mean())
+    threshold = torch.stack(smallest).mean()
+    if not all(bool(part.isfinite().all()) for part in (threshold, *weights.parameters())):
+        raise ModelError(
+            f"training diverged at a learning rate of {training.learning_rate:g}: want finite weights; lower it"
+        )
+    return _finished(paired, weights, mean, scale, threshold)
 
 
 class _Weights(nn.Module):

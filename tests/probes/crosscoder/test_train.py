@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import normalize
 
 from lab.errors import ModelError
+from probes.crosscoder.batch_top_k import batch_top_k
 from probes.crosscoder.compare import compare
 from probes.crosscoder.crosscoder import save_crosscoder
 from probes.crosscoder.moments import moments
@@ -66,6 +67,13 @@ def test_both_streams_are_written_again_on_held_out_problems(held_out):
 
 def test_the_threshold_keeps_about_as_many_latents_as_the_batch_choice(held_out):
     assert quality(held_out)["l0"][0] == pytest.approx(4, rel=0.1)
+
+
+def test_the_threshold_chooses_nearly_what_the_batch_choice_does(world, learned):
+    streams = next(world.paired.batches("held out", 2000, seed=0))
+    by_threshold = learned.encode(streams) > 0
+    by_batch = batch_top_k(replace(learned, threshold=torch.tensor(0.0)).encode(streams), 4)
+    assert (by_threshold & by_batch).sum() / (by_threshold | by_batch).sum() > 0.95
 
 
 def test_a_streams_length_does_not_count(world, learned):
@@ -135,6 +143,11 @@ def test_a_stream_that_does_not_vary_is_refused(tmp_path):
     )
     with pytest.raises(ModelError, match="is the same at all"):
         train(paired, SHORT, device=CPU)
+
+
+def test_training_that_diverges_is_refused(small):
+    with pytest.raises(ModelError, match="training diverged at a learning rate of 1e\\+30"):
+        train(small.paired, replace(SHORT, learning_rate=1e30), device=CPU)
 
 
 @pytest.mark.parametrize("wrong", [{"k": 0}, {"k": 13}, {"n_steps": 0}, {"batch_size": 1}])
