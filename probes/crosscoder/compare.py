@@ -26,7 +26,8 @@ def compare(crosscoder: Crosscoder, summed: Moments) -> pl.DataFrame:
     """`LATENTS` rows, of moments over activations that the crosscoder had better not been trained on.
 
     A latent is one model's only where its relative norm and both ratios of `latent_scaling` say so: an extreme norm
-    alone may be an artefact of training. `placebo_share` is NaN; `with_placebo` fills it.
+    alone may be an artefact of training. One whose rows are of like length and unlike direction is undecided, and its
+    cosine says so. `placebo_share` is NaN; `with_placebo` fills it.
     """
     rows = crosscoder.W_dec.double().cpu()
     norms = rows.norm(dim=2)

@@ -16,8 +16,8 @@ from probes.storage.shard import read_rows
 from probes.storage.store import INDEX, Store, index_name
 
 Split = Literal["training", "held out"]
-HELD_OUT_ONE_IN = 10
-"""Of so many problems one is held out, whatever the store or the seed."""
+HELD_OUT_SHARE = 0.1
+"""Of all problems, those held out: by a hash of their id, so the same whatever the store or the seed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,8 +86,8 @@ class Paired:
             rest = rows[places[n_whole:]]
         if not n_rows:
             raise StorageError(
-                f"no problem of {self.base.path} is {split}: want texts of more problems, of which one in "
-                f"{HELD_OUT_ONE_IN} is held out"
+                f"no problem of {self.base.path} is {split}: want texts of more problems, of which "
+                f"{HELD_OUT_SHARE:.0%} are held out"
             )
         if len(rest):
             yield rest
@@ -114,7 +114,8 @@ def _index(store: Store, number: int) -> pl.DataFrame:
 
 def _in_split(problem_ids: pl.Series, split: Split) -> Bool[Tensor, " row"]:
     held_out = {
-        problem_id: child_seed(0, "held out", problem_id) % HELD_OUT_ONE_IN == 0 for problem_id in problem_ids.unique()
+        problem_id: child_seed(0, "held out", problem_id) < HELD_OUT_SHARE * 2**63
+        for problem_id in problem_ids.unique()
     }
     chosen = torch.tensor([held_out[problem_id] for problem_id in problem_ids], dtype=torch.bool)
     return chosen if split == "held out" else ~chosen

@@ -61,7 +61,8 @@ def train(
     BatchTopK (Bussmann, Leask and Nanda 2024) for crosscoders as in Minder et al. 2025 (2504.02922): of all latents of
     all rows of a batch, the k * batch with the largest activation times summed decoder norms are kept, and there is no
     L1 penalty, which makes shared latents look like one model's. Both models start with the same decoder row of the
-    same length, and the encoder as its transpose. Departures: each stream is centred and scaled to variance d_model
+    same length, and the encoder as its transpose; from unlike rows, a short training leaves even those of two models
+    that hardly differ turned away from each other. Departures: each stream is centred and scaled to variance d_model
     (the means end in the biases); the threshold is the mean of the smallest kept value over the last steps, not a
     running mean; and at the end every latent is scaled so that its two decoder norms sum to 1, so that an activation
     is the length of what it writes. `on_progress` is told steps done, and steps in all. Raises as `Paired.batches`

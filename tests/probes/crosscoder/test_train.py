@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import polars as pl
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -45,18 +44,18 @@ def written(world, place: int) -> torch.Tensor:
 
 
 def test_planted_kinds_are_found(world, learned, held_out):
+    # Over six seeds of the world and the training: 38 to 40 right, 36 to 40 close, what is not right undecided.
     latents = compare(learned, held_out)
     rows = normalize(learned.W_dec.flatten(1), dim=1)
-    close, right = 0, 0
-    for place, kind in enumerate(world.kinds):
-        cosines = rows @ normalize(written(world, place), dim=0)
-        close += bool(cosines.max() > 0.95)
-        right += latents["kind"][int(cosines.argmax())] == kind
+    cosines = torch.stack([rows @ normalize(written(world, place), dim=0) for place in range(len(world.kinds))])
+    found = [latents["kind"][latent] for latent in cosines.argmax(dim=1).tolist()]
+    wrong = [kind for kind, planted in zip(found, world.kinds, strict=True) if kind != planted]
     assert len(world.kinds) == 40
-    assert right >= 38
-    assert close >= 35
-    # No more of one model's own than were planted, but for a split one.
-    assert set(latents["kind"].value_counts().filter(pl.col("kind").str.ends_with("only"))["count"]) <= {7, 8, 9}
+    assert len(wrong) <= 4
+    assert set(wrong) <= {"undecided"}
+    assert (cosines.max(dim=1).values > 0.95).sum() >= 34
+    # No latent is called one model's own beyond those that are.
+    assert all((latents["kind"] == kind).sum() <= 8 for kind in ("base only", "tuned only"))
 
 
 def test_both_streams_are_written_again_on_held_out_problems(held_out):
