@@ -178,3 +178,49 @@ SAE_QUALITY = Schema(
         Column("kl", pl.Float64, "KL(clean || spliced) of the next token, nats"),
     ),
 )
+
+LATENTS = Schema(
+    "latents of a crosscoder",
+    (
+        Column("latent", pl.Int32, "number of the latent, a row of W_dec in each model"),
+        Column("relative_norm", pl.Float64, "|tuned row| / (|base row| + |tuned row|): 1 is tuned only, 0 base only"),
+        Column("cosine", pl.Float64, "of its two decoder rows; NaN where one is 0"),
+        Column("nu_epsilon", pl.Float64, "strength in the model with less of it / in the other, by row and error"),
+        Column("nu_r", pl.Float64, "the same by reconstruction; NaN if undefined"),
+        Column("firing_share", pl.Float64, "share of tokens at which it is above 0"),
+        Column("mean_active", pl.Float64, "mean activation where it is above 0; NaN where it never is"),
+        Column("kind", pl.String, "shared, base only, tuned only, undecided, or dead: it never fires"),
+        Column("placebo_share", pl.Float64, "share of a placebo's latents with as extreme a norm; NaN without one"),
+    ),
+)
+
+LATENT_KINDS = Schema(
+    "kinds of latents beside a placebo",
+    (
+        Column("kind", pl.String, "shared, base only, tuned only, undecided or dead"),
+        Column("n", pl.Int64, "latents of this kind; null without a pair"),
+        Column("share", pl.Float64, "of living latents; for dead, of all"),
+        Column("low", pl.Float64, "lower end of its 95 % interval over latents"),
+        Column("high", pl.Float64, "upper end of its 95 % interval over latents"),
+        Column("placebo_n", pl.Int64, "the same of a pair that was not tuned; null without one"),
+        Column("placebo_share", pl.Float64, "of its living latents; for dead, of all"),
+        Column("placebo_low", pl.Float64, "lower end of its 95 % interval over latents"),
+        Column("placebo_high", pl.Float64, "upper end of its 95 % interval over latents"),
+        Column("difference", pl.Float64, "share - placebo_share; NaN where either is missing"),
+        Column("difference_low", pl.Float64, "lower end of its 95 % interval over latents"),
+        Column("difference_high", pl.Float64, "upper end of its 95 % interval over latents"),
+        Column("reason", pl.String, "ok, or why there is no difference"),
+    ),
+)
+
+CROSSCODER_QUALITY = Schema(
+    "crosscoder quality",
+    (
+        Column("model", pl.String, "base or tuned: whose stream is written"),
+        Column("n_rows", pl.Int64, "held-out activations"),
+        Column("d_sae", pl.Int32, "how many latents"),
+        Column("explained_variance", pl.Float64, "1 - squared error / squared distance from the mean"),
+        Column("l0", pl.Float64, "mean number of latents above 0"),
+        Column("dead_share", pl.Float64, "latents that are above 0 at no held-out activation"),
+    ),
+)
