@@ -1,0 +1,143 @@
+"""fit: a taxonomy of given size, learned from segments of some problems and stopped on those of others."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lab.errors import EstimateError
+from lab.seeds import torch_generator
+from probes.taxonomy.k_means import k_means
+from probes.taxonomy.names import category_names
+from probes.taxonomy.parts import Parts
+from probes.taxonomy.segment_means import SegmentMeans
+from probes.taxonomy.taxonomy import Taxonomy, normalised, sparse
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClusteringSae:
+    """A sparse autoencoder with a latent for each category, after Venhoff et al. (arXiv:2510.07364).
+
+    Latents are the `k` highest pre-activations, of either sign; the loss is the fraction of variance unexplained; Adam
+    runs at 2e-4 / sqrt(n / 2^14). We depart from it in three ways: it starts at the centres of `k_means` and not at
+    random, it stops by the loss on problems that it does not learn from, and it keeps the weights of the best epoch.
+    """
+
+    k: int = 3
+    n_epochs: int = 300
+    batch_size: int = 512
+    patience: int = 10
+    """Epochs without a better stopping loss, after which it ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class KMeans:
+    """The baseline: categories are the centres of `k_means`, scores are cosines."""
+
+
+Method: TypeAlias = ClusteringSae | KMeans
+
+
+class Fitted(NamedTuple):
+    """A taxonomy, and how it came about."""
+
+    taxonomy: Taxonomy
+    n_epochs: int
+    n_dead: int
+    """Categories that no segment of the fit belongs to."""
+
+
+class _Weights(NamedTuple):
+    """What is learned."""
+
+    W_enc: Float[Tensor, "d_model category"]
+    b_enc: Float[Tensor, " category"]
+    W_dec: Float[Tensor, "category d_model"]
+    b_dec: Float[Tensor, " d_model"]
+
+
+def fit(data: SegmentMeans, parts: Parts, n_categories: int, method: Method, *, seed: int) -> Fitted:
+    """A taxonomy of `n_categories` of the segments in `data`; the judged part of them is not looked at.
+
+    Equal arguments give equal bytes on one machine. Raises EstimateError for fewer segments to fit on than categories,
+    or a `k` that is not 1 to `n_categories`.
+    """
+    learned_from = torch.from_numpy(parts.fit)
+    n_segments = int(learned_from.sum())
+    if not 1 <= n_categories <= n_segments:
+        raise EstimateError(
+            f"{n_categories} categories of {n_segments} segments to fit on: want at least 1 category, and a segment "
+            "for each; give more texts or fewer categories"
+        )
+    mean = data.means[learned_from].mean(dim=0)
+    units = normalised(data.means[learned_from], mean)
+    centres = k_means(units, n_categories, torch_generator(seed, "centres", n_categories))
+    match method:
+        case KMeans():
+            k, n_epochs = 1, 0
+            weights = _begun(centres)
+        case ClusteringSae(k=k):
+            if not 1 <= k <= n_categories:
+                raise EstimateError(f"k = {k} of {n_categories} categories: want 1 to the number of categories")
+            stopping = normalised(data.means[torch.from_numpy(parts.stopping)], mean)
+            generator = torch_generator(seed, "batches", n_categories)
+            weights, n_epochs = _trained(units, stopping, _begun(centres), method, generator)
+    categories = (units @ weights.W_enc + weights.b_enc).argmax(dim=1).numpy()
+    taxonomy = Taxonomy(
+        site=data.site,
+        mean=mean,
+        k=k,
+        names=category_names(data.segments.filter(parts.fit), categories, n_categories),
+        model=data.model,
+        model_digest=data.model_digest,
+        **weights._asdict(),
+    )
+    return Fitted(taxonomy, n_epochs, n_categories - len(set(categories.tolist())))
+
+
+def _begun(centres: Float[Tensor, "category d_model"]) -> _Weights:
+    n, d_model = centres.shape
+    return _Weights(centres.T.clone(), torch.zeros(n), centres.clone(), torch.zeros(d_model))
+
+
+def _trained(
+    units: Float[Tensor, "segment d_model"],
+    stopping: Float[Tensor, "stopping d_model"],
+    weights: _Weights,
+    method: ClusteringSae,
+    generator: torch.Generator,
+) -> tuple[_Weights, int]:
+    """The weights of the epoch with the lowest loss on `stopping`, and how many epochs there were."""
+    weights = _Weights(*(tensor.requires_grad_() for tensor in weights))
+    optimiser = torch.optim.Adam(weights, lr=2e-4 * (2**14 / len(weights.b_enc)) ** 0.5)
+    best, lowest, best_epoch, epoch = _copied(weights), float(_unexplained(weights, stopping, method.k)), 0, 0
+    while epoch < method.n_epochs and epoch - best_epoch < method.patience:
+        epoch += 1
+        for batch in _batches(len(units), method.batch_size, generator):
+            loss = _unexplained(weights, units[batch], method.k)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            with torch.no_grad():
+                weights.W_dec.div_(weights.W_dec.norm(dim=1, keepdim=True))
+        loss = float(_unexplained(weights, stopping, method.k))
+        if loss < lowest:
+            best, lowest, best_epoch = _copied(weights), loss, epoch
+    return best, epoch
+
+
+def _batches(n_segments: int, batch_size: int, generator: torch.Generator) -> list[Int[Tensor, " batch"]]:
+    return list(torch.randperm(n_segments, generator=generator).split(batch_size))
+
+
+def _copied(weights: _Weights) -> _Weights:
+    return _Weights(*(tensor.detach().clone() for tensor in weights))
+
+
+def _unexplained(weights: _Weights, units: Float[Tensor, "segment d_model"], k: int) -> Float[Tensor, ""]:
+    """Squared error of the reconstructions over the squared distance from their mean."""
+    written = sparse(units @ weights.W_enc + weights.b_enc, k) @ weights.W_dec + weights.b_dec
+    # A single segment is its own mean.
+    return (written - units).square().sum() / (units - units.mean(dim=0)).square().sum().clamp_min(1e-12)
