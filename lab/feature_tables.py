@@ -176,11 +176,11 @@ TAXONOMIES = Schema(
         Column("low", pl.Float64, "lower end of its 95 % interval, problems resampled"),
         Column("high", pl.Float64, "upper end of its 95 % interval, problems resampled"),
         Column(
-            "shuffled", pl.Float64, "the same with labels or categories shuffled among segments; NaN if it has none"
+            "shuffled",
+            pl.Float64,
+            "the same with labels or categories shuffled; NaN where neither counts",
         ),
-        Column(
-            "null", pl.Float64, "the same of a taxonomy fitted to normal noise of the segments' mean and covariance"
-        ),
+        Column("null", pl.Float64, "the same of taxonomies fitted to normal noise of the segments' covariance"),
         Column("n_segments", pl.Int64, "held-out segments that count"),
         Column("n_problems", pl.Int64, "held-out problems"),
         Column("note", pl.String, "why there is no value; null where there is one"),
@@ -194,9 +194,7 @@ CATEGORIES = Schema(
         _METHOD,
         _N_CATEGORIES,
         Column("category", pl.Int32, "number of the category"),
-        Column(
-            "name", pl.String, "its most common label in the fit, or where there are none its most distinctive words"
-        ),
+        Column("name", pl.String, "its most common label in the fit, or without labels its most distinctive words"),
         Column("share", pl.Float64, "share of held-out segments"),
         Column("label", pl.String, "most common label of its held-out segments; null without labels"),
         Column("label_share", pl.Float64, "share of its labelled held-out segments with that label; NaN without any"),

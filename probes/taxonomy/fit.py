@@ -111,8 +111,8 @@ def _trained(
 ) -> tuple[_Weights, int]:
     """The weights of the epoch with the lowest loss on `stopping`, and how many epochs there were."""
     weights = _Weights(*(tensor.requires_grad_() for tensor in weights))
-    optimiser = torch.optim.Adam(weights, lr=2e-4 * (2**14 / len(weights.b_enc)) ** 0.5)
-    best, lowest, best_epoch, epoch = _copied(weights), float(_unexplained(weights, stopping, method.k)), 0, 0
+    optimiser = torch.optim.Adam(weights, lr=2e-4 * (2**14 / len(weights.b_enc)) ** 0.5, fused=True)
+    best, lowest, best_epoch, epoch = _copied(weights), _loss(weights, stopping, method.k), 0, 0
     while epoch < method.n_epochs and epoch - best_epoch < method.patience:
         epoch += 1
         for batch in _batches(len(units), method.batch_size, generator):
@@ -122,8 +122,7 @@ def _trained(
             optimiser.step()
             with torch.no_grad():
                 weights.W_dec.div_(weights.W_dec.norm(dim=1, keepdim=True))
-        loss = float(_unexplained(weights, stopping, method.k))
-        if loss < lowest:
+        if (loss := _loss(weights, stopping, method.k)) < lowest:
             best, lowest, best_epoch = _copied(weights), loss, epoch
     return best, epoch
 
@@ -134,6 +133,11 @@ def _batches(n_segments: int, batch_size: int, generator: torch.Generator) -> li
 
 def _copied(weights: _Weights) -> _Weights:
     return _Weights(*(tensor.detach().clone() for tensor in weights))
+
+
+@torch.no_grad()
+def _loss(weights: _Weights, units: Float[Tensor, "segment d_model"], k: int) -> float:
+    return float(_unexplained(weights, units, k))
 
 
 def _unexplained(weights: _Weights, units: Float[Tensor, "segment d_model"], k: int) -> Float[Tensor, ""]:

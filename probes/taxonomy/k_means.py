@@ -1,5 +1,7 @@
 """k_means: clusters of unit vectors, by direction."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,8 +16,8 @@ def k_means(
 ) -> Float[Tensor, "cluster d_model"]:
     """Unit centres that lie nearest to `units` in cosine: spherical k-means (Dhillon and Modha 2001).
 
-    Starts are drawn as by k-means++ (Arthur and Vassilvitskii 2007): each further one with a probability that grows
-    with its squared distance to the nearest before.
+    Starts are drawn as by greedy k-means++ (Arthur and Vassilvitskii 2007): a further one with a probability that grows
+    with its squared distance to the nearest before, and of a few so drawn the one that leaves the least distance.
     """
     found = [_settled(units, _spread(units, n_clusters, generator)) for _ in range(N_STARTS)]
     return max(found, key=lambda centres: float((units @ centres.T).amax(dim=1).sum()))
@@ -24,12 +26,16 @@ def k_means(
 def _spread(
     units: Float[Tensor, "segment d_model"], n_clusters: int, generator: torch.Generator
 ) -> Float[Tensor, "cluster d_model"]:
+    n_drawn = min(len(units), 2 + int(math.log(n_clusters)))
     chosen = [int(torch.randint(len(units), (1,), generator=generator))]
-    distances = torch.full((len(units),), torch.inf)
+    distances = (2 - 2 * units @ units[chosen[0]]).clamp_min(0)
     while len(chosen) < n_clusters:
-        distances = torch.minimum(distances, (units - units[chosen[-1]]).square().sum(dim=1))
         # Where fewer differ than are wanted, all that is left is at 0.
-        chosen.append(int(torch.multinomial(distances.clamp_min(1e-12), 1, generator=generator)))
+        drawn = torch.multinomial(distances + 1e-9, n_drawn, generator=generator)
+        left = torch.minimum(distances, (2 - 2 * units[drawn] @ units.T).clamp_min(0))
+        best = int(left.sum(dim=1).argmin())
+        chosen.append(int(drawn[best]))
+        distances = left[best]
     return units[chosen]
 
 

@@ -50,11 +50,13 @@ def survey(
     seed: int,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Survey:
-    """All `methods` at all `sizes` and `sites`, each fitted `n_seeds` times to `store`'s segments and to noise like them.
+    """All `methods` at all `sizes` and `sites`, each fitted `n_seeds` times to segments and to noise like them.
 
-    `store` must hold all tokens of `model`, from which segments are cut by `rule`. `on_progress` is told the fits just
-    made and those in all. Raises StorageError for a store of another model or one that lacks tokens, EstimateError
-    where there are too few problems or segments.
+    `store` must hold all tokens of its texts as `model` reads them; `rule` cuts these into segments. The first of each
+    `n_seeds` fits is the one that is kept and judged. `on_progress` is told the fits just made and those in all.
+
+    Holds five vectors a segment, whatever the number of tokens. Raises StorageError for a store of another model or one
+    that lacks tokens, and EstimateError where there are too few problems or segments.
     """
     require_model(store, model)
     found = segments(rule, model.tokenizer, read_table(store.path / TEXTS_FILE, TEXTS))

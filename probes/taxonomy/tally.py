@@ -52,6 +52,6 @@ def tally(
     columns: Int[np.ndarray, " segment"],
     shape: tuple[int, int, int],
 ) -> Tally:
-    """The tally of segments of which number of problem, first and second code are given; `shape` says of each how many."""
+    """The tally of segments by their number of problem, first and second code, of which there are `shape` many."""
     cells = np.ravel_multi_index((problems, rows, columns), shape)
     return Tally(np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape).astype(np.float64))

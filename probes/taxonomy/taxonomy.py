@@ -36,12 +36,11 @@ class Taxonomy:
     """Digest of the model whose stream it learned."""
 
     def __post_init__(self) -> None:
-        n, d_model = self.W_dec.shape
-        shapes = [tuple(tensor.shape) for tensor in (self.mean, self.W_enc, self.b_enc, self.b_dec)]
-        if shapes != [(d_model,), (d_model, n), (n,), (d_model,)] or len(self.names) != n or not 1 <= self.k <= n:
+        n = self.n_categories
+        if len(self.names) != n or not 1 <= self.k <= n:
             raise ModelError(
-                f"a taxonomy of {n} categories of width {d_model} came with mean, W_enc, b_enc and b_dec of shapes "
-                f"{shapes}, {len(self.names)} names and k {self.k}: want shapes that fit, a name each and k in 1 to {n}"
+                f"a taxonomy of {n} categories came with {len(self.names)} names and k = {self.k}: "
+                f"want a name for each, and k from 1 to {n}"
             )
         if not all(bool(tensor.isfinite().all()) for tensor in self.tensors.values()):
             raise ModelError("a taxonomy holds NaN or infinity: the fit diverged or its file is damaged")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from lab.errors import LabError, StorageError
 from lab.provenance import Provenance, canonical_json
@@ -39,14 +40,24 @@ def load_taxonomy(path: Path) -> Taxonomy:
         with safe_open(path, framework="pt") as file:
             described = json.loads((file.metadata() or {}).get(HEADER, "{}"))
             if described.get("format") == FORMAT:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                _require_shapes(tensors)
                 return Taxonomy(
                     site=Site.parse(described["site"]),
                     k=described["k"],
                     names=tuple(described["names"]),
                     model=described["model"],
                     model_digest=described["model_digest"],
-                    **{name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118
+                    **tensors,
                 )
     except (OSError, SafetensorError, LabError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(f"cannot read a taxonomy from {path}: {error}; name another, or fit it again") from error
     raise StorageError(f"{path} is not a taxonomy: its format is {described.get('format')!r}, want {FORMAT!r}")
+
+
+def _require_shapes(tensors: dict[str, Tensor]) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    n, d_model = shapes["W_dec"]
+    wanted = {"mean": (d_model,), "W_enc": (d_model, n), "b_enc": (n,), "W_dec": (n, d_model), "b_dec": (d_model,)}
+    if shapes != wanted:
+        raise ValueError(f"its tensors are {shapes}, want {wanted}")
