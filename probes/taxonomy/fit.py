@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from lab.errors import EstimateError
@@ -20,9 +20,10 @@ from probes.taxonomy.taxonomy import Taxonomy, normalised, sparse
 class ClusteringSae:
     """A sparse autoencoder with a latent for each category, after Venhoff et al. (arXiv:2510.07364).
 
-    Latents are the `k` highest pre-activations, of either sign; the loss is the fraction of variance unexplained; Adam
-    runs at 2e-4 / sqrt(n / 2^14). We depart from it in three ways: it starts at the centres of `k_means` and not at
-    random, it stops by the loss on problems that it does not learn from, and it keeps the weights of the best epoch.
+    Latents are the `k` highest pre-activations, of either sign; Adam runs at 2e-4 / sqrt(n / 2^14). Here it starts at
+    the centres of `k_means` instead of at random, stops by the loss on problems that it does not learn from, keeps the
+    weights of the best epoch, and centres by the mean of all segments. The loss is the mean squared error, which is the
+    fraction of variance unexplained but for a constant; there the variance is that of each batch.
     """
 
     k: int = 3
@@ -112,36 +113,26 @@ def _trained(
     """The weights of the epoch with the lowest loss on `stopping`, and how many epochs there were."""
     weights = _Weights(*(tensor.requires_grad_() for tensor in weights))
     optimiser = torch.optim.Adam(weights, lr=2e-4 * (2**14 / len(weights.b_enc)) ** 0.5, fused=True)
-    best, lowest, best_epoch, epoch = _copied(weights), _loss(weights, stopping, method.k), 0, 0
+    best, lowest, best_epoch, epoch = _copied(weights), _error(weights, stopping, method.k).item(), 0, 0
     while epoch < method.n_epochs and epoch - best_epoch < method.patience:
         epoch += 1
-        for batch in _batches(len(units), method.batch_size, generator):
-            loss = _unexplained(weights, units[batch], method.k)
+        for batch in torch.randperm(len(units), generator=generator).split(method.batch_size):
+            loss = _error(weights, units[batch], method.k)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             with torch.no_grad():
                 weights.W_dec.div_(weights.W_dec.norm(dim=1, keepdim=True))
-        if (loss := _loss(weights, stopping, method.k)) < lowest:
-            best, lowest, best_epoch = _copied(weights), loss, epoch
+        if (stopped := _error(weights, stopping, method.k).item()) < lowest:
+            best, lowest, best_epoch = _copied(weights), stopped, epoch
     return best, epoch
-
-
-def _batches(n_segments: int, batch_size: int, generator: torch.Generator) -> list[Int[Tensor, " batch"]]:
-    return list(torch.randperm(n_segments, generator=generator).split(batch_size))
 
 
 def _copied(weights: _Weights) -> _Weights:
     return _Weights(*(tensor.detach().clone() for tensor in weights))
 
 
-@torch.no_grad()
-def _loss(weights: _Weights, units: Float[Tensor, "segment d_model"], k: int) -> float:
-    return float(_unexplained(weights, units, k))
-
-
-def _unexplained(weights: _Weights, units: Float[Tensor, "segment d_model"], k: int) -> Float[Tensor, ""]:
-    """Squared error of the reconstructions over the squared distance from their mean."""
+def _error(weights: _Weights, units: Float[Tensor, "segment d_model"], k: int) -> Float[Tensor, ""]:
+    """Mean squared distance of the reconstructions from `units`."""
     written = sparse(units @ weights.W_enc + weights.b_enc, k) @ weights.W_dec + weights.b_dec
-    # A single segment is its own mean.
-    return (written - units).square().sum() / (units - units.mean(dim=0)).square().sum().clamp_min(1e-12)
+    return (written - units).square().sum(dim=1).mean()

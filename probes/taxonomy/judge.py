@@ -25,7 +25,7 @@ UNKNOWN = Interval(value=np.nan, low=np.nan, high=np.nan, stderr=np.nan)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Evidence:
+class Basis:
     """What the taxonomies of one site are judged on."""
 
     spans: SegmentMeans
@@ -51,7 +51,7 @@ class Evidence:
         return self.spans.segments["label"].rank("dense").fill_null(0).to_numpy().astype(np.int64) - 1
 
 
-def judge(evidence: Evidence, fits: Sequence[Taxonomy], nulls: Sequence[Taxonomy]) -> list[dict[str, object]]:
+def judge(basis: Basis, fits: Sequence[Taxonomy], nulls: Sequence[Taxonomy]) -> list[dict[str, object]]:
     """The measures of the first of `fits`: rows of `TAXONOMIES` without the columns that name the fit.
 
     `fits` differ in their seeds alone, and their stability is the mean adjusted Rand index of any two; `nulls` are fits
@@ -59,10 +59,10 @@ def judge(evidence: Evidence, fits: Sequence[Taxonomy], nulls: Sequence[Taxonomy
     they read the very segments. What label a category stands for is decided on the segments of the fit. NaN, and a
     note, for agreement with labels where there are none, and for the stability of a single fit.
     """
-    rows = [_explained(evidence, fits[0], nulls), _stability(evidence, fits, nulls)]
-    for name, read in {SPANS: evidence.spans, **evidence.readings}.items():
-        rows += _labels(evidence, fits[0], nulls, name, read)
-    return rows + [_sameness(evidence, fits[0], nulls, name, read) for name, read in evidence.readings.items()]
+    rows = [_explained(basis, fits[0], nulls), _stability(basis, fits, nulls)]
+    for name, read in {SPANS: basis.spans, **basis.readings}.items():
+        rows += _labels(basis, fits[0], nulls, name, read)
+    return rows + [_sameness(basis, fits[0], nulls, name, read) for name, read in basis.readings.items()]
 
 
 def categories_of(
@@ -72,10 +72,10 @@ def categories_of(
     return taxonomy.category(read.means[torch.from_numpy(chosen)]).numpy()
 
 
-def _explained(evidence: Evidence, taxonomy: Taxonomy, nulls: Sequence[Taxonomy]) -> dict[str, object]:
+def _explained(basis: Basis, taxonomy: Taxonomy, nulls: Sequence[Taxonomy]) -> dict[str, object]:
     """1 - FVU: squared error over squared distance from the held-out mean, of centred and normalised segments."""
-    n_problems, n_segments = evidence.weights.shape[1], len(evidence.problems)
-    held_out = torch.from_numpy(evidence.parts.judged)
+    n_problems, n_segments = basis.weights.shape[1], len(basis.problems)
+    held_out = torch.from_numpy(basis.parts.judged)
 
     def shares(
         by: Taxonomy, read: SegmentMeans, weights: Int[np.ndarray, "boot problem"]
@@ -83,21 +83,21 @@ def _explained(evidence: Evidence, taxonomy: Taxonomy, nulls: Sequence[Taxonomy]
         units = normalised(read.means[held_out], by.mean).double().numpy()
         errors = by.squared_errors(read.means[held_out]).double().numpy()
         sums = np.zeros((n_problems, units.shape[1] + 3))
-        np.add.at(sums, evidence.problems, np.c_[units, (units**2).sum(axis=1), errors, np.ones(n_segments)])
+        np.add.at(sums, basis.problems, np.c_[units, (units**2).sum(axis=1), errors, np.ones(n_segments)])
         drawn = weights @ sums
         about_mean = drawn[:, -3] - (drawn[:, :-3] ** 2).sum(axis=1) / drawn[:, -1]
         return 1 - np.divide(drawn[:, -2], about_mean, out=np.full(len(drawn), np.nan), where=about_mean > 1e-12)
 
     once = np.ones((1, n_problems), dtype=np.int64)
-    value = float(shares(taxonomy, evidence.spans, once)[0])
-    replicates = shares(taxonomy, evidence.spans, evidence.weights)
+    value = float(shares(taxonomy, basis.spans, once)[0])
+    replicates = shares(taxonomy, basis.spans, basis.weights)
     interval = percentile_interval(value, replicates, n_problems, bounds=(-np.inf, 1.0))
-    of_noise = float(np.mean([shares(null, evidence.noise, once) for null in nulls]))
+    of_noise = float(np.mean([shares(null, basis.noise, once) for null in nulls]))
     return _row("explained variance", SPANS, interval, np.nan, of_noise, n_segments, n_problems)
 
 
-def _stability(evidence: Evidence, fits: Sequence[Taxonomy], nulls: Sequence[Taxonomy]) -> dict[str, object]:
-    n_problems, n_segments = evidence.weights.shape[1], len(evidence.problems)
+def _stability(basis: Basis, fits: Sequence[Taxonomy], nulls: Sequence[Taxonomy]) -> dict[str, object]:
+    n_problems, n_segments = basis.weights.shape[1], len(basis.problems)
     if len(fits) < 2:
         note = "a single fit: stability wants two"
         return _row("stability", SPANS, UNKNOWN, np.nan, np.nan, n_segments, n_problems, note)
@@ -106,48 +106,48 @@ def _stability(evidence: Evidence, fits: Sequence[Taxonomy], nulls: Sequence[Tax
     def mean(
         by: Sequence[Taxonomy], read: SegmentMeans, weights: Int[np.ndarray, "boot problem"]
     ) -> Float[np.ndarray, " boot"]:
-        coded = [categories_of(one, read, evidence.parts.judged) for one in by]
-        pairs = [tally(evidence.problems, one, other, shape).counts for one, other in combinations(coded, 2)]
+        coded = [categories_of(one, read, basis.parts.judged) for one in by]
+        pairs = [tally(basis.problems, one, other, shape).counts for one, other in combinations(coded, 2)]
         return np.mean([adjusted_rand(np.tensordot(weights.astype(float), pair, axes=1)) for pair in pairs], axis=0)
 
     once = np.ones((1, n_problems), dtype=np.int64)
-    value, of_noise = float(mean(fits, evidence.spans, once)[0]), float(mean(nulls, evidence.noise, once)[0])
-    replicates = mean(fits, evidence.spans, evidence.weights)
+    value, of_noise = float(mean(fits, basis.spans, once)[0]), float(mean(nulls, basis.noise, once)[0])
+    replicates = mean(fits, basis.spans, basis.weights)
     interval = percentile_interval(value, replicates, n_problems, bounds=(-1.0, 1.0))
     return _row("stability", SPANS, interval, np.nan, of_noise, n_segments, n_problems)
 
 
 def _labels(
-    evidence: Evidence, taxonomy: Taxonomy, nulls: Sequence[Taxonomy], name: str, read: SegmentMeans
+    basis: Basis, taxonomy: Taxonomy, nulls: Sequence[Taxonomy], name: str, read: SegmentMeans
 ) -> list[dict[str, object]]:
-    known = evidence.labels >= 0
-    learned, tried = evidence.parts.fit & known, evidence.parts.judged & known
+    known = basis.labels >= 0
+    learned, tried = basis.parts.fit & known, basis.parts.judged & known
     if not learned.any() or not tried.any():
         note = "no exact labels: the rule of the segments gives none"
         return [_row(measure, name, UNKNOWN, np.nan, np.nan, 0, 0, note) for measure in AGREEMENT]
-    problems = evidence.problems[known[evidence.parts.judged]]
-    n_labels, n_problems = int(evidence.labels.max()) + 1, evidence.weights.shape[1]
+    problems = basis.problems[known[basis.parts.judged]]
+    n_labels, n_problems = int(basis.labels.max()) + 1, basis.weights.shape[1]
 
     def compared(
         by: Taxonomy, in_fit: Int[np.ndarray, " learned"], here: Int[np.ndarray, " tried"]
     ) -> tuple[Tally, dict[str, Measure]]:
         """Categories beside the labels `here`, and the measures whose key is made of the labels `in_fit`."""
-        as_fitted, shape = categories_of(by, evidence.spans, learned), (by.n_categories, n_labels)
+        as_fitted, shape = categories_of(by, basis.spans, learned), (by.n_categories, n_labels)
         fixed = key(tally(np.zeros_like(as_fitted), as_fitted, in_fit, (1, *shape)).total)
         measures = (mutual_information, partial(purity, key=fixed), partial(macro_f1, key=fixed))
         counted = tally(problems, categories_of(by, read, tried), here, (n_problems, *shape))
         return counted, dict(zip(AGREEMENT, measures, strict=True))
 
-    in_fit, here = evidence.labels[learned], evidence.labels[tried]
+    in_fit, here = basis.labels[learned], basis.labels[tried]
     found, measures = compared(taxonomy, in_fit, here)
     of_nulls = [compared(null, in_fit, here) for null in nulls]
-    draw = numpy_generator(evidence.seed, "shuffled labels", name)
+    draw = numpy_generator(basis.seed, "shuffled labels", name)
     shuffled = [compared(taxonomy, draw.permutation(in_fit), draw.permutation(here)) for _ in range(N_SHUFFLES)]
     return [
         _row(
             measure,
             name,
-            found.interval(measures[measure], evidence.weights, (0.0, 1.0)),
+            found.interval(measures[measure], basis.weights, (0.0, 1.0)),
             float(np.mean([drawn.value(by[measure]) for drawn, by in shuffled])),
             float(np.mean([of_null.value(by[measure]) for of_null, by in of_nulls])),
             found.n_segments,
@@ -158,20 +158,20 @@ def _labels(
 
 
 def _sameness(
-    evidence: Evidence, taxonomy: Taxonomy, nulls: Sequence[Taxonomy], name: str, read: SegmentMeans
+    basis: Basis, taxonomy: Taxonomy, nulls: Sequence[Taxonomy], name: str, read: SegmentMeans
 ) -> dict[str, object]:
     """How often another reading gives the category that the span's mean gives."""
-    n_problems, held_out = evidence.weights.shape[1], evidence.parts.judged
+    n_problems, held_out = basis.weights.shape[1], basis.parts.judged
     shape = (n_problems, taxonomy.n_categories, taxonomy.n_categories)
 
     def read_both_ways(by: Taxonomy) -> tuple[Int[np.ndarray, " held"], Int[np.ndarray, " held"]]:
-        return categories_of(by, evidence.spans, held_out), categories_of(by, read, held_out)
+        return categories_of(by, basis.spans, held_out), categories_of(by, read, held_out)
 
     spans, here = read_both_ways(taxonomy)
-    interval = tally(evidence.problems, spans, here, shape).interval(sameness, evidence.weights, (0.0, 1.0))
-    draw = numpy_generator(evidence.seed, "shuffled categories", name)
-    shuffled = [tally(evidence.problems, spans, draw.permutation(here), shape) for _ in range(N_SHUFFLES)]
-    of_nulls = [tally(evidence.problems, *read_both_ways(null), shape) for null in nulls]
+    interval = tally(basis.problems, spans, here, shape).interval(sameness, basis.weights, (0.0, 1.0))
+    draw = numpy_generator(basis.seed, "shuffled categories", name)
+    shuffled = [tally(basis.problems, spans, draw.permutation(here), shape) for _ in range(N_SHUFFLES)]
+    of_nulls = [tally(basis.problems, *read_both_ways(null), shape) for null in nulls]
     by_chance, of_noise = (float(np.mean([one.value(sameness) for one in many])) for many in (shuffled, of_nulls))
     return _row("sameness", name, interval, by_chance, of_noise, len(here), n_problems)
 

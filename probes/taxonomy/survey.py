@@ -16,7 +16,7 @@ from probes.site import Site
 from probes.storage.store import TEXTS_FILE, Store, require_model
 from probes.taxonomy.categories import categories
 from probes.taxonomy.fit import ClusteringSae, KMeans, Method, fit
-from probes.taxonomy.judge import Evidence, judge
+from probes.taxonomy.judge import Basis, judge
 from probes.taxonomy.noise import noise
 from probes.taxonomy.parts import Parts, parts
 from probes.taxonomy.reading import AnyToken, LastToken, Reading, TokenBefore, spans_read
@@ -68,18 +68,18 @@ def survey(
     quality: list[dict[str, object]] = []
     contents: list[dict[str, object]] = []
     for site in sites:
-        evidence = _evidence(store, found, site, cut, weights, seed)
+        basis = _basis(store, found, site, cut, weights, seed)
         for method in methods:
             for size in sizes:
                 fits, nulls = (
                     [fit(read, cut, size, method, seed=child_seed(seed, "fit", number)) for number in range(n_seeds)]
-                    for read in (evidence.spans, evidence.noise)
+                    for read in (basis.spans, basis.noise)
                 )
                 of_fit = {"site": str(site), "method": method_name(method), "n_categories": size}
                 taxonomies[f"{site}-{method_name(method)}-{size}"] = fits[0].taxonomy
-                rows = judge(evidence, [one.taxonomy for one in fits], [one.taxonomy for one in nulls])
+                rows = judge(basis, [one.taxonomy for one in fits], [one.taxonomy for one in nulls])
                 quality += [of_fit | {"n_dead": fits[0].n_dead} | row for row in rows]
-                contents += [of_fit | row for row in categories(fits[0].taxonomy, evidence.spans, cut)]
+                contents += [of_fit | row for row in categories(fits[0].taxonomy, basis.spans, cut)]
                 on_progress(2 * n_seeds, n_fits)
     return Survey(taxonomies, TAXONOMIES.frame(quality), CATEGORIES.frame(contents))
 
@@ -93,16 +93,16 @@ def method_name(method: Method) -> str:
             return f"sae-k{k}"
 
 
-def _evidence(
+def _basis(
     store: Store, found: pl.DataFrame, site: Site, cut: Parts, weights: Int[np.ndarray, "boot problem"], seed: int
-) -> Evidence:
+) -> Basis:
     spans = segment_means(store, found, site)
     readings: dict[str, Reading] = {
         "last token": LastToken(),
         "any token": AnyToken(child_seed(seed, "any token")),
         "token before": TokenBefore(),
     }
-    return Evidence(
+    return Basis(
         spans=spans,
         noise=noise(spans, child_seed(seed, "noise")),
         readings={name: segment_means(store, spans_read(reading, found), site) for name, reading in readings.items()},

@@ -11,7 +11,7 @@ from lab.feature_tables import CATEGORIES, TAXONOMIES
 from lab.metrics.bootstrap import resamples
 from probes.taxonomy.categories import categories
 from probes.taxonomy.fit import ClusteringSae, fit
-from probes.taxonomy.judge import Evidence, judge
+from probes.taxonomy.judge import Basis, judge
 from probes.taxonomy.noise import noise
 from probes.taxonomy.parts import parts
 from probes.taxonomy.segment_means import SegmentMeans
@@ -22,10 +22,10 @@ from .conftest import planted
 NAMED = {"site": "blocks.0.hook_resid_post", "method": "sae-k1", "n_categories": 5, "n_dead": 0}
 
 
-def evidence_of(spans: SegmentMeans, **readings: SegmentMeans) -> Evidence:
+def basis_of(spans: SegmentMeans, **readings: SegmentMeans) -> Basis:
     of = parts(spans.segments["problem_id"].to_list(), 0)
     n_problems = spans.segments["problem_id"].filter(of.judged).n_unique()
-    return Evidence(
+    return Basis(
         spans=spans,
         noise=noise(spans, seed=0),
         readings=readings,
@@ -35,9 +35,9 @@ def evidence_of(spans: SegmentMeans, **readings: SegmentMeans) -> Evidence:
     )
 
 
-def fitted(read: SegmentMeans, evidence: Evidence, n_fits: int = 2):
+def fitted(read: SegmentMeans, basis: Basis, n_fits: int = 2):
     method = ClusteringSae(k=1, n_epochs=20)
-    return [fit(read, evidence.parts, 5, method, seed=seed).taxonomy for seed in range(n_fits)]
+    return [fit(read, basis.parts, 5, method, seed=seed).taxonomy for seed in range(n_fits)]
 
 
 @pytest.fixture(scope="module")
@@ -55,18 +55,18 @@ def blurred(spans) -> SegmentMeans:
 
 
 @pytest.fixture(scope="module")
-def evidence(spans, blurred) -> Evidence:
-    return evidence_of(spans, blurred=blurred)
+def basis(spans, blurred) -> Basis:
+    return basis_of(spans, blurred=blurred)
 
 
 @pytest.fixture(scope="module")
-def fits(spans, evidence):
-    return fitted(spans, evidence)
+def fits(spans, basis):
+    return fitted(spans, basis)
 
 
 @pytest.fixture(scope="module")
-def table(evidence, fits) -> pl.DataFrame:
-    rows = judge(evidence, fits, fitted(evidence.noise, evidence))
+def table(basis, fits) -> pl.DataFrame:
+    rows = judge(basis, fits, fitted(basis.noise, basis))
     return TAXONOMIES.frame([NAMED | row for row in rows])
 
 
@@ -96,10 +96,10 @@ def test_planted_clusters_are_explained_and_found_again_better_than_noise(table)
         assert np.isnan(found["shuffled"])
 
 
-def test_explained_variance_is_that_of_the_held_out_segments(table, evidence, fits):
-    held_out = torch.from_numpy(evidence.parts.judged)
-    units = normalised(evidence.spans.means[held_out], fits[0].mean)
-    errors = (units - fits[0].reconstruction(evidence.spans.means[held_out])).square().sum()
+def test_explained_variance_is_that_of_the_held_out_segments(table, basis, fits):
+    held_out = torch.from_numpy(basis.parts.judged)
+    units = normalised(basis.spans.means[held_out], fits[0].mean)
+    errors = (units - fits[0].reconstruction(basis.spans.means[held_out])).square().sum()
     wanted = 1 - errors / (units - units.mean(dim=0)).square().sum()
     assert row(table, "explained variance")["value"] == pytest.approx(float(wanted), abs=1e-5)
 
@@ -112,17 +112,17 @@ def test_another_reading_is_held_to_the_same_labels_and_categories(table):
     assert agreed["value"] == pytest.approx(same["value"], abs=0.03)
 
 
-def test_held_out_segments_and_problems_are_counted(table, evidence):
-    assert table["n_segments"].unique().to_list() == [int(evidence.parts.judged.sum())]
-    assert table["n_problems"].unique().to_list() == [evidence.weights.shape[1]]
+def test_held_out_segments_and_problems_are_counted(table, basis):
+    assert table["n_segments"].unique().to_list() == [int(basis.parts.judged.sum())]
+    assert table["n_problems"].unique().to_list() == [basis.weights.shape[1]]
 
 
-def test_what_is_learned_from_held_out_labels_does_not_count(evidence, fits, spans):
+def test_what_is_learned_from_held_out_labels_does_not_count(basis, fits, spans):
     # Names are turned round in the held-out part: the key is from the fit, so nearly all are wrong.
     turned = pl.col("label").str.replace_many({"l0": "l1", "l1": "l2", "l2": "l3", "l3": "l4", "l4": "l0"})
-    label = pl.when(pl.Series(evidence.parts.judged)).then(turned).otherwise(pl.col("label"))
+    label = pl.when(pl.Series(basis.parts.judged)).then(turned).otherwise(pl.col("label"))
     data = replace(spans, segments=spans.segments.with_columns(label))
-    table = TAXONOMIES.frame([NAMED | found for found in judge(replace(evidence, spans=data, readings={}), fits, fits)])
+    table = TAXONOMIES.frame([NAMED | found for found in judge(replace(basis, spans=data, readings={}), fits, fits)])
     assert row(table, "mutual information")["value"] > 0.95
     assert row(table, "purity")["value"] < 0.05
     assert row(table, "macro F1")["value"] < 0.05
@@ -130,7 +130,7 @@ def test_what_is_learned_from_held_out_labels_does_not_count(evidence, fits, spa
 
 def test_without_labels_agreement_is_undefined_and_says_why(spans, fits):
     unlabelled = replace(spans, segments=spans.segments.with_columns(pl.lit(None, dtype=pl.String).alias("label")))
-    rows = judge(evidence_of(unlabelled), fits, fits)
+    rows = judge(basis_of(unlabelled), fits, fits)
     table = TAXONOMIES.frame([NAMED | found for found in rows])
     for measure in ("mutual information", "purity", "macro F1"):
         found = row(table, measure)
@@ -138,7 +138,7 @@ def test_without_labels_agreement_is_undefined_and_says_why(spans, fits):
         assert found["note"] == "no exact labels: the rule of the segments gives none"
         assert found["n_segments"] == 0
     assert row(table, "explained variance")["value"] > 0.5
-    contents = CATEGORIES.frame([named(found) for found in categories(fits[0], unlabelled, evidence_of(spans).parts)])
+    contents = CATEGORIES.frame([named(found) for found in categories(fits[0], unlabelled, basis_of(spans).parts)])
     assert contents["label"].null_count() == 5
     assert contents["label_share"].is_nan().all()
 
@@ -146,15 +146,15 @@ def test_without_labels_agreement_is_undefined_and_says_why(spans, fits):
 def test_segments_without_a_label_among_others_are_left_out(spans, fits):
     some = pl.when(pl.col("text") % 2 == 0).then(pl.col("label"))
     data = replace(spans, segments=spans.segments.with_columns(some.alias("label")))
-    evidence = evidence_of(data)
-    table = TAXONOMIES.frame([NAMED | found for found in judge(evidence, fits, fits)])
-    n_labelled = data.segments.filter(evidence.parts.judged)["label"].count()
-    assert row(table, "purity")["n_segments"] == n_labelled < int(evidence.parts.judged.sum())
+    basis = basis_of(data)
+    table = TAXONOMIES.frame([NAMED | found for found in judge(basis, fits, fits)])
+    n_labelled = data.segments.filter(basis.parts.judged)["label"].count()
+    assert row(table, "purity")["n_segments"] == n_labelled < int(basis.parts.judged.sum())
     assert row(table, "purity")["value"] > 0.95
 
 
-def test_the_stability_of_a_single_fit_is_undefined(evidence, fits):
-    found = [found for found in judge(evidence, fits[:1], fits[:1]) if found["measure"] == "stability"]
+def test_the_stability_of_a_single_fit_is_undefined(basis, fits):
+    found = [found for found in judge(basis, fits[:1], fits[:1]) if found["measure"] == "stability"]
     assert np.isnan(found[0]["value"])
     assert found[0]["note"] == "a single fit: stability wants two"
 
@@ -163,8 +163,8 @@ def named(found: dict) -> dict:
     return {name: NAMED[name] for name in ("site", "method", "n_categories")} | found
 
 
-def test_contents_say_what_each_category_holds(evidence, fits, spans):
-    contents = CATEGORIES.frame([named(found) for found in categories(fits[0], spans, evidence.parts)])
+def test_contents_say_what_each_category_holds(basis, fits, spans):
+    contents = CATEGORIES.frame([named(found) for found in categories(fits[0], spans, basis.parts)])
     assert contents["category"].to_list() == [0, 1, 2, 3, 4]
     assert contents["share"].sum() == pytest.approx(1)
     assert contents["name"].to_list() == list(fits[0].names)
