@@ -1,11 +1,12 @@
 """judge: how good a taxonomy is, on segments of problems that its fit did not see, by exact rules only."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
 
 import numpy as np
+import polars as pl
 import torch
 from jaxtyping import Bool, Float, Int
 
@@ -40,15 +41,15 @@ class Basis:
     seed: int
     """Of what is shuffled."""
 
-    @property
-    def problems(self) -> Int[np.ndarray, " segment"]:
-        """Number of the problem of each held-out segment."""
-        return self.spans.segments["problem_id"].filter(self.parts.judged).rank("dense").to_numpy().astype(np.int64) - 1
+    problems: Int[np.ndarray, " held"] = field(init=False)
+    """Number of the problem of each held-out segment."""
+    labels: Int[np.ndarray, " segment"] = field(init=False)
+    """Number of the label of each segment; -1 where there is none."""
 
-    @property
-    def labels(self) -> Int[np.ndarray, " segment"]:
-        """Number of the label of each segment; -1 where there is none."""
-        return self.spans.segments["label"].rank("dense").fill_null(0).to_numpy().astype(np.int64) - 1
+    def __post_init__(self) -> None:
+        segments = self.spans.segments
+        object.__setattr__(self, "problems", _numbers(segments["problem_id"].filter(self.parts.judged)))
+        object.__setattr__(self, "labels", _numbers(segments["label"]))
 
 
 def judge(basis: Basis, fits: Sequence[Taxonomy], nulls: Sequence[Taxonomy]) -> list[dict[str, object]]:
@@ -126,23 +127,28 @@ def _labels(
         note = "no exact labels: the rule of the segments gives none"
         return [_row(measure, name, UNKNOWN, np.nan, np.nan, 0, 0, note) for measure in AGREEMENT]
     problems = basis.problems[known[basis.parts.judged]]
-    n_labels, n_problems = int(basis.labels.max()) + 1, basis.weights.shape[1]
+    n_problems, shape = basis.weights.shape[1], (taxonomy.n_categories, int(basis.labels.max()) + 1)
+
+    def coded(by: Taxonomy) -> tuple[Int[np.ndarray, " learned"], Int[np.ndarray, " tried"]]:
+        return categories_of(by, basis.spans, learned), categories_of(by, read, tried)
 
     def compared(
-        by: Taxonomy, in_fit: Int[np.ndarray, " learned"], here: Int[np.ndarray, " tried"]
+        as_fitted: Int[np.ndarray, " learned"],
+        as_read: Int[np.ndarray, " tried"],
+        in_fit: Int[np.ndarray, " learned"],
+        here: Int[np.ndarray, " tried"],
     ) -> tuple[Tally, dict[str, Measure]]:
         """Categories beside the labels `here`, and the measures whose key is made of the labels `in_fit`."""
-        as_fitted, shape = categories_of(by, basis.spans, learned), (by.n_categories, n_labels)
         fixed = key(tally(np.zeros_like(as_fitted), as_fitted, in_fit, (1, *shape)).total)
         measures = (mutual_information, partial(purity, key=fixed), partial(macro_f1, key=fixed))
-        counted = tally(problems, categories_of(by, read, tried), here, (n_problems, *shape))
-        return counted, dict(zip(AGREEMENT, measures, strict=True))
+        return tally(problems, as_read, here, (n_problems, *shape)), dict(zip(AGREEMENT, measures, strict=True))
 
     in_fit, here = basis.labels[learned], basis.labels[tried]
-    found, measures = compared(taxonomy, in_fit, here)
-    of_nulls = [compared(null, in_fit, here) for null in nulls]
+    codes = coded(taxonomy)
+    found, measures = compared(*codes, in_fit, here)
+    of_nulls = [compared(*coded(null), in_fit, here) for null in nulls]
     draw = numpy_generator(basis.seed, "shuffled labels", name)
-    shuffled = [compared(taxonomy, draw.permutation(in_fit), draw.permutation(here)) for _ in range(N_SHUFFLES)]
+    shuffled = [compared(*codes, draw.permutation(in_fit), draw.permutation(here)) for _ in range(N_SHUFFLES)]
     return [
         _row(
             measure,
@@ -174,6 +180,10 @@ def _sameness(
     of_nulls = [tally(basis.problems, *read_both_ways(null), shape) for null in nulls]
     by_chance, of_noise = (float(np.mean([one.value(sameness) for one in many])) for many in (shuffled, of_nulls))
     return _row("sameness", name, interval, by_chance, of_noise, len(here), n_problems)
+
+
+def _numbers(names: pl.Series) -> Int[np.ndarray, " name"]:
+    return names.rank("dense").fill_null(0).to_numpy().astype(np.int64) - 1
 
 
 def _row(
