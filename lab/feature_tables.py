@@ -222,5 +222,46 @@ CROSSCODER_QUALITY = Schema(
         Column("explained_variance", pl.Float64, "1 - squared error / squared distance from the mean"),
         Column("l0", pl.Float64, "mean number of latents above 0"),
         Column("dead_share", pl.Float64, "latents that are above 0 at no held-out activation"),
+
+_SITE = Column("site", pl.String, "stream that is read")
+_METHOD = Column("method", pl.String, "how categories were found: the clustering SAE with its k, or k-means")
+_N_CATEGORIES = Column("n_categories", pl.Int32, "how many were asked for")
+
+TAXONOMIES = Schema(
+    "quality of taxonomies",
+    (
+        _SITE,
+        _METHOD,
+        _N_CATEGORIES,
+        Column("n_dead", pl.Int32, "categories that no segment of the fit belongs to"),
+        Column("measure", pl.String, "explained variance, mutual information, purity, macro F1, stability or sameness"),
+        Column("reading", pl.String, "where the category is read: span mean, last token, any token or token before"),
+        Column("value", pl.Float64, "on held-out problems, which decided nothing in the fit"),
+        Column("low", pl.Float64, "lower end of its 95 % interval, problems resampled"),
+        Column("high", pl.Float64, "upper end of its 95 % interval, problems resampled"),
+        Column(
+            "shuffled",
+            pl.Float64,
+            "the same with labels or categories shuffled; NaN where neither counts",
+        ),
+        Column("null", pl.Float64, "the same of taxonomies fitted to normal noise of the segments' covariance"),
+        Column("n_segments", pl.Int64, "held-out segments that count"),
+        Column("n_problems", pl.Int64, "held-out problems"),
+        Column("note", pl.String, "why there is no value; null where there is one"),
+    ),
+)
+
+CATEGORIES = Schema(
+    "categories",
+    (
+        _SITE,
+        _METHOD,
+        _N_CATEGORIES,
+        Column("category", pl.Int32, "number of the category"),
+        Column("name", pl.String, "its most common label in the fit, or without labels its most distinctive words"),
+        Column("share", pl.Float64, "share of held-out segments"),
+        Column("label", pl.String, "most common label of its held-out segments; null without labels"),
+        Column("label_share", pl.Float64, "share of its labelled held-out segments with that label; NaN without any"),
+        Column("examples", pl.List(pl.String), "held-out segments with its highest scores, all different"),
     ),
 )

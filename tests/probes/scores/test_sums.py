@@ -235,9 +235,17 @@ def test_a_store_of_another_width_or_without_the_site_is_refused(store, saes, la
         sums(store, saes(5, site=Site(1, "resid_pre")), labels)
 
 
+def test_without_labels_every_token_is_outside(store, sae, labels):
+    bare, labelled = sums(store, sae, labels.clear()), sums(store, sae, labels)
+    assert (bare.labels, bare.n_inside) == ((), 0)
+    assert bare.outside == pytest.approx(labelled.total)
+    assert label_activations(bare).is_empty()
+    assert reason_scores(bare)["score"].is_nan().all()
+
+
 def test_labels_of_nothing_or_of_other_texts_are_refused(store, sae, labels):
     with pytest.raises(StorageError, match=r"no token of the texts in .* has a label: want labels of these texts"):
-        sums(store, sae, labels.clear())
+        label_names(store, labels.clear())
     for text, position in ((99, 0), (0, 99), (0, -1)):
         stray = LABELS.frame([{"text": text, "position": position, "label": "wait"}])
         with pytest.raises(StorageError, match=f"labels are of other texts .* token {position} of text {text}, and 1 "):

@@ -1,0 +1,210 @@
+"""judge: how good a taxonomy is, on segments of problems that its fit did not see, by exact rules only."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import combinations
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Bool, Float, Int
+
+from lab.metrics.bootstrap import Interval, percentile_interval
+from lab.seeds import numpy_generator
+from probes.taxonomy.agreement import adjusted_rand, key, macro_f1, mutual_information, purity, sameness
+from probes.taxonomy.parts import Parts
+from probes.taxonomy.segment_means import SegmentMeans
+from probes.taxonomy.tally import Measure, Tally, tally
+from probes.taxonomy.taxonomy import Taxonomy, normalised
+
+N_SHUFFLES = 20
+"""What chance gives is the mean of so many."""
+SPANS = "span mean"
+AGREEMENT = ("mutual information", "purity", "macro F1")
+UNKNOWN = Interval(value=np.nan, low=np.nan, high=np.nan, stderr=np.nan)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Basis:
+    """What the taxonomies of one site are judged on."""
+
+    spans: SegmentMeans
+    """All segments, as the fits read them."""
+    noise: SegmentMeans
+    """Their null."""
+    readings: Mapping[str, SegmentMeans]
+    """Name -> the same segments, read at other tokens."""
+    parts: Parts
+    weights: Int[np.ndarray, "boot problem"]
+    """Resamples of the held-out problems."""
+    seed: int
+    """Of what is shuffled."""
+
+    problems: Int[np.ndarray, " held"] = field(init=False)
+    """Number of the problem of each held-out segment."""
+    labels: Int[np.ndarray, " segment"] = field(init=False)
+    """Number of the label of each segment; -1 where there is none."""
+
+    def __post_init__(self) -> None:
+        segments = self.spans.segments
+        object.__setattr__(self, "problems", _numbers(segments["problem_id"].filter(self.parts.judged)))
+        object.__setattr__(self, "labels", _numbers(segments["label"]))
+
+
+def judge(basis: Basis, fits: Sequence[Taxonomy], nulls: Sequence[Taxonomy]) -> list[dict[str, object]]:
+    """The measures of the first of `fits`: rows of `TAXONOMIES` without the columns that name the fit.
+
+    `fits` differ in their seeds alone, and their stability is the mean adjusted Rand index of any two; `nulls` are fits
+    of the noise, of which the mean is given. Their explained variance and stability are those on noise; in all else
+    they read the very segments. What label a category stands for is decided on the segments of the fit. NaN, and a
+    note, for agreement with labels where there are none, and for the stability of a single fit.
+    """
+    rows = [_explained(basis, fits[0], nulls), _stability(basis, fits, nulls)]
+    for name, read in {SPANS: basis.spans, **basis.readings}.items():
+        rows += _labels(basis, fits[0], nulls, name, read)
+    return rows + [_sameness(basis, fits[0], nulls, name, read) for name, read in basis.readings.items()]
+
+
+def categories_of(
+    taxonomy: Taxonomy, read: SegmentMeans, chosen: Bool[np.ndarray, " segment"]
+) -> Int[np.ndarray, " chosen"]:
+    """Number of the category of each segment that is `chosen`."""
+    return taxonomy.category(read.means[torch.from_numpy(chosen)]).numpy()
+
+
+def _explained(basis: Basis, taxonomy: Taxonomy, nulls: Sequence[Taxonomy]) -> dict[str, object]:
+    """1 - FVU: squared error over squared distance from the held-out mean, of centred and normalised segments."""
+    n_problems, n_segments = basis.weights.shape[1], len(basis.problems)
+    held_out = torch.from_numpy(basis.parts.judged)
+
+    def shares(
+        by: Taxonomy, read: SegmentMeans, weights: Int[np.ndarray, "boot problem"]
+    ) -> Float[np.ndarray, " boot"]:
+        units = normalised(read.means[held_out], by.mean).double().numpy()
+        errors = by.squared_errors(read.means[held_out]).double().numpy()
+        sums = np.zeros((n_problems, units.shape[1] + 3))
+        np.add.at(sums, basis.problems, np.c_[units, (units**2).sum(axis=1), errors, np.ones(n_segments)])
+        drawn = weights @ sums
+        about_mean = drawn[:, -3] - (drawn[:, :-3] ** 2).sum(axis=1) / drawn[:, -1]
+        return 1 - np.divide(drawn[:, -2], about_mean, out=np.full(len(drawn), np.nan), where=about_mean > 1e-12)
+
+    once = np.ones((1, n_problems), dtype=np.int64)
+    value = float(shares(taxonomy, basis.spans, once)[0])
+    replicates = shares(taxonomy, basis.spans, basis.weights)
+    interval = percentile_interval(value, replicates, n_problems, bounds=(-np.inf, 1.0))
+    of_noise = float(np.mean([shares(null, basis.noise, once) for null in nulls]))
+    return _row("explained variance", SPANS, interval, np.nan, of_noise, n_segments, n_problems)
+
+
+def _stability(basis: Basis, fits: Sequence[Taxonomy], nulls: Sequence[Taxonomy]) -> dict[str, object]:
+    n_problems, n_segments = basis.weights.shape[1], len(basis.problems)
+    if len(fits) < 2:
+        note = "a single fit: stability wants two"
+        return _row("stability", SPANS, UNKNOWN, np.nan, np.nan, n_segments, n_problems, note)
+    shape = (n_problems, fits[0].n_categories, fits[0].n_categories)
+
+    def mean(
+        by: Sequence[Taxonomy], read: SegmentMeans, weights: Int[np.ndarray, "boot problem"]
+    ) -> Float[np.ndarray, " boot"]:
+        coded = [categories_of(one, read, basis.parts.judged) for one in by]
+        pairs = [tally(basis.problems, one, other, shape).counts for one, other in combinations(coded, 2)]
+        return np.mean([adjusted_rand(np.tensordot(weights.astype(float), pair, axes=1)) for pair in pairs], axis=0)
+
+    once = np.ones((1, n_problems), dtype=np.int64)
+    value, of_noise = float(mean(fits, basis.spans, once)[0]), float(mean(nulls, basis.noise, once)[0])
+    replicates = mean(fits, basis.spans, basis.weights)
+    interval = percentile_interval(value, replicates, n_problems, bounds=(-1.0, 1.0))
+    return _row("stability", SPANS, interval, np.nan, of_noise, n_segments, n_problems)
+
+
+def _labels(
+    basis: Basis, taxonomy: Taxonomy, nulls: Sequence[Taxonomy], name: str, read: SegmentMeans
+) -> list[dict[str, object]]:
+    known = basis.labels >= 0
+    learned, tried = basis.parts.fit & known, basis.parts.judged & known
+    if not learned.any() or not tried.any():
+        note = "no exact labels: the rule of the segments gives none"
+        return [_row(measure, name, UNKNOWN, np.nan, np.nan, 0, 0, note) for measure in AGREEMENT]
+    problems = basis.problems[known[basis.parts.judged]]
+    n_problems, shape = basis.weights.shape[1], (taxonomy.n_categories, int(basis.labels.max()) + 1)
+
+    def coded(by: Taxonomy) -> tuple[Int[np.ndarray, " learned"], Int[np.ndarray, " tried"]]:
+        return categories_of(by, basis.spans, learned), categories_of(by, read, tried)
+
+    def compared(
+        as_fitted: Int[np.ndarray, " learned"],
+        as_read: Int[np.ndarray, " tried"],
+        in_fit: Int[np.ndarray, " learned"],
+        here: Int[np.ndarray, " tried"],
+    ) -> tuple[Tally, dict[str, Measure]]:
+        """Categories beside the labels `here`, and the measures whose key is made of the labels `in_fit`."""
+        fixed = key(tally(np.zeros_like(as_fitted), as_fitted, in_fit, (1, *shape)).total)
+        measures = (mutual_information, partial(purity, key=fixed), partial(macro_f1, key=fixed))
+        return tally(problems, as_read, here, (n_problems, *shape)), dict(zip(AGREEMENT, measures, strict=True))
+
+    in_fit, here = basis.labels[learned], basis.labels[tried]
+    codes = coded(taxonomy)
+    found, measures = compared(*codes, in_fit, here)
+    of_nulls = [compared(*coded(null), in_fit, here) for null in nulls]
+    draw = numpy_generator(basis.seed, "shuffled labels", name)
+    shuffled = [compared(*codes, draw.permutation(in_fit), draw.permutation(here)) for _ in range(N_SHUFFLES)]
+    return [
+        _row(
+            measure,
+            name,
+            found.interval(measures[measure], basis.weights, (0.0, 1.0)),
+            float(np.mean([drawn.value(by[measure]) for drawn, by in shuffled])),
+            float(np.mean([of_null.value(by[measure]) for of_null, by in of_nulls])),
+            found.n_segments,
+            found.n_problems,
+        )
+        for measure in AGREEMENT
+    ]
+
+
+def _sameness(
+    basis: Basis, taxonomy: Taxonomy, nulls: Sequence[Taxonomy], name: str, read: SegmentMeans
+) -> dict[str, object]:
+    """How often another reading gives the category that the span's mean gives."""
+    n_problems, held_out = basis.weights.shape[1], basis.parts.judged
+    shape = (n_problems, taxonomy.n_categories, taxonomy.n_categories)
+
+    def read_both_ways(by: Taxonomy) -> tuple[Int[np.ndarray, " held"], Int[np.ndarray, " held"]]:
+        return categories_of(by, basis.spans, held_out), categories_of(by, read, held_out)
+
+    spans, here = read_both_ways(taxonomy)
+    interval = tally(basis.problems, spans, here, shape).interval(sameness, basis.weights, (0.0, 1.0))
+    draw = numpy_generator(basis.seed, "shuffled categories", name)
+    shuffled = [tally(basis.problems, spans, draw.permutation(here), shape) for _ in range(N_SHUFFLES)]
+    of_nulls = [tally(basis.problems, *read_both_ways(null), shape) for null in nulls]
+    by_chance, of_noise = (float(np.mean([one.value(sameness) for one in many])) for many in (shuffled, of_nulls))
+    return _row("sameness", name, interval, by_chance, of_noise, len(here), n_problems)
+
+
+def _numbers(names: pl.Series) -> Int[np.ndarray, " name"]:
+    return names.rank("dense").fill_null(0).to_numpy().astype(np.int64) - 1
+
+
+def _row(
+    measure: str,
+    reading: str,
+    interval: Interval,
+    shuffled: float,
+    null: float,
+    n_segments: int,
+    n_problems: int,
+    note: str | None = None,
+) -> dict[str, object]:
+    return {
+        "measure": measure,
+        "reading": reading,
+        "value": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "shuffled": shuffled,
+        "null": null,
+        "n_segments": n_segments,
+        "n_problems": n_problems,
+        "note": note,
+    }
