@@ -120,6 +120,6 @@ _READERS: dict[str, Callable[[str], Architecture]] = {
 }
 
 
-def _require_positive(what: str, value: float) -> None:
+def _require_positive(what: str, value: float | int) -> None:
     if not (math.isfinite(value) and value > 0):
         raise ModelError(f"{what} {value:g} of an SAE: want a number above 0")
