@@ -69,7 +69,7 @@ class JumpReLU:
 
     def __str__(self) -> str:
         """For example `jumprelu:1`."""
-        return f"jumprelu:{self.l0_coefficient:g}"
+        return f"jumprelu:{_written(self.l0_coefficient)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Standard:
 
     def __str__(self) -> str:
         """For example `standard:5`."""
-        return f"standard:{self.l1_coefficient:g}"
+        return f"standard:{_written(self.l1_coefficient)}"
 
 
 Architecture: TypeAlias = TopK | BatchTopK | Matryoshka | JumpReLU | Standard
@@ -118,6 +118,10 @@ _READERS: dict[str, Callable[[str], Architecture]] = {
     "jumprelu": lambda arguments: JumpReLU(float(arguments)),
     "standard": lambda arguments: Standard(float(arguments)),
 }
+
+
+def _written(coefficient: float) -> str:
+    return repr(coefficient).removesuffix(".0")
 
 
 def _require_positive(what: str, value: float | int) -> None:

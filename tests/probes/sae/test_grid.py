@@ -10,15 +10,30 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 
 from lab.errors import ModelError, StorageError
 from lab.feature_tables import SAE_QUALITY
+from lab.models.load import load
+from lab.models.source import OrganismModel
+from lab.provenance import provenance
+from lab.sampling.decoding import Decoding
+from lab.sampling.sample import sample
+from lab.sampling.trace import trace_table
 from lab.tables import read_provenance, read_table
+from lab.tasks.problem import problem_table
+from lab.tasks.source import open_task, task_source
+from probes.positions import AllTokens
 from probes.sae import grid as grid_module
 from probes.sae.architecture import JumpReLU, TopK
 from probes.sae.grid import QUALITY_FILE, grid, judge, train_unit
 from probes.sae.load import load_sae, made_by
 from probes.sae.quality import quality
+from probes.sae.recipe import Training
+from probes.site import Site
+from probes.storage.fill import fill
+from probes.storage.plan import plan
+from probes.texts import texts
 
 from .conftest import CPU, SITES, TRAINING
 from .grid_process import units
@@ -116,3 +131,26 @@ def test_only_what_was_trained_and_lies_together_is_judged(two, model, tmp_path)
         judge(model, two)
     with pytest.raises(StorageError, match="want those of one"):
         judge(model, [two[0], replace(two[1], out=tmp_path / "elsewhere")])
+
+
+@pytest.mark.slow
+def test_an_sae_of_a_trained_model_stands_for_its_stream(tmp_path):
+    model = load(OrganismModel(name="zero-base"), device=CPU, dtype=torch.float32)
+    problems = open_task(task_source("chain"), n_problems=100, seed=0).problems
+    traces = trace_table(model.name, sample(model, problems, 6, Decoding(max_new_tokens=64), seed=0))
+    read = texts(model, traces, problem_table(problems))
+    planned = plan(model, read, (Site(1),), AllTokens())
+    captured = fill(
+        model,
+        read,
+        planned,
+        tmp_path / "store",
+        provenance("capture", planned, {}, device="cpu", dtype="float32", seed=0),
+    )
+    training = Training(n_tokens=100_000, batch_size=512)
+    (unit,) = grid(captured.path, [Site(1)], [TopK(16)], [512], training, tmp_path / "saes", device=CPU)
+    train_unit(unit)
+    found = judge(model, [unit]).row(0, named=True)
+    assert found["explained_variance"] > 0.95
+    assert found["ce_recovered_low"] > 0.95
+    assert found["ce_ablated"] > found["ce_clean"] + 1
