@@ -69,7 +69,7 @@ class JumpReLU:
 
     def __str__(self) -> str:
         """For example `jumprelu:1`."""
-        return f"jumprelu:{self.l0_coefficient:g}"
+        return f"jumprelu:{_written(self.l0_coefficient)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Standard:
 
     def __str__(self) -> str:
         """For example `standard:5`."""
-        return f"standard:{self.l1_coefficient:g}"
+        return f"standard:{_written(self.l1_coefficient)}"
 
 
 Architecture: TypeAlias = TopK | BatchTopK | Matryoshka | JumpReLU | Standard
@@ -120,6 +120,10 @@ _READERS: dict[str, Callable[[str], Architecture]] = {
 }
 
 
-def _require_positive(what: str, value: float) -> None:
+def _written(coefficient: float) -> str:
+    return repr(coefficient).removesuffix(".0")
+
+
+def _require_positive(what: str, value: float | int) -> None:
     if not (math.isfinite(value) and value > 0):
         raise ModelError(f"{what} {value:g} of an SAE: want a number above 0")

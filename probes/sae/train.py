@@ -190,8 +190,12 @@ def _save(coder: TrainingSAE, out: Path) -> None:
     try:
         coder.save_inference_model(work)
         config = work / CONFIG
-        # SAELens writes its keys in an order that changes from run to run.
-        config.write_text(json.dumps(json.loads(config.read_text()), indent=1, sort_keys=True) + "\n")
+        described = json.loads(config.read_text())
+        if "rescale_acts_by_decoder_norm" in described:
+            # SAELens folds the norms into the weights that it saves; to scale again would only round.
+            described["rescale_acts_by_decoder_norm"] = False
+        # Sorted, because SAELens' order changes from run to run.
+        config.write_text(json.dumps(described, indent=1, sort_keys=True) + "\n")
         for file in work.iterdir():
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
