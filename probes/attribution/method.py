@@ -33,11 +33,11 @@ class Integrated:
     together, up to the error of the quadrature.
     """
 
-    n_steps: int = 16
+    n_steps: int = 32
 
     def __post_init__(self) -> None:
         if self.n_steps < 1:
-            raise EstimateError(f"integrated gradients in {self.n_steps} steps: want at least 1, such as 16")
+            raise EstimateError(f"integrated gradients in {self.n_steps} steps: want at least 1, such as 32")
 
 
 Method: TypeAlias = Ablation | JointAblation | Gradient | Integrated
