@@ -4,8 +4,8 @@
     python benchmarks/attribution.py --out benchmarks/results --model /path/to/checkpoint --sae /path/to/sae \\
         --task gym:chain_sum --toward " The" --against " " --n-texts 8 --repetitions 1
 
-The SAE is a directory as SAELens writes it, whose metadata name its site as `blocks.N.hook_resid_post`. The texts are the
-prompts of a task; the contrast is that of the strings `--toward` against `--against` as the next token. All methods
+The SAE is a directory as SAELens writes it, whose metadata name its site as `blocks.N.hook_resid_post`. The texts are
+the prompts of a task; the contrast is that of the strings `--toward` against `--against` as the next token. All methods
 read the same texts in the same batches, and take turns; the medians of their seconds are compared with that of the
 plain forward pass of the same batches.
 """
@@ -156,7 +156,7 @@ def main() -> None:
         figures["times_forward"] = medians[name] / medians["forward"]
     commit, dirty = revision()
     result = {
-        "benchmark": "methods of attribution against exact ablation, and their cost in forward passes of the same texts",
+        "benchmark": "methods of attribution against exact ablation, and their cost in forward passes",
         "model": model.name,
         "sae": sae.name,
         "site": str(sae.site),

@@ -112,10 +112,15 @@ def test_one_problem_has_no_interval():
 
 def test_effects_of_other_contrasts_or_weights_of_other_problems_are_refused():
     effects = made_effects(1)
-    with pytest.raises(EstimateError, match="contrasts of 6 problems came with weights for 5"):
-        feature_effects(effects, contrasts(), Gradient(), weights(5))
+    for refused in (
+        lambda: feature_effects(effects, contrasts(), Gradient(), weights(5)),
+        lambda: feature_agreement(effects, effects, contrasts(), weights(5)),
+        lambda: place_agreement(effects, effects, contrasts(), weights(5)),
+    ):
+        with pytest.raises(EstimateError, match="contrasts of 6 problems came with weights for 5"):
+            refused()
     with pytest.raises(EstimateError, match="effects on text 0 of 'b' came with 8 other contrasts"):
-        feature_effects(effects, contrasts(("x", *OWNERS[1:])), Gradient(), weights())
+        feature_effects(effects, contrasts(("x", *OWNERS[1:])), Gradient(), weights(7))
     with pytest.raises(EstimateError, match="effects on text 4 of 'd' came with 4 other contrasts"):
         feature_effects(effects, contrasts(OWNERS[:4]), Gradient(), weights(3))
 
