@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 
 from lab.errors import EstimateError
 from lab.metrics.bootstrap import Interval, percentile_interval
-from probes.attribution.over_texts import problem_sums
+from probes.attribution.over_texts import problem_sums, require_weights
 
 
 def feature_agreement(
@@ -17,6 +17,7 @@ def feature_agreement(
     The interval resamples problems, by `weights` as in `feature_effects`; a feature that is not active in a resample
     is left out of it. Raises EstimateError where the tables have other features, or fewer than three.
     """
+    require_weights(contrasts, weights)
     ours, theirs = problem_sums(effects, contrasts), problem_sums(reference, contrasts)
     if not np.array_equal(ours.features, theirs.features):
         raise EstimateError(
@@ -48,6 +49,7 @@ def place_agreement(
     drawn. Raises EstimateError where the tables have other entries, such as those of a joint ablation, which has no
     positions, or fewer than three.
     """
+    require_weights(contrasts, weights)
     key = ["text", "position", "feature"]
     both = effects.join(reference, on=key, suffix="_reference")
     if not len(both) == len(effects) == len(reference):

@@ -58,8 +58,11 @@ def opening_contrasts(
     In the chain world `["T"]` against `["A"]` is a worked answer against a direct one. Raises SiteError for a string
     that is not exactly one token of the model, and EstimateError as `require_contrasts` does.
     """
-    sides = {"toward": _tokens(toward, model.tokenizer), "against": _tokens(against, model.tokenizer)}
-    rows: list[dict[str, object]] = [
+    sides: dict[str, object] = {
+        "toward": _tokens(toward, model.tokenizer),
+        "against": _tokens(against, model.tokenizer),
+    }
+    rows = [
         {"problem_id": problem.id, "tokens": model.tokenizer(problem.prompt).input_ids, **sides} for problem in problems
     ]
     table = CONTRASTS.frame(rows)

@@ -48,7 +48,9 @@ def effects(reading: Reading, sae: Sae, method: Method, *, batch: int) -> Effect
             slope = _mean_gradient(reading, [1.0], [1.0], batch)
         case Integrated(n_steps=n_steps):
             nodes, weights = np.polynomial.legendre.leggauss(n_steps)
-            slope = _mean_gradient(reading, (nodes + 1) / 2, weights / 2, batch)
+            roots = (nodes + 1) / 2
+            # The mean over shares s of g(s) is that over u of 2 u g(u^2); half the weights are for half the interval.
+            slope = _mean_gradient(reading, roots**2, weights * roots, batch)
     return Effects(active.row, active.place, active.feature, active.value, _along(reading, sae, slope))
 
 

@@ -49,12 +49,8 @@ def feature_effects(
     features at once: NaN with fewer than two problems, or where the mean is the same in every resample. Raises
     EstimateError where effects and contrasts, or contrasts and weights, are of other problems.
     """
+    require_weights(contrasts, weights)
     sums = problem_sums(effects, contrasts)
-    if weights.shape[1] != len(sums.n_texts):
-        raise EstimateError(
-            f"contrasts of {len(sums.n_texts)} problems came with weights for {weights.shape[1]}: make the weights "
-            "with resamples(n_problems, ...) for the same problems"
-        )
     value = sums.effects.sum(axis=0) / sums.n_texts.sum()
     drawn = weights.astype(np.float64)
     n_drawn = drawn @ sums.n_texts
@@ -100,6 +96,16 @@ def problem_sums(effects: pl.DataFrame, contrasts: pl.DataFrame) -> Sums:
     n_active = np.zeros(total.shape, dtype=np.int64)
     total[places], n_active[places] = summed["effect"].to_numpy(), summed["text"].to_numpy()
     return Sums(features, total, n_active, counted["len"].to_numpy().astype(np.int64))
+
+
+def require_weights(contrasts: pl.DataFrame, weights: Int[np.ndarray, "boot problem"]) -> None:
+    """EstimateError unless there is one weight for each problem of `contrasts`."""
+    n_problems = contrasts["problem_id"].n_unique()
+    if weights.shape[1] != n_problems:
+        raise EstimateError(
+            f"contrasts of {n_problems} problems came with weights for {weights.shape[1]}: make the weights with "
+            "resamples(n_problems, ...) for the same problems"
+        )
 
 
 def completeness(texts: pl.DataFrame) -> Completeness:
