@@ -222,6 +222,8 @@ CROSSCODER_QUALITY = Schema(
         Column("explained_variance", pl.Float64, "1 - squared error / squared distance from the mean"),
         Column("l0", pl.Float64, "mean number of latents above 0"),
         Column("dead_share", pl.Float64, "latents that are above 0 at no held-out activation"),
+    ),
+)
 
 _SITE = Column("site", pl.String, "stream that is read")
 _METHOD = Column("method", pl.String, "how categories were found: the clustering SAE with its k, or k-means")
