@@ -34,8 +34,8 @@ from lab.tasks.source import open_task, task_source
 from probes.attribution.agreement import feature_agreement, place_agreement
 from probes.attribution.attribute import Attribution, attribute
 from probes.attribution.contrast import opening_contrasts
+from probes.attribution.feature_effects import completeness
 from probes.attribution.method import Ablation, Gradient, Integrated, JointAblation, Method, method_name
-from probes.attribution.over_texts import completeness
 from probes.sae.dictionary import Sae
 from probes.site import Site
 

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 
 from lab.errors import EstimateError
 from lab.metrics.bootstrap import Interval, percentile_interval
-from probes.attribution.over_texts import problem_sums, require_weights
+from probes.attribution.feature_effects import problem_sums, require_weights
 
 
 def feature_agreement(

@@ -11,8 +11,8 @@ from lab.errors import EstimateError, ModelError, SiteError
 from lab.models.tiny import tiny_model
 from probes.attribution.attribute import attribute
 from probes.attribution.contrast import CONTRASTS
+from probes.attribution.feature_effects import completeness
 from probes.attribution.method import Ablation, Gradient, Integrated, JointAblation
-from probes.attribution.over_texts import completeness
 from probes.site import Site, hook_site
 
 from .conftest import MadeSae, no_gradient_is_left

@@ -19,7 +19,7 @@ from lab.tasks.final_answer import final_answer, same_answer
 from lab.tasks.math_answer import verify as verify_math
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
-from probes.attribution.answer import answer_contrasts, stated_at
+from probes.attribution.answer_contrasts import answer_contrasts, stated_at
 from probes.attribution.contrast import (
     CONTRASTS,
     Sides,
