@@ -10,8 +10,8 @@ from lab.metrics.bootstrap import resamples
 from lab.models.load import Model
 from lab.seeds import numpy_generator
 from probes.attribution.attribute import attribute
+from probes.attribution.feature_effects import feature_effects
 from probes.attribution.method import Ablation
-from probes.attribution.over_texts import feature_effects
 from probes.sae.dictionary import Sae
 
 

@@ -144,7 +144,7 @@ def rows() -> dict[str, list[dict[str, object]]]:
             {
                 "feature": i, "label": label, "n_tokens": 50, "mean": mean, "firing_share": 0.4, "auroc": 0.75,
                 "auroc_error": 0.0,
-            }  # fmt: skip
+            }
             for i in range(N)
             for label, mean in (("opener", 0.8), ("answer digit", 0.2), ("check", NAN))
         ],
