@@ -54,6 +54,11 @@ class Ray:
     """At most so many; None is as many as there is room for."""
 
 
+def place(words: Sequence[str] | None) -> Here | Ray:
+    """Where a command line asks for work: here by None, on Ray's workers by no word, on a cluster by its address."""
+    return Here() if words is None else Ray(address=next(iter(words), None))
+
+
 def map_shards(
     prepare: Callable[[], Callable[[Shard], None]],
     shards: Sequence[Shard],

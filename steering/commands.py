@@ -6,8 +6,14 @@ from typing import Annotated, Literal
 
 import tyro
 
-DEVICE_HELP = "auto (cuda, then mps, then cpu), cpu, cuda, cuda:N or mps"
-DeviceName = Annotated[str, tyro.conf.arg(help=DEVICE_HELP)]
+from steering.feature_commands import (
+    AttributeCommand,
+    DeviceName,
+    FeaturesCommand,
+    RayFlag,
+    SaeCommand,
+    TaxonomyCommand,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +49,8 @@ class StudyCommand:
     """Training problems that vectors are fitted on."""
     layer: int | None = None
     """Block at whose output vectors act, from 0; the middle one if not given."""
+    feature_layers: tuple[int, ...] = ()
+    """Blocks at whose outputs features are sought, by sparse autoencoders of the base model; none if not given."""
     temperature: float = 1.0
     """Sampling temperature; 0 is greedy."""
     max_new_tokens: int = 96
@@ -189,6 +197,7 @@ class CaptureRunCommand:
     """Size of a shard, all sites together; one is held in memory at a time."""
     batch_tokens: int = 8192
     """Tokens read at once."""
+    ray: RayFlag = None
     device: DeviceName = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the weights."""
@@ -234,5 +243,9 @@ Command = (
     | Annotated[CalibrateCommand, tyro.conf.subcommand("calibrate")]
     | Annotated[SampleCommand, tyro.conf.subcommand("sample")]
     | Annotated[CaptureCommand, tyro.conf.subcommand("capture")]
+    | Annotated[SaeCommand, tyro.conf.subcommand("sae")]
+    | Annotated[FeaturesCommand, tyro.conf.subcommand("features")]
+    | Annotated[AttributeCommand, tyro.conf.subcommand("attribute")]
+    | Annotated[TaxonomyCommand, tyro.conf.subcommand("taxonomy")]
     | Annotated[OrganismsCommand, tyro.conf.subcommand("organisms")]
 )

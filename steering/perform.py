@@ -27,8 +27,17 @@ from steering.commands import (
     SampleCommand,
     StudyCommand,
 )
+from steering.feature_commands import (
+    AttributeCommand,
+    FeaturesCommand,
+    SaeCommand,
+    SaeCompareCommand,
+    SaeTrainCommand,
+    TaxonomyCommand,
+)
 from steering.progress import progress
 from steering.study.config import Study
+from steering.study.feature_search import FeatureSearch
 
 
 def perform(command: Command, typed: str) -> None:
@@ -58,6 +67,26 @@ def perform(command: Command, typed: str) -> None:
                     perform_verify(path, console)
                 case CaptureRepairCommand(store=path):
                     perform_repair(path, console)
+        case SaeCommand(do=do):
+            from steering.perform_sae import perform_sae_compare, perform_sae_train
+
+            match do:
+                case SaeTrainCommand():
+                    perform_sae_train(do, console)
+                case SaeCompareCommand():
+                    perform_sae_compare(do, console)
+        case FeaturesCommand():
+            from steering.perform_features import perform_page
+
+            perform_page(command, typed, console)
+        case AttributeCommand():
+            from steering.perform_attribution import perform_attribute
+
+            perform_attribute(command, console)
+        case TaxonomyCommand():
+            from steering.perform_taxonomy import perform_taxonomy
+
+            perform_taxonomy(command, console)
         case OrganismsCommand(do=do):
             match do:
                 case BuildCommand():
@@ -73,6 +102,7 @@ def demo_study(seed: int) -> Study:
         tuned="zero-rl",
         companions=("zero-taught", "zero-sft"),
         task="chain",
+        features=FeatureSearch(layers=(2, 3)),
         n_problems=200,
         n_samples=8,
         n_curve_samples=24,
@@ -100,6 +130,7 @@ def as_study(command: StudyCommand) -> Study:
         ks=command.ks,
         n_fit_problems=command.n_fit_problems,
         layer=command.layer,
+        features=FeatureSearch(layers=command.feature_layers) if command.feature_layers else None,
         decoding=Decoding(temperature=command.temperature, max_new_tokens=command.max_new_tokens),
         seed=command.seed,
         batch_size=command.batch_size,
@@ -224,6 +255,7 @@ def perform_capture(command: CaptureRunCommand, console: Console) -> None:
     from lab.models.device import resolve_device, resolve_dtype
     from lab.models.load import load
     from lab.sampling.trace import TRACES
+    from lab.scale_out import place
     from lab.tasks.problem import PROBLEMS
     from probes.positions import read_positions
     from probes.site import Site
@@ -253,7 +285,13 @@ def perform_capture(command: CaptureRunCommand, console: Console) -> None:
     made_by = provenance("capture", planned, parents, device=device.type, dtype=planned.weights, seed=0)
     with progress(console) as watch:
         store = fill(
-            model, chosen, planned, command.out, made_by, on_progress=lambda n, total: watch("activations", n, total)
+            model,
+            chosen,
+            planned,
+            command.out,
+            made_by,
+            on=place(command.ray),
+            on_progress=lambda n, total: watch("activations", n, total),
         )
     console.print(
         f"{model.name} on {len(chosen)} texts: {store.n_rows} activations in {planned.stored} at each of "

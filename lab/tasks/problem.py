@@ -39,3 +39,8 @@ PROBLEMS = Schema(
 def problem_table(problems: Iterable[Problem]) -> pl.DataFrame:
     """One row a problem, in the order given."""
     return PROBLEMS.frame([asdict(problem) for problem in problems])
+
+
+def problems_of(table: pl.DataFrame) -> tuple[Problem, ...]:
+    """The inverse of `problem_table`."""
+    return tuple(Problem(**row) for row in PROBLEMS.checked(table).iter_rows(named=True))

@@ -1,15 +1,18 @@
 """attribute_shards: a large attribution as files of whole texts, gone on with where it was stopped."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 import polars as pl
+import torch
 
 from lab.errors import EstimateError, StorageError
 from lab.feature_tables import EFFECTS, TEXT_EFFECTS
-from lab.models.load import Model
+from lab.models.load import Model, load
+from lab.models.source import ModelSource
 from lab.provenance import Provenance, canonical_json
 from lab.stage import Artefact, memoised
 from lab.tables import read_table, write_table, write_text
@@ -17,6 +20,7 @@ from probes.attribution.attribute import attribute, require_attributable
 from probes.attribution.contrast import CONTRASTS, contrasts_digest
 from probes.attribution.method import Method
 from probes.sae.dictionary import Sae
+from probes.storage.plan import DTYPES
 
 PLAN_FILE, CONTRASTS_FILE = "plan.json", "contrasts.parquet"
 
@@ -117,6 +121,26 @@ def attribute_shards(
             raise StorageError(f"{missing[0].texts} was not written, one of {len(missing)} shards: run it again")
 
     return memoised(out, name, plan, {}, compute)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenAttribution:
+    """What a worker elsewhere needs to begin with: where the model and the SAE are, and what is planned."""
+
+    model: ModelSource
+    sae: Path
+    plan: AttributionPlan
+    made_by: Provenance
+
+    def __call__(self) -> Callable[[Shard], None]:
+        """Loads both; the function writes one shard."""
+        # The door to sae_lens is slow to import.
+        from probes.sae.load import load_sae
+
+        device = torch.device(self.plan.device)
+        model = load(self.model, device=device, dtype=DTYPES[self.plan.dtype])
+        sae = replace(load_sae(self.sae, device=device), name=self.plan.sae)
+        return partial(write_shard, model, sae, self.plan, self.made_by)
 
 
 def write_shard(model: Model, sae: Sae, plan: AttributionPlan, made_by: Provenance, shard: Shard) -> None:

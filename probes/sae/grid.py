@@ -64,7 +64,12 @@ def grid(
     )
 
 
-def train_unit(unit: Unit, on_progress: Callable[[int, int], None] = lambda *_: None) -> Path:
+def trainer() -> Callable[[Unit], None]:
+    """`train_unit`, for workers elsewhere: what `lab.scale_out.map_shards` calls in each of them."""
+    return train_unit
+
+
+def train_unit(unit: Unit, on_progress: Callable[[int, int], None] = lambda *_: None) -> None:
     """Trains the SAE of `unit` unless it is there already; its directory appears whole or not at all.
 
     Killed at any moment and started again, it ends with the bytes of a run that was never stopped. Raises StorageError
@@ -78,11 +83,10 @@ def train_unit(unit: Unit, on_progress: Callable[[int, int], None] = lambda *_: 
     )
     if unit.path.exists():
         _require_same(unit, wanted)
-        return unit.path
+        return
     for leftover in unit.path.parent.glob(f".{unit.path.name}.*.partial"):
         shutil.rmtree(leftover)
     train_sae(store, unit.recipe, unit.path, wanted, device=device, on_progress=on_progress)
-    return unit.path
 
 
 def judge(model: Model, units: Sequence[Unit], *, n_texts: int = 1000, seed: int = 0) -> pl.DataFrame:

@@ -1,0 +1,111 @@
+"""perform_attribution: effects of features for the command line, shard by shard, and the strongest of them."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import polars as pl
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lab.errors import EstimateError
+from lab.metrics.bootstrap import resamples
+from lab.models.device import resolve_device, resolve_dtype
+from lab.models.load import Model, load
+from lab.models.source import model_source
+from lab.provenance import provenance
+from lab.report.numerals import figures
+from lab.sampling.trace import TRACES
+from lab.scale_out import Here, Ray, map_shards, place
+from lab.seeds import numpy_generator
+from lab.tables import read_table
+from lab.tasks.source import open_task, task_source
+from probes.attribution.answer_contrasts import answer_contrasts
+from probes.attribution.contrast import opening_contrasts
+from probes.attribution.feature_effects import feature_effects
+from probes.attribution.method import Ablation, Gradient, Integrated, JointAblation
+from probes.attribution.shards import (
+    OpenAttribution,
+    Shard,
+    attribute_shards,
+    attribution_plan,
+    stored_effects,
+    write_shard,
+)
+from probes.sae.load import load_sae
+from steering.feature_commands import AttributeCommand
+from steering.progress import progress
+
+METHODS = {
+    "ablation": Ablation(),
+    "joint-ablation": JointAblation(),
+    "gradient": Gradient(),
+    "integrated": Integrated(),
+}
+N_BOOT, N_LISTED = 2000, 10
+
+
+def perform_attribute(command: AttributeCommand, console: Console) -> None:
+    """Attributes under a progress bar, and prints the features of the largest effect."""
+    device = resolve_device(command.device)
+    model = load(model_source(command.model), device=device, dtype=resolve_dtype(command.dtype, device))
+    sae, method, on = load_sae(command.sae.resolve(), device=device), METHODS[command.method], place(command.ray)
+    asked = contrasts(command, model)
+    plan = attribution_plan(model, sae, asked, method, batch=command.batch, shard_texts=command.shard_texts)
+    parents = {"model": model.digest, "sae": sae.digest, "contrasts": plan.contrasts}
+    made_by = provenance("attribution", plan, parents, device=device.type, dtype=plan.dtype, seed=command.seed)
+    with progress(console) as watch:
+
+        def run(shards: Sequence[Shard]) -> None:
+            watch("texts", plan.n_texts - sum(shard.n_texts for shard in shards), plan.n_texts)
+            match on:
+                case Here():
+                    prepare = partial(partial, write_shard, model, sae, plan, made_by)
+                case Ray():
+                    prepare = OpenAttribution(
+                        model=model_source(command.model), sae=command.sae.resolve(), plan=plan, made_by=made_by
+                    )
+            map_shards(
+                prepare, shards, on, device=device, on_done=lambda shard: watch("texts", shard.n_texts, plan.n_texts)
+            )
+
+        done = attribute_shards(command.out.resolve().parent, command.out.name, plan, asked, made_by, run)
+    weights = resamples(asked["problem_id"].n_unique(), N_BOOT, numpy_generator(command.seed, "bootstrap of effects"))
+    console.print(effect_table(feature_effects(stored_effects(done).collect(), asked, method, weights)))
+    console.print(f"in {done.path}", highlight=False, soft_wrap=True)
+
+
+def contrasts(command: AttributeCommand, model: Model) -> pl.DataFrame:
+    """`CONTRASTS` of prompts, or of traces; raises EstimateError where both or neither are asked for."""
+    source, openings = task_source(command.task), bool(command.toward and command.against)
+    if openings == bool(command.traces):
+        raise EstimateError("want either --toward with --against, or --traces: say what is to be explained")
+    task = open_task(source, n_problems=command.n_problems, seed=command.seed)
+    if command.traces is None:
+        return opening_contrasts(model, task.problems, command.toward, command.against)
+    traces = read_table(command.traces, TRACES)
+    stated = pl.Series([task.read_answer(text) is not None for text in traces["text"]], dtype=pl.Boolean)
+    return answer_contrasts(model, task, traces.filter(stated))
+
+
+def effect_table(effects: pl.DataFrame) -> Table:
+    """The features of the largest `FEATURE_EFFECTS` for a terminal."""
+    table = Table(
+        "feature",
+        "effect, nats",
+        "95 % interval",
+        "texts",
+        title="Largest effects",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    strongest = effects.sort(pl.col("effect").abs(), "feature", descending=[True, False]).head(N_LISTED)
+    for row in strongest.iter_rows(named=True):
+        table.add_row(
+            str(row["feature"]),
+            figures(row["effect"]),
+            Text(f"[{figures(row['low'])}, {figures(row['high'])}]"),
+            str(row["n_texts"]),
+        )
+    return table

@@ -1,0 +1,148 @@
+"""perform_features: the tables and the page of an SAE's features for the command line."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+
+from lab.errors import StorageError
+from lab.feature_tables import EFFECTS
+from lab.metrics.bootstrap import resamples
+from lab.models.device import resolve_device
+from lab.models.load import Model, load
+from lab.models.source import model_source
+from lab.provenance import digest, file_digest, provenance
+from lab.report.feature_ledger import TABLES
+from lab.report.feature_names import FeatureNames
+from lab.report.feature_page import FeaturePage, render_features
+from lab.report.provenance_section import TableFile
+from lab.seeds import numpy_generator
+from lab.stage import memoised
+from lab.tables import read_table, write_table, write_text
+from lab.tasks.chain_steps import CHAIN_STEPS
+from lab.tasks.problem import PROBLEMS, problems_of
+from probes.attribution.contrast import CONTRASTS
+from probes.attribution.feature_effects import feature_effects
+from probes.attribution.shards import CONTRASTS_FILE, PLAN_FILE
+from probes.labels import LABELS, step_labels, word_labels
+from probes.sae.dictionary import Sae
+from probes.sae.load import load_sae
+from probes.storage.plan import DTYPES
+from probes.storage.store import TEXTS_FILE, Store, open_store
+from probes.texts import TEXTS
+from steering.feature_commands import FeaturesCommand
+from steering.features.ledger import Read, feature_ledger
+from steering.perform_attribution import METHODS
+
+PAGE, N_BOOT = "features.html", 2000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Attributed:
+    """What `lab attribute` wrote."""
+
+    path: Path
+    plan: dict[str, Any]
+    contrasts: pl.DataFrame
+
+    @classmethod
+    def read(cls, path: Path, sae: Sae) -> "Attributed":
+        """The finished attribution at `path`; StorageError where there is none, or it is of another SAE."""
+        try:
+            plan = json.loads((path / PLAN_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise StorageError(f"{path} is no attribution: want a directory that `lab attribute` wrote") from error
+        if plan["sae_digest"] != sae.digest:
+            raise StorageError(
+                f"{path} is of SAE {plan['sae']} with digest {plan['sae_digest']}, and {sae.name} has {sae.digest}: "
+                "attribute with this very SAE"
+            )
+        return cls(path=path, plan=plan, contrasts=read_table(path / CONTRASTS_FILE, CONTRASTS))
+
+    @property
+    def digest(self) -> str:
+        """Of its plan, which says what decides its effects."""
+        return digest(self.plan)
+
+    def effects(self, seed: int) -> pl.DataFrame:
+        """`FEATURE_EFFECTS`."""
+        found = pl.scan_parquet(sorted((self.path / "effects").iterdir())).collect()
+        n_problems = self.contrasts["problem_id"].n_unique()
+        weights = resamples(n_problems, N_BOOT, numpy_generator(seed, "bootstrap of effects"))
+        method = next(method for method in METHODS.values() if type(method).__name__ == self.plan["method"]["kind"])
+        return feature_effects(EFFECTS.checked(found), self.contrasts, method, weights)
+
+    def sides(self, model: Model) -> tuple[str, str]:
+        """What the effects push to and from, as text where that is the same in all contrasts."""
+        told = []
+        for side, otherwise in (("toward", "the right answer"), ("against", "a wrong one")):
+            kinds = self.contrasts[side].unique()
+            told.append(str(model.tokenizer.decode(kinds[0].to_list())) if len(kinds) == 1 else otherwise)
+        return told[0], told[1]
+
+
+def token_labels(command: FeaturesCommand, store: Store, model: Model) -> pl.DataFrame:
+    """`LABELS` of the store's texts as the user asks; StorageError for steps without their problems."""
+    read = read_table(store.path / TEXTS_FILE, TEXTS)
+    match command.labels:
+        case "none":
+            return LABELS.frame([])
+        case "words":
+            return word_labels(read, model.tokenizer)
+        case "steps":
+            if command.problems is None:
+                raise StorageError("--labels steps needs the problems of the texts: name their table with --problems")
+            problems = problems_of(read_table(command.problems, PROBLEMS))
+            return step_labels(read, model.tokenizer, problems, CHAIN_STEPS)
+
+
+def perform_page(command: FeaturesCommand, typed: str, console: Console) -> None:
+    """Scores the features and writes tables and page into one directory, which is then never changed."""
+    device = resolve_device(command.device)
+    sae, base = load_sae(command.sae, device=device), open_store(command.store)
+    tuned = None if command.tuned_store is None else open_store(command.tuned_store)
+    model = load(model_source(base.plan.model), device=device, dtype=DTYPES[base.plan.weights])
+    read = Read(sae=sae, model=model, base=base, tuned=tuned, labels=token_labels(command, base, model))
+    attributed = None if command.effects is None else Attributed.read(command.effects, sae)
+    parents = {"sae": sae.digest, "store": digest(base.files)}
+    parents |= {} if tuned is None else {"tuned store": digest(tuned.files)}
+    parents |= {} if attributed is None else {"effects": attributed.digest}
+    config = {"labels": command.labels, "n_shown": command.n_shown, "seed": command.seed}
+    made_by = provenance("features", config, parents, device=device.type, dtype=base.plan.weights, seed=command.seed)
+
+    def compute(work: Path) -> None:
+        ledger = feature_ledger(
+            read,
+            effects=None if attributed is None else attributed.effects(command.seed),
+            n_shown=command.n_shown,
+            n_boot=N_BOOT,
+            seed=command.seed,
+        )
+        files = []
+        for name, schema in TABLES:
+            path, table = work / f"{name}.parquet", getattr(ledger, name)
+            write_table(path, table, schema, made_by)
+            files.append(TableFile(path=path.name, schema=schema, n_rows=table.height, digest=file_digest(path)))
+        toward, against = ("the one side", "the other") if attributed is None else attributed.sides(model)
+        names = FeatureNames(
+            base=base.plan.model,
+            tuned="the tuned model" if tuned is None else tuned.plan.model,
+            towards=toward,
+            over=against,
+            behaviour=toward,
+        )
+        page = FeaturePage(
+            title=f"Features of {base.plan.model}",
+            names=names,
+            ledger=ledger,
+            made_by=made_by,
+            command=typed,
+            files=tuple(files),
+        )
+        write_text(work / PAGE, render_features(page))
+
+    done = memoised(command.out.resolve().parent, command.out.name, config, parents, compute)
+    console.print(f"page: {done.path / PAGE}", highlight=False, soft_wrap=True)

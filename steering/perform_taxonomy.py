@@ -1,0 +1,97 @@
+"""perform_taxonomy: categories of steps or sentences for the command line."""
+
+from pathlib import Path
+
+import polars as pl
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lab.errors import StorageError
+from lab.feature_tables import CATEGORIES, TAXONOMIES
+from lab.models.device import resolve_device
+from lab.models.load import load
+from lab.models.source import model_source
+from lab.provenance import digest, provenance
+from lab.report.numerals import interval, percent
+from lab.stage import memoised
+from lab.tables import read_table, write_table
+from lab.tasks.chain_steps import CHAIN_STEPS
+from lab.tasks.problem import PROBLEMS, problems_of
+from probes.site import Site
+from probes.storage.plan import DTYPES
+from probes.storage.store import open_store
+from probes.taxonomy.fit import ClusteringSae, KMeans
+from probes.taxonomy.segments import Rule, Sentences, Steps
+from probes.taxonomy.survey import survey
+from probes.taxonomy.taxonomy_file import save_taxonomy
+from steering.feature_commands import TaxonomyCommand
+from steering.progress import progress
+
+
+def perform_taxonomy(command: TaxonomyCommand, console: Console) -> None:
+    """Fits taxonomies under a progress bar, writes them with their tables, and prints how they are judged."""
+    store = open_store(command.store)
+    device = resolve_device("cpu")
+    model = load(model_source(store.plan.model), device=device, dtype=DTYPES[store.plan.weights])
+    sites = tuple(Site.parse(name) for name in command.sites) or store.plan.sites
+    config = {
+        "segments": command.segments,
+        "sites": [str(site) for site in sites],
+        "sizes": command.sizes,
+        "ks": command.ks,
+        "n_seeds": command.n_seeds,
+        "seed": command.seed,
+    }
+    parents = {"store": digest(store.files)}
+    made_by = provenance("taxonomy", config, parents, device=device.type, dtype="float32", seed=command.seed)
+
+    def compute(work: Path) -> None:
+        with progress(console) as watch:
+            found = survey(
+                model,
+                store,
+                segment_rule(command),
+                sites,
+                command.sizes,
+                (*(ClusteringSae(k=k) for k in command.ks), KMeans()),
+                n_seeds=command.n_seeds,
+                seed=command.seed,
+                on_progress=lambda n, total: watch("fits", n, total),
+            )
+        for name, taxonomy in found.taxonomies.items():
+            save_taxonomy(work / f"{name}.safetensors", taxonomy, made_by)
+        write_table(work / "quality.parquet", found.quality, TAXONOMIES, made_by)
+        write_table(work / "categories.parquet", found.contents, CATEGORIES, made_by)
+
+    done = memoised(command.out.resolve().parent, command.out.name, config, parents, compute)
+    console.print(taxonomy_table(read_table(done.path / "quality.parquet", TAXONOMIES)))
+    console.print(f"in {done.path}", highlight=False, soft_wrap=True)
+
+
+def segment_rule(command: TaxonomyCommand) -> Rule:
+    """How texts are cut; StorageError for steps without their problems."""
+    if command.segments == "sentences":
+        return Sentences()
+    if command.problems is None:
+        raise StorageError("--segments steps needs the problems of the texts: name their table with --problems")
+    return Steps(CHAIN_STEPS, {problem.id: problem for problem in problems_of(read_table(command.problems, PROBLEMS))})
+
+
+def taxonomy_table(quality: pl.DataFrame) -> Table:
+    """What `TAXONOMIES` says of the span means, for a terminal."""
+    measures = ("explained variance", "mutual information", "stability")
+    title = "On held-out problems; behind the stroke, of taxonomies fitted to noise"
+    table = Table("site", "method", "n", *measures, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    spans = quality.filter(pl.col("reading") == "span mean")
+    for (site, method, n), rows in spans.group_by(["site", "method", "n_categories"], maintain_order=True):
+        told = {row["measure"]: row for row in rows.iter_rows(named=True)}
+        cells = [Text(_cell(told[measure])) if measure in told else Text() for measure in measures]
+        table.add_row(str(site), str(method), str(n), *cells)
+    return table
+
+
+def _cell(row: dict[str, float]) -> str:
+    value = f"{percent(row['value'], 0)} {interval(row['low'], row['high'], 0)}".rstrip()
+    return f"{value} | {percent(row['null'], 0)}"
