@@ -91,15 +91,9 @@ def contrasts(command: AttributeCommand, model: Model) -> pl.DataFrame:
 
 def effect_table(effects: pl.DataFrame) -> Table:
     """The features of the largest `FEATURE_EFFECTS` for a terminal."""
-    table = Table(
-        "feature",
-        "effect, nats",
-        "95 % interval",
-        "texts",
-        title="Largest effects",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
+    table = Table(title="Largest effects", title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("feature", "effect, nats", "95 % interval", "texts"):
+        table.add_column(heading, justify="right", no_wrap=True)
     strongest = effects.sort(pl.col("effect").abs(), "feature", descending=[True, False]).head(N_LISTED)
     for row in strongest.iter_rows(named=True):
         table.add_row(

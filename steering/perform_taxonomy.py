@@ -1,5 +1,6 @@
 """perform_taxonomy: categories of steps or sentences for the command line."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -66,7 +67,8 @@ def perform_taxonomy(command: TaxonomyCommand, console: Console) -> None:
         write_table(work / "categories.parquet", found.contents, CATEGORIES, made_by)
 
     done = memoised(command.out.resolve().parent, command.out.name, config, parents, compute)
-    console.print(taxonomy_table(read_table(done.path / "quality.parquet", TAXONOMIES)))
+    for table in taxonomy_tables(read_table(done.path / "quality.parquet", TAXONOMIES)):
+        console.print(table)
     console.print(f"in {done.path}", highlight=False, soft_wrap=True)
 
 
@@ -79,19 +81,23 @@ def segment_rule(command: TaxonomyCommand) -> Rule:
     return Steps(CHAIN_STEPS, {problem.id: problem for problem in problems_of(read_table(command.problems, PROBLEMS))})
 
 
-def taxonomy_table(quality: pl.DataFrame) -> Table:
-    """What `TAXONOMIES` says of the span means, for a terminal."""
-    measures = ("explained variance", "mutual information", "stability")
-    title = "On held-out problems; behind the stroke, of taxonomies fitted to noise"
-    table = Table("site", "method", "n", *measures, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+def taxonomy_tables(quality: pl.DataFrame) -> Iterator[Table]:
+    """What `TAXONOMIES` says of the span means of each site, for a terminal of 80 columns."""
+    measures = {"mutual information": "labels told", "purity": "purity", "stability": "stability"}
     spans = quality.filter(pl.col("reading") == "span mean")
-    for (site, method, n), rows in spans.group_by(["site", "method", "n_categories"], maintain_order=True):
-        told = {row["measure"]: row for row in rows.iter_rows(named=True)}
-        cells = [Text(_cell(told[measure])) if measure in told else Text() for measure in measures]
-        table.add_row(str(site), str(method), str(n), *cells)
-    return table
+    for (site,), here in spans.group_by(["site"], maintain_order=True):
+        title = f"{site}: held-out problems, with 95 % intervals; in round brackets, of noise"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        table.add_column("method")
+        for heading in ("n", *measures.values()):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for (method, n), rows in here.group_by(["method", "n_categories"], maintain_order=True):
+            told = {row["measure"]: row for row in rows.iter_rows(named=True)}
+            cells = [Text(_cell(told[measure])) if measure in told else Text() for measure in measures]
+            table.add_row(str(method), str(n), *cells)
+        yield table
 
 
 def _cell(row: dict[str, float]) -> str:
     value = f"{percent(row['value'], 0)} {interval(row['low'], row['high'], 0)}".rstrip()
-    return f"{value} | {percent(row['null'], 0)}"
+    return f"{value} ({percent(row['null'], 0)})"
