@@ -9,8 +9,10 @@ from lab.feature_tables import (
     DIFFERENCES,
     FEATURE_EFFECTS,
     INTERVENTIONS,
+    LABEL_ACTIVATIONS,
     LABEL_PROBES,
     LOGIT_EFFECTS,
+    REASON_SCORES,
     SAE_QUALITY,
 )
 from lab.metrics.bootstrap import resamples
@@ -69,15 +71,20 @@ def feature_ledger(
         interventions=INTERVENTIONS.frame([]) if interventions is None else interventions,
         effects=FEATURE_EFFECTS.frame([]) if effects is None else effects,
         firing=firing(summed),
-        reason_scores=reason_scores(summed),
+        reason_scores=REASON_SCORES.frame([]),
         differences=changed,
-        label_probes=LABEL_PROBES.frame([])
-        if read.labels.is_empty()
-        else label_probes(read.base, read.sae, read.labels, seed=seed, n_boot=n_boot),
-        label_activations=label_activations(summed),
+        label_probes=LABEL_PROBES.frame([]),
+        label_activations=LABEL_ACTIVATIONS.frame([]),
         logit_effects=LOGIT_EFFECTS.frame([]),
         contexts=CONTEXTS.frame([]),
     )
+    if len(read.labels):
+        ledger = replace(
+            ledger,
+            reason_scores=reason_scores(summed),
+            label_probes=label_probes(read.base, read.sae, read.labels, seed=seed, n_boot=n_boot),
+            label_activations=label_activations(summed),
+        )
     shown = shown_features(ledger, n_shown)
     return replace(
         ledger,
