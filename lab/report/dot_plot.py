@@ -14,7 +14,7 @@ from lab.report.ruler import PERCENT, Ruler
 
 _ROW, _FAINT_ROW, _NAMED_ROW, _SECOND_LINE = 36, 27, 48, 8
 _HEAD, _FOOT = 34, 46
-_NOTE_STEP = 6.6
+_NOTE_STEP = 7
 """Pixels a character of a note takes."""
 
 

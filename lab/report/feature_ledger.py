@@ -38,7 +38,7 @@ class FeatureLedger:
     """All that is known of the features of one SAE. Any table may have no rows; what it would show is then left out."""
 
     quality: pl.DataFrame
-    """`SAE_QUALITY`; may also hold other SAEs, for comparison."""
+    """`SAE_QUALITY`; the first row is of this SAE, others are for comparison."""
     interventions: pl.DataFrame
     effects: pl.DataFrame
     """`FEATURE_EFFECTS`."""

@@ -17,11 +17,12 @@ _HEADINGS = (
 
 
 def quality_block(quality: pl.DataFrame, level: int) -> str:
-    """One row of `SAE_QUALITY` a row; empty where there are none."""
+    """One row of `SAE_QUALITY` a row, and which of several is shown; empty where there are none."""
     if quality.is_empty():
         return ""
     table = sheet(_HEADINGS, [_row(row) for row in quality.iter_rows(named=True)])
-    return f'{QUALITY.head(level)}{table}<p class="note">{QUALITY.key}</p>'
+    shown = f"All features below are those of <b>{escaped(quality['sae'][0])}</b>. " if quality.height > 1 else ""
+    return f'{QUALITY.head(level)}{table}<p class="note">{shown}{QUALITY.key}</p>'
 
 
 def _row(row: Mapping[str, Any]) -> tuple[str, ...]:

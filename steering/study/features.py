@@ -108,15 +108,17 @@ def searched(
     loaded = [load_sae(unit.path, device=bench.base.device) for unit in units(bench, search, stores["base"], saes)]
     base, tuned = open_store(stores["base"]), open_store(stores["tuned"])
     best = None if sought is None else best_carriers(bench, search, loaded, sought)
+    sae = loaded[0] if best is None else best.sae
+    table = read_table(saes / QUALITY_FILE, SAE_QUALITY)
     return feature_ledger(
         Read(
-            sae=loaded[0] if best is None else best.sae,
+            sae=sae,
             model=bench.base,
             base=base,
             tuned=tuned,
             labels=token_labels(bench, base),
         ),
-        quality=read_table(saes / QUALITY_FILE, SAE_QUALITY),
+        quality=table.sort(pl.col("site") != str(sae.site), maintain_order=True),
         effects=None if best is None else best.effects,
         interventions=None if best is None or sought is None else intervened(bench, best, base, sought),
         n_shown=search.n_shown,
