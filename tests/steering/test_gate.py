@@ -39,7 +39,9 @@ def test_a_gate_is_open_at_the_tokens_that_it_names(gate, first, second):
     assert drawn == [first, second]
 
 
-@pytest.mark.parametrize("gate", [InPrompt(), InCompletion(), CompletionStart(1), AtPositions((-1,)), WhileWriting((0,))])
+@pytest.mark.parametrize(
+    "gate", [InPrompt(), InCompletion(), CompletionStart(1), AtPositions((-1,)), WhileWriting((0,))]
+)
 def test_a_gate_that_counts_from_the_prompts_end_has_to_know_it(gate):
     with pytest.raises(SiteError, match=r"needs to know where prompts end: give the block n_prompt"):
         is_open(gate, Window(WINDOW.positions, None))

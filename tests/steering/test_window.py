@@ -23,6 +23,11 @@ def positions(network, *args, **kwargs):
     return None if read is None else read.tolist()
 
 
+def lengths(network, kwargs, n_prompt):
+    read = window_of(network, (), kwargs, n_prompt).n_prompt
+    return None if read is None else read.tolist()
+
+
 def test_positions_are_those_that_the_call_names(network):
     named = torch.tensor([[0, 0, 9], [5, 6, 7]])
     assert positions(network, input_ids=TOKENS, position_ids=named, attention_mask=MASK) == named.tolist()
@@ -51,15 +56,14 @@ def test_nothing_is_known_without_positions_and_mask_or_with_a_mask_of_whole_att
 def test_prompts_are_as_long_as_the_cache_of_a_decoding_loop_says(network):
     mask = torch.cat([MASK, torch.ones(2, 4, dtype=torch.long)], dim=1)
     call = {"input_ids": TOKENS[:, :1], "attention_mask": mask, "past_key_values": RoomyCache(3)}
+    assert positions(network, **call) == [[4], [6]]
     for n_prompt in (None, torch.tensor([2, 2]), torch.tensor([9])):
-        read = window_of(network, (), call, n_prompt)
-        assert read.n_prompt.tolist() == [1, 3]
-        assert read.positions.tolist() == [[4], [6]]
+        assert lengths(network, call, n_prompt) == [1, 3]
 
 
 def test_prompts_are_as_long_as_the_caller_says_without_such_a_cache(network):
-    assert window_of(network, (TOKENS,), {}, torch.tensor([1, 3])).n_prompt.tolist() == [1, 3]
-    assert window_of(network, (TOKENS,), {}, None).n_prompt is None
+    assert lengths(network, {"input_ids": TOKENS}, torch.tensor([1, 3])) == [1, 3]
+    assert lengths(network, {"input_ids": TOKENS}, None) is None
 
 
 def test_lengths_of_other_rows_are_refused(network):
