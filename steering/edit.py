@@ -1,6 +1,6 @@
 """Edits of the residual stream, and `apply`, which puts them into a model and takes them out again."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import isfinite
@@ -185,10 +185,12 @@ def apply_each(
 
         stack.callback(hook_site(model, site, act).remove)
 
+    chosen = chosen.cpu()
+    acting = {index: edits[index] for index in sorted(set(chosen.tolist()))}
     with ExitStack() as stack:
-        opened = stack.enter_context(opened_gates(model, {edit.where for edit in edits}, n_prompt))
-        for site in sorted({site for edit in edits for site in edit_sites(edit)}):
-            add(site, _by_row(model, site, edits, chosen, opened))
+        opened = stack.enter_context(opened_gates(model, {edit.where for edit in acting.values()}, n_prompt))
+        for site in sorted({site for edit in acting.values() for site in edit_sites(edit)}):
+            add(site, _by_row(model, site, acting, chosen, opened))
         yield
 
 
@@ -237,21 +239,15 @@ def _gated(
 
 
 def _by_row(
-    model: Model, site: Site, edits: Sequence[Edit], chosen: Int[Tensor, " batch"], opened: Opened
+    model: Model, site: Site, edits: Mapping[int, Edit], chosen: Int[Tensor, " batch"], opened: Opened
 ) -> StreamChange:
-    """Row i gets what `edits[chosen[i]]` does at `site`, if anything."""
-    chosen = chosen.cpu()
-    acting = {index: edit for index, edit in enumerate(edits) if site in edit_sites(edit)}
-    plain = {index: edit for index, edit in acting.items() if isinstance(edit, Add) and edit.where == EVERYWHERE}
-    if len(plain) == len(acting):
-        # One sum for all rows, since a control is hundreds of vectors.
-        table = torch.zeros(len(edits), model.anatomy.d_model)
-        for index, edit in plain.items():
-            table[index] = edit.dose * edit.vector.directions[site]
-        return addition(model, rearrange(table[chosen], "batch d_model -> batch 1 d_model"))
+    """Row i gets what `edits[chosen[i]]` does at `site`, if anything; `chosen` lies on the CPU."""
+    acting = {index: edit for index, edit in edits.items() if site in edit_sites(edit)}
+    if all(isinstance(edit, Add) and isinstance(edit.where, Everywhere) for edit in acting.values()):
+        return addition(model, rearrange(_added(model, site, edits, chosen), "batch d_model -> batch 1 d_model"))
     changes = []
-    for index in sorted(acting.keys() & set(chosen.tolist())):
-        rows, edit = (chosen == index).nonzero()[:, 0].to(model.device), acting[index]
+    for index, edit in acting.items():
+        rows = (chosen == index).nonzero()[:, 0].to(model.device)
         changes.append((rows, _gated(_change(model, edit, site), edit.where, opened, rows)))
 
     def change_rows(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
@@ -260,3 +256,16 @@ def _by_row(
         return stream
 
     return change_rows
+
+
+def _added(
+    model: Model, site: Site, edits: Mapping[int, Edit], chosen: Int[Tensor, " batch"]
+) -> Float[Tensor, "batch d_model"]:
+    """What each row adds at `site`: one sum for all rows, since a control has hundreds of vectors."""
+    nothing = torch.zeros(model.anatomy.d_model)
+    table = {
+        index: edit.dose * edit.vector.directions.get(site, nothing)
+        for index, edit in edits.items()
+        if isinstance(edit, Add)
+    }
+    return torch.stack([table.get(index, nothing) for index in chosen.tolist()])

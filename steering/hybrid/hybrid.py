@@ -19,9 +19,9 @@ from steering.hybrid.router import Never, Router, asks_tuned, route
 
 @dataclass(frozen=True, slots=True)
 class Steer:
-    """At a routed token the base model writes under a vector, added at the position it reads last.
+    """At a routed token the base model writes under an edit, such as a vector added, of the position it reads last.
 
-    Its cache keeps the position as it was without the vector, so no later token sees the edit unless it is routed too.
+    Its cache keeps the position as it was without the edit, so no later token sees the edit unless it is routed too.
     """
 
     edits: tuple[Edit, ...]
