@@ -171,8 +171,9 @@ def apply_each(
 ) -> Iterator[None]:
     """As `apply`, but row i of every batch gets `edits[chosen[i]]` alone.
 
-    A site that only some of the edits have is left alone in the other rows. Raises as `apply` does, except for hooks
-    that never fire, and SiteError for a batch of another number of rows than `chosen` has.
+    A site that only some of the edits have is left alone in the other rows. Raises as `apply` does, though not for
+    hooks that never fire nor for layers of an edit that no row has, and SiteError for a batch of another number of rows
+    than `chosen` has.
     """
     for edit in edits:
         check_fit(model, edit)
@@ -186,11 +187,15 @@ def apply_each(
         stack.callback(hook_site(model, site, act).remove)
 
     chosen = chosen.cpu()
-    acting = {index: edits[index] for index in sorted(set(chosen.tolist()))}
+    acting: dict[Site, dict[int, Edit]] = {}
+    for index in sorted(set(chosen.tolist())):
+        for site in edit_sites(edits[index]):
+            acting.setdefault(site, {})[index] = edits[index]
+    gates = {edit.where for here in acting.values() for edit in here.values()}
     with ExitStack() as stack:
-        opened = stack.enter_context(opened_gates(model, {edit.where for edit in acting.values()}, n_prompt))
-        for site in sorted({site for edit in acting.values() for site in edit_sites(edit)}):
-            add(site, _by_row(model, site, acting, chosen, opened))
+        opened = stack.enter_context(opened_gates(model, gates, n_prompt))
+        for site, here in acting.items():
+            add(site, _by_row(model, site, here, chosen, opened))
         yield
 
 
@@ -241,12 +246,11 @@ def _gated(
 def _by_row(
     model: Model, site: Site, edits: Mapping[int, Edit], chosen: Int[Tensor, " batch"], opened: Opened
 ) -> StreamChange:
-    """Row i gets what `edits[chosen[i]]` does at `site`, if anything; `chosen` lies on the CPU."""
-    acting = {index: edit for index, edit in edits.items() if site in edit_sites(edit)}
-    if all(isinstance(edit, Add) and isinstance(edit.where, Everywhere) for edit in acting.values()):
+    """Row i gets what `edits[chosen[i]]`, where there is such an edit, does at `site`; `chosen` lies on the CPU."""
+    if all(isinstance(edit, Add) and isinstance(edit.where, Everywhere) for edit in edits.values()):
         return addition(model, rearrange(_added(model, site, edits, chosen), "batch d_model -> batch 1 d_model"))
     changes = []
-    for index, edit in acting.items():
+    for index, edit in edits.items():
         rows = (chosen == index).nonzero()[:, 0].to(model.device)
         changes.append((rows, _gated(_change(model, edit, site), edit.where, opened, rows)))
 
@@ -263,9 +267,5 @@ def _added(
 ) -> Float[Tensor, "batch d_model"]:
     """What each row adds at `site`: one sum for all rows, since a control has hundreds of vectors."""
     nothing = torch.zeros(model.anatomy.d_model)
-    table = {
-        index: edit.dose * edit.vector.directions.get(site, nothing)
-        for index, edit in edits.items()
-        if isinstance(edit, Add)
-    }
+    table = {index: edit.dose * edit.vector.directions[site] for index, edit in edits.items() if isinstance(edit, Add)}
     return torch.stack([table.get(index, nothing) for index in chosen.tolist()])
