@@ -1,57 +1,211 @@
 """Edits of the residual stream, and `apply`, which puts them into a model and takes them out again."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from math import isfinite
+from typing import TypeAlias
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
+from torch.nn.functional import normalize
 
 from lab.errors import SiteError, VectorError
 from lab.models.load import Model
+from probes.sae.dictionary import Sae, require_fit
 from probes.site import Site, hook_site
+from steering.change import StreamChange, ablation, addition, clamping, rotation
+from steering.gate import EVERYWHERE, Everywhere, Gate, Opened, opened_gates
 from steering.vector import SteeringVector
 
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """Adds `dose * vector` at every position the model reads while the edit is in place."""
+    """Adds `dose * vector`."""
 
     vector: SteeringVector
     dose: float = 1.0
+    where: Gate = EVERYWHERE
+
+    def __post_init__(self) -> None:
+        _require_finite("dose", self.dose)
+
+
+@dataclass(frozen=True, slots=True)
+class Ablate:
+    """Takes away what the stream has along the vector's directions, at the vector's own sites.
+
+    Directional ablation (Arditi et al. 2024, arXiv 2406.11717): h - (h . u) u with u the direction over its norm. To
+    ablate one direction in the whole network, give the vector all sites.
+    """
+
+    vector: SteeringVector
+    where: Gate = EVERYWHERE
+
+    def __post_init__(self) -> None:
+        if zero := [str(site) for site, norm in self.vector.norms.items() if norm == 0]:
+            raise VectorError(f"the direction at {', '.join(zero)} is zero: there is nothing to ablate along it")
+
+
+@dataclass(frozen=True, slots=True)
+class ClampFeature:
+    """Sets a feature of an SAE to `value`, 0 to ablate it, and keeps all else, also what the SAE does not explain.
+
+    The stream becomes h + (value - f(h)) * W_dec[feature] with f(h) the feature's activation (Templeton et al. 2024,
+    Scaling Monosemanticity, who also keep the SAE's error). Read afresh, the feature need not have exactly that value:
+    encoders are not inverse to decoders.
+    """
+
+    sae: Sae
+    feature: int
+    value: float
+    where: Gate = EVERYWHERE
+
+    def __post_init__(self) -> None:
+        _require_finite("value", self.value)
+        if not 0 <= self.feature < self.sae.d_sae:
+            raise VectorError(
+                f"feature {self.feature} of SAE {self.sae.name}, which has {self.sae.d_sae}: want 0 to "
+                f"{self.sae.d_sae - 1}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Rotate:
+    """Turns the stream by `angle` radians in the plane of two vectors, from the first towards the second.
+
+    What is orthogonal to the plane stays, and so does the norm. Both vectors need the same sites.
+    """
+
+    vector_from: SteeringVector
+    vector_to: SteeringVector
+    angle: float
+    where: Gate = EVERYWHERE
+
+    def __post_init__(self) -> None:
+        _require_finite("angle", self.angle)
+        ours, theirs = self.vector_from, self.vector_to
+        if ours.sites != theirs.sites or ours.d_model != theirs.d_model:
+            raise VectorError(
+                f"a rotation from a vector of width {ours.d_model} at {', '.join(map(str, ours.sites))} to one of "
+                f"width {theirs.d_model} at {', '.join(map(str, theirs.sites))}: want the same sites of one model"
+            )
+        for site in ours.sites:
+            both = torch.stack([ours.directions[site], theirs.directions[site]]).double()
+            if torch.linalg.matrix_rank(normalize(both, dim=1), rtol=1e-6) < 2:
+                raise VectorError(f"the vectors lie on one line at {site}: want two that span a plane")
+
+
+Edit: TypeAlias = Add | Ablate | ClampFeature | Rotate
+"""What happens to the stream at one or more sites, at the tokens where its gate `where` is open."""
+
+
+def _require_finite(name: str, number: float) -> None:
+    if not isfinite(number):
+        raise VectorError(f"an edit with {name} {number}: want a finite number")
+
+
+def edit_sites(edit: Edit) -> tuple[Site, ...]:
+    """Where `edit` acts, in order of layer."""
+    match edit:
+        case Add(vector=vector) | Ablate(vector=vector) | Rotate(vector_from=vector):
+            return vector.sites
+        case ClampFeature(sae=sae):
+            return (sae.site,)
 
 
 @contextmanager
-def apply_each(model: Model, edits: Sequence[Add], chosen: Int[Tensor, " batch"]) -> Iterator[None]:
-    """As `apply`, but row i of every batch gets `edits[chosen[i]]` alone.
+def apply(model: Model, *edits: Edit, n_prompt: Int[Tensor, " batch"] | None = None) -> Iterator[None]:
+    """Within the block, every forward pass of `model` is edited; afterwards, also after an exception, none is.
 
-    A site that only some of the vectors have is left alone in the other rows. Raises VectorError for another width,
-    SiteError for a layer out of range.
+    No weight is touched. Edits act on each token as it is read, so cached and uncached decoding agree, whatever the
+    padding and the batch; several edits at a site act in the order given, those of an outer block first. They compute
+    in single precision or better (`Add` in the stream's dtype) and the result has the stream's dtype.
+
+    Gates other than `Everywhere` ask where a token stands in its text: the network's caller passes `position_ids` or a
+    two-dimensional `attention_mask`. Where its prompt ends is known while `lab.sampling` decodes; for other passes,
+    such as full ones over prompts and completions or the network's own `generate`, `n_prompt` gives the tokens of each
+    row's prompt.
+
+    Raises VectorError for a vector of another width, ModelError for an SAE of another width, SiteError for a layer out
+    of range, for a pass that does not say what a gate has to know or, on a clean exit, for an edit whose hook never
+    fired although the model ran.
     """
     for edit in edits:
-        check_width(model, edit.vector)
-    nothing = torch.zeros(model.anatomy.d_model)
+        check_fit(model, edit)
+    fired: dict[Site, int] = {site: 0 for edit in edits for site in edit_sites(edit)}
+    n_passes = 0
 
-    def add(site: Site) -> RemovableHandle:
-        table = torch.stack([edit.dose * edit.vector.directions.get(site, nothing) for edit in edits])
-        rows = table[chosen.cpu()].to(model.device)
+    def count(*_: object) -> None:
+        nonlocal n_passes
+        n_passes += 1
 
-        def change(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-            return stream + rearrange(rows.to(stream.dtype), "batch d_model -> batch 1 d_model")
+    def add(site: Site, change: StreamChange) -> None:
+        def act(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+            fired[site] += 1
+            return change(stream)
 
-        return hook_site(model, site, change)
+        stack.callback(hook_site(model, site, act).remove)
 
-    handles = []
-    try:
-        for site in sorted({site for edit in edits for site in edit.vector.sites}):
-            handles.append(add(site))
+    with ExitStack() as stack:
+        stack.callback(model.network.register_forward_hook(count).remove)
+        opened = stack.enter_context(opened_gates(model, {edit.where for edit in edits}, n_prompt))
+        for edit in edits:
+            for site in edit_sites(edit):
+                add(site, _gated(_change(model, edit, site), edit.where, opened))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    silent = [str(site) for site, n_fired in fired.items() if n_passes and not n_fired]
+    if silent:
+        raise SiteError(f"edits at {', '.join(silent)} never acted in {n_passes} passes of {model.name}")
+
+
+@contextmanager
+def apply_each(
+    model: Model,
+    edits: Sequence[Edit],
+    chosen: Int[Tensor, " batch"],
+    *,
+    n_prompt: Int[Tensor, " batch"] | None = None,
+) -> Iterator[None]:
+    """As `apply`, but row i of every batch gets `edits[chosen[i]]` alone.
+
+    A site that only some of the edits have is left alone in the other rows. Raises as `apply` does, though not for
+    hooks that never fire nor for layers of an edit that no row has, and SiteError for a batch of another number of rows
+    than `chosen` has.
+    """
+    for edit in edits:
+        check_fit(model, edit)
+
+    def add(site: Site, change: StreamChange) -> None:
+        def act(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+            if len(stream) != len(chosen):
+                raise SiteError(f"edits for {len(chosen)} rows and a pass over {len(stream)}: want one edit a row")
+            return change(stream)
+
+        stack.callback(hook_site(model, site, act).remove)
+
+    chosen = chosen.cpu()
+    acting: dict[Site, dict[int, Edit]] = {}
+    for index in sorted(set(chosen.tolist())):
+        for site in edit_sites(edits[index]):
+            acting.setdefault(site, {})[index] = edits[index]
+    gates = {edit.where for here in acting.values() for edit in here.values()}
+    with ExitStack() as stack:
+        opened = stack.enter_context(opened_gates(model, gates, n_prompt))
+        for site, here in acting.items():
+            add(site, _by_row(model, site, here, chosen, opened))
+        yield
+
+
+def check_fit(model: Model, edit: Edit) -> None:
+    """VectorError or ModelError unless `edit` is as wide as the model's residual stream."""
+    match edit:
+        case Add(vector=vector) | Ablate(vector=vector) | Rotate(vector_from=vector):
+            check_width(model, vector)
+        case ClampFeature(sae=sae):
+            require_fit(sae, model)
 
 
 def check_width(model: Model, vector: SteeringVector) -> None:
@@ -63,44 +217,55 @@ def check_width(model: Model, vector: SteeringVector) -> None:
         )
 
 
-@contextmanager
-def apply(model: Model, *edits: Add) -> Iterator[None]:
-    """Within the block, every forward pass of `model` is edited; afterwards, also after an exception, none is.
+def _change(model: Model, edit: Edit, site: Site) -> StreamChange:
+    """What `edit` does at `site`, one of its own, where its gate is open."""
+    match edit:
+        case Add(vector=vector, dose=dose):
+            return addition(model, dose * vector.directions[site])
+        case Ablate(vector=vector):
+            return ablation(model, vector.directions[site])
+        case ClampFeature(sae=sae, feature=feature, value=value):
+            return clamping(sae, feature, value)
+        case Rotate(vector_from=start, vector_to=end, angle=angle):
+            return rotation(model, start.directions[site], end.directions[site], angle)
 
-    No weight is touched. Edits act on each position as it is read, so cached and uncached decoding agree; several edits
-    at a site add up in the order given. The vector is cast to the stream's dtype. Raises VectorError for a vector of
-    another width, SiteError for a layer out of range or, on a clean exit, for an edit whose hook never fired although
-    the model ran.
-    """
-    for edit in edits:
-        check_width(model, edit.vector)
-    fired: dict[Site, int] = {}
-    handles = []
-    n_passes = 0
 
-    def count(*_: object) -> None:
-        nonlocal n_passes
-        n_passes += 1
+def _gated(
+    change: StreamChange, gate: Gate, opened: Opened, rows: Int[Tensor, " chosen"] | slice = slice(None)
+) -> StreamChange:
+    """`change` at the tokens where `gate` is open, of a stream that holds some rows of the pass."""
+    if isinstance(gate, Everywhere):
+        return change
 
-    def add(site: Site, direction: Float[Tensor, " d_model"]) -> None:
-        fired.setdefault(site, 0)
-        here = direction.to(model.device)
+    def change_where_open(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        return torch.where(opened(gate)[rows][..., None], change(stream), stream)
 
-        def change(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-            fired[site] += 1
-            return stream + here.to(stream.device, stream.dtype)
+    return change_where_open
 
-        handles.append(hook_site(model, site, change))
 
-    try:
-        handles.append(model.network.register_forward_hook(count))
-        for edit in edits:
-            for site, direction in edit.vector.directions.items():
-                add(site, edit.dose * direction)
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-    silent = [str(site) for site, n_fired in fired.items() if n_passes and not n_fired]
-    if silent:
-        raise SiteError(f"edits at {', '.join(silent)} never acted in {n_passes} passes of {model.name}")
+def _by_row(
+    model: Model, site: Site, edits: Mapping[int, Edit], chosen: Int[Tensor, " batch"], opened: Opened
+) -> StreamChange:
+    """Row i gets what `edits[chosen[i]]`, where there is such an edit, does at `site`; `chosen` lies on the CPU."""
+    if all(isinstance(edit, Add) and isinstance(edit.where, Everywhere) for edit in edits.values()):
+        return addition(model, rearrange(_added(model, site, edits, chosen), "batch d_model -> batch 1 d_model"))
+    changes = []
+    for index, edit in edits.items():
+        rows = (chosen == index).nonzero()[:, 0].to(model.device)
+        changes.append((rows, _gated(_change(model, edit, site), edit.where, opened, rows)))
+
+    def change_rows(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        for rows, change in changes:
+            stream = stream.index_copy(0, rows, change(stream[rows]))
+        return stream
+
+    return change_rows
+
+
+def _added(
+    model: Model, site: Site, edits: Mapping[int, Edit], chosen: Int[Tensor, " batch"]
+) -> Float[Tensor, "batch d_model"]:
+    """What each row adds at `site`: one sum for all rows, since a control has hundreds of vectors."""
+    nothing = torch.zeros(model.anatomy.d_model)
+    table = {index: edit.dose * edit.vector.directions[site] for index, edit in edits.items() if isinstance(edit, Add)}
+    return torch.stack([table.get(index, nothing) for index in chosen.tolist()])

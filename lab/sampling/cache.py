@@ -74,7 +74,9 @@ def roomier(filled: Tensor, like: Tensor, capacity: int) -> Tensor:
 class RoomyCache(Cache):
     """The cache of a whole decoder; sliding-window layers keep everything and rely on the attention mask."""
 
-    def __init__(self, layers: list[RoomyLayer] | None = None) -> None:
+    def __init__(self, prompt_width: int, layers: list[RoomyLayer] | None = None) -> None:
+        self.prompt_width = prompt_width
+        """How many of its first positions belong to prompts and their padding, not to completions."""
         if layers is None:
             super().__init__(layer_class_to_replicate=RoomyLayer)
         else:
@@ -82,7 +84,8 @@ class RoomyCache(Cache):
 
     def select(self, rows: Int[Tensor, " kept"], n_positions: int) -> "RoomyCache":
         """A cache of its own with the first `n_positions` of the given rows, which may repeat."""
-        return RoomyCache([layer.select(rows, n_positions) for layer in self.layers if isinstance(layer, RoomyLayer)])
+        layers = [layer.select(rows, n_positions) for layer in self.layers if isinstance(layer, RoomyLayer)]
+        return RoomyCache(self.prompt_width, layers)
 
 
 @contextmanager
@@ -91,7 +94,7 @@ def rewound(cache: RoomyCache) -> Iterator[RoomyCache]:
     layers = [layer for layer in cache.layers if isinstance(layer, RoomyLayer)]
     saved = [[filled[..., -1:, :].clone() for filled in layer.filled_part()] for layer in layers]
     try:
-        yield RoomyCache([layer.rewound() for layer in layers])
+        yield RoomyCache(cache.prompt_width, [layer.rewound() for layer in layers])
     finally:
         for layer, last in zip(layers, saved, strict=True):
             for filled, states in zip(layer.filled_part(), last, strict=True):

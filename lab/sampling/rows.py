@@ -62,11 +62,11 @@ class CachedRows:
 
     def __init__(self, model: Model, batch: Batch) -> None:
         self.network = model.network
-        self.cache = RoomyCache()
+        prompt_width = batch.prompts.shape[1]
+        self.cache = RoomyCache(prompt_width)
         self.mask = batch.mask
         prompt_logits = self._forward(batch.prompts, batch.mask, self.cache)
-        n_prompt = batch.prompts.shape[1]
-        self.cache = self.cache.select(batch.owner, n_prompt)
+        self.cache = self.cache.select(batch.owner, prompt_width)
         self.mask = batch.mask[batch.owner]
         self.logits = prompt_logits[batch.owner]
         self.last = batch.prompts[batch.owner, -1]

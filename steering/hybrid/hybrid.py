@@ -13,18 +13,18 @@ from lab.models.load import Model
 from lab.models.pair import ModelPair
 from lab.sampling.rows import Batch, CachedRows, OpenRows, Proposal, Rows
 from lab.seeds import uniforms
-from steering.edit import Add, apply_each
+from steering.edit import Edit, apply_each
 from steering.hybrid.router import Never, Router, asks_tuned, route
 
 
 @dataclass(frozen=True, slots=True)
 class Steer:
-    """At a routed token the base model writes under a vector, added at the position it reads last.
+    """At a routed token the base model writes under an edit, such as a vector added, of the position it reads last.
 
-    Its cache keeps the position as it was without the vector, so no later token sees the edit unless it is routed too.
+    Its cache keeps the position as it was without the edit, so no later token sees the edit unless it is routed too.
     """
 
-    edits: tuple[Add, ...]
+    edits: tuple[Edit, ...]
     """Each row uses one of these, which its key chooses: a control is many draws, not one lucky or unlucky vector."""
 
     def __post_init__(self) -> None:
@@ -122,7 +122,7 @@ class HybridRows:
         return Proposal(logits, routed.to(torch.uint8) * written_by)
 
     def _steered(
-        self, edits: tuple[Add, ...], rows: Int[Tensor, " routed"], logits: Float[Tensor, "row d_vocab"]
+        self, edits: tuple[Edit, ...], rows: Int[Tensor, " routed"], logits: Float[Tensor, "row d_vocab"]
     ) -> Float[Tensor, "row d_vocab"]:
         chosen = torch.from_numpy((self.keys % np.uint64(len(edits))).astype(np.int64)).to(rows.device)[rows]
         with apply_each(self.base_model, edits, chosen):

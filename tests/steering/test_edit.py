@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sae_lens import StandardSAE, StandardSAEConfig
 
-from lab.errors import SiteError, VectorError
+from lab.errors import ModelError, SiteError, VectorError
 from lab.models.anatomy import find_anatomy
 from lab.models.load import Model
 from lab.models.tiny import tiny_model, tiny_network
@@ -13,8 +14,10 @@ from lab.sampling.decoding import GREEDY
 from lab.sampling.sample import end_tokens, sample
 from lab.tasks.problem import Problem
 from probes.capture import capture
+from probes.sae.dictionary import Sae
 from probes.site import Site
-from steering.edit import Add, apply, apply_each
+from steering.edit import Ablate, Add, ClampFeature, Rotate, apply, apply_each
+from steering.gate import AtPositions, InCompletion, InPrompt
 from steering.vector import SteeringVector
 
 FAMILIES = ["llama", "qwen3", "gemma2", "gpt2", "gpt_neox"]
@@ -42,13 +45,39 @@ def vector_at(*sites, seed=0, norm=3.0, width=WIDTH) -> SteeringVector:
     return SteeringVector({site: norm * row / row.norm() for site, row in noise.items()}, dict.fromkeys(sites, 1.0), "")
 
 
+def sae_at(site, width=WIDTH) -> Sae:
+    coder = StandardSAE(StandardSAEConfig(d_in=width, d_sae=6))
+    with torch.no_grad():
+        coder.W_enc.normal_(generator=torch.Generator().manual_seed(0))
+        coder.W_dec.normal_(generator=torch.Generator().manual_seed(1))
+    return Sae(name="random", site=site, coder=coder.requires_grad_(False), trained_on=None, digest="random")
+
+
+def one_of_each(**where):
+    """An edit of every kind, at the same sites."""
+    sites = (Site(0), Site(1, "resid_pre"))
+    return (
+        Add(vector_at(*sites), **where),
+        Ablate(vector_at(*sites, seed=1), **where),
+        ClampFeature(sae_at(Site(0)), 2, 8.0, **where),
+        Rotate(vector_at(*sites, seed=2), vector_at(*sites, seed=3), 2.0, **where),
+    )
+
+
 @torch.no_grad()
 def logits_of(model, tokens=TOKENS):
     return model.network(tokens).logits
 
 
+@torch.no_grad()
+def logits_at_places(model, tokens=TOKENS):
+    """The same, by a caller that says where tokens stand."""
+    return model.network(tokens, attention_mask=torch.ones_like(tokens)).logits
+
+
 def n_hooks(model) -> int:
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.network.modules())
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs")
+    return sum(len(getattr(module, kind)) for module in model.network.modules() for kind in kinds)
 
 
 def test_a_zero_vector_is_the_identity(model):
@@ -66,8 +95,8 @@ def test_the_model_is_restored_bit_for_bit_also_after_an_exception(model, fails)
     plain, weights = logits_of(model), {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
     at_first = n_hooks(model)
     try:
-        with apply(model, Add(vector_at(Site(0))), Add(vector_at(Site(1), seed=1), dose=2.0)):
-            assert not torch.allclose(logits_of(model), plain, atol=1e-2)
+        with apply(model, *one_of_each(), *one_of_each(where=AtPositions((1, 2)))):
+            assert not torch.allclose(logits_at_places(model), plain, atol=1e-2)
             if fails:
                 raise ZeroDivisionError
     except ZeroDivisionError:
@@ -219,3 +248,113 @@ def test_edits_by_row_refuse_a_vector_of_another_width(llama):
     ):
         pass
     assert n_hooks(llama) == 0
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_each_row_gets_its_own_kind_of_edit_whichever_others_are_there(model, gated):
+    edits = one_of_each(**({"where": InCompletion()} if gated else {}))
+    chosen, n_prompt = torch.tensor([3, 1, 0, 2, 1]), torch.tensor([2, 5, 3, 1, 8])
+    with apply_each(model, edits, chosen, n_prompt=n_prompt):
+        together = logits_at_places(model, TOKENS.expand(5, -1))
+    for row, index in enumerate(chosen.tolist()):
+        with apply(model, edits[index], n_prompt=n_prompt[row : row + 1]):
+            torch.testing.assert_close(together[row : row + 1], logits_at_places(model), atol=1e-4, rtol=1e-4)
+
+
+def test_edits_for_other_rows_than_a_pass_reads_are_refused(llama):
+    with (
+        pytest.raises(SiteError, match="edits for 1 rows and a pass over 3: want one edit a row"),
+        apply_each(llama, (Add(vector_at(Site(0))),), torch.tensor([0])),
+    ):
+        logits_of(llama, TOKENS.expand(3, -1))
+    assert n_hooks(llama) == 0
+
+
+def test_edits_act_in_the_order_given_those_of_an_outer_block_first(model):
+    vector = vector_at(Site(0))
+    add, ablate = Add(vector), Ablate(vector)
+    with apply(model, ablate, add):
+        added_last = logits_of(model)
+    with apply(model, ablate), apply(model, add):
+        assert torch.equal(logits_of(model), added_last)
+    with apply(model, add), apply(model, ablate):
+        ablated_last = logits_of(model)
+    with apply(model, ablate):
+        torch.testing.assert_close(logits_of(model), ablated_last, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(added_last, ablated_last, atol=1e-2)
+
+
+def test_a_block_may_be_entered_again_and_within_itself(llama):
+    edits = one_of_each(where=AtPositions((1,)))
+    with apply(llama, *edits):
+        once = logits_at_places(llama)
+        with apply(llama, *edits):
+            twice = logits_at_places(llama)
+        assert torch.equal(logits_at_places(llama), once)
+    with apply(llama, *edits, *edits):
+        assert torch.equal(logits_at_places(llama), twice)
+    assert not torch.equal(once, twice)
+
+
+def test_a_pass_that_does_not_say_what_a_gate_asks_is_refused_and_leaves_no_hook(llama):
+    with (
+        pytest.raises(SiteError, match=r"AtPositions\(positions=\(0,\)\) needs to know where tokens stand"),
+        apply(llama, Add(vector_at(Site(0)), where=AtPositions((0,)))),
+    ):
+        logits_of(llama)
+    with (
+        pytest.raises(SiteError, match=r"InPrompt\(\) needs to know where prompts end"),
+        apply(llama, Add(vector_at(Site(0)), where=InPrompt())),
+    ):
+        logits_at_places(llama)
+    assert n_hooks(llama) == 0
+
+
+def test_what_one_pass_read_is_not_taken_for_the_next_also_after_one_that_was_left_early(llama):
+    trunk, mask = llama.network.model, torch.ones_like(TOKENS).bool()
+    with apply(llama, Add(vector_at(Site(0)), where=AtPositions((0,)))):
+        for read in (logits_at_places, lambda model: capture(model, TOKENS, mask, [Site(0)])):
+            read(llama)
+            with pytest.raises(SiteError, match="a block that ran outside a call of tiny-llama-5's network"):
+                trunk(TOKENS)
+
+
+def test_gradients_pass_through_every_edit(llama):
+    edits = one_of_each(where=AtPositions((1, 3)))
+    embedded = llama.anatomy.embed(TOKENS).requires_grad_()
+    with apply(llama, *edits):
+        llama.network(inputs_embeds=embedded, attention_mask=torch.ones_like(TOKENS)).logits.sum().backward()
+    assert embedded.grad.isfinite().all()
+    assert (embedded.grad != 0).any(dim=-1).all()
+
+
+@pytest.mark.parametrize("width", [8, 64])
+def test_an_sae_of_another_width_is_refused(llama, width):
+    with (
+        pytest.raises(ModelError, match=f"reads streams of width {width}"),
+        apply(llama, ClampFeature(sae_at(Site(0), width), 0, 1.0)),
+    ):
+        pass
+    assert n_hooks(llama) == 0
+
+
+def test_edits_that_say_nothing_definite_are_refused():
+    vector, sae = vector_at(Site(0)), sae_at(Site(0))
+    other = vector_at(Site(0), seed=1)
+    with pytest.raises(VectorError, match="an edit with dose nan: want a finite number"):
+        Add(vector, dose=float("nan"))
+    with pytest.raises(VectorError, match="an edit with value inf"):
+        ClampFeature(sae, 0, float("inf"))
+    with pytest.raises(VectorError, match="an edit with angle nan"):
+        Rotate(vector, other, float("nan"))
+    for feature in (-1, 6):
+        with pytest.raises(VectorError, match=f"feature {feature} of SAE random, which has 6: want 0 to 5"):
+            ClampFeature(sae, feature, 1.0)
+    with pytest.raises(VectorError, match=r"the direction at blocks\.0\.hook_resid_post is zero"):
+        Ablate(vector - vector)
+    for parallel in (vector, -vector, vector * 1e-3, vector * 0.0):
+        with pytest.raises(VectorError, match=r"the vectors lie on one line at blocks\.0\.hook_resid_post"):
+            Rotate(vector, parallel, 1.0)
+    for elsewhere in (vector_at(Site(1)), vector_at(Site(0), width=8)):
+        with pytest.raises(VectorError, match="want the same sites of one model"):
+            Rotate(vector, elsewhere, 1.0)

@@ -17,7 +17,8 @@ from lab.sampling.sample import end_tokens, sample
 from lab.seeds import child_seed, uniforms
 from lab.tasks.problem import Problem
 from probes.site import Site, hook_site
-from steering.edit import Add
+from steering.edit import Ablate, Add, Rotate, apply
+from steering.gate import AtPositions, WhileWriting
 from steering.hybrid.hybrid import (
     Hybrid,
     LikelyToken,
@@ -255,6 +256,33 @@ def test_a_steered_position_never_reaches_a_later_token(pair):
         assert trace.routes == (1, *[0] * (len(trace.tokens) - 1))
         steered = last_logits(pair.base, text[: -len(trace.tokens)], STEER.edits[0]).log_softmax(-1)
         assert trace.logprobs[0] == pytest.approx(float(steered[0, trace.tokens[0]]), abs=1e-4)
+
+
+def test_a_gate_on_the_edit_and_a_schedule_of_the_router_write_the_same(llamas):
+    steps = (0, 2, 3, 7)
+    gated = written(llamas, Hybrid(Always(), Steer((Add(vector(0), where=WhileWriting(steps)),))))
+    scheduled = written(llamas, Hybrid(AtSteps(steps), STEER))
+    assert [trace.tokens for trace in gated] == [trace.tokens for trace in scheduled]
+    assert [trace.tokens for trace in gated] != [trace.tokens for trace in written(llamas, Hybrid(Never(), STEER))]
+
+
+@torch.no_grad()
+def test_a_hybrid_steers_by_edits_of_any_kind(llamas):
+    base, router = llamas.base, AtRandom(0.5)
+    edits = (Ablate(vector(0)), Rotate(vector(1), vector(2), 2.0, where=WhileWriting((0, 1, 4))))
+    for trace in written(llamas, Hybrid(router, Steer(edits)), FEW, SHORT):
+        key = child_seed(SEED, trace.problem_id, trace.sample_index)
+        edit = edits[key % 2]
+        prompt = next(problem.prompt for problem in FEW if problem.id == trace.problem_id)
+        text = list(base.tokenizer(prompt).input_ids)
+        for step, (token, route_taken) in enumerate(zip(trace.tokens, trace.routes, strict=True)):
+            tokens = torch.tensor([text])
+            steered = bool(route_taken) and not (isinstance(edit, Rotate) and step not in (0, 1, 4))
+            here = replace(edit, where=AtPositions((len(text) - 1,) if steered else ()))
+            with apply(base, here):
+                logits = base.network(tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits
+            assert token == int(logits[0, -1].argmax())
+            text.append(token)
 
 
 def test_the_recorded_log_probability_is_the_writers_own(llamas):

@@ -1,0 +1,73 @@
+"""change: the arithmetic of edits, as functions from a stream to the stream in its place."""
+
+from collections.abc import Callable
+from math import cos, sin
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from lab.models.load import Model
+from probes.sae.dictionary import Sae
+
+StreamChange: TypeAlias = Callable[[Float[Tensor, "batch pos d_model"]], Float[Tensor, "batch pos d_model"]]
+"""A stream -> what stands in its place, of the same dtype; gradients pass."""
+
+
+def addition(model: Model, direction: Float[Tensor, "*batch_1 d_model"]) -> StreamChange:
+    """h + d, in the stream's dtype; with axes `batch 1 d_model` every row has a d of its own."""
+    here = direction.to(model.device)
+
+    def add(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        return stream + here.to(stream.device, stream.dtype)
+
+    return add
+
+
+def ablation(model: Model, direction: Float[Tensor, " d_model"]) -> StreamChange:
+    """h - (h . u) u with u = d / |d|, in single precision or better."""
+    unit = normalize(direction.double(), dim=0).to(model.device, working_dtype(model))
+
+    def ablate(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        wide, u = stream.to(unit.dtype), unit.to(stream.device)
+        return (wide - (wide @ u)[..., None] * u).to(stream.dtype)
+
+    return ablate
+
+
+def rotation(
+    model: Model, start: Float[Tensor, " d_model"], end: Float[Tensor, " d_model"], angle: float
+) -> StreamChange:
+    """Turns the part of h in the plane of `start` and `end`, in single precision or better; the rest of h stays.
+
+    With a and b the coordinates of h along orthonormal e (along `start`) and f (towards `end`), h gains
+    (a (cos - 1) - b sin) e + (a sin + b (cos - 1)) f.
+    """
+    first = normalize(start.double(), dim=0)
+    second = normalize(end.double(), dim=0)
+    plane = torch.stack([first, normalize(second - (second @ first) * first, dim=0)])
+    gain = torch.tensor([[cos(angle) - 1, sin(angle)], [-sin(angle), cos(angle) - 1]], dtype=torch.float64)
+    plane, gained = (part.to(model.device, working_dtype(model)) for part in (plane, gain @ plane))
+
+    def rotate(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        wide = stream.to(plane.dtype)
+        return (wide + wide @ plane.T.to(stream.device) @ gained.to(stream.device)).to(stream.dtype)
+
+    return rotate
+
+
+def clamping(sae: Sae, feature: int, value: float) -> StreamChange:
+    """h + (value - f(h)) W_dec[feature], in the wider of the SAE's dtype and the stream's."""
+
+    def clamp(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        missing = value - sae.encode(stream)[..., feature]
+        return (stream + missing[..., None] * sae.W_dec[feature]).to(stream.dtype)
+
+    return clamp
+
+
+def working_dtype(model: Model) -> torch.dtype:
+    """Single precision for models of half precision, whose projections would keep a hundredth of what they remove."""
+    return torch.promote_types(model.dtype, torch.float32)
