@@ -15,7 +15,7 @@ from lab.errors import VectorError
 from lab.models.anatomy import LAYOUTS
 from lab.models.load import Model
 from probes.site import Site
-from steering.export.block_outputs import EMBEDDED, at_block_outputs, last_map
+from steering.export.block_outputs import EMBEDDED, LAST_MAPS, at_block_outputs, last_map
 from steering.export.header import HEADER, header_text
 from steering.export.model_facts import check_fits, facts_of
 from steering.export.vector_file import Origin
@@ -69,10 +69,11 @@ def bake(path: Path, vector: SteeringVector, model: Model, origin: Origin) -> Ba
 def _require_bias(model: Model) -> None:
     family = model.anatomy.family
     if family not in BAKED_FAMILIES:
+        adapter = ", a PEFT adapter" if family in LAST_MAPS else ""
         raise VectorError(
             f"{model.name} is of family {family!r}, whose configuration has no bias at the end of a block, so that "
             f"plain transformers and vLLM would drop one (baked can be {', '.join(BAKED_FAMILIES)}); serve it with a "
-            "GGUF control vector in llama.cpp, a PEFT adapter, or a vllm-lens request instead"
+            f"GGUF control vector in llama.cpp{adapter} or a vllm-lens request instead"
         )
 
 

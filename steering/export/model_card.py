@@ -82,9 +82,9 @@ def _effect(ladder: pl.DataFrame) -> str:
         (
             _plain(row["label"]),
             _plain(row["measure"]),
-            _interval(row, "accuracy", "low", "high"),
-            _interval(row, "gain", "gain_low", "gain_high"),
-            _interval(row, "over_control", "over_control_low", "over_control_high"),
+            _interval(row["accuracy"], row["low"], row["high"]),
+            _interval(row["gain"], row["gain_low"], row["gain_high"]),
+            _interval(row["over_control"], row["over_control_low"], row["over_control_high"]),
             f"{row['n_problems']} x {row['n_samples']}",
         )
         for row in ladder.sort("order", "measure").iter_rows(named=True)
@@ -93,10 +93,8 @@ def _effect(ladder: pl.DataFrame) -> str:
     return "## Measured effect\n\n" + _table(heads, rows) + "\n\nIn brackets: 95 % intervals; problems are resampled."
 
 
-def _interval(row: Mapping[str, float], value: str, low: str, high: str) -> str:
-    if math.isnan(row[value]):
-        return "not defined"
-    return f"{100 * row[value]:.1f} [{100 * row[low]:.1f}, {100 * row[high]:.1f}]"
+def _interval(value: float, low: float, high: float) -> str:
+    return "not defined" if math.isnan(value) else f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _use(form: Format, path: Path, origin: Origin | None) -> str:
