@@ -141,10 +141,14 @@ def _use(form: Format, path: Path, origin: Origin | None) -> str:
                 "vLLM with vllm-lens",
                 "python",
                 "import json",
-                f"vector = open({_quoted(path)}).read()",
-                '# over HTTP, in the body of a request: {"vllm_xargs": {"apply_steering_vectors": json.dumps([...])}}',
-                'xargs = {"apply_steering_vectors": json.dumps([json.loads(vector)])}',
-                "# in process: SamplingParams(extra_args={...: [SteeringVector.model_validate(json.loads(vector))]})",
+                f"vector = json.load(open({_quoted(path)}))",
+                "# over HTTP, in the body of a request",
+                'body = {"vllm_xargs": {"apply_steering_vectors": json.dumps([vector])}}',
+                "# in process",
+                "from vllm import SamplingParams",
+                "from vllm_lens import SteeringVector",
+                "vectors = [SteeringVector.model_validate(vector)]",
+                'SamplingParams(extra_args={"apply_steering_vectors": vectors})',
             )
         case LayerTable():
             return _section(

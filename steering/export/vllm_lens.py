@@ -65,12 +65,14 @@ def read_vllm_lens(path: Path) -> VectorFile:
             raise VectorError("it keeps the norm of the stream (`norm_match`), which is no addition of a vector")
         table = _tensor(told["activations"]) * float(told.get("scale", 1.0))
         layers = told["layer_indices"]
+        if any(type(layer) is not int or layer < 0 for layer in layers):
+            raise VectorError(f"its layers are {layers}, want numbers of blocks, from 0")
         if table.ndim != 2 or len(layers) != len(table) or len(set(layers)) != len(layers):
             raise VectorError(
                 f"activations of shape {tuple(table.shape)} for layers {layers}, want (n_layers, d_model) with one row "
                 "a layer; a vector for some positions only is not a steering vector here"
             )
-        directions = {Site(int(layer)): row for layer, row in zip(layers, table, strict=True)}
+        directions = {Site(layer): row for layer, row in zip(layers, table, strict=True)}
         if HEADER in told:
             how, norms, origin = read_header(json.dumps(told[HEADER]), directions)
             return VectorFile(vector=SteeringVector(directions, norms, how), origin=origin)

@@ -87,7 +87,7 @@ def test_llama_cpp_is_steered_at_the_block_that_the_vector_names(tmp_path):
     path = smollm2()
     model = load(GgufModel(path=path), device=torch.device("cpu"), dtype=torch.float32)
     ids = model.tokenizer(PROMPT, add_special_tokens=False).input_ids
-    direction = 3 * torch.randn(model.anatomy.d_model, generator=torch.Generator().manual_seed(0))
+    direction = 3 * torch.randn(model.anatomy.d_model, generator=torch.Generator().manual_seed(1))
     vector = SteeringVector({Site(LAYER): direction}, {Site(LAYER): float("nan")}, "drawn")
     made_by = provenance("test", {}, {}, device="cpu", dtype="float32", seed=0)
     export(vector, Gguf(), tmp_path / "vector.gguf", Origin(made_by=made_by, fitted_on=facts_of(model)))
@@ -112,5 +112,5 @@ def test_llama_cpp_is_steered_at_the_block_that_the_vector_names(tmp_path):
     found = {layer: cosine(shift, wanted) for layer, wanted in shifts.items()}
     print("cosines of the logit shift", found)
     assert found[LAYER] >= 0.99
-    assert found[LAYER - 1] < 0.9
-    assert found[LAYER + 1] < 0.9
+    assert found[LAYER - 1] < 0.8
+    assert found[LAYER + 1] < 0.8
