@@ -175,7 +175,7 @@ def _use(form: Format, path: Path, origin: Origin | None) -> str:
             )
         case Adapter():
             return _section(
-                "transformers and PEFT (adapter; vLLM's LoRA has no bias and cannot take it)",
+                "transformers and PEFT (adapter; stays beside the model, not merged)",
                 "python",
                 "from peft import PeftModel",
                 "from transformers import AutoModelForCausalLM",

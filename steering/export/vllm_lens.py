@@ -1,7 +1,6 @@
 """Steering vectors as the JSON that vllm-lens takes in a request: tensors in base64, no pickle."""
 
 import base64
-import binascii
 import json
 import math
 from pathlib import Path
@@ -78,7 +77,7 @@ def read_vllm_lens(path: Path) -> VectorFile:
             return VectorFile(vector=SteeringVector(directions, norms, how), origin=origin)
         how = f"vllm-lens vector {path.name}"
         return VectorFile(vector=SteeringVector(directions, dict.fromkeys(directions, math.nan), how), origin=None)
-    except (OSError, LabError, ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
+    except (OSError, LabError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise VectorError(f"cannot read a vllm-lens vector from {path}: {error}") from error
 
 
