@@ -1,5 +1,6 @@
 """Vector files: exact round trip, provenance in the header, and a clear refusal of every other file."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -13,16 +14,19 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from lab.errors import VectorError
+from lab.errors import SiteError, VectorError
 from lab.provenance import Provenance, provenance
 from probes.site import Site
-from steering.export.tensors import FORMAT, HEADER, load_vector, save_vector
+from steering.export.header import FORMAT, HEADER
+from steering.export.model_facts import ModelFacts
+from steering.export.tensors import load_vector, read_vector, save_vector
 from steering.vector import SteeringVector
 
 MADE_BY = provenance("vectors", {"steps": 3}, {"decisions": "0" * 16}, device="cpu", dtype="float32", seed=7)
 SITES = st.builds(Site, st.integers(0, 200), st.sampled_from(["resid_pre", "resid_post"]))
 ENTRIES = st.floats(width=32, allow_nan=False, allow_infinity=False)
 ROOT = Path(__file__).parents[3]
+FACTS = ModelFacts(name="toy", digest="0" * 16, tokenizer_digest="1" * 16, family="llama", d_model=8, n_layers=4)
 
 FULL_DISK = """
 import resource, signal, sys
@@ -96,6 +100,31 @@ def test_the_header_holds_the_provenance_and_one_fp32_tensor_a_site(path):
     assert described["how"] == "by hand"
     assert Provenance.from_json(json.dumps(described["provenance"])) == MADE_BY
     assert described["residual_norms"] == {"blocks.2.hook_resid_post": 3.5}
+    assert described["d_model"] == 8
+    assert described["norms"]["blocks.2.hook_resid_post"] == pytest.approx(140**0.5)
+    assert "relative dose" in described["scale"]
+    assert described["model"] is described["measured_dose"] is None
+
+
+def test_the_model_and_the_measured_dose_come_back(path):
+    save_vector(path, load_vector(path), MADE_BY, fitted_on=FACTS, measured_dose=-0.5)
+    origin = read_vector(path).origin
+    assert (origin.made_by, origin.fitted_on, origin.measured_dose) == (MADE_BY, FACTS, -0.5)
+
+
+def test_an_unknown_norm_is_null_so_that_the_header_is_json_for_everyone(path):
+    save_vector(path, SteeringVector({Site(1): torch.ones(2)}, {Site(1): math.nan}, ""), MADE_BY)
+    with safe_open(path, framework="pt") as file:
+        text = file.metadata()[HEADER]
+    assert json.loads(text, parse_constant=pytest.fail)["residual_norms"] == {"blocks.1.hook_resid_post": None}
+
+
+def test_a_vector_of_another_width_or_beyond_the_layers_is_refused_for_a_model(path):
+    assert load_vector(path, FACTS) == load_vector(path)
+    with pytest.raises(VectorError, match="a vector of width 8 does not fit toy, whose d_model is 9"):
+        load_vector(path, dataclasses.replace(FACTS, d_model=9))
+    with pytest.raises(SiteError, match=r"blocks\.2\.hook_resid_post is out of range: toy has 2 layers, want 0 to 1"):
+        load_vector(path, dataclasses.replace(FACTS, n_layers=2))
 
 
 def test_equal_vectors_are_equal_bytes(path, tmp_path):
@@ -128,30 +157,63 @@ def test_files_of_another_kind_are_refused(tmp_path):
     with pytest.raises(VectorError, match="cannot read"):
         load_vector(path)
     save_file({"blocks.0.hook_resid_post": torch.ones(3)}, path)
-    with pytest.raises(VectorError, match="is not a steering vector: its format is None, want 'elicitation-lab"):
+    with pytest.raises(VectorError, match="it has no header 'steering_vector', want one of format 'elicitation-lab"):
         load_vector(path)
     save_file({"blocks.0.hook_resid_post": torch.ones(3)}, path, metadata={HEADER: '{"format": "steering-vector.9"}'})
-    with pytest.raises(VectorError, match=r"its format is 'steering-vector\.9'"):
+    with pytest.raises(
+        VectorError, match=r"its format is 'steering-vector\.9', want 'elicitation-lab\.steering-vector"
+    ):
         load_vector(path)
+
+
+def test_a_pickle_is_refused_before_anything_reads_it(tmp_path):
+    torch.save({"direction": torch.ones(3)}, tmp_path / "vector.safetensors")
+    with pytest.raises(VectorError, match=r"vector\.safetensors: it is a pickle .* which can run code"):
+        load_vector(tmp_path / "vector.safetensors")
+
+
+SITE = "blocks.0.hook_resid_post"
+
+
+def damaged(path, tensor=None, name=SITE, **changes):
+    """Writes a file at `path` with these fields of its header, and fields that are `...` left out."""
+    save_vector(path, SteeringVector({Site(0): torch.ones(3)}, {Site(0): 1.0}, ""), MADE_BY, fitted_on=FACTS)
+    with safe_open(path, framework="pt") as file:
+        told = json.loads(file.metadata()[HEADER])
+    told = {key: item for key, item in (told | changes).items() if item is not ...}
+    save_file({name: torch.ones(3) if tensor is None else tensor}, path, metadata={HEADER: json.dumps(told)})
 
 
 @pytest.mark.parametrize(
-    ("name", "changes"),
+    ("changes", "reason"),
     [
-        ("weights", {}),
-        ("blocks.0.hook_resid_post", {"residual_norms": 1.0}),
-        ("blocks.0.hook_resid_post", {"residual_norms": {"weights": 1.0}}),
-        ("blocks.0.hook_resid_post", {"residual_norms": {"blocks.1.hook_resid_post": 1.0}}),
-        ("blocks.0.hook_resid_post", {"residual_norms": None}),
-        ("blocks.0.hook_resid_post", {"how": None}),
+        ({"name": "weights"}, "no site is called 'weights'"),
+        ({"tensor": torch.tensor([1.0, math.nan, 0.0])}, "NaN or infinity"),
+        ({"tensor": torch.ones(3, dtype=torch.float64)}, "is torch.float64, want float32"),
+        ({"tensor": torch.ones(1, 3)}, "has 2 axes, want 1"),
+        ({"residual_norms": 1.0}, "its header is damaged"),
+        ({"residual_norms": {"weights": 1.0}}, "no site is called 'weights'"),
+        ({"residual_norms": {SITE: "wide"}}, "its header is damaged"),
+        (
+            {"residual_norms": {"blocks.1.hook_resid_post": 1.0}},
+            r"tells of blocks\.1\.\S*, its tensors are at blocks\.0",
+        ),
+        ({"residual_norms": ...}, "its header lacks 'residual_norms'"),
+        ({"how": ...}, "its header lacks 'how'"),
+        ({"how": 3}, "`how` is 3, want a text"),
+        ({"provenance": ...}, "its header lacks 'provenance'"),
+        ({"provenance": {}}, "its header lacks 'stage'"),
+        ({"provenance": json.loads(MADE_BY.to_json()) | {"seed": "<b>"}}, "seed is '<b>'"),
+        ({"provenance": json.loads(MADE_BY.to_json()) | {"packages": {"torch": 2}}}, "packages is"),
+        ({"model": {"name": "toy"}}, "its header lacks 'digest'"),
+        ({"measured_dose": ...}, "its header lacks 'measured_dose'"),
     ],
 )
-def test_a_file_with_a_damaged_header_is_refused(name, changes, tmp_path):
-    described = {"format": FORMAT, "how": "", "residual_norms": {"blocks.0.hook_resid_post": 1.0}, "provenance": {}}
-    described = {key: item for key, item in (described | changes).items() if item is not None}
-    save_file({name: torch.ones(3)}, tmp_path / "vector", metadata={HEADER: json.dumps(described)})
-    with pytest.raises(VectorError, match="cannot read a steering vector from"):
+def test_a_damaged_file_is_refused_in_one_line(changes, reason, tmp_path):
+    damaged(tmp_path / "vector", **changes)
+    with pytest.raises(VectorError, match=f"cannot read a steering vector from .*{reason}") as refused:
         load_vector(tmp_path / "vector")
+    assert "\n" not in str(refused.value)
 
 
 def test_a_full_disk_is_a_storage_error_that_leaves_the_old_file_and_no_other(path):

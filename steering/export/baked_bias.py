@@ -1,0 +1,125 @@
+"""A checkpoint with a vector baked into biases, which plain transformers and vLLM serve as any other model."""
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lab.errors import VectorError
+from lab.models.anatomy import LAYOUTS
+from lab.models.load import Model
+from probes.site import Site
+from steering.export.block_outputs import EMBEDDED, LAST_MAPS, at_block_outputs, last_map
+from steering.export.header import HEADER, header_text
+from steering.export.model_facts import check_fits, facts_of
+from steering.export.vector_file import Origin
+from steering.export.whole_directory import whole_directory
+from steering.vector import SteeringVector
+
+# Families whose blocks end in a map with a bias, or, as Llama by `mlp_bias`, can be told to.
+BAKED_FAMILIES = ("llama", "gpt2", "gpt_neox")
+ADDED_BIASES = ("gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class Baked:
+    """A baked checkpoint."""
+
+    path: Path
+    rounding: Mapping[Site, float]
+    """At each site, the L2 norm of what was lost when the sum of old bias and vector was rounded to the weights' dtype,
+    over the norm of the vector; 0 for a new bias in fp32, at most 2^-8 for one in bf16. NaN for a direction of zero."""
+
+
+def bake(path: Path, vector: SteeringVector, model: Model, origin: Origin) -> Baked:
+    """Writes a checkpoint of `model` that is steered by `vector` at every token: weights, configuration, tokenizer.
+
+    The directory appears whole or not at all, and loads with `AutoModelForCausalLM.from_pretrained`. `model` is left as
+    it is. The output of block N gets the vector as the bias of the block's last map: `mlp.down_proj` of Llama, whose
+    configuration then says `mlp_bias` (all its other new biases are zero), `mlp.c_proj` of GPT-2,
+    `mlp.dense_4h_to_h` of GPT-NeoX. Before block 0 the vector is added to every row of the position embedding of GPT-2,
+    and of the token embedding of the others where the unembedding is another matrix.
+
+    In fp32 the logits are those under `apply`, up to the order of sums. In bf16 the bias is rounded once (see
+    `Baked.rounding`) and added before the stream is rounded, where `apply` adds after, so logits agree only as far as
+    two bf16 computations do.
+
+    Raises VectorError for another width, for a family without such a bias, and for `resid_pre` of block 0 with tied
+    embeddings; SiteError for a layer out of range; StorageError where `path` exists or cannot be written.
+    """
+    told = at_block_outputs(vector)
+    check_fits(told, facts_of(model))
+    _require_bias(model)
+    network, rounding = _with_biases(model, told)
+    with whole_directory(path) as temporary:
+        network.save_pretrained(temporary)
+        model.tokenizer.save_pretrained(temporary)
+        # Not as safetensors: vLLM reads every such file in the directory as weights.
+        note = {"baked": json.loads(header_text(told, origin)), "rounding": _named(rounding), "into": model.digest}
+        (temporary / f"{HEADER}.json").write_text(json.dumps(note, indent=1, sort_keys=True), encoding="utf-8")
+    return Baked(path, rounding)
+
+
+def _require_bias(model: Model) -> None:
+    family = model.anatomy.family
+    if family not in BAKED_FAMILIES:
+        adapter = ", a PEFT adapter" if family in LAST_MAPS else ""
+        raise VectorError(
+            f"{model.name} is of family {family!r}, whose configuration has no bias at the end of a block, so that "
+            f"plain transformers and vLLM would drop one (baked can be {', '.join(BAKED_FAMILIES)}); serve it with a "
+            f"GGUF control vector in llama.cpp{adapter} or a vllm-lens request instead"
+        )
+
+
+def _with_biases(model: Model, vector: SteeringVector) -> tuple[PreTrainedModel, dict[Site, float]]:
+    """A network with the biases, and what rounding lost; it shares the tensors that stay as they are."""
+    state = dict(model.network.state_dict())
+    config = copy.deepcopy(model.network.config)
+    if model.anatomy.family == "llama" and not config.mlp_bias:
+        # One switch for all layers and all three maps.
+        config.mlp_bias = True
+        for layer in range(model.anatomy.n_layers):
+            for name in ADDED_BIASES:
+                mapped = f"{LAYOUTS['llama'].blocks}.{layer}.{LAYOUTS['llama'].mlp}.{name}"
+                state[f"{mapped}.bias"] = state[f"{mapped}.weight"].new_zeros(len(state[f"{mapped}.weight"]))
+    rounding = {}
+    for site, direction in vector.directions.items():
+        name = _embedding(model) if site == EMBEDDED else f"{last_map(model.anatomy.family, site.layer)}.bias"
+        state[name], rounding[site] = _raised(state[name], direction)
+    with torch.device("meta"):
+        network = type(model.network)(config)
+    network.load_state_dict(state, assign=True)
+    network.tie_weights()
+    network.generation_config = model.network.generation_config
+    return network, rounding
+
+
+def _raised(old: Float[Tensor, "*rows d_model"], direction: Float[Tensor, " d_model"]) -> tuple[Tensor, float]:
+    """`old + direction` in `old`'s dtype, and the largest relative loss of a row."""
+    exact = old.float() + direction.to(old.device)
+    stored = exact.to(old.dtype)
+    lost = (stored.float() - exact).norm(dim=-1).max()
+    return stored, float(lost / direction.norm().to(old.device))
+
+
+def _embedding(model: Model) -> str:
+    """Name of the matrix whose rows all go into the stream before block 0, one a token, and nowhere else."""
+    family = model.anatomy.family
+    if family == "gpt2":
+        return "transformer.wpe.weight"
+    if getattr(model.anatomy.embed, "weight", None) is getattr(model.anatomy.unembed, "weight", None):
+        raise VectorError(
+            f"{EMBEDDED} cannot be baked into {model.name}: its unembedding is the same matrix as its embedding, so "
+            "the addition would change the logits a second time; steer at the output of block 0 instead"
+        )
+    return f"{LAYOUTS[family].embed}.weight"
+
+
+def _named(rounding: Mapping[Site, float]) -> dict[str, float]:
+    return {str(site): lost for site, lost in rounding.items()}

