@@ -26,7 +26,7 @@ DOORS = {
     "trl": ("lab/post_training/",),
     "datasets": ("lab/post_training/",),
     "peft": ("lab/models/load.py",),
-    "gguf": ("lab/models/gguf_weights.py",),
+    "gguf": ("lab/models/gguf_weights.py", "steering/export/gguf.py"),
     "reasoning_gym": ("lab/tasks/gym.py",),
     "math_verify": ("lab/tasks/math_answer.py",),
     "tyro": ("steering/cli.py", "steering/commands.py", "steering/feature_commands.py"),

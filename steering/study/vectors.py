@@ -12,6 +12,7 @@ from lab.seeds import numpy_generator, torch_generator
 from lab.stage import Artefact, memoised
 from lab.tables import read_table, replacing, write_table
 from lab.tasks.problem import Problem
+from steering.export.model_facts import facts_of
 from steering.export.tensors import load_vector, save_vector
 from steering.fit.gradient import fit_gradient
 from steering.fit.mean_difference import mean_difference
@@ -55,7 +56,7 @@ def vector_stage(bench: Bench, fitting: Fitting) -> tuple[Artefact, float]:
     def compute_vectors(work: Path) -> None:
         made_by = bench.made_by("vectors", config, parents)
         for name, vector in fitted_vectors(bench, activations, fitting.decided, by_tuned, by_id).items():
-            save_vector(work / f"{name}.safetensors", vector, made_by)
+            save_vector(work / f"{name}.safetensors", vector, made_by, fitted_on=facts_of(bench.base))
 
     vectors = memoised(bench.out, "vectors", config, parents, compute_vectors)
     return vectors, round(1 / float(by_tuned["tokens"].list.len().mean()), 4)  # pyright: ignore[reportArgumentType]
