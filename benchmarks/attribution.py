@@ -11,7 +11,6 @@ plain forward pass of the same batches.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import platform
@@ -36,23 +35,7 @@ from probes.attribution.attribute import Attribution, attribute
 from probes.attribution.contrast import opening_contrasts
 from probes.attribution.feature_effects import completeness
 from probes.attribution.method import Ablation, Gradient, Integrated, JointAblation, Method, method_name
-from probes.sae.dictionary import Sae
-from probes.site import Site
-
-
-def opened(path: Path, device: torch.device) -> Sae:
-    """The SAE in a directory, frozen."""
-    from sae_lens import SAE
-
-    coder = SAE.load_from_disk(path, device=str(device)).eval().requires_grad_(False)
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(path.glob("*.safetensors"))))
-    return Sae(
-        name=str(path),
-        site=Site.parse(coder.cfg.metadata.hook_name),
-        coder=coder,
-        trained_on=None,
-        digest=digest.hexdigest()[:16],
-    )
+from probes.sae.load import load_sae
 
 
 @torch.inference_mode()
@@ -131,7 +114,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = resolve_device(arguments.device)
     model = load(model_source(arguments.model), device=device, dtype=torch.float32)
-    sae = opened(arguments.sae, device)
+    sae = load_sae(arguments.sae, device=device)
     task = open_task(task_source(arguments.task), n_problems=arguments.n_texts, seed=arguments.seed)
     contrasts = opening_contrasts(model, task.problems, arguments.toward, arguments.against)
     methods: list[Method] = [Gradient(), Integrated(arguments.n_steps), JointAblation(), Ablation()]
