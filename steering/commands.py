@@ -237,6 +237,39 @@ class CaptureCommand:
     ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportCommand:
+    """Write a steering vector for another program, and a card that says what it is and how to use it there.
+
+    Example: lab export --vector runs/demo/vectors/opening.safetensors --format gguf --out opening.gguf
+
+    Files of other programs are read too: GGUF control vectors (repeng, EasySteer), vllm-lens JSON.
+    """
+
+    vector: Path
+    """File of the vector, in any of the formats."""
+    format: Literal["safetensors", "gguf", "vllm-lens", "layer-table", "baked", "adapter"] = "gguf"
+    """safetensors: this lab's own file; gguf: llama.cpp, repeng, EasySteer; vllm-lens: JSON; layer-table: one tensor
+    for programs whose own files are pickles; baked: a checkpoint with the vector in its biases, which plain
+    transformers and vLLM serve unchanged; adapter: a PEFT adapter."""
+    out: Path
+    """File, or for baked and adapter the directory, to write."""
+    model: str | None = None
+    """The model that the vector was fitted on, as in `lab sample`; needed for baked and adapter, and where the file
+    does not say it. With it, the vector is checked to fit."""
+    dose: float = 1.0
+    """Strength, which is written into the numbers."""
+    study: Path | None = None
+    """A study whose ladder holds the vector's measured effect, for the card."""
+    arms: tuple[str, ...] = ("fitted-opening", "fitted-greedy")
+    """Arms of that study that used the vector."""
+    card: Path | None = None
+    """Markdown file of the card; OUT with .md appended if not given."""
+    device: DeviceName = "cpu"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the weights of a baked checkpoint."""
+
+
 Command = (
     Annotated[DemoCommand, tyro.conf.subcommand("demo")]
     | Annotated[StudyCommand, tyro.conf.subcommand("study")]
@@ -247,5 +280,6 @@ Command = (
     | Annotated[FeaturesCommand, tyro.conf.subcommand("features")]
     | Annotated[AttributeCommand, tyro.conf.subcommand("attribute")]
     | Annotated[TaxonomyCommand, tyro.conf.subcommand("taxonomy")]
+    | Annotated[ExportCommand, tyro.conf.subcommand("export")]
     | Annotated[OrganismsCommand, tyro.conf.subcommand("organisms")]
 )

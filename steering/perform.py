@@ -22,6 +22,7 @@ from steering.commands import (
     CaptureVerifyCommand,
     Command,
     DemoCommand,
+    ExportCommand,
     ListCommand,
     OrganismsCommand,
     SampleCommand,
@@ -87,6 +88,10 @@ def perform(command: Command, typed: str) -> None:
             from steering.perform_taxonomy import perform_taxonomy
 
             perform_taxonomy(command, console)
+        case ExportCommand():
+            from steering.perform_export import perform_export
+
+            perform_export(command, console)
         case OrganismsCommand(do=do):
             match do:
                 case BuildCommand():
