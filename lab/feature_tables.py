@@ -145,7 +145,14 @@ INTERVENTIONS = Schema(
         ),
         Column("n_features", pl.Int32, "features acted on at once"),
         Column("dose", pl.Float64, "strength: 1 is the mean activation where active (added), or all of it (ablated)"),
-        Column("rate", pl.Float64, "share of held-out problems' samples that show the behaviour"),
+        Column(
+            "active_share",
+            pl.Float64,
+            "share of prompts at whose last token a feature of these is active; NaN for none",
+        ),
+        Column(
+            "rate", pl.Float64, "probability, at temperature 1, that an answer opens so: the expected share of samples"
+        ),
         Column("low", pl.Float64, "lower end of its 95 % interval, problems resampled"),
         Column("high", pl.Float64, "upper end of its 95 % interval, problems resampled"),
         Column("change", pl.Float64, "rate minus that of the untouched model"),

@@ -115,8 +115,8 @@ class AttributeCommand:
     """Texts of a shard."""
     ray: RayFlag = None
     device: DeviceName = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the weights."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """Precision of the weights; ablation wants float32."""
 
 
 @dataclass(frozen=True, kw_only=True)

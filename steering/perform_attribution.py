@@ -11,7 +11,7 @@ from rich.text import Text
 
 from lab.errors import EstimateError
 from lab.metrics.bootstrap import resamples
-from lab.models.device import resolve_device, resolve_dtype
+from lab.models.device import resolve_double_device, resolve_dtype
 from lab.models.load import Model, load
 from lab.models.source import model_source
 from lab.provenance import provenance
@@ -48,7 +48,7 @@ N_BOOT, N_LISTED = 2000, 10
 
 def perform_attribute(command: AttributeCommand, console: Console) -> None:
     """Attributes under a progress bar, and prints the features of the largest effect."""
-    device = resolve_device(command.device)
+    device = resolve_double_device(command.device)
     model = load(model_source(command.model), device=device, dtype=resolve_dtype(command.dtype, device))
     sae, method, on = load_sae(command.sae.resolve(), device=device), METHODS[command.method], place(command.ray)
     asked = contrasts(command, model)

@@ -11,7 +11,7 @@ from rich.console import Console
 from lab.errors import StorageError
 from lab.feature_tables import EFFECTS
 from lab.metrics.bootstrap import resamples
-from lab.models.device import resolve_device
+from lab.models.device import resolve_double_device
 from lab.models.load import Model, load
 from lab.models.source import model_source
 from lab.provenance import digest, file_digest, provenance
@@ -30,6 +30,7 @@ from probes.attribution.shards import CONTRASTS_FILE, PLAN_FILE
 from probes.labels import LABELS, step_labels, word_labels
 from probes.sae.dictionary import Sae
 from probes.sae.load import load_sae
+from probes.scores.sums import sums
 from probes.storage.plan import DTYPES
 from probes.storage.store import TEXTS_FILE, Store, open_store
 from probes.texts import TEXTS
@@ -101,13 +102,20 @@ def token_labels(command: FeaturesCommand, store: Store, model: Model) -> pl.Dat
 
 def perform_page(command: FeaturesCommand, typed: str, console: Console) -> None:
     """Scores the features and writes tables and page into one directory, which is then never changed."""
-    device = resolve_device(command.device)
+    device = resolve_double_device(command.device)
     sae, base = load_sae(command.sae, device=device), open_store(command.store)
     tuned = None if command.tuned_store is None else open_store(command.tuned_store)
+    if tuned is not None and tuned.plan.model_digest == base.plan.model_digest:
+        raise StorageError(
+            f"{command.store} and {command.tuned_store} are of the same model: want a base and a tuned one"
+        )
+    if sae.trained_on not in (None, base.plan.model_digest):
+        console.print(f"{sae.name} learnt another model than {base.plan.model}, which reads here", highlight=False)
     model = load(model_source(base.plan.model), device=device, dtype=DTYPES[base.plan.weights])
-    read = Read(sae=sae, model=model, base=base, tuned=tuned, labels=token_labels(command, base, model))
+    labels = token_labels(command, base, model)
     attributed = None if command.effects is None else Attributed.read(command.effects, sae)
     parents = {"sae": sae.digest, "store": digest(base.files)}
+    parents |= {} if command.problems is None else {"problems": file_digest(command.problems)}
     parents |= {} if tuned is None else {"tuned store": digest(tuned.files)}
     parents |= {} if attributed is None else {"effects": attributed.digest}
     config = {"labels": command.labels, "n_shown": command.n_shown, "seed": command.seed}
@@ -115,7 +123,7 @@ def perform_page(command: FeaturesCommand, typed: str, console: Console) -> None
 
     def compute(work: Path) -> None:
         ledger = feature_ledger(
-            read,
+            Read(sae=sae, model=model, base=base, tuned=tuned, labels=labels, summed=sums(base, sae, labels)),
             effects=None if attributed is None else attributed.effects(command.seed),
             n_shown=command.n_shown,
             n_boot=N_BOOT,

@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 import polars as pl
+import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from lab.errors import SiteError
 from lab.feature_tables import CROSSCODER_QUALITY, LATENT_KINDS, LATENTS
-from lab.models.device import resolve_device
+from lab.models.device import resolve_double_device
 from lab.models.load import load
 from lab.models.source import model_source
 from lab.provenance import digest, provenance
@@ -39,7 +40,7 @@ from steering.progress import progress
 
 def perform_sae_train(command: SaeTrainCommand, console: Console) -> None:
     """Trains a grid of SAEs under a progress bar, and prints their quality."""
-    store, device = open_store(command.store), resolve_device(command.device)
+    store, device, on = open_store(command.store), resolve_double_device(command.device), place(command.ray)
     units = grid(
         command.store.resolve(),
         [Site.parse(name) for name in command.sites] or store.plan.sites,
@@ -53,9 +54,10 @@ def perform_sae_train(command: SaeTrainCommand, console: Console) -> None:
             seed=command.seed,
         ),
         command.out.resolve(),
-        device=device,
+        # A worker elsewhere sees its own GPU alone.
+        device=device if isinstance(on, Here) else torch.device(device.type),
     )
-    on, n_tokens = place(command.ray), units[0].recipe.training.n_steps * command.batch_size
+    n_tokens = units[0].recipe.training.n_steps * command.batch_size
     with progress(console) as watch:
 
         def told(n_done: int, _: int = 0) -> None:
@@ -95,7 +97,7 @@ def quality_table(quality: pl.DataFrame) -> Table:
 
 def perform_sae_compare(command: SaeCompareCommand, console: Console) -> None:
     """Trains a crosscoder of a pair, and of a placebo pair where there is one, and prints the kinds of latents."""
-    device = resolve_device(command.device)
+    device = resolve_double_device(command.device)
     training = CrosscoderTraining(d_sae=command.d_sae, k=command.k, n_steps=command.n_steps, seed=command.seed)
     pairs = {"pair": paired(command.pair, command.site)}
     if command.placebo is not None:

@@ -14,7 +14,7 @@ from lab.feature_tables import CATEGORIES, TAXONOMIES
 from lab.models.device import resolve_device
 from lab.models.load import load
 from lab.models.source import model_source
-from lab.provenance import digest, provenance
+from lab.provenance import digest, file_digest, provenance
 from lab.report.numerals import interval, percent
 from lab.stage import memoised
 from lab.tables import read_table, write_table
@@ -46,6 +46,7 @@ def perform_taxonomy(command: TaxonomyCommand, console: Console) -> None:
         "seed": command.seed,
     }
     parents = {"store": digest(store.files)}
+    parents |= {} if command.problems is None else {"problems": file_digest(command.problems)}
     made_by = provenance("taxonomy", config, parents, device=device.type, dtype="float32", seed=command.seed)
 
     def compute(work: Path) -> None:

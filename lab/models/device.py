@@ -26,6 +26,19 @@ def resolve_device(text: str) -> torch.device:
     raise ModelError(f"no device {text!r} here; there is: {', '.join(map(str, available))}, or auto")
 
 
+def resolve_double_device(text: str) -> torch.device:
+    """As `resolve_device`, for work whose sums are kept in float64: "auto" passes over mps, which has none.
+
+    Raises ModelError also for mps.
+    """
+    device = resolve_device(text)
+    if device.type != "mps":
+        return device
+    if text == "auto":
+        return torch.device("cpu")
+    raise ModelError("mps has no float64, in which features are summed: want cpu or cuda")
+
+
 def resolve_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
     """The dtype meant by `name`; "auto" is bfloat16 on cuda and float32 elsewhere, where bfloat16 is slow or partial.
 

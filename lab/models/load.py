@@ -1,6 +1,7 @@
 """A source becomes a model: weights, tokenizer and anatomy, frozen and ready to read."""
 
 import contextlib
+import copy
 import hashlib
 import json
 import warnings
@@ -106,6 +107,13 @@ def assemble(
         name=name,
         digest=_content_digest(network, tokenizer) if digest is None else digest,
     )
+
+
+def in_float32(model: Model) -> Model:
+    """`model` itself if it computes in float32, else a copy that does; it is the same model and keeps its digest."""
+    if model.dtype == torch.float32:
+        return model
+    return assemble(copy.deepcopy(model.network).float(), model.tokenizer, name=model.name, digest=model.digest)
 
 
 def _opened(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:

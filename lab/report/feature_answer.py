@@ -14,6 +14,11 @@ from lab.report.feature_words import method_words
 from lab.report.numerals import figures, interval, percent
 from lab.report.ruler import Ruler
 
+_CONTROLS = {
+    "matched": "with random ones that fire as often it is",
+    "opening": "with random ones that fire as often where the answer begins,",
+}
+
 
 def feature_answer(ledger: FeatureLedger, names: FeatureNames) -> str:
     """One sentence on the strongest kind of evidence that there is: interventions, effects, differences, scores."""
@@ -51,16 +56,15 @@ def _intervened(interventions: pl.DataFrame, names: FeatureNames) -> str:
             continue
         chosen = min(top, key=lambda row: (abs(row["dose"] - 1), -row["n_features"]))
         same = ("n_features", "dose")
-        rivals = [row for row in rows if row["features"] == "matched" and all(row[key] == chosen[key] for key in same)]
-        rival = max(rivals, key=lambda row: abs(row["change"]), default=None)
-        parts.append(_part(chosen, own, rival, names, again=bool(parts)))
+        rivals = {row["features"]: row for row in rows if all(row[key] == chosen[key] for key in same)}
+        parts.append(_part(chosen, own, rivals, names, again=bool(parts)))
     return "; ".join(parts) + "." if parts else "Only random features were acted on."
 
 
 def _part(
     row: Mapping[str, Any],
     own: Mapping[str, Any],
-    rival: Mapping[str, Any] | None,
+    rivals: Mapping[str, Mapping[str, Any]],
     names: FeatureNames,
     *,
     again: bool,
@@ -74,9 +78,8 @@ def _part(
     acted = f"{verb if again else verb.capitalize()} {whom}{dose}"
     told = f"from {_rate(own)} to {_rate(row)}"
     does = _does(row)
-    control = (
-        f"with random ones that fire as often it is {_rate(rival)}" if rival else "no random ones were tried beside"
-    )
+    controls = [f"{words} {_rate(rivals[which])}" for which, words in _CONTROLS.items() if which in rivals]
+    control = ", ".join(controls) or "no random ones were tried beside"
     if ablates(row):
         return f"{acted} {does} the rate of {names.behaviour} in {model} {told} ({control})"
     return f"{acted} {place} {model} {does} {'it' if again else f'the rate of {names.behaviour}'} {told} ({control})"

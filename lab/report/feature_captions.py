@@ -44,7 +44,7 @@ INTERVENTIONS = FeatureCaption(
     lead="The same held-out problems, answered by the model as it is, with the chosen features acted on, and with as "
     "many random features: ones that fire about as often over all tokens, and, a harder test, <i>opening</i> ones that "
     "fire about as often at the last token of the prompt, where the answer begins. The rate is the probability that an "
-    "answer opens so, at temperature 1.",
+    "answer opens so, at temperature 1, which is the share of samples to be expected.",
     says="Rate of the behaviour untouched, with the chosen features and with random ones; the table below holds the "
     "numbers.",
     key="Lines are 95 % intervals, resampling problems; changes are paired by problem. Hollow marks are random "

@@ -49,7 +49,7 @@ def intervention_figure(interventions: pl.DataFrame, names: FeatureNames, canvas
     """One row an intervention, each kind of it under the model that it acts on."""
     groups = [[_dot(row, names, canvas) for row in group] for group in _groups(interventions)]
     dots = [dot for group in groups for dot in group][::-1]
-    figure = dot_plot(dots, canvas, axis=f"Samples that show {names.behaviour}", note_title="change, points")
+    figure = dot_plot(dots, canvas, axis=f"Rate of {names.behaviour}", note_title="change, points")
     heights = iter([mark["y"][0] for mark in figure.to_dict()["data"]][::-1])
     for group in groups:
         own, (top, *_, bottom) = group[0], [next(heights) for _ in group]
@@ -64,7 +64,8 @@ def intervention_table(interventions: pl.DataFrame, names: FeatureNames) -> str:
     rows = []
     for group in _groups(interventions):
         rows += [_row(row, names) for row in group]
-    return sheet(("", f"Rate of {names.behaviour}", "Change, points", "Chosen minus random, points"), rows)
+    headings = ("", "Active where the answer begins", f"Rate of {names.behaviour}", "Change, points")
+    return sheet((*headings, "Chosen minus random, points"), rows)
 
 
 def _groups(interventions: pl.DataFrame) -> list[list[dict[str, Any]]]:
@@ -109,10 +110,11 @@ def _name(row: Mapping[str, Any], names: FeatureNames) -> str:
 def _row(row: Mapping[str, Any], names: FeatureNames) -> tuple[str, ...]:
     rate = with_span(percent(row["rate"]), interval(row["low"], row["high"]))
     if row["features"] == "none":
-        return f"<b>{escaped(_name(row, names))}</b>", rate, with_span(ABSENT, "as it is"), ABSENT
+        return f"<b>{escaped(_name(row, names))}</b>", ABSENT, rate, with_span(ABSENT, "as it is"), ABSENT
     beyond = interval(row["beyond_low"], row["beyond_high"])
     return (
         escaped(_name(row, names)),
+        percent(row["active_share"], 0),
         rate,
         with_span(points(row["change"]), interval(row["change_low"], row["change_high"])),
         with_span(points(row["beyond"]), beyond) if row["features"] != "top" else ABSENT,

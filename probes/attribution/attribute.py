@@ -11,7 +11,7 @@ from lab.feature_tables import EFFECTS, TEXT_EFFECTS
 from lab.models.load import Model
 from probes.attribution.contrast import require_contrasts
 from probes.attribution.effects import Effects, effects
-from probes.attribution.method import Method
+from probes.attribution.method import Ablation, JointAblation, Method, method_name
 from probes.attribution.reading import Reading, read
 from probes.sae.dictionary import Sae, require_fit
 
@@ -29,10 +29,10 @@ def attribute(model: Model, sae: Sae, contrasts: pl.DataFrame, method: Method, *
     """The effect of every active feature of `sae` on the contrasts of a `CONTRASTS` table, by `method`.
 
     `batch` bounds memory: so many texts are read, and so many streams pass the blocks above the site, at once. Raises
-    ModelError for an SAE of another width, SiteError for a layer out of range, and EstimateError for a batch below 1
-    and as `require_contrasts` does.
+    ModelError for an SAE of another width, SiteError for a layer out of range, and EstimateError for a batch below 1,
+    an ablation in less than float32, and as `require_contrasts` does.
     """
-    require_attributable(model, sae, contrasts, batch)
+    require_attributable(model, sae, contrasts, method, batch)
     lengths = contrasts["tokens"].list.len().to_list()
     # Texts of like length share a batch, which keeps the padding short.
     order = np.array(sorted(range(len(contrasts)), key=lengths.__getitem__), dtype=np.int32)
@@ -50,10 +50,16 @@ def attribute(model: Model, sae: Sae, contrasts: pl.DataFrame, method: Method, *
     )
 
 
-def require_attributable(model: Model, sae: Sae, contrasts: pl.DataFrame, batch: int) -> None:
+def require_attributable(model: Model, sae: Sae, contrasts: pl.DataFrame, method: Method, batch: int) -> None:
     """Raises what `attribute` raises, before any work."""
     if batch < 1:
         raise EstimateError(f"batches of {batch} texts: want at least 1")
+    if isinstance(method, Ablation | JointAblation) and model.dtype.itemsize < torch.float32.itemsize:
+        # Measured on an organism in bfloat16: 96 % of the differences round to 0.
+        raise EstimateError(
+            f"{method_name(method)} in {str(model.dtype).removeprefix('torch.')}: differences of logits as rounded as "
+            "that are mostly 0; load the model in float32, or take gradients"
+        )
     require_fit(sae, model)
     require_contrasts(model, contrasts)
 

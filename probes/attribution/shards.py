@@ -74,7 +74,7 @@ def attribution_plan(
     model: Model, sae: Sae, contrasts: pl.DataFrame, method: Method, *, batch: int = 64, shard_texts: int = 256
 ) -> AttributionPlan:
     """The plan of an attribution; raises as `attribute` does, and EstimateError for shards of no text."""
-    require_attributable(model, sae, contrasts, batch)
+    require_attributable(model, sae, contrasts, method, batch)
     if shard_texts < 1:
         raise EstimateError(f"shards of {shard_texts} texts: want at least 1")
     return AttributionPlan(

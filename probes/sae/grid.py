@@ -18,12 +18,10 @@ from probes.sae.architecture import Architecture
 from probes.sae.dictionary import Sae
 from probes.sae.load import load_sae, made_by
 from probes.sae.quality import quality
-from probes.sae.recipe import Recipe, Training
+from probes.sae.recipe import QUALITY_FILE, Recipe, Training
 from probes.sae.train import train_sae
 from probes.site import Site
 from probes.storage.store import open_store
-
-QUALITY_FILE = "quality.parquet"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,9 @@ from lab.errors import ModelError
 from probes.sae.architecture import Architecture, BatchTopK, JumpReLU, Matryoshka, Standard, TopK
 from probes.site import Site
 
+QUALITY_FILE = "quality.parquet"
+"""Where the quality of the SAEs of a run lies in its directory."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:

@@ -7,7 +7,7 @@ import polars as pl
 from jaxtyping import Float
 
 from lab.metrics.bootstrap import resamples
-from lab.models.load import Model
+from lab.models.load import Model, in_float32
 from lab.seeds import numpy_generator
 from probes.attribution.attribute import attribute
 from probes.attribution.feature_effects import feature_effects
@@ -33,14 +33,16 @@ class Carriers:
 def carriers(model: Model, sae: Sae, contrasts: pl.DataFrame, *, n_top: int, n_boot: int, seed: int) -> Carriers:
     """The at most `n_top` features of `sae` that most raise the contrasts of a `CONTRASTS` table in `model`.
 
-    The effect of a feature is what is lost when it is set to 0 at one token, summed over tokens, averaged over texts.
-    Raises as `attribute` does.
+    The effect of a feature is what is lost when it is set to 0 at one token, summed over tokens, averaged over texts,
+    as the model computes in float32. Raises as `attribute` does.
     """
-    found = attribute(model, sae, contrasts, Ablation()).effects
+    found = attribute(in_float32(model), sae, contrasts, Ablation()).effects
     n_problems = contrasts["problem_id"].n_unique()
     weights = resamples(n_problems, n_boot, numpy_generator(seed, "bootstrap of effects"))
     effects = feature_effects(found, contrasts, Ablation(), weights)
-    raising = effects.filter(pl.col("low") > 0).sort("effect", "feature", descending=[True, False]).head(n_top)
+    # NaN, an interval that is not known, would compare above 0.
+    sure = pl.col("low").is_not_nan() & (pl.col("low") > 0)
+    raising = effects.filter(sure).sort("effect", "feature", descending=[True, False]).head(n_top)
     last = contrasts.select(
         pl.int_range(pl.len(), dtype=pl.Int32).alias("text"), position=pl.col("tokens").list.len().cast(pl.Int32) - 1
     )

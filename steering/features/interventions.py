@@ -80,17 +80,22 @@ def interventions(
         (pair.base, "added to the base model", tuple(map(Added, DOSES))),
     ):
         untouched = opening_rates(model, prompts, toward)
-        rows.append({"intervention": name, **_row("none", 0, 0.0, untouched, untouched, None, weights)})
+        told = {"intervention": name, "features": "none", "n_features": 0, "dose": 0.0, "active_share": np.nan}
+        rows.append(told | _rates(untouched, untouched, None, weights))
         for act in acts:
             rates = {
                 which: opening_rates(model, prompts, toward, candidates.sae, alteration(act, candidates, chosen))
                 for which, chosen in sets.items()
             }
-            dose = act.dose if isinstance(act, Added) else 1.0
             for which, rate in rates.items():
-                top = None if which == "top" else rates["top"]
-                row = _row(which, len(candidates.top), dose, rate, untouched, top, weights)
-                rows.append({"intervention": name, **row})
+                told = {
+                    "intervention": name,
+                    "features": which,
+                    "n_features": len(candidates.top),
+                    "dose": act.dose if isinstance(act, Added) else 1.0,
+                    "active_share": float(candidates.opening_share[sets[which]].mean()),
+                }
+                rows.append(told | _rates(rate, untouched, None if which == "top" else rates["top"], weights))
     return INTERVENTIONS.frame(rows)
 
 
@@ -137,20 +142,14 @@ def _means(candidates: Candidates, table: Int[Tensor, "prompt feature"]) -> Floa
     return added * (wanted / (added @ sae.W_dec).norm(dim=1, keepdim=True))
 
 
-def _row(
-    features: str,
-    n_features: int,
-    dose: float,
+def _rates(
     rate: Float[np.ndarray, " prompt"],
     untouched: Float[np.ndarray, " prompt"],
     top: Float[np.ndarray, " prompt"] | None,
     weights: Int[np.ndarray, "boot prompt"],
 ) -> dict[str, object]:
-    """A row of `INTERVENTIONS`; `top` is the rate under the top features where these are a control of them."""
+    """The rates of a row of `INTERVENTIONS`; `top` is that under the top features where these are a control of them."""
     return {
-        "features": features,
-        "n_features": n_features,
-        "dose": dose,
         **dict(_columns("rate", mean_interval(rate, weights))),
         **dict(_columns("change", difference_interval(rate, untouched, weights))),
         **dict(_columns("beyond", UNDEFINED if top is None else difference_interval(top, rate, weights))),

@@ -28,7 +28,7 @@ from probes.scores.label_activations import label_activations
 from probes.scores.label_probes import label_probes
 from probes.scores.logit_effects import logit_effects
 from probes.scores.reason_scores import reason_scores
-from probes.scores.sums import sums
+from probes.scores.sums import Sums
 from probes.storage.store import Store
 
 
@@ -45,6 +45,8 @@ class Read:
     """The tuned model's on the same texts."""
     labels: pl.DataFrame
     """`LABELS` of the texts; may have no rows."""
+    summed: Sums
+    """The `sums` of `base` with these labels."""
 
 
 def feature_ledger(
@@ -61,7 +63,6 @@ def feature_ledger(
 
     What was measured elsewhere is passed through. Raises as the scores do, for stores without the SAE's site.
     """
-    summed = sums(read.base, read.sae, read.labels)
     changed = DIFFERENCES.frame([])
     if read.tuned is not None:
         weights = resamples(n_problems(read.base), n_boot, numpy_generator(seed, "bootstrap of differences"))
@@ -70,7 +71,7 @@ def feature_ledger(
         quality=SAE_QUALITY.frame([]) if quality is None else quality,
         interventions=INTERVENTIONS.frame([]) if interventions is None else interventions,
         effects=FEATURE_EFFECTS.frame([]) if effects is None else effects,
-        firing=firing(summed),
+        firing=firing(read.summed),
         reason_scores=REASON_SCORES.frame([]),
         differences=changed,
         label_probes=LABEL_PROBES.frame([]),
@@ -81,9 +82,9 @@ def feature_ledger(
     if len(read.labels):
         ledger = replace(
             ledger,
-            reason_scores=reason_scores(summed),
+            reason_scores=reason_scores(read.summed),
             label_probes=label_probes(read.base, read.sae, read.labels, seed=seed, n_boot=n_boot),
-            label_activations=label_activations(summed),
+            label_activations=label_activations(read.summed),
         )
     shown = shown_features(ledger, n_shown)
     return replace(

@@ -17,7 +17,8 @@ def matched(
     """For every draw, one other feature for each of `features`, no two alike and none of `features` itself.
 
     Each is drawn from the `N_NEAREST` features whose firing share is nearest to its own by ratio, of those that fire at
-    all and were not drawn before. Raises EstimateError where there are too few, or one of `features` never fires.
+    all and were not drawn before; of equally near ones every draw takes others. Raises EstimateError where there are
+    too few, or one of `features` never fires.
     """
     silent = [feature for feature in features if not firing_share[feature] > 0]
     if silent:
@@ -29,10 +30,12 @@ def matched(
             f"{len(others)} other features fire, to match {len(features)}: choose fewer features or a larger SAE"
         )
     drawn = np.empty((n_draws, len(features)), dtype=np.int64)
-    away = np.abs(np.log(firing_share[others])[None, :] - np.log(firing_share[list(features)])[:, None])
-    nearest = others[away.argsort(axis=1, kind="stable")]
     for draw in range(n_draws):
         taken: set[int] = set()
+        # In random order first, which the stable sort keeps among ties.
+        others = generator.permutation(others)
+        away = np.abs(np.log(firing_share[others])[None, :] - np.log(firing_share[list(features)])[:, None])
+        nearest = others[away.argsort(axis=1, kind="stable")]
         # In random order, so that no feature always has the first choice.
         for place in generator.permutation(len(features)):
             left = [int(other) for other in nearest[place] if int(other) not in taken][:N_NEAREST]

@@ -10,15 +10,15 @@ from lab.report.feature_ledger import TABLES, FeatureLedger
 from lab.stage import Artefact, memoised
 from lab.tables import read_table, write_table
 from lab.tasks.problem import problem_table
-from probes.labels import LABELS, step_labels, word_labels
+from probes.labels import step_labels, word_labels
 from probes.positions import AllTokens
 from probes.sae.architecture import TopK
 from probes.sae.dictionary import Sae
-from probes.sae.grid import QUALITY_FILE, Unit, grid, judge, train_unit
+from probes.sae.grid import Unit, grid, judge, train_unit
 from probes.sae.load import load_sae
-from probes.sae.recipe import Training
+from probes.sae.recipe import QUALITY_FILE, Training
 from probes.scores.firing import firing
-from probes.scores.sums import sums
+from probes.scores.sums import Sums, sums
 from probes.site import Site
 from probes.storage.fill import fill
 from probes.storage.plan import plan
@@ -60,7 +60,9 @@ def store_stage(bench: Bench, search: FeatureSearch, fitting: Fitting, side: str
     model = bench.base if side == "base" else bench.pair.tuned
 
     def compute(work: Path) -> None:
-        traces = pl.concat([read_traces(fitting.base), read_traces(fitting.tuned)])
+        # Numbered on, so that a text's name says which model wrote it.
+        by_tuned = read_traces(fitting.tuned).with_columns(pl.col("sample_index") + bench.study.n_fit_samples)
+        traces = pl.concat([read_traces(fitting.base), by_tuned])
         read = texts(model, traces, problem_table(bench.fit_task.problems))
         planned = plan(model, read, sites(search), AllTokens())
         made_by = bench.made_by(f"store-{side}", planned, parents)
@@ -108,7 +110,8 @@ def searched(
     loaded = [load_sae(unit.path, device=bench.base.device) for unit in units(bench, search, stores["base"], saes)]
     base, tuned = open_store(stores["base"]), open_store(stores["tuned"])
     best = None if sought is None else best_carriers(bench, search, loaded, sought)
-    sae = loaded[0] if best is None else best.sae
+    sae, labels = loaded[0] if best is None else best.sae, token_labels(bench, base)
+    summed = sums(base, sae, labels)
     table = read_table(saes / QUALITY_FILE, SAE_QUALITY)
     return feature_ledger(
         Read(
@@ -116,11 +119,12 @@ def searched(
             model=bench.base,
             base=base,
             tuned=tuned,
-            labels=token_labels(bench, base),
+            labels=labels,
+            summed=summed,
         ),
         quality=table.sort(pl.col("site") != str(sae.site), maintain_order=True),
         effects=None if best is None else best.effects,
-        interventions=None if best is None or sought is None else intervened(bench, best, base, sought),
+        interventions=None if best is None or sought is None else intervened(bench, best, summed, sought),
         n_shown=search.n_shown,
         n_boot=study.n_boot,
         seed=study.seed,
@@ -140,11 +144,11 @@ def best_carriers(bench: Bench, search: FeatureSearch, saes: Sequence[Sae], soug
     return max(found, key=lambda each: each.total)
 
 
-def intervened(bench: Bench, best: Carriers, base: Store, sought: Behaviour) -> pl.DataFrame:
+def intervened(bench: Bench, best: Carriers, summed: Sums, sought: Behaviour) -> pl.DataFrame:
     """`INTERVENTIONS` on held-out problems; no rows where no feature carries the behaviour."""
     if not best.top:
         return INTERVENTIONS.frame([])
-    fires = firing(sums(base, best.sae, LABELS.frame([])))
+    fires = firing(summed)
     candidates = Candidates(
         sae=best.sae,
         top=best.top,
@@ -164,8 +168,3 @@ def token_labels(bench: Bench, store: Store) -> pl.DataFrame:
     if task.steps is None:
         return word_labels(read, tokenizer)
     return step_labels(read, tokenizer, task.problems, task.steps)
-
-
-def read_features(features: Artefact) -> FeatureLedger:
-    """The ledger of a finished stage."""
-    return FeatureLedger(**{name: read_table(features.path / f"{name}.parquet", schema) for name, schema in TABLES})

@@ -8,10 +8,12 @@ from typing import NamedTuple
 from lab.calibration.record import shipped_records
 from lab.estimators.estimate import ESTIMATES
 from lab.estimators.evidence import PROCESS, RANKS, SCORES
+from lab.feature_tables import SAE_QUALITY
 from lab.provenance import file_digest
 from lab.report.answer import answer_sentence
 from lab.report.best_estimate import best_estimate
 from lab.report.feature_ledger import TABLES as FEATURE_TABLES
+from lab.report.feature_ledger import FeatureLedger
 from lab.report.feature_names import FeatureNames
 from lab.report.feature_page import FeaturePage, render_features
 from lab.report.ledger import SCHEMAS, Ledger
@@ -21,11 +23,11 @@ from lab.sampling.trace import TRACES, VERDICTS
 from lab.stage import Artefact
 from lab.tables import Schema, read_provenance, read_table, write_text
 from lab.tasks.problem import PROBLEMS
+from probes.sae.recipe import QUALITY_FILE
 from steering.features.behaviour import behaviour
 from steering.study.bench import Bench
 from steering.study.estimated import read_estimates
 from steering.study.evidence import ACTIVATIONS, DECISIONS
-from steering.study.features import read_features
 
 FEATURES_PAGE = "features.html"
 
@@ -133,6 +135,7 @@ def table_files(out: Path) -> Iterator[TableFile]:
     tables.append((out / "estimates" / "estimates.parquet", ESTIMATES))
     if (out / "features").exists():
         tables += [(out / "features" / f"{name}.parquet", schema) for name, schema in FEATURE_TABLES]
+        tables.append((out / "saes" / QUALITY_FILE, SAE_QUALITY))
     for path, schema in tables:
         yield TableFile(
             path=str(path.relative_to(out)),
@@ -140,3 +143,10 @@ def table_files(out: Path) -> Iterator[TableFile]:
             n_rows=read_table(path, schema).height,
             digest=file_digest(path),
         )
+
+
+def read_features(features: Artefact) -> FeatureLedger:
+    """The ledger of a finished stage."""
+    return FeatureLedger(
+        **{name: read_table(features.path / f"{name}.parquet", schema) for name, schema in FEATURE_TABLES}
+    )

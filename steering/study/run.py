@@ -13,7 +13,6 @@ from steering.study.arms import Arm, ladder, replacement_control, takeover_contr
 from steering.study.bench import Bench, Watch, claimed, prepare
 from steering.study.config import Study
 from steering.study.estimated import estimate_stage, evidence_stage
-from steering.study.features import feature_stage
 from steering.study.findings import routed_share
 from steering.study.fitting import Fitting, fitting_stage
 from steering.study.reported import Finished, Measured, report_stage
@@ -55,9 +54,17 @@ def measure(bench: Bench) -> Measured:
     tables = table_stage(bench, base, tuned, arms, companions)
     evidence = evidence_stage(bench, base, tuned, tables)
     estimates = estimate_stage(bench, evidence, tables)
-    search = bench.study.features
-    features = None if search is None else feature_stage(bench, search, fitting)
-    return Measured(tables, evidence, estimates, features)
+    return Measured(tables, evidence, estimates, sought_features(bench, fitting))
+
+
+def sought_features(bench: Bench, fitting: Fitting) -> Artefact | None:
+    """The feature stage, where the study has one."""
+    if bench.study.features is None:
+        return None
+    # It brings sae_lens, which is slow to import.
+    from steering.study.features import feature_stage
+
+    return feature_stage(bench, bench.study.features, fitting)
 
 
 def between(bench: Bench, fitting: Fitting, parents: dict[str, str]) -> Iterator[tuple[Arm, Artefact]]:

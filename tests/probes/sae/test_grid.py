@@ -26,10 +26,10 @@ from lab.tasks.source import open_task, task_source
 from probes.positions import AllTokens
 from probes.sae import grid as grid_module
 from probes.sae.architecture import JumpReLU, TopK
-from probes.sae.grid import QUALITY_FILE, grid, judge, train_unit
+from probes.sae.grid import grid, judge, train_unit
 from probes.sae.load import load_sae, made_by
 from probes.sae.quality import quality
-from probes.sae.recipe import Training
+from probes.sae.recipe import QUALITY_FILE, Training
 from probes.site import Site
 from probes.storage.fill import fill
 from probes.storage.plan import plan

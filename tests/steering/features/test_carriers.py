@@ -1,8 +1,11 @@
+import copy
+
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
+from lab.models.load import assemble
 from probes.attribution.contrast import CONTRASTS
 from steering.features.carriers import carriers
 
@@ -19,10 +22,24 @@ def found(model, signed_sae, contrasts):
 
 
 def test_top_features_are_those_of_the_largest_effect_surely_above_zero(found):
-    sure = found.effects.filter(pl.col("low") > 0).sort("effect", descending=True)
-    assert found.top == tuple(sure["feature"].head(5).to_list())
-    assert found.total == pytest.approx(sure["effect"].head(5).sum())
+    known = {row["feature"]: row["effect"] for row in found.effects.to_dicts() if row["low"] > 0}
+    assert found.top == tuple(sorted(known, key=lambda feature: -known[feature])[:5])
+    assert found.total == pytest.approx(sum(known[feature] for feature in found.top))
     assert 0 < len(found.top) <= 5
+
+
+def test_a_feature_whose_interval_is_not_known_is_not_chosen(model, signed_sae, contrasts):
+    """One problem gives no interval at all."""
+    alone = carriers(model, signed_sae, contrasts.head(1), n_top=5, n_boot=100, seed=0)
+    assert alone.effects["low"].is_nan().all()
+    assert (alone.top, alone.total) == ((), 0.0)
+
+
+def test_a_model_in_bfloat16_is_ablated_in_float32(model, signed_sae, contrasts, found):
+    coarse = assemble(copy.deepcopy(model.network).bfloat16(), model.tokenizer, name="coarse")
+    exact = found.effects.select("feature", "effect")
+    both = carriers(coarse, signed_sae, contrasts, n_top=5, n_boot=100, seed=0).effects.join(exact, on="feature")
+    assert np.corrcoef(both["effect"], both["effect_right"])[0, 1] > 0.99
 
 
 def test_at_the_last_block_only_the_last_token_counts_and_the_effect_is_what_ablating_it_costs(

@@ -46,6 +46,10 @@ def test_equal_seeds_draw_alike_and_others_do_not():
     assert not np.array_equal(drawn([3, 9], shares, seed=1), drawn([3, 9], shares, seed=2))
 
 
+def test_of_equally_near_features_all_are_drawn():
+    assert set(drawn([0], [0.1] * 101, n_draws=2000).ravel().tolist()) == set(range(1, 101))
+
+
 def test_too_few_others_are_refused():
     with pytest.raises(EstimateError, match="1 other features fire, to match 2: choose fewer features"):
         drawn([0, 1], [0.1, 0.1, 0.1, 0.0])
