@@ -1,4 +1,4 @@
-"""residual_norms: how long the residual stream of a model is at some sites, which is what a dose is measured against."""
+"""residual_norms: how long the residual stream of a model is at some sites; doses are measured against it."""
 
 from collections.abc import Sequence
 
