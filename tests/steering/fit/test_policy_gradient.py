@@ -1,5 +1,7 @@
 """Vectors learned from rewards make rewarded completions likely, and the model they are for is left as it was."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -59,6 +61,30 @@ def test_what_is_rewarded_becomes_common_under_the_vectors_and_the_model_is_left
     assert not model.network.training
     assert fitted(model, task, tmp_path / "again") == vector
     assert fitted(model, task, tmp_path / "other", seed=1) != vector
+
+
+def test_a_fit_that_was_cut_off_goes_on_from_its_last_checkpoint_to_the_same_vectors(model, task, tmp_path):
+    run = replace(RUN, n_steps=22, n_prompts=2, n_rollouts=4)
+    n_scored = 0
+
+    def cut_off(problem, completion: str) -> float:
+        nonlocal n_scored
+        n_scored += 1
+        # The trainer leaves a checkpoint behind step 20.
+        if n_scored > 21 * 8:
+            raise KeyboardInterrupt
+        return opens_a_chain(problem, completion)
+
+    def fit(reward, work):
+        return fit_policy_gradient(model, SITES, task.problems, reward, run, seed=0, work=work)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(cut_off, tmp_path / "cut")
+    n_scored = -(10**9)
+    resumed = fit(cut_off, tmp_path / "cut")
+    # Two steps are left.
+    assert n_scored == -(10**9) + 2 * 8
+    assert resumed == fit(opens_a_chain, tmp_path / "whole")
 
 
 def test_a_reward_that_is_the_same_for_all_teaches_nothing(model, task, tmp_path):
