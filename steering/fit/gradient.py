@@ -1,27 +1,22 @@
-"""A vector fitted by gradient: it makes chosen next tokens likely at the positions where it will be used."""
+"""fit_gradient: a vector that makes chosen tokens likely where it will be used; one vector, or a table in one loop."""
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lab.errors import VectorError
 from lab.models.load import Model
-from lab.models.padding import token_positions
-from probes.capture import capture
-from probes.site import Site, hook_site
+from probes.site import Site
+from steering.fit.examples import Completions, Decisions, listed
+from steering.fit.likelihood import Likelihood, read_examples
 from steering.vector import SteeringVector
 
-
-class Decisions(NamedTuple):
-    """Moments at which one token should have been written: contexts, and that token."""
-
-    tokens: Int[Tensor, "decision pos"]
-    """Contexts, padded on the left."""
-    mask: Bool[Tensor, "decision pos"]
-    targets: Int[Tensor, " decision"]
+MOST_ROWS = 256
+"""Examples that go through the blocks at once; the gradients of more add up."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,68 +29,153 @@ class GradientFit:
     """Adam's rate, in units of the mean residual norm divided by the square root of d_model."""
     max_dose: float = 1.0
     """Cap on the vector's norm, in units of the mean residual norm at the site."""
+    check_every: int = 10
+    """Steps between two looks at the held-out loss, where examples are held out."""
+    patience: int = 3
+    """Looks in a row without a lower held-out loss, after which a fit stops."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Category:
+    """What one vector is fitted on."""
+
+    examples: Decisions | Completions
+    generator: torch.Generator
+    """Draws the examples of each step."""
+    how: str
+    """Of the vector."""
+    held_out: Decisions | Completions | None = None
+    """Examples of other problems (`split_by_problem`), whose loss says when to stop and which vector to keep."""
+
+
+@dataclass(slots=True, eq=False)
+class _Fitting:
+    """A vector on its way."""
+
+    category: Category
+    rows: Int[Tensor, " example"]
+    """Its examples among those of the whole table."""
+    held_out: Int[Tensor, " held"]
+    scale: float
+    """Mean residual norm at the last token of its texts."""
+    vector: Float[Tensor, " d_model"]
+    best: Float[Tensor, " d_model"]
+    """The vector of the lowest held-out loss so far."""
+    lowest: float = float("inf")
+    n_worse: int = 0
+    """Looks in a row without a lower held-out loss."""
+
+
+def fit_gradient(
+    model: Model,
+    site: Site,
+    examples: Decisions | Completions,
+    fit: GradientFit,
+    generator: torch.Generator,
+    *,
+    how: str,
+    held_out: Decisions | Completions | None = None,
+) -> SteeringVector:
+    """One vector; `fit_gradients` says how it is found and what is raised."""
+    alone = Category(examples=examples, generator=generator, how=how, held_out=held_out)
+    return fit_gradients(model, site, {how: alone}, fit)[how]
 
 
 @torch.enable_grad()
-def fit_gradient(
-    model: Model, site: Site, decisions: Decisions, fit: GradientFit, generator: torch.Generator, *, how: str
-) -> SteeringVector:
-    """Minimises the mean cross-entropy of the targets with the vector added at the last position of each context.
+def fit_gradients(
+    model: Model, site: Site, table: Mapping[str, Category], fit: GradientFit
+) -> dict[str, SteeringVector]:
+    """A vector at `site` for each category, all in one loop, each as if it were fitted alone.
 
-    That is exactly how a hybrid uses it: the edited position is the one whose next token is at stake, and no earlier
-    one. Starts from zero, is projected back onto the ball of `max_dose` after every step of Adam, and the model stays
-    frozen. Raises VectorError where there is no decision to learn from, or the loss is not finite.
+    Minimises the mean cross-entropy of the targets: of decisions with the vector at the last position of each context,
+    of completions with the vector at every position. Starts from zero, is projected back onto the ball of `max_dose`
+    after every step of Adam, and the model stays frozen. What lies below the vector is computed once, and a step runs
+    the blocks above alone. Where examples are held out, the vector of the lowest loss on them is kept; zero is one.
+    Raises VectorError where a category has no example, or a loss is not finite.
     """
-    n_decisions = len(decisions.targets)
-    if n_decisions == 0:
-        raise VectorError(
-            "no decision to fit a vector on: on these problems the two models never disagree; draw more fitting traces"
+    likelihood, fittings = _opened(model, site, table, fit)
+    optimiser = torch.optim.Adam(
+        {"params": [one.vector], "lr": fit.learning_rate * one.scale / model.anatomy.d_model**0.5} for one in fittings
+    )
+    for step in range(fit.n_steps):
+        if step % fit.check_every == 0:
+            _look(likelihood, fittings)
+        running = [one for one in fittings if one.n_worse < fit.patience]
+        if not running:
+            break
+        optimiser.zero_grad()
+        _descend(likelihood, running, fit.batch_size)
+        # Vectors that have stopped have no gradient, and stay.
+        optimiser.step()
+        with torch.no_grad():
+            for one in running:
+                one.vector *= min(1.0, fit.max_dose * one.scale / max(float(one.vector.norm()), 1e-12))
+    _look(likelihood, fittings)
+    kept = [one.best if len(one.held_out) else one.vector for one in fittings]
+    return {
+        name: SteeringVector({site: vector}, {site: one.scale}, one.category.how)
+        for name, one, vector in zip(table, fittings, kept, strict=True)
+    }
+
+
+def _opened(
+    model: Model, site: Site, table: Mapping[str, Category], fit: GradientFit
+) -> tuple[Likelihood, list[_Fitting]]:
+    """Everything read up to the site, and a zero vector for each category."""
+    examples, sides = [], []
+    for category in table.values():
+        for side in (category.examples, category.held_out):
+            before = len(examples)
+            examples += [] if side is None else listed(side)
+            sides.append(torch.arange(before, len(examples), device=model.device))
+    for name, rows in zip(table, sides[::2], strict=True):
+        if not len(rows):
+            raise VectorError(
+                f"{name!r}: no decision to fit a vector on; either the two models never disagree on these problems, or "
+                "nothing was solved: draw more fitting traces"
+            )
+    likelihood = read_examples(model, site, examples, batch_size=fit.batch_size)
+    norms = likelihood.streams.last().float().norm(dim=-1)
+    fittings = [
+        _Fitting(
+            category=category,
+            rows=rows,
+            held_out=held_out,
+            scale=float(norms[rows].mean()),
+            vector=torch.zeros(model.anatomy.d_model, device=model.device, requires_grad=True),
+            best=torch.zeros(model.anatomy.d_model, device=model.device),
         )
-    norms = [
-        capture(model, tokens, mask, [site])[site][:, -1].float().norm(dim=-1)
-        for tokens, mask in zip(
-            decisions.tokens.split(fit.batch_size), decisions.mask.split(fit.batch_size), strict=True
-        )
+        for category, rows, held_out in zip(table.values(), sides[::2], sides[1::2], strict=True)
     ]
-    scale = float(torch.cat(norms).mean())
-    width = model.anatomy.d_model
-    direction = torch.zeros(width, device=model.device, requires_grad=True)
-    optimiser = torch.optim.Adam([direction], lr=fit.learning_rate * scale / width**0.5)
-
-    def add(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        edited = stream.clone()
-        edited[:, -1] += direction.to(stream.dtype)
-        return edited
-
-    handle = hook_site(model, site, add)
-    try:
-        for _ in range(fit.n_steps):
-            chosen = torch.randint(n_decisions, (min(fit.batch_size, n_decisions),), generator=generator)
-            loss = target_loss(model, decisions, chosen.to(model.device))
-            if not bool(loss.isfinite()):
-                raise VectorError(
-                    f"the loss became {float(loss.detach())}: lower the learning rate or use --dtype float32"
-                )
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            with torch.no_grad():
-                direction *= min(1.0, fit.max_dose * scale / max(float(direction.norm()), 1e-12))
-    finally:
-        handle.remove()
-    return SteeringVector({site: direction.detach()}, {site: scale}, how)
+    return likelihood, fittings
 
 
-def target_loss(model: Model, decisions: Decisions, chosen: Int[Tensor, " chosen"]) -> Float[Tensor, ""]:
-    """Mean cross-entropy, in nats, of the chosen decisions' targets."""
-    # The longest context of the batch, not of all decisions, sets the width.
-    width = int(decisions.mask[chosen].sum(dim=1).max())
-    tokens, mask = decisions.tokens[chosen][:, -width:], decisions.mask[chosen][:, -width:]
-    logits = model.network(
-        input_ids=tokens,
-        attention_mask=mask.long(),
-        position_ids=token_positions(mask),
-        use_cache=False,
-        logits_to_keep=1,
-    ).logits[:, -1]
-    return torch.nn.functional.cross_entropy(logits.float(), decisions.targets[chosen])
+def _descend(likelihood: Likelihood, running: Sequence[_Fitting], batch_size: int) -> None:
+    """Adds to each vector the gradient of its mean loss on a draw of its examples."""
+    drawn = [
+        one.rows[torch.randint(len(one.rows), (min(batch_size, len(one.rows)),), generator=one.category.generator)]
+        for one in running
+    ]
+    owners = torch.cat([torch.full_like(rows, index) for index, rows in enumerate(drawn)])
+    weights = torch.tensor([1 / likelihood.n_targets(rows) for rows in drawn], device=owners.device)
+    total = 0.0
+    for rows, owner in zip(torch.cat(drawn).split(MOST_ROWS), owners.split(MOST_ROWS), strict=True):
+        vectors = torch.stack([one.vector for one in running])[owner]
+        loss = (likelihood.losses(rows, vectors) * weights[owner]).sum()
+        loss.backward()
+        total += float(loss.detach())
+    if not math.isfinite(total):
+        raise VectorError(f"the loss became {total}: lower the learning rate or use --dtype float32")
+
+
+@torch.no_grad()
+def _look(likelihood: Likelihood, fittings: Sequence[_Fitting]) -> None:
+    """Takes note of the held-out loss of every vector that still moves and has any."""
+    for one in fittings:
+        if not len(one.held_out):
+            continue
+        losses = [likelihood.losses(rows, one.vector.expand(len(rows), -1)) for rows in one.held_out.split(MOST_ROWS)]
+        loss = float(torch.cat(losses).sum()) / likelihood.n_targets(one.held_out)
+        one.n_worse = 0 if loss < one.lowest else one.n_worse + 1
+        if loss < one.lowest:
+            one.lowest, one.best = loss, one.vector.detach().clone()

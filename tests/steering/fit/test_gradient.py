@@ -11,7 +11,10 @@ from lab.models.tiny import tiny_model
 from lab.seeds import torch_generator
 from probes.capture import capture
 from probes.site import Site, hook_site
-from steering.fit.gradient import Decisions, GradientFit, fit_gradient, target_loss
+from steering.edit import Add, apply
+from steering.fit.examples import Completions, Decisions, listed
+from steering.fit.gradient import Category, GradientFit, fit_gradient, fit_gradients
+from steering.fit.likelihood import read_examples
 
 SITE = Site(0)
 FIT = GradientFit(n_steps=40, batch_size=8, learning_rate=0.3, max_dose=2.0)
@@ -46,37 +49,142 @@ def fitted(model, fit=FIT, seed=0):
     return fit_gradient(model, SITE, seen(model), fit, torch_generator(seed, "fit"), how="test")
 
 
-@torch.no_grad()
-def loss_with(model, vector, decided) -> float:
-    """The loss with the vector added at the last position only."""
+def slow_loss(model, direction, decided, rows) -> torch.Tensor:
+    """The loss by whole passes of the network, one context at a time, with the direction added at the last position."""
 
     def add(stream):
         edited = stream.clone()
-        edited[:, -1] += vector.directions[SITE]
+        edited[:, -1] += direction
         return edited
 
     handle = hook_site(model, SITE, add)
     try:
-        return float(target_loss(model, decided, torch.arange(len(decided.targets))))
+        losses = [
+            -model.network(decided.tokens[row][decided.mask[row]][None])
+            .logits[0, -1]
+            .log_softmax(-1)[decided.targets[row]]
+            for row in rows
+        ]
     finally:
         handle.remove()
+    return torch.stack(losses).mean()
 
 
 @torch.no_grad()
-def test_the_loss_is_the_mean_cross_entropy_of_the_targets_one_context_at_a_time(model):
-    decided = held(model)
-    alone = [
-        -float(model.network(row[mask][None]).logits[0, -1].log_softmax(-1)[target])
-        for row, mask, target in zip(*decided, strict=True)
-    ]
-    came = float(target_loss(model, decided, torch.arange(len(alone))))
-    assert came == pytest.approx(sum(alone) / len(alone), abs=1e-4)
+def loss_with(model, vector, decided) -> float:
+    return float(slow_loss(model, vector.directions[SITE], decided, range(len(decided.targets))))
 
 
 def test_it_lowers_the_loss_on_contexts_it_was_not_fitted_on(model):
     vector = fitted(model)
     for decided, share in ((seen(model), 0.5), (held(model), 0.8)):
         assert loss_with(model, vector, decided) < share * loss_with(model, vector * 0.0, decided)
+
+
+def test_the_vector_is_that_of_whole_passes_of_the_network(model):
+    decided = seen(model)
+    generator, fit = torch_generator(0, "fit"), replace(FIT, n_steps=6, max_dose=0.4)
+    scale = fitted(model, fit).residual_norms[SITE]
+    direction = torch.zeros(model.anatomy.d_model, requires_grad=True)
+    optimiser = torch.optim.Adam([direction], lr=fit.learning_rate * scale / model.anatomy.d_model**0.5)
+    for _ in range(fit.n_steps):
+        optimiser.zero_grad()
+        slow_loss(model, direction, decided, torch.randint(12, (8,), generator=generator)).backward()
+        optimiser.step()
+        with torch.no_grad():
+            direction *= min(1.0, 0.4 * scale / float(direction.norm()))
+    # Adam divides by the gradient's size, so that rounding of a small entry is seen.
+    torch.testing.assert_close(fitted(model, fit).directions[SITE], direction.detach(), atol=2e-3 * scale, rtol=0)
+
+
+def completions(model, prompt, completion) -> Completions:
+    padded = model.tokenizer([prompt + completion, "9" + prompt + completion], return_tensors="pt", padding=True)
+    return Completions(padded.input_ids, padded.attention_mask.bool(), torch.tensor([len(completion)] * 2))
+
+
+def test_a_fit_on_completions_makes_them_likely_with_the_vector_at_every_token(model):
+    texts = completions(model, "1+1=", "two;")
+
+    @torch.no_grad()
+    def loss(vector) -> float:
+        losses = []
+        with apply(model, Add(vector)):
+            for row, mask in zip(texts.tokens, texts.mask, strict=True):
+                ids = row[mask]
+                logprobs = model.network(ids[None]).logits[0].log_softmax(-1)
+                losses += [-float(logprobs[place - 1, ids[place]]) for place in range(len(ids) - 4, len(ids))]
+        return sum(losses) / len(losses)
+
+    vector = fit_gradient(model, SITE, texts, FIT, torch_generator(0), how="")
+    assert loss(vector) < 0.8 * loss(vector * 0.0)
+    # The same loss as the fit's own, which holds texts out to say what it reached.
+    likelihood = read_examples(model, SITE, listed(texts), batch_size=1)
+    with torch.no_grad():
+        own = likelihood.losses(torch.arange(2), vector.directions[SITE].expand(2, -1))
+    assert float(own.sum()) / likelihood.n_targets(torch.arange(2)) == pytest.approx(loss(vector), rel=1e-4)
+
+
+def test_the_vectors_of_a_table_are_those_of_fits_of_their_own(model):
+    parts = {"low": seen(model), "high": held(model), "words": completions(model, "1+1=", "two;")}
+    table = {
+        name: Category(examples=part, generator=torch_generator(0, name), how=name) for name, part in parts.items()
+    }
+    together = fit_gradients(model, SITE, table, replace(FIT, n_steps=5))
+    assert list(together) == list(parts)
+    for name, part in parts.items():
+        alone = fit_gradient(model, SITE, part, replace(FIT, n_steps=5), torch_generator(0, name), how=name)
+        scale = alone.residual_norms[SITE]
+        assert together[name].residual_norms[SITE] == pytest.approx(scale, rel=1e-5)
+        torch.testing.assert_close(together[name].directions[SITE], alone.directions[SITE], atol=2e-3 * scale, rtol=0)
+        assert together[name].how == name
+
+
+def test_a_fit_that_only_harms_what_is_held_out_stops_and_leaves_the_vector_at_zero(llama):
+    wrong = decisions(llama, [f"{index}-{3 * index}=" for index in range(20, 28)], target=66)
+    generator, fit = torch_generator(0), replace(FIT, check_every=2, patience=3)
+    vector = fit_gradient(llama, SITE, seen(llama), fit, generator, how="", held_out=wrong)
+    assert vector == vector * 0.0
+    # It looked before steps 0, 2, 4 and 6, and took no step after the third look that was worse than the first.
+    reference = torch_generator(0)
+    for _ in range(6):
+        torch.randint(12, (8,), generator=reference)
+    assert torch.equal(generator.get_state(), reference.get_state())
+
+
+def test_of_all_looks_the_vector_with_the_lowest_held_out_loss_is_kept(llama):
+    fit = replace(FIT, n_steps=12, check_every=1, patience=12)
+    kept = fit_gradient(llama, SITE, seen(llama), fit, torch_generator(0), how="", held_out=held(llama))
+    every = [
+        fit_gradient(llama, SITE, seen(llama), replace(fit, n_steps=n), torch_generator(0), how="")
+        for n in range(1, 13)
+    ]
+    best = min(every, key=lambda vector: loss_with(llama, vector, held(llama)))
+    assert kept == best
+
+
+def test_one_category_that_stops_does_not_stop_another(llama):
+    wrong = decisions(llama, [f"{index}-{3 * index}=" for index in range(20, 28)], target=66)
+    fit = replace(FIT, n_steps=12, check_every=2, patience=1)
+    table = {
+        "stops": Category(examples=seen(llama), generator=torch_generator(0), how="", held_out=wrong),
+        "goes on": Category(examples=seen(llama), generator=torch_generator(0), how=""),
+    }
+    together = fit_gradients(llama, SITE, table, fit)
+    assert together["stops"] == together["stops"] * 0.0
+    alone = fit_gradient(llama, SITE, seen(llama), fit, torch_generator(0), how="")
+    torch.testing.assert_close(
+        together["goes on"].directions[SITE], alone.directions[SITE], atol=2e-3 * alone.residual_norms[SITE], rtol=0
+    )
+
+
+def test_a_category_of_no_example_is_named(llama):
+    empty = Decisions(torch.zeros(0, 3).long(), torch.ones(0, 3).bool(), torch.zeros(0).long())
+    table = {
+        "full": Category(examples=seen(llama), generator=torch_generator(1), how=""),
+        "bare": Category(examples=empty, generator=torch_generator(1), how=""),
+    }
+    with pytest.raises(VectorError, match="'bare': no decision"):
+        fit_gradients(llama, SITE, table, FIT)
 
 
 def test_while_fitting_the_vector_acts_at_the_last_position_of_a_context_alone(llama):

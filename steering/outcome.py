@@ -1,0 +1,70 @@
+"""Outcome: how well a model does under edits, problem by problem."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+
+from lab.models.load import Model
+from lab.sampling.decoding import Decoding
+from lab.sampling.sample import sample
+from lab.sampling.trace import Trace
+from lab.tasks.problem import Problem
+from lab.tasks.source import Task
+from steering.edit import Add, apply
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exam:
+    """What is asked, and how it is answered. Outcomes of one exam are paired: they draw the same random numbers."""
+
+    task: Task
+    n_samples: int = 8
+    """Completions of each problem."""
+    decoding: Decoding = field(default_factory=Decoding)
+    seed: int = 0
+    batch_size: int = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Outcome:
+    """Shares of a problem's completions, each in [0, 1]."""
+
+    strict: Float[np.ndarray, " problem"]
+    """Right by a valid process."""
+    answer: Float[np.ndarray, " problem"]
+    """Right in the final answer."""
+    incoherent: Float[np.ndarray, " problem"]
+    """Not to be read (`is_coherent`)."""
+
+
+def outcome(model: Model, edits: Sequence[Add], exam: Exam) -> Outcome:
+    """Samples completions with `edits` at every token, and judges them. Raises as `apply` and `sample` do."""
+    task = exam.task
+    with apply(model, *edits):
+        traces = sample(model, task.problems, exam.n_samples, exam.decoding, seed=exam.seed, batch_size=exam.batch_size)
+    problems = [problem for problem in task.problems for _ in range(exam.n_samples)]
+    verdicts = [task.verify(problem, trace.text) for problem, trace in zip(problems, traces, strict=True)]
+
+    def rates(found: list[bool]) -> Float[np.ndarray, " problem"]:
+        return np.array(found, dtype=np.float64).reshape(len(task.problems), exam.n_samples).mean(axis=1)
+
+    return Outcome(
+        strict=rates([verdict.strict for verdict in verdicts]),
+        answer=rates([verdict.answer_correct for verdict in verdicts]),
+        incoherent=rates(
+            [not is_coherent(task, problem, trace) for problem, trace in zip(problems, traces, strict=True)]
+        ),
+    )
+
+
+def is_coherent(task: Task, problem: Problem, trace: Trace) -> bool:
+    """Whether a completion ended within the limit, states an answer and, where the task has a grammar, keeps to it."""
+    if trace.stop == "length" or task.read_answer(trace.text) is None:
+        return False
+    if task.steps is None:
+        return True
+    spans = task.steps.spans(problem, trace.text)
+    # The grammar's end mark may be written, and has no span.
+    return trace.text[spans[-1].end if spans else 0 :].strip() in ("", ".")
