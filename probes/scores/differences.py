@@ -12,8 +12,8 @@ from lab.errors import StorageError
 from lab.feature_tables import DIFFERENCES
 from lab.metrics.bootstrap import percentile_interval
 from probes.sae.dictionary import Sae
-from probes.scores.shard_features import read_index, read_texts, shard_features
-from probes.storage.store import Store
+from probes.scores.shard_features import read_texts, shard_features
+from probes.storage.store import Store, read_index
 
 _TOGETHER = 1024
 """Features whose resamples are held at once."""
