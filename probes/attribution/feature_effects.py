@@ -5,15 +5,11 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
-from scipy.special import ndtr, stdtrit
 
 from lab.errors import EstimateError
 from lab.feature_tables import FEATURE_EFFECTS
-from lab.metrics.bootstrap import LEVEL
+from lab.metrics.bootstrap import ratio_intervals
 from probes.attribution.method import Method, method_name
-
-CHUNK = 1024
-"""Features whose resampled means are in memory at once."""
 
 
 class Completeness(NamedTuple):
@@ -45,28 +41,21 @@ def feature_effects(
 
     A text in which a feature is not active counts as 0, and features that are active nowhere are absent. `weights` are
     those of `lab.metrics.bootstrap.resamples` for the problems of `contrasts` in order of first appearance; a problem
-    of several texts is drawn with all of them. The interval is that of `percentile_interval` with no bounds, for all
-    features at once: NaN with fewer than two problems, or where the mean is the same in every resample. Raises
-    EstimateError where effects and contrasts, or contrasts and weights, are of other problems.
+    of several texts is drawn with all of them. The interval is that of `ratio_intervals`: NaN with fewer than two
+    problems, or where the mean is the same in every resample. Raises EstimateError where effects and contrasts, or
+    contrasts and weights, are of other problems.
     """
     require_weights(contrasts, weights)
     sums = problem_sums(effects, contrasts)
-    value = sums.effects.sum(axis=0) / sums.n_texts.sum()
-    drawn = weights.astype(np.float64)
-    n_drawn = drawn @ sums.n_texts
-    low, high = np.full((2, len(value)), np.nan)
-    for first in range(0, len(value), CHUNK):
-        chosen = slice(first, first + CHUNK)
-        means = (drawn @ sums.effects[:, chosen]) / n_drawn[:, None]
-        low[chosen], high[chosen] = _ends(value[chosen], means, len(sums.n_texts))
+    mean = ratio_intervals(sums.effects, sums.n_texts, weights)
     return FEATURE_EFFECTS.checked(
         pl.DataFrame(
             {
                 "feature": sums.features,
-                "method": [method_name(method)] * len(value),
-                "effect": value,
-                "low": low,
-                "high": high,
+                "method": [method_name(method)] * len(sums.features),
+                "effect": mean.value,
+                "low": mean.low,
+                "high": mean.high,
                 "n_texts": sums.n_active.sum(axis=0),
             },
             schema=FEATURE_EFFECTS.dtypes,  # pyright: ignore[reportArgumentType]
@@ -113,17 +102,3 @@ def completeness(texts: pl.DataFrame) -> Completeness:
     together = (texts["contrast"] - texts["without"]).to_numpy()
     error, total = float(np.abs(texts["explained"].to_numpy() - together).mean()), float(np.abs(together).mean())
     return Completeness(error, total, error / total if total else float("nan"))
-
-
-def _ends(
-    value: Float[np.ndarray, " feature"], means: Float[np.ndarray, "boot feature"], n_problems: int
-) -> tuple[Float[np.ndarray, " feature"], Float[np.ndarray, " feature"]]:
-    """Both ends of the expanded percentile interval (Hesterberg 2015) of every feature."""
-    if n_problems < 2:
-        return np.full_like(value, np.nan), np.full_like(value, np.nan)
-    growth = np.sqrt(n_problems / (n_problems - 1))
-    tail = float(ndtr(-growth * stdtrit(n_problems - 1, (1 + LEVEL) / 2)))
-    ordered, last = np.sort(means, axis=0), len(means) - 1
-    still = np.ptp(means, axis=0) <= 1e-12 * np.maximum(1.0, np.abs(value))
-    low, high = ordered[int(np.floor(tail * last))], ordered[int(np.ceil((1 - tail) * last))]
-    return np.where(still, np.nan, low), np.where(still, np.nan, high)

@@ -10,7 +10,6 @@ from scipy.stats import spearmanr
 from lab.errors import EstimateError
 from lab.feature_tables import EFFECTS, TEXT_EFFECTS
 from lab.metrics.bootstrap import percentile_interval, resampled_means, resamples
-from probes.attribution import feature_effects as feature_effects_module
 from probes.attribution.agreement import feature_agreement, place_agreement
 from probes.attribution.contrast import CONTRASTS
 from probes.attribution.feature_effects import completeness, feature_effects
@@ -65,7 +64,7 @@ def test_the_mean_counts_texts_without_the_feature_as_zero_and_leaves_out_featur
 
 @pytest.mark.parametrize("chunk", [2, 1024])
 def test_intervals_are_those_of_each_feature_alone(chunk, monkeypatch):
-    monkeypatch.setattr(feature_effects_module, "CHUNK", chunk)
+    monkeypatch.setattr("lab.metrics.bootstrap.CHUNK", chunk)
     owners, drawn = ["b", "a", "c", "d", "e", "f"], weights()
     effects = made_effects(1, owners=tuple(owners))
     found = feature_effects(effects, contrasts(owners), Ablation(), drawn)
