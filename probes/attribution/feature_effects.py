@@ -11,6 +11,9 @@ from lab.feature_tables import FEATURE_EFFECTS
 from lab.metrics.bootstrap import ratio_intervals
 from probes.attribution.method import Method, method_name
 
+CHUNK = 2**20
+"""Rows of a lazy `EFFECTS` table that are read at once."""
+
 
 class Completeness(NamedTuple):
     """How far the features' effects are from what all of them add together."""
@@ -35,7 +38,10 @@ class Sums(NamedTuple):
 
 
 def feature_effects(
-    effects: pl.DataFrame, contrasts: pl.DataFrame, method: Method, weights: Int[np.ndarray, "boot problem"]
+    effects: pl.DataFrame | pl.LazyFrame,
+    contrasts: pl.DataFrame,
+    method: Method,
+    weights: Int[np.ndarray, "boot problem"],
 ) -> pl.DataFrame:
     """`FEATURE_EFFECTS` rows: the mean over the texts of `contrasts` of the sum over positions of an `EFFECTS` table.
 
@@ -63,27 +69,32 @@ def feature_effects(
     )
 
 
-def problem_sums(effects: pl.DataFrame, contrasts: pl.DataFrame) -> Sums:
+def problem_sums(effects: pl.DataFrame | pl.LazyFrame, contrasts: pl.DataFrame) -> Sums:
     """The sums of an `EFFECTS` table by problem and feature; problems in the order in which `contrasts` names them.
 
+    A lazy table is read three times, a part at a time, so memory does not grow with its places. Effects are added in
+    the order of the rows, so that the sums are the same in every run, which a streamed `group_by` does not promise.
     Raises EstimateError where a text of `effects` is not a row of `contrasts` with the same problem.
     """
-    counted = contrasts.group_by("problem_id", maintain_order=True).len()
+    counted = contrasts.group_by("problem_id", maintain_order=True).len().with_row_index("row")
     texts = contrasts.select(pl.int_range(pl.len(), dtype=pl.Int32).alias("text"), "problem_id")
-    if len(strays := effects.join(texts, on=["text", "problem_id"], how="anti")):
-        text, problem_id = strays.select("text", "problem_id").row(0)
-        raise EstimateError(f"effects on text {text} of {problem_id!r} came with {len(texts)} other contrasts")
-    summed = (
-        effects.group_by("problem_id", "feature")
-        .agg(pl.col("effect").cast(pl.Float64).sum(), pl.col("text").n_unique())
-        .join(counted.select("problem_id", pl.int_range(pl.len()).alias("row")), on="problem_id")
-        .sort("row", "feature")
+    _require_texts(effects.lazy(), texts)
+    active = (
+        effects.lazy()
+        .group_by("problem_id", "feature")
+        .agg(pl.col("text").n_unique())
+        .collect(engine="streaming")
+        .join(counted, on="problem_id")
     )
-    features = summed["feature"].unique().sort().to_numpy()
-    places = summed["row"].to_numpy(), np.searchsorted(features, summed["feature"].to_numpy())
-    total = np.zeros((len(counted), len(features)))
-    n_active = np.zeros(total.shape, dtype=np.int64)
-    total[places], n_active[places] = summed["effect"].to_numpy(), summed["text"].to_numpy()
+    features = active["feature"].unique().sort().to_numpy()
+    n_active = np.zeros((len(counted), len(features)), dtype=np.int64)
+    n_active[active["row"].to_numpy(), np.searchsorted(features, active["feature"].to_numpy())] = active["text"]
+    total = np.zeros(n_active.shape)
+    row_of = texts.join(counted, on="problem_id", maintain_order="left")["row"].to_numpy()
+    columns = effects.lazy().select("text", "feature", pl.col("effect").cast(pl.Float64))
+    for part in columns.collect_batches(maintain_order=True, chunk_size=CHUNK, engine="streaming"):
+        places = row_of[part["text"].to_numpy()], np.searchsorted(features, part["feature"].to_numpy())
+        np.add.at(total.reshape(-1), np.ravel_multi_index(places, total.shape), part["effect"].to_numpy())
     return Sums(features, total, n_active, counted["len"].to_numpy().astype(np.int64))
 
 
@@ -102,3 +113,11 @@ def completeness(texts: pl.DataFrame) -> Completeness:
     together = (texts["contrast"] - texts["without"]).to_numpy()
     error, total = float(np.abs(texts["explained"].to_numpy() - together).mean()), float(np.abs(together).mean())
     return Completeness(error, total, error / total if total else float("nan"))
+
+
+def _require_texts(effects: pl.LazyFrame, texts: pl.DataFrame) -> None:
+    """EstimateError where `effects` has a text and problem that are not a row of `texts`."""
+    came = effects.select("text", "problem_id").unique().collect(engine="streaming")
+    if len(strays := came.join(texts, on=["text", "problem_id"], how="anti").sort("text", "problem_id")):
+        text, problem_id = strays.row(0)
+        raise EstimateError(f"effects on text {text} of {problem_id!r} came with {len(texts)} other contrasts")
