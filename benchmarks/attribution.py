@@ -12,8 +12,6 @@ plain forward pass of the same batches.
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from pathlib import Path
 
 import polars as pl
 import torch
+from machine import machine
 
 from lab.metrics.bootstrap import Interval, resamples
 from lab.models.device import resolve_device
@@ -64,16 +63,6 @@ def timed(work: Callable[[], object], device: torch.device) -> tuple[float, obje
 
 def described(interval: Interval) -> dict[str, float]:
     return {"value": interval.value, "low": interval.low, "high": interval.high}
-
-
-def machine(device: torch.device) -> dict[str, object]:
-    """What the figures were taken on."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
-    named = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
-    return {"device": named, "cpu": cpu, "n_cores": os.cpu_count(), "n_threads": torch.get_num_threads()}
 
 
 def compared(

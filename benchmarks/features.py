@@ -14,8 +14,6 @@ fire at one token in fifty.
 import argparse
 import json
 import math
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -27,6 +25,7 @@ import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Bool, Float
+from machine import machine
 from sae_lens import StandardSAE, StandardSAEConfig
 from torch import Tensor
 
@@ -192,16 +191,6 @@ def case(model: Model, store: Store, labels: pl.DataFrame, d_sae: int, repetitio
         "times_one_pass": {name: total / medians["one pass"] for name, total in extrapolated.items()},
         "minibatches_that_cost_one_pass": {name: medians["one pass"] / medians[name] for name in arms},
     }
-
-
-def machine(device: torch.device) -> dict[str, object]:
-    """What the figures were taken on."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
-    named = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
-    return {"device": named, "cpu": cpu, "n_cores": os.cpu_count(), "n_threads": torch.get_num_threads()}
 
 
 def main() -> None:
