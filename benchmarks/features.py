@@ -16,10 +16,9 @@ import json
 import math
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -27,6 +26,7 @@ import torch
 from jaxtyping import Bool, Float
 from machine import machine
 from sae_lens import StandardSAE, StandardSAEConfig
+from timed import timed
 from torch import Tensor
 
 from lab.models.device import resolve_device
@@ -56,7 +56,6 @@ from probes.texts import TEXTS
 MINIBATCH = 48
 FIRING_SHARE = 0.02
 N_TEXTS = 256
-Result = TypeVar("Result")
 
 
 def made_store(model: Model, site: Site, n_problems: int, out: Path) -> tuple[Store, pl.DataFrame]:
@@ -148,15 +147,6 @@ def scored(store: Store, sae: Sae, labels: pl.DataFrame) -> Sums:
     added = sums(store, sae, labels)
     reason_scores(added)
     return added
-
-
-def timed(work: Callable[[], Result], device: torch.device) -> tuple[float, Result]:
-    """Seconds, and what came of it."""
-    start = time.perf_counter()
-    result = work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, result
 
 
 def case(model: Model, store: Store, labels: pl.DataFrame, d_sae: int, repetitions: int) -> dict[str, object]:
