@@ -12,15 +12,13 @@ plain forward pass of the same batches.
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import torch
+from machine import machine
+from timed import timed
 
 from lab.metrics.bootstrap import Interval, resamples
 from lab.models.device import resolve_device
@@ -53,27 +51,8 @@ def forward(model: Model, contrasts: pl.DataFrame, batch: int) -> None:
         )
 
 
-def timed(work: Callable[[], object], device: torch.device) -> tuple[float, object]:
-    """(seconds, what came of it)."""
-    start = time.perf_counter()
-    done = work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start, done
-
-
 def described(interval: Interval) -> dict[str, float]:
     return {"value": interval.value, "low": interval.low, "high": interval.high}
-
-
-def machine(device: torch.device) -> dict[str, object]:
-    """What the figures were taken on."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
-    named = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
-    return {"device": named, "cpu": cpu, "n_cores": os.cpu_count(), "n_threads": torch.get_num_threads()}
 
 
 def compared(
@@ -126,11 +105,9 @@ def main() -> None:
         spent, _done = timed(lambda: forward(model, contrasts, arguments.batch), device)
         seconds["forward"].append(spent)
         for method in methods:
-            spent, done = timed(
+            spent, found[method_name(method)] = timed(
                 lambda method=method: attribute(model, sae, contrasts, method, batch=arguments.batch), device
             )
-            assert isinstance(done, Attribution)
-            found[method_name(method)] = done
             seconds[method_name(method)].append(spent)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     table = compared(found, contrasts, arguments.n_boot, arguments.seed)

@@ -11,8 +11,6 @@ median of each arm is compared. nnsight is not among our dependencies; without i
 import argparse
 import copy
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +18,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
+from machine import machine
 from torch import Tensor, nn
 
 from lab.models.anatomy import LAYOUTS
@@ -118,16 +117,6 @@ def timed(arms: dict[str, Arm], tokens: Tensor, repetitions: int) -> dict[str, l
             finished(arm)
             seconds[name].append(time.perf_counter() - start)
     return seconds
-
-
-def machine(device: torch.device) -> dict[str, object]:
-    """What the figures were taken on."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
-    named = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
-    return {"device": named, "cpu": cpu, "n_cores": os.cpu_count(), "n_threads": torch.get_num_threads()}
 
 
 def main() -> None:

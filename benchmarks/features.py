@@ -14,20 +14,19 @@ fire at one token in fifty.
 import argparse
 import json
 import math
-import os
-import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Bool, Float
+from machine import machine
 from sae_lens import StandardSAE, StandardSAEConfig
+from timed import timed
 from torch import Tensor
 
 from lab.models.device import resolve_device
@@ -57,7 +56,6 @@ from probes.texts import TEXTS
 MINIBATCH = 48
 FIRING_SHARE = 0.02
 N_TEXTS = 256
-Result = TypeVar("Result")
 
 
 def made_store(model: Model, site: Site, n_problems: int, out: Path) -> tuple[Store, pl.DataFrame]:
@@ -151,15 +149,6 @@ def scored(store: Store, sae: Sae, labels: pl.DataFrame) -> Sums:
     return added
 
 
-def timed(work: Callable[[], Result], device: torch.device) -> tuple[float, Result]:
-    """Seconds, and what came of it."""
-    start = time.perf_counter()
-    result = work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, result
-
-
 def case(model: Model, store: Store, labels: pl.DataFrame, d_sae: int, repetitions: int) -> dict[str, object]:
     """All arms for one SAE, alternately."""
     device, sae = model.device, made_sae(store, d_sae, model.device)
@@ -192,16 +181,6 @@ def case(model: Model, store: Store, labels: pl.DataFrame, d_sae: int, repetitio
         "times_one_pass": {name: total / medians["one pass"] for name, total in extrapolated.items()},
         "minibatches_that_cost_one_pass": {name: medians["one pass"] / medians[name] for name in arms},
     }
-
-
-def machine(device: torch.device) -> dict[str, object]:
-    """What the figures were taken on."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
-    named = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
-    return {"device": named, "cpu": cpu, "n_cores": os.cpu_count(), "n_threads": torch.get_num_threads()}
 
 
 def main() -> None:

@@ -8,13 +8,12 @@ batch size that suits it best among those listed; repetitions alternate, and the
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from pathlib import Path
 
 import torch
+from machine import machine
 
 from lab.models.device import resolve_device
 from lab.models.load import Model, load
@@ -60,16 +59,6 @@ def theirs(model: Model, problems: tuple[Problem, ...], batch_size: int) -> floa
         )
         model.tokenizer.batch_decode(output[:, encoded.input_ids.shape[1] :], skip_special_tokens=True)
     return time.perf_counter() - start
-
-
-def machine(device: torch.device) -> dict[str, object]:
-    """What the figures were taken on."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
-    named = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
-    return {"device": named, "cpu": cpu, "n_cores": os.cpu_count(), "n_threads": torch.get_num_threads()}
 
 
 def main() -> None:

@@ -72,7 +72,7 @@ def perform_attribute(command: AttributeCommand, console: Console) -> None:
 
         done = attribute_shards(command.out.resolve().parent, command.out.name, plan, asked, made_by, run)
     weights = resamples(asked["problem_id"].n_unique(), N_BOOT, numpy_generator(command.seed, "bootstrap of effects"))
-    console.print(effect_table(feature_effects(stored_effects(done).collect(), asked, method, weights)))
+    console.print(effect_table(feature_effects(stored_effects(done.path), asked, method, weights)))
     console.print(f"in {done.path}", highlight=False, soft_wrap=True)
 
 

@@ -9,7 +9,6 @@ import polars as pl
 from rich.console import Console
 
 from lab.errors import StorageError
-from lab.feature_tables import EFFECTS
 from lab.metrics.bootstrap import resamples
 from lab.models.device import resolve_double_device
 from lab.models.load import Model, load
@@ -26,7 +25,7 @@ from lab.tasks.chain_steps import CHAIN_STEPS
 from lab.tasks.problem import PROBLEMS, problems_of
 from probes.attribution.contrast import CONTRASTS
 from probes.attribution.feature_effects import feature_effects
-from probes.attribution.shards import CONTRASTS_FILE, PLAN_FILE
+from probes.attribution.shards import CONTRASTS_FILE, PLAN_FILE, stored_effects
 from probes.labels import LABELS, step_labels, word_labels
 from probes.sae.dictionary import Sae
 from probes.sae.load import load_sae
@@ -70,11 +69,10 @@ class Attributed:
 
     def effects(self, seed: int) -> pl.DataFrame:
         """`FEATURE_EFFECTS`."""
-        found = pl.scan_parquet(sorted((self.path / "effects").iterdir())).collect()
         n_problems = self.contrasts["problem_id"].n_unique()
         weights = resamples(n_problems, N_BOOT, numpy_generator(seed, "bootstrap of effects"))
         method = next(method for method in METHODS.values() if type(method).__name__ == self.plan["method"]["kind"])
-        return feature_effects(EFFECTS.checked(found), self.contrasts, method, weights)
+        return feature_effects(stored_effects(self.path), self.contrasts, method, weights)
 
     def sides(self, model: Model) -> tuple[str, str]:
         """What the effects push to and from, as text where that is the same in all contrasts."""

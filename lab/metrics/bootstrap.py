@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.special import ndtr, stdtrit
 
 from lab.errors import EstimateError
@@ -21,6 +21,8 @@ FEW = 10
 """Below this many problems off the common value a percentile of resamples is not to be trusted (the n p > 10 rule)."""
 MIN_BOOT = 100
 """Fewer resamples than this hold no 2.5 % tail; 2,000 or more are wanted for a reported number."""
+CHUNK = 1024
+"""Statistics of `ratio_intervals` whose resamples are in memory at once."""
 
 
 class Bounds(NamedTuple):
@@ -46,6 +48,14 @@ class Interval:
     """Standard error over problems; NaN with fewer than two problems, never 0."""
 
 
+class Intervals(NamedTuple):
+    """Many statistics over the same problems, each with its 95 % interval; NaN where undefined."""
+
+    value: Float[np.ndarray, " stat"]
+    low: Float[np.ndarray, " stat"]
+    high: Float[np.ndarray, " stat"]
+
+
 def resamples(n_problems: int, n_boot: int, generator: np.random.Generator) -> Int[np.ndarray, "boot problem"]:
     """How often each problem is drawn in each of `n_boot` resamples: multinomial weights; rows sum to `n_problems`."""
     if n_problems < 1 or n_boot < MIN_BOOT:
@@ -59,11 +69,7 @@ def resampled_means(
     per_problem: Float[np.ndarray, " problem"], weights: Int[np.ndarray, "boot _problem"]
 ) -> Float[np.ndarray, " boot"]:
     """Mean over problems in each resample; NaN in a resample that drew none of them (possible in a family)."""
-    if weights.shape[1] != per_problem.size:
-        raise EstimateError(
-            f"{per_problem.size} problems came with weights for {weights.shape[1]}: "
-            "make the weights with resamples(n_problems, ...) for the same problems in the same order"
-        )
+    _require_weights(per_problem.size, weights)
     totals = weights.sum(axis=1).astype(np.float64)
     sums = weights.astype(np.float64) @ per_problem.astype(np.float64)
     return np.divide(sums, totals, out=np.full(totals.size, np.nan), where=totals > 0)
@@ -86,21 +92,38 @@ def percentile_interval(
     """
     if n_problems < 2:
         return Interval(value=value, low=np.nan, high=np.nan, stderr=np.nan)
-    defined = replicates[np.isfinite(replicates)]
-    if defined.size and np.ptp(defined) <= 1e-12 * max(1.0, abs(value)):
-        low, high = unlike_bounds(value, n_problems, bounds)
+    alone, drawn = np.array([value]), replicates[:, None]
+    low, high = (float(end[0]) for end in _percentile_ends(alone, drawn, n_problems, bounds))
+    if _without_spread(alone, drawn)[0]:
         return Interval(value=value, low=low, high=high, stderr=(high - low) / (2 * Z))
-    growth = np.sqrt(n_problems / (n_problems - 1))
-    tail = float(ndtr(-growth * stdtrit(n_problems - 1, (1 + LEVEL) / 2)))
-    last = replicates.size - 1
-    lows = np.sort(np.where(np.isfinite(replicates), replicates, bounds[0]))
-    highs = np.sort(np.where(np.isfinite(replicates), replicates, bounds[1]))
-    return Interval(
-        value=value,
-        low=float(lows[int(np.floor(tail * last))]),
-        high=float(highs[int(np.ceil((1 - tail) * last))]),
-        stderr=float(defined.std() * growth) if defined.size else np.nan,
-    )
+    defined = replicates[np.isfinite(replicates)]
+    stderr = float(defined.std() * _growth(n_problems)) if defined.size else np.nan
+    return Interval(value=value, low=low, high=high, stderr=stderr)
+
+
+def ratio_intervals(
+    sums: Float[np.ndarray, "problem stat"],
+    sizes: Int[np.ndarray, " problem"],
+    weights: Int[np.ndarray, "boot _problem"],
+) -> Intervals:
+    """Means of many things at once over items that come in problems, such as texts or tokens; problems are resampled.
+
+    `sums` are over the items of a problem, and `sizes` say how many it has, so a mean is a sum over problems divided by
+    one. Each interval is the `percentile_interval` of that mean with no bounds: NaN with fewer than two problems, or
+    where the mean is the same in every resample. Raises EstimateError for weights of another number of problems.
+    """
+    n_problems, n_stats = sums.shape
+    _require_weights(n_problems, weights)
+    value = sums.sum(axis=0) / sizes.sum()
+    drawn = weights.astype(np.float64)
+    n_drawn = (drawn @ sizes)[:, None]
+    low, high = np.full((2, n_stats), np.nan)
+    for first in range(0, n_stats, CHUNK):
+        chosen = slice(first, first + CHUNK)
+        totals = drawn @ sums[:, chosen]
+        means = np.divide(totals, n_drawn, out=np.full(totals.shape, np.nan), where=n_drawn > 0)
+        low[chosen], high[chosen] = _percentile_ends(value[chosen], means, n_problems, (-np.inf, np.inf))
+    return Intervals(value, low, high)
 
 
 def unlike_bounds(value: float, n_problems: int, bounds: tuple[float, float]) -> Bounds:
@@ -158,6 +181,50 @@ def difference_interval(
         )
     difference = _checked(arm, bounds) - _checked(reference, bounds)
     return mean_interval(difference, weights, bounds=(bounds[0] - bounds[1], bounds[1] - bounds[0]))
+
+
+def _percentile_ends(
+    values: Float[np.ndarray, " stat"],
+    replicates: Float[np.ndarray, "boot stat"],
+    n_problems: int,
+    bounds: tuple[float, float],
+) -> tuple[Float[np.ndarray, " stat"], Float[np.ndarray, " stat"]]:
+    """Both ends of each statistic's interval, as `percentile_interval` defines them."""
+    if n_problems < 2:
+        return np.full_like(values, np.nan), np.full_like(values, np.nan)
+    tail = float(ndtr(-_growth(n_problems) * stdtrit(n_problems - 1, (1 + LEVEL) / 2)))
+    last, is_defined = len(replicates) - 1, np.isfinite(replicates)
+    places = int(np.floor(tail * last)), int(np.ceil((1 - tail) * last))
+    low, high = (
+        np.partition(np.where(is_defined, replicates, worst), place, axis=0)[place]
+        for worst, place in zip(bounds, places, strict=True)
+    )
+    for stat in np.flatnonzero(_without_spread(values, replicates)):
+        low[stat], high[stat] = unlike_bounds(float(values[stat]), n_problems, bounds)
+    return low, high
+
+
+def _growth(n_problems: int) -> float:
+    """By how much a percentile interval is too narrow."""
+    return np.sqrt(n_problems / (n_problems - 1))
+
+
+def _without_spread(
+    values: Float[np.ndarray, " stat"], replicates: Float[np.ndarray, "boot stat"]
+) -> Bool[np.ndarray, " stat"]:
+    """Which statistics are the same, up to rounding, in all resamples where they are defined, at least one."""
+    is_defined = np.isfinite(replicates)
+    most = replicates.max(axis=0, initial=-np.inf, where=is_defined)
+    least = replicates.min(axis=0, initial=np.inf, where=is_defined)
+    return is_defined.any(axis=0) & (most - least <= 1e-12 * np.fmax(1.0, np.abs(values)))
+
+
+def _require_weights(n_problems: int, weights: Int[np.ndarray, "boot _problem"]) -> None:
+    if weights.shape[1] != n_problems:
+        raise EstimateError(
+            f"{n_problems} problems came with weights for {weights.shape[1]}: "
+            "make the weights with resamples(n_problems, ...) for the same problems in the same order"
+        )
 
 
 def _most_common_count(values: Float[np.ndarray, " problem"]) -> int:

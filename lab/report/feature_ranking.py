@@ -4,8 +4,8 @@ import polars as pl
 
 from lab.report.feature_ledger import FeatureLedger
 
-METHODS = ("ablation", "integrated", "gradient")
-"""Ways to an effect, the exact one first."""
+METHODS = ("ablation", "joint ablation", "integrated", "gradient")
+"""Ways to an effect, the exact ones first."""
 
 
 def main_effects(effects: pl.DataFrame) -> pl.DataFrame:

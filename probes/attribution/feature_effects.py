@@ -5,15 +5,14 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
-from scipy.special import ndtr, stdtrit
 
 from lab.errors import EstimateError
 from lab.feature_tables import FEATURE_EFFECTS
-from lab.metrics.bootstrap import LEVEL
+from lab.metrics.bootstrap import ratio_intervals
 from probes.attribution.method import Method, method_name
 
-CHUNK = 1024
-"""Features whose resampled means are in memory at once."""
+CHUNK = 2**20
+"""Rows of a lazy `EFFECTS` table that are read at once."""
 
 
 class Completeness(NamedTuple):
@@ -39,34 +38,30 @@ class Sums(NamedTuple):
 
 
 def feature_effects(
-    effects: pl.DataFrame, contrasts: pl.DataFrame, method: Method, weights: Int[np.ndarray, "boot problem"]
+    effects: pl.DataFrame | pl.LazyFrame,
+    contrasts: pl.DataFrame,
+    method: Method,
+    weights: Int[np.ndarray, "boot problem"],
 ) -> pl.DataFrame:
     """`FEATURE_EFFECTS` rows: the mean over the texts of `contrasts` of the sum over positions of an `EFFECTS` table.
 
     A text in which a feature is not active counts as 0, and features that are active nowhere are absent. `weights` are
     those of `lab.metrics.bootstrap.resamples` for the problems of `contrasts` in order of first appearance; a problem
-    of several texts is drawn with all of them. The interval is that of `percentile_interval` with no bounds, for all
-    features at once: NaN with fewer than two problems, or where the mean is the same in every resample. Raises
-    EstimateError where effects and contrasts, or contrasts and weights, are of other problems.
+    of several texts is drawn with all of them. The interval is that of `ratio_intervals`: NaN with fewer than two
+    problems, or where the mean is the same in every resample. Raises EstimateError where effects and contrasts, or
+    contrasts and weights, are of other problems.
     """
     require_weights(contrasts, weights)
     sums = problem_sums(effects, contrasts)
-    value = sums.effects.sum(axis=0) / sums.n_texts.sum()
-    drawn = weights.astype(np.float64)
-    n_drawn = drawn @ sums.n_texts
-    low, high = np.full((2, len(value)), np.nan)
-    for first in range(0, len(value), CHUNK):
-        chosen = slice(first, first + CHUNK)
-        means = (drawn @ sums.effects[:, chosen]) / n_drawn[:, None]
-        low[chosen], high[chosen] = _ends(value[chosen], means, len(sums.n_texts))
+    mean = ratio_intervals(sums.effects, sums.n_texts, weights)
     return FEATURE_EFFECTS.checked(
         pl.DataFrame(
             {
                 "feature": sums.features,
-                "method": [method_name(method)] * len(value),
-                "effect": value,
-                "low": low,
-                "high": high,
+                "method": [method_name(method)] * len(sums.features),
+                "effect": mean.value,
+                "low": mean.low,
+                "high": mean.high,
                 "n_texts": sums.n_active.sum(axis=0),
             },
             schema=FEATURE_EFFECTS.dtypes,  # pyright: ignore[reportArgumentType]
@@ -74,27 +69,32 @@ def feature_effects(
     )
 
 
-def problem_sums(effects: pl.DataFrame, contrasts: pl.DataFrame) -> Sums:
+def problem_sums(effects: pl.DataFrame | pl.LazyFrame, contrasts: pl.DataFrame) -> Sums:
     """The sums of an `EFFECTS` table by problem and feature; problems in the order in which `contrasts` names them.
 
+    A lazy table is read three times, a part at a time, so memory does not grow with its places. Effects are added in
+    the order of the rows, so that the sums are the same in every run, which a streamed `group_by` does not promise.
     Raises EstimateError where a text of `effects` is not a row of `contrasts` with the same problem.
     """
-    counted = contrasts.group_by("problem_id", maintain_order=True).len()
+    counted = contrasts.group_by("problem_id", maintain_order=True).len().with_row_index("row")
     texts = contrasts.select(pl.int_range(pl.len(), dtype=pl.Int32).alias("text"), "problem_id")
-    if len(strays := effects.join(texts, on=["text", "problem_id"], how="anti")):
-        text, problem_id = strays.select("text", "problem_id").row(0)
-        raise EstimateError(f"effects on text {text} of {problem_id!r} came with {len(texts)} other contrasts")
-    summed = (
-        effects.group_by("problem_id", "feature")
-        .agg(pl.col("effect").cast(pl.Float64).sum(), pl.col("text").n_unique())
-        .join(counted.select("problem_id", pl.int_range(pl.len()).alias("row")), on="problem_id")
-        .sort("row", "feature")
+    _require_texts(effects.lazy(), texts)
+    active = (
+        effects.lazy()
+        .group_by("problem_id", "feature")
+        .agg(pl.col("text").n_unique())
+        .collect(engine="streaming")
+        .join(counted, on="problem_id")
     )
-    features = summed["feature"].unique().sort().to_numpy()
-    places = summed["row"].to_numpy(), np.searchsorted(features, summed["feature"].to_numpy())
-    total = np.zeros((len(counted), len(features)))
-    n_active = np.zeros(total.shape, dtype=np.int64)
-    total[places], n_active[places] = summed["effect"].to_numpy(), summed["text"].to_numpy()
+    features = active["feature"].unique().sort().to_numpy()
+    n_active = np.zeros((len(counted), len(features)), dtype=np.int64)
+    n_active[active["row"].to_numpy(), np.searchsorted(features, active["feature"].to_numpy())] = active["text"]
+    total = np.zeros(n_active.shape)
+    row_of = texts.join(counted, on="problem_id", maintain_order="left")["row"].to_numpy()
+    columns = effects.lazy().select("text", "feature", pl.col("effect").cast(pl.Float64))
+    for part in columns.collect_batches(maintain_order=True, chunk_size=CHUNK, engine="streaming"):
+        places = row_of[part["text"].to_numpy()], np.searchsorted(features, part["feature"].to_numpy())
+        np.add.at(total.reshape(-1), np.ravel_multi_index(places, total.shape), part["effect"].to_numpy())
     return Sums(features, total, n_active, counted["len"].to_numpy().astype(np.int64))
 
 
@@ -115,15 +115,9 @@ def completeness(texts: pl.DataFrame) -> Completeness:
     return Completeness(error, total, error / total if total else float("nan"))
 
 
-def _ends(
-    value: Float[np.ndarray, " feature"], means: Float[np.ndarray, "boot feature"], n_problems: int
-) -> tuple[Float[np.ndarray, " feature"], Float[np.ndarray, " feature"]]:
-    """Both ends of the expanded percentile interval (Hesterberg 2015) of every feature."""
-    if n_problems < 2:
-        return np.full_like(value, np.nan), np.full_like(value, np.nan)
-    growth = np.sqrt(n_problems / (n_problems - 1))
-    tail = float(ndtr(-growth * stdtrit(n_problems - 1, (1 + LEVEL) / 2)))
-    ordered, last = np.sort(means, axis=0), len(means) - 1
-    still = np.ptp(means, axis=0) <= 1e-12 * np.maximum(1.0, np.abs(value))
-    low, high = ordered[int(np.floor(tail * last))], ordered[int(np.ceil((1 - tail) * last))]
-    return np.where(still, np.nan, low), np.where(still, np.nan, high)
+def _require_texts(effects: pl.LazyFrame, texts: pl.DataFrame) -> None:
+    """EstimateError where `effects` has a text and problem that are not a row of `texts`."""
+    came = effects.select("text", "problem_id").unique().collect(engine="streaming")
+    if len(strays := came.join(texts, on=["text", "problem_id"], how="anti").sort("text", "problem_id")):
+        text, problem_id = strays.row(0)
+        raise EstimateError(f"effects on text {text} of {problem_id!r} came with {len(texts)} other contrasts")

@@ -161,6 +161,11 @@ def write_shard(model: Model, sae: Sae, plan: AttributionPlan, made_by: Provenan
     write_table(shard.texts, found.texts.with_columns(text), TEXT_EFFECTS, made_by)
 
 
-def stored_effects(artefact: Artefact) -> pl.LazyFrame:
-    """`EFFECTS` rows of all shards, by text, read as they are asked for."""
-    return pl.scan_parquet(sorted((artefact.path / "effects").iterdir()))
+def stored_effects(attribution: Path) -> pl.LazyFrame:
+    """`EFFECTS` rows of all shards of a finished attribution, by text, read as they are asked for.
+
+    Raises StorageError where the first of them are of other columns or types.
+    """
+    effects = pl.scan_parquet(sorted((attribution / "effects").iterdir()))
+    EFFECTS.checked(pl.DataFrame(schema=effects.collect_schema()))
+    return effects

@@ -4,20 +4,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import polars as pl
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from lab.errors import SiteError, StorageError
-from lab.seeds import child_seed, torch_generator
+from probes.sae.held_out import is_held_out
 from probes.site import Site
-from probes.storage.shard import read_rows
-from probes.storage.store import INDEX, Store, index_name
+from probes.storage.shuffled import shuffled
+from probes.storage.store import Store, read_index
 
 Split = Literal["training", "held out"]
 HELD_OUT_SHARE = 0.1
-"""Of all problems, those held out: by a hash of their id, so the same whatever the store or the seed."""
+"""Of all problems, those that `is_held_out`, so the same whatever the store or the seed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,55 +66,34 @@ class Paired:
     ) -> Iterator[Float[Tensor, "batch 2 d_model"]]:
         """Every row of the problems in `split` once, base before tuned, in float32 on the CPU.
 
-        Shards come in random order and `n_mixed` at a time are mixed row by row, as in `probes.storage.shuffled`; the
-        last batch may be smaller. A function of the stores and the arguments. Holds these shards of both stores, and as
-        much again while they are put together. Raises StorageError for a size below 1,
-        where the indices of the two stores differ, or where no problem of the stores is in `split`.
+        In the order of `probes.storage.shuffled`, which reads both stores at once, so twice what that says is held. The
+        indices of all shards are read first. Raises StorageError for a size below 1, where the indices of the two
+        stores differ, or where no problem of the stores is in `split`.
         """
-        if batch_size < 1 or n_mixed < 1:
-            raise StorageError(f"batches of {batch_size} rows from {n_mixed} shards: want at least 1 of each")
-        order = torch.randperm(len(self.base.portions), generator=torch_generator(seed, "shards", epoch)).tolist()
-        rest, n_rows = torch.empty(0, 2, self.d_model), 0
-        for start in range(0, len(order), n_mixed):
-            rows = torch.cat([rest, *(self._shard(number, split) for number in order[start : start + n_mixed])])
-            n_rows += len(rows) - len(rest)
-            places = torch.randperm(len(rows), generator=torch_generator(seed, "rows", epoch, start))
-            n_whole = len(rows) - len(rows) % batch_size
-            for first in range(0, n_whole, batch_size):
-                yield rows[places[first : first + batch_size]]
-            rest = rows[places[n_whole:]]
-        if not n_rows:
+
+        def keep(problem_id: str) -> bool:
+            return is_held_out(problem_id, HELD_OUT_SHARE) == (split == "held out")
+
+        self._require_same_tokens()
+        sides = [
+            shuffled(store, self.site, batch_size, seed=seed, epoch=epoch, n_mixed=n_mixed, keep=keep)
+            for store in (self.base, self.tuned)
+        ]
+        n_batches = 0
+        for batches in zip(*sides, strict=True):
+            n_batches += 1
+            yield torch.stack(batches, dim=1).float()
+        if not n_batches:
             raise StorageError(
                 f"no problem of {self.base.path} is {split}: want texts of more problems, of which "
                 f"{HELD_OUT_SHARE:.0%} are held out"
             )
-        if len(rest):
-            yield rest
 
-    def _shard(self, number: int, split: Split) -> Float[Tensor, "row 2 d_model"]:
-        indices = [_index(store, number) for store in (self.base, self.tuned)]
-        if not indices[0].select("text", "position").equals(indices[1].select("text", "position")):
-            raise StorageError(
-                f"row by row, shard {number} of {self.base.path} and {self.tuned.path} is not of the same tokens: "
-                "want both captured with tokenizers that are alike"
-            )
-        chosen = _in_split(indices[0]["problem_id"], split)
-        streams = [read_rows(store, self.site, number)[chosen].float() for store in (self.base, self.tuned)]
-        return torch.stack(streams, dim=1)
-
-
-def _index(store: Store, number: int) -> pl.DataFrame:
-    file = store.path / index_name(number)
-    try:
-        return INDEX.checked(pl.read_parquet(file))
-    except (OSError, pl.exceptions.ComputeError) as error:
-        raise StorageError(f"cannot read {file}: {error}; lab capture repair {store.path}") from error
-
-
-def _in_split(problem_ids: pl.Series, split: Split) -> Bool[Tensor, " row"]:
-    held_out = {
-        problem_id: child_seed(0, "held out", problem_id) < HELD_OUT_SHARE * 2**63
-        for problem_id in problem_ids.unique()
-    }
-    chosen = torch.tensor([held_out[problem_id] for problem_id in problem_ids], dtype=torch.bool)
-    return chosen if split == "held out" else ~chosen
+    def _require_same_tokens(self) -> None:
+        for number in range(len(self.base.portions)):
+            one, other = (read_index(store, number).select("text", "position") for store in (self.base, self.tuned))
+            if not one.equals(other):
+                raise StorageError(
+                    f"row by row, shard {number} of {self.base.path} and {self.tuned.path} is not of the same tokens: "
+                    "want both captured with tokenizers that are alike"
+                )

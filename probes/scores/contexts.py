@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from lab.errors import SiteError
 from lab.feature_tables import CONTEXTS
 from probes.sae.dictionary import Sae
-from probes.scores.shard_features import read_index, read_texts, require_features, shard_features
-from probes.storage.store import Store
+from probes.scores.shard_features import read_texts, require_features, shard_features
+from probes.storage.store import Store, read_index
 
 
 class _Top(NamedTuple):

@@ -1,6 +1,6 @@
 """differences: how much more every feature is active as the tuned model reads the texts than as the base model does."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +10,10 @@ from jaxtyping import Float64, Int, Int64
 
 from lab.errors import StorageError
 from lab.feature_tables import DIFFERENCES
-from lab.metrics.bootstrap import percentile_interval
+from lab.metrics.bootstrap import ratio_intervals
 from probes.sae.dictionary import Sae
-from probes.scores.shard_features import read_index, read_texts, shard_features
-from probes.storage.store import Store
-
-_TOGETHER = 1024
-"""Features whose resamples are held at once."""
+from probes.scores.shard_features import read_texts, shard_features
+from probes.storage.store import Store, read_index
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -60,7 +57,7 @@ def differences(base: Store, tuned: Store, sae: Sae, weights: Int[np.ndarray, "b
     # A variance may come out a hair below 0.
     pooled = np.sqrt(np.maximum(spreads[0] + spreads[1], 0.0) / 2)
     difference = means[1] - means[0]
-    low, high = _bounds(difference, after.activation - before.activation, n_tokens, weights)
+    drawn = ratio_intervals(after.activation - before.activation, n_tokens, weights)
     return DIFFERENCES.checked(
         pl.DataFrame(
             {
@@ -68,8 +65,8 @@ def differences(base: Store, tuned: Store, sae: Sae, weights: Int[np.ndarray, "b
                 "base_mean": means[0],
                 "tuned_mean": means[1],
                 "difference": difference,
-                "low": low,
-                "high": high,
+                "low": drawn.low,
+                "high": drawn.high,
                 "effect_size": np.divide(difference, pooled, out=np.full(sae.d_sae, np.nan), where=pooled > 0),
             }
         )
@@ -122,24 +119,3 @@ def add_problem_sums(parts: Iterable[ProblemSums], order: tuple[str, ...], d_sae
         activation=activation if there.all() else activation[there],
         squared=squared,
     )
-
-
-def _bounds(
-    difference: Float64[np.ndarray, " d_sae"],
-    change: Float64[np.ndarray, "problem d_sae"],
-    n_tokens: Int64[np.ndarray, " problem"],
-    weights: Int[np.ndarray, "boot problem"],
-) -> tuple[list[float], list[float]]:
-    """Lower and upper ends of all features' intervals."""
-    drawn = weights.astype(np.float64)
-    n_drawn = (drawn @ n_tokens)[:, None]
-
-    def replicates() -> Iterator[Float64[np.ndarray, " boot"]]:
-        for first in range(0, len(difference), _TOGETHER):
-            yield from (drawn @ change[:, first : first + _TOGETHER] / n_drawn).T
-
-    intervals = [
-        percentile_interval(value, resampled, len(n_tokens))
-        for value, resampled in zip(difference.tolist(), replicates(), strict=True)
-    ]
-    return [interval.low for interval in intervals], [interval.high for interval in intervals]

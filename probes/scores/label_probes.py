@@ -19,8 +19,8 @@ from lab.seeds import numpy_generator
 from probes.sae.dictionary import Sae
 from probes.scores.label_rows import label_names, label_rows
 from probes.scores.roc import auroc_interval, best_threshold, f1
-from probes.scores.shard_features import encoded, read_index, read_site, rows_together
-from probes.storage.store import Store
+from probes.scores.shard_features import encoded, read_site, rows_together
+from probes.storage.store import Store, read_index
 
 MAX_TOKENS = 20_000
 """Tokens that probes are fitted and judged on, drawn from all that are stored."""

@@ -6,8 +6,8 @@ from jaxtyping import Bool
 
 from lab.errors import StorageError
 from probes.labels import LABELS
-from probes.scores.shard_features import read_index, read_texts
-from probes.storage.store import Store
+from probes.scores.shard_features import read_texts
+from probes.storage.store import Store, read_index
 
 
 def label_rows(

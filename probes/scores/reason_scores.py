@@ -25,7 +25,9 @@ def reason_scores(sums: Sums, alpha: float = ALPHA) -> pl.DataFrame:
 
     NaN: the entropy with fewer than two labels, or where a feature is 0 at all of them; the score with fewer than two
     labels, of a feature that never fires, and where no token is without a label. A feature that fires only outside has
-    the score -outside_share, whatever its entropy would be. Raises StorageError where no stored token has a label.
+    the score -outside_share, whatever its entropy would be. A share is 0 / 0 for every feature, and with it every score
+    NaN, where all features are 0 at all tokens that have a label, or at all that have none. Raises StorageError where
+    no stored token has a label.
     """
     if not sums.n_inside:
         raise StorageError(

@@ -11,7 +11,7 @@ from lab.errors import ModelError, SiteError
 from lab.tables import read_table
 from probes.sae.dictionary import Sae
 from probes.storage.shard import read_rows
-from probes.storage.store import INDEX, TEXTS_FILE, Store, index_name
+from probes.storage.store import TEXTS_FILE, Store
 from probes.texts import TEXTS
 
 MOST_VALUES = 2**22
@@ -50,11 +50,6 @@ def read_site(store: Store, sae: Sae, number: int) -> Float[Tensor, "row d_model
             f"of width {store.plan.d_model}: want a store of the SAE's model, or of one tuned from it"
         )
     return read_rows(store, sae.site, number)
-
-
-def read_index(store: Store, number: int) -> pl.DataFrame:
-    """`INDEX` rows of one shard."""
-    return read_table(store.path / index_name(number), INDEX)
 
 
 def read_texts(store: Store) -> pl.DataFrame:

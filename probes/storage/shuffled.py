@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import polars as pl
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -12,7 +11,7 @@ from lab.errors import StorageError
 from lab.seeds import torch_generator
 from probes.site import Site
 from probes.storage.shard import read_rows
-from probes.storage.store import Store, index_name
+from probes.storage.store import Store, read_index
 
 
 def shuffled(
@@ -76,10 +75,6 @@ def _together(
 
 def _kept(store: Store, number: int, keep: Callable[[str], bool]) -> Bool[Tensor, " row"]:
     """Which rows of a shard are of problems to keep."""
-    file = store.path / index_name(number)
-    try:
-        problems = pl.read_parquet(file, columns=["problem_id"])["problem_id"]
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise StorageError(f"cannot read {file}: {error}; lab capture repair {store.path}") from error
+    problems = read_index(store, number)["problem_id"]
     kept = [problem_id for problem_id in problems.unique().to_list() if keep(problem_id)]
     return torch.from_numpy(np.array(problems.is_in(kept).to_numpy()))

@@ -10,7 +10,7 @@ import polars as pl
 from lab.errors import StorageError
 from lab.models.load import Model
 from lab.provenance import Provenance, canonical_json, digest
-from lab.tables import Column, Schema, write_text
+from lab.tables import Column, Schema, read_table, write_text
 from probes.storage.plan import Plan, Portion, read_plan
 
 FORMAT = "elicitation-lab.activations.1"
@@ -71,6 +71,14 @@ def shard_name(number: int) -> str:
 def index_name(number: int) -> str:
     """Where the index of a shard lies in a store."""
     return f"index/{number:05d}.parquet"
+
+
+def read_index(store: Store, number: int) -> pl.DataFrame:
+    """`INDEX` rows of one shard; StorageError where they cannot be read, or are no such table."""
+    try:
+        return read_table(store.path / index_name(number), INDEX)
+    except StorageError as error:
+        raise StorageError(f"{error}; lab capture repair {store.path}") from error
 
 
 def open_store(path: Path) -> Store:

@@ -8,6 +8,7 @@ from lab.metrics.bootstrap import (
     difference_interval,
     mean_interval,
     percentile_interval,
+    ratio_intervals,
     resampled_means,
     resamples,
     unlike_bounds,
@@ -163,3 +164,56 @@ def test_the_bound_for_unseen_problems_stays_in_bounds_and_shrinks_with_problems
     low, high = unlike_bounds(value, n_problems, (0.0, 1.0))
     fewer_low, fewer_high = unlike_bounds(value, n_problems - 1, (0.0, 1.0))
     assert 0 <= fewer_low <= low <= value <= high <= fewer_high <= 1
+
+
+def made_sums(seed, n_problems, n_stats):
+    """Random sums of many statistics: the first is 0 everywhere, and the second one item alike everywhere."""
+    draw = rng(seed)
+    sizes = draw.integers(1, 5, n_problems)
+    sums = draw.normal(size=(n_problems, n_stats)) * (draw.random((n_problems, n_stats)) < 0.6)
+    sums[:, 0], sums[:, 1] = 0, 0.3 * sizes
+    return sums, sizes
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**31), st.integers(1, 9), st.integers(2, 7), st.integers(1, 8), st.booleans())
+def test_many_ratios_at_once_have_the_interval_of_each_alone(seed, n_problems, n_stats, chunk, draws_empty):
+    sums, sizes = made_sums(seed, n_problems, n_stats)
+    weights = resamples(n_problems, 101, rng(seed))
+    if draws_empty:
+        # As in a family of problems, a resample may draw none of them.
+        weights[::7] = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lab.metrics.bootstrap.CHUNK", chunk)
+        found = ratio_intervals(sums, sizes, weights)
+    for stat, column in enumerate(sums.T):
+        with np.errstate(invalid="ignore"):
+            replicates = (weights @ column) / (weights @ sizes)
+        alone = percentile_interval(float(column.sum() / sizes.sum()), replicates, n_problems)
+        here = found.value[stat], found.low[stat], found.high[stat]
+        assert here == pytest.approx((alone.value, alone.low, alone.high), rel=1e-12, abs=1e-12, nan_ok=True)
+    assert np.isnan(found.low[:2]).all()
+    assert np.isnan(found.high[:2]).all()
+
+
+def test_ratios_of_items_that_are_one_a_problem_are_means():
+    values = rng(3).normal(size=(20, 3))
+    weights = resamples(20, 400, rng(4))
+    found = ratio_intervals(values, np.ones(20, dtype=np.int64), weights)
+    for stat, column in enumerate(values.T):
+        alone = mean_interval(column, weights, bounds=(-np.inf, np.inf))
+        here = found.value[stat], found.low[stat], found.high[stat]
+        assert here == pytest.approx((alone.value, alone.low, alone.high))
+
+
+def test_ratios_need_weights_of_their_problems():
+    with pytest.raises(EstimateError, match="3 problems came with weights for 4"):
+        ratio_intervals(np.ones((3, 2)), np.ones(3, dtype=np.int64), resamples(4, 100, rng()))
+
+
+def test_a_resample_without_a_value_counts_as_the_worst_on_either_side():
+    replicates = np.linspace(0.4, 0.6, 100)
+    replicates[rng(5).choice(100, 20, replace=False)] = np.nan
+    interval = percentile_interval(0.5, replicates, 30, bounds=(0.0, 1.0))
+    assert (interval.low, interval.high) == (0.0, 1.0)
+    assert interval.stderr == pytest.approx(np.nanstd(replicates) * np.sqrt(30 / 29))

@@ -21,7 +21,7 @@ from lab.report.feature_names import FeatureNames
 from lab.report.feature_page import FeaturePage, render_features
 from lab.report.feature_probes import probe_figure, probe_table
 from lab.report.feature_quality import quality_block
-from lab.report.feature_ranking import shown_features
+from lab.report.feature_ranking import METHODS, main_effects, shown_features
 from lab.report.feature_scatter import scatter_block, scatter_figure
 from lab.report.feature_section import feature_section
 from lab.report.provenance_section import TableFile
@@ -399,6 +399,20 @@ def test_the_scatter_fills_the_marks_of_features_with_a_card(ledger: FeatureLedg
 def test_without_effects_the_scatter_shows_reason_scores(ledger: FeatureLedger):
     hollow, _ = scatter_figure(without(ledger, "effects"), NAMES, [], WIDE).data
     assert "feature 23: ReasonScore 0.023, fires at 47.00\u202f% of tokens" in hollow.customdata
+
+
+def test_effects_by_the_exact_methods_come_first(ledger: FeatureLedger):
+    exact = ledger.effects.filter(pl.col("method") == "ablation")
+    by = {method: exact.with_columns(method=pl.lit(method)) for method in METHODS}
+    assert METHODS[:2] == ("ablation", "joint ablation")
+    for place in range(len(METHODS)):
+        there = pl.concat([by[method] for method in reversed(METHODS[place:])])
+        assert set(main_effects(there)["method"]) == {METHODS[place]}
+    joint = dataclasses.replace(ledger, effects=pl.concat([by["gradient"], by["joint ablation"]]))
+    table = effect_table(joint)
+    assert 0 < table.index("By joint ablation, nats") < table.index("By gradient, nats")
+    strongest = main_effects(joint.effects)["feature"][0]
+    assert "by joint ablation, active in" in feature_cards(joint, NAMES, [strongest], 2)
 
 
 def test_a_scatter_of_many_features_stays_small():

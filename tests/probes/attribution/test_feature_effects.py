@@ -10,10 +10,9 @@ from scipy.stats import spearmanr
 from lab.errors import EstimateError
 from lab.feature_tables import EFFECTS, TEXT_EFFECTS
 from lab.metrics.bootstrap import percentile_interval, resampled_means, resamples
-from probes.attribution import feature_effects as feature_effects_module
 from probes.attribution.agreement import feature_agreement, place_agreement
 from probes.attribution.contrast import CONTRASTS
-from probes.attribution.feature_effects import completeness, feature_effects
+from probes.attribution.feature_effects import completeness, feature_effects, problem_sums
 from probes.attribution.method import Ablation, Gradient, Integrated, JointAblation
 
 OWNERS = ["b", "a", "a", "c", "d", "b", "e", "f"]
@@ -65,7 +64,7 @@ def test_the_mean_counts_texts_without_the_feature_as_zero_and_leaves_out_featur
 
 @pytest.mark.parametrize("chunk", [2, 1024])
 def test_intervals_are_those_of_each_feature_alone(chunk, monkeypatch):
-    monkeypatch.setattr(feature_effects_module, "CHUNK", chunk)
+    monkeypatch.setattr("lab.metrics.bootstrap.CHUNK", chunk)
     owners, drawn = ["b", "a", "c", "d", "e", "f"], weights()
     effects = made_effects(1, owners=tuple(owners))
     found = feature_effects(effects, contrasts(owners), Ablation(), drawn)
@@ -102,6 +101,38 @@ def test_a_problem_of_several_texts_is_drawn_with_all_of_them():
         means.append(np.mean([sums.get(text, 0.0) for text in texts]))
     wanted = percentile_interval(float(found["effect"][0]), np.array(means), 6)
     assert (found["low"][0], found["high"][0]) == pytest.approx((wanted.low, wanted.high))
+
+
+@pytest.mark.parametrize("chunk", [5, 2**20])
+def test_a_table_read_in_parts_has_the_sums_of_one_in_memory_to_the_last_bit(chunk, monkeypatch, tmp_path):
+    monkeypatch.setattr("probes.attribution.feature_effects.CHUNK", chunk)
+    effects = made_effects(4, noise=1e-6)
+    for first in range(0, len(effects), 40):
+        effects[first : first + 40].write_parquet(tmp_path / f"{first:05d}.parquet")
+    drawn = weights()
+    parts = feature_effects(pl.scan_parquet(tmp_path), contrasts(), Ablation(), drawn)
+    assert parts.equals(feature_effects(effects, contrasts(), Ablation(), drawn))
+    with pytest.raises(EstimateError, match="effects on text 4 of 'd' came with 4 other contrasts"):
+        feature_effects(pl.scan_parquet(tmp_path), contrasts(OWNERS[:4]), Gradient(), weights(3))
+
+
+def test_sums_are_those_of_a_loop_over_the_rows():
+    effects = made_effects(5)
+    sums = problem_sums(effects.sample(fraction=1, shuffle=True, seed=0).lazy(), contrasts())
+    order = ["b", "a", "c", "d", "e", "f"]
+    added = dict.fromkeys(((owner, feature) for owner in order for feature in (0, 1, 2, 4, 5, 6)), 0.0)
+    texts = {place: set() for place in added}
+    for text, owner, feature, effect in effects.select("text", "problem_id", "feature", "effect").iter_rows():
+        added[owner, feature] += effect
+        texts[owner, feature].add(text)
+    assert sums.features.tolist() == [0, 1, 2, 4, 5, 6]
+    assert sums.effects.ravel() == pytest.approx(list(added.values()))
+    assert sums.n_active.ravel().tolist() == [len(here) for here in texts.values()]
+    assert sums.n_texts.tolist() == [2, 2, 1, 1, 1, 1]
+
+
+def test_without_any_effect_there_is_no_row():
+    assert feature_effects(made_effects(1).clear().lazy(), contrasts(), Ablation(), weights()).is_empty()
 
 
 def test_one_problem_has_no_interval():

@@ -56,12 +56,20 @@ def whole(case, tmp_path_factory):
     return case.attribute(tmp_path_factory.mktemp("whole"))
 
 
+def test_effects_of_other_columns_are_refused(whole, tmp_path):
+    file = tmp_path / "effects" / "00000.parquet"
+    file.parent.mkdir()
+    pl.read_parquet(whole.path / "effects" / file.name).drop("position").write_parquet(file)
+    with pytest.raises(StorageError, match=r"not a .* table: position came as"):
+        stored_effects(tmp_path)
+
+
 def files(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
 
 
 def test_the_shards_together_are_the_attribution_of_all_texts(case, whole):
-    stored = EFFECTS.checked(stored_effects(whole).collect())
+    stored = EFFECTS.checked(stored_effects(whole.path).collect())
     wanted = attribute(case.model, case.sae, case.contrasts, Gradient(), batch=2).effects
     assert stored.drop("activation", "effect").equals(wanted.drop("activation", "effect"))
     np.testing.assert_allclose(stored["effect"], wanted["effect"], atol=1e-4)

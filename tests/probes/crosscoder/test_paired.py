@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from lab.errors import SiteError, StorageError
 from lab.models.tiny import tiny_model
-from probes.crosscoder.paired import Paired
+from probes.crosscoder.paired import HELD_OUT_SHARE, Paired
 from probes.positions import AllTokens, CompletionTokens
+from probes.sae.held_out import is_held_out
 from probes.site import Site
 from probes.storage.fill import fill
 from probes.storage.plan import plan
@@ -72,6 +73,16 @@ def test_stores_of_two_models_are_read_as_each_alone(tmp_path):
         assert Counter(map(tuple, rows[:, place].tolist())) == Counter(map(tuple, alone.tolist()))
 
 
+@settings(max_examples=20)
+@given(sizes, seeds, st.integers(0, 3), mixes)
+def test_either_side_is_what_an_sae_of_that_store_would_learn_from(small, size, seed, epoch, n_mixed):
+    order = {"seed": seed, "epoch": epoch, "n_mixed": n_mixed}
+    paired = list(small.paired.batches("training", size, **order))
+    for place, store in enumerate((small.paired.base, small.paired.tuned)):
+        alone = shuffled(store, SITE, size, **order, keep=lambda problem: not is_held_out(problem, HELD_OUT_SHARE))
+        assert all(torch.equal(both[:, place], one) for both, one in zip(paired, alone, strict=True))
+
+
 def test_a_split_is_of_whole_problems_and_one_in_ten_is_held_out(small):
     problem = {row: place // N_TOKENS for place, row in enumerate(stored(small.paired))}
     training, held_out = (
@@ -97,7 +108,7 @@ def test_order_is_a_function_of_seed_and_epoch_and_the_split_is_not(small, seed)
 
 def test_shards_are_read_only_when_their_rows_are_due(small, monkeypatch):
     read = []
-    monkeypatch.setattr("probes.crosscoder.paired.read_rows", lambda *asked: read.append(asked) or read_rows(*asked))
+    monkeypatch.setattr("probes.storage.shuffled.read_rows", lambda *asked: read.append(asked) or read_rows(*asked))
     batches = small.paired.batches("training", 100, seed=0, n_mixed=2)
     assert read == []
     next(batches)

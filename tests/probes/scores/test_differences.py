@@ -10,7 +10,6 @@ from lab.errors import ModelError, StorageError
 from lab.metrics.bootstrap import percentile_interval, resamples
 from lab.models.tiny import tiny_model
 from probes.positions import AllTokens
-from probes.scores import differences as module
 from probes.scores.differences import add_problem_sums, differences, problem_sums, shard_problem_sums
 
 N_PROBLEMS = 6
@@ -63,7 +62,7 @@ def test_the_other_way_round_every_sign_changes(store, tuned_store, sae, weights
 
 def test_features_are_resampled_in_parts_without_a_seam(store, tuned_store, sae, weights, monkeypatch):
     whole = differences(store, tuned_store, sae, weights)
-    monkeypatch.setattr(module, "_TOGETHER", 5)
+    monkeypatch.setattr("lab.metrics.bootstrap.CHUNK", 5)
     parts = differences(store, tuned_store, sae, weights)
     for name in ("low", "high"):
         assert parts[name].to_list() == pytest.approx(whole[name].to_list(), nan_ok=True)

@@ -165,6 +165,17 @@ def test_with_one_label_or_nothing_outside_a_score_is_undefined():
     assert reason_scores(by_hand([[1, 2], [2, 1]], [0, 0], n_outside=0))["score"].is_nan().all()
 
 
+def test_where_all_features_are_silent_on_one_side_every_score_is_undefined():
+    silent_inside = reason_scores(by_hand([[0, 0], [0, 0]], [1, 3]))
+    assert silent_inside["inside_share"].is_nan().all()
+    assert silent_inside["outside_share"].to_list() == [0.25, 0.75]
+    assert silent_inside["score"].is_nan().all()
+    silent_outside = reason_scores(by_hand([[1, 2], [2, 1]], [0, 0]))
+    assert silent_outside["inside_share"].to_list() == [0.5, 0.5]
+    assert silent_outside["outside_share"].is_nan().all()
+    assert silent_outside["score"].is_nan().all()
+
+
 def test_a_label_of_no_stored_token_changes_nothing(store, sae, labels, case):
     # The first place of a text is in its prompt, which is not stored.
     more = pl.concat([labels, LABELS.frame([{"text": 0, "position": 0, "label": "zzz"}])])

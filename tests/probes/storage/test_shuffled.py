@@ -3,6 +3,7 @@
 from collections import Counter
 from itertools import chain, count, islice
 
+import polars as pl
 import pytest
 import torch
 from hypothesis import given
@@ -13,6 +14,7 @@ from probes.site import Site
 from probes.storage import shuffled as shuffled_module
 from probes.storage.shard import read_rows
 from probes.storage.shuffled import shuffled
+from probes.storage.store import read_index
 
 from .conftest import SITES
 
@@ -142,6 +144,18 @@ def test_an_index_that_cannot_be_read_is_named(store):
     (store.path / "index" / "00000.parquet").unlink()
     with pytest.raises(StorageError, match=r"00000\.parquet.*lab capture repair"):
         list(shuffled(store, SITE, 4, seed=0, keep=lambda _: True))
+
+
+def test_an_index_of_other_columns_is_named(store):
+    file = store.path / "index" / "00000.parquet"
+    pl.read_parquet(file).drop("token").write_parquet(file)
+    with pytest.raises(StorageError, match=r"not a 'activation index' table: token came as.*lab capture repair"):
+        read_index(store, 0)
+
+
+def test_the_indices_of_all_shards_are_the_index_of_the_store(kept):
+    parts = [read_index(kept, number) for number in range(len(kept.portions))]
+    assert pl.concat(parts).equals(kept.index().collect())
 
 
 def test_a_batch_is_a_copy(kept):
