@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
+from lab.errors import EstimateError
 from lab.feature_tables import CATEGORIES, TAXONOMIES
 from lab.metrics.bootstrap import resamples
 from lab.models.load import Model
@@ -59,6 +60,10 @@ def survey(
     that lacks tokens, and EstimateError where there are too few problems or segments.
     """
     require_model(store, model)
+    if n_seeds < 1 or not (sites and sizes and methods):
+        raise EstimateError(
+            f"{len(sites)} sites, {len(sizes)} sizes and {len(methods)} methods, {n_seeds} fits of each: want at least 1"
+        )
     found = segments(rule, model.tokenizer, read_table(store.path / TEXTS_FILE, TEXTS))
     cut = parts(found["problem_id"].to_list(), child_seed(seed, "parts"))
     n_held_out = found["problem_id"].filter(cut.judged).n_unique()
