@@ -65,13 +65,17 @@ def perform_sae_train(command: SaeTrainCommand, console: Console) -> None:
         def told(n_done: int, _: int = 0) -> None:
             watch("activations learnt", n_done, len(units) * n_tokens)
 
-        told(0)
+        # Those that are there are not trained again.
+        there = {unit for unit in units if unit.path.exists()}
+        told(len(there) * n_tokens)
         match on:
             case Here():
                 map_shards(lambda: partial(train_unit, on_progress=told), units, on, device=device)
             case Ray():
                 # Workers elsewhere cannot move the bar, which then moves by whole SAEs.
-                map_shards(trainer, units, on, device=device, on_done=lambda _: told(n_tokens))
+                map_shards(
+                    trainer, units, on, device=device, on_done=lambda unit: told(0 if unit in there else n_tokens)
+                )
     model = load(model_source(store.plan.model), device=device, dtype=DTYPES[store.plan.weights])
     for table in quality_tables(judge(model, units, seed=command.seed)):
         console.print(table)
@@ -150,16 +154,16 @@ def paired(paths: tuple[Path, Path], site: str | None) -> Paired:
 
 def kinds_table(kinds: pl.DataFrame) -> Table:
     """`LATENT_KINDS` for a terminal."""
-    title = "Kinds of latents, with 95 % intervals"
+    title = "Kinds of latents, in per cent, with 95 % intervals"
     table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("latents")
+    table.add_column("latents", no_wrap=True)
     for heading in ("pair", "placebo", "difference, points"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in kinds.iter_rows(named=True):
         table.add_row(
             row["kind"],
-            Text(f"{percent(row['share'])} {interval(row['low'], row['high'])}"),
-            Text(f"{percent(row['placebo_share'])} {interval(row['placebo_low'], row['placebo_high'])}"),
+            Text(f"{fixed(100 * row['share'], 1)} {interval(row['low'], row['high'])}"),
+            Text(f"{fixed(100 * row['placebo_share'], 1)} {interval(row['placebo_low'], row['placebo_high'])}"),
             Text(f"{points(row['difference'])} {interval(row['difference_low'], row['difference_high'])}"),
         )
     if reasons := [reason for reason in kinds["reason"].unique() if reason != "ok"]:

@@ -17,7 +17,7 @@ from lab.models.device import resolve_device
 from lab.models.load import load
 from lab.models.source import model_source
 from lab.provenance import digest, provenance
-from lab.report.numerals import interval, percent
+from lab.report.numerals import fixed, interval
 from lab.stage import memoised
 from lab.tables import read_table, write_table
 from lab.tasks.chain_steps import CHAIN_STEPS
@@ -105,7 +105,7 @@ def taxonomy_tables(quality: pl.DataFrame) -> Iterator[Table]:
     measures = {"mutual information": "labels told", "purity": "purity", "stability": "stability"}
     spans = quality.filter(pl.col("reading") == "span mean")
     for (site,), here in spans.group_by(["site"], maintain_order=True):
-        title = f"{site}: held-out problems,\nwith 95 % intervals; in round brackets, of noise"
+        title = f"{site}: held-out problems, in per cent,\nwith 95 % intervals; in round brackets, of noise"
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
         table.add_column("method", no_wrap=True)
         for heading in ("n", *measures.values()):
@@ -118,5 +118,5 @@ def taxonomy_tables(quality: pl.DataFrame) -> Iterator[Table]:
 
 
 def _cell(row: dict[str, float]) -> str:
-    value = f"{percent(row['value'], 0)} {interval(row['low'], row['high'], 0)}".rstrip()
-    return f"{value} ({percent(row['null'], 0)})"
+    value = f"{fixed(100 * row['value'], 0)} {interval(row['low'], row['high'], 0)}".rstrip()
+    return f"{value} ({fixed(100 * row['null'], 0)})"

@@ -18,6 +18,9 @@ def tidied(out: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             (work / out.name).rmdir()
-            (work / f"{out.name}.digest").unlink()
+        # A kill may have left the mark of the owner after its work had gone, or a hidden part of one.
+        if not (work / out.name).exists():
+            for mark in (*work.glob(f"{out.name}.digest"), *work.glob(f".{out.name}.digest.*.partial")):
+                mark.unlink()
         with suppress(OSError):
             work.rmdir()
