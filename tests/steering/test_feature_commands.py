@@ -129,6 +129,13 @@ def one_line(text: str) -> str:
     return line
 
 
+@pytest.mark.parametrize("words", ["sae train", "sae compare", "features", "attribute", "taxonomy"])
+def test_the_help_of_every_command_has_an_example_of_itself(lab, words):
+    code, shown, complaint = lab(*words.split(), "--help")
+    assert (code, complaint) == (0, "")
+    assert f"Example: lab {words} --" in " ".join(shown.replace("│", " ").split())
+
+
 def test_every_command_says_where_its_results_are_within_eighty_columns(chain):
     for out, shown in chain.printed.items():
         where = chain.directory / out
