@@ -72,7 +72,7 @@ class FeaturesCommand:
     out: Path
     """Directory of the results."""
     n_shown: int = 20
-    """Features with a card of their own."""
+    """Features whose contexts and logit effects are kept; the page has cards of the first twelve."""
     seed: int = 0
     """Decides probes and intervals."""
     device: DeviceName = "auto"

@@ -36,6 +36,7 @@ from probes.attribution.shards import (
 from probes.sae.load import load_sae
 from steering.feature_commands import AttributeCommand
 from steering.progress import progress
+from steering.tidied import tidied
 
 METHODS = {
     "ablation": Ablation(),
@@ -70,7 +71,9 @@ def perform_attribute(command: AttributeCommand, console: Console) -> None:
                 prepare, shards, on, device=device, on_done=lambda shard: watch("texts", shard.n_texts, plan.n_texts)
             )
 
-        done = attribute_shards(command.out.resolve().parent, command.out.name, plan, asked, made_by, run)
+        out = command.out.resolve()
+        with tidied(out):
+            done = attribute_shards(out.parent, out.name, plan, asked, made_by, run)
     weights = resamples(asked["problem_id"].n_unique(), N_BOOT, numpy_generator(command.seed, "bootstrap of effects"))
     console.print(effect_table(feature_effects(stored_effects(done.path), asked, method, weights)))
     console.print(f"in {done.path}", highlight=False, soft_wrap=True)
@@ -78,10 +81,10 @@ def perform_attribute(command: AttributeCommand, console: Console) -> None:
 
 def contrasts(command: AttributeCommand, model: Model) -> pl.DataFrame:
     """`CONTRASTS` of prompts, or of traces; raises EstimateError where both or neither are asked for."""
-    source, openings = task_source(command.task), bool(command.toward and command.against)
-    if openings == bool(command.traces):
+    given = bool(command.toward), bool(command.against), command.traces is not None
+    if given not in ((True, True, False), (False, False, True)):
         raise EstimateError("want either --toward with --against, or --traces: say what is to be explained")
-    task = open_task(source, n_problems=command.n_problems, seed=command.seed)
+    task = open_task(task_source(command.task), n_problems=command.n_problems, seed=command.seed)
     if command.traces is None:
         return opening_contrasts(model, task.problems, command.toward, command.against)
     traces = read_table(command.traces, TRACES)

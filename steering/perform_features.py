@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from lab.errors import StorageError
+from lab.errors import EstimateError, StorageError
 from lab.metrics.bootstrap import resamples
 from lab.models.device import resolve_double_device
 from lab.models.load import Model, load
@@ -36,6 +36,7 @@ from probes.texts import TEXTS
 from steering.feature_commands import FeaturesCommand
 from steering.features.ledger import Read, feature_ledger
 from steering.perform_attribution import METHODS
+from steering.tidied import tidied
 
 PAGE, N_BOOT = "features.html", 2000
 
@@ -100,6 +101,8 @@ def token_labels(command: FeaturesCommand, store: Store, model: Model) -> pl.Dat
 
 def perform_page(command: FeaturesCommand, typed: str, console: Console) -> None:
     """Scores the features and writes tables and page into one directory, which is then never changed."""
+    if command.n_shown < 1:
+        raise EstimateError(f"n_shown = {command.n_shown}: want at least 1")
     device = resolve_double_device(command.device)
     sae, base = load_sae(command.sae, device=device), open_store(command.store)
     tuned = None if command.tuned_store is None else open_store(command.tuned_store)
@@ -113,8 +116,9 @@ def perform_page(command: FeaturesCommand, typed: str, console: Console) -> None
     labels = token_labels(command, base, model)
     attributed = None if command.effects is None else Attributed.read(command.effects, sae)
     parents = {"sae": sae.digest, "store": digest(base.files)}
-    parents |= {} if command.problems is None else {"problems": file_digest(command.problems)}
     parents |= {} if tuned is None else {"tuned store": digest(tuned.files)}
+    # Steps are labelled by their problems, which no store holds.
+    parents |= {"problems": file_digest(command.problems)} if command.labels == "steps" and command.problems else {}
     parents |= {} if attributed is None else {"effects": attributed.digest}
     config = {"labels": command.labels, "n_shown": command.n_shown, "seed": command.seed}
     made_by = provenance("features", config, parents, device=device.type, dtype=base.plan.weights, seed=command.seed)
@@ -150,5 +154,7 @@ def perform_page(command: FeaturesCommand, typed: str, console: Console) -> None
         )
         write_text(work / PAGE, render_features(page))
 
-    done = memoised(command.out.resolve().parent, command.out.name, config, parents, compute)
+    out = command.out.resolve()
+    with tidied(out):
+        done = memoised(out.parent, out.name, config, parents, compute)
     console.print(f"page: {done.path / PAGE}", highlight=False, soft_wrap=True)

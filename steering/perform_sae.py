@@ -1,5 +1,6 @@
 """perform_sae: trains sparse autoencoders and crosscoders for the command line, and prints what came of it."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lab.errors import SiteError
+from lab.errors import ModelError, SiteError
 from lab.feature_tables import CROSSCODER_QUALITY, LATENT_KINDS, LATENTS
 from lab.models.device import resolve_double_device
 from lab.models.load import load
@@ -36,11 +37,14 @@ from probes.storage.plan import DTYPES
 from probes.storage.store import open_store
 from steering.feature_commands import SaeCompareCommand, SaeTrainCommand
 from steering.progress import progress
+from steering.tidied import tidied
 
 
 def perform_sae_train(command: SaeTrainCommand, console: Console) -> None:
     """Trains a grid of SAEs under a progress bar, and prints their quality."""
     store, device, on = open_store(command.store), resolve_double_device(command.device), place(command.ray)
+    if not (command.architectures and command.sizes):
+        raise ModelError("no SAE to train: want at least one of --architectures and one of --sizes")
     units = grid(
         command.store.resolve(),
         [Site.parse(name) for name in command.sites] or store.plan.sites,
@@ -63,36 +67,42 @@ def perform_sae_train(command: SaeTrainCommand, console: Console) -> None:
         def told(n_done: int, _: int = 0) -> None:
             watch("activations learnt", n_done, len(units) * n_tokens)
 
-        told(0)
+        # Those that are there are not trained again.
+        there = {unit for unit in units if unit.path.exists()}
+        told(len(there) * n_tokens)
         match on:
             case Here():
                 map_shards(lambda: partial(train_unit, on_progress=told), units, on, device=device)
             case Ray():
                 # Workers elsewhere cannot move the bar, which then moves by whole SAEs.
-                map_shards(trainer, units, on, device=device, on_done=lambda _: told(n_tokens))
+                map_shards(
+                    trainer, units, on, device=device, on_done=lambda unit: told(0 if unit in there else n_tokens)
+                )
     model = load(model_source(store.plan.model), device=device, dtype=DTYPES[store.plan.weights])
-    console.print(quality_table(judge(model, units, seed=command.seed)))
+    for table in quality_tables(judge(model, units, seed=command.seed)):
+        console.print(table)
     console.print(f"in {command.out.resolve()}", highlight=False, soft_wrap=True)
 
 
-def quality_table(quality: pl.DataFrame) -> Table:
-    """`SAE_QUALITY` for a terminal."""
-    title = "On held-out problems, with 95 % intervals"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("SAE", overflow="fold")
-    for heading in ("variance", "L0", "dead", "CE recovered", "KL, nats"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in quality.iter_rows(named=True):
-        spread = interval(row["ce_recovered_low"], row["ce_recovered_high"])
-        table.add_row(
-            row["sae"],
-            percent(row["explained_variance"]),
-            fixed(row["l0"], 1),
-            percent(row["dead_share"], 0),
-            Text(f"{percent(row['ce_recovered'])} {spread}"),
-            figures(row["kl"]),
-        )
-    return table
+def quality_tables(quality: pl.DataFrame) -> Iterator[Table]:
+    """What `SAE_QUALITY` says of each site, for a terminal of 80 columns."""
+    for (site,), here in quality.group_by(["site"], maintain_order=True):
+        title = f"{site}: held-out problems, with 95 % intervals"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        table.add_column("SAE", overflow="fold")
+        for heading in ("variance", "L0", "dead", "CE recovered", "KL, nats"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for row in here.iter_rows(named=True):
+            spread = interval(row["ce_recovered_low"], row["ce_recovered_high"])
+            table.add_row(
+                row["sae"].removeprefix(f"{site}/"),
+                percent(row["explained_variance"]),
+                fixed(row["l0"], 1),
+                percent(row["dead_share"], 0),
+                Text(f"{percent(row['ce_recovered'])} {spread}".rstrip()),
+                figures(row["kl"]),
+            )
+        yield table
 
 
 def perform_sae_compare(command: SaeCompareCommand, console: Console) -> None:
@@ -107,14 +117,16 @@ def perform_sae_compare(command: SaeCompareCommand, console: Console) -> None:
         for name, both in pairs.items()
         for side, store in (("base", both.base), ("tuned", both.tuned))
     }
-    made_by = provenance("crosscoder", training, parents, device=device.type, dtype="float32", seed=command.seed)
+    config = {"site": str(pairs["pair"].site), "training": training}
+    made_by = provenance("crosscoder", config, parents, device=device.type, dtype="float32", seed=command.seed)
 
     def compute(work: Path) -> None:
         latents: dict[str, pl.DataFrame] = {}
         with progress(console) as watch:
             for name, both in pairs.items():
+                # Told the steps so far; the bar wants those just done, of which the first call tells none.
                 learnt = train(
-                    both, training, device=device, on_progress=lambda n, total, name=name: watch(name, n, total)
+                    both, training, device=device, on_progress=lambda n, total, name=name: watch(name, min(n, 1), total)
                 )
                 save_crosscoder(learnt, work / f"{name}.safetensors", made_by)
                 summed = moments(learnt, both.batches("held out", training.batch_size, seed=command.seed))
@@ -127,9 +139,11 @@ def perform_sae_compare(command: SaeCompareCommand, console: Console) -> None:
         kinds = against_placebo(latents["pair"], latents.get("placebo"))
         write_table(work / "kinds.parquet", kinds, LATENT_KINDS, made_by)
 
-    done = memoised(command.out.parent, command.out.name, training, parents, compute)
+    out = command.out.resolve()
+    with tidied(out):
+        done = memoised(out.parent, out.name, config, parents, compute)
     console.print(kinds_table(read_table(done.path / "kinds.parquet", LATENT_KINDS)))
-    console.print(f"in {done.path.resolve()}", highlight=False, soft_wrap=True)
+    console.print(f"in {done.path}", highlight=False, soft_wrap=True)
 
 
 def paired(paths: tuple[Path, Path], site: str | None) -> Paired:
@@ -142,12 +156,16 @@ def paired(paths: tuple[Path, Path], site: str | None) -> Paired:
 
 def kinds_table(kinds: pl.DataFrame) -> Table:
     """`LATENT_KINDS` for a terminal."""
-    table = Table("latents", "pair", "placebo", "difference, points", box=box.SIMPLE_HEAD)
+    title = "Kinds of latents, in per cent, with 95 % intervals"
+    table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("latents", no_wrap=True)
+    for heading in ("pair", "placebo", "difference, points"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in kinds.iter_rows(named=True):
         table.add_row(
             row["kind"],
-            Text(f"{percent(row['share'])} {interval(row['low'], row['high'])}"),
-            Text(f"{percent(row['placebo_share'])} {interval(row['placebo_low'], row['placebo_high'])}"),
+            Text(f"{fixed(100 * row['share'], 1)} {interval(row['low'], row['high'])}"),
+            Text(f"{fixed(100 * row['placebo_share'], 1)} {interval(row['placebo_low'], row['placebo_high'])}"),
             Text(f"{points(row['difference'])} {interval(row['difference_low'], row['difference_high'])}"),
         )
     if reasons := [reason for reason in kinds["reason"].unique() if reason != "ok"]:

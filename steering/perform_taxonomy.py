@@ -1,9 +1,11 @@
 """perform_taxonomy: categories of steps or sentences for the command line."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
+import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -14,8 +16,8 @@ from lab.feature_tables import CATEGORIES, TAXONOMIES
 from lab.models.device import resolve_device
 from lab.models.load import load
 from lab.models.source import model_source
-from lab.provenance import digest, file_digest, provenance
-from lab.report.numerals import interval, percent
+from lab.provenance import digest, provenance
+from lab.report.numerals import fixed, interval
 from lab.stage import memoised
 from lab.tables import read_table, write_table
 from lab.tasks.chain_steps import CHAIN_STEPS
@@ -29,6 +31,7 @@ from probes.taxonomy.survey import survey
 from probes.taxonomy.taxonomy_file import save_taxonomy
 from steering.feature_commands import TaxonomyCommand
 from steering.progress import progress
+from steering.tidied import tidied
 
 
 def perform_taxonomy(command: TaxonomyCommand, console: Console) -> None:
@@ -45,16 +48,18 @@ def perform_taxonomy(command: TaxonomyCommand, console: Console) -> None:
         "n_seeds": command.n_seeds,
         "seed": command.seed,
     }
+    rule = segment_rule(command)
     parents = {"store": digest(store.files)}
-    parents |= {} if command.problems is None else {"problems": file_digest(command.problems)}
+    if isinstance(rule, Steps):
+        parents["problems"] = digest(dict(rule.problems))
     made_by = provenance("taxonomy", config, parents, device=device.type, dtype="float32", seed=command.seed)
 
     def compute(work: Path) -> None:
-        with progress(console) as watch:
+        with progress(console) as watch, single_thread():
             found = survey(
                 model,
                 store,
-                segment_rule(command),
+                rule,
                 sites,
                 command.sizes,
                 (*(ClusteringSae(k=k) for k in command.ks), KMeans()),
@@ -67,10 +72,23 @@ def perform_taxonomy(command: TaxonomyCommand, console: Console) -> None:
         write_table(work / "quality.parquet", found.quality, TAXONOMIES, made_by)
         write_table(work / "categories.parquet", found.contents, CATEGORIES, made_by)
 
-    done = memoised(command.out.resolve().parent, command.out.name, config, parents, compute)
+    out = command.out.resolve()
+    with tidied(out):
+        done = memoised(out.parent, out.name, config, parents, compute)
     for table in taxonomy_tables(read_table(done.path / "quality.parquet", TAXONOMIES)):
         console.print(table)
     console.print(f"in {done.path}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """One thread of torch's within the block: the fits' matrices are small, and threads would wait for each other."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def segment_rule(command: TaxonomyCommand) -> Rule:
@@ -87,9 +105,9 @@ def taxonomy_tables(quality: pl.DataFrame) -> Iterator[Table]:
     measures = {"mutual information": "labels told", "purity": "purity", "stability": "stability"}
     spans = quality.filter(pl.col("reading") == "span mean")
     for (site,), here in spans.group_by(["site"], maintain_order=True):
-        title = f"{site}: held-out problems, with 95 % intervals; in round brackets, of noise"
+        title = f"{site}: held-out problems, in per cent,\nwith 95 % intervals; in round brackets, of noise"
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-        table.add_column("method")
+        table.add_column("method", no_wrap=True)
         for heading in ("n", *measures.values()):
             table.add_column(heading, justify="right", no_wrap=True)
         for (method, n), rows in here.group_by(["method", "n_categories"], maintain_order=True):
@@ -100,5 +118,5 @@ def taxonomy_tables(quality: pl.DataFrame) -> Iterator[Table]:
 
 
 def _cell(row: dict[str, float]) -> str:
-    value = f"{percent(row['value'], 0)} {interval(row['low'], row['high'], 0)}".rstrip()
-    return f"{value} ({percent(row['null'], 0)})"
+    value = f"{fixed(100 * row['value'], 0)} {interval(row['low'], row['high'], 0)}".rstrip()
+    return f"{value} ({fixed(100 * row['null'], 0)})"

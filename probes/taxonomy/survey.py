@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
+from lab.errors import EstimateError
 from lab.feature_tables import CATEGORIES, TAXONOMIES
 from lab.metrics.bootstrap import resamples
 from lab.models.load import Model
@@ -56,9 +57,14 @@ def survey(
     `n_seeds` fits is the one that is kept and judged. `on_progress` is told the fits just made and those in all.
 
     Holds five vectors a segment, whatever the number of tokens. Raises StorageError for a store of another model or one
-    that lacks tokens, and EstimateError where there are too few problems or segments.
+    that lacks tokens, and EstimateError for nothing to fit, or where there are too few problems or segments.
     """
     require_model(store, model)
+    if n_seeds < 1 or not (sites and sizes and methods):
+        raise EstimateError(
+            f"{len(sites)} sites, {len(sizes)} sizes, {len(methods)} methods, {n_seeds} fits of each: want at least 1 "
+            "of all"
+        )
     found = segments(rule, model.tokenizer, read_table(store.path / TEXTS_FILE, TEXTS))
     cut = parts(found["problem_id"].to_list(), child_seed(seed, "parts"))
     n_held_out = found["problem_id"].filter(cut.judged).n_unique()

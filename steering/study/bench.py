@@ -18,6 +18,7 @@ from lab.tables import write_text
 from lab.tasks.source import Task, open_task, task_source
 from probes.site import Site, check_site
 from steering.study.config import Study
+from steering.study.feature_search import require_room
 
 Watch = Callable[[str, int, int], None]
 """Told (stage, items just done, items in all) while a study runs."""
@@ -68,6 +69,8 @@ def prepare(study: Study, out: Path, watch: Watch) -> Bench:
     pair = ModelPair(base=opened(study.base), tuned=opened(study.tuned))
     site = Site(study.layer if study.layer is not None else pair.base.anatomy.n_layers // 2)
     check_site(pair.base, site)
+    if study.features is not None:
+        require_room(study.features, pair.base)
     companions = tuple(opened(text) for text in study.companions)
     source = task_source(study.task)
     task = open_task(source, n_problems=study.n_problems, seed=study.seed)

@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 
 from lab.errors import EstimateError
+from lab.models.load import Model
+from probes.sae.architecture import TopK
+from probes.sae.recipe import Recipe, Training
+from probes.site import Site, check_site
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,3 +34,15 @@ class FeatureSearch:
         counts = {name: getattr(self, name) for name in ("expansion", "k", "n_tokens", "n_texts", "n_top", "n_shown")}
         if low := {name: count for name, count in counts.items() if count < 1}:
             raise EstimateError(f"{', '.join(f'{name} = {count}' for name, count in low.items())}: want at least 1")
+
+
+def require_room(search: FeatureSearch, model: Model) -> None:
+    """SiteError for a block that `model` does not have; ModelError for an SAE that cannot be trained as asked."""
+    for layer in search.layers:
+        check_site(model, Site(layer))
+        Recipe(
+            site=Site(layer),
+            architecture=TopK(search.k),
+            d_sae=search.expansion * model.anatomy.d_model,
+            training=Training(n_tokens=search.n_tokens),
+        )

@@ -1,6 +1,7 @@
 """Feature stages: both models' training traces, as either reads them -> SAEs -> what their features carry."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -15,6 +16,7 @@ from probes.positions import AllTokens
 from probes.sae.architecture import TopK
 from probes.sae.dictionary import Sae
 from probes.sae.grid import Unit, grid, judge, train_unit
+from probes.sae.held_out import count_rows
 from probes.sae.load import load_sae
 from probes.sae.recipe import QUALITY_FILE, Training
 from probes.scores.firing import firing
@@ -93,6 +95,9 @@ def sae_stage(bench: Bench, search: FeatureSearch, store: Artefact) -> Artefact:
 def units(bench: Bench, search: FeatureSearch, store: Path, out: Path) -> tuple[Unit, ...]:
     """One SAE a block."""
     training = Training(n_tokens=search.n_tokens, seed=bench.study.seed)
+    # A small study has fewer activations than a batch.
+    n_learnt, _ = count_rows(open_store(store), training.held_out_share)
+    training = replace(training, batch_size=max(1, min(training.batch_size, n_learnt)))
     d_sae = search.expansion * bench.base.anatomy.d_model
     return grid(store, sites(search), [TopK(search.k)], [d_sae], training, out, device=bench.base.device)
 
