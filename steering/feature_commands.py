@@ -100,7 +100,7 @@ class AttributeCommand:
     """First tokens that they are weighed against, such as A for a direct answer."""
     traces: Path | None = None
     """Instead of --toward and --against: traces of the task, in which the right answer is weighed against a wrong one
-    where it is stated; those that state none are left out."""
+    where it is stated; those whose place cannot be told are left out and counted."""
     method: Literal["ablation", "joint-ablation", "gradient", "integrated"] = "gradient"
     """ablation is exact and slow; gradient ranks much alike; integrated sums to what all features do together."""
     out: Path

@@ -21,7 +21,7 @@ from lab.scale_out import Here, Ray, map_shards, place
 from lab.seeds import numpy_generator
 from lab.tables import read_table
 from lab.tasks.source import open_task, task_source
-from probes.attribution.answer_contrasts import answer_contrasts
+from probes.attribution.answer_contrasts import answer_contrasts, can_be_asked
 from probes.attribution.contrast import opening_contrasts
 from probes.attribution.feature_effects import feature_effects
 from probes.attribution.method import Ablation, Gradient, Integrated, JointAblation
@@ -52,7 +52,7 @@ def perform_attribute(command: AttributeCommand, console: Console) -> None:
     device = resolve_double_device(command.device)
     model = load(model_source(command.model), device=device, dtype=resolve_dtype(command.dtype, device))
     sae, method, on = load_sae(command.sae.resolve(), device=device), METHODS[command.method], place(command.ray)
-    asked = contrasts(command, model)
+    asked = contrasts(command, model, console)
     plan = attribution_plan(model, sae, asked, method, batch=command.batch, shard_texts=command.shard_texts)
     parents = {"model": model.digest, "sae": sae.digest, "contrasts": plan.contrasts}
     made_by = provenance("attribution", plan, parents, device=device.type, dtype=plan.dtype, seed=command.seed)
@@ -79,7 +79,7 @@ def perform_attribute(command: AttributeCommand, console: Console) -> None:
     console.print(f"in {done.path}", highlight=False, soft_wrap=True)
 
 
-def contrasts(command: AttributeCommand, model: Model) -> pl.DataFrame:
+def contrasts(command: AttributeCommand, model: Model, console: Console) -> pl.DataFrame:
     """`CONTRASTS` of prompts, or of traces; raises EstimateError where both or neither are asked for."""
     given = bool(command.toward), bool(command.against), command.traces is not None
     if given not in ((True, True, False), (False, False, True)):
@@ -88,8 +88,12 @@ def contrasts(command: AttributeCommand, model: Model) -> pl.DataFrame:
     if command.traces is None:
         return opening_contrasts(model, task.problems, command.toward, command.against)
     traces = read_table(command.traces, TRACES)
-    stated = pl.Series([task.read_answer(text) is not None for text in traces["text"]], dtype=pl.Boolean)
-    return answer_contrasts(model, task, traces.filter(stated))
+    asked = [row for row in range(len(traces)) if can_be_asked(model, task, traces[row])]
+    console.print(
+        f"{len(asked)} of {len(traces)} traces state an answer at one place that can be told", highlight=False
+    )
+    # With none left, the first one says why.
+    return answer_contrasts(model, task, traces[asked] if asked else traces.head(1))
 
 
 def effect_table(effects: pl.DataFrame) -> Table:

@@ -38,6 +38,15 @@ def answer_contrasts(model: Model, task: Task, traces: pl.DataFrame) -> pl.DataF
     return table
 
 
+def can_be_asked(model: Model, task: Task, trace: pl.DataFrame) -> bool:
+    """Whether `answer_contrasts` can tell where this one row of a `TRACES` table states its answer."""
+    try:
+        answer_contrasts(model, task, trace)
+    except EstimateError:
+        return False
+    return True
+
+
 def stated_at(task: Task, text: str, wrong: str) -> int:
     """The character of `text` at which the answer that it states begins.
 
