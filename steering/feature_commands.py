@@ -82,8 +82,7 @@ class FeaturesCommand:
 class AttributeCommand:
     """Measure what every feature of a sparse autoencoder adds to a difference of logits, text by text, in shards.
 
-    Example: lab attribute --model zero-rl --sae runs/saes/blocks.2.hook_resid_post/topk-16-512 --task chain --toward T
-    --against A --out runs/effects
+    Example: lab attribute --model zero-rl --sae runs/saes/SITE/topk-16-512 --toward T --against A --out runs/effects
 
     A run that was stopped goes on when the same command is given again, and ends with the same bytes.
     """
@@ -125,8 +124,8 @@ class SaeCompareCommand:
 
     Example: lab sae compare --pair runs/acts-base runs/acts-rl --placebo runs/acts-p0 runs/acts-p1 --out runs/diff
 
-    A BatchTopK crosscoder with latent scaling, trained on both models' activations of the same tokens. Without
-    --placebo nothing is said of what tuning did, since two models that were only trained on differ too.
+    A BatchTopK crosscoder with latent scaling, trained on both models' activations of the same tokens. Nothing is said
+    of what tuning did without --placebo, since two models that were only trained on differ too.
     """
 
     pair: Annotated[tuple[Path, Path], tyro.conf.arg(metavar="BASE TUNED")]

@@ -88,6 +88,10 @@ def contrasts(command: AttributeCommand, model: Model, console: Console) -> pl.D
     if command.traces is None:
         return opening_contrasts(model, task.problems, command.toward, command.against)
     traces = read_table(command.traces, TRACES)
+    # A trace of another task is an error, and not one whose answer is hard to find.
+    strays = traces.filter(~pl.col("problem_id").is_in([problem.id for problem in task.problems]))
+    if len(strays):
+        return answer_contrasts(model, task, strays.head(1))
     asked = [row for row in range(len(traces)) if can_be_asked(model, task, traces[row])]
     console.print(
         f"{len(asked)} of {len(traces)} traces state an answer at one place that can be told", highlight=False

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+# Imported here, since urllib3, which sae_lens brings, binds a local socket as it is imported.
+import probes.sae.grid  # noqa: F401
 import steering.study.run  # noqa: F401
 from lab.provenance import package_versions, revision
 from steering.cli import main
