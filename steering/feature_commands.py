@@ -102,6 +102,9 @@ class AttributeCommand:
     where it is stated; those whose place cannot be told are left out and counted."""
     method: Literal["ablation", "joint-ablation", "gradient", "integrated"] = "gradient"
     """ablation is exact and slow; gradient ranks much alike; integrated sums to what all features do together."""
+    n_steps: int = 64
+    """Steps of integrated gradients. How far they miss what they should sum to is printed: a network of 30 blocks took
+    512."""
     out: Path
     """Directory of the results."""
     n_problems: int = 200

@@ -10,12 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from lab.errors import EstimateError
+from lab.feature_tables import TEXT_EFFECTS
 from lab.metrics.bootstrap import resamples
 from lab.models.device import resolve_double_device, resolve_dtype
 from lab.models.load import Model, load
 from lab.models.source import model_source
 from lab.provenance import provenance
-from lab.report.numerals import figures
+from lab.report.numerals import figures, percent
 from lab.sampling.trace import TRACES
 from lab.scale_out import Here, Ray, map_shards, place
 from lab.seeds import numpy_generator
@@ -23,8 +24,8 @@ from lab.tables import read_table
 from lab.tasks.source import open_task, task_source
 from probes.attribution.answer_contrasts import answer_contrasts, can_be_asked
 from probes.attribution.contrast import opening_contrasts
-from probes.attribution.feature_effects import feature_effects
-from probes.attribution.method import Ablation, Gradient, Integrated, JointAblation
+from probes.attribution.feature_effects import completeness, feature_effects
+from probes.attribution.method import Ablation, Gradient, Integrated, JointAblation, Method
 from probes.attribution.shards import (
     OpenAttribution,
     Shard,
@@ -38,12 +39,6 @@ from steering.feature_commands import AttributeCommand
 from steering.progress import progress
 from steering.tidied import tidied
 
-METHODS = {
-    "ablation": Ablation(),
-    "joint-ablation": JointAblation(),
-    "gradient": Gradient(),
-    "integrated": Integrated(),
-}
 N_BOOT, N_LISTED = 2000, 10
 
 
@@ -51,7 +46,7 @@ def perform_attribute(command: AttributeCommand, console: Console) -> None:
     """Attributes under a progress bar, and prints the features of the largest effect."""
     device = resolve_double_device(command.device)
     model = load(model_source(command.model), device=device, dtype=resolve_dtype(command.dtype, device))
-    sae, method, on = load_sae(command.sae.resolve(), device=device), METHODS[command.method], place(command.ray)
+    sae, method, on = load_sae(command.sae.resolve(), device=device), chosen_method(command), place(command.ray)
     asked = contrasts(command, model, console)
     plan = attribution_plan(model, sae, asked, method, batch=command.batch, shard_texts=command.shard_texts)
     parents = {"model": model.digest, "sae": sae.digest, "contrasts": plan.contrasts}
@@ -76,7 +71,23 @@ def perform_attribute(command: AttributeCommand, console: Console) -> None:
             done = attribute_shards(out.parent, out.name, plan, asked, made_by, run)
     weights = resamples(asked["problem_id"].n_unique(), N_BOOT, numpy_generator(command.seed, "bootstrap of effects"))
     console.print(effect_table(feature_effects(stored_effects(done.path), asked, method, weights)))
+    if isinstance(method, Integrated):
+        texts = TEXT_EFFECTS.checked(pl.read_parquet(sorted((done.path / "texts").iterdir())))
+        console.print(f"they miss what all features add together by {percent(completeness(texts).share, 2)}")
     console.print(f"in {done.path}", highlight=False, soft_wrap=True)
+
+
+def chosen_method(command: AttributeCommand) -> Method:
+    """The method as a value."""
+    match command.method:
+        case "ablation":
+            return Ablation()
+        case "joint-ablation":
+            return JointAblation()
+        case "gradient":
+            return Gradient()
+        case "integrated":
+            return Integrated(command.n_steps)
 
 
 def contrasts(command: AttributeCommand, model: Model, console: Console) -> pl.DataFrame:

@@ -25,6 +25,7 @@ from lab.tasks.chain_steps import CHAIN_STEPS
 from lab.tasks.problem import PROBLEMS, problems_of
 from probes.attribution.contrast import CONTRASTS
 from probes.attribution.feature_effects import feature_effects
+from probes.attribution.method import Ablation, Gradient, Integrated, JointAblation
 from probes.attribution.shards import CONTRASTS_FILE, PLAN_FILE, stored_effects
 from probes.labels import LABELS, step_labels, word_labels
 from probes.sae.dictionary import Sae
@@ -35,7 +36,6 @@ from probes.storage.store import TEXTS_FILE, Store, open_store
 from probes.texts import TEXTS
 from steering.feature_commands import FeaturesCommand
 from steering.features.ledger import Read, feature_ledger
-from steering.perform_attribution import METHODS
 from steering.tidied import tidied
 
 PAGE, N_BOOT = "features.html", 2000
@@ -72,7 +72,9 @@ class Attributed:
         """`FEATURE_EFFECTS`."""
         n_problems = self.contrasts["problem_id"].n_unique()
         weights = resamples(n_problems, N_BOOT, numpy_generator(seed, "bootstrap of effects"))
-        method = next(method for method in METHODS.values() if type(method).__name__ == self.plan["method"]["kind"])
+        described = dict(self.plan["method"])
+        kinds = {kind.__name__: kind for kind in (Ablation, JointAblation, Gradient, Integrated)}
+        method = kinds[described.pop("kind")](**described)
         return feature_effects(stored_effects(self.path), self.contrasts, method, weights)
 
     def sides(self, model: Model) -> tuple[str, str]:

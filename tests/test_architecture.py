@@ -173,6 +173,7 @@ SURFACE = {
         "--against",
         "--traces",
         "--method",
+        "--n-steps",
         "--out",
         "--n-problems",
         "--seed",
