@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lab.errors import StorageError
 from lab.provenance import digest, file_digest
-from lab.tables import write_text
+from lab.tables import leftovers, write_text
 
 MARKER = "stage.json"
 
@@ -41,7 +41,7 @@ def memoised(
     write_text(owner, wanted)
     work.mkdir(exist_ok=True)
     compute(work)
-    for leftover in work.rglob(".*.partial"):
+    for leftover in leftovers(work):
         leftover.unlink()
     # Without the marker that an attempt killed just before the move may have left.
     files = sorted(path for path in work.rglob("*") if path.is_file() and path != work / MARKER)

@@ -84,6 +84,11 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def leftovers(directory: Path) -> list[Path]:
+    """What a process that died left half written below `directory`: our files, and those safetensors writes beside."""
+    return [path for pattern in (".*.partial", ".tmp??????") for path in directory.rglob(pattern)]
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes `text` whole or not at all."""
     with replacing(path) as temporary:

@@ -116,7 +116,7 @@ def _names(number: int) -> tuple[str, str]:
 
 def _sweep(out: Path) -> None:
     """Deletes what a process that died left half written."""
-    for leftover in out.rglob(".*.partial"):
+    for leftover in leftovers(out):
         leftover.unlink(missing_ok=True)
 
 

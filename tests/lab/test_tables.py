@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lab.errors import StorageError
 from lab.provenance import provenance
-from lab.tables import Column, Schema, read_provenance, read_table, replacing, write_table, write_text
+from lab.tables import Column, Schema, leftovers, read_provenance, read_table, replacing, write_table, write_text
 
 FACTS = Schema(
     "facts",
@@ -176,3 +176,11 @@ def test_a_directory_that_cannot_be_made_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="cannot write"):
         write_text(tmp_path / "file" / "note.txt", "x")
+
+
+def test_what_a_kill_leaves_behind_is_found_and_nothing_else(tmp_path):
+    for name in (".a.parquet.x1.partial", "b/.tmpIsXsTU", "b/.hidden", "b/c.parquet", "b/.tmp", "tmpAbCdEf"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = {str(path.relative_to(tmp_path)) for path in leftovers(tmp_path)}
+    assert found == {".a.parquet.x1.partial", "b/.tmpIsXsTU"}
