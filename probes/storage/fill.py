@@ -13,7 +13,7 @@ from lab.models.load import Model, load
 from lab.models.source import AdapterModel, GgufModel, HubModel, LocalModel, ModelSource, OrganismModel, model_source
 from lab.provenance import Provenance, file_digest
 from lab.scale_out import Here, Ray, map_shards
-from lab.tables import read_table, write_table
+from lab.tables import leftovers, read_table, write_table
 from probes.storage.plan import DTYPES, Plan, differences, portions
 from probes.storage.shard import write_shard
 from probes.storage.store import (
