@@ -30,8 +30,7 @@ def capture(
     if not sites:
         raise SiteError("capture was given no site: want at least one, such as Site(0)")
     captured: dict[Site, Tensor] = {}
-    # By layer, and the input of a block before its output: the order in which the pass reaches them.
-    ordered = sorted(set(sites), key=lambda site: (site.layer, site.stream == "resid_post"))
+    ordered = sorted(set(sites), key=lambda site: site.depth)
 
     to_front = (~mask).long().argsort(dim=1, stable=True)
     positions = torch.arange(mask.shape[1], device=mask.device).expand_as(to_front)

@@ -7,11 +7,10 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from lab.errors import SiteError
 from lab.models.load import Model
-from probes.site import Site, hook_site
+from probes.site import Handle, Site, hook_site
 
 
 class Call(NamedTuple):
@@ -56,8 +55,14 @@ def remainder(model: Model, site: Site, tokens: Int[Tensor, "text pos"], mask: B
 
     Padding may stand on either side. As in `capture`, texts are moved to the front, where causal attention needs no
     mask; so what a block is given beside the stream (rotary angles, the causal or windowed mask) is the same for every
-    text, and is kept once. Raises SiteError for a layer out of range, or where a block did not run.
+    text, and is kept once. Raises SiteError for a layer out of range, for `resid_mid`, which has half a block above it,
+    and where a block did not run.
     """
+    if site.stream == "resid_mid":
+        raise SiteError(
+            f"{site} lies inside a block, and only whole blocks are run again above a site: "
+            "take resid_pre or resid_post"
+        )
     to_front = (~mask).long().argsort(dim=1, stable=True)
     n_texts, width = mask.shape
     first = site.layer + (site.stream == "resid_post")
@@ -72,7 +77,7 @@ def remainder(model: Model, site: Site, tokens: Int[Tensor, "text pos"], mask: B
         behind = tuple(_of_one(value, n_texts) for value in args[1:])
         calls.append(Call(block, behind, {name: _of_one(value, n_texts) for name, value in kwargs.items()}))
 
-    handles: list[RemovableHandle] = []
+    handles: list[Handle] = []
     try:
         handles.append(hook_site(model, site, keep))
         handles += [block.register_forward_pre_hook(note, with_kwargs=True) for block in model.anatomy.blocks[first:]]

@@ -57,6 +57,8 @@ LAYOUTS = {
     "gpt2": GPT2,
     "gpt_neox": GPT_NEOX,
 }
+# What attention adds goes through a norm of its own first.
+NORMED_ATTENTION = ("gemma2", "gemma3_text")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -76,6 +78,8 @@ class Anatomy:
     """One a block; its output is a tuple that starts with what it adds to the stream (Gemma 2 and 3 norm it first)."""
     mlps: tuple[nn.Module, ...]
     d_model: int
+    has_resid_mid: bool
+    """Whether attention adds its output to the stream as it is, and the MLP then reads that stream."""
     d_vocab: int
     """Rows of the unembedding, which may exceed the tokenizer's tokens where a family pads its matrix."""
 
@@ -109,6 +113,7 @@ def find_anatomy(network: PreTrainedModel) -> Anatomy:
         ),
         mlps=tuple(_part(network, block, f"MLP of block {layer}", layout.mlp) for layer, block in enumerate(blocks)),
         d_model=d_model,
+        has_resid_mid=family not in NORMED_ATTENTION and not getattr(network.config, "use_parallel_residual", False),
         d_vocab=d_vocab,
     )
 

@@ -22,6 +22,7 @@ OURS = "elicitation_lab"
 LINEAR = ("standard", "gated", "jumprelu", "topk")
 _STREAMS: dict[str, Stream] = {
     "resid_pre": "resid_pre",
+    "resid_mid": "resid_mid",
     "resid_post": "resid_post",
     "in": "resid_pre",
     "out": "resid_post",
@@ -113,8 +114,8 @@ def _site(hook_name: str | None, name: str) -> Site:
     match = re.fullmatch(r"blocks\.([0-9]+)\.hook_(\w+)", hook_name)
     if match is None or match[2] not in _STREAMS:
         raise SiteError(
-            f"{name} reads {hook_name!r}: want the residual stream before or after a block, blocks.N.hook_resid_pre or "
-            "blocks.N.hook_resid_post (blocks.N.hook_in, blocks.N.hook_out)"
+            f"{name} reads {hook_name!r}: want the residual stream, blocks.N.hook_resid_pre, "
+            "blocks.N.hook_resid_mid or blocks.N.hook_resid_post (blocks.N.hook_in, blocks.N.hook_out)"
         )
     return Site(int(match[1]), _STREAMS[match[2]])
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lab.models.load import Model
-from steering.export.block_outputs import last_map, only_block_outputs
+from steering.export.block_outputs import last_map, without_embedding
 from steering.export.header import HEADER, header_text
 from steering.export.model_facts import check_fits, facts_of
 from steering.export.vector_file import Origin
@@ -29,12 +29,12 @@ def save_adapter(path: Path, vector: SteeringVector, model: Model, origin: Origi
     another width, for `resid_pre` of block 0 (LoRA has no bias on an embedding) and for a family whose blocks norm the
     map's output; SiteError for a layer out of range; StorageError where `path` exists.
     """
-    told = only_block_outputs(vector, "a LoRA bias")
+    told = without_embedding(vector, "a LoRA bias")
     check_fits(told, facts_of(model))
     family = model.anatomy.family
     tensors: dict[str, torch.Tensor] = {}
     for site, direction in told.directions.items():
-        name = last_map(family, site.layer)
+        name = last_map(family, site)
         prefix = f"base_model.model.{name}"
         tensors[f"{prefix}.lora_A.weight"] = torch.zeros(1, _n_inputs(model.network.get_submodule(name), told.d_model))
         tensors[f"{prefix}.lora_B.weight"] = torch.zeros(told.d_model, 1)
@@ -45,7 +45,7 @@ def save_adapter(path: Path, vector: SteeringVector, model: Model, origin: Origi
         "base_model_name_or_path": model.name,
         "inference_mode": True,
         # Full paths, so that no other block's map matches.
-        "target_modules": [last_map(family, site.layer) for site in told.sites],
+        "target_modules": [last_map(family, site) for site in told.sites],
         "r": 1,
         "lora_alpha": 1,
         "lora_dropout": 0.0,

@@ -24,7 +24,11 @@ from steering.vector import SteeringVector
 
 # Families whose blocks end in a map with a bias, or, as Llama by `mlp_bias`, can be told to.
 BAKED_FAMILIES = ("llama", "gpt2", "gpt_neox")
-ADDED_BIASES = ("gate_proj", "up_proj", "down_proj")
+# Of Llama: each switch of the configuration, and the maps that it gives biases to.
+SWITCHES = {
+    "mlp_bias": ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+    "attention_bias": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,8 @@ def bake(path: Path, vector: SteeringVector, model: Model, origin: Origin) -> Ba
     The directory appears whole or not at all, and loads with `AutoModelForCausalLM.from_pretrained`. `model` is left as
     it is. The output of block N gets the vector as the bias of the block's last map: `mlp.down_proj` of Llama, whose
     configuration then says `mlp_bias` (all its other new biases are zero), `mlp.c_proj` of GPT-2,
-    `mlp.dense_4h_to_h` of GPT-NeoX. Before block 0 the vector is added to every row of the position embedding of GPT-2,
+    `mlp.dense_4h_to_h` of GPT-NeoX; the middle of a block gets it as that of attention's last map (`attention_bias`,
+    `self_attn.o_proj` of Llama). Before block 0 the vector is added to every row of the position embedding of GPT-2,
     and of the token embedding of the others where the unembedding is another matrix.
 
     In fp32 the logits are those under `apply`, up to the order of sums. In bf16 the bias is rounded once (see
@@ -81,16 +86,20 @@ def _with_biases(model: Model, vector: SteeringVector) -> tuple[PreTrainedModel,
     """A network with the biases, and what rounding lost; it shares the tensors that stay as they are."""
     state = dict(model.network.state_dict())
     config = copy.deepcopy(model.network.config)
-    if model.anatomy.family == "llama" and not config.mlp_bias:
-        # One switch for all layers and all three maps.
-        config.mlp_bias = True
+    streams = {site.stream for site in vector.sites}
+    wanted = {"mlp_bias": "resid_post" in streams, "attention_bias": "resid_mid" in streams}
+    for switch, maps in SWITCHES.items() if model.anatomy.family == "llama" else ():
+        if not wanted[switch] or getattr(config, switch):
+            continue
+        # One switch for all layers and all of its maps.
+        setattr(config, switch, True)
         for layer in range(model.anatomy.n_layers):
-            for name in ADDED_BIASES:
-                mapped = f"{LAYOUTS['llama'].blocks}.{layer}.{LAYOUTS['llama'].mlp}.{name}"
+            for name in maps:
+                mapped = f"{LAYOUTS['llama'].blocks}.{layer}.{name}"
                 state[f"{mapped}.bias"] = state[f"{mapped}.weight"].new_zeros(len(state[f"{mapped}.weight"]))
     rounding = {}
     for site, direction in vector.directions.items():
-        name = _embedding(model) if site == EMBEDDED else f"{last_map(model.anatomy.family, site.layer)}.bias"
+        name = _embedding(model) if site == EMBEDDED else f"{last_map(model.anatomy.family, site)}.bias"
         state[name], rounding[site] = _raised(state[name], direction)
     with torch.device("meta"):
         network = type(model.network)(config)

@@ -70,7 +70,11 @@ def _sites(vector: SteeringVector, origin: Origin | None) -> str:
         for site, norm, stream in ((site, norm, vector.residual_norms[site]) for site, norm in vector.norms.items())
     ]
     heads = ("Site", "Norm", "Mean norm of the stream", f"Relative dose at {dose:g}")
-    return "## Sites\n\n" + _table(heads, rows) + "\n\nBlocks count from 0; `resid_post` of block N is its output."
+    return (
+        "## Sites\n\n"
+        + _table(heads, rows)
+        + "\n\nBlocks count from 0; `resid_post` of block N is its output, `resid_mid` what its MLP reads."
+    )
 
 
 def _relative(norm: float, stream: float) -> float:

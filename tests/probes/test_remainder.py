@@ -158,3 +158,9 @@ def test_a_network_that_goes_around_its_blocks_is_refused_by_name():
         SiteError, match=r"a pass of tiny-llama-5 ran 1 blocks above blocks\.0\.hook_resid_post, want 2"
     ):
         remainder(model, Site(0), *alone(TEXTS[0]))
+
+
+def test_half_a_block_is_no_remainder():
+    model = tiny_model("llama", seed=0)
+    with pytest.raises(SiteError, match="lies inside a block, and only whole blocks are run again"):
+        remainder(model, Site(0, "resid_mid"), torch.tensor([[1, 2]]), torch.ones(1, 2).bool())

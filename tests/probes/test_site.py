@@ -13,7 +13,7 @@ TOKENS = torch.tensor([[3, 1, 4, 1, 5]])
 FAMILIES = ["llama", "qwen3", "gemma2", "gpt2", "gpt_neox"]
 
 
-@given(st.integers(0, 10**6), st.sampled_from(["resid_pre", "resid_post"]))
+@given(st.integers(0, 10**6), st.sampled_from(["resid_pre", "resid_mid", "resid_post"]))
 def test_every_site_comes_back_from_its_name(layer, stream):
     assert Site.parse(str(Site(layer, stream))) == Site(layer, stream)
 
@@ -38,7 +38,7 @@ def test_a_site_is_written_as_transformer_lens_writes_it():
     ],
 )
 def test_what_names_no_site_is_refused_with_the_streams_there_are(text):
-    with pytest.raises(SiteError, match=r"want blocks\.N\.hook_S with S one of resid_pre, resid_post"):
+    with pytest.raises(SiteError, match=r"want blocks\.N\.hook_S with S one of resid_pre, resid_mid, resid_post"):
         Site.parse(text)
 
 
@@ -86,7 +86,7 @@ def test_a_change_after_a_block_equals_the_same_change_before_the_next(family):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("stream", ["resid_pre", "resid_post"])
+@pytest.mark.parametrize("stream", ["resid_pre", "resid_mid", "resid_post"])
 def test_a_change_that_returns_none_changes_nothing(stream):
     model = tiny_model("llama", seed=0)
     plain = model.network(TOKENS).logits
@@ -95,3 +95,61 @@ def test_a_change_that_returns_none_changes_nothing(stream):
         assert torch.equal(model.network(TOKENS).logits, plain)
     finally:
         handle.remove()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("family", "norm"), [("llama", "post_attention_layernorm"), ("gpt2", "ln_2")])
+def test_resid_mid_is_what_the_norm_before_the_mlp_reads(family, norm):
+    model = tiny_model(family, seed=0)
+    seen, read = [], []
+    handle = hook_site(model, Site(1, "resid_mid"), seen.append)
+    watch = model.anatomy.blocks[1].get_submodule(norm).register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    try:
+        model.network(TOKENS)
+    finally:
+        handle.remove()
+        watch.remove()
+    assert len(seen) == 1
+    assert torch.equal(seen[0], read[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
+def test_a_change_of_resid_mid_reaches_the_mlp_and_the_stream(family):
+    model = tiny_model(family, seed=0)
+    added = torch.linspace(-1.0, 1.0, 32)
+    seen = {}
+    watched = {
+        site: hook_site(model, site, lambda stream, site=site: seen.__setitem__(site, stream)) for site in [Site(1)]
+    }
+    plain = model.network(TOKENS).logits
+    before = seen[Site(1)]
+    mid = []
+    look = hook_site(model, Site(1, "resid_mid"), mid.append)
+    model.network(TOKENS)
+    look.remove()
+    handle = hook_site(model, Site(1, "resid_mid"), lambda stream: stream + added)
+    model.network(TOKENS)
+    handle.remove()
+    block = model.anatomy.blocks[1]
+    norm = block.get_submodule("ln_2" if family == "gpt2" else "post_attention_layernorm")
+    wanted = mid[0] + added + model.anatomy.mlps[1](norm(mid[0] + added))
+    torch.testing.assert_close(seen[Site(1)], wanted, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(seen[Site(1)], before + added)
+    assert torch.equal(model.network(TOKENS).logits, plain)
+    watched[Site(1)].remove()
+    assert not block._forward_hooks
+    assert not block._forward_pre_hooks
+    assert not model.anatomy.attentions[1]._forward_hooks
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gpt_neox"])
+def test_families_without_a_stream_between_attention_and_mlp_say_so(family):
+    model = tiny_model(family, seed=0)
+    with pytest.raises(SiteError, match=r"blocks\.1\.hook_resid_mid is no place in .*want resid_pre or resid_post"):
+        hook_site(model, Site(1, "resid_mid"), lambda _: None)
+
+
+def test_sites_sort_by_depth_as_a_pass_reaches_them():
+    sites = [Site(1, "resid_pre"), Site(0), Site(0, "resid_mid"), Site(0, "resid_pre")]
+    assert sorted(sites, key=lambda site: site.depth) == sites[::-1]

@@ -39,10 +39,14 @@ def origin_of(model: Model) -> Origin:
 
 @pytest.mark.parametrize("family", sorted(LAST_MAPS))
 @pytest.mark.parametrize(
-    "sites", [(Site(0),), (Site(2),), (Site(1, "resid_pre"), Site(1))], ids=lambda sites: " ".join(map(str, sites))
+    "sites",
+    [(Site(0),), (Site(2),), (Site(1, "resid_pre"), Site(1)), (Site(0, "resid_mid"), Site(1))],
+    ids=lambda sites: " ".join(map(str, sites)),
 )
 def test_the_adapted_model_gives_the_logits_of_apply(family, sites, tmp_path):
     model = tiny_model(family, n_layers=3)
+    if not model.anatomy.has_resid_mid and any(site.stream == "resid_mid" for site in sites):
+        sites = (Site(0),)
     vector = drawn(model, *sites)
     save_adapter(tmp_path / "adapter", vector, model, origin_of(model))
     with torch.no_grad(), apply(model, Add(vector)):
@@ -75,7 +79,7 @@ def test_families_that_norm_the_last_map_are_refused(family, tmp_path):
 
 def test_what_an_adapter_cannot_hold_is_refused(tmp_path):
     model = tiny_model("qwen2")
-    with pytest.raises(VectorError, match=r"blocks\.0\.hook_resid_pre is no block's output, and a LoRA bias"):
+    with pytest.raises(VectorError, match=r"blocks\.0\.hook_resid_pre is no linear map's output, and a LoRA bias"):
         save_adapter(tmp_path / "adapter", drawn(model, Site(0, "resid_pre")), model, origin_of(model))
     with pytest.raises(SiteError, match="out of range"):
         save_adapter(tmp_path / "adapter", drawn(model, Site(5)), model, origin_of(model))

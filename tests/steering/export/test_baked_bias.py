@@ -57,6 +57,16 @@ def from_disk(path) -> torch.Tensor:
     ids=lambda sites: " ".join(map(str, sites)),
 )
 def test_the_checkpoint_gives_the_logits_of_apply(family, sites, tmp_path):
+    check_baked(family, sites, tmp_path)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("sites", [(Site(1, "resid_mid"),), (Site(0, "resid_mid"), Site(0), Site(2, "resid_mid"))])
+def test_a_vector_before_the_mlp_is_a_bias_of_attention(family, sites, tmp_path):
+    check_baked(family, sites, tmp_path)
+
+
+def check_baked(family, sites, tmp_path):
     model = tiny_model(family, n_layers=3)
     vector = drawn(model, *sites)
     baked = bake(tmp_path / "baked", vector, model, origin_of(model))
