@@ -11,7 +11,7 @@ from torch import Tensor
 from lab.errors import SiteError
 from lab.models.load import Model
 from probes.sae.dictionary import Sae, require_fit
-from probes.site import hook_site
+from probes.site import Handle, hook_site
 
 FeatureChange: TypeAlias = Callable[[Float[Tensor, "batch pos d_sae"]], Float[Tensor, "batch pos d_sae"]]
 """Features -> what they are to be; must not write into what it is given."""
@@ -52,7 +52,7 @@ def splice(model: Model, sae: Sae, change: FeatureChange | Reconstruction) -> It
             case _:
                 return (stream + (change(features) - features) @ sae.W_dec).to(stream.dtype)
 
-    handles = [model.network.register_forward_hook(count)]
+    handles: list[Handle] = [model.network.register_forward_hook(count)]
     try:
         handles.append(hook_site(model, sae.site, edit))
         yield
