@@ -6,8 +6,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from lab.errors import VectorError
 from lab.metrics.bootstrap import Interval, resamples
@@ -71,9 +69,7 @@ def fit_probe(
                 "want other traces, or a router that is always open"
             )
     streams = streams_before(model, site, when.rows, when.texts, when.positions).double().numpy()
-    regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MAX_ITER))
-    regression.fit(streams[~judged], when.decided[~judged])
-    weight, bias = _unscaled(regression[0], regression[1])
+    weight, bias = _regression(streams[~judged], when.decided[~judged])
     scores = streams[judged] @ weight + bias
     unseen = when.of(judged)
     cut = threshold(scores, int(unseen.decided.sum()))
@@ -97,12 +93,15 @@ def _held_out(when: Moments, seed: int) -> Bool[np.ndarray, " moment"]:
     return np.isin(problems, held_out)
 
 
-def _unscaled(scaler: StandardScaler, regression: LogisticRegression) -> tuple[Float[np.ndarray, " d_model"], float]:
-    """The weight and bias that give on raw inputs what the regression gives on standardised ones."""
-    assert scaler.scale_ is not None, "the scaler was fitted to standardise"
-    assert scaler.mean_ is not None, "the scaler was fitted to centre"
-    weight = regression.coef_[0] / scaler.scale_
-    return weight, float(regression.intercept_[0] - weight @ scaler.mean_)
+def _regression(
+    streams: Float[np.ndarray, "token d_model"], decided: Bool[np.ndarray, " token"]
+) -> tuple[Float[np.ndarray, " d_model"], float]:
+    """Weight and bias on the stream as it is, of a regression on the standardised one."""
+    mean, spread = streams.mean(axis=0), streams.std(axis=0)
+    scale = np.where(spread > 0, spread, 1.0)
+    regression = LogisticRegression(max_iter=MAX_ITER).fit((streams - mean) / scale, decided)
+    weight = regression.coef_[0] / scale
+    return weight, float(np.ravel(regression.intercept_)[0] - weight @ mean)
 
 
 def _quality(

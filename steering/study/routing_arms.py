@@ -8,7 +8,7 @@ from steering.edit import Add
 from steering.hybrid.act import Steer
 from steering.hybrid.hybrid import Hybrid
 from steering.hybrid.router import AtRandom, BaseProbe, Disagreement, Router
-from steering.hybrid.vector_table import Drawn
+from steering.hybrid.vector_table import Drawn, VectorTable
 from steering.routing.category_controls import any_category, exchanged, random_vectors
 from steering.routing.category_vectors import CategoryVectors
 from steering.routing.routed import Routing
@@ -84,7 +84,9 @@ def category_arms(found: CategoryVectors, router: Router, suffix: str, when: str
         kind="rung",
         hybrid=Hybrid(router, Steer(found.table)),
     )
-    tables = {"random-categories": ("random vectors", random_vectors(found, N_RANDOM, seed=seed))}
+    tables: dict[str, tuple[str, VectorTable]] = {
+        "random-categories": ("random vectors", random_vectors(found, N_RANDOM, seed=seed)),
+    }
     if len(found.fitted) > 1:
         generator = torch_generator(seed, "exchanged")
         tables["shuffled-categories"] = ("vectors of other categories", exchanged(found, generator))
