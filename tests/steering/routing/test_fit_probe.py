@@ -81,14 +81,14 @@ def test_both_halves_have_a_decision_where_only_two_problems_have_one(model):
 
 @pytest.mark.parametrize("asked", [(), ("1?",)])
 def test_fewer_than_two_problems_with_a_decision_are_refused(model, asked):
-    texts = {f"{n}=": ("ab",) for n in range(20)} | {prompt: ("ab",) for prompt in asked}
+    texts = {f"{n}=": ("ab",) for n in range(20)} | dict.fromkeys(asked, ("ab",))
     with pytest.raises(VectorError, match=rf"^{len(asked)} of {20 + len(asked)} problems have a token .* want two"):
         probe_of(model, moments_of(model, texts))
 
 
 def test_decisions_everywhere_are_refused(model, when):
     everywhere = replace(when, decided=np.ones_like(when.decided))
-    with pytest.raises(VectorError, match="differ at every token .* or a router that is always open"):
+    with pytest.raises(VectorError, match=r"differ at every token .* or a router that is always open"):
         probe_of(model, everywhere)
 
 
