@@ -85,7 +85,7 @@ def category_arms(found: CategoryVectors, router: Router, suffix: str, when: str
         hybrid=Hybrid(router, Steer(found.table)),
     )
     tables: dict[str, tuple[str, VectorTable]] = {
-        "random-categories": ("random vectors", random_vectors(found, N_RANDOM, seed=seed)),
+        "random-categories": ("random vectors of their norms", random_vectors(found, N_RANDOM, seed=seed)),
     }
     if len(found.fitted) > 1:
         generator = torch_generator(seed, "exchanged")
