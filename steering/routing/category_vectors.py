@@ -1,0 +1,97 @@
+"""CategoryVectors: a vector for each kind of moment, fitted on the decisions of that kind."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lab.errors import VectorError
+from lab.models.load import Model
+from lab.seeds import torch_generator
+from probes.site import Site
+from probes.taxonomy.taxonomy import Taxonomy
+from steering.edit import Add
+from steering.fit.examples import Decisions, chosen
+from steering.fit.gradient import Category, GradientFit, fit_gradients
+from steering.hybrid.vector_table import PerCategory
+from steering.vector import SteeringVector
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CategoryVectors:
+    """A vector for each category of a taxonomy; a category with too few decisions has a vector of zeros."""
+
+    taxonomy: Taxonomy
+    reader: Literal["base", "tuned"]
+    """Whose stream the taxonomy reads. The vectors are the base model's in either case."""
+    vectors: tuple[SteeringVector, ...]
+    """In the order of the taxonomy's categories."""
+    n_decisions: tuple[int, ...]
+    """How many each category has, also where they were too few to fit a vector on."""
+
+    def __post_init__(self) -> None:
+        n = self.taxonomy.n_categories
+        if not len(self.vectors) == len(self.n_decisions) == n:
+            raise VectorError(
+                f"{len(self.vectors)} vectors and {len(self.n_decisions)} counts of decisions for a taxonomy of {n} "
+                "categories: want one each"
+            )
+
+    @property
+    def fitted(self) -> tuple[int, ...]:
+        """The categories whose vector is not zero."""
+        return tuple(index for index, vector in enumerate(self.vectors) if any(vector.norms.values()))
+
+    @property
+    def table(self) -> PerCategory:
+        """What a hybrid looks vectors up in."""
+        return PerCategory(self.taxonomy, self.reader, tuple(map(Add, self.vectors)))
+
+
+def fit_category_vectors(
+    base: Model,
+    site: Site,
+    taxonomy: Taxonomy,
+    reader: Literal["base", "tuned"],
+    streams: Float[Tensor, "decision d_model"],
+    decisions: Decisions,
+    fit: GradientFit,
+    *,
+    min_decisions: int,
+    seed: int,
+) -> CategoryVectors:
+    """Vectors at `site` of `base`, all in one loop; each is as if it were fitted alone.
+
+    `streams` are what the reader has, where the taxonomy reads it, at the last token of the context of each decision:
+    they say which category it belongs to. A category of fewer than `min_decisions` decisions, 1 or more, is not
+    steered: its vector is zero and says so. Raises VectorError where a loss is not finite, or where streams and
+    decisions differ in number.
+    """
+    if len(streams) != len(decisions.targets):
+        raise VectorError(f"{len(streams)} streams of {len(decisions.targets)} decisions: want one each")
+    categories = taxonomy.category(streams)
+    counts = dict(zip(taxonomy.names, categories.bincount(minlength=taxonomy.n_categories).tolist(), strict=True))
+    table = {
+        name: Category(
+            examples=chosen(decisions, (categories == index).nonzero()[:, 0]),
+            generator=torch_generator(seed, reader, "category", index),
+            how=f"gradient on {counts[name]} decisions where the {reader} model's stream is in category {name!r}",
+        )
+        for index, name in enumerate(taxonomy.names)
+        if counts[name] >= min_decisions
+    }
+    fitted = fit_gradients(base, site, table, fit) if table else {}
+    return CategoryVectors(
+        taxonomy=taxonomy,
+        reader=reader,
+        vectors=tuple(fitted.get(name) or _nothing(base, site, name, count) for name, count in counts.items()),
+        n_decisions=tuple(counts.values()),
+    )
+
+
+def _nothing(base: Model, site: Site, name: str, n_decisions: int) -> SteeringVector:
+    zero = torch.zeros(base.anatomy.d_model)
+    return SteeringVector({site: zero}, {site: np.nan}, f"none: {n_decisions} decisions in category {name!r}, too few")
