@@ -16,7 +16,7 @@ from lab.models.load import Model
 from lab.models.padding import left_padded
 from lab.sampling.decoding import Decoding
 from lab.sampling.rows import Batch, CachedRows
-from lab.sampling.sample import encode_prompt
+from lab.sampling.sample import encode_prompt, end_tokens
 from lab.sampling.trace import Trace
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
@@ -90,10 +90,16 @@ def branches(
     # Stable, so that which of equal tokens is taken does not depend on the batch.
     tokens = logits.sort(dim=-1, descending=True, stable=True).indices[:, : method.n_branches]
     logprobs = logits.log_softmax(dim=-1).gather(1, tokens)
-    notes = gap(logits, tokens)
+    notes, ends = gap(logits, tokens), end_tokens(model)
     return [
         [
-            ended(model, Draft(prompt=tuple(prompt), tokens=(token,), logprobs=(logprob,), notes=(note,)), 0, decoding)
+            ended(
+                model,
+                Draft(prompt=tuple(prompt), tokens=(token,), logprobs=(logprob,), notes=(note,)),
+                0,
+                decoding,
+                ends,
+            )
             for token, logprob, note in zip(*columns, strict=True)
         ]
         for prompt, *columns in zip(prompts, tokens.tolist(), logprobs.tolist(), notes.tolist(), strict=True)

@@ -104,7 +104,7 @@ def continued(
     `batch_size` counts drafts; when memory runs out it is halved and the work goes on. Raises DecodingError where a
     single draft is too much, or logits are not finite.
     """
-    results = list(drafts)
+    results, ends = list(drafts), end_tokens(model)
     room = [0 if draft.stop else decoding.max_new_tokens - len(draft.tokens) for draft in drafts]
     waiting = sorted((index for index in range(len(drafts)) if room[index] > 0), key=lambda index: room[index])
     for group in groups(model, drafts, room, waiting, batch_size):
@@ -123,7 +123,7 @@ def continued(
             half = (len(group) + 1) // 2
             written = continued(model, chosen, keys[group], decoding, watch=watch, batch_size=half)
         for index, draft in zip(group, written, strict=True):
-            results[index] = ended(model, draft, len(drafts[index].tokens), decoding)
+            results[index] = ended(model, draft, len(drafts[index].tokens), decoding, ends)
     return results
 
 
@@ -180,26 +180,17 @@ def _continued_together(
     ]
 
 
-def ended(model: Model, draft: Draft, n_before: int, decoding: Decoding) -> Draft:
-    """`draft` cut where it first ends, at an end token, a stop string or the limit; `n_before` tokens do not end it.
+def ended(model: Model, draft: Draft, n_before: int, decoding: Decoding, ends: frozenset[int]) -> Draft:
+    """`draft` cut where it first ends, at one of `ends`, a stop string or the limit; `n_before` tokens do not end it.
 
     A stop string may have begun before the tokens that were added, where the decoding loop could not see it.
     """
-    ends = end_tokens(model)
     whole = draft if len(draft.tokens) <= decoding.max_new_tokens else draft.cut(decoding.max_new_tokens)
-
-    def has_stop(n_tokens: int) -> bool:
-        return first_stop(decoded(model.tokenizer, list(whole.tokens[:n_tokens])), decoding.stop) is not None
-
-    may_stop = has_stop(len(whole.tokens))
     for n_tokens in range(n_before + 1, len(whole.tokens) + 1):
         if whole.tokens[n_tokens - 1] in ends:
-            stop = "eos"
-        elif (
-            may_stop and first_stop(decoded(model.tokenizer, list(whole.tokens[:n_tokens])), decoding.stop) is not None
-        ):
-            stop = "stop"
-        else:
-            continue
-        return replace(whole.cut(n_tokens), stop=stop)
+            return replace(whole.cut(n_tokens), stop="eos")
+        if decoding.stop:
+            text = decoded(model.tokenizer, list(whole.tokens[:n_tokens]))
+            if first_stop(text, decoding.stop) is not None:
+                return replace(whole.cut(n_tokens), stop="stop")
     return whole

@@ -66,7 +66,7 @@ def elicit(
                 fitting.problems,
                 task.verify,
                 forms,
-                fitting.n_samples,
+                n_samples_at(decoding.temperature, fitting.n_samples),
                 decoding,
                 seed=seed,
                 batch_size=batch_size,

@@ -45,9 +45,8 @@ class PowerSampling:
 
     def limits(self, max_new_tokens: int) -> tuple[int, ...]:
         """The token limit of each block; the last one is the whole."""
-        return tuple(
-            sorted({math.ceil(max_new_tokens * block / self.n_blocks) for block in range(1, self.n_blocks + 1)})
-        )
+        blocks = range(1, self.n_blocks + 1)
+        return tuple(sorted({math.ceil(max_new_tokens * block / self.n_blocks) for block in blocks}))
 
 
 class Moved(NamedTuple):
