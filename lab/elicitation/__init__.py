@@ -1,0 +1,1 @@
+"""What a model can be made to do at decoding time, with no tuned model and no weight changed."""
