@@ -29,6 +29,7 @@ from lab.report.numerals import points
 from lab.report.path_plot import PATH, path_plot
 from lab.report.plot_block import plot_block
 from lab.report.provenance_section import TableFile, provenance_section
+from lab.report.rival_records import rival_records
 from lab.report.share_panels import drawable, share_key, share_panels
 
 
@@ -67,7 +68,7 @@ def render_calibration(page: CalibrationPage) -> str:
     body = [
         f"<header>{header}</header>",
         _shares(trials),
-        f"{captions.RECORDS}{records_table(page.records)}",
+        f"{captions.RECORDS}{rival_records(page.records)}{records_table(page.records)}",
         "" if trials.is_empty() else f"{captions.KINDS}{kinds_table(trials)}",
         "" if trials.is_empty() else f"{captions.ALARMS}{alarms_table(trials)}",
         "" if page.agreement.is_empty() else f"{captions.AGREEMENT}{agreement_table(page.agreement)}",

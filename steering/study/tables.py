@@ -5,16 +5,18 @@ from math import inf
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import polars as pl
 
 from lab.metrics.bootstrap import resamples
 from lab.models.load import Model
-from lab.report.ledger import SCHEMAS
+from lab.report.ledger import RIVALS, SCHEMAS, Family
 from lab.sampling.trace import VERDICTS, verdict_table
 from lab.seeds import numpy_generator
 from lab.stage import Artefact, memoised
 from lab.tables import write_table
-from steering.hybrid.hybrid import bits_per_token
+from steering.hybrid.hybrid import Hybrid, Steer, bits_per_token
+from steering.hybrid.router import Never, asks_tuned
 from steering.study.arms import Arm
 from steering.study.bench import Bench
 from steering.study.findings import (
@@ -58,6 +60,7 @@ def table_stage(
         )
         tables = {
             "ladder": ladder_table(rungs, weights),
+            "rivals": RIVALS.frame([]),
             "guess": guess_table(own, bench.task, weights),
             "pass_at_k": pass_at_k_table(own, bench.study.ks, weights),
             "cover": cover_table(own, weights),
@@ -88,9 +91,21 @@ def answered_arm(bench: Bench, arm: Arm, artefact: Artefact) -> Answered:
         label=arm.label,
         kind=arm.kind,
         control_of=arm.control_of,
+        family=family_of(arm.hybrid),
         steered_share=share,
         bits=bits,
     )
+
+
+def family_of(hybrid: Hybrid) -> Family:
+    """Which kind of help a hybrid is."""
+    match hybrid:
+        case Hybrid(router=Never()):
+            return "decoding"
+        case Hybrid(act=Steer()):
+            return "tuned router" if asks_tuned(hybrid.router) else "vector"
+        case _:
+            return "takeover"
 
 
 def answered(
@@ -101,18 +116,23 @@ def answered(
     label: str,
     kind: Literal["end", "rung", "control"] = "end",
     control_of: str | None = None,
+    family: Family = "end",
     steered_share: float,
     bits: float,
 ) -> Answered:
-    """The traces of an arm with their verdicts."""
+    """The traces of an arm with their verdicts; `bits` are those of a token."""
     traces = read_traces(artefact)
+    n_tokens = traces["tokens"].list.len().to_numpy().astype(np.int64).reshape(len(bench.task.problems), -1)
     return Answered(
         name=name,
         label=label,
         kind=kind,
         control_of=control_of,
+        family=family,
         traces=traces,
         verdicts=verdict_table(traces, bench.task.problems, bench.task.verify),
         steered_share=steered_share,
-        bits_per_token=bits,
+        bits=bits * n_tokens.mean(axis=1),
+        n_tokens=n_tokens.sum(axis=1),
+        cost=1.0,
     )
