@@ -29,7 +29,7 @@ def silent_figures(found: Leak | None) -> str:
     """The largest gain beyond the control where tuning brought none, plain text; empty where it was not measured."""
     if found is None or found.n_silent == 0:
         return ""
-    return f"no gain to find: {points(found.beyond.value)} {interval(found.beyond.low, found.beyond.high)}".rstrip()
+    return f"{points(found.beyond.value)} {interval(found.beyond.low, found.beyond.high)}".rstrip()
 
 
 def leak_sentence(found: Leak | None) -> str:

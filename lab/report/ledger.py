@@ -18,9 +18,7 @@ _MEASURE = Column(
 _LOW = Column("low", pl.Float64, "Lower end of the 95 % interval of the value; problems are resampled.")
 _HIGH = Column("high", pl.Float64, "Upper end of the 95 % interval of the value.")
 
-Family = Literal[
-    "end", "prompt", "decoding", "vector", "own router", "tuned router", "selector", "takeover", "rival"
-]
+Family = Literal["end", "prompt", "decoding", "vector", "own router", "tuned router", "selector", "takeover", "rival"]
 """Which kind of help a rung is, in the order of the ladder; a control is of its rung's family, a model an `end`."""
 
 LADDER = Schema(

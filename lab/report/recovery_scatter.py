@@ -13,7 +13,7 @@ from lab.report.canvas import WIDE, Canvas, blank, quiet_axis
 from lab.report.leak_words import is_leaky
 from lab.report.markup import plotly_text
 from lab.report.numerals import bits, interval, percent, points, span
-from lab.report.palette import BASE, INK, MUTED, PAPER, TUNED, ArmStyle, arm_styles
+from lab.report.palette import BASE, GAIN, INK, MUTED, PAPER, TUNED, ArmStyle, arm_styles
 from lab.report.recovery_key import rung_numbers
 from lab.report.rungs import rungs
 
@@ -28,7 +28,7 @@ _REACH = (-0.5, 1.5)
 def recovery_scatter(ladder: pl.DataFrame, leaks: pl.DataFrame, canvas: Canvas = WIDE) -> go.Figure:
     """Strict share of the gain of every rung and control of a `LADDER`; accuracy gained where shares are refused.
 
-    Rungs carry their number of `recovery_key`. A second, hollow mark at the same bits is what `LEAKS` says the arm
+    Rungs carry their number of `recovery_key`. A second, hollow mark at the same bits is what `LEAKS` says the rung
     brings on TAUGHT organisms. The models themselves are the lines at none and all of the gain.
     """
     scale: Scale = "gain" if shares_refused(ladder) else "share"
@@ -37,10 +37,9 @@ def recovery_scatter(ladder: pl.DataFrame, leaks: pl.DataFrame, canvas: Canvas =
     low, high = _reach(arms, scale)
     figure, words = blank(canvas, height=_HEIGHT), []
     for arm, place in zip(arms, places(arms, axis), strict=True):
-        for trace in _leak_marks(arm, place, scale, leak(leaks, arm["arm"])):
-            figure.add_trace(trace)
         figure.add_trace(_mark(arm, place, scale, styles[arm["arm"]], axis))
         if arm["arm"] in numbers:
+            figure.add_traces(_leak_marks(arm, place, scale, leak(leaks, arm["arm"])))
             top = min(max(arm[scale], _known(arm[f"{scale}_high"], arm[scale])), high)
             words.append(_word(str(numbers[arm["arm"]]), place, 100 * top, INK, yanchor="bottom", yshift=3))
     _set_axes(figure, axis, canvas, scale, (low, high))
@@ -147,31 +146,33 @@ def _reach(arms: Sequence[Mapping[str, Any]], scale: Scale) -> tuple[float, floa
     return low - room, high + 1.5 * room
 
 
-def _set_axes(
-    figure: go.Figure, axis: BitsAxis, canvas: Canvas, scale: Scale, reach: tuple[float, float]
-) -> None:
+def _set_axes(figure: go.Figure, axis: BitsAxis, canvas: Canvas, scale: Scale, reach: tuple[float, float]) -> None:
     wide = canvas.columns > 1
     ticks = list(axis.ticks())
     bits_title = "Bits per token from the tuned model at test time" if wide else "Bits per token from the tuned model"
     figure.update_xaxes(
         quiet_axis(bits_title),
-        range=[-axis.strip - 0.02, axis.width * 1.03],
+        range=[-axis.strip, axis.end],
+        showgrid=False,
         tickvals=[place for place, _ in ticks],
         ticktext=[label for _, label in ticks],
     )
     title = "Share of the gain" if scale == "share" else "Accuracy gained, points; a share is refused"
     figure.update_yaxes(
-        quiet_axis(title), range=[100 * end for end in reach], ticksuffix="\u202f%" if scale == "share" else "", nticks=7
+        quiet_axis(title),
+        range=[100 * end for end in reach],
+        ticksuffix="\u202f%" if scale == "share" else "",
+        nticks=7,
     )
     figure.update_layout(margin={"l": 66 if wide else 52, "r": 96 if wide else 12, "t": 30, "b": 52})
 
 
 def _guides(figure: go.Figure, axis: BitsAxis, whole: float, canvas: Canvas) -> list[dict[str, object]]:
-    """Lines at the two models and between exactly 0 and the powers of ten, and their names."""
+    """Lines at the two models, and the strip of exactly 0, with their names."""
     for value, ink in ((0.0, BASE), (whole, TUNED)):
         figure.add_hline(y=100 * value, line={"color": ink, "width": 1, "dash": "dot"}, layer="below")
     if axis.strip:
-        figure.add_vline(x=0, line={"color": MUTED, "width": 1}, layer="below")
+        figure.add_vrect(x0=-axis.strip, x1=0, fillcolor=GAIN, line_width=0, layer="below")
     wide = canvas.columns > 1
     beside = {"xref": "paper", "xanchor": "left" if wide else "right", "xshift": 6 if wide else 0}
     beside |= {"yanchor": "middle" if wide else "bottom"}

@@ -44,7 +44,9 @@ def difference_words(row: Mapping[str, Any]) -> str:
     """What it means that the two formulas differ on a row of `RIVALS`, or do not; plain text."""
     theirs, share, low, high = row["theirs"], row["share"], row["share_low"], row["share_high"]
     if row["refusal"] is not None:
-        return "The models are too close to share out what lies between them; their formula gives a number all the same."
+        return (
+            "The models are too close to share out what lies between them; their formula gives a number all the same."
+        )
     if math.isnan(share) or math.isnan(theirs):
         return "One of the two is not defined here."
     if row["gap"] < 0:
@@ -54,7 +56,7 @@ def difference_words(row: Mapping[str, Any]) -> str:
     elif abs(theirs - share) < _SAME:
         parts = ["The same number; only ours says how far to trust it."]
     else:
-        parts = ["The two count the same answers differently."]
+        parts = ["On equal accuracies the two formulas would agree here, so the answers were counted differently."]
     if low <= 0 <= high:
         parts.append("The interval holds 0: it may recover nothing.")
     return " ".join([*parts, _against_truth(row)]).rstrip()
