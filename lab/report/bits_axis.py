@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-
 _MARGIN = 0.08
 """Decades of room before the first and after the last mark."""
 

@@ -102,7 +102,8 @@ def _path(page: CalibrationPage) -> str:
         return ""
     caption = captions.PATH
     plot = plot_block("path", lambda canvas: path_plot(path, canvas), says=caption.says, caption=caption.key)
-    return f"{caption.head}{plot}<details><summary>Every route</summary>{path_table(path)}</details>{sources(page.files, 'path')}"
+    table = f"<details><summary>Every route</summary>{path_table(path)}</details>"
+    return f"{caption.head}{plot}{table}{sources(page.files, 'path')}"
 
 
 def _forgetting(forgetting: pl.DataFrame) -> str:

@@ -33,9 +33,9 @@ LADDER = Schema(
         Column(
             "family",
             pl.Utf8,
-            "Kind of help: `prompt`, `decoding`, `vector` (everywhere, or at fixed tokens), `own router` (the base says "
-            "when), `tuned router` (the tuned model does), `selector` (it picks among candidates), `takeover` (it writes "
-            "the token), `rival` (a published method); `end` for the two models.",
+            "Kind of help: `prompt`, `decoding`, `vector` (everywhere, or at fixed tokens), `own router` (the base "
+            "says when), `tuned router` (the tuned model does), `selector` (it picks among candidates), `takeover` (it "
+            "writes the token), `rival` (a published method); `end` for the two models.",
         ),
         Column("order", pl.Int32, "Place on the ladder; the base is lowest, the tuned model highest."),
         _MEASURE,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import plotly.graph_objects as go
 import polars as pl
 
-from lab.calibration.leak import Leak, leak
+from lab.calibration.leak import Leak, Mean, leak
 from lab.report.bits_axis import BitsAxis, bits_axis, places
 from lab.report.canvas import WIDE, Canvas, blank, quiet_axis
 from lab.report.leak_words import is_leaky
@@ -34,17 +34,21 @@ def recovery_scatter(ladder: pl.DataFrame, leaks: pl.DataFrame, canvas: Canvas =
     scale: Scale = "gain" if shares_refused(ladder) else "share"
     arms = [arm for arm in _climbed(ladder) if not math.isnan(arm[scale])]
     axis, styles, numbers = bits_axis(arms), arm_styles(ladder), rung_numbers(ladder)
-    low, high = _reach(arms, scale)
-    figure, words = blank(canvas, height=_HEIGHT), []
+    leaked = {arm: found for arm in numbers if (found := _leak(leaks, arm, scale)) is not None}
+    whole = 1.0 if scale == "share" else rungs(ladder, "strict").filter(pl.col("kind") == "end")["gain"][1]
+    low, high = _reach(arms, [_on(found, scale).value for found in leaked.values()], scale)
+    figure, words = blank(canvas, height=_HEIGHT), _names(axis, whole, canvas)
+    figure.add_traces(_levels(axis, whole))
     for arm, place in zip(arms, places(arms, axis), strict=True):
+        if arm["arm"] in leaked:
+            figure.add_traces(_leak_marks(arm, place, scale, leaked[arm["arm"]]))
         figure.add_trace(_mark(arm, place, scale, styles[arm["arm"]], axis))
         if arm["arm"] in numbers:
-            figure.add_traces(_leak_marks(arm, place, scale, leak(leaks, arm["arm"])))
             top = min(max(arm[scale], _known(arm[f"{scale}_high"], arm[scale])), high)
             words.append(_word(str(numbers[arm["arm"]]), place, 100 * top, INK, yanchor="bottom", yshift=3))
     _set_axes(figure, axis, canvas, scale, (low, high))
-    ends = rungs(ladder, "strict").filter(pl.col("kind") == "end")["gain"]
-    words += _guides(figure, axis, 1.0 if scale == "share" else ends[1], canvas)
+    if axis.strip:
+        figure.add_vrect(x0=-axis.strip, x1=0, fillcolor=GAIN, line_width=0, layer="below")
     figure.update_layout(annotations=words)
     return figure
 
@@ -89,14 +93,20 @@ def _sides(arm: Mapping[str, Any], place: float, axis: BitsAxis) -> tuple[float,
     return axis.place(arm["bits_low"]), axis.place(arm["bits_high"])
 
 
-def _leak_marks(arm: Mapping[str, Any], place: float, scale: Scale, found: Leak | None) -> list[go.Scatter]:
-    """The leak, tied to its arm; none where it was not measured on this scale."""
-    if found is None:
-        return []
-    leaked = found.share if scale == "share" else found.gain
-    if math.isnan(leaked.value):
-        return []
-    ink = TUNED if is_leaky(found) else MUTED
+def _leak(leaks: pl.DataFrame, arm: str, scale: Scale) -> Leak | None:
+    """None where it was not measured in the figure's unit."""
+    found = leak(leaks, arm)
+    return None if found is None or math.isnan(_on(found, scale).value) else found
+
+
+def _on(found: Leak, scale: Scale) -> Mean:
+    """The mean leak in the figure's unit."""
+    return found.share if scale == "share" else found.gain
+
+
+def _leak_marks(arm: Mapping[str, Any], place: float, scale: Scale, found: Leak) -> list[go.Scatter]:
+    """The leak, tied to its arm."""
+    leaked, ink = _on(found, scale), TUNED if is_leaky(found) else MUTED
     said = _written(scale, leaked.value, leaked.low, leaked.high)
     tie = {"color": MUTED, "width": 1, "dash": "dot"}
     ends = [100 * arm[scale], 100 * leaked.value]
@@ -136,9 +146,9 @@ def _written(scale: Scale, value: float, low: float, high: float) -> str:
     return f"{points(value)} points {interval(low, high)}".rstrip()
 
 
-def _reach(arms: Sequence[Mapping[str, Any]], scale: Scale) -> tuple[float, float]:
+def _reach(arms: Sequence[Mapping[str, Any]], leaked: Sequence[float], scale: Scale) -> tuple[float, float]:
     """Ends of the vertical axis, as fractions."""
-    values = [arm[scale] for arm in arms]
+    values = [*(arm[scale] for arm in arms), *leaked]
     ends = [_known(arm[f"{scale}_{end}"], arm[scale]) for arm in arms for end in ("low", "high")]
     inside = [min(max(end, _REACH[0]), _REACH[1]) for end in ends]
     low, high = min([0.0, *values, *inside]), max([1.0 if scale == "share" else 0.0, *values, *inside])
@@ -167,22 +177,32 @@ def _set_axes(figure: go.Figure, axis: BitsAxis, canvas: Canvas, scale: Scale, r
     figure.update_layout(margin={"l": 66 if wide else 52, "r": 96 if wide else 12, "t": 30, "b": 52})
 
 
-def _guides(figure: go.Figure, axis: BitsAxis, whole: float, canvas: Canvas) -> list[dict[str, object]]:
-    """Lines at the two models, and the strip of exactly 0, with their names."""
-    for value, ink in ((0.0, BASE), (whole, TUNED)):
-        figure.add_hline(y=100 * value, line={"color": ink, "width": 1, "dash": "dot"}, layer="below")
-    if axis.strip:
-        figure.add_vrect(x0=-axis.strip, x1=0, fillcolor=GAIN, line_width=0, layer="below")
-    wide = canvas.columns > 1
-    beside = {"xref": "paper", "xanchor": "left" if wide else "right", "xshift": 6 if wide else 0}
-    beside |= {"yanchor": "middle" if wide else "bottom"}
-    words = [
-        _word("base model", 1.0, 0.0, MUTED, **beside),
-        _word("tuned model", 1.0, 100 * whole, MUTED, **beside),
+def _levels(axis: BitsAxis, whole: float) -> list[go.Scatter]:
+    """Lines at the base, which gains nothing, and at the tuned model, which gains `whole`."""
+    return [
+        go.Scatter(
+            x=[-axis.strip, axis.end],
+            y=[100 * value] * 2,
+            mode="lines",
+            line={"color": ink, "width": 1, "dash": "dot"},
+            hoverinfo="skip",
+        )
+        for value, ink in ((0.0, BASE), (whole, TUNED))
     ]
+
+
+def _names(axis: BitsAxis, whole: float, canvas: Canvas) -> list[dict[str, object]]:
+    """What the two lines and the strip are."""
+    base, tuned = (_word(name, 1.0, 100 * at, MUTED) for name, at in (("base model", 0.0), ("tuned model", whole)))
+    if canvas.columns > 1:
+        beside = {"xref": "paper", "xanchor": "left", "xshift": 6, "yanchor": "middle"}
+        words = [base | beside, tuned | beside]
+    else:
+        inside = {"x": 0.0, "xref": "paper", "xanchor": "left", "xshift": 3}
+        words = [base | inside | {"yanchor": "top", "yshift": -6}, tuned | inside | {"yanchor": "bottom"}]
     if axis.strip:
-        above = {"y": 1, "yref": "paper", "yanchor": "bottom", "yshift": 6}
-        words.append(_word("exactly nothing", -axis.strip / 2, 0.0, MUTED) | above)
+        above = {"yref": "paper", "yanchor": "bottom", "yshift": 6}
+        words.append(_word("exactly nothing", -axis.strip / 2, 1.0, MUTED) | above)
     return words
 
 

@@ -22,8 +22,8 @@ _HEAD = (
     "<h2>Two published methods, by their formula and by ours</h2>"
     "<p>The same answers, counted twice. <b>Their formula</b> is the distance from the lower of the two models' "
     "accuracies over the distance between the models: it has no sign, is never below 0, has no interval, and is given "
-    "however small the gap. <b>Ours</b> is the gain over the base over the tuned model's gain: it keeps its sign, has a "
-    "95 % interval, and is refused where the gap is noise. Both read the tuned model while they write.</p>"
+    "however small the gap. <b>Ours</b> is the gain over the base over the tuned model's gain: it keeps its sign, has "
+    "a 95 % interval, and is refused where the gap is noise. Both read the tuned model while they write.</p>"
 )
 _HEADINGS = ("", "Strict", "Their formula", "Share, ours", "True share", "What the difference means")
 _SAME = 0.005

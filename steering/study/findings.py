@@ -43,7 +43,7 @@ class Answered:
     """`VERDICTS`, in the same order."""
     steered_share: float
     bits: Float[np.ndarray, " problem"]
-    """Bits that a completion of each problem took from the tuned model: the mean over samples, in the order of problems."""
+    """Bits that a completion of each problem took from the tuned model, the mean over samples."""
     n_tokens: Int[np.ndarray, " problem"]
     """Tokens of all completions of each problem."""
     cost: float

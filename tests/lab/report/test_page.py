@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from plotly.offline import get_plotlyjs
 
+from lab.calibration.leak import LEAKS
 from lab.errors import EstimateError
 from lab.report.ladder_table import ladder_table
 from lab.report.ledger import SCHEMAS, Ledger
@@ -165,6 +166,28 @@ def test_provenance_lists_every_table_and_every_column(page: Page):
         assert all(f"<dt>{column.name} " in text for column in schema.columns)
     assert "lab study zero-chain --seed 7" in text
     assert "with uncommitted changes" in text
+
+
+def test_every_section_of_numbers_leads_to_its_table(page: Page):
+    text = without_plotly(render(page))
+    links = [str(at["href"]) for tag, at in Elements(text).found if tag == "a"]
+    places = [at["id"] for tag, at in Elements(text).found if tag == "details" and "id" in at]
+    assert {link.removeprefix("#") for link in links} <= set(places)
+    assert set(places) == {f"table-{schema.name}" for schema in (*SCHEMAS, LEAKS)}
+    assert {link.removeprefix("#table-") for link in links} == {
+        "ladder", "leaks", "rivals", "guess", "pass_at_k", "cover", "families", "examples",
+    }  # fmt: skip
+
+
+def test_a_table_of_the_labs_own_says_what_made_it_and_one_of_two_files_has_the_link(page: Page):
+    files = (
+        *page.files,
+        dataclasses.replace(page.files[0], path="lab/calibration/shipped/x.parquet", command="lab calibrate"),
+    )
+    text = without_plotly(render(dataclasses.replace(page, files=files)))
+    assert "<p>Made by <code>lab calibrate</code>.</p>" in text
+    assert text.count('id="table-ladder"') == 1
+    assert 'href="#table-ladder">ladder.parquet</a>' in text
 
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from lab.calibration.leak import LEAKS, NOT_MEASURED
+from lab.calibration.leak import NOT_MEASURED
 from lab.errors import StorageError
 from lab.report.answer import answer_sentence
 from lab.report.ledger import LADDER, SCHEMAS, Ledger
@@ -119,6 +119,7 @@ def test_the_summary_shows_every_arm_in_a_terminal(ledger: Ledger, width: int):
     console.file.close()
     assert "94.6" in text
     assert all(word in text for word in ("zero-base", "takeover", "norm-matched"))
+    assert ("leak" in text) == ("not measured" in text) == (width >= ROOM_FOR_ALL)
     assert ("over control" in text) == ("+36.1 [33.0,\u00a039.2]" in text) == (width >= ROOM_FOR_ALL)
 
 
