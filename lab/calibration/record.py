@@ -10,14 +10,14 @@ from lab.tables import Column, Schema, read_table
 RECORDS = Schema(
     "records",
     (
-        Column("estimator", pl.String, "E1 to E10"),
+        Column("estimator", pl.String, "E1 to E10; R1 and R2 are published methods, P1 and P2"),
         Column("quantity", pl.String, "which of the estimator's shares"),
         Column("n_trials", pl.Int32, "trials on LOCKED, MIXED and TAUGHT organisms that have a true share"),
         Column("n_refused", pl.Int32, "of them, those without a share"),
         Column("mean_absolute_error", pl.Float64, "of the share, over the trials that gave one"),
         Column("worst_error", pl.Float64, "largest absolute error among them"),
         Column("bias", pl.Float64, "mean of share minus truth"),
-        Column("coverage", pl.Float64, "fraction of those trials whose interval holds the truth"),
+        Column("coverage", pl.Float64, "fraction of those trials whose interval holds the truth; NaN if none has any"),
         Column("coverage_replicas", pl.Float64, "the same over bootstrap replicas of their problem sets"),
         Column("leak", pl.Float64, "mean share on TAUGHT, where nothing was elicited"),
         Column("n_false_alarms", pl.Int32, "PLACEBO trials not refused, and ABSENT trials with a positive share"),
@@ -40,6 +40,7 @@ def records(trials: pl.DataFrame) -> pl.DataFrame:
     scored = pl.col("kind").is_in(SCORED) & pl.col("truth").is_not_nan()
     counted = scored & given
     error = pl.col("value") - pl.col("truth")
+    has_interval = pl.col("low").is_not_nan() & pl.col("high").is_not_nan()
     covered = (pl.col("low") <= pl.col("truth")) & (pl.col("truth") <= pl.col("high"))
     replicas = pl.col("replicas_covered")
     alarm = given & ((pl.col("kind") == "PLACEBO") | ((pl.col("kind") == "ABSENT") & (pl.col("value") > 0)))
@@ -52,7 +53,7 @@ def records(trials: pl.DataFrame) -> pl.DataFrame:
             mean_absolute_error=error.filter(counted).abs().mean(),
             worst_error=error.filter(counted).abs().max(),
             bias=error.filter(counted).mean(),
-            coverage=covered.filter(counted).mean(),
+            coverage=pl.when(has_interval.filter(counted).any()).then(covered.filter(counted).mean()),
             coverage_replicas=replicas.filter(counted & replicas.is_not_nan()).mean(),
             leak=pl.col("value").filter(counted & (pl.col("kind") == "TAUGHT")).mean(),
             n_false_alarms=alarm.sum(),

@@ -6,12 +6,14 @@ from typing import Any
 
 import polars as pl
 
+from lab.calibration.leak import leak
+from lab.report.leak_words import leak_sentence
 from lab.report.numerals import bits, interval, percent, points
 from lab.report.rungs import rungs
 
 
-def answer_sentence(ladder: pl.DataFrame, task: str, base: str, tuned: str, sampling: str) -> str:
-    """One honest sentence on strict accuracy.
+def answer_sentence(ladder: pl.DataFrame, leaks: pl.DataFrame, task: str, base: str, tuned: str, sampling: str) -> str:
+    """One honest sentence on strict accuracy, and a second where the rung that it names leaks by `LEAKS`.
 
     `task` is what stands before the word problems, such as `held-out chain`; `sampling` is how completions were drawn,
     such as `at temperature 1`, and may be empty. The sentence names the rung of highest
@@ -38,7 +40,8 @@ def answer_sentence(ladder: pl.DataFrame, task: str, base: str, tuned: str, samp
     rivals = rows.filter((pl.col("control_of") == best["arm"]) & pl.col("accuracy").is_not_nan())
     rivals = rivals.sort("accuracy", descending=True, maintain_order=True)
     rival = rivals.row(0, named=True) if rivals.height else None
-    return f"{scores}; {_recovery(best, alike.height)}{_comparison(best, rival)}."
+    answer = f"{scores}; {_recovery(best, alike.height)}{_comparison(best, rival)}."
+    return f"{answer} {leak_sentence(leak(leaks, best['arm']))}".rstrip()
 
 
 def _recovery(best: Mapping[str, Any], among: int) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from lab.calibration.trial import RIVALS
 from lab.report.numerals import percent
 from lab.report.record_words import counted
 
@@ -30,14 +31,14 @@ def calibration_answer(records: pl.DataFrame) -> str:
 def ranking(records: pl.DataFrame) -> list[dict[str, Any]]:
     """The rows of `RECORDS` with an answer: those that meet the goal first, each part by mean absolute error.
 
-    One that refused more than half of its trials is left out while there is another.
+    One that refused more than half of its trials is left out while there is another, and rivals always.
     """
     n_given = pl.col("n_trials") - pl.col("n_refused")
-    judged = records.filter(n_given > 0, pl.col("mean_absolute_error").is_not_nan())
+    judged = records.filter(~pl.col("estimator").is_in(RIVALS), n_given > 0, pl.col("mean_absolute_error").is_not_nan())
     ready = judged.filter(2 * n_given >= pl.col("n_trials"))
-    rivals = judged if ready.is_empty() else ready
-    meets = (pl.col("mean_absolute_error") <= GOAL_ERROR) & (pl.col("coverage") >= GOAL_COVERAGE)
-    return rivals.with_columns(fails=~meets).sort("fails", "mean_absolute_error", maintain_order=True).to_dicts()
+    rated = judged if ready.is_empty() else ready
+    meets = (pl.col("mean_absolute_error") <= GOAL_ERROR) & (pl.col("coverage").fill_nan(0.0) >= GOAL_COVERAGE)
+    return rated.with_columns(fails=~meets).sort("fails", "mean_absolute_error", maintain_order=True).to_dicts()
 
 
 def _coverage(best: Mapping[str, Any]) -> str:

@@ -28,7 +28,8 @@ from lab.report.markup import escaped
 from lab.report.numerals import points
 from lab.report.path_plot import PATH, path_plot
 from lab.report.plot_block import plot_block
-from lab.report.provenance_section import TableFile, provenance_section
+from lab.report.provenance_section import TableFile, provenance_section, sources
+from lab.report.rival_records import rival_records
 from lab.report.share_panels import drawable, share_key, share_panels
 
 
@@ -66,12 +67,12 @@ def render_calibration(page: CalibrationPage) -> str:
     trials = page.trials
     body = [
         f"<header>{header}</header>",
-        _shares(trials),
-        f"{captions.RECORDS}{records_table(page.records)}",
-        "" if trials.is_empty() else f"{captions.KINDS}{kinds_table(trials)}",
-        "" if trials.is_empty() else f"{captions.ALARMS}{alarms_table(trials)}",
-        "" if page.agreement.is_empty() else f"{captions.AGREEMENT}{agreement_table(page.agreement)}",
-        _path(page.path),
+        _shares(page),
+        f"{captions.RECORDS}{rival_records(page.records)}{records_table(page.records)}{sources(page.files, 'records')}",
+        "" if trials.is_empty() else f"{captions.KINDS}{kinds_table(trials)}{sources(page.files, 'trials')}",
+        "" if trials.is_empty() else f"{captions.ALARMS}{alarms_table(trials)}{sources(page.files, 'trials')}",
+        _agreement(page),
+        _path(page),
         _forgetting(page.forgetting),
         _cost(page),
         f"{PROVENANCE}{provenance_section(page.made_by, page.command, page.files)}",
@@ -80,20 +81,29 @@ def render_calibration(page: CalibrationPage) -> str:
     return document(page.title, sections, captions.WITHOUT_SCRIPTS)
 
 
-def _shares(trials: pl.DataFrame) -> str:
+def _shares(page: CalibrationPage) -> str:
+    trials = page.trials
     if drawable(trials).is_empty():
         return ""
     caption = captions.SHARES
     plot = plot_block("shares", lambda canvas: share_panels(trials, canvas), says=caption.says, caption=caption.key)
-    return f"{caption.head}{share_key(trials)}{plot}{refused_list(trials)}"
+    return f"{caption.head}{share_key(trials)}{plot}{refused_list(trials)}{sources(page.files, 'trials')}"
 
 
-def _path(path: pl.DataFrame) -> str:
+def _agreement(page: CalibrationPage) -> str:
+    if page.agreement.is_empty():
+        return ""
+    return f"{captions.AGREEMENT}{agreement_table(page.agreement)}{sources(page.files, 'agreement')}"
+
+
+def _path(page: CalibrationPage) -> str:
+    path = page.path
     if path.is_empty():
         return ""
     caption = captions.PATH
     plot = plot_block("path", lambda canvas: path_plot(path, canvas), says=caption.says, caption=caption.key)
-    return f"{caption.head}{plot}<details><summary>Every route</summary>{path_table(path)}</details>"
+    table = f"<details><summary>Every route</summary>{path_table(path)}</details>"
+    return f"{caption.head}{plot}{table}{sources(page.files, 'path')}"
 
 
 def _forgetting(forgetting: pl.DataFrame) -> str:

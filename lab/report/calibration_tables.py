@@ -1,11 +1,12 @@
 """Calibration tables: what the trials, the records and the agreement say, number by number, as HTML."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
 
-from lab.calibration.trial import SILENT
+from lab.calibration.trial import RIVALS, SILENT
 from lab.report.markup import escaped
 from lab.report.numerals import ABSENT, interval, percent, points
 from lab.report.reasons import Reasons
@@ -143,7 +144,7 @@ def _record(row: Mapping[str, Any]) -> tuple[str, ...]:
         points(row["mean_absolute_error"]).removeprefix("+"),
         points(row["worst_error"]).removeprefix("+"),
         points(row["bias"]),
-        percent(row["coverage"], 0),
+        "no interval" if math.isnan(row["coverage"]) and n_given else percent(row["coverage"], 0),
         percent(row["coverage_replicas"], 0),
         percent(row["leak"], 0),
         f"{row['n_false_alarms']} in {row['n_silent']}" if row["n_silent"] else ABSENT,
@@ -184,7 +185,8 @@ def _shares(trials: pl.DataFrame) -> list[tuple[Any, ...]]:
 
 
 def _name(estimator: str, quantity: str) -> str:
-    return f'{escaped(estimator)}<span class="what">{escaped(quantity)}</span>'
+    role = '<span class="role">rival</span> ' if estimator in RIVALS else ""
+    return f'{role}{escaped(estimator)}<span class="what">{escaped(quantity)}</span>'
 
 
 def _seconds(value: float | None) -> str:

@@ -24,7 +24,24 @@ LADDER = Caption(
     "many samples as both have. The best rung was chosen among the others by these same numbers; its interval is not "
     "adjusted for that. Hollow marks are controls of the rung right above them; a random control gives every "
     "completion one of many random directions of the same norm. Pink rungs use information from the tuned model at "
-    "test time; rungs of other inks use none.",
+    "test time, violet ones are published methods that do so too; rungs of other inks use none.",
+)
+RECOVERY = Caption(
+    head="<h2>What is recovered, and at what price</h2>"
+    "<p>Help that takes nothing from the tuned model while it answers stands in the strip at the left: what is "
+    "recovered there was in the base model, if the arm does not leak. Further right, more is told by the tuned model, "
+    "in bits a token, and at last it writes the answer itself.</p>",
+    says="Share of the gain of every rung against bits per token from the tuned model; the table holds the numbers.",
+    key="Lines are 95 % intervals both ways, resampling problems; marks in the strip are set beside each other only to "
+    "be seen, and the axis right of it is logarithmic. A hollow diamond tied to a mark is the arm's leak: what it "
+    "brings on organisms whose gain was all taught, where an honest method brings nothing. Its interval is that of the "
+    "same organisms with other problems.",
+)
+LEAK = (
+    '<p class="note">The <b>leak</b> is the mean share that the arm recovers on TAUGHT organisms, whose gain was all '
+    "taught, so that an honest method recovers none. The line under its interval is the largest gain, in points, over "
+    "the arm's control on an organism that tuning did not improve. Leaks were measured by the calibration, on other "
+    "models than these.</p>"
 )
 GUESS = Caption(
     head="<h2>What guessing alone would earn</h2>"

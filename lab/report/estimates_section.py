@@ -1,11 +1,11 @@
 """Estimates section: all estimators' answers to one study side by side, each with its calibration record, as HTML."""
 
 from collections.abc import Mapping
-from itertools import combinations
 from typing import Any
 
 import polars as pl
 
+from lab.report.agreement_words import agreement_words
 from lab.report.best_estimate import best_estimate
 from lab.report.markup import escaped
 from lab.report.numerals import interval, percent
@@ -76,29 +76,7 @@ def _shares(shares: pl.DataFrame, records: pl.DataFrame, reasons: Reasons) -> st
         )
         for row in ordered
     ]
-    return f"{sheet(('', _SHARE, _RECORD), rows, {_RECORD})}{_agreement(ordered)}{_KEY}"
-
-
-def _agreement(shares: list[dict[str, Any]]) -> str:
-    """Which shares of different estimators lie apart by more than both intervals."""
-    given = [row for row in shares if row["refusal"] is None and interval(row["low"], row["high"])]
-    pairs = [(a, b) for a, b in combinations(given, 2) if a["estimator"] != b["estimator"]]
-    if not pairs:
-        return ""
-    apart = [(a, b) for a, b in pairs if a["low"] > b["high"] or b["low"] > a["high"]]
-    if not apart:
-        return f'<p class="note">The {len(given)} shares given agree within their intervals.</p>'
-    items = "".join(f"<li>{_brief(a)} and {_brief(b)}</li>" for a, b in apart)
-    n = len(pairs)
-    return (
-        f'<div class="warning"><b>Estimators disagree by more than their intervals</b> in {len(apart)} of the {n} '
-        f"pair{'' if n == 1 else 's'} that can be compared:<ul>{items}</ul></div>"
-    )
-
-
-def _brief(row: Mapping[str, Any]) -> str:
-    span = interval(row["low"], row["high"], 0)
-    return f"{escaped(row['estimator'])} ({escaped(row['quantity'])}): {percent(row['value'], 0)} {span}"
+    return f"{sheet(('', _SHARE, _RECORD), rows, {_RECORD})}{agreement_words(ordered)}{_KEY}"
 
 
 def _block(name: str, others: pl.DataFrame, reasons: Reasons) -> str:

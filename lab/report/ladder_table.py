@@ -6,8 +6,10 @@ from typing import Any
 
 import polars as pl
 
+from lab.calibration.leak import Leak, leak
+from lab.report.leak_words import is_leaky, leak_figures, silent_figures
 from lab.report.markup import escaped
-from lab.report.numerals import ABSENT, bits, interval, percent, points
+from lab.report.numerals import ABSENT, bits, interval, percent, points, span
 from lab.report.rungs import rungs
 
 _HEADINGS = (
@@ -16,25 +18,31 @@ _HEADINGS = (
     "Answer only",
     "Gain over base, points",
     "Share of the gain",
+    "Leak",
     "Over its best control, points",
     "Tokens steered",
     "Bits per token from tuned",
 )
 
 
-def ladder_table(ladder: pl.DataFrame) -> str:
-    """Tuned model first, as in the figure; a refused share carries a number that points to its reason below."""
+def ladder_table(ladder: pl.DataFrame, leaks: pl.DataFrame) -> str:
+    """`LADDER` with the tuned model first, as in the figure, and what `LEAKS` says of each arm.
+
+    A refused share carries a number that points to its reason below.
+    """
     answers = {row["arm"]: row for row in ladder.filter(pl.col("measure") == "answer").iter_rows(named=True)}
     rows = rungs(ladder, "strict").reverse()
     reasons = rows["refusal"].drop_nulls().unique(maintain_order=True).to_list()
-    body = "".join(_row(row, answers.get(row["arm"]), reasons) for row in rows.iter_rows(named=True))
+    body = "".join(
+        _row(row, answers.get(row["arm"]), leak(leaks, row["arm"]), reasons) for row in rows.iter_rows(named=True)
+    )
     head = "".join(f'<th scope="col">{heading}</th>' for heading in _HEADINGS)
     notes = "".join(f"<li>{escaped(reason)}</li>" for reason in reasons)
     refused = f'<div class="refusals"><p>Why a share is refused:</p><ol>{notes}</ol></div>' if reasons else ""
     return f'<table class="ladder"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{refused}'
 
 
-def _row(row: Mapping[str, Any], answer: Mapping[str, Any] | None, reasons: list[str]) -> str:
+def _row(row: Mapping[str, Any], answer: Mapping[str, Any] | None, leaked: Leak | None, reasons: list[str]) -> str:
     kind = {"end": "end", "rung": "rung", "control": "control"}[row["kind"]]
     prefix = '<span class="role">control</span> ' if kind == "control" else ""
     steered = row["steered_share"]
@@ -43,9 +51,10 @@ def _row(row: Mapping[str, Any], answer: Mapping[str, Any] | None, reasons: list
         _number(percent(answer["accuracy"]), interval(answer["low"], answer["high"])) if answer else ABSENT,
         _number(points(row["gain"]), interval(row["gain_low"], row["gain_high"])) if _moved(row) else ABSENT,
         _share(row, reasons),
+        ABSENT if kind == "end" else _leak(leaked),
         _over_control(row),
         percent(steered, 0 if steered >= 0.1 or steered == 0 else 1),
-        bits(row["bits_per_token"]),
+        _bits(row),
     )
     marked = "".join(
         f'<td data-heading="{heading}"><div>{cell}</div></td>'
@@ -67,6 +76,23 @@ def _share(row: Mapping[str, Any], reasons: list[str]) -> str:
     return _number(percent(row["share"], 0), interval(row["share_low"], row["share_high"], 0))
 
 
+def _leak(found: Leak | None) -> str:
+    value, ends = leak_figures(found)
+    flagged = f'<span class="no">{value}</span>' if is_leaky(found) else value
+    return _number(flagged, ends, silent_figures(found))
+
+
+def _bits(row: Mapping[str, Any]) -> str:
+    """Bits a token with their interval, those of a completion, and what an answer costs where it is not one sample."""
+    asks = 0 < row["bits_per_token"] < math.inf
+    return _number(
+        bits(row["bits_per_token"]),
+        span(row["bits_low"], row["bits_high"], bits) if asks else "",
+        f"{bits(row['bits_per_problem'])} a problem" if asks and not math.isnan(row["bits_per_problem"]) else "",
+        f"{row['cost']:.3g}\u202f× the tokens" if row["cost"] != 1 and not math.isnan(row["cost"]) else "",
+    )
+
+
 def _over_control(row: Mapping[str, Any]) -> str:
     """Only a rung has controls."""
     if row["kind"] != "rung":
@@ -74,5 +100,5 @@ def _over_control(row: Mapping[str, Any]) -> str:
     return _number(points(row["over_control"]), interval(row["over_control_low"], row["over_control_high"]))
 
 
-def _number(value: str, span: str) -> str:
-    return f'{value} <span class="span">{span}</span>' if span else value
+def _number(value: str, *remarks: str) -> str:
+    return " ".join([value, *(f'<span class="span">{remark}</span>' for remark in remarks if remark)])

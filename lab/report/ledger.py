@@ -1,6 +1,7 @@
 """Ledger: the tables that a report is drawn from, each with a declared schema."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import polars as pl
 
@@ -17,6 +18,9 @@ _MEASURE = Column(
 _LOW = Column("low", pl.Float64, "Lower end of the 95 % interval of the value; problems are resampled.")
 _HIGH = Column("high", pl.Float64, "Upper end of the 95 % interval of the value.")
 
+Family = Literal["end", "prompt", "decoding", "vector", "own router", "tuned router", "selector", "takeover", "rival"]
+"""Which kind of help a rung is, in the order of the ladder; a control is of its rung's family, a model an `end`."""
+
 LADDER = Schema(
     "ladder",
     (
@@ -26,6 +30,13 @@ LADDER = Schema(
             "kind", pl.Utf8, "`end`: the base or the tuned model; `rung`: one kind of help; `control`: its placebo."
         ),
         Column("control_of", pl.Utf8, "For a control, the arm of its rung; else null."),
+        Column(
+            "family",
+            pl.Utf8,
+            "Kind of help: `prompt`, `decoding`, `vector` (everywhere, or at fixed tokens), `own router` (the base "
+            "says when), `tuned router` (the tuned model does), `selector` (it picks among candidates), `takeover` (it "
+            "writes the token), `rival` (a published method); `end` for the two models.",
+        ),
         Column("order", pl.Int32, "Place on the ladder; the base is lowest, the tuned model highest."),
         _MEASURE,
         Column("accuracy", pl.Float64, "Pass@1, a fraction: the mean over problems of the mean over samples."),
@@ -47,6 +58,12 @@ LADDER = Schema(
         Column("refusal", pl.Utf8, "Why no share is given; null where it is given or has no meaning."),
         Column("steered_share", pl.Float64, "Fraction of emitted tokens at which the arm intervened."),
         Column("bits_per_token", pl.Float64, "Information from the tuned model at test time; infinite for itself."),
+        Column("bits_low", pl.Float64, "Lower end of the 95 % interval of the bits per token; problems are resampled."),
+        Column("bits_high", pl.Float64, "Upper end of the 95 % interval of the bits per token."),
+        Column("bits_per_problem", pl.Float64, "Bits that one completion took, averaged over problems."),
+        Column("bits_per_problem_low", pl.Float64, "Lower end of the 95 % interval of the bits per problem."),
+        Column("bits_per_problem_high", pl.Float64, "Upper end of the 95 % interval of the bits per problem."),
+        Column("cost", pl.Float64, "Tokens generated for an answer, as a multiple of the base's single sample."),
         Column("truncated", pl.Float64, "Fraction of completions cut at the token limit; they count as wrong."),
         Column("n_problems", pl.Int32, "Problems answered."),
         Column("n_samples", pl.Int32, "Samples of each problem."),
@@ -89,6 +106,26 @@ FAMILIES = Schema(
         Column("n_problems", pl.Int32, "Problems in the family."),
     ),
 )
+RIVALS = Schema(
+    "rivals",
+    (
+        Column("rival", pl.Utf8, "Which published method: `P1` or `P2`."),
+        _ARM,
+        _LABEL,
+        Column("fault", pl.Utf8, "Which fault of the published method is switched, in words; null as published."),
+        Column("theirs", pl.Float64, "Gap recovered by the method's own formula, a fraction; it has no interval."),
+        Column("share", pl.Float64, "Gain over the tuned model's gain; NaN where refused."),
+        Column("share_low", pl.Float64, "Lower end of the 95 % interval of the share."),
+        Column("share_high", pl.Float64, "Upper end of the 95 % interval of the share."),
+        Column("refusal", pl.Utf8, "Why no share is given; null where it is given."),
+        Column("accuracy", pl.Float64, "Strict pass@1 of the arm, a fraction."),
+        Column("low", pl.Float64, "Lower end of the 95 % interval of the accuracy; problems are resampled."),
+        Column("high", pl.Float64, "Upper end of the 95 % interval of the accuracy."),
+        Column("gap", pl.Float64, "Strict pass@1 of the tuned model minus the base's, a fraction."),
+        Column("truth", pl.Float64, "True share of an organism; NaN where it is not known."),
+        Column("n_problems", pl.Int32, "Problems answered."),
+    ),
+)
 GUESS = Schema(
     "guess",
     (
@@ -120,7 +157,7 @@ EXAMPLES = Schema(
         Column("reason", pl.Utf8, "`ok`, or the first fault found."),
     ),
 )
-SCHEMAS = (LADDER, GUESS, PASS_AT_K, COVER, FAMILIES, EXAMPLES)
+SCHEMAS = (LADDER, RIVALS, GUESS, PASS_AT_K, COVER, FAMILIES, EXAMPLES)
 """Every table of a report, in reading order."""
 
 
@@ -129,6 +166,7 @@ class Ledger:
     """All that a report says of one study. A table without rows leaves its section out; the ladder may not be empty."""
 
     ladder: pl.DataFrame
+    rivals: pl.DataFrame
     guess: pl.DataFrame
     pass_at_k: pl.DataFrame
     cover: pl.DataFrame

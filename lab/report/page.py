@@ -22,7 +22,10 @@ from lab.report.ledger import Ledger
 from lab.report.markup import escaped
 from lab.report.palette import ArmStyle, arm_styles, completed
 from lab.report.plot_block import arm_key, plot_block
-from lab.report.provenance_section import TableFile, provenance_section
+from lab.report.provenance_section import TableFile, provenance_section, sources
+from lab.report.recovery_key import recovery_key
+from lab.report.recovery_scatter import recovery_scatter
+from lab.report.rivals_section import rivals_section
 from lab.report.trace_cards import trace_cards
 from lab.report.truncation import truncation_warning
 
@@ -47,6 +50,8 @@ class Page:
     """`ESTIMATES`; without rows the section is left out."""
     records: pl.DataFrame
     """`RECORDS` of the estimators' calibration; may have no rows."""
+    leaks: pl.DataFrame
+    """`LEAKS` of the calibration's ladders; may have no rows."""
     made_by: Provenance
     command: str
     """What to type to make the page again."""
@@ -58,27 +63,49 @@ class Page:
 def render(page: Page) -> str:
     """The page as HTML; equal pages give equal text."""
     ledger = page.ledger
-    answer = answer_sentence(ledger.ladder, page.task, page.base, page.tuned, page.sampling)
+    answer = answer_sentence(ledger.ladder, page.leaks, page.task, page.base, page.tuned, page.sampling)
     note = captions.how_to_read(process_checked=page.process_checked)
     body = [
         f'<header><h1>{escaped(page.title)}</h1><p class="answer">{escaped(answer)}</p>{note}</header>',
-        _ladder(ledger.ladder, answer),
-        estimates_section(page.estimates, page.records),
-        _guess(ledger),
-        _curves(ledger, page.process_checked),
-        _families(ledger, page.process_checked),
+        _ladder(page, answer),
+        _recovery(page),
+        _sourced(page, rivals_section(ledger.rivals), "rivals"),
+        _sourced(page, estimates_section(page.estimates, page.records), "estimates", "records"),
+        _sourced(page, _guess(ledger), "guess"),
+        *_curves(page),
+        _sourced(page, _families(ledger, page.process_checked), "families"),
         "" if page.features is None else feature_section(*page.features),
-        _traces(ledger.examples),
+        _sourced(page, _traces(ledger.examples), "examples"),
         f"{captions.PROVENANCE}{provenance_section(page.made_by, page.command, page.files)}",
     ]
     sections = "".join(f"<section>{part}</section>" for part in body if part)
     return document(page.title, sections, captions.WITHOUT_SCRIPTS)
 
 
-def _ladder(ladder: pl.DataFrame, answer: str) -> str:
-    key = captions.LADDER.key
+def _sourced(page: Page, section: str, *tables: str) -> str:
+    """A section with where its numbers are; a section that says nothing stays empty."""
+    return section and f"{section}{sources(page.files, *tables)}"
+
+
+def _ladder(page: Page, answer: str) -> str:
+    ladder, key = page.ledger.ladder, captions.LADDER.key
     plot = plot_block("ladder", lambda canvas: ladder_figure(ladder, canvas), says=answer, caption=key)
-    return f"{captions.LADDER.head}{plot}{ladder_table(ladder)}{truncation_warning(ladder)}"
+    table = f"{ladder_table(ladder, page.leaks)}{captions.LEAK}"
+    section = f"{captions.LADDER.head}{plot}{table}{truncation_warning(ladder)}"
+    return _sourced(page, section, "ladder", "leaks")
+
+
+def _recovery(page: Page) -> str:
+    ladder, caption = page.ledger.ladder, captions.RECOVERY
+    if "rung" not in ladder["kind"]:
+        return ""
+    plot = plot_block(
+        "recovery",
+        lambda canvas: recovery_scatter(ladder, page.leaks, canvas),
+        says=caption.says,
+        caption=caption.key,
+    )
+    return _sourced(page, f"{caption.head}{recovery_key(ladder, page.leaks)}{plot}", "ladder", "leaks")
 
 
 def _guess(ledger: Ledger) -> str:
@@ -91,11 +118,12 @@ def _guess(ledger: Ledger) -> str:
     return f"{caption.head}{plot}"
 
 
-def _curves(ledger: Ledger, checked: bool) -> str:
-    styles = arm_styles(ledger.ladder)
+def _curves(page: Page) -> tuple[str, str]:
+    ledger, checked, styles = page.ledger, page.process_checked, arm_styles(page.ledger.ladder)
     tries, often = captions.pass_at_k(process_checked=checked), captions.cover(process_checked=checked)
     first = _lines("pass-at-k", ledger.pass_at_k, partial(pass_at_k_figure, process_checked=checked), styles, tries)
-    return first + _lines("cover", ledger.cover, partial(cover_figure, process_checked=checked), styles, often)
+    second = _lines("cover", ledger.cover, partial(cover_figure, process_checked=checked), styles, often)
+    return _sourced(page, first, "pass_at_k"), _sourced(page, second, "cover")
 
 
 def _families(ledger: Ledger, checked: bool) -> str:

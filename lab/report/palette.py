@@ -1,6 +1,5 @@
 """The palette: inks after Okabe and Ito, one meaning each, and what each becomes on a dark page."""
 
-import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -13,6 +12,21 @@ BASE, STEERED, ASSISTED, TUNED = "#23272e", "#0066a8", "#cc79a7", "#d55e00"
 """The base model; help without the tuned model; help from it at test time; the tuned model itself."""
 RANKED = (STEERED, "#009e73", "#2f9ee0", "#6b4d00")
 """Inks of the rungs that need nothing from the tuned model, when several share one plot."""
+RIVAL = "#5b2bd0"
+"""A published method."""
+LOOKS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "prompt": (RANKED[1], "square"),
+        "decoding": (RANKED[2], "triangle-up"),
+        "vector": (STEERED, "pentagon"),
+        "own router": (RANKED[3], "star"),
+        "tuned router": (ASSISTED, "triangle-down"),
+        "selector": (ASSISTED, "hexagon"),
+        "takeover": (ASSISTED, "cross"),
+        "rival": (RIVAL, "x"),
+    }
+)
+"""Kind of help -> ink and symbol; pink is help from the tuned model at test time."""
 
 _DARK = {
     PAPER: "#15171b",
@@ -26,11 +40,11 @@ _DARK = {
     "#009e73": "#2fc79c",
     "#2f9ee0": "#8cccff",
     "#6b4d00": "#e8c030",
+    RIVAL: "#7b4dff",
 }
 _BAND = 0.14
 GAIN = f"rgba({0x5C},{0x64},{0x70},0.09)"
 """The stretch between the base and the tuned model."""
-_SYMBOLS = ("square", "triangle-up", "pentagon", "star", "triangle-down", "hexagon")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,17 +71,16 @@ DARK: Mapping[str, str] = MappingProxyType(
 
 
 def arm_styles(ladder: pl.DataFrame) -> dict[str, ArmStyle]:
-    """The style of every arm of a ladder: ends black and vermilion, rungs in ranked inks, a control as its rung."""
+    """The style of every arm of a ladder: ends black and vermilion, rungs by kind of help, a control as its rung."""
     arms = ladder.unique("arm", keep="first", maintain_order=True).sort("order", maintain_order=True)
     ends = arms.filter(pl.col("kind") == "end")["arm"].to_list()
     styles = {
         arm: ArmStyle(ink=ink, symbol=symbol, dash="solid", faint=False)
         for arm, ink, symbol in zip(ends, (BASE, TUNED), ("circle", "diamond"), strict=False)
     }
-    ranked, symbols = itertools.cycle(RANKED), itertools.cycle(_SYMBOLS)
     for row in arms.filter(pl.col("kind") == "rung").iter_rows(named=True):
-        ink = ASSISTED if row["bits_per_token"] > 0 else next(ranked)
-        styles[row["arm"]] = ArmStyle(ink=ink, symbol=next(symbols), dash="solid", faint=False)
+        ink, symbol = LOOKS.get(row["family"], (MUTED, "circle"))
+        styles[row["arm"]] = ArmStyle(ink=ink, symbol=symbol, dash="solid", faint=False)
     for row in arms.filter(pl.col("kind") == "control").iter_rows(named=True):
         rung = styles.get(row["control_of"])
         ink = rung.ink if rung else MUTED

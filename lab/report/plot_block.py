@@ -24,16 +24,19 @@ def plot_block(name: str, draw: Callable[[Canvas], go.Figure], *, says: str, cap
 
 def arm_key(labels: Mapping[str, str], styles: Mapping[str, ArmStyle]) -> str:
     """What each line is, as HTML: `labels` maps arm to human words."""
-    return '<ul class="key">' + "".join(_key(label, styles[arm]) for arm, label in labels.items()) + "</ul>"
+    return (
+        '<ul class="key">' + "".join(key_item(escaped(label), styles[arm]) for arm, label in labels.items()) + "</ul>"
+    )
 
 
-def _key(label: str, style: ArmStyle) -> str:
+def key_item(words: str, style: ArmStyle) -> str:
+    """One line of a key; `words` are trusted HTML."""
     dashes = {"solid": "", "dot": ' stroke-dasharray="2 3"', "dash": ' stroke-dasharray="6 4"'}[style.dash]
     width = 1.5 if style.faint else 2.5
     return (
         f'<li data-ink="{style.ink}" style="color:{style.ink}"><svg width="30" height="14" aria-hidden="true">'
         f'<path d="M1 7H29" stroke="currentColor" stroke-width="{width}"{dashes}/>{_symbol(style.symbol)}</svg>'
-        f"<span>{escaped(label)}</span></li>"
+        f"<span>{words}</span></li>"
     )
 
 
@@ -46,10 +49,15 @@ def _symbol(symbol: str) -> str:
         "pentagon": "15,1.5 20.5,5.5 18.4,12 11.6,12 9.5,5.5",
         "hexagon": "15,1 20.2,4 20.2,10 15,13 9.8,10 9.8,4",
         "star": "15,0.5 16.8,4.8 21.5,5 17.9,8 19.1,12.7 15,10 10.9,12.7 12.1,8 8.5,5 13.2,4.8",
+        "cross": "13,1.5 17,1.5 17,5 20.5,5 20.5,9 17,9 17,12.5 13,12.5 13,9 9.5,9 9.5,5 13,5",
+        "x": "11.5,1.5 15,5 18.5,1.5 20.5,3.5 17,7 20.5,10.5 18.5,12.5 15,9 11.5,12.5 9.5,10.5 13,7 9.5,3.5",
         "square": "10.5,2.5 19.5,2.5 19.5,11.5 10.5,11.5",
     }
     if symbol in points:
         return f'<polygon points="{points[symbol]}" {solid}/>'
+    hollow = 'fill="var(--paper)" stroke="currentColor" stroke-width="1.5"'
     if symbol == "circle-open":
-        return '<circle cx="15" cy="7" r="3.5" fill="var(--paper)" stroke="currentColor" stroke-width="1.5"/>'
+        return f'<circle cx="15" cy="7" r="3.5" {hollow}/>'
+    if symbol == "diamond-open":
+        return f'<polygon points="15,2 20,7 15,12 10,7" {hollow}/>'
     return f'<circle cx="15" cy="7" r="4.5" {solid}/>'

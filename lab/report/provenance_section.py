@@ -19,6 +19,8 @@ class TableFile:
     n_rows: int
     digest: str
     """SHA-256 of the file, in hex."""
+    command: str = ""
+    """What makes it, where that is not what makes the page."""
 
 
 def provenance_section(made_by: Provenance, command: str, files: Sequence[TableFile]) -> str:
@@ -40,24 +42,38 @@ def provenance_section(made_by: Provenance, command: str, files: Sequence[TableF
         f'<table class="facts"><tbody>{rows}</tbody></table>'
         f"<p>To make this page again:</p><pre>{escaped(command)}</pre>"
         f"<details><summary>Configuration</summary><pre>{lines}</pre></details>"
-        f"{''.join(map(_file, files))}"
+        f"{''.join(_file(file, file in _first(files).values()) for file in files)}"
     )
+
+
+def sources(files: Sequence[TableFile], *names: str) -> str:
+    """Where the numbers of a section are, as HTML: the files of these schemas, each a link to what it holds."""
+    first = _first(files)
+    links = [f'<a href="#table-{name}">{escaped(first[name].path)}</a>' for name in names if name in first]
+    return f'<p class="note">Numbers: {", ".join(links)}</p>' if links else ""
+
+
+def _first(files: Sequence[TableFile]) -> dict[str, TableFile]:
+    """Schema -> its first file, which links lead to."""
+    return {file.schema.name: file for file in reversed(files)}
 
 
 def _pairs(named: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in sorted(named.items()))
 
 
-def _file(file: TableFile) -> str:
+def _file(file: TableFile, linked: bool) -> str:
     columns = "".join(
         f"<dt>{escaped(column.name)} <small>{escaped(_dtype(column.dtype))}</small></dt>"
         f"<dd>{escaped(column.meaning)}</dd>"
         for column in file.schema.columns
     )
     rows = f"{file.n_rows:,} row{'' if file.n_rows == 1 else 's'}"
+    place = f' id="table-{file.schema.name}"' if linked else ""
+    made = f"<p>Made by <code>{escaped(file.command)}</code>.</p>" if file.command else ""
     return (
-        f'<details><summary><code>{escaped(file.path)}</code> <span class="count">{rows}, sha256 '
-        f"{escaped(file.digest[:12])}</span></summary><dl>{columns}</dl></details>"
+        f'<details{place}><summary><code>{escaped(file.path)}</code> <span class="count">{rows}, sha256 '
+        f"{escaped(file.digest[:12])}</span></summary>{made}<dl>{columns}</dl></details>"
     )
 
 

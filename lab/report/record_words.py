@@ -31,7 +31,8 @@ def _known(record: Mapping[str, Any]) -> str:
     if n_given == 0:
         return f"on organisms of known share: refused all {n_trials}"
     parts = [f"mean error {100 * record['mean_absolute_error']:.1f} points"]
-    parts.append(f"interval held the truth in {percent(record['coverage'], 0)} of {n_given}")
+    held = f"interval held the truth in {percent(record['coverage'], 0)} of {n_given}"
+    parts.append("no interval" if math.isnan(record["coverage"]) else held)
     if not math.isnan(record["leak"]):
         parts.append(f"leak {percent(record['leak'], 0)}")
     if n_refused:

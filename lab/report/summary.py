@@ -9,22 +9,29 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from lab.calibration.leak import NOT_MEASURED, leak
+from lab.report.leak_words import leak_figures
 from lab.report.markup import visible
 from lab.report.numerals import ABSENT, bits, interval, percent, points
 from lab.report.rungs import rungs
 
-WIDE_ONLY = ("answer only", "gain, points", "over control")
+WIDE_ONLY = ("answer only", "gain, points", "over control", "leak")
 ROOM_FOR_ALL = 130
 """Columns of a terminal that hold the whole table; a narrower one is shown without the columns of `WIDE_ONLY`."""
 
 
-def summary(ladder: pl.DataFrame, width: int = ROOM_FOR_ALL) -> Table:
-    """The ladder as a table for a terminal of `width` columns: the tuned model on top, refusals spelt out below."""
+def summary(ladder: pl.DataFrame, width: int = ROOM_FOR_ALL, leaks: pl.DataFrame = NOT_MEASURED) -> Table:
+    """The ladder as a table for a terminal of `width` columns: the tuned model on top, refusals spelt out below.
+
+    `leaks` is a `LEAKS` table; arms that are not in it are said to be not measured.
+    """
     strict = rungs(ladder, "strict")
     answers = dict(ladder.filter(pl.col("measure") == "answer").select("arm", "accuracy").iter_rows())
     table = Table(title="Strict pass@1, with 95 % intervals over problems", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("")
-    for heading in ("strict", *(WIDE_ONLY if width >= ROOM_FOR_ALL else ()), "share of gain", "bits/token"):
+    for heading in ("strict", "answer only", "gain, points", "over control", "share of gain", "leak", "bits/token"):
+        if heading in WIDE_ONLY and width < ROOM_FOR_ALL:
+            continue
         table.add_column(heading, justify="right", no_wrap=True)
     reasons: list[str] = []
     for row in reversed(strict.to_dicts()):
@@ -47,6 +54,7 @@ def summary(ladder: pl.DataFrame, width: int = ROOM_FOR_ALL) -> Table:
             percent(row["accuracy"]),
             *(wide_only if width >= ROOM_FOR_ALL else ()),
             Text(share),
+            *((Text(_leak(row, leaks)),) if width >= ROOM_FOR_ALL else ()),
             bits(row["bits_per_token"]),
             style=style,
         )
@@ -54,6 +62,10 @@ def summary(ladder: pl.DataFrame, width: int = ROOM_FOR_ALL) -> Table:
         table.caption = Text("Refused: " + "; ".join(map(visible, reasons)))
         table.caption_justify = "left"
     return table
+
+
+def _leak(row: Mapping[str, Any], leaks: pl.DataFrame) -> str:
+    return ABSENT if row["kind"] == "end" else " ".join(leak_figures(leak(leaks, row["arm"]))).rstrip()
 
 
 def _over_control(row: Mapping[str, Any]) -> str:

@@ -2,20 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import nan
-from typing import Literal
+from math import inf, nan
+from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from lab.metrics.accuracy import accuracy, accuracy_by_family, problem_accuracies
-from lab.metrics.bootstrap import difference_interval
+from lab.metrics.bootstrap import difference_interval, ratio_intervals
 from lab.metrics.cover import cover_curve
 from lab.metrics.guess_floor import guess_floor
 from lab.metrics.pass_at_k import pass_at_k_curve
 from lab.metrics.share import elicited_share
-from lab.report.ledger import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K
+from lab.report.ledger import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, Family
 from lab.sampling.trace import ROUTES
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
@@ -36,13 +36,18 @@ class Answered:
     label: str
     kind: Literal["end", "rung", "control"]
     control_of: str | None
+    family: Family
     traces: pl.DataFrame
     """`TRACES`, ordered by problem and sample."""
     verdicts: pl.DataFrame
     """`VERDICTS`, in the same order."""
     steered_share: float
     bits: Float[np.ndarray, " problem"]
-    """What crossed from the tuned model in a completion, mean over the samples of each problem; infinite for itself."""
+    """Bits that a completion of each problem took from the tuned model, the mean over samples; infinite for itself."""
+    n_tokens: Int[np.ndarray, " problem"]
+    """Tokens of all completions of each problem."""
+    cost: float
+    """Tokens generated for an answer, as a multiple of the base's single sample."""
 
     @property
     def n_samples(self) -> int:
@@ -70,10 +75,35 @@ def routed_share(traces: pl.DataFrame) -> float:
     return float((routes > 0).mean())  # pyright: ignore[reportArgumentType]
 
 
+class Crossed(NamedTuple):
+    """A mean of what crossed from the tuned model, in bits, with its 95 % interval over problems."""
+
+    value: float
+    low: float
+    high: float
+
+
+def crossed(
+    bits: Float[np.ndarray, " problem"], sizes: Int[np.ndarray, " problem"], weights: Int[np.ndarray, "boot problem"]
+) -> Crossed:
+    """All `bits` over all `sizes`, a ratio of means over problems.
+
+    What never asks has exactly 0 bits and the tuned model infinitely many, both by construction, so the interval is
+    that point. A ratio that is alike on every problem has no interval (NaN).
+    """
+    if np.isinf(bits).any() or not bits.any():
+        exact = inf if bits.any() else 0.0
+        return Crossed(exact, exact, exact)
+    found = ratio_intervals(bits[:, None], sizes, weights)
+    return Crossed(float(found.value[0]), float(found.low[0]), float(found.high[0]))
+
+
 def ladder_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
     """`LADDER`: every arm under both measures; the first arm is the base, the last the tuned model."""
     base, tuned = arms[0], arms[-1]
     rows: list[dict[str, object]] = []
+    per_token = [crossed(arm.n_samples * arm.bits, arm.n_tokens, weights) for arm in arms]
+    per_problem = [crossed(arm.bits, np.ones_like(arm.n_tokens), weights) for arm in arms]
     for measure in MEASURES:
         of_base, of_tuned = base.rates(measure), tuned.rates(measure)
         for order, arm in enumerate(arms):
@@ -91,6 +121,7 @@ def ladder_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
                     "label": arm.label,
                     "kind": arm.kind,
                     "control_of": arm.control_of,
+                    "family": arm.family,
                     "order": order,
                     "measure": measure,
                     "accuracy": level.value,
@@ -107,7 +138,13 @@ def ladder_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
                     "over_control_high": nan if over is None else over.high,
                     "refusal": None if is_end else share.refusal,
                     "steered_share": arm.steered_share,
-                    "bits_per_token": arm.bits_per_token,
+                    "bits_per_token": per_token[order].value,
+                    "bits_low": per_token[order].low,
+                    "bits_high": per_token[order].high,
+                    "bits_per_problem": per_problem[order].value,
+                    "bits_per_problem_low": per_problem[order].low,
+                    "bits_per_problem_high": per_problem[order].high,
+                    "cost": arm.cost,
                     "truncated": float((arm.traces["stop"] == "length").mean()),  # pyright: ignore[reportArgumentType]
                     "n_problems": len(rates),
                     "n_samples": arm.n_samples,

@@ -5,7 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from lab.calibration.record import shipped_records
+from lab.calibration.leak import LEAKS, shipped_leaks
+from lab.calibration.leak import SHIPPED as SHIPPED_LEAKS
+from lab.calibration.record import RECORDS, shipped_records
+from lab.calibration.record import SHIPPED as SHIPPED_RECORDS
 from lab.estimators.estimate import ESTIMATES
 from lab.estimators.evidence import PROCESS, RANKS, SCORES
 from lab.feature_tables import SAE_QUALITY
@@ -78,16 +81,17 @@ def report_stage(bench: Bench, measured: Measured, command: str) -> Finished:
         ledger=ledger,
         estimates=read_estimates(measured.estimates),
         records=shipped_records(),
+        leaks=shipped_leaks(),
         made_by=made_by,
         command=command,
-        files=tuple(table_files(bench.out)),
+        files=(*table_files(bench.out), *shipped_files()),
         features=None if measured.features is None else (read_features(measured.features), feature_names(bench)),
     )
     report = bench.out / "report.html"
     write_text(report, render(page))
     if page.features is not None:
         write_text(bench.out / FEATURES_PAGE, render_features(feature_page(page, bench.out)))
-    answer = answer_sentence(ledger.ladder, task, base, tuned, bench.study.sampling)
+    answer = answer_sentence(ledger.ladder, page.leaks, task, base, tuned, bench.study.sampling)
     return Finished(report, ledger, answer, best_estimate(page.estimates, page.records))
 
 
@@ -143,6 +147,16 @@ def table_files(out: Path) -> Iterator[TableFile]:
             n_rows=read_table(path, schema).height,
             digest=file_digest(path),
         )
+
+
+def shipped_files() -> Iterator[TableFile]:
+    """The tables of the lab's own calibration that the report reads, as far as this version has them."""
+    for path, schema in ((SHIPPED_RECORDS, RECORDS), (SHIPPED_LEAKS, LEAKS)):
+        if path.exists():
+            n_rows = read_table(path, schema).height
+            digest = file_digest(path)
+            name = f"lab/calibration/shipped/{path.name}"
+            yield TableFile(path=name, schema=schema, n_rows=n_rows, digest=digest, command="lab calibrate")
 
 
 def read_features(features: Artefact) -> FeatureLedger:

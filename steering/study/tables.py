@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from lab.metrics.bootstrap import resamples
 from lab.models.load import Model
-from lab.report.ledger import SCHEMAS
+from lab.report.ledger import RIVALS, SCHEMAS, Family
 from lab.sampling.trace import VERDICTS, verdict_table
 from lab.seeds import numpy_generator
 from lab.stage import Artefact, memoised
@@ -60,6 +60,7 @@ def table_stage(
         )
         tables = {
             "ladder": ladder_table(rungs, weights),
+            "rivals": RIVALS.frame([]),
             "guess": guess_table(own, bench.task, weights),
             "pass_at_k": pass_at_k_table(own, bench.study.ks, weights),
             "cover": cover_table(own, weights),
@@ -96,9 +97,21 @@ def answered_arm(bench: Bench, arm: Arm, artefact: Artefact) -> Answered:
         label=arm.label,
         kind=arm.kind,
         control_of=arm.control_of,
+        family=arm_family(arm),
         steered_share=routed_share(traces),
         bits=bits["bits"].to_numpy(),
     )
+
+
+def family_of(hybrid: Hybrid) -> Family:
+    """Which kind of help a hybrid is."""
+    match hybrid:
+        case Hybrid(router=Never()):
+            return "decoding"
+        case Hybrid(act=Steer()):
+            return "tuned router" if asks_tuned(hybrid.router) else "vector"
+        case _:
+            return "takeover"
 
 
 def answered(
@@ -109,18 +122,23 @@ def answered(
     label: str,
     kind: Literal["end", "rung", "control"] = "end",
     control_of: str | None = None,
+    family: Family = "end",
     steered_share: float,
     bits: Float[np.ndarray, " problem"],
 ) -> Answered:
-    """The traces of an arm with their verdicts."""
+    """The traces of an arm with their verdicts; `bits` are those of a token."""
     traces = read_traces(artefact)
+    n_tokens = traces["tokens"].list.len().to_numpy().astype(np.int64).reshape(len(bench.task.problems), -1)
     return Answered(
         name=name,
         label=label,
         kind=kind,
         control_of=control_of,
+        family=family,
         traces=traces,
         verdicts=verdict_table(traces, bench.task.problems, bench.task.verify),
         steered_share=steered_share,
         bits=bits,
+        n_tokens=n_tokens.sum(axis=1),
+        cost=1.0,
     )

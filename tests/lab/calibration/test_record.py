@@ -57,7 +57,12 @@ def test_a_record_is_that_of_hand_arithmetic():
 def test_an_interval_that_ends_at_the_truth_holds_it():
     ends = {"low": 0.5, "high": 0.5}
     assert scored(trial("mixed", "MIXED", 0.5, 0.5, **ends))["coverage"] == 1.0
-    assert scored(trial("mixed", "MIXED", 0.5, 0.5, low=NAN, high=NAN))["coverage"] == 0.0
+
+
+def test_an_undefined_interval_holds_nothing_and_an_estimator_that_never_gives_one_has_no_coverage():
+    lost = trial("mixed", "MIXED", 0.5, 0.5, low=NAN, high=NAN)
+    assert scored(trial("locked", "LOCKED", 1.0, 1.0), lost)["coverage"] == 0.5
+    assert math.isnan(scored(lost)["coverage"])
 
 
 @pytest.mark.parametrize("kind", ["DILUTED", "ATOMS", "SHARPENED"])

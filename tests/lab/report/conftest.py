@@ -10,27 +10,64 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from lab.calibration.leak import LEAKS
 from lab.calibration.record import RECORDS
 from lab.estimators.estimate import ESTIMATES
 from lab.provenance import Provenance, canonical_json
-from lab.report.ledger import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, SCHEMAS, Ledger
+from lab.report.ledger import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, RIVALS, SCHEMAS, Ledger
 from lab.report.page import Page
 from lab.report.provenance_section import TableFile
 
 NAN = math.nan
 ARMS = (
-    # arm, label, kind, control_of, order, strict, answer, share, steered, bits
-    ("base", "zero-base", "end", None, 0, 0.302, 0.361, NAN, 0.0, 0.0),
-    ("prompt", "+ best of 12 prompts", "rung", None, 1, 0.331, 0.402, 0.05, 0.0, 0.0),
-    ("decoding", "+ self-consistency over 8 samples", "rung", None, 2, 0.412, 0.560, 0.17, 0.0, 0.0),
-    ("vector", "+ one fitted steering vector", "rung", None, 3, 0.695, 0.741, 0.61, 1.0, 0.0),
-    ("vector.random", "a norm-matched random vector", "control", "vector", 0, 0.315, 0.380, 0.02, 1.0, 0.0),
-    ("vector.placebo", "vector fitted on an unrelated target", "control", "vector", 1, 0.334, 0.401, 0.05, 1.0, 0.0),
-    ("routed", "+ routed vectors, base's own probe decides", "rung", None, 4, 0.731, 0.769, 0.67, 0.06, 0.0),
-    ("routed.schedule", "random schedule at the same rate", "control", "routed", 0, 0.372, 0.421, 0.11, 0.06, 0.0),
-    ("gate", "+ tuned model decides when", "rung", None, 5, 0.742, 0.781, 0.68, 0.05, 0.29),
-    ("takeover", "+ token takeover at the same positions", "rung", None, 6, 0.901, 0.912, 0.93, 0.05, 0.52),
-    ("tuned", "zero-rl", "end", None, 7, 0.946, 0.951, NAN, 0.0, math.inf),
+    # arm, label, kind, control_of, order, strict, answer, share, steered, bits, family
+    ("base", "zero-base", "end", None, 0, 0.302, 0.361, NAN, 0.0, 0.0, "end"),
+    ("prompt", "+ best of 12 prompts", "rung", None, 1, 0.331, 0.402, 0.05, 0.0, 0.0, "prompt"),
+    ("decoding", "+ self-consistency over 8 samples", "rung", None, 2, 0.412, 0.560, 0.17, 0.0, 0.0, "decoding"),
+    ("vector", "+ one fitted steering vector", "rung", None, 3, 0.695, 0.741, 0.61, 1.0, 0.0, "vector"),
+    ("vector.random", "a norm-matched random vector", "control", "vector", 0, 0.315, 0.380, 0.02, 1.0, 0.0, "vector"),
+    (
+        "vector.placebo",
+        "vector fitted on an unrelated target",
+        "control",
+        "vector",
+        1,
+        0.334,
+        0.401,
+        0.05,
+        1.0,
+        0.0,
+        "vector",
+    ),
+    (
+        "routed",
+        "+ routed vectors, base's own probe decides",
+        "rung",
+        None,
+        4,
+        0.731,
+        0.769,
+        0.67,
+        0.06,
+        0.0,
+        "own router",
+    ),
+    (
+        "routed.schedule",
+        "random schedule at the same rate",
+        "control",
+        "routed",
+        0,
+        0.372,
+        0.421,
+        0.11,
+        0.06,
+        0.0,
+        "own router",
+    ),
+    ("gate", "+ tuned model decides when", "rung", None, 5, 0.742, 0.781, 0.68, 0.05, 0.29, "tuned router"),
+    ("takeover", "+ token takeover at the same positions", "rung", None, 6, 0.901, 0.912, 0.93, 0.05, 0.52, "takeover"),
+    ("tuned", "zero-rl", "end", None, 7, 0.946, 0.951, NAN, 0.0, math.inf, "end"),
 )
 CURVED = ("base", "vector", "vector.random", "takeover", "tuned")
 BEST_CONTROL = {"vector": ("vector.placebo", 0.334, 0.401), "routed": ("routed.schedule", 0.372, 0.421)}
@@ -40,7 +77,7 @@ REFUSAL = "the gap of 1.2 points is 0.8 standard errors, under the five that a s
 
 def ladder_rows(refusal: str | None) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    for arm, label, kind, control_of, order, strict, answer, share, steered, bits in ARMS:
+    for arm, label, kind, control_of, order, strict, answer, share, steered, bits, family in ARMS:
         for measure, accuracy in (("strict", strict), ("answer", answer)):
             known = kind != "end" and refusal is None
             over = accuracy - BEST_CONTROL[arm][1 + (measure == "answer")] if arm in BEST_CONTROL else NAN
@@ -51,6 +88,7 @@ def ladder_rows(refusal: str | None) -> list[dict[str, object]]:
                     "label": label,
                     "kind": kind,
                     "control_of": control_of,
+                    "family": family,
                     "order": order,
                     "measure": measure,
                     "accuracy": accuracy,
@@ -68,6 +106,12 @@ def ladder_rows(refusal: str | None) -> list[dict[str, object]]:
                     "refusal": refusal if kind != "end" else None,
                     "steered_share": steered,
                     "bits_per_token": bits,
+                    "bits_low": 0.8 * bits,
+                    "bits_high": 1.3 * bits,
+                    "bits_per_problem": 22 * bits,
+                    "bits_per_problem_low": 17 * bits,
+                    "bits_per_problem_high": 28 * bits,
+                    "cost": 8.0 if arm == "decoding" else 1.0,
                     "truncated": 0.04 if arm == "base" else 0.0,
                     "n_problems": 200,
                     "n_samples": 16,
@@ -133,6 +177,73 @@ def example_rows(
     ]
 
 
+LEAKED = {"prompt": 0.001, "vector": 0.004, "vector.random": 0.0, "routed": 0.01, "gate": 0.31, "takeover": 0.96}
+"""Arm -> mean gain on two TAUGHT organisms; `decoding` was not measured, nor were most controls."""
+
+
+def leak_rows() -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for arm, gain in LEAKED.items():
+        for case, kind, off in (
+            ("taught-1", "TAUGHT", 0.01),
+            ("taught-2", "TAUGHT", -0.01),
+            ("absent", "ABSENT", 0.0),
+            ("placebo", "PLACEBO", 0.0),
+        ):
+            taught = kind == "TAUGHT"
+            value = gain + off if taught else 0.008
+            rows.append(
+                {
+                    "arm": arm,
+                    "kind": kind,
+                    "case": case,
+                    "n_problems": 150,
+                    "gain": value,
+                    "gain_low": value - 0.02,
+                    "gain_high": value + 0.03,
+                    "beyond": value,
+                    "beyond_low": value - 0.02,
+                    "beyond_high": value + 0.03,
+                    "share": value / 0.98 if taught else NAN,
+                    "share_low": (value - 0.02) / 0.98 if taught else NAN,
+                    "share_high": (value + 0.03) / 0.98 if taught else NAN,
+                    "refusal": None if taught else REFUSAL,
+                }
+            )
+    return rows
+
+
+def rival_rows() -> list[dict[str, object]]:
+    found = (
+        # rival, fault, theirs, share, truth
+        ("P1", None, 0.82, 0.82, NAN),
+        ("P1", "the edit acts where the vector was fitted, one block earlier", 0.0, -0.04, 0.0),
+        ("P1", "random vectors of the fitted norm, not of norm 1", 0.91, 0.78, 1.0),
+        ("P2", "the vectors of one seed, not the best of three", 0.31, None, NAN),
+        ("P2", None, 0.12, 0.05, 0.5),
+    )
+    return [
+        {
+            "rival": rival,
+            "arm": f"{rival}-{index}",
+            "label": f"{rival} at every disagreement",
+            "fault": fault,
+            "theirs": theirs,
+            "share": NAN if share is None else share,
+            "share_low": NAN if share is None else share - 0.06,
+            "share_high": NAN if share is None else share + 0.07,
+            "refusal": REFUSAL if share is None else None,
+            "accuracy": 0.302 + 0.644 * (share or 0.0),
+            "low": 0.302 + 0.644 * (share or 0.0) - 0.03,
+            "high": 0.302 + 0.644 * (share or 0.0) + 0.03,
+            "gap": 0.644,
+            "truth": truth,
+            "n_problems": 200,
+        }
+        for index, (rival, fault, theirs, share, truth) in enumerate(found)
+    ]
+
+
 def made_ledger(*, refusal: str | None = None, examples: list[dict[str, object]] | None = None) -> Ledger:
     taus = [index / 20 for index in range(1, 21)]
     guesses = [
@@ -141,6 +252,7 @@ def made_ledger(*, refusal: str | None = None, examples: list[dict[str, object]]
     ]
     return Ledger(
         ladder=LADDER.frame(ladder_rows(refusal)),
+        rivals=RIVALS.frame(rival_rows()),
         guess=GUESS.frame(guesses),
         pass_at_k=PASS_AT_K.frame(curve_rows("k", [1, 2, 4, 8, 16, 32], lambda p, k: 1 - (1 - p) ** k)),
         cover=COVER.frame(curve_rows("tau", taus, lambda p, tau: 1 - (1 - p ** (tau**2 + 0.1)) ** 1.1)),
@@ -161,6 +273,7 @@ def made_page(ledger: Ledger, *, title: str = "How much did tuning zero-rl add t
         ledger=ledger,
         estimates=ESTIMATES.frame([]),
         records=RECORDS.frame([]),
+        leaks=LEAKS.frame(leak_rows()),
         made_by=Provenance(
             stage="steering.study.study",
             config=canonical_json(config),
@@ -174,7 +287,8 @@ def made_page(ledger: Ledger, *, title: str = "How much did tuning zero-rl add t
         ),
         command="lab study zero-chain --seed 7 --out runs/zero-chain",
         files=tuple(
-            TableFile(path=f"{schema.name}.parquet", schema=schema, n_rows=22, digest="ab12" * 16) for schema in SCHEMAS
+            TableFile(path=f"{schema.name}.parquet", schema=schema, n_rows=22, digest="ab12" * 16)
+            for schema in (*SCHEMAS, LEAKS)
         ),
     )
 
@@ -200,7 +314,7 @@ def hostile() -> Callable[[str], Page]:
 
     def make(payload: str) -> Page:
         clean = made_ledger(examples=example_rows(payload, (payload, *payload, "\n")))
-        words = {"label", "refusal", "family", "problem_id", "gold", "reason"}
+        words = {"label", "refusal", "family", "problem_id", "gold", "reason", "rival", "fault"}
 
         def poisoned(frame: pl.DataFrame) -> pl.DataFrame:
             return frame.with_columns(pl.lit(payload).alias(name) for name in frame.columns if name in words)
@@ -218,6 +332,7 @@ def hostile() -> Callable[[str], Page]:
             ledger=ledger, made_by=spoiled, command=payload,
             estimates=ESTIMATES.frame([]),
             records=RECORDS.frame([]),
+            leaks=page.leaks.with_columns(case=pl.lit(payload)),
             files=tuple(TableFile(path=payload, schema=f.schema, n_rows=1, digest=payload) for f in page.files),
         )  # fmt: skip
 

@@ -25,6 +25,7 @@ from lab.report.forgetting_scatter import FORGETTING, fitted_line, forgetting_sc
 from lab.report.palette import DARK
 from lab.report.path_plot import PATH, path_plot
 from lab.report.provenance_section import TableFile
+from lab.report.rival_records import rival_records
 from lab.report.share_panels import MARKS, share_panels
 
 NAN = math.nan
@@ -395,6 +396,58 @@ def test_hostile_text_runs_nothing_of_a_calibration_in_a_browser(
     assert not [tag for tag, _ in found if tag in {"img", "iframe", "object", "embed"}]
     assert sum(tag == "script" for tag, _ in found) == 6
     assert not [at for _, at in found if any(name.startswith("on") for name in at)]
+
+
+def with_rivals() -> pl.DataFrame:
+    """The trials with both rivals on them: far off where little was elicited, by their formula without an interval."""
+    rows = trial_rows()
+    for row in [row for row in rows if row["estimator"] == "E2" and not math.isnan(float(str(row["truth"])))]:
+        value = 0.4 + 0.6 * float(str(row["truth"]))
+        for rival in ("1", "2"):
+            both = row | {"estimator": f"R{rival}", "value": value, "seconds": 90.0}
+            rows.append(both | {"quantity": f"rival P{rival}, their formula", "low": NAN, "high": NAN})
+            rows.append(
+                both | {"quantity": f"rival P{rival}, with interval", "low": value - 0.05, "high": value + 0.05}
+            )
+    return TRIALS.frame(rows)
+
+
+def test_rivals_stand_beside_our_estimators_with_error_coverage_and_leak():
+    text = words(render_calibration(made(with_rivals())))
+    # Off by 0.4 (1 - truth): 0, 30, 20, 10 and 40 points on the five truths.
+    assert (
+        "<li>R1 (rival P1, their formula) errs by 20.0 points on average; it gave no interval in 15 trials, and it "
+        "finds 40 % where the true share is 0.</li>" in text
+    )
+    assert text.count('<span class="role">rival</span> R1') >= 2
+    assert 'data-heading="Interval holds the truth"><div>no interval</div>' in text
+    assert "R2: rival P2, with interval" in text
+
+
+def test_a_rival_is_never_the_labs_answer():
+    exact = record(estimator="R1", quantity="rival P1, with interval", mean_absolute_error=0.0, coverage=1.0)
+    assert answered(exact, record()).startswith("On 15 trials with a known share, E2 (within reach) errs")
+    assert answered(exact).startswith("Not calibrated")
+
+
+def test_no_coverage_does_not_meet_the_goal():
+    blind = record(estimator="E9", mean_absolute_error=0.0, coverage=NAN)
+    assert "E2 (within reach), the best of 2" in answered(blind, record())
+
+
+def test_rivals_are_left_out_where_none_was_run():
+    assert rival_records(RECORDS.frame([record()])) == ""
+    assert rival_records(RECORDS.frame([record(estimator="R1", n_trials=0)])) == ""
+
+
+def test_a_rival_that_refused_all_is_said_to_and_stands_alone_without_ours():
+    refused = record(estimator="R2", n_refused=15, mean_absolute_error=NAN, coverage=NAN, leak=NAN)
+    text = words(rival_records(RECORDS.frame([refused])))
+    assert "<li>R2 (within reach) refused all 15 trials.</li>" in text
+    assert "the lab's own" not in text
+    covered = words(rival_records(RECORDS.frame([record(estimator="R1"), record()])))
+    assert "its interval holds the truth in 93 % of 15 trials, and it finds 1 % where" in covered
+    assert covered.index("<li>R1") < covered.index("<li>E2")
 
 
 def shown(table: object, width: int) -> str:

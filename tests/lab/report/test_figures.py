@@ -1,4 +1,5 @@
 import json
+from typing import get_args
 
 import numpy as np
 import polars as pl
@@ -7,8 +8,8 @@ import pytest
 from lab.errors import EstimateError
 from lab.report.canvas import NARROW, WIDE, Canvas
 from lab.report.figures import cover_figure, family_figure, guess_figure, ladder_figure, pass_at_k_figure
-from lab.report.ledger import Ledger
-from lab.report.palette import ASSISTED, BASE, DARK, PAPER, RANKED, TUNED, arm_styles
+from lab.report.ledger import Family, Ledger
+from lab.report.palette import ASSISTED, BASE, DARK, LOOKS, PAPER, RANKED, RIVAL, TUNED, arm_styles
 from lab.report.rungs import rungs
 
 CANVASES = pytest.mark.parametrize("canvas", [WIDE, NARROW], ids=["wide", "narrow"])
@@ -120,6 +121,18 @@ def test_every_colour_of_a_figure_has_a_dark_twin(ledger: Ledger, draw):
     assert set(colours(json.loads(draw(ledger).to_json(engine="json")))) <= set(DARK)
 
 
+def test_every_kind_of_help_has_a_look_that_no_other_has():
+    assert set(LOOKS) == set(get_args(Family)) - {"end"}
+    assert len(set(LOOKS.values())) == len({symbol for _, symbol in LOOKS.values()}) == len(LOOKS)
+
+
+def test_an_arm_looks_like_its_kind_of_help_and_a_control_like_its_rung(ledger: Ledger):
+    styles = arm_styles(ledger.ladder)
+    assert (styles["gate"].ink, styles["gate"].symbol) == LOOKS["tuned router"]
+    assert styles["vector.random"].ink == styles["vector"].ink == LOOKS["vector"][0]
+    assert (styles["vector.random"].symbol, styles["vector.random"].faint) == ("circle-open", True)
+
+
 # Machado, Oliveira and Fernandes (2009), severity 1.
 SIGHTS = {
     "full": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
@@ -147,7 +160,7 @@ def luminance(ink: str) -> float:
 @pytest.mark.parametrize("sight", SIGHTS)
 @pytest.mark.parametrize("night", [False, True], ids=["light", "dark"])
 def test_inks_stay_apart_for_every_kind_of_sight(sight: str, night: bool):
-    inks = [DARK[ink] if night else ink for ink in (BASE, ASSISTED, TUNED, *RANKED)]
+    inks = [DARK[ink] if night else ink for ink in (BASE, ASSISTED, TUNED, RIVAL, *RANKED)]
     seen = [cielab(np.array(SIGHTS[sight]) @ linear(ink)) for ink in inks]
     gaps = [float(np.linalg.norm(a - b)) for i, a in enumerate(seen) for b in seen[:i]]
     assert min(gaps) > 15
@@ -156,6 +169,6 @@ def test_inks_stay_apart_for_every_kind_of_sight(sight: str, night: bool):
 @pytest.mark.parametrize("night", [False, True], ids=["light", "dark"])
 def test_inks_stand_out_from_the_paper_threefold(night: bool):
     paper = luminance(DARK[PAPER] if night else PAPER)
-    for ink in (BASE, ASSISTED, TUNED, *RANKED):
+    for ink in (BASE, ASSISTED, TUNED, RIVAL, *RANKED):
         low, high = sorted((paper, luminance(DARK[ink] if night else ink)))
         assert (high + 0.05) / (low + 0.05) >= 2.95

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from plotly.offline import get_plotlyjs
 
+from lab.calibration.leak import LEAKS
 from lab.errors import EstimateError
 from lab.report.ladder_table import ladder_table
 from lab.report.ledger import SCHEMAS, Ledger
@@ -49,6 +50,8 @@ def test_sections_come_in_reading_order(page: Page):
     headings = re.findall(r"<h2>(.*?)</h2>", render(page))
     assert headings == [
         "How far each kind of help lifts the base model",
+        "What is recovered, and at what price",
+        "Two published methods, by their formula and by ours",
         "What guessing alone would earn",
         "With more tries",
         "How reliably",
@@ -64,7 +67,7 @@ def test_a_table_without_rows_leaves_its_section_out(page: Page):
         **{field.name: getattr(page, field.name) for field in dataclasses.fields(page) if field.name != "ledger"},
         ledger=Ledger(ladder=page.ledger.ladder, **empty),
     )
-    assert len(re.findall(r"<h2>", render(bare))) == 2
+    assert len(re.findall(r"<h2>", render(bare))) == 3
 
 
 UNCHECKED = "This task's process cannot be checked, so strict accuracy is answer accuracy."
@@ -106,7 +109,7 @@ def test_the_page_owns_up_to_its_limits(page: Page, words: str, checked: bool):
 
 
 def test_only_rungs_with_a_control_are_set_over_one(page: Page):
-    table = ladder_table(page.ledger.ladder)
+    table = ladder_table(page.ledger.ladder, page.leaks)
     cells = re.findall(r'data-heading="Over its best control, points"><div>(.*?)</div>', table)
     assert len(cells) == 11
     assert [cell for cell in cells if cell != "–"] == [
@@ -152,7 +155,7 @@ def test_the_policy_lets_only_our_own_scripts_run(page: Page):
 
 def test_everything_folds_and_unfolds_by_keyboard(page: Page):
     tags = [tag for tag, _ in Elements(without_plotly(render(page))).found]
-    assert tags.count("details") == tags.count("summary") == 8
+    assert tags.count("details") == tags.count("summary") == 10
     assert all(not any(name.startswith("on") for name in at) for _, at in Elements(without_plotly(render(page))).found)
 
 
@@ -163,6 +166,28 @@ def test_provenance_lists_every_table_and_every_column(page: Page):
         assert all(f"<dt>{column.name} " in text for column in schema.columns)
     assert "lab study zero-chain --seed 7" in text
     assert "with uncommitted changes" in text
+
+
+def test_every_section_of_numbers_leads_to_its_table(page: Page):
+    text = without_plotly(render(page))
+    links = [str(at["href"]) for tag, at in Elements(text).found if tag == "a"]
+    places = [at["id"] for tag, at in Elements(text).found if tag == "details" and "id" in at]
+    assert {link.removeprefix("#") for link in links} <= set(places)
+    assert set(places) == {f"table-{schema.name}" for schema in (*SCHEMAS, LEAKS)}
+    assert {link.removeprefix("#table-") for link in links} == {
+        "ladder", "leaks", "rivals", "guess", "pass_at_k", "cover", "families", "examples",
+    }  # fmt: skip
+
+
+def test_a_table_of_the_labs_own_says_what_made_it_and_one_of_two_files_has_the_link(page: Page):
+    files = (
+        *page.files,
+        dataclasses.replace(page.files[0], path="lab/calibration/shipped/x.parquet", command="lab calibrate"),
+    )
+    text = without_plotly(render(dataclasses.replace(page, files=files)))
+    assert "<p>Made by <code>lab calibrate</code>.</p>" in text
+    assert text.count('id="table-ladder"') == 1
+    assert 'href="#table-ladder">ladder.parquet</a>' in text
 
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
@@ -188,16 +213,16 @@ def test_hostile_text_runs_nothing_in_a_browser(
     found = Elements(document.replace(get_plotlyjs(), "")).found
     assert f"<title>{plotly_text(page.title)}</title>" in document
     assert not [tag for tag, _ in found if tag in {"img", "iframe", "object", "embed"}]
-    assert sum(tag == "script" for tag, _ in found) == 8
+    assert sum(tag == "script" for tag, _ in found) == 9
     assert not [at for _, at in found if any(name.startswith("on") for name in at)]
     assert not [at for _, at in found if "javascript:" in str(at.get("href", "")) + str(at.get("xlink:href", ""))]
 
 
-def test_all_five_figures_are_drawn_under_the_policy(page: Page, dumped_dom: Callable[[str], str]):
+def test_all_six_figures_are_drawn_under_the_policy(page: Page, dumped_dom: Callable[[str], str]):
     found = Elements(dumped_dom(render(page))).found
     drawn = [at for tag, at in found if tag == "div" and "js-plotly-plot" in str(at.get("class"))]
-    assert [at["id"] for at in drawn] == ["ladder", "guess", "pass-at-k", "cover", "families"]
-    assert sum("main-svg" in str(at.get("class")) for _, at in found) >= 5
+    assert [at["id"] for at in drawn] == ["ladder", "recovery", "guess", "pass-at-k", "cover", "families"]
+    assert sum("main-svg" in str(at.get("class")) for _, at in found) >= 6
 
 
 def test_a_strip_shows_each_token_once_with_its_route_and_probability():

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from lab.calibration.leak import NOT_MEASURED
 from lab.errors import StorageError
 from lab.report.answer import answer_sentence
 from lab.report.ledger import LADDER, SCHEMAS, Ledger
@@ -18,8 +19,8 @@ from lab.report.summary import ROOM_FOR_ALL, summary
 NAN = math.nan
 
 
-def said(ladder: pl.DataFrame) -> str:
-    sentence = answer_sentence(ladder, "held-out chain", "zero-base", "zero-rl", "at temperature 1")
+def said(ladder: pl.DataFrame, leaks: pl.DataFrame = NOT_MEASURED) -> str:
+    sentence = answer_sentence(ladder, leaks, "held-out chain", "zero-base", "zero-rl", "at temperature 1")
     return sentence.replace("\u202f", " ").replace("\u00a0", " ")
 
 
@@ -73,7 +74,7 @@ def test_a_share_past_the_whole_gain_reads_naturally(ledger: Ledger):
 
 
 def test_sampling_may_be_left_unsaid(ledger: Ledger):
-    sentence = answer_sentence(ledger.ladder, "held-out chain", "zero-base", "zero-rl", "")
+    sentence = answer_sentence(ledger.ladder, NOT_MEASURED, "held-out chain", "zero-base", "zero-rl", "")
     assert sentence.startswith("On 200 held-out chain problems zero-rl solves")
 
 
@@ -118,6 +119,7 @@ def test_the_summary_shows_every_arm_in_a_terminal(ledger: Ledger, width: int):
     console.file.close()
     assert "94.6" in text
     assert all(word in text for word in ("zero-base", "takeover", "norm-matched"))
+    assert ("leak" in text) == ("not measured" in text) == (width >= ROOM_FOR_ALL)
     assert ("over control" in text) == ("+36.1 [33.0,\u00a039.2]" in text) == (width >= ROOM_FOR_ALL)
 
 
@@ -141,7 +143,11 @@ def test_the_ladder_holds_its_controls_and_cuts_where_producers_put_them():
     names = [column.name for column in LADDER.columns]
     place = names.index("share_high")
     assert names[place + 1 : place + 4] == ["over_control", "over_control_low", "over_control_high"]
-    assert names[names.index("bits_per_token") + 1] == "truncated"
+    assert names[names.index("control_of") + 1] == "family"
+    assert names[names.index("bits_per_token") + 1 :][:5] == [
+        "bits_low", "bits_high", "bits_per_problem", "bits_per_problem_low", "bits_per_problem_high",
+    ]  # fmt: skip
+    assert names[names.index("truncated") - 1] == "cost"
 
 
 def test_a_ledger_refuses_a_table_of_another_schema(ledger: Ledger):

@@ -49,6 +49,7 @@ def answered(
     kind: str = "end",
     control_of: str | None = None,
     routes: list[int] | None = None,
+    bits: tuple[float, ...] | None = None,
 ) -> Answered:
     """An arm that wrote `texts` of each problem; one that is the gold answer is right, and `valid` by its process."""
     traces, verdicts = [], []
@@ -84,8 +85,11 @@ def answered(
         control_of=control_of,
         traces=TRACES.frame(traces),
         verdicts=VERDICTS.frame(verdicts),
+        family="end" if kind == "end" else "vector",
         steered_share=0.25,
-        bits=np.full(len(texts), 3.0),
+        bits=np.full(len(texts), 0.0) if bits is None else np.array(bits),
+        n_tokens=np.array([len(written) * 2 for written in texts.values()]),
+        cost=1.0,
     )
 
 
@@ -259,3 +263,35 @@ def test_tables_of_no_arms_have_their_columns_and_no_rows():
     assert FAMILIES.checked(family_table([], PROBLEMS, WEIGHTS)).is_empty()
     assert GUESS.checked(guess_table([], TASK, WEIGHTS)).is_empty()
     assert EXAMPLES.checked(example_table([], PROBLEMS, str, 3)).is_empty()
+
+
+def test_bits_a_token_are_all_bits_over_all_tokens_and_bits_a_problem_their_mean():
+    asked = answered("asked", {"p": ["1", "1"], "q": ["2", "1"], "r": ["2", "2"]}, kind="rung", bits=(3.0, 0.0, 6.0))
+    row = ladder_table([BASE, asked, TUNED], WEIGHTS).row(1, named=True)
+    # Two tokens a completion: 9 bits over 6 tokens, and 9 over 3 problems.
+    assert (row["bits_per_token"], row["bits_per_problem"]) == (1.5, 3.0)
+    assert row["bits_low"] < 1.5 < row["bits_high"]
+    assert row["bits_per_problem_low"] == pytest.approx(2 * row["bits_low"])
+    assert row["bits_per_problem_high"] == pytest.approx(2 * row["bits_high"])
+
+
+def test_what_never_asks_has_exactly_no_bits_and_the_tuned_model_has_all():
+    tuned = replace(TUNED, bits=np.full(3, math.inf))
+    ladder = ladder_table([BASE, RUNG, tuned], WEIGHTS)
+    ends = ladder.filter(pl.col("measure") == "strict").select("bits_low", "bits_per_token", "bits_high").rows()
+    assert ends == [(0.0,) * 3, (0.0,) * 3, (math.inf,) * 3]
+
+
+def test_bits_alike_on_every_problem_have_no_interval():
+    even = replace(RUNG, bits=np.full(3, 2.0))
+    row = ladder_table([BASE, even, TUNED], WEIGHTS).row(1, named=True)
+    assert row["bits_per_token"] == 1.0
+    assert math.isnan(row["bits_low"])
+    assert math.isnan(row["bits_high"])
+
+
+def test_the_ladder_says_which_kind_of_help_an_arm_is_and_what_an_answer_costs():
+    vote = replace(RUNG, family="decoding", cost=8.0)
+    rows = ladder_table([BASE, vote, TUNED], WEIGHTS).head(3)
+    assert rows["family"].to_list() == ["end", "decoding", "end"]
+    assert rows["cost"].to_list() == [1.0, 8.0, 1.0]
