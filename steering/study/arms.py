@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from lab.elicitation.elicit import Elicitation
 from steering.edit import Add
 from steering.hybrid.act import LikelyToken, SecondChoice, Steer, Takeover
 from steering.hybrid.hybrid import Hybrid
@@ -22,7 +23,7 @@ class Arm:
     label: str
     kind: Literal["rung", "control"]
     control_of: str | None = None
-    hybrid: Hybrid
+    way: Hybrid | Elicitation
     temperature: float | None = None
     """Another temperature than the study's: a help of its own, since sampling costs accuracy; 0 draws one sample."""
 
@@ -36,7 +37,7 @@ def ladder(vectors: Mapping[str, tuple[SteeringVector, ...]], opening_rate: floa
     """
     steers = {kind: Steer(Drawn(tuple(map(Add, drawn)))) for kind, drawn in vectors.items()}
     arms = (
-        Arm(name="greedy", label="+ greedy decoding", kind="rung", hybrid=Hybrid(Never(), Takeover()), temperature=0.0),
+        Arm(name="greedy", label="+ greedy decoding", kind="rung", way=Hybrid(Never(), Takeover()), temperature=0.0),
     )
     arms += mean_arms(steers) if "mean" in steers else ()
     arms += fitted_arms(steers) if "fitted" in steers else ()
@@ -48,7 +49,7 @@ def ladder(vectors: Mapping[str, tuple[SteeringVector, ...]], opening_rate: floa
             name="takeover-disagreement",
             label="+ token takeover, at disagreement",
             kind="rung",
-            hybrid=Hybrid(Disagreement(), Takeover()),
+            way=Hybrid(Disagreement(), Takeover()),
         ),
     )
 
@@ -60,14 +61,14 @@ def replacement_arms(top: int) -> tuple[Arm, ...]:
             name="tuned-greedy",
             label="tuned model, greedy decoding",
             kind="rung",
-            hybrid=Hybrid(Always(), Takeover()),
+            way=Hybrid(Always(), Takeover()),
             temperature=0.0,
         ),
         Arm(
             name="reranked-greedy",
             label="+ reranked tokens taken over, greedy",
             kind="rung",
-            hybrid=Hybrid(Reranked(top), Takeover()),
+            way=Hybrid(Reranked(top), Takeover()),
             temperature=0.0,
         ),
         Arm(
@@ -75,7 +76,7 @@ def replacement_arms(top: int) -> tuple[Arm, ...]:
             label="base's second choice there, greedy",
             kind="control",
             control_of="reranked-greedy",
-            hybrid=Hybrid(Reranked(top), SecondChoice()),
+            way=Hybrid(Reranked(top), SecondChoice()),
             temperature=0.0,
         ),
     )
@@ -88,14 +89,14 @@ def mean_arms(steers: Mapping[str, Steer]) -> tuple[Arm, ...]:
             name="mean-opening",
             label="+ mean difference, first token",
             kind="rung",
-            hybrid=Hybrid(OPENING, steers["mean"]),
+            way=Hybrid(OPENING, steers["mean"]),
         ),
         Arm(
             name="random-mean",
             label="random vectors, first token",
             kind="control",
             control_of="mean-opening",
-            hybrid=Hybrid(OPENING, steers["like-mean"]),
+            way=Hybrid(OPENING, steers["like-mean"]),
         ),
     )
 
@@ -108,27 +109,27 @@ def fitted_arms(steers: Mapping[str, Steer]) -> tuple[Arm, ...]:
             name="fitted-always",
             label="+ fitted vector, every token",
             kind="rung",
-            hybrid=Hybrid(Always(), fitted),
+            way=Hybrid(Always(), fitted),
         ),
         Arm(
             name="random-always",
             label="random vectors, every token",
             kind="control",
             control_of="fitted-always",
-            hybrid=Hybrid(Always(), drawn),
+            way=Hybrid(Always(), drawn),
         ),
         Arm(
             name="fitted-disagreement",
             label="+ fitted vector, at disagreement",
             kind="rung",
-            hybrid=Hybrid(Disagreement(), fitted),
+            way=Hybrid(Disagreement(), fitted),
         ),
         Arm(
             name="random-disagreement",
             label="random vectors, at disagreement",
             kind="control",
             control_of="fitted-disagreement",
-            hybrid=Hybrid(Disagreement(), drawn),
+            way=Hybrid(Disagreement(), drawn),
         ),
     )
 
@@ -141,27 +142,27 @@ def opening_arms(steers: Mapping[str, Steer], opening_rate: float) -> tuple[Arm,
             name="fitted-opening",
             label="+ fitted vector, first token",
             kind="rung",
-            hybrid=Hybrid(OPENING, fitted),
+            way=Hybrid(OPENING, fitted),
         ),
         Arm(
             name="random-opening",
             label="random vectors, first token",
             kind="control",
             control_of="fitted-opening",
-            hybrid=Hybrid(OPENING, drawn),
+            way=Hybrid(OPENING, drawn),
         ),
         Arm(
             name="fitted-scattered",
             label="fitted vector, random tokens",
             kind="control",
             control_of="fitted-opening",
-            hybrid=Hybrid(AtRandom(opening_rate), fitted),
+            way=Hybrid(AtRandom(opening_rate), fitted),
         ),
         Arm(
             name="fitted-greedy",
             label="+ fitted vector, first token, greedy",
             kind="rung",
-            hybrid=Hybrid(OPENING, fitted),
+            way=Hybrid(OPENING, fitted),
             temperature=0.0,
         ),
         Arm(
@@ -169,7 +170,7 @@ def opening_arms(steers: Mapping[str, Steer], opening_rate: float) -> tuple[Arm,
             label="random vectors, first token, greedy",
             kind="control",
             control_of="fitted-greedy",
-            hybrid=Hybrid(OPENING, drawn),
+            way=Hybrid(OPENING, drawn),
             temperature=0.0,
         ),
     )
@@ -182,7 +183,7 @@ def replacement_control(rate: float, top: int) -> Arm:
         label="a likely token at random tokens, greedy",
         kind="control",
         control_of="reranked-greedy",
-        hybrid=Hybrid(AtRandom(rate), LikelyToken(top)),
+        way=Hybrid(AtRandom(rate), LikelyToken(top)),
         temperature=0.0,
     )
 
@@ -194,5 +195,5 @@ def takeover_control(rate: float) -> Arm:
         label="token takeover, random tokens",
         kind="control",
         control_of="takeover-disagreement",
-        hybrid=Hybrid(AtRandom(rate), Takeover()),
+        way=Hybrid(AtRandom(rate), Takeover()),
     )

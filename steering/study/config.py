@@ -6,7 +6,9 @@ from lab.errors import DecodingError, TaskError
 from lab.estimators.estimate import Analysis
 from lab.sampling.decoding import Decoding
 from steering.fit.gradient import GradientFit
+from steering.routing.routed import RoutingFit
 from steering.study.feature_search import FeatureSearch
+from steering.study.own_help import OwnHelp
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +48,10 @@ class Study:
     layer: int | None = None
     """Block at whose output vectors act; None takes the middle of the network."""
     fit: GradientFit = field(default_factory=GradientFit)
+    own_help: OwnHelp | None = field(default_factory=OwnHelp)
+    """Rungs of prompt and decoding alone; none when None."""
+    routing: RoutingFit | None = field(default_factory=RoutingFit)
+    """Routers and category vectors that are fitted; none when None."""
     decoding: Decoding = field(default_factory=Decoding)
     reach: int = 1000
     """Samples of one problem that still count as within the base model's reach."""

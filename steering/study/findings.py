@@ -54,12 +54,6 @@ class Answered:
         """Samples of each problem."""
         return self.verdicts.height // self.verdicts["problem_id"].n_unique()
 
-    @property
-    def bits_per_token(self) -> float:
-        """Mean bits over all tokens that the arm wrote."""
-        n_tokens = int(self.traces["tokens"].list.len().sum())
-        return float(self.bits.sum()) * self.n_samples / n_tokens
-
     def accepted(self, measure: str) -> Bool[np.ndarray, "problem sample"]:
         """Which completions count under `measure`."""
         return self.verdicts[MEASURES[measure]].to_numpy().reshape(-1, self.n_samples)

@@ -47,26 +47,26 @@ def fitted_vector_arms(routing: Routing, fitted: Steer, drawn: tuple[SteeringVec
             name="fitted-schedule",
             label="+ fitted vector, schedule",
             kind="rung",
-            hybrid=Hybrid(routing.schedule, fitted),
+            way=Hybrid(routing.schedule, fitted),
         ),
         Arm(
             name="fitted-entropy",
             label="+ fitted vector, entropy",
             kind="rung",
-            hybrid=Hybrid(routing.entropy, fitted),
+            way=Hybrid(routing.entropy, fitted),
         ),
         Arm(
             name="fitted-probe",
             label="+ fitted vector, base's probe",
             kind="rung",
-            hybrid=Hybrid(probe, fitted),
+            way=Hybrid(probe, fitted),
         ),
         Arm(
             name="random-probe",
             label="random vectors, base's probe",
             kind="control",
             control_of="fitted-probe",
-            hybrid=Hybrid(probe, Steer(Drawn(tuple(map(Add, drawn))))),
+            way=Hybrid(probe, Steer(Drawn(tuple(map(Add, drawn))))),
         ),
     )
 
@@ -82,7 +82,7 @@ def category_arms(found: CategoryVectors, router: Router, suffix: str, when: str
         name=f"categories-{suffix}",
         label=f"+ category vectors, {when}",
         kind="rung",
-        hybrid=Hybrid(router, Steer(found.table)),
+        way=Hybrid(router, Steer(found.table)),
     )
     tables: dict[str, tuple[str, VectorTable]] = {
         "random-categories": ("random vectors of their norms", random_vectors(found, N_RANDOM, seed=seed)),
@@ -99,7 +99,7 @@ def category_arms(found: CategoryVectors, router: Router, suffix: str, when: str
                 label=f"{label}, {when}",
                 kind="control",
                 control_of=rung.name,
-                hybrid=Hybrid(router, Steer(table)),
+                way=Hybrid(router, Steer(table)),
             )
             for name, (label, table) in tables.items()
         ),
@@ -108,11 +108,12 @@ def category_arms(found: CategoryVectors, router: Router, suffix: str, when: str
 
 def scattered(rung: Arm, rate: float) -> Arm:
     """What `rung` does, at random tokens, as often as its router opened when it ran: the control of the router."""
+    assert isinstance(rung.way, Hybrid), "only a hybrid has a router"
     return replace(
         rung,
         name=f"{rung.name}-scattered",
         label=f"{rung.label.removeprefix('+ ')}, at random tokens instead",
         kind="control",
         control_of=rung.name,
-        hybrid=replace(rung.hybrid, router=AtRandom(rate)),
+        way=replace(rung.way, router=AtRandom(rate)),
     )

@@ -2,20 +2,25 @@
 
 import shutil
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
-from lab.provenance import canonical_json
+from lab.provenance import canonical_json, digest
 from lab.stage import Artefact, memoised
 from lab.tables import write_table
 from lab.tasks.problem import PROBLEMS, problem_table
+from steering.hybrid.hybrid import Hybrid
+from steering.routing.routing_file import load_routing
 from steering.study.arms import Arm, ladder, replacement_control, takeover_control
 from steering.study.bench import Bench, Watch, claimed, prepare
 from steering.study.config import Study
+from steering.study.elicited import elicited_traces
 from steering.study.estimated import estimate_stage, evidence_stage
 from steering.study.findings import routed_share
 from steering.study.fitting import Fitting, fitting_stage
+from steering.study.own_help import own_help_arms
 from steering.study.reported import Finished, Measured, report_stage
+from steering.study.routed import routing_stage
+from steering.study.routing_arms import routing_arms, scattered
 from steering.study.sampled import hybrid_traces, own_traces, read_traces
 from steering.study.tables import table_stage
 from steering.study.vectors import read_vectors, vector_stage
@@ -68,18 +73,57 @@ def sought_features(bench: Bench, fitting: Fitting) -> Artefact | None:
 
 
 def between(bench: Bench, fitting: Fitting, parents: dict[str, str]) -> Iterator[tuple[Arm, Artefact]]:
-    """Every rung and control that the study asks for; some controls act as often as their rung did when it ran."""
-    vectors, opening_rate = vector_stage(bench, fitting)
-    wanted, top = bench.study.arms, bench.study.top
-    controls = {"takeover-disagreement": takeover_control, "reranked-greedy": partial(replacement_control, top=top)}
-    for arm in ladder(read_vectors(vectors, bench.study.seed), opening_rate, top):
-        if wanted and arm.name not in wanted:
+    """Every rung and control that the study asks for, in the order of the ladder's kinds of help.
+
+    Some controls act as often as their rung did when it ran, so they can be told only then.
+    """
+    for arm, more in listed(bench, fitting):
+        if bench.study.arms and arm.name not in bench.study.arms:
             continue
-        traces = hybrid_traces(bench, arm, parents | {"vectors": vectors.digest})
+        traces = arm_traces(bench, arm, parents | more)
         yield arm, traces
-        if arm.name in controls:
-            control = controls[arm.name](round(routed_share(read_traces(traces)), 4))
-            yield control, hybrid_traces(bench, control, parents | {"rung": traces.digest})
+        if control := control_after(bench, arm, traces):
+            yield control, arm_traces(bench, control, parents | more | {"rung": traces.digest})
+
+
+def listed(bench: Bench, fitting: Fitting) -> Iterator[tuple[Arm, dict[str, str]]]:
+    """Arms that can be told before any of them has run, with what else they come from."""
+    study = bench.study
+    if study.own_help is not None:
+        fit_problems = {"fit-problems": digest(bench.fit_task.problems)}
+        for arm in own_help_arms(study.own_help, bench.task, bench.fit_task):
+            yield arm, fit_problems
+    found, opening_rate = vector_stage(bench, fitting)
+    vectors = read_vectors(found, study.seed)
+    for arm in ladder(vectors, opening_rate, study.top):
+        yield arm, {"vectors": found.digest}
+    if study.routing is not None and (routing := routing_stage(bench, study.routing, fitting)) is not None:
+        fitted = {"vectors": found.digest, "routing": routing.digest}
+        for arm in routing_arms(load_routing(routing.path), vectors, seed=study.seed):
+            yield arm, fitted
+
+
+def arm_traces(bench: Bench, arm: Arm, parents: dict[str, str]) -> Artefact:
+    """An arm's traces of the held-out problems."""
+    match arm.way:
+        case Hybrid() as hybrid:
+            return hybrid_traces(bench, arm, hybrid, parents)
+        case method:
+            return elicited_traces(bench, arm.name, method, parents)
+
+
+def control_after(bench: Bench, arm: Arm, traces: Artefact) -> Arm | None:
+    """The control of a rung that acts at random tokens, as often as the rung did."""
+    rate = round(routed_share(read_traces(traces)), 4)
+    match arm.name:
+        case "takeover-disagreement":
+            return takeover_control(rate)
+        case "reranked-greedy":
+            return replacement_control(rate, bench.study.top)
+        case "fitted-schedule" | "fitted-entropy" | "fitted-probe" | "categories-probe":
+            return scattered(arm, rate)
+        case _:
+            return None
 
 
 def problem_stage(bench: Bench) -> Artefact:

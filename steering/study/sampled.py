@@ -113,10 +113,10 @@ def old_traces(bench: Bench, model: Model, arm: str, task: Task) -> Artefact:
     return trace_stage(bench, f"old-{arm}", model, task.problems, n_samples, parents, decoding=bench.study.decoding)
 
 
-def hybrid_traces(bench: Bench, arm: Arm, parents: dict[str, str]) -> Artefact:
+def hybrid_traces(bench: Bench, arm: Arm, hybrid: Hybrid, parents: dict[str, str]) -> Artefact:
     """An arm's traces of the held-out problems."""
     study = bench.study
-    digests = {"base": bench.base.digest, "tuned": bench.pair.tuned.digest, "arm": arm_text(arm.hybrid)}
+    digests = {"base": bench.base.digest, "tuned": bench.pair.tuned.digest, "arm": arm_text(hybrid)}
     return trace_stage(
         bench,
         arm.name,
@@ -125,7 +125,7 @@ def hybrid_traces(bench: Bench, arm: Arm, parents: dict[str, str]) -> Artefact:
         1 if arm.temperature == 0 else study.n_samples,
         parents | digests,
         decoding=study.decoding if arm.temperature is None else replace(study.decoding, temperature=arm.temperature),
-        hybrid=arm.hybrid,
+        hybrid=hybrid,
     )
 
 

@@ -1,9 +1,10 @@
 """Table stage: the traces of all arms -> verdicts and the ledger."""
 
+from collections.abc import Sequence
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -17,8 +18,11 @@ from lab.seeds import numpy_generator
 from lab.stage import Artefact, memoised
 from lab.tables import write_table
 from steering.hybrid.bits import problem_bits
+from steering.hybrid.hybrid import Hybrid
+from steering.study.arm_family import arm_family
 from steering.study.arms import Arm
 from steering.study.bench import Bench
+from steering.study.elicited import tokens_per_answer
 from steering.study.findings import (
     Answered,
     cover_table,
@@ -53,7 +57,8 @@ def table_stage(
             end(bench, artefact, name=name, label=label, bits=0.0 if name == "base" else inf)
             for (name, artefact), label in zip(sources, names, strict=True)
         ]
-        between = [answered_arm(bench, arm, artefact) for arm, artefact in arms]
+        base_tokens = float(own[0].n_tokens.sum() / (own[0].n_samples * len(own[0].n_tokens)))
+        between = [answered_arm(bench, *arm, base_tokens) for arm in in_order(arms)]
         rungs = [own[0], *between, own[1]]
         weights = resamples(
             len(bench.task.problems), bench.study.n_boot, numpy_generator(bench.study.seed, "bootstrap")
@@ -86,10 +91,27 @@ def end(bench: Bench, artefact: Artefact, *, name: str, label: str, bits: float)
     return answered(bench, artefact, name=name, label=label, steered_share=0.0, bits=np.full(n_problems, bits))
 
 
-def answered_arm(bench: Bench, arm: Arm, artefact: Artefact) -> Answered:
-    """A rung or control with its verdicts, and what it took from the tuned model."""
+def in_order(arms: Sequence[tuple[Arm, Artefact]]) -> list[tuple[Arm, Artefact, Family]]:
+    """The arms in the order of the kinds of help, each control behind its rung and of its kind."""
+    families = {arm.name: arm_family(arm) for arm, _ in arms}
+    rungs = [(arm, artefact, families[arm.control_of or arm.name]) for arm, artefact in arms]
+    return sorted(rungs, key=lambda rung: get_args(Family).index(rung[2]))
+
+
+def answered_arm(bench: Bench, arm: Arm, artefact: Artefact, family: Family, base_tokens: float) -> Answered:
+    """A rung or control with its verdicts, what it took from the tuned model, and what it cost.
+
+    `base_tokens` are those of the base model's single answer, mean over problems.
+    """
     traces = read_traces(artefact)
-    bits = problem_bits(traces, arm.hybrid).group_by("problem_id", maintain_order=True).agg(pl.col("bits").mean())
+    match arm.way:
+        case Hybrid() as hybrid:
+            crossed = (
+                problem_bits(traces, hybrid).group_by("problem_id", maintain_order=True).agg(pl.col("bits").mean())
+            )
+            bits, cost = crossed["bits"].to_numpy(), 1.0
+        case _:
+            bits, cost = np.zeros(len(bench.task.problems)), tokens_per_answer(artefact) / base_tokens
     return answered(
         bench,
         artefact,
@@ -97,21 +119,11 @@ def answered_arm(bench: Bench, arm: Arm, artefact: Artefact) -> Answered:
         label=arm.label,
         kind=arm.kind,
         control_of=arm.control_of,
-        family=arm_family(arm),
+        family=family,
         steered_share=routed_share(traces),
-        bits=bits["bits"].to_numpy(),
+        bits=bits,
+        cost=cost,
     )
-
-
-def family_of(hybrid: Hybrid) -> Family:
-    """Which kind of help a hybrid is."""
-    match hybrid:
-        case Hybrid(router=Never()):
-            return "decoding"
-        case Hybrid(act=Steer()):
-            return "tuned router" if asks_tuned(hybrid.router) else "vector"
-        case _:
-            return "takeover"
 
 
 def answered(
@@ -125,8 +137,9 @@ def answered(
     family: Family = "end",
     steered_share: float,
     bits: Float[np.ndarray, " problem"],
+    cost: float = 1.0,
 ) -> Answered:
-    """The traces of an arm with their verdicts; `bits` are those of a token."""
+    """The traces of an arm with their verdicts."""
     traces = read_traces(artefact)
     n_tokens = traces["tokens"].list.len().to_numpy().astype(np.int64).reshape(len(bench.task.problems), -1)
     return Answered(
@@ -140,5 +153,5 @@ def answered(
         steered_share=steered_share,
         bits=bits,
         n_tokens=n_tokens.sum(axis=1),
-        cost=1.0,
+        cost=cost,
     )

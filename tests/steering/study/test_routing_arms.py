@@ -7,11 +7,11 @@ from lab.metrics.bootstrap import Interval
 from probes.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
-from steering.hybrid.act import Steer
-from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.linear_probe import LinearProbe
-from steering.hybrid.router import AtRandom, EntropyAbove, Scheduled
-from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
+from steering.way.act import Steer
+from steering.way.hybrid import Hybrid
+from steering.way.linear_probe import LinearProbe
+from steering.way.router import AtRandom, EntropyAbove, Scheduled
+from steering.way.vector_table import Drawn, PerCategory, RandomCategory
 from steering.routing.category_vectors import CategoryVectors
 from steering.routing.fit_probe import ProbeQuality
 from steering.routing.routed import Routing
@@ -93,13 +93,13 @@ def test_a_control_stands_behind_its_rung_and_differs_in_its_vectors_alone(arms)
     for name, arm in arms.items():
         if arm.control_of is not None:
             assert names.index(arm.control_of) < names.index(name)
-            assert arm.hybrid.router is arms[arm.control_of].hybrid.router
-            assert arm.hybrid.act != arms[arm.control_of].hybrid.act
+            assert arm.way.router is arms[arm.control_of].way.router
+            assert arm.way.act != arms[arm.control_of].way.act
 
 
 def test_only_the_rungs_at_disagreement_ask_the_tuned_model(arms):
     for name, arm in arms.items():
-        assert arm.hybrid.needs_tuned == name.endswith("disagreement")
+        assert arm.way.needs_tuned == name.endswith("disagreement")
 
 
 def test_controls_leave_out_one_thing_each(arms):
@@ -130,10 +130,10 @@ def test_without_a_category_vector_the_fitted_vector_is_left():
 @pytest.mark.parametrize("name", ["fitted-schedule", "fitted-entropy", "fitted-probe", "categories-probe"])
 def test_scattered_does_the_same_at_random_tokens(arms, name):
     control = scattered(arms[name], 0.25)
-    assert control.hybrid == Hybrid(AtRandom(0.25), arms[name].hybrid.act)
+    assert control.way == Hybrid(AtRandom(0.25), arms[name].way.act)
     assert (control.name, control.kind, control.control_of) == (f"{name}-scattered", "control", name)
 
 
 def table(arm: Arm):
-    assert isinstance(arm.hybrid.act, Steer)
-    return arm.hybrid.act.table
+    assert isinstance(arm.way.act, Steer)
+    return arm.way.act.table
