@@ -56,6 +56,8 @@ class Draft:
             tokens=self.tokens,
             logprobs=self.logprobs,
             routes=(0,) * len(self.tokens),
+            categories=(-1,) * len(self.tokens),
+            content_bits=(0.0,) * len(self.tokens),
             text=text[: first_stop(text, decoding.stop)],
             stop=self.stop or "length",
         )
