@@ -41,7 +41,8 @@ class RoutingFit:
     """A category with fewer is not steered."""
     max_decisions: int = 4096
     """Decisions that the vectors are fitted on, at most; drawn at random from all."""
-    vectors: GradientFit = field(default_factory=GradientFit)
+    vectors: GradientFit = field(default_factory=lambda: GradientFit(n_steps=40))
+    """There are several, each of one kind of decision, which takes fewer steps than one vector of all kinds."""
 
     def __post_init__(self) -> None:
         if min(self.n_categories, self.min_decisions, self.max_decisions) < 1:

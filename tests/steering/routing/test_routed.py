@@ -15,6 +15,7 @@ from lab.models.load import load
 from lab.models.pair import ModelPair
 from lab.models.source import LocalModel
 from lab.provenance import provenance
+from lab.reading.texts import Row
 from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
 from lab.sampling.trace import trace_table, verdict_table
@@ -23,6 +24,10 @@ from probes.site import Site
 from probes.taxonomy.segments import Steps
 from steering.export.model_facts import facts_of
 from steering.fit.gradient import GradientFit
+from steering.hybrid.act import Steer
+from steering.hybrid.hybrid import Hybrid, open_hybrid
+from steering.hybrid.router import BaseProbe
+from steering.routing.moments import streams_before
 from steering.routing.routed import Routing, RoutingFit, fit_routing
 from steering.routing.routing_file import load_routing, save_routing
 from steering.study.evidence import decisions
@@ -86,6 +91,22 @@ def test_the_probe_reads_the_base_model_and_tells_decisions(drawn, routing):
 def test_the_schedule_opens_where_this_pair_differs(drawn, routing):
     opening = (drawn.decisions["position"] == 0).sum() / drawn.by_tuned.height
     assert routing.schedule.rates[0] == pytest.approx(opening, abs=0.05)
+
+
+def test_a_hybrid_opens_by_the_probe_and_looks_its_vector_up_without_the_tuned_model(drawn, routing):
+    hybrid = Hybrid(BaseProbe(routing.probe), Steer(routing.base_side.table))
+    assert not hybrid.needs_tuned
+    short = Decoding(max_new_tokens=3, temperature=0.0)
+    traces = sample(drawn.pair.base, drawn.task.problems, 1, short, seed=0, open_rows=open_hybrid(drawn.pair, hybrid))
+    prompts = [drawn.pair.base.tokenizer(problem.prompt).input_ids for problem in drawn.task.problems]
+    rows = [Row(prompt, [0]) for prompt in prompts]
+    places = np.arange(len(rows)), np.zeros(len(rows), dtype=np.int64)
+    streams = streams_before(drawn.pair.base, SITE, rows, *places)
+    opened = routing.probe.opens(streams)
+    assert opened.float().mean() > 0.5
+    assert [trace.routes[0] for trace in traces] == opened.long().tolist()
+    categories = routing.base_side.taxonomy.category(streams)
+    assert [trace.categories[0] for trace in traces] == torch.where(opened, categories, -1).tolist()
 
 
 def test_equal_arguments_give_an_equal_routing(drawn, routing):
