@@ -133,6 +133,5 @@ def answered(
         verdicts=verdict_table(traces, bench.task.problems, bench.task.verify),
         steered_share=steered_share,
         bits=bits * n_tokens.mean(axis=1),
-        n_tokens=n_tokens.sum(axis=1),
         cost=1.0,
     )
