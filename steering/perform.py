@@ -157,11 +157,12 @@ def named_pair(names: tuple[str, ...]) -> tuple[str, str]:
 
 def perform_study(study: Study, out: Path, typed: str, console: Console) -> None:
     """Runs a study under a progress bar, then prints its summary and where the report is."""
+    from lab.calibration.leak import shipped_leaks
     from steering.study.run import run
 
     with progress(console) as watch:
         finished = run(study, out, command=typed, watch=watch)
-    console.print(summary(finished.ledger.ladder, console.width))
+    console.print(summary(finished.ledger.ladder, console.width, shipped_leaks()))
     console.print(finished.answer, highlight=False)
     if finished.best_estimate:
         console.print(finished.best_estimate, highlight=False)

@@ -22,7 +22,7 @@ BANNED_NAMES = {"utils", "util", "helpers", "common", "misc", "manager", "handle
 DOORS = {
     "transformer_lens": ("lab/models/bridge.py",),
     "sae_lens": ("probes/sae/load.py", "probes/sae/train.py"),
-    "sklearn": ("probes/scores/label_probes.py",),
+    "sklearn": ("probes/scores/label_probes.py", "steering/routing/fit_probe.py"),
     "trl": ("lab/post_training/",),
     "datasets": ("lab/post_training/",),
     "peft": ("lab/models/load.py",),

@@ -43,12 +43,14 @@ def rivals_section(rivals: pl.DataFrame) -> str:
 def difference_words(row: Mapping[str, Any]) -> str:
     """What it means that the two formulas differ on a row of `RIVALS`, or do not; plain text."""
     theirs, share, low, high = row["theirs"], row["share"], row["share_low"], row["share_high"]
+    if math.isnan(theirs):
+        return "Their formula is not defined where both models do equally well."
     if row["refusal"] is not None:
         return (
             "The models are too close to share out what lies between them; their formula gives a number all the same."
         )
-    if math.isnan(share) or math.isnan(theirs):
-        return "One of the two is not defined here."
+    if math.isnan(share):
+        return "Ours is not defined here."
     if row["gap"] < 0:
         parts = ["Tuning made the model worse; their formula leaves out the sign."]
     elif share < 0 and theirs < _SAME:

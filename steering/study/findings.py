@@ -44,8 +44,6 @@ class Answered:
     steered_share: float
     bits: Float[np.ndarray, " problem"]
     """Bits that a completion of each problem took from the tuned model, the mean over samples; infinite for itself."""
-    n_tokens: Int[np.ndarray, " problem"]
-    """Tokens of all completions of each problem."""
     cost: float
     """Tokens generated for an answer, as a multiple of the base's single sample."""
 
@@ -53,6 +51,12 @@ class Answered:
     def n_samples(self) -> int:
         """Samples of each problem."""
         return self.verdicts.height // self.verdicts["problem_id"].n_unique()
+
+    @property
+    def n_tokens(self) -> Int[np.ndarray, " problem"]:
+        """Tokens of all completions of each problem."""
+        lengths = self.traces["tokens"].list.len().to_numpy().astype(np.int64)
+        return lengths.reshape(self.verdicts["problem_id"].n_unique(), -1).sum(axis=1)
 
     def accepted(self, measure: str) -> Bool[np.ndarray, "problem sample"]:
         """Which completions count under `measure`."""

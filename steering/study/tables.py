@@ -141,7 +141,6 @@ def answered(
 ) -> Answered:
     """The traces of an arm with their verdicts."""
     traces = read_traces(artefact)
-    n_tokens = traces["tokens"].list.len().to_numpy().astype(np.int64).reshape(len(bench.task.problems), -1)
     return Answered(
         name=name,
         label=label,
@@ -152,6 +151,5 @@ def answered(
         verdicts=verdict_table(traces, bench.task.problems, bench.task.verify),
         steered_share=steered_share,
         bits=bits,
-        n_tokens=n_tokens.sum(axis=1),
         cost=cost,
     )

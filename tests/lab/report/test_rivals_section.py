@@ -46,7 +46,8 @@ def test_a_refused_share_leads_to_its_reason(ledger: Ledger):
     ("made", "said"),
     [
         (row(0.3, NAN, refusal="no gap"), "too close to share out"),
-        (row(0.3, NAN), "not defined"),
+        (row(0.3, NAN), "Ours is not defined"),
+        (row(NAN, NAN, refusal="no gap", gap=0.0), "not defined where both models do equally well"),
         (row(0.3, -0.3, gap=-0.2), "leaves out the sign"),
         (row(0.0, -0.3), "worse than the base; their formula says 0"),
         (row(0.3, 0.3), "The same number"),

@@ -88,7 +88,6 @@ def answered(
         family="end" if kind == "end" else "vector",
         steered_share=0.25,
         bits=np.full(len(texts), 0.0) if bits is None else np.array(bits),
-        n_tokens=np.array([len(written) * 2 for written in texts.values()]),
         cost=1.0,
     )
 
