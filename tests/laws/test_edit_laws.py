@@ -72,7 +72,7 @@ def some_edits(seed, sae, **where):
     first, second = vector(seed), vector(seed + 20_000)
     return (
         Add(first, **where),
-        AddScaled(second, coefficient(seed), **where),
+        AddScaled(second, coefficient(seed, size=0.01), **where),
         Ablate(first, **where),
         ClampFeature(sae, seed % D_SAE, 2.0, **where),
         Rotate(first, second, 1.0, **where),
@@ -126,7 +126,7 @@ def test_a_vector_with_coefficient_one_is_the_vector_added(model, seed, dose):
 @settings(max_examples=12)
 @given(seeds, numbers)
 def test_a_coefficient_says_for_each_token_how_much_of_the_vector_is_added(model, seed, dose):
-    v, network = vector(seed), coefficient(seed)
+    v, network = vector(seed), coefficient(seed, size=0.1)
     plain = stream(model)
     h, d = plain[0].double(), v.directions[SITE].double()
     hidden = h @ network.W_in + network.b_in

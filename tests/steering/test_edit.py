@@ -354,7 +354,7 @@ def test_edits_that_say_nothing_definite_are_refused():
     with pytest.raises(VectorError, match="an edit with dose inf"):
         AddScaled(vector, coefficient(), float("inf"))
     for elsewhere in (vector_at(Site(0), Site(1)), vector_at(Site(0), width=8)):
-        with pytest.raises(VectorError, match="streams of width 32, and a vector of width .*: want a vector of that"):
+        with pytest.raises(VectorError, match=r"streams of width 32, and a vector of width .*: want a vector of that"):
             AddScaled(elsewhere, coefficient())
     with pytest.raises(VectorError, match="a coefficient's network holds NaN"):
         replace(coefficient(), b_out=torch.tensor(float("nan")))
