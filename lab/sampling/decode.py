@@ -2,17 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import log
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lab.errors import DecodingError
 from lab.sampling.decoding import Decoding, pick
-from lab.sampling.rows import Batch, OpenRows
+from lab.sampling.rows import Batch, OpenRows, Proposal
+from lab.sampling.trace import ROUTES
 from lab.seeds import uniforms
 
+TUNED = ROUTES.index("tuned")
 LEAVE_SHARE = 0.25
 """Rows leave the batch when this share of it has finished: copying the cache for every single row would cost more."""
 
@@ -23,6 +28,8 @@ class Completion(NamedTuple):
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     routes: tuple[int, ...]
+    categories: tuple[int, ...]
+    content_bits: tuple[float, ...]
     text: str
     stop: str
 
@@ -34,6 +41,8 @@ class Growing:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     routes: list[int] = field(default_factory=list)
+    categories: list[int] = field(default_factory=list)
+    content_bits: list[float] = field(default_factory=list)
     stop: str | None = None
 
 
@@ -60,9 +69,15 @@ def decode(
         numbers = torch.from_numpy(uniforms(batch.keys[present], step))
         tokens, logprobs, finite = pick(proposal.logits, numbers, decoding)
         columns = zip(
-            present, tokens.tolist(), logprobs.tolist(), proposal.route.tolist(), finite.tolist(), strict=True
+            present,
+            tokens.tolist(),
+            logprobs.tolist(),
+            proposal.route.tolist(),
+            finite.tolist(),
+            *crossed(proposal, tokens),
+            strict=True,
         )
-        for index, token, logprob, route, is_finite in columns:
+        for index, token, logprob, route, is_finite, category, bits in columns:
             growing = texts[index]
             if growing.stop is not None:
                 continue
@@ -74,6 +89,8 @@ def decode(
             growing.tokens.append(token)
             growing.logprobs.append(logprob)
             growing.routes.append(route)
+            growing.categories.append(category)
+            growing.content_bits.append(bits)
             if token in end_tokens:
                 growing.stop = "eos"
             elif decoding.stop and first_stop(decoded(tokenizer, growing.tokens), decoding.stop) is not None:
@@ -89,6 +106,23 @@ def decode(
     return [completion(growing, decoding, tokenizer) for growing in texts]
 
 
+def crossed(proposal: Proposal, tokens: Int[Tensor, " row"]) -> tuple[list[int], list[float]]:
+    """(category, bits) of each chosen token that came from a second model; -1 and 0 where none did.
+
+    A token that the second model wrote costs -log2 of the probability that the first one gave it, at temperature 1.
+    """
+    if proposal.crossing is None:
+        return [-1] * len(tokens), [0.0] * len(tokens)
+    category, choice_bits, own_logits = proposal.crossing
+    written = proposal.route == TUNED
+    if not bool(written.any()):
+        return category.tolist(), choice_bits.tolist()
+    own = own_logits.float()
+    nats = own.logsumexp(dim=-1) - own.gather(1, tokens[:, None])[:, 0]
+    # Rounding puts the surprisal of a certain token a little below 0.
+    return category.tolist(), torch.where(written, nats.clamp(min=0) / log(2), choice_bits).tolist()
+
+
 def completion(growing: Growing, decoding: Decoding, tokenizer: PreTrainedTokenizerBase) -> Completion:
     """The finished row, its text cut before a stop string."""
     text = decoded(tokenizer, growing.tokens)
@@ -97,6 +131,8 @@ def completion(growing: Growing, decoding: Decoding, tokenizer: PreTrainedTokeni
         tokens=tuple(growing.tokens),
         logprobs=tuple(growing.logprobs),
         routes=tuple(growing.routes),
+        categories=tuple(growing.categories),
+        content_bits=tuple(growing.content_bits),
         text=text if cut is None else text[:cut],
         stop=growing.stop or "length",
     )

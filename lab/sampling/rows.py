@@ -28,12 +28,25 @@ class Batch:
     """The key of each row's random numbers."""
 
 
+class Crossing(NamedTuple):
+    """What a second model gave to a proposal."""
+
+    category: Int[Tensor, " row"]
+    """That it found in a row, -1 where it was not asked."""
+    choice_bits: Float[Tensor, " row"]
+    """Log2 of the number of different tokens among which it chose, else 0."""
+    own_logits: Float[Tensor, "row d_vocab"]
+    """Of the first model, which price a token that the second one writes."""
+
+
 class Proposal(NamedTuple):
     """What the rows say about their next token."""
 
     logits: Float[Tensor, "row d_vocab"]
     route: UInt8[Tensor, " row"]
     """Index into `lab.sampling.trace.ROUTES`."""
+    crossing: Crossing | None = None
+    """None where a model writes alone."""
 
 
 @runtime_checkable

@@ -25,6 +25,10 @@ class Trace:
     """Natural log-probability of each token under the distribution that wrote it, at temperature 1."""
     routes: tuple[int, ...]
     """For each token an index into `ROUTES`."""
+    categories: tuple[int, ...]
+    """For each token the category that a hybrid found there, -1 where none was asked."""
+    content_bits: tuple[float, ...]
+    """For each token the bits that crossed from a second model by a choice or a substitution."""
     text: str
     """Decoded without special tokens, cut before a stop string."""
     stop: str
@@ -40,6 +44,13 @@ TRACES = Schema(
         Column("tokens", pl.List(pl.Int32), "token ids, with the end token if one came"),
         Column("logprobs", pl.List(pl.Float32), "nats, under the distribution that wrote the token, at temperature 1"),
         Column("routes", pl.List(pl.UInt8), "who wrote the token: 0 base, 1 steered, 2 tuned"),
+        Column("categories", pl.List(pl.Int16), "category at a routed token, -1 where none was asked"),
+        Column(
+            "content_bits",
+            pl.List(pl.Float32),
+            "bits from the tuned model: -log2 of the base's probability (temperature 1) of a token that the tuned "
+            "model wrote, log2 of the number of different candidates where it chose one, else 0",
+        ),
         Column("text", pl.String, "decoded completion without special tokens"),
         Column("stop", pl.String, "eos, stop or length"),
     ),
@@ -70,6 +81,8 @@ def trace_table(arm: str, traces: Iterable[Trace]) -> pl.DataFrame:
                 "tokens": list(trace.tokens),
                 "logprobs": list(trace.logprobs),
                 "routes": list(trace.routes),
+                "categories": list(trace.categories),
+                "content_bits": list(trace.content_bits),
                 "text": trace.text,
                 "stop": trace.stop,
             }

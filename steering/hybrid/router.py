@@ -1,14 +1,19 @@
 """Routers: which tokens of a hybrid are not left to the base model."""
 
 from dataclasses import dataclass
+from math import inf
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt64
+from jaxtyping import Bool, UInt64
 from torch import Tensor
 
 from lab.errors import DecodingError
 from lab.seeds import uniforms
+from probes.taxonomy.taxonomy import Taxonomy
+from steering.hybrid.linear_probe import LinearProbe
+from steering.hybrid.view import View
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,57 @@ class Reranked:
     """How many first choices."""
 
 
-Router = Never | Always | AtSteps | AtRandom | Disagreement | Reranked
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """Each token at random, with a probability of its own for each step of the completion; the last one goes on."""
+
+    rates: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.rates or not all(0 <= rate <= 1 for rate in self.rates):
+            raise DecodingError(
+                f"a router at rates {list(self.rates)}: want at least one, and probabilities between 0 and 1"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class EntropyAbove:
+    """The tokens at which the base model's own next-token entropy, at temperature 1, is above a bound."""
+
+    nats: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.nats < inf:
+            raise DecodingError(f"a router at an entropy of {self.nats} nats: want a finite number from 0 on")
+
+
+@dataclass(frozen=True, slots=True)
+class BaseProbe:
+    """The tokens at which a linear probe on the base model's own stream at its last token says so."""
+
+    probe: LinearProbe
+
+
+@dataclass(frozen=True, slots=True)
+class InCategories:
+    """The tokens at which the tuned model's stream at its last token falls in one of the given categories."""
+
+    taxonomy: Taxonomy
+    """Learned from the tuned model's stream."""
+    categories: frozenset[int]
+
+    def __post_init__(self) -> None:
+        if beyond := sorted(set(self.categories) - set(range(self.taxonomy.n_categories))):
+            raise DecodingError(
+                f"a router at categories {beyond} of a taxonomy of {self.taxonomy.n_categories}: want 0 to "
+                f"{self.taxonomy.n_categories - 1}"
+            )
+
+
+Router: TypeAlias = (
+    Never | Always | AtSteps | AtRandom | Disagreement | Reranked | Scheduled | EntropyAbove | BaseProbe | InCategories
+)
+"""When a token is not left to the base model alone."""
 
 # Keeps the router's random numbers apart from those that choose tokens.
 ROUTER_KEY = np.uint64(0xA5A5A5A5A5A5A5A5)
@@ -64,7 +119,7 @@ ROUTER_KEY = np.uint64(0xA5A5A5A5A5A5A5A5)
 
 def asks_tuned(router: Router) -> bool:
     """Whether the router reads the tuned model while the hybrid writes."""
-    return isinstance(router, Disagreement | Reranked)
+    return isinstance(router, Disagreement | Reranked | InCategories)
 
 
 def route(
@@ -72,11 +127,14 @@ def route(
     *,
     step: int,
     keys: UInt64[np.ndarray, " row"],
-    base_logits: Float[Tensor, "row d_vocab"],
-    tuned_logits: Float[Tensor, "row d_vocab"] | None,
+    base: View,
+    tuned: View | None,
 ) -> Bool[Tensor, " row"]:
-    """True for the rows whose next token is routed away from the base model."""
-    rows, device = len(keys), base_logits.device
+    """True for the rows whose next token is routed away from the base model.
+
+    The views hold the streams that the router reads, and that of the tuned model is there if the router asks it.
+    """
+    rows, device = len(keys), base.logits.device
     match router:
         case Never():
             return torch.zeros(rows, dtype=torch.bool, device=device)
@@ -86,11 +144,22 @@ def route(
             return torch.full((rows,), step in steps, dtype=torch.bool, device=device)
         case AtRandom(rate=rate):
             return torch.from_numpy(uniforms(keys ^ ROUTER_KEY, step) < rate).to(device)
+        case Scheduled(rates=rates):
+            rate = rates[min(step, len(rates) - 1)]
+            return torch.from_numpy(uniforms(keys ^ ROUTER_KEY, step) < rate).to(device)
+        case EntropyAbove(nats=nats):
+            return torch.special.entr(base.logits.float().softmax(dim=-1)).sum(dim=-1) > nats
+        case BaseProbe(probe=probe):
+            return probe.opens(base.streams[probe.site])
         case Disagreement():
-            assert tuned_logits is not None, "the hybrid opens the tuned model for a router that asks it"
-            return base_logits.argmax(dim=-1) != tuned_logits.argmax(dim=-1)
+            assert tuned is not None, "the hybrid opens the tuned model for a router that asks it"
+            return base.logits.argmax(dim=-1) != tuned.logits.argmax(dim=-1)
         case Reranked(top=top):
-            assert tuned_logits is not None, "the hybrid opens the tuned model for a router that asks it"
-            wanted = base_logits.gather(-1, tuned_logits.argmax(dim=-1, keepdim=True))
-            ahead = (base_logits > wanted).sum(dim=-1)
+            assert tuned is not None, "the hybrid opens the tuned model for a router that asks it"
+            wanted = base.logits.gather(-1, tuned.logits.argmax(dim=-1, keepdim=True))
+            ahead = (base.logits > wanted).sum(dim=-1)
             return (ahead > 0) & (ahead < top)
+        case InCategories(taxonomy=taxonomy, categories=categories):
+            assert tuned is not None, "the hybrid opens the tuned model for a router that asks it"
+            category = taxonomy.category(tuned.streams[taxonomy.site])
+            return torch.isin(category, torch.tensor(sorted(categories), dtype=category.dtype, device=device))

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from steering.edit import Add
-from steering.hybrid.hybrid import Hybrid, LikelyToken, SecondChoice, Steer, Takeover
+from steering.hybrid.act import LikelyToken, SecondChoice, Steer, Takeover
+from steering.hybrid.hybrid import Hybrid
 from steering.hybrid.router import Always, AtRandom, AtSteps, Disagreement, Never, Reranked
+from steering.hybrid.vector_table import Drawn
 from steering.vector import SteeringVector
 
 OPENING = AtSteps((0,))
@@ -32,7 +34,7 @@ def ladder(vectors: Mapping[str, tuple[SteeringVector, ...]], opening_rate: floa
     random draws of its norm, `like-mean` and so on; arms whose vectors are missing are left out. `opening_rate` is the
     share of tokens that open a completion, `top` the number of first choices that count as likely.
     """
-    steers = {kind: Steer(tuple(map(Add, drawn))) for kind, drawn in vectors.items()}
+    steers = {kind: Steer(Drawn(tuple(map(Add, drawn)))) for kind, drawn in vectors.items()}
     arms = (
         Arm(name="greedy", label="+ greedy decoding", kind="rung", hybrid=Hybrid(Never(), Takeover()), temperature=0.0),
     )

@@ -41,12 +41,19 @@ class Answered:
     verdicts: pl.DataFrame
     """`VERDICTS`, in the same order."""
     steered_share: float
-    bits_per_token: float
+    bits: Float[np.ndarray, " problem"]
+    """What crossed from the tuned model in a completion, mean over the samples of each problem; infinite for itself."""
 
     @property
     def n_samples(self) -> int:
         """Samples of each problem."""
         return self.verdicts.height // self.verdicts["problem_id"].n_unique()
+
+    @property
+    def bits_per_token(self) -> float:
+        """Mean bits over all tokens that the arm wrote."""
+        n_tokens = int(self.traces["tokens"].list.len().sum())
+        return float(self.bits.sum()) * self.n_samples / n_tokens
 
     def accepted(self, measure: str) -> Bool[np.ndarray, "problem sample"]:
         """Which completions count under `measure`."""

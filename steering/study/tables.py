@@ -5,7 +5,9 @@ from math import inf
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from lab.metrics.bootstrap import resamples
 from lab.models.load import Model
@@ -14,7 +16,7 @@ from lab.sampling.trace import VERDICTS, verdict_table
 from lab.seeds import numpy_generator
 from lab.stage import Artefact, memoised
 from lab.tables import write_table
-from steering.hybrid.hybrid import bits_per_token
+from steering.hybrid.bits import problem_bits
 from steering.study.arms import Arm
 from steering.study.bench import Bench
 from steering.study.findings import (
@@ -48,7 +50,7 @@ def table_stage(
         sources = [("base", base), ("tuned", tuned)]
         sources += [(f"companion-{index}", artefact) for index, artefact in enumerate(companions)]
         own = [
-            answered(bench, artefact, name=name, label=label, steered_share=0.0, bits=0.0 if name == "base" else inf)
+            end(bench, artefact, name=name, label=label, bits=0.0 if name == "base" else inf)
             for (name, artefact), label in zip(sources, names, strict=True)
         ]
         between = [answered_arm(bench, arm, artefact) for arm, artefact in arms]
@@ -77,10 +79,16 @@ def piece(model: Model, token: int) -> str:
     return str(model.tokenizer.decode([token]))
 
 
+def end(bench: Bench, artefact: Artefact, *, name: str, label: str, bits: float) -> Answered:
+    """A model that answers alone."""
+    n_problems = len(bench.task.problems)
+    return answered(bench, artefact, name=name, label=label, steered_share=0.0, bits=np.full(n_problems, bits))
+
+
 def answered_arm(bench: Bench, arm: Arm, artefact: Artefact) -> Answered:
     """A rung or control with its verdicts, and what it took from the tuned model."""
-    share = routed_share(read_traces(artefact))
-    bits = bits_per_token(arm.hybrid, share, bench.base.anatomy.d_vocab)
+    traces = read_traces(artefact)
+    bits = problem_bits(traces, arm.hybrid).group_by("problem_id", maintain_order=True).agg(pl.col("bits").mean())
     return answered(
         bench,
         artefact,
@@ -88,8 +96,8 @@ def answered_arm(bench: Bench, arm: Arm, artefact: Artefact) -> Answered:
         label=arm.label,
         kind=arm.kind,
         control_of=arm.control_of,
-        steered_share=share,
-        bits=bits,
+        steered_share=routed_share(traces),
+        bits=bits["bits"].to_numpy(),
     )
 
 
@@ -102,7 +110,7 @@ def answered(
     kind: Literal["end", "rung", "control"] = "end",
     control_of: str | None = None,
     steered_share: float,
-    bits: float,
+    bits: Float[np.ndarray, " problem"],
 ) -> Answered:
     """The traces of an arm with their verdicts."""
     traces = read_traces(artefact)
@@ -114,5 +122,5 @@ def answered(
         traces=traces,
         verdicts=verdict_table(traces, bench.task.problems, bench.task.verify),
         steered_share=steered_share,
-        bits_per_token=bits,
+        bits=bits,
     )

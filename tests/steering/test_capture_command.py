@@ -42,6 +42,8 @@ def traces(tmp_path_factory) -> Path:
             tokens=tuple(draw.randrange(1, len(ALPHABET)) for _ in range(draw.randrange(5, 30))),
             logprobs=(),
             routes=(),
+            categories=(),
+            content_bits=(),
             text="",
             stop="eos",
         )

@@ -87,7 +87,8 @@ def test_every_exam_is_taken_in_every_way_and_its_rates_are_those_of_the_sampled
         """A solver: the first sample of a problem is a chain, the others a bare answer."""
         prompts.extend((problem.prompt, decoding.temperature) for problem in problems)
         return [
-            Trace(problem_id=problem.id, sample_index=index, tokens=(), logprobs=(), routes=(), stop="eos",
+            Trace(problem_id=problem.id, sample_index=index, tokens=(), logprobs=(), routes=(), categories=(),
+                  content_bits=(), stop="eos",
                   text=worked(problem) if index == 0 else f"A{problem.answer}.")
             for problem in problems for index in range(n_samples)
         ]  # fmt: skip

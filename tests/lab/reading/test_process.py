@@ -42,7 +42,17 @@ def traces_of(*written) -> pl.DataFrame:
     return trace_table(
         "tuned",
         [
-            Trace(problem_id=problem.id, sample_index=index, tokens=(), logprobs=(), routes=(), text=text, stop="eos")
+            Trace(
+                problem_id=problem.id,
+                sample_index=index,
+                tokens=(),
+                logprobs=(),
+                routes=(),
+                categories=(),
+                content_bits=(),
+                text=text,
+                stop="eos",
+            )
             for problem, index, text in written
         ],
     )

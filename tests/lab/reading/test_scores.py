@@ -60,6 +60,8 @@ def traces_of(completions=COMPLETIONS, problems=PROBLEMS) -> pl.DataFrame:
                 tokens=tuple(tokens),
                 logprobs=(0.0,) * len(tokens),
                 routes=(0,) * len(tokens),
+                categories=(-1,) * len(tokens),
+                content_bits=(0.0,) * len(tokens),
                 text="",
                 stop="length",
             )

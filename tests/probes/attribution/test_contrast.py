@@ -74,6 +74,8 @@ def traces(model, *written):
                 tokens=tuple(tokens := model.tokenizer.encode(text, add_special_tokens=False)),
                 logprobs=(0.0,) * len(tokens),
                 routes=(0,) * len(tokens),
+                categories=(-1,) * len(tokens),
+                content_bits=(0.0,) * len(tokens),
                 text=model.tokenizer.decode(tokens, skip_special_tokens=True),
                 stop="eos",
             )

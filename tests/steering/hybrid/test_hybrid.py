@@ -2,7 +2,6 @@
 
 import copy
 from dataclasses import replace
-from math import log2
 
 import numpy as np
 import pytest
@@ -19,18 +18,15 @@ from lab.tasks.problem import Problem
 from probes.site import Site, hook_site
 from steering.edit import Ablate, Add, Rotate, apply
 from steering.gate import AtPositions, WhileWriting
+from steering.hybrid.act import LikelyToken, SecondChoice, Steer, Takeover
 from steering.hybrid.hybrid import (
     Hybrid,
-    LikelyToken,
-    SecondChoice,
-    Steer,
-    Takeover,
-    binary_entropy_bits,
-    bits_per_token,
     insisting,
     open_hybrid,
 )
 from steering.hybrid.router import Always, AtRandom, AtSteps, Disagreement, Never, Reranked, route
+from steering.hybrid.vector_table import Drawn
+from steering.hybrid.view import View
 from steering.vector import SteeringVector
 
 FAMILIES = ["llama", "gemma2", "gpt2"]
@@ -70,8 +66,10 @@ def vector(seed, *sites, norm=6.0) -> SteeringVector:
     return SteeringVector({site: norm * row / row.norm() for site, row in noise.items()}, dict.fromkeys(noise, 1.0), "")
 
 
-STEER = Steer((Add(vector(0)),))
-SEVERAL = Steer((Add(vector(0)), Add(vector(1, Site(0), Site(1, "resid_pre")), dose=0.5), Add(vector(2, Site(1)))))
+STEER = Steer(Drawn((Add(vector(0)),)))
+SEVERAL = Steer(
+    Drawn((Add(vector(0)), Add(vector(1, Site(0), Site(1, "resid_pre")), dose=0.5), Add(vector(2, Site(1)))))
+)
 
 
 def written(pair, hybrid, problems=PROBLEMS, decoding=SAMPLED, *, n_samples=1, batch_size=256):
@@ -125,9 +123,9 @@ def by_definition(pair, hybrid, problem, decoding, sample_index=0):
         text = prompt + tokens
         base, tuned = last_logits(pair.base, text), last_logits(pair.tuned, text)
         logits, writer = base, 0
-        if bool(route(hybrid.router, step=step, keys=key, base_logits=base, tuned_logits=tuned)[0]):
+        if bool(route(hybrid.router, step=step, keys=key, base=View(base, {}), tuned=View(tuned, {}))[0]):
             match hybrid.act:
-                case Steer(edits=edits):
+                case Steer(table=Drawn(edits=edits)):
                     logits, writer = last_logits(pair.base, text, edits[int(key[0]) % len(edits)]), 1
                 case Takeover():
                     logits, writer = tuned, 2
@@ -160,7 +158,10 @@ def test_a_takeover_of_every_token_is_the_tuned_model_itself(pair, decoding):
     decoding = replace(decoding, max_new_tokens=10)
     tuned = sample(pair.tuned, FEW, 2, decoding, seed=SEED)
     taken = written(pair, Hybrid(Always(), Takeover()), FEW, decoding, n_samples=2)
-    assert [replace(trace, routes=(0,) * len(trace.tokens)) for trace in taken] == tuned
+    alone = [
+        replace(trace, routes=(0,) * len(trace.tokens), content_bits=(0.0,) * len(trace.tokens)) for trace in taken
+    ]
+    assert alone == tuned
     assert {route for trace in taken for route in trace.routes} == {2}
     assert [trace.tokens for trace in taken] != [
         trace.tokens for trace in sample(pair.base, FEW, 2, decoding, seed=SEED)
@@ -254,13 +255,13 @@ def test_a_steered_position_never_reaches_a_later_token(pair):
         came = torch.tensor(trace.logprobs)
         torch.testing.assert_close(came[1:], wanted[1:], atol=1e-4, rtol=1e-4)
         assert trace.routes == (1, *[0] * (len(trace.tokens) - 1))
-        steered = last_logits(pair.base, text[: -len(trace.tokens)], STEER.edits[0]).log_softmax(-1)
+        steered = last_logits(pair.base, text[: -len(trace.tokens)], STEER.table.edits[0]).log_softmax(-1)
         assert trace.logprobs[0] == pytest.approx(float(steered[0, trace.tokens[0]]), abs=1e-4)
 
 
 def test_a_gate_on_the_edit_and_a_schedule_of_the_router_write_the_same(llamas):
     steps = (0, 2, 3, 7)
-    gated = written(llamas, Hybrid(Always(), Steer((Add(vector(0), where=WhileWriting(steps)),))))
+    gated = written(llamas, Hybrid(Always(), Steer(Drawn((Add(vector(0), where=WhileWriting(steps)),)))))
     scheduled = written(llamas, Hybrid(AtSteps(steps), STEER))
     assert [trace.tokens for trace in gated] == [trace.tokens for trace in scheduled]
     assert [trace.tokens for trace in gated] != [trace.tokens for trace in written(llamas, Hybrid(Never(), STEER))]
@@ -270,7 +271,7 @@ def test_a_gate_on_the_edit_and_a_schedule_of_the_router_write_the_same(llamas):
 def test_a_hybrid_steers_by_edits_of_any_kind(llamas):
     base, router = llamas.base, AtRandom(0.5)
     edits = (Ablate(vector(0)), Rotate(vector(1), vector(2), 2.0, where=WhileWriting((0, 1, 4))))
-    for trace in written(llamas, Hybrid(router, Steer(edits)), FEW, SHORT):
+    for trace in written(llamas, Hybrid(router, Steer(Drawn(edits))), FEW, SHORT):
         key = child_seed(SEED, trace.problem_id, trace.sample_index)
         edit = edits[key % 2]
         prompt = next(problem.prompt for problem in FEW if problem.id == trace.problem_id)
@@ -331,8 +332,6 @@ def test_the_tuned_model_runs_only_where_the_hybrid_asks_it(llamas, hybrid, runs
     finally:
         handle.remove()
     assert bool(n_passes) == runs == hybrid.needs_tuned
-    if not runs:
-        assert bits_per_token(hybrid, 0.0 if isinstance(hybrid.router, Never) else 0.5, 258) == 0
 
 
 @pytest.mark.parametrize("decoding", [SAMPLED, GREEDY])
@@ -429,32 +428,6 @@ def test_models_are_left_without_hooks(llamas):
         assert all(not module._forward_hooks for module in model.network.modules())
 
 
-@pytest.mark.parametrize(
-    ("hybrid", "share", "bits"),
-    [
-        (Hybrid(Always(), Takeover()), 1.0, 8.0),
-        (Hybrid(AtRandom(0.25), Takeover()), 0.25, 2.0),
-        (Hybrid(Never(), Takeover()), 0.0, 0.0),
-        (Hybrid(Disagreement(), STEER), 0.5, 1.0),
-        (Hybrid(Disagreement(), STEER), 0.0, 0.0),
-        (Hybrid(Disagreement(), STEER), 1.0, 0.0),
-        (Hybrid(Disagreement(), Takeover()), 0.5, 5.0),
-        (Hybrid(Reranked(), Takeover()), 0.5, 5.0),
-        (Hybrid(Reranked(), SecondChoice()), 0.5, 1.0),
-        (Hybrid(AtRandom(0.5), LikelyToken()), 0.5, 0.0),
-    ],
-)
-def test_bits_that_cross_from_the_tuned_model_by_hand(hybrid, share, bits):
-    assert bits_per_token(hybrid, share, 256) == pytest.approx(bits)
-
-
-def test_the_entropy_of_a_gate_is_symmetric_and_at_most_one_bit():
-    for share in np.linspace(0, 1, 21):
-        assert 0 <= binary_entropy_bits(float(share)) <= 1
-        assert binary_entropy_bits(float(share)) == pytest.approx(binary_entropy_bits(float(1 - share)))
-    assert binary_entropy_bits(0.25) == pytest.approx(0.25 * log2(4) + 0.75 * log2(4 / 3))
-
-
 def test_steering_with_no_vector_is_refused():
     with pytest.raises(VectorError, match="given no vector: want at least one"):
-        Steer(())
+        Steer(Drawn(()))

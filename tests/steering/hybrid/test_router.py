@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from lab.errors import DecodingError
 from lab.seeds import child_seed, uniforms
 from steering.hybrid.router import Always, AtRandom, AtSteps, Disagreement, Never, Reranked, asks_tuned, route
+from steering.hybrid.view import View
 
 
 def keys(n):
@@ -19,7 +20,9 @@ def keys(n):
 
 def routed(router, *, step=0, n=5, base=None, tuned=None):
     base = torch.zeros(n, 4) if base is None else base
-    return route(router, step=step, keys=keys(n), base_logits=base, tuned_logits=tuned).tolist()
+    return route(
+        router, step=step, keys=keys(n), base=View(base, {}), tuned=None if tuned is None else View(tuned, {})
+    ).tolist()
 
 
 def test_never_and_always_are_what_they_say():
@@ -99,10 +102,10 @@ def test_a_higher_rate_routes_all_that_a_lower_one_does():
 
 
 def test_a_random_router_does_not_depend_on_the_batch():
-    whole = route(AtRandom(0.5), step=3, keys=keys(9), base_logits=torch.zeros(9, 2), tuned_logits=None)
+    whole = route(AtRandom(0.5), step=3, keys=keys(9), base=View(torch.zeros(9, 2), {}), tuned=None)
     for row in range(9):
         own = keys(9)[row : row + 1]
-        alone = route(AtRandom(0.5), step=3, keys=own, base_logits=torch.zeros(1, 2), tuned_logits=None)
+        alone = route(AtRandom(0.5), step=3, keys=own, base=View(torch.zeros(1, 2), {}), tuned=None)
         assert alone[0] == whole[row]
 
 

@@ -58,7 +58,15 @@ def answered(
             right = text == GOLDS[problem_id]
             traces.append(
                 key
-                | {"tokens": [3, 4], "logprobs": [-0.5, -0.25], "routes": routes or [0, 0], "text": text, "stop": "eos"}
+                | {
+                    "tokens": [3, 4],
+                    "logprobs": [-0.5, -0.25],
+                    "routes": routes or [0, 0],
+                    "categories": [-1, -1],
+                    "content_bits": [0.0, 0.0],
+                    "text": text,
+                    "stop": "eos",
+                }
             )
             verdicts.append(
                 key
@@ -77,7 +85,7 @@ def answered(
         traces=TRACES.frame(traces),
         verdicts=VERDICTS.frame(verdicts),
         steered_share=0.25,
-        bits_per_token=1.5,
+        bits=np.full(len(texts), 3.0),
     )
 
 
@@ -106,6 +114,8 @@ def test_the_routed_share_counts_tokens_not_traces():
             "tokens": [0] * len(routes),
             "logprobs": [0.0] * len(routes),
             "routes": routes,
+            "categories": [-1] * len(routes),
+            "content_bits": [0.0] * len(routes),
             "text": "",
             "stop": "eos",
         }

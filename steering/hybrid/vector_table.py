@@ -1,0 +1,78 @@
+"""VectorTable: which edit a routed row gets."""
+
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import torch
+
+from lab.errors import VectorError
+from probes.taxonomy.taxonomy import Taxonomy
+from steering.edit import Edit
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Each row has one of the edits, which its key chooses; a single edit is the plain case.
+
+    A control is many draws, not one lucky or unlucky vector.
+    """
+
+    edits: tuple[Edit, ...]
+
+    def __post_init__(self) -> None:
+        _require_some(self.edits)
+
+
+@dataclass(frozen=True, slots=True)
+class PerCategory:
+    """An edit for each category of a taxonomy: the row gets that of the category of a model's stream at its last token.
+
+    With `reader` "tuned" it is the tuned model's stream, so that the tuned model runs while the hybrid writes.
+    """
+
+    taxonomy: Taxonomy
+    """Learned from the stream of the model that is read."""
+    reader: Literal["base", "tuned"]
+    edits: tuple[Edit, ...]
+    """In the order of the taxonomy's categories."""
+
+    def __post_init__(self) -> None:
+        _require_some(self.edits)
+        if len(self.edits) != self.taxonomy.n_categories:
+            raise VectorError(
+                f"{len(self.edits)} edits for a taxonomy of {self.taxonomy.n_categories} categories: want one each"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class RandomCategory:
+    """One of the edits at random for each token, by the row's key and the step: a control."""
+
+    edits: tuple[Edit, ...]
+
+    def __post_init__(self) -> None:
+        _require_some(self.edits)
+
+
+VectorTable: TypeAlias = Drawn | PerCategory | RandomCategory
+"""What a routed row is steered by."""
+
+
+def shuffled(table: PerCategory, generator: torch.Generator) -> PerCategory:
+    """The same edits under other categories, none under its own, all such orders equally likely: a control.
+
+    Raises VectorError for a single category, which has no other.
+    """
+    n = len(table.edits)
+    if n < 2:
+        raise VectorError("a table of a single category cannot be shuffled: want at least two")
+    order = own = torch.arange(n)
+    # One permutation in about e leaves nothing in its place, whatever their number.
+    while bool((order == own).any()):
+        order = torch.randperm(n, generator=generator)
+    return replace(table, edits=tuple(table.edits[index] for index in order.tolist()))
+
+
+def _require_some(edits: tuple[Edit, ...]) -> None:
+    if not edits:
+        raise VectorError("a hybrid that steers was given no vector: want at least one")
