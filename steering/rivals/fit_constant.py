@@ -1,8 +1,6 @@
 """fit_constant: the first rival's bias, and on top of it a vector for each category."""
 
-from collections.abc import Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor

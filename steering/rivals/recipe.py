@@ -1,6 +1,6 @@
 """Recipe: a rival's method, each of its doubtful choices a value that can be replaced by the other one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from steering.hybrid.act import Chooser, TunedChooser
@@ -89,8 +89,8 @@ class P1:
     The first published method (arXiv:2510.07364 v1 to v3). Defaults are its choices.
     """
 
-    router: Router = Disagreement()
-    chooser: Chooser = TunedChooser()
+    router: Router = field(default_factory=Disagreement)
+    chooser: Chooser = field(default_factory=TunedChooser)
     doses: tuple[float, ...] = DOSES
     windows: tuple[int | None, ...] = WINDOWS
     fitted_on: FittedOn = AllTokens()
@@ -106,7 +106,7 @@ class P2:
     The second published method, of 2026. Defaults are its choices.
     """
 
-    router: Router = Disagreement()
+    router: Router = field(default_factory=Disagreement)
     reading: CategoryReading = Normalised()
     vectors: Learned | RandomFiring | NormMatched = Learned()
 

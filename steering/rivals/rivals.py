@@ -37,7 +37,7 @@ class ScaledVectors:
             )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Rivals:
     """All that the arms of both rivals are made of."""
 
@@ -53,5 +53,6 @@ class Rivals:
         counts = {len(fit.categories) for fit in (self.on_all_tokens, self.on_disagreements, self.scaled)}
         if counts != {self.taxonomy.n_categories}:
             raise VectorError(
-                f"vectors for {sorted(counts)} categories, and a taxonomy of {self.taxonomy.n_categories}: want one each"
+                f"vectors for {sorted(counts)} categories, and a taxonomy of {self.taxonomy.n_categories}: want as "
+                "many of each"
             )

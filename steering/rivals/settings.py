@@ -17,25 +17,21 @@ class RivalSettings:
     """Block that the vectors act at, as a share of all; published: 10 of 28, 12 of 32, 18 of 48, 24 of 64."""
     n_categories: int = 6
     """Published: 5 to 50, chosen by a language model's marks."""
-    n_traces: int = 256
+    n_traces: int = 128
     """Traces that the bias is fitted on, at most; published: 2048."""
-    n_segments: int = 64
+    n_segments: int = 48
     """Segments that a category's vector is fitted on, at most; published: 2048."""
     n_decisions: int = 2048
     """Positions that the second rival is fitted on, at most; published: 64 in each of 9800 traces."""
     d_hidden: int = 64
     """Of the coefficient network; published: 512."""
-    bias: Descent = field(
-        default_factory=lambda: Descent(n_epochs=10, batch_size=32, learning_rate=3e-2, patience=10)
-    )
+    bias: Descent = field(default_factory=lambda: Descent(n_epochs=10, batch_size=16, learning_rate=3e-2, patience=10))
     """Published: 50 epochs in batches of 1 to 4, rate 1e-2, patience 10."""
     categories: Descent = field(
-        default_factory=lambda: Descent(n_epochs=10, batch_size=32, learning_rate=3e-2, patience=10)
+        default_factory=lambda: Descent(n_epochs=10, batch_size=16, learning_rate=3e-2, patience=10)
     )
     """As for the bias."""
-    scaled: Descent = field(
-        default_factory=lambda: Descent(n_epochs=10, batch_size=64, learning_rate=1e-2, patience=5)
-    )
+    scaled: Descent = field(default_factory=lambda: Descent(n_epochs=10, batch_size=64, learning_rate=1e-2, patience=5))
     """Of vectors and coefficients together; published: 10 epochs, rate 1e-2 (of the network 1e-3), patience 5."""
 
     def __post_init__(self) -> None:
