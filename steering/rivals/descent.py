@@ -17,6 +17,8 @@ LEAST_GAIN = 1e-3
 """Nats a token by which an epoch's loss must fall to count as better."""
 MOST_NORM = 1.0
 """Longest gradient of a network."""
+NETWORK_RATE, DECAY = 1e-2, 0.01
+"""Of a network; published: rate 1e-3, for a hundred times as many steps."""
 
 Shift: TypeAlias = Callable[[Int[Tensor, " row"]], Float[Tensor, "row d_model"]]
 """Rows of examples -> what is added to the stream in each; gradients pass."""
@@ -29,7 +31,7 @@ class Descent:
     n_epochs: int
     batch_size: int
     learning_rate: float
-    """Of the vectors, at the start; it falls to 0 by half a cosine."""
+    """Of the vectors at the start, in units of the mean residual norm divided by the square root of d_model."""
     patience: int
     """Epochs without a better training loss, after which it ends."""
 
@@ -46,33 +48,37 @@ def descend(
 ) -> None:
     """Changes `vectors`, and the tensors of a `network` if there is one, so that the targets become likely.
 
-    The loss is the mean cross-entropy of a batch's targets. The network learns at a tenth of the vectors' rate, with
-    weight decay 0.01 and its gradient clipped to norm 1; vectors have neither, and no cap on their norm.
+    The loss is the mean cross-entropy of a batch's targets, rates fall to 0 by half a cosine, and vectors have no cap
+    on their norm. A network has weight decay, and its gradient is clipped to norm 1. Departure: the published rate of
+    vectors is 1e-2 whatever the model; here it grows with the stream, so that one number serves models of any width.
     Raises VectorError where the loss is not finite.
     """
     n_examples = len(likelihood.first)
     n_batches = math.ceil(n_examples / descent.batch_size)
-    groups = [{"params": list(vectors), "lr": descent.learning_rate, "weight_decay": 0.0}]
+    last = likelihood.streams.last().float()
+    rate = descent.learning_rate * float(last.norm(dim=1).mean()) / last.shape[1] ** 0.5
+    groups = [{"params": list(vectors), "lr": rate, "weight_decay": 0.0}]
     if network:
-        groups.append({"params": list(network), "lr": descent.learning_rate / 10, "weight_decay": 0.01})
+        groups.append({"params": list(network), "lr": NETWORK_RATE, "weight_decay": DECAY})
     optimiser = torch.optim.AdamW(groups)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, descent.n_epochs * n_batches)
     lowest, n_worse = math.inf, 0
     for _ in range(descent.n_epochs):
-        total = 0.0
+        total, n_targets = 0.0, 0
         for rows in torch.randperm(n_examples, generator=generator).split(descent.batch_size):
             rows = rows.to(likelihood.first.device)
-            loss = likelihood.losses(rows, shift(rows)).sum() / likelihood.n_targets(rows)
+            loss, n = likelihood.losses(rows, shift(rows)).sum(), likelihood.n_targets(rows)
             optimiser.zero_grad()
-            loss.backward()
+            (loss / n).backward()
             if network:
                 clip_grad_norm_(network, MOST_NORM)
             optimiser.step()
             schedule.step()
-            total += float(loss.detach()) / n_batches
-        if not math.isfinite(total):
-            raise VectorError(f"the loss became {total}: lower the learning rate or use --dtype float32")
-        n_worse = 0 if total < lowest - LEAST_GAIN else n_worse + 1
-        lowest = min(lowest, total)
+            total, n_targets = total + float(loss.detach()), n_targets + n
+        mean = total / n_targets
+        if not math.isfinite(mean):
+            raise VectorError(f"the loss became {mean}: lower the learning rate or use --dtype float32")
+        n_worse = 0 if mean < lowest - LEAST_GAIN else n_worse + 1
+        lowest = min(lowest, mean)
         if n_worse >= descent.patience:
             break

@@ -1,6 +1,5 @@
 """fit_constant: the first rival's bias, and on top of it a vector for each category."""
 
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor

@@ -25,14 +25,14 @@ class RivalSettings:
     """Positions that the second rival is fitted on, at most; published: 64 in each of 9800 traces."""
     d_hidden: int = 64
     """Of the coefficient network; published: 512."""
-    bias: Descent = field(default_factory=lambda: Descent(n_epochs=10, batch_size=16, learning_rate=3e-2, patience=10))
+    bias: Descent = field(default_factory=lambda: Descent(n_epochs=10, batch_size=16, learning_rate=0.1, patience=10))
     """Published: 50 epochs in batches of 1 to 4, rate 1e-2, patience 10."""
     categories: Descent = field(
-        default_factory=lambda: Descent(n_epochs=10, batch_size=16, learning_rate=3e-2, patience=10)
+        default_factory=lambda: Descent(n_epochs=10, batch_size=16, learning_rate=0.1, patience=10)
     )
     """As for the bias."""
-    scaled: Descent = field(default_factory=lambda: Descent(n_epochs=10, batch_size=64, learning_rate=1e-2, patience=5))
-    """Of vectors and coefficients together; published: 10 epochs, rate 1e-2 (of the network 1e-3), patience 5."""
+    scaled: Descent = field(default_factory=lambda: Descent(n_epochs=10, batch_size=64, learning_rate=0.1, patience=5))
+    """Of vectors and coefficients together; published: 10 epochs, rate 1e-2, patience 5."""
 
     def __post_init__(self) -> None:
         names = ("n_categories", "n_traces", "n_segments", "n_decisions", "d_hidden")
