@@ -46,14 +46,16 @@ class RoomyLayer(DynamicLayer):
             keys, values = self.filled_part()
             layer.lazy_initialization(keys, values)
             layer.keys, layer.values = keys[rows, :, :n_positions], values[rows, :, :n_positions]
+            layer.buffers = layer.keys, layer.values
         return layer
 
-    def rewound(self) -> "RoomyLayer":
-        """A layer one position shorter over the same memory: what it appends overwrites this one's last position."""
+    def rewound(self, n_positions: int) -> "RoomyLayer":
+        """A layer that much shorter over the same memory: what it appends overwrites this one's last positions."""
         layer = RoomyLayer()
         keys, values = self.filled_part()
         layer.lazy_initialization(keys, values)
-        layer.keys, layer.values, layer.buffers = keys[..., :-1, :], values[..., :-1, :], self.buffers
+        length = keys.shape[-2] - n_positions
+        layer.keys, layer.values, layer.buffers = keys[..., :length, :], values[..., :length, :], self.buffers
         return layer
 
     def filled_part(self) -> tuple[Tensor, Tensor]:
@@ -84,17 +86,41 @@ class RoomyCache(Cache):
 
     def select(self, rows: Int[Tensor, " kept"], n_positions: int) -> "RoomyCache":
         """A cache of its own with the first `n_positions` of the given rows, which may repeat."""
-        layers = [layer.select(rows, n_positions) for layer in self.layers if isinstance(layer, RoomyLayer)]
-        return RoomyCache(self.prompt_width, layers)
+        return RoomyCache(self.prompt_width, [layer.select(rows, n_positions) for layer in self.roomy_layers])
+
+    def rewound(self, n_positions: int) -> "RoomyCache":
+        """A cache that much shorter over the same memory: what it reads overwrites this one's last positions."""
+        return RoomyCache(self.prompt_width, [layer.rewound(n_positions) for layer in self.roomy_layers])
+
+    def branch(self, rows: Int[Tensor, " chosen"], n_positions: int, first_layer: int) -> "RoomyCache":
+        """A cache of the given rows, which may repeat, without the last `n_positions`.
+
+        Layers below `first_layer` are those of all rows, and serve to say how long they are.
+        """
+        own = [layer.select(rows, layer.get_seq_length()) for layer in self.roomy_layers[first_layer:]]
+        layers = [*self.roomy_layers[:first_layer], *own]
+        return RoomyCache(self.prompt_width, [layer.rewound(n_positions) for layer in layers])
+
+    def take_last(self, other: "RoomyCache", rows: Int[Tensor, " chosen"], first_layer: int) -> None:
+        """Puts the last position of `other` in the place of that of `rows`, in the layers from `first_layer` on."""
+        pairs = zip(self.roomy_layers[first_layer:], other.roomy_layers[first_layer:], strict=True)
+        for ours, theirs in pairs:
+            for filled, states in zip(ours.filled_part(), theirs.filled_part(), strict=True):
+                filled[..., -1, :].index_copy_(0, rows, states[..., -1, :])
+
+    @property
+    def roomy_layers(self) -> list[RoomyLayer]:
+        """All layers that hold something, from the first block's on."""
+        return [layer for layer in self.layers if isinstance(layer, RoomyLayer)]
 
 
 @contextmanager
 def rewound(cache: RoomyCache) -> Iterator[RoomyCache]:
     """Within the block, `cache` one position shorter, not copied; afterwards `cache` is as it was, bit for bit."""
-    layers = [layer for layer in cache.layers if isinstance(layer, RoomyLayer)]
+    layers = cache.roomy_layers
     saved = [[filled[..., -1:, :].clone() for filled in layer.filled_part()] for layer in layers]
     try:
-        yield RoomyCache(cache.prompt_width, [layer.rewound() for layer in layers])
+        yield cache.rewound(1)
     finally:
         for layer, last in zip(layers, saved, strict=True):
             for filled, states in zip(layer.filled_part(), last, strict=True):

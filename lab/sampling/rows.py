@@ -82,34 +82,50 @@ class CachedRows:
         self.cache = self.cache.select(batch.owner, prompt_width)
         self.mask = batch.mask[batch.owner]
         self.logits = prompt_logits[batch.owner]
-        self.last = batch.prompts[batch.owner, -1]
+        self.tokens = batch.prompts[batch.owner]
 
     def propose(self) -> Proposal:
         """The model's own distribution."""
-        return Proposal(self.logits, torch.zeros(len(self.last), dtype=torch.uint8, device=self.last.device))
+        return Proposal(self.logits, torch.zeros(len(self.tokens), dtype=torch.uint8, device=self.tokens.device))
 
     def append(self, tokens: Int[Tensor, " row"]) -> None:
         """One forward pass over one position."""
-        self.last = tokens
+        self.tokens = torch.cat([self.tokens, tokens[:, None]], dim=1)
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
         self.logits = self._forward(tokens[:, None], self.mask, self.cache)
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Drops the other rows from the cache as well."""
         self.cache = self.cache.select(rows, self.mask.shape[1])
-        self.mask, self.logits, self.last = self.mask[rows], self.logits[rows], self.last[rows]
+        self.mask, self.logits, self.tokens = self.mask[rows], self.logits[rows], self.tokens[rows]
 
-    def again(self, rows: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen d_vocab"]:
-        """Next-token logits of some rows, computed afresh from their last token on.
+    def again(self, rows: Int[Tensor, " chosen"], *, first_layer: int = 0) -> Float[Tensor, "chosen d_vocab"]:
+        """Next-token logits of some rows, each once and in order, computed afresh from their last token on.
 
         Under `steering.apply` this is the distribution with that one position edited. The rows' own cache is left as it
-        is, so nothing of the edit reaches later positions.
+        is, so nothing of the edit reaches later positions. `first_layer` is the first layer that runs, where the caller
+        has the network begin further up.
         """
-        if len(rows) == len(self.last):
-            with rewound(self.cache) as cache:
-                return self._forward(self.last[:, None], self.mask, cache)[rows]
-        mask = self.mask[rows]
-        return self._forward(self.last[rows, None], mask, self.cache.select(rows, mask.shape[1] - 1))
+        if len(rows) < len(self.tokens):
+            return self.branches(rows, 1, first_layer=first_layer)
+        with rewound(self.cache) as cache:
+            return self._forward(self.tokens[:, -1:], self.mask, cache)
+
+    def revise(self, rows: Int[Tensor, " chosen"], *, first_layer: int = 0) -> Float[Tensor, "chosen d_vocab"]:
+        """As `again`, but the cache holds from then on what this pass made of the position, for all later ones."""
+        if len(rows) == len(self.tokens):
+            return self._forward(self.tokens[:, -1:], self.mask, self.cache.rewound(1))
+        cache = self.cache.branch(rows, 1, first_layer)
+        logits = self._forward(self.tokens[rows, -1:], self.mask[rows], cache)
+        self.cache.take_last(cache, rows, first_layer)
+        return logits
+
+    def branches(
+        self, rows: Int[Tensor, " chosen"], n_last: int, *, first_layer: int = 0
+    ) -> Float[Tensor, "chosen d_vocab"]:
+        """As `again`, but afresh from the last `n_last` tokens on, and rows may repeat: each has a cache of its own."""
+        cache = self.cache.branch(rows, n_last, first_layer)
+        return self._forward(self.tokens[rows, -n_last:], self.mask[rows], cache)
 
     def _forward(
         self, tokens: Int[Tensor, "some pos"], mask: Bool[Tensor, "some total"], cache: RoomyCache

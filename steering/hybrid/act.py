@@ -95,15 +95,22 @@ Act: TypeAlias = Steer | Sweep | Takeover | SecondChoice | LikelyToken
 def uses_tuned(act: Act) -> bool:
     """Whether the act reads the tuned model while the hybrid writes."""
     match act:
-        case Steer(table=table):
-            return _reads_tuned(table)
-        case Sweep(table=table, chooser=chooser):
-            return _reads_tuned(table) or isinstance(chooser, TunedChooser)
-        case Takeover():
+        case Takeover() | Sweep(chooser=TunedChooser()):
             return True
-        case SecondChoice() | LikelyToken():
-            return False
+        case _:
+            return reads_tuned_category(act)
 
 
-def _reads_tuned(table: VectorTable) -> bool:
+def reads_tuned_category(act: Act) -> bool:
+    """Whether a category of the tuned model's stream says what a routed token is steered by."""
+    table = table_of(act)
     return isinstance(table, PerCategory) and table.reader == "tuned"
+
+
+def table_of(act: Act) -> VectorTable | None:
+    """The edits of an act, where it has some."""
+    match act:
+        case Steer(table=table) | Sweep(table=table):
+            return table
+        case Takeover() | SecondChoice() | LikelyToken():
+            return None

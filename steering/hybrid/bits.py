@@ -2,10 +2,9 @@
 
 import polars as pl
 
-from steering.hybrid.act import Steer, Sweep
+from steering.hybrid.act import reads_tuned_category
 from steering.hybrid.hybrid import Hybrid
 from steering.hybrid.router import asks_tuned
-from steering.hybrid.vector_table import PerCategory
 
 
 def problem_bits(traces: pl.DataFrame, hybrid: Hybrid) -> pl.DataFrame:
@@ -28,19 +27,10 @@ def problem_bits(traces: pl.DataFrame, hybrid: Hybrid) -> pl.DataFrame:
     bits = pl.col("content_bits").cast(pl.Float64)
     if asks_tuned(hybrid.router):
         bits = bits + code_length("routed")
-    if reads_category(hybrid):
+    if reads_tuned_category(hybrid.act):
         bits = bits + pl.when("routed").then(code_length("routed", "categories") - code_length("routed")).otherwise(0.0)
     keys = ("problem_id", "sample_index")
     return tokens.with_columns(bits=bits).group_by(*keys, maintain_order=True).agg(pl.col("bits").sum())
-
-
-def reads_category(hybrid: Hybrid) -> bool:
-    """Whether a category of the tuned model's stream says what a routed token is steered by."""
-    match hybrid.act:
-        case Steer(table=PerCategory(reader="tuned")) | Sweep(table=PerCategory(reader="tuned")):
-            return True
-        case _:
-            return False
 
 
 def code_length(*columns: str) -> pl.Expr:

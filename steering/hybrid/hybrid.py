@@ -1,21 +1,36 @@
 """Hybrid: a base and a tuned model in step, with one decision a token about who writes it."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lab.models.load import Model
 from lab.models.pair import ModelPair
-from lab.sampling.rows import Batch, CachedRows, Crossing, OpenRows, Proposal, Rows
-from lab.seeds import uniforms
-from steering.edit import Edit, apply_each
-from steering.hybrid.act import Act, LikelyToken, SecondChoice, Steer, Sweep, Takeover, uses_tuned
-from steering.hybrid.router import Never, Router, asks_tuned, route
-from steering.hybrid.vector_table import Drawn
+from lab.sampling.rows import Batch, Crossing, OpenRows, Proposal, Rows
+from lab.sampling.trace import ROUTES
+from steering.edit import apply_each
+from steering.hybrid.above import begun_at, n_below
+from steering.hybrid.act import (
+    Act,
+    LikelyToken,
+    SecondChoice,
+    Steer,
+    Sweep,
+    Takeover,
+    TunedChooser,
+    table_of,
+    uses_tuned,
+)
+from steering.hybrid.candidates import candidates, chosen, deltas, n_different
+from steering.hybrid.draws import LIKELY_TOKEN, draws
+from steering.hybrid.placed import placed_act, placed_router
+from steering.hybrid.read_sites import base_sites, start, tuned_sites
+from steering.hybrid.router import InCategories, Never, Router, asks_tuned, route
+from steering.hybrid.vector_table import PerCategory, edit_of
 from steering.hybrid.view import View
+from steering.hybrid.watched_rows import WatchedRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,69 +46,67 @@ class Hybrid:
         return asks_tuned(self.router) or (uses_tuned(self.act) and not isinstance(self.router, Never))
 
 
-# Keeps the draws of `LikelyToken` apart from those that route and choose tokens.
-CHOICE_KEY = np.uint64(0x3C3C3C3C3C3C3C3C)
+STEERED, TUNED = ROUTES.index("steered"), ROUTES.index("tuned")
 
 
 def open_hybrid(pair: ModelPair, hybrid: Hybrid) -> OpenRows:
-    """Rows for `lab.sampling.sample`: `sample(pair.base, ..., open_rows=open_hybrid(pair, hybrid))`."""
+    """Rows for `lab.sampling.sample`: `sample(pair.base, ..., open_rows=open_hybrid(pair, hybrid))`.
+
+    Raises ModelError, VectorError or SiteError where a probe, a taxonomy or an edit is not of the model that it is to
+    read or change.
+    """
+    fitting = Hybrid(placed_router(pair, hybrid.router), placed_act(pair, hybrid.act))
 
     def opened(batch: Batch) -> Rows:
-        return HybridRows(pair, hybrid, batch)
+        return HybridRows(pair, fitting, batch)
 
     return opened
 
 
+class Written(NamedTuple):
+    """What an act puts in the place of the base's proposal, in the routed rows alone."""
+
+    logits: Float[Tensor, "routed d_vocab"]
+    route: int
+    """Index into `ROUTES`."""
+    choice_bits: Float[Tensor, " routed"]
+
+
 class HybridRows:
-    """Rows that two cached models carry forward together; the tuned one only where it is needed."""
+    """Rows that two cached models carry forward together; the tuned one only where it is needed.
+
+    Each model makes one full pass a token. What is steered runs again for the routed rows alone, from the lowest site
+    of the edits up, on the stream that the full pass left there. The base's cache holds its own keys and values without
+    any edit, except at positions steered with memory "kept": there, those of the layers above the edit are computed
+    under it. The tuned model reads the same tokens and never an edit.
+    """
 
     def __init__(self, pair: ModelPair, hybrid: Hybrid, batch: Batch) -> None:
-        self.base_model: Model = pair.base
         self.hybrid = hybrid
         self.keys = batch.keys
+        self.max_rows = len(batch.keys)
         self.step = 0
-        self.base = CachedRows(pair.base, batch)
-        self.tuned = CachedRows(pair.tuned, batch) if hybrid.needs_tuned else None
+        self.base = WatchedRows(pair.base, batch, base_sites(hybrid.router, hybrid.act))
+        wanted = tuned_sites(hybrid.router, hybrid.act)
+        self.tuned = WatchedRows(pair.tuned, batch, wanted) if hybrid.needs_tuned else None
+        self.added = deltas(pair.base, hybrid.act.table.edits) if isinstance(hybrid.act, Sweep) else {}
 
     def propose(self) -> Proposal:
         """The base model's distribution, replaced at the routed rows."""
-        base = self.base.propose()
-        tuned = None if self.tuned is None else self.tuned.propose()
-        routed = route(
-            self.hybrid.router,
-            step=self.step,
-            keys=self.keys,
-            base=View(base.logits, {}),
-            tuned=None if tuned is None else View(tuned.logits, {}),
-        )
+        base = self.base.view()
+        tuned = None if self.tuned is None else self.tuned.view()
+        routed = route(self.hybrid.router, step=self.step, keys=self.keys, base=base, tuned=tuned)
         rows = routed.nonzero()[:, 0]
         if not len(rows):
-            return base
-        match self.hybrid.act:
-            case Steer(table=Drawn(edits=edits), memory="forgotten"):
-                logits, written_by = self._steered(edits, rows, base.logits), 1
-            case Takeover():
-                assert tuned is not None, "a takeover opens the tuned model"
-                logits, written_by = base.logits.index_copy(0, rows, tuned.logits[rows]), 2
-            case SecondChoice():
-                second = base.logits[rows].topk(2, dim=-1).indices[:, 1]
-                logits, written_by = insisting(base.logits, rows, second), 1
-            case LikelyToken(top=top):
-                first = base.logits[rows].topk(min(top, base.logits.shape[1]), dim=-1).indices
-                numbers = uniforms(self.keys[rows.cpu().numpy()] ^ CHOICE_KEY, self.step)
-                places = torch.from_numpy((numbers * first.shape[1]).astype(np.int64)).to(first.device)
-                logits, written_by = insisting(base.logits, rows, first.gather(1, places[:, None])[:, 0]), 1
-            case Steer() | Sweep():
-                raise NotImplementedError
-        nothing = torch.zeros(len(routed), device=routed.device)
-        return Proposal(logits, routed.to(torch.uint8) * written_by, Crossing(nothing.long() - 1, nothing, base.logits))
-
-    def _steered(
-        self, edits: tuple[Edit, ...], rows: Int[Tensor, " routed"], logits: Float[Tensor, "row d_vocab"]
-    ) -> Float[Tensor, "row d_vocab"]:
-        chosen = torch.from_numpy((self.keys % np.uint64(len(edits))).astype(np.int64)).to(rows.device)[rows]
-        with apply_each(self.base_model, edits, chosen):
-            return logits.index_copy(0, rows, self.base.again(rows))
+            return Proposal(base.logits, routed.to(torch.uint8))
+        category = self._category(rows, base, tuned)
+        logits, writer, bits = self._written(rows, category, base, tuned)
+        crossing = Crossing(
+            category=torch.full_like(routed, -1, dtype=torch.long).index_copy(0, rows, category),
+            choice_bits=torch.zeros(len(routed), device=rows.device).index_copy(0, rows, bits),
+            own_logits=base.logits,
+        )
+        return Proposal(base.logits.index_copy(0, rows, logits), routed.to(torch.uint8) * writer, crossing)
 
     def append(self, tokens: Int[Tensor, " row"]) -> None:
         """Both models read the token, whoever wrote it."""
@@ -109,10 +122,56 @@ class HybridRows:
         if self.tuned is not None:
             self.tuned.keep(rows)
 
+    def _category(self, rows: Int[Tensor, " routed"], base: View, tuned: View | None) -> Int[Tensor, " routed"]:
+        """By the table's taxonomy, or else by the router's; -1 where neither has one."""
+        table, router = table_of(self.hybrid.act), self.hybrid.router
+        if isinstance(table, PerCategory):
+            taxonomy, view = table.taxonomy, tuned if table.reader == "tuned" else base
+        elif isinstance(router, InCategories):
+            taxonomy, view = router.taxonomy, tuned
+        else:
+            return torch.full_like(rows, -1)
+        assert view is not None, "the hybrid opens the tuned model for whoever reads its stream"
+        return taxonomy.category(view.streams[taxonomy.site][rows])
 
-def insisting(
-    logits: Float[Tensor, "row d_vocab"], rows: Int[Tensor, " routed"], tokens: Int[Tensor, " routed"]
-) -> Float[Tensor, "row d_vocab"]:
-    """`logits` with all probability on `tokens` at `rows`."""
-    certain = torch.full_like(logits[rows], -torch.inf).scatter(1, tokens[:, None], 0.0)
-    return logits.index_copy(0, rows, certain)
+    def _written(
+        self, rows: Int[Tensor, " routed"], category: Int[Tensor, " routed"], base: View, tuned: View | None
+    ) -> Written:
+        keys, logits = self.keys[rows.cpu().numpy()], base.logits[rows]
+        free = torch.zeros(len(rows), device=rows.device)
+        match self.hybrid.act:
+            case Steer() as steer:
+                edits = edit_of(steer.table, keys=keys, step=self.step, category=category)
+                return Written(self._steered(steer, rows, edits), STEERED, free)
+            case Sweep() as sweep:
+                edits = edit_of(sweep.table, keys=keys, step=self.step, category=category)
+                tokens = candidates(self.base, sweep, self.added, rows, edits, max_rows=self.max_rows)
+                theirs = None if tuned is None else tuned.logits[rows]
+                token = chosen(sweep.chooser, tokens, keys=keys, step=self.step, tuned_logits=theirs)
+                bits = n_different(tokens).log2() if isinstance(sweep.chooser, TunedChooser) else free
+                return Written(insisting(logits, token), STEERED, bits)
+            case Takeover():
+                assert tuned is not None, "a takeover opens the tuned model"
+                return Written(tuned.logits[rows], TUNED, free)
+            case SecondChoice():
+                return Written(insisting(logits, logits.topk(2, dim=-1).indices[:, 1]), STEERED, free)
+            case LikelyToken(top=top):
+                first = logits.topk(min(top, logits.shape[1]), dim=-1).indices
+                place = draws(LIKELY_TOKEN, keys, self.step, first.shape[1], first.device)
+                return Written(insisting(logits, first.gather(1, place[:, None])[:, 0]), STEERED, free)
+
+    def _steered(
+        self, steer: Steer, rows: Int[Tensor, " routed"], edits: Int[Tensor, " routed"]
+    ) -> Float[Tensor, "routed d_vocab"]:
+        site, model, cached = start(steer.table), self.base.model, self.base.cached
+        run = cached.revise if steer.memory == "kept" else cached.again
+        with (
+            begun_at(model, site, self.base.streams[site][rows, -1:]),
+            apply_each(model, steer.table.edits, edits),
+        ):
+            return run(rows, first_layer=n_below(site))
+
+
+def insisting(logits: Float[Tensor, "row d_vocab"], tokens: Int[Tensor, " row"]) -> Float[Tensor, "row d_vocab"]:
+    """Logits of the same shape with all probability on `tokens`."""
+    return torch.full_like(logits, -torch.inf).scatter(1, tokens[:, None], 0.0)

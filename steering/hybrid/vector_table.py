@@ -3,11 +3,15 @@
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
+from jaxtyping import Int, UInt64
+from torch import Tensor
 
 from lab.errors import VectorError
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Edit
+from steering.hybrid.draws import CATEGORY, draws
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,19 @@ class RandomCategory:
 
 VectorTable: TypeAlias = Drawn | PerCategory | RandomCategory
 """What a routed row is steered by."""
+
+
+def edit_of(
+    table: VectorTable, *, keys: UInt64[np.ndarray, " row"], step: int, category: Int[Tensor, " row"]
+) -> Int[Tensor, " row"]:
+    """Which of the table's edits each row gets at a token; only `PerCategory` asks for the category there."""
+    match table:
+        case Drawn(edits=edits):
+            return torch.from_numpy((keys % np.uint64(len(edits))).astype(np.int64)).to(category.device)
+        case PerCategory():
+            return category
+        case RandomCategory(edits=edits):
+            return draws(CATEGORY, keys, step, len(edits), category.device)
 
 
 def shuffled(table: PerCategory, generator: torch.Generator) -> PerCategory:

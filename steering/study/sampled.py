@@ -18,6 +18,7 @@ from lab.tables import read_table, write_table
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
 from steering.hybrid.hybrid import Hybrid, open_hybrid
+from steering.hybrid.identity import identity
 from steering.study.arms import Arm
 from steering.study.bench import Bench
 
@@ -116,7 +117,7 @@ def old_traces(bench: Bench, model: Model, arm: str, task: Task) -> Artefact:
 def hybrid_traces(bench: Bench, arm: Arm, parents: dict[str, str]) -> Artefact:
     """An arm's traces of the held-out problems."""
     study = bench.study
-    digests = {"base": bench.base.digest, "tuned": bench.pair.tuned.digest, "arm": arm_text(arm.hybrid)}
+    digests = {"base": bench.base.digest, "tuned": bench.pair.tuned.digest, "arm": identity(arm.hybrid)}
     return trace_stage(
         bench,
         arm.name,
@@ -127,11 +128,6 @@ def hybrid_traces(bench: Bench, arm: Arm, parents: dict[str, str]) -> Artefact:
         decoding=study.decoding if arm.temperature is None else replace(study.decoding, temperature=arm.temperature),
         hybrid=arm.hybrid,
     )
-
-
-def arm_text(hybrid: Hybrid) -> str:
-    """What determines a hybrid besides its vectors, which have a digest of their own."""
-    return f"{hybrid.router} {type(hybrid.act).__name__}"
 
 
 def trace_stage(

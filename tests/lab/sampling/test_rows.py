@@ -88,6 +88,48 @@ def test_reading_again_changes_no_later_logit(model):
 
 
 @torch.inference_mode()
+def test_branches_from_any_number_of_tokens_back_equal_uncached_passes_and_leave_the_cache_bit_identical(model):
+    rows, texts = CachedRows(model, batch_of(model)), texts_of(model)
+    chosen = torch.tensor([1, 4, 1, 0, 2, 5])
+    for step in range(3):
+        before = contents(rows)
+        for n_last in (1, 3, rows.mask.shape[1]):
+            assert_close(rows.branches(chosen, n_last), uncached(model, [texts[row] for row in chosen]))
+        assert all(torch.equal(old, new) for old, new in zip(before, contents(rows), strict=True))
+        tokens = tokens_for(texts, step)
+        rows.append(tokens)
+        texts = [[*text, token] for text, token in zip(texts, tokens.tolist(), strict=True)]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("chosen", [[4, 1, 2], list(range(len(OWNER)))])
+def test_revising_writes_the_last_position_of_the_chosen_rows_alone(model, chosen):
+    rows, texts = CachedRows(model, batch_of(model)), texts_of(model)
+    for step in range(2):
+        tokens = tokens_for(texts, step)
+        rows.append(tokens)
+        texts = [[*text, token] for text, token in zip(texts, tokens.tolist(), strict=True)]
+        before = contents(rows)
+        # Another token in the place of the last one, as an edit would have it.
+        others = (rows.tokens[:, -1] + 1) % 256
+        kept, rows.tokens = rows.tokens, torch.cat([rows.tokens[:, :-1], others[:, None]], dim=1)
+        revised = rows.revise(torch.tensor(chosen))
+        rows.tokens = kept
+        for row in chosen:
+            texts[row][-1] = int(others[row])
+        assert_close(revised, uncached(model, [texts[row] for row in chosen]))
+        for old, new in zip(before, contents(rows), strict=True):
+            assert torch.equal(old[..., :-1, :], new[..., :-1, :])
+            left = [row for row in range(len(OWNER)) if row not in chosen]
+            assert torch.equal(old[left], new[left])
+            assert not any(torch.equal(old[row, :, -1], new[row, :, -1]) for row in chosen)
+    tokens = tokens_for(texts, 9)
+    rows.append(tokens)
+    texts = [[*text, token] for text, token in zip(texts, tokens.tolist(), strict=True)]
+    assert_close(rows.propose().logits, uncached(model, texts))
+
+
+@torch.inference_mode()
 def test_rows_that_stay_are_the_same_texts_in_the_order_asked_for(model):
     rows, texts = CachedRows(model, batch_of(model)), texts_of(model)
     for step, kept in enumerate(([5, 0, 2, 3], [0, 1, 2], [2])):

@@ -1,6 +1,5 @@
 """Hybrids against their own definition: full passes of both models for every token, one row, no cache."""
 
-import copy
 from dataclasses import replace
 
 import numpy as np
@@ -8,13 +7,11 @@ import pytest
 import torch
 
 from lab.errors import VectorError
-from lab.models.load import Model, assemble
+from lab.models.load import Model
 from lab.models.pair import ModelPair
-from lab.models.tiny import byte_tokenizer, tiny_model
-from lab.sampling.decoding import GREEDY, Decoding, pick
+from lab.sampling.decoding import GREEDY, pick
 from lab.sampling.sample import end_tokens, sample
 from lab.seeds import child_seed, uniforms
-from lab.tasks.problem import Problem
 from probes.site import Site, hook_site
 from steering.edit import Ablate, Add, Rotate, apply
 from steering.gate import AtPositions, WhileWriting
@@ -22,32 +19,15 @@ from steering.hybrid.act import LikelyToken, SecondChoice, Steer, Takeover
 from steering.hybrid.hybrid import (
     Hybrid,
     insisting,
-    open_hybrid,
 )
 from steering.hybrid.router import Always, AtRandom, AtSteps, Disagreement, Never, Reranked, route
 from steering.hybrid.vector_table import Drawn
 from steering.hybrid.view import View
-from steering.vector import SteeringVector
+
+from .by_hand import FEW, PROBLEMS, SAMPLED, SEED, pair_of, vector, written
 
 FAMILIES = ["llama", "gemma2", "gpt2"]
-WORDS = ("a", "what is 2+3?", "chains of unequal length are the point of this", "x" * 31, "no")
-PROBLEMS = [
-    Problem(id=f"p{index}", prompt=f"{WORDS[index % 5]}{index}", answer="", family="all", source="test")
-    for index in range(20)
-]
-FEW = PROBLEMS[:6]
-SAMPLED = Decoding(max_new_tokens=12)
 SHORT = replace(GREEDY, max_new_tokens=8)
-SEED = 3
-
-
-def pair_of(family) -> ModelPair:
-    """A base and the same network with a little noise on its weights, so that they disagree now and then."""
-    base = tiny_model(family, seed=5)
-    network, generator = copy.deepcopy(base.network), torch.Generator().manual_seed(0)
-    for parameter in network.parameters():
-        parameter += 0.1 * parameter.std() * torch.randn(parameter.shape, generator=generator)
-    return ModelPair(base=base, tuned=assemble(network, byte_tokenizer(), name="tuned"))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -60,28 +40,10 @@ def llamas() -> ModelPair:
     return pair_of("llama")
 
 
-def vector(seed, *sites, norm=6.0) -> SteeringVector:
-    generator = torch.Generator().manual_seed(seed)
-    noise = {site: torch.randn(32, generator=generator) for site in sites or (Site(0),)}
-    return SteeringVector({site: norm * row / row.norm() for site, row in noise.items()}, dict.fromkeys(noise, 1.0), "")
-
-
 STEER = Steer(Drawn((Add(vector(0)),)))
 SEVERAL = Steer(
     Drawn((Add(vector(0)), Add(vector(1, Site(0), Site(1, "resid_pre")), dose=0.5), Add(vector(2, Site(1)))))
 )
-
-
-def written(pair, hybrid, problems=PROBLEMS, decoding=SAMPLED, *, n_samples=1, batch_size=256):
-    return sample(
-        pair.base,
-        problems,
-        n_samples,
-        decoding,
-        seed=SEED,
-        batch_size=batch_size,
-        open_rows=open_hybrid(pair, hybrid),
-    )
 
 
 @torch.no_grad()
@@ -414,11 +376,10 @@ def test_draws_of_likely_tokens_are_unrelated_to_those_that_route_and_choose():
         assert abs(np.corrcoef(ours, theirs)[0, 1]) < 4 / ours.size**0.5
 
 
-def test_insisting_puts_all_probability_on_a_token_in_the_given_rows_alone():
+def test_insisting_puts_all_probability_on_the_given_tokens():
     logits = torch.arange(12.0).reshape(3, 4)
-    changed = insisting(logits, torch.tensor([2, 0]), torch.tensor([1, 3]))
-    assert changed.softmax(-1)[[2, 0]].tolist() == [[0, 1, 0, 0], [0, 0, 0, 1]]
-    assert torch.equal(changed[1], logits[1])
+    changed = insisting(logits, torch.tensor([1, 3, 3]))
+    assert changed.softmax(-1).tolist() == [[0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 1]]
     assert torch.equal(logits, torch.arange(12.0).reshape(3, 4)), "the logits that came are left as they were"
 
 

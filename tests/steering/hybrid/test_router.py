@@ -1,6 +1,7 @@
 """Routers: when a token is not left to the base model."""
 
 import itertools
+from math import inf, log
 
 import numpy as np
 import pytest
@@ -9,9 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.errors import DecodingError
+from lab.models.tiny import tiny_model
 from lab.seeds import child_seed, uniforms
-from steering.hybrid.router import Always, AtRandom, AtSteps, Disagreement, Never, Reranked, asks_tuned, route
+from probes.site import Site
+from steering.hybrid.linear_probe import LinearProbe
+from steering.hybrid.router import (
+    Always,
+    AtRandom,
+    AtSteps,
+    BaseProbe,
+    Disagreement,
+    EntropyAbove,
+    InCategories,
+    Never,
+    Reranked,
+    Scheduled,
+    asks_tuned,
+    route,
+)
 from steering.hybrid.view import View
+
+from .by_hand import taxonomy_of
 
 
 def keys(n):
@@ -127,3 +146,69 @@ def test_only_routers_that_compare_the_models_ask_the_tuned_one():
 def test_a_rate_that_is_no_probability_is_refused(rate):
     with pytest.raises(DecodingError, match="want a probability between 0 and 1"):
         AtRandom(rate)
+
+
+@given(st.floats(0, 1), st.integers(0, 30))
+def test_a_schedule_of_one_rate_is_that_rate_at_random(rate, step):
+    assert routed(Scheduled((rate,)), step=step, n=40) == routed(AtRandom(rate), step=step, n=40)
+
+
+def test_a_schedule_of_rates_goes_on_with_its_last():
+    rates = (1.0, 0.0, 0.5)
+    for step, rate in enumerate((*rates, 0.5, 0.5)):
+        assert routed(Scheduled(rates), step=step, n=40) == routed(AtRandom(rate), step=step, n=40)
+
+
+@pytest.mark.parametrize("rates", [(), (0.5, 1.2), (float("nan"),)])
+def test_a_schedule_without_probabilities_is_refused(rates):
+    with pytest.raises(DecodingError, match="want at least one, and probabilities"):
+        Scheduled(rates)
+
+
+def test_entropy_by_hand():
+    # Uniform over 1, 2 and 4 tokens: 0, log 2 and log 4 nats.
+    base = torch.tensor([[0.0, -inf, -inf, -inf], [0.0, 0.0, -inf, -inf], [3.0, 3.0, 3.0, 3.0]])
+    assert routed(EntropyAbove(0.0), n=3, base=base) == [False, True, True]
+    assert routed(EntropyAbove(log(2) + 1e-3), n=3, base=base) == [False, False, True]
+    assert routed(EntropyAbove(log(4) + 1e-3), n=3, base=base) == [False, False, False]
+
+
+@given(st.integers(0, 1000), st.floats(0, 2), st.floats(0, 2))
+def test_a_higher_bound_on_entropy_routes_fewer_and_the_temperature_is_one(seed, one, other):
+    base, _ = logits_of(seed)
+    low, high = (routed(EntropyAbove(nats), n=40, base=base) for nats in sorted((one, other)))
+    assert all(not wanted or also for wanted, also in zip(high, low, strict=True))
+    wanted = torch.distributions.Categorical(logits=base).entropy() > one
+    assert routed(EntropyAbove(one), n=40, base=base) == wanted.tolist()
+
+
+@pytest.mark.parametrize("nats", [-1.0, inf, float("nan")])
+def test_an_entropy_that_cannot_be_a_bound_is_refused(nats):
+    with pytest.raises(DecodingError, match="want a finite number from 0 on"):
+        EntropyAbove(nats)
+
+
+def test_a_linear_probe_opens_on_one_side_of_its_plane():
+    probe = LinearProbe(Site(0), torch.tensor([2.0, -1.0]), -1.0)
+    stream = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.5, 0.0], [0.0, -3.0]])
+    assert probe.opens(stream).tolist() == [True, False, False, True]
+    view = View(torch.zeros(4, 3), {Site(0): stream})
+    assert route(BaseProbe(probe), step=0, keys=keys(4), base=view, tuned=None).tolist() == [True, False, False, True]
+
+
+def test_a_router_by_category_routes_its_categories_alone():
+    taxonomy = taxonomy_of(tiny_model(), n=4)
+    # A stream along a category's own direction is of that category.
+    view = View(torch.zeros(4, 3), {taxonomy.site: 2 * taxonomy.W_dec})
+    for wanted in ({1, 3}, set(), {0, 1, 2, 3}):
+        router = InCategories(taxonomy, frozenset(wanted))
+        came = route(router, step=0, keys=keys(4), base=View(torch.zeros(4, 3), {}), tuned=view)
+        assert came.tolist() == [category in wanted for category in range(4)]
+    assert asks_tuned(InCategories(taxonomy, frozenset({1})))
+    with pytest.raises(DecodingError, match=r"categories \[4\] of a taxonomy of 4: want 0 to 3"):
+        InCategories(taxonomy, frozenset({1, 4}))
+
+
+def test_routers_that_read_the_base_alone_do_not_ask_the_tuned_model():
+    probe = LinearProbe(Site(0), torch.ones(2), 0.0)
+    assert not any(map(asks_tuned, (Scheduled((0.5,)), EntropyAbove(1.0), BaseProbe(probe))))
