@@ -10,7 +10,7 @@ from probes.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add, AddScaled
 from steering.fit.random import random_like
-from steering.hybrid.act import Steer, Sweep
+from steering.hybrid.act import FirstChooser, Steer, Sweep
 from steering.hybrid.hybrid import Hybrid
 from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory, VectorTable
 from steering.rivals.recipe import (
@@ -44,7 +44,9 @@ def hybrid_of(rivals: Rivals, recipe: Recipe, *, seed: int) -> Hybrid:
     match recipe:
         case P1():
             table = _constant_table(rivals, recipe, seed)
-            return Hybrid(recipe.router, Sweep(table, recipe.doses, recipe.windows, recipe.chooser))
+            # The first candidate is the only one that this chooser reads.
+            n = 1 if isinstance(recipe.chooser, FirstChooser) else None
+            return Hybrid(recipe.router, Sweep(table, recipe.doses[:n], recipe.windows[:n], recipe.chooser))
         case P2():
             return Hybrid(recipe.router, Steer(_scaled_table(rivals, recipe, seed)))
 

@@ -64,7 +64,9 @@ def test_the_first_rival_is_fifty_candidates_among_which_the_tuned_model_chooses
 def test_a_chooser_changes_who_chooses_and_nothing_else(rivals, chooser):
     theirs, ours = made(rivals).act, made(rivals, P1(chooser=chooser)).act
     assert ours.chooser == chooser
-    assert (ours.doses, ours.windows) == (theirs.doses, theirs.windows)
+    # Of candidates that nobody reads none is written.
+    n = 1 if chooser == FirstChooser() else 10
+    assert (ours.doses, ours.windows) == (theirs.doses[:n], theirs.windows[:n])
     assert_same(directions(ours.table), directions(theirs.table))
 
 
