@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from lab.models.load import Model
 from probes.sae.dictionary import Sae
+from steering.coefficient import Coefficient
 
 StreamChange: TypeAlias = Callable[[Float[Tensor, "batch pos d_model"]], Float[Tensor, "batch pos d_model"]]
 """A stream -> what stands in its place, of the same dtype; gradients pass."""
@@ -22,6 +23,17 @@ def addition(model: Model, direction: Float[Tensor, "*batch_1 d_model"]) -> Stre
 
     def add(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         return stream + here.to(stream.device, stream.dtype)
+
+    return add
+
+
+def scaled_addition(model: Model, direction: Float[Tensor, " d_model"], coefficient: Coefficient) -> StreamChange:
+    """h + c(h) d, in single precision or better."""
+    here = direction.to(model.device, working_dtype(model))
+
+    def add(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        wide = stream.to(here.dtype)
+        return (wide + coefficient.of(wide)[..., None] * here.to(stream.device)).to(stream.dtype)
 
     return add
 

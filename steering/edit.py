@@ -16,7 +16,8 @@ from lab.errors import SiteError, VectorError
 from lab.models.load import Model
 from probes.sae.dictionary import Sae, require_fit
 from probes.site import Site, hook_site
-from steering.change import StreamChange, ablation, addition, clamping, rotation
+from steering.change import StreamChange, ablation, addition, clamping, rotation, scaled_addition
+from steering.coefficient import Coefficient
 from steering.gate import EVERYWHERE, Everywhere, Gate, Opened, opened_gates
 from steering.vector import SteeringVector
 
@@ -31,6 +32,28 @@ class Add:
 
     def __post_init__(self) -> None:
         _require_finite("dose", self.dose)
+
+
+@dataclass(frozen=True, slots=True)
+class AddScaled:
+    """Adds `dose * c * vector` with c what `coefficient` makes of the token's own stream; with c = 1 it is `Add`.
+
+    The vector has one site, since a coefficient reads the stream of the site that it was fitted at.
+    """
+
+    vector: SteeringVector
+    coefficient: Coefficient
+    dose: float = 1.0
+    where: Gate = EVERYWHERE
+
+    def __post_init__(self) -> None:
+        _require_finite("dose", self.dose)
+        if len(self.vector.sites) != 1 or self.vector.d_model != self.coefficient.d_model:
+            raise VectorError(
+                f"a coefficient that reads streams of width {self.coefficient.d_model}, and a vector of width "
+                f"{self.vector.d_model} at {', '.join(map(str, self.vector.sites))}: want a vector of that width at "
+                "one site"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +121,7 @@ class Rotate:
                 raise VectorError(f"the vectors lie on one line at {site}: want two that span a plane")
 
 
-Edit: TypeAlias = Add | Ablate | ClampFeature | Rotate
+Edit: TypeAlias = Add | AddScaled | Ablate | ClampFeature | Rotate
 """What happens to the stream at one or more sites, at the tokens where its gate `where` is open."""
 
 
@@ -110,7 +133,7 @@ def _require_finite(name: str, number: float) -> None:
 def edit_sites(edit: Edit) -> tuple[Site, ...]:
     """Where `edit` acts, in order of layer."""
     match edit:
-        case Add(vector=vector) | Ablate(vector=vector) | Rotate(vector_from=vector):
+        case Add(vector=vector) | AddScaled(vector=vector) | Ablate(vector=vector) | Rotate(vector_from=vector):
             return vector.sites
         case ClampFeature(sae=sae):
             return (sae.site,)
@@ -202,7 +225,7 @@ def apply_each(
 def check_fit(model: Model, edit: Edit) -> None:
     """VectorError or ModelError unless `edit` is as wide as the model's residual stream."""
     match edit:
-        case Add(vector=vector) | Ablate(vector=vector) | Rotate(vector_from=vector):
+        case Add(vector=vector) | AddScaled(vector=vector) | Ablate(vector=vector) | Rotate(vector_from=vector):
             check_width(model, vector)
         case ClampFeature(sae=sae):
             require_fit(sae, model)
@@ -222,6 +245,8 @@ def _change(model: Model, edit: Edit, site: Site) -> StreamChange:
     match edit:
         case Add(vector=vector, dose=dose):
             return addition(model, dose * vector.directions[site])
+        case AddScaled(vector=vector, coefficient=coefficient, dose=dose):
+            return scaled_addition(model, dose * vector.directions[site], coefficient)
         case Ablate(vector=vector):
             return ablation(model, vector.directions[site])
         case ClampFeature(sae=sae, feature=feature, value=value):

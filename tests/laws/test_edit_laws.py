@@ -1,6 +1,6 @@
 """What holds of every edit: algebra of vectors, projections and rotations, and of the gates that edits stand behind."""
 
-from math import acos, pi
+from math import acos, e, log, pi
 
 import pytest
 import torch
@@ -13,7 +13,8 @@ from probes.capture import capture
 from probes.sae.dictionary import Sae
 from probes.site import Site
 from steering.change import rotation
-from steering.edit import Ablate, Add, ClampFeature, Rotate, apply
+from steering.coefficient import Coefficient
+from steering.edit import Ablate, Add, AddScaled, ClampFeature, Rotate, apply
 from steering.gate import AtPositions, CompletionStart, InCompletion, InPrompt, WhileWriting
 from steering.vector import SteeringVector
 
@@ -58,10 +59,20 @@ def vector(seed, norm=3.0) -> SteeringVector:
     return SteeringVector({SITE: norm * noise / noise.norm()}, {SITE: 1.0}, "")
 
 
+def coefficient(seed, size=1.0, b_out=0.0) -> Coefficient:
+    """A network whose output leaves `b_out` by `size`, and not at all where that is 0."""
+    generator = torch.Generator().manual_seed(seed)
+    W_in, b_in, w_out = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((D_MODEL, 5), (5,), (5,))
+    )
+    return Coefficient(W_in=W_in, b_in=b_in, w_out=size * w_out, b_out=torch.tensor(b_out, dtype=torch.float64))
+
+
 def some_edits(seed, sae, **where):
     first, second = vector(seed), vector(seed + 20_000)
     return (
         Add(first, **where),
+        AddScaled(second, coefficient(seed, size=0.01), **where),
         Ablate(first, **where),
         ClampFeature(sae, seed % D_SAE, 2.0, **where),
         Rotate(first, second, 1.0, **where),
@@ -103,6 +114,30 @@ def test_the_sum_of_edits_is_the_edit_of_the_sum_in_any_order(model, one, other,
     together = stream(model, Add(v * a + w * b))
     assert_close(stream(model, Add(v, a), Add(w, b)), together, atol=1e-5)
     assert_close(stream(model, Add(w, b), Add(v, a)), together, atol=1e-5)
+
+
+@settings(max_examples=12)
+@given(seeds, numbers)
+def test_a_vector_with_coefficient_one_is_the_vector_added(model, seed, dose):
+    v, one = vector(seed), coefficient(seed, size=0.0, b_out=log(e - 1))
+    assert_close(stream(model, AddScaled(v, one, dose)), stream(model, Add(v, dose)), atol=1e-5)
+
+
+@settings(max_examples=12)
+@given(seeds, numbers)
+def test_a_coefficient_says_for_each_token_how_much_of_the_vector_is_added(model, seed, dose):
+    v, network = vector(seed), coefficient(seed, size=0.1)
+    plain = stream(model)
+    h, d = plain[0].double(), v.directions[SITE].double()
+    hidden = h @ network.W_in + network.b_in
+    hidden = hidden * (1 + torch.erf(hidden / 2**0.5)) / 2
+    c = torch.log1p(torch.exp(hidden @ network.w_out))
+    assert c.std() > 1e-3
+    # The dose is multiplied into the direction in single precision.
+    assert_close(
+        stream(model, AddScaled(v, network, dose))[0] - h, dose * c[:, None] * d, atol=1e-6 * float(c.max()) * 12
+    )
+    assert torch.equal(stream(model, AddScaled(v, network, 0.0)), plain)
 
 
 @settings(max_examples=12)

@@ -16,7 +16,8 @@ from lab.tasks.problem import Problem
 from probes.capture import capture
 from probes.sae.dictionary import Sae
 from probes.site import Site
-from steering.edit import Ablate, Add, ClampFeature, Rotate, apply, apply_each
+from steering.coefficient import Coefficient
+from steering.edit import Ablate, Add, AddScaled, ClampFeature, Rotate, apply, apply_each
 from steering.gate import AtPositions, InCompletion, InPrompt
 from steering.vector import SteeringVector
 
@@ -53,11 +54,18 @@ def sae_at(site, width=WIDTH) -> Sae:
     return Sae(name="random", site=site, coder=coder.requires_grad_(False), trained_on=None, digest="random")
 
 
+def coefficient(width=WIDTH, seed=0) -> Coefficient:
+    generator = torch.Generator().manual_seed(seed)
+    W_in, b_in, w_out = (torch.randn(*shape, generator=generator) for shape in ((width, 5), (5,), (5,)))
+    return Coefficient(W_in=W_in, b_in=b_in, w_out=w_out, b_out=torch.tensor(0.3))
+
+
 def one_of_each(**where):
-    """An edit of every kind, at the same sites."""
+    """An edit of every kind, at the same sites, or at the first of them."""
     sites = (Site(0), Site(1, "resid_pre"))
     return (
         Add(vector_at(*sites), **where),
+        AddScaled(vector_at(Site(0), seed=4), coefficient(), **where),
         Ablate(vector_at(*sites, seed=1), **where),
         ClampFeature(sae_at(Site(0)), 2, 8.0, **where),
         Rotate(vector_at(*sites, seed=2), vector_at(*sites, seed=3), 2.0, **where),
@@ -343,6 +351,13 @@ def test_edits_that_say_nothing_definite_are_refused():
     other = vector_at(Site(0), seed=1)
     with pytest.raises(VectorError, match="an edit with dose nan: want a finite number"):
         Add(vector, dose=float("nan"))
+    with pytest.raises(VectorError, match="an edit with dose inf"):
+        AddScaled(vector, coefficient(), float("inf"))
+    for elsewhere in (vector_at(Site(0), Site(1)), vector_at(Site(0), width=8)):
+        with pytest.raises(VectorError, match=r"streams of width 32, and a vector of width .*: want a vector of that"):
+            AddScaled(elsewhere, coefficient())
+    with pytest.raises(VectorError, match="a coefficient's network holds NaN"):
+        replace(coefficient(), b_out=torch.tensor(float("nan")))
     with pytest.raises(VectorError, match="an edit with value inf"):
         ClampFeature(sae, 0, float("inf"))
     with pytest.raises(VectorError, match="an edit with angle nan"):

@@ -1,0 +1,1 @@
+"""Rivals: the two published methods of hybrid steering, with their faults as values that can be switched."""

@@ -1,0 +1,100 @@
+"""rival_arms: both rivals, each with one fault mended or its vectors replaced, as arms of a ladder."""
+
+from dataclasses import dataclass, replace
+
+from steering.hybrid.act import FirstChooser, RandomChooser
+from steering.hybrid.hybrid import Hybrid
+from steering.hybrid.router import AtRandom
+from steering.rivals.hybrid_of import hybrid_of
+from steering.rivals.recipe import (
+    P1,
+    P2,
+    AllRandom,
+    BiasOnly,
+    Disagreements,
+    FittedSite,
+    Normalised,
+    NormMatched,
+    NormOne,
+    RandomFiring,
+    Raw,
+    Recipe,
+)
+from steering.rivals.rivals import Rivals
+
+MENDED = P1(
+    chooser=FirstChooser(),
+    doses=(1.0,),
+    windows=(1,),
+    fitted_on=Disagreements(),
+    place=FittedSite(),
+    reading=Normalised(),
+)
+"""The first rival with every fault mended: one candidate, where it was fitted, at the last position."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RivalArm:
+    """One arm; all are decoded greedily, as published."""
+
+    name: str
+    label: str
+    hybrid: Hybrid
+    control_of: str | None = None
+    """The arm that it is a control of; None for an arm that stands for itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    name: str
+    label: str
+    recipe: Recipe
+    control_of: str | None = None
+
+
+LISTED = (
+    _Listed("p1", "rival 1, as published", P1()),
+    _Listed("p1-first", "rival 1, full dose, nobody chooses", P1(chooser=FirstChooser())),
+    _Listed("p1-random-choice", "rival 1, a random candidate", P1(chooser=RandomChooser()), "p1"),
+    _Listed("p1-disagreements", "rival 1, fitted on disagreements", P1(fitted_on=Disagreements())),
+    _Listed("p1-site", "rival 1, at the site of the fit", P1(place=FittedSite())),
+    _Listed("p1-last", "rival 1, at the last position only", P1(windows=(1,))),
+    _Listed("p1-normalised", "rival 1, categories read as fitted", P1(reading=Normalised())),
+    _Listed("p1-bias", "rival 1, bias only", P1(vectors=BiasOnly()), "p1"),
+    _Listed("p1-firing", "rival 1, random categories", P1(vectors=RandomFiring()), "p1"),
+    _Listed("p1-norm-one", "rival 1, random vectors of norm 1", P1(vectors=NormOne()), "p1"),
+    _Listed("p1-norm-matched", "rival 1, random vectors, norm-matched", P1(vectors=NormMatched()), "p1"),
+    _Listed("p1-all-random", "rival 1, random bias and vectors", P1(vectors=AllRandom()), "p1"),
+    _Listed("p1-mended", "rival 1, all faults mended", MENDED),
+    _Listed("p1-mended-bias", "the same, bias only", replace(MENDED, vectors=BiasOnly()), "p1-mended"),
+    _Listed("p1-mended-random", "the same, all random", replace(MENDED, vectors=AllRandom()), "p1-mended"),
+    _Listed("p2", "rival 2, as published", P2()),
+    _Listed("p2-raw", "rival 2, categories read raw", P2(reading=Raw())),
+    _Listed("p2-firing", "rival 2, random categories", P2(vectors=RandomFiring()), "p2"),
+    _Listed("p2-norm-matched", "rival 2, random vectors, norm-matched", P2(vectors=NormMatched()), "p2"),
+)
+"""Every control stands behind what it controls."""
+
+
+def rival_arms(rivals: Rivals, *, seed: int) -> tuple[RivalArm, ...]:
+    """The arms of both rivals; `seed` decides random vectors."""
+    return tuple(
+        RivalArm(
+            name=listed.name,
+            label=listed.label,
+            hybrid=hybrid_of(rivals, listed.recipe, seed=seed),
+            control_of=listed.control_of,
+        )
+        for listed in LISTED
+    )
+
+
+def scattered_rival(rivals: Rivals, rate: float, *, seed: int) -> RivalArm:
+    """The second rival at random tokens, as often as it steered when it ran: what its gate adds."""
+    recipe = P2(router=AtRandom(rate))
+    return RivalArm(
+        name="p2-scattered",
+        label="rival 2, random tokens",
+        hybrid=hybrid_of(rivals, recipe, seed=seed),
+        control_of="p2",
+    )

@@ -1,0 +1,142 @@
+"""fit_constant: the first rival's bias, and on top of it a vector for each category."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lab.errors import VectorError
+from lab.models.load import Model
+from lab.seeds import torch_generator
+from probes.site import Site
+from probes.taxonomy.taxonomy import Taxonomy
+from steering.fit.examples import Example
+from steering.fit.likelihood import Likelihood, read_examples
+from steering.rivals.descent import Descent, descend
+from steering.rivals.material import Material, Moment
+from steering.rivals.recipe import AllTokens, Disagreements, FittedOn
+from steering.rivals.rivals import ConstantVectors
+from steering.rivals.settings import RivalSettings
+from steering.vector import SteeringVector
+
+MORE_BY_SCORE = 4
+"""Segments of the highest scores, for each one that is then taken for its surprise."""
+
+
+def fit_constant(
+    model: Model,
+    site: Site,
+    read: Material,
+    taxonomy: Taxonomy,
+    fitted_on: FittedOn,
+    settings: RivalSettings,
+    *,
+    seed: int,
+) -> ConstantVectors:
+    """Vectors of `model`, a base, that make the tuned model's text likely, after arXiv:2510.07364.
+
+    The bias is fitted on whole completions, then, with the bias frozen, the vector of each category on its segments:
+    of four times as many with the highest score, those that surprise the base most. Vectors act from the token before
+    the first target on, and the loss is the mean over the targets, which `fitted_on` chooses. Starts are random unit
+    vectors.
+
+    Departures: the categories' vectors share batches; logits are not multiplied by 0.7; a segment is read behind the
+    tuned model's own text before it. Raises VectorError where there is no target, or a loss is not finite.
+    """
+    match fitted_on:
+        case AllTokens():
+            targets = None
+        case Disagreements():
+            targets = frozenset(read.disagreements)
+    generator = torch_generator(seed, "traces")
+    drawn = torch.randperm(len(read.rows), generator=generator)[: settings.n_traces]
+    whole = [
+        example
+        for text in drawn.tolist()
+        if (example := example_of(read, text, len(read.rows[text].context), len(read.tokens(text)), targets))
+    ]
+    if not whole:
+        raise VectorError(
+            "no token of the tuned model's traces to fit a bias on: the base would write all of them; draw more traces"
+        )
+    words = f"{len(whole)} traces, loss on {'all tokens' if targets is None else 'tokens the base would not write'}"
+    likelihood = read_examples(model, site, whole, batch_size=settings.bias.batch_size)
+    scale = float(likelihood.streams.last().float().norm(dim=-1).mean())
+    (bias,) = _fitted(
+        likelihood, torch.zeros(len(whole), dtype=torch.long), 1, None, settings.bias, torch_generator(seed, "bias")
+    )
+    parts = {
+        category: chosen
+        for category in range(taxonomy.n_categories)
+        if (chosen := segment_examples(read, taxonomy, category, targets, settings.n_segments))
+    }
+    vectors = torch.zeros(taxonomy.n_categories, model.anatomy.d_model)
+    if parts:
+        examples = [example for chosen in parts.values() for example in chosen]
+        owners = torch.tensor([category for category, chosen in parts.items() for _ in chosen])
+        likelihood = read_examples(model, site, examples, batch_size=settings.categories.batch_size)
+        learned = _fitted(
+            likelihood,
+            owners,
+            taxonomy.n_categories,
+            bias,
+            settings.categories,
+            torch_generator(seed, "categories"),
+        )
+        vectors[list(parts)] = learned[list(parts)]
+    return ConstantVectors(
+        bias=SteeringVector({site: bias}, {site: scale}, f"bias of the first rival on {words}"),
+        categories=tuple(
+            SteeringVector(
+                {site: vectors[category]},
+                {site: scale},
+                f"category {taxonomy.names[category]!r} of the first rival on {len(parts.get(category, ()))} segments",
+            )
+            for category in range(taxonomy.n_categories)
+        ),
+    )
+
+
+def segment_examples(
+    read: Material, taxonomy: Taxonomy, category: int, targets: frozenset[Moment] | None, n_most: int
+) -> list[Example]:
+    """Of `category`'s segments that have a target, those chosen to fit its vector on."""
+    scores = taxonomy.scores(read.segments.means)
+    members = (scores.argmax(dim=1) == category).nonzero()[:, 0]
+    by_score = members[scores[members, category].argsort(descending=True, stable=True)].tolist()
+    spans = read.segments.segments.select("text", "first", "last").rows()
+    found: dict[int, Example] = {}
+    for segment in by_score:
+        text, first, last = spans[segment]
+        example = example_of(read, text, first, last + 1, targets)
+        if example is not None:
+            found[segment] = example
+    best = list(found)[: MORE_BY_SCORE * n_most]
+    by_surprise = sorted(best, key=lambda segment: -read.surprise[segment])
+    return [found[segment] for segment in by_surprise[:n_most]]
+
+
+def example_of(read: Material, text: int, start: int, end: int, targets: frozenset[Moment] | None) -> Example | None:
+    """The tokens from `start` to before `end` of a text as targets, or those of them that are in `targets`."""
+    tokens = read.tokens(text)
+    wanted = [place for place in range(start, end) if targets is None or Moment(text, place) in targets]
+    if not wanted:
+        return None
+    return Example(tokens[: end - 1], start - 1, [place - 1 for place in wanted], [tokens[place] for place in wanted])
+
+
+def _fitted(
+    likelihood: Likelihood,
+    owners: Int[Tensor, " example"],
+    n_vectors: int,
+    below: Float[Tensor, " d_model"] | None,
+    descent: Descent,
+    generator: torch.Generator,
+) -> Float[Tensor, "vector d_model"]:
+    """Vectors on top of `below`, each for the examples that it owns."""
+    device, d_model = likelihood.first.device, likelihood.streams.tokens.shape[1]
+    start = torch.nn.functional.normalize(torch.randn(n_vectors, d_model, generator=generator), dim=1)
+    vectors = start.to(device).requires_grad_()
+    owners = owners.to(device)
+    base = torch.zeros(d_model, device=device) if below is None else below.to(device)
+    descend(likelihood, lambda rows: base + vectors[owners[rows]], [vectors], descent, generator)
+    return vectors.detach().cpu()
