@@ -13,10 +13,11 @@ from lab.estimators.estimate import Analysis, Estimator
 from lab.estimators.evidence import Evidence
 from lab.estimators.kl_split import kl_split
 from lab.estimators.ladder_share import ladder_share
+from lab.estimators.rival_share import rival_share
 from lab.estimators.token_ranks import token_ranks
 
-SHARE_ESTIMATORS: tuple[Estimator, ...] = (coverage, base_success, kl_split, token_ranks, ladder_share)
-"""Those that give an elicited share."""
+SHARE_ESTIMATORS: tuple[Estimator, ...] = (coverage, base_success, kl_split, token_ranks, ladder_share, rival_share)
+"""Those that give an elicited share, and the published methods that are read as one."""
 
 
 def assess(

@@ -23,7 +23,9 @@ class Stopwatch:
         replaced = self._of("traces: tuned-greedy", "traces: reranked", "traces: rank2", "traces: scattered")
         fitted = self._of("traces: fit-", "traces: fitted-opening", "traces: fitted-greedy", "traces: random-")
         led = sum(seconds for key, seconds in self.spent.items() if key.startswith("before traces: greedy"))
-        return {"E1": 0.0, "E2": reading, "E3": reading, "E4": replaced, "E5": fitted + led}
+        fits_of_rivals = self._of("before traces: p1")
+        rivals = {"R1": fits_of_rivals + self._of("traces: p1"), "R2": fits_of_rivals + self._of("traces: p2")}
+        return {"E1": 0.0, "E2": reading, "E3": reading, "E4": replaced, "E5": fitted + led} | rivals
 
     def _of(self, *stages: str) -> float:
         return sum(seconds for key, seconds in self.spent.items() if key.startswith(stages))

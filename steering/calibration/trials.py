@@ -8,6 +8,7 @@ import polars as pl
 
 from lab.calibration.assess import assess
 from lab.calibration.trial import TRIALS
+from lab.estimators.rival_share import rival_share
 from lab.provenance import canonical_json, digest, provenance
 from lab.seeds import numpy_generator
 from lab.tables import read_table, write_table, write_text
@@ -34,6 +35,7 @@ def trials(case: KnownCase, effort: Effort, out: Path, *, seed: int, device: str
         if not timing.exists():
             write_text(timing, canonical_json(stopwatch.by_estimator()))
     analysis = study.analysis
+    evidence = read_evidence(measured.evidence, measured.tables)
     table = assess(
         {
             "case": case.name,
@@ -43,8 +45,8 @@ def trials(case: KnownCase, effort: Effort, out: Path, *, seed: int, device: str
             "truth_high": case.truth_high,
         },
         case.truth,
-        read_estimates(measured.estimates),
-        read_evidence(measured.evidence, measured.tables),
+        pl.concat([read_estimates(measured.estimates), rival_share(evidence, analysis)]),
+        evidence,
         replace(analysis, n_boot=effort.n_replica_boot),
         json.loads(timing.read_text(encoding="utf-8")),
         n_replicas=effort.n_replicas,

@@ -11,6 +11,8 @@ from steering.study.arms import Arm
 
 def arm_family(arm: Arm) -> Family:
     """The group of the ladder in which an arm, or the rung that it controls, is shown."""
+    if arm.is_rival:
+        return "rival"
     match arm.way:
         case BestPrompt():
             return "prompt"

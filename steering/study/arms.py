@@ -26,6 +26,8 @@ class Arm:
     way: Hybrid | Elicitation
     temperature: float | None = None
     """Another temperature than the study's: a help of its own, since sampling costs accuracy; 0 draws one sample."""
+    is_rival: bool = False
+    """Whether it is a published method of others, or a control of one."""
 
 
 def ladder(vectors: Mapping[str, tuple[SteeringVector, ...]], opening_rate: float, top: int) -> tuple[Arm, ...]:

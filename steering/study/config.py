@@ -6,6 +6,7 @@ from lab.errors import DecodingError, TaskError
 from lab.estimators.estimate import Analysis
 from lab.sampling.decoding import Decoding
 from steering.fit.gradient import GradientFit
+from steering.rivals.settings import RivalSettings
 from steering.routing.routed import RoutingFit
 from steering.study.feature_search import FeatureSearch
 from steering.study.own_help import OwnHelp
@@ -52,6 +53,8 @@ class Study:
     """Rungs of prompt and decoding alone; none when None."""
     routing: RoutingFit | None = field(default_factory=RoutingFit)
     """Routers and category vectors that are fitted; none when None."""
+    rivals: RivalSettings | None = None
+    """Two published hybrids that stand beside the ladder, with their faults switched; none when None."""
     decoding: Decoding = field(default_factory=Decoding)
     reach: int = 1000
     """Samples of one problem that still count as within the base model's reach."""

@@ -19,6 +19,7 @@ from steering.study.findings import routed_share
 from steering.study.fitting import Fitting, fitting_stage
 from steering.study.own_help import own_help_arms
 from steering.study.reported import Finished, Measured, report_stage
+from steering.study.rivalled import arms_of_rivals, rival_stage
 from steering.study.routed import routing_stage
 from steering.study.routing_arms import routing_arms, scattered
 from steering.study.sampled import hybrid_traces, own_traces, read_traces
@@ -101,6 +102,9 @@ def listed(bench: Bench, fitting: Fitting) -> Iterator[tuple[Arm, dict[str, str]
         fitted = {"vectors": found.digest, "routing": routing.digest}
         for arm in routing_arms(load_routing(routing.path), vectors, seed=study.seed):
             yield arm, fitted
+    if study.rivals is not None and (rivals := rival_stage(bench, study.rivals, fitting)) is not None:
+        for arm in arms_of_rivals(rivals, study.seed):
+            yield arm, {"rivals": rivals.digest}
 
 
 def arm_traces(bench: Bench, arm: Arm, parents: dict[str, str]) -> Artefact:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from lab.metrics.bootstrap import resamples
 from lab.models.load import Model
-from lab.report.ledger import RIVALS, SCHEMAS, Family
+from lab.report.ledger import SCHEMAS, Family
 from lab.sampling.trace import VERDICTS, verdict_table
 from lab.seeds import numpy_generator
 from lab.stage import Artefact, memoised
@@ -33,6 +33,7 @@ from steering.study.findings import (
     pass_at_k_table,
     routed_share,
 )
+from steering.study.rivalled import rival_table
 from steering.study.sampled import read_traces
 
 N_EXAMPLES = 3
@@ -65,7 +66,7 @@ def table_stage(
         )
         tables = {
             "ladder": ladder_table(rungs, weights),
-            "rivals": RIVALS.frame([]),
+            "rivals": rival_table({arm.name: arm for arm in between}, weights),
             "guess": guess_table(own, bench.task, weights),
             "pass_at_k": pass_at_k_table(own, bench.study.ks, weights),
             "cover": cover_table(own, weights),

@@ -1,0 +1,93 @@
+"""Rival stage: the tuned model's fitting traces -> two published methods, their arms, and what both formulas say."""
+
+from collections.abc import Mapping
+from math import nan
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int
+
+from lab.errors import EstimateError, VectorError
+from lab.metrics.accuracy import accuracy
+from lab.metrics.rival_gap import rival_gap
+from lab.metrics.share import elicited_share
+from lab.report.ledger import RIVALS
+from lab.stage import Artefact, memoised
+from probes.taxonomy.segments import Rule, Sentences, Steps
+from steering.rivals.arms import rival_arms
+from steering.rivals.fit_rivals import fit_rivals
+from steering.rivals.rivals_file import load_rivals, save_rivals
+from steering.rivals.settings import RivalSettings
+from steering.study.arms import Arm
+from steering.study.bench import Bench
+from steering.study.findings import Answered
+from steering.study.fitting import Fitting
+from steering.study.sampled import read_traces
+
+
+def rival_stage(bench: Bench, settings: RivalSettings, fitting: Fitting) -> Artefact | None:
+    """`rivals/`; None where the tuned model's traces have nothing to fit on."""
+    config = {"rivals": settings, "seed": bench.study.seed}
+    parents = {"fit-tuned": fitting.tuned.digest, "base": bench.base.digest, "tuned": bench.pair.tuned.digest}
+
+    def compute(work: Path) -> None:
+        by_id = {problem.id: problem for problem in bench.fit_task.problems}
+        rule: Rule = Sentences() if bench.task.steps is None else Steps(bench.task.steps, by_id)
+        found = fit_rivals(bench.pair, read_traces(fitting.tuned), by_id, rule, settings, seed=bench.study.seed)
+        save_rivals(work, found, bench.made_by("rivals", config, parents))
+
+    try:
+        return memoised(bench.out, "rivals", config, parents, compute)
+    except (VectorError, EstimateError):
+        return None
+
+
+def arms_of_rivals(rivals: Artefact, seed: int) -> tuple[Arm, ...]:
+    """The published methods, greedy as published, each also with one fault mended or its vectors replaced."""
+    return tuple(
+        Arm(
+            name=arm.name,
+            label=arm.label if arm.control_of else f"+ {arm.label}",
+            kind="rung" if arm.control_of is None else "control",
+            control_of=arm.control_of,
+            way=arm.hybrid,
+            temperature=0.0,
+            is_rival=True,
+        )
+        for arm in rival_arms(load_rivals(rivals.path), seed=seed)
+    )
+
+
+def rival_table(arms: Mapping[str, Answered], weights: Int[np.ndarray, "boot _problem"]) -> pl.DataFrame:
+    """`RIVALS`: every arm of a published method between the two models decoded greedily; without those no row."""
+    mine = [arm for arm in arms.values() if arm.family == "rival"]
+    if not mine or not {"greedy", "tuned-greedy"} <= set(arms):
+        return RIVALS.frame([])
+    base, tuned = (arms[name].rates("strict") for name in ("greedy", "tuned-greedy"))
+    rows = []
+    for arm in mine:
+        rates = arm.rates("strict")
+        share = elicited_share(rates, base, tuned, weights)
+        level = accuracy(arm.accepted("strict"), weights)
+        switched = arm.label.split(", ", maxsplit=1)[1]
+        rows.append(
+            {
+                "rival": "P1" if arm.name.startswith("p1") else "P2",
+                "arm": arm.name,
+                "label": arm.label,
+                "fault": None if switched == "as published" else switched,
+                "theirs": rival_gap(rates.mean(), base.mean(), tuned.mean()),
+                "share": share.value,
+                "share_low": share.low,
+                "share_high": share.high,
+                "refusal": share.refusal,
+                "accuracy": level.value,
+                "low": level.low,
+                "high": level.high,
+                "gap": float(tuned.mean() - base.mean()),
+                "truth": nan,
+                "n_problems": len(rates),
+            }
+        )
+    return RIVALS.frame(rows)
