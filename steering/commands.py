@@ -51,6 +51,8 @@ class StudyCommand:
     """Block at whose output vectors act, from 0; the middle one if not given."""
     feature_layers: tuple[int, ...] = ()
     """Blocks at whose outputs features are sought, by sparse autoencoders of the base model; none if not given."""
+    rivals: bool = False
+    """Also run two published hybrids, with each of their faults switched."""
     temperature: float = 1.0
     """Sampling temperature; 0 is greedy."""
     max_new_tokens: int = 96

@@ -121,6 +121,7 @@ def demo_study(seed: int) -> Study:
 def as_study(command: StudyCommand) -> Study:
     """The configuration that a `lab study` command describes."""
     from lab.sampling.decoding import Decoding
+    from steering.rivals.settings import RivalSettings
 
     base, tuned = named_pair(command.pair)
     return Study(
@@ -136,6 +137,7 @@ def as_study(command: StudyCommand) -> Study:
         n_fit_problems=command.n_fit_problems,
         layer=command.layer,
         features=FeatureSearch(layers=command.feature_layers) if command.feature_layers else None,
+        rivals=RivalSettings() if command.rivals else None,
         decoding=Decoding(temperature=command.temperature, max_new_tokens=command.max_new_tokens),
         seed=command.seed,
         batch_size=command.batch_size,

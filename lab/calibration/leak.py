@@ -14,6 +14,8 @@ from lab.tables import Column, Schema, read_table
 
 TAUGHT = "TAUGHT"
 """The kind of organism whose gain was all taught: the true share is 0."""
+LEAKING = (TAUGHT, *SILENT)
+"""Kinds on which whatever an arm recovers is a leak."""
 
 LEAKS = Schema(
     "leaks",
@@ -88,7 +90,7 @@ def leaks(cases: Sequence[Case]) -> pl.DataFrame:
     names = [case.name for case in cases]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise EstimateError(f"leaks: {', '.join(twice)} came more than once; give each case one ladder")
-    return LEAKS.frame([row for case in cases if case.kind in (TAUGHT, *SILENT) for row in _rows(case)])
+    return LEAKS.frame([row for case in cases if case.kind in LEAKING for row in _rows(case)])
 
 
 def leak(table: pl.DataFrame, arm: str) -> Leak | None:

@@ -6,11 +6,17 @@ from dataclasses import dataclass
 from math import nan
 from pathlib import Path
 
+from lab.calibration.leak import LEAKING
+from lab.calibration.trial import SCORED
+from lab.estimators.rival_share import RIVALS
 from lab.models.source import organism_directory, organism_names
 from lab.sampling.decoding import Decoding
 from lab.seeds import child_seed
 from steering.calibration.effort import Effort
+from steering.rivals.settings import RivalSettings
+from steering.routing.routed import RoutingFit
 from steering.study.config import Study
+from steering.study.own_help import OwnHelp
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +65,13 @@ def known_cases() -> Iterator[KnownCase]:
 
 
 def case_study(case: KnownCase, effort: Effort, *, seed: int, device: str) -> Study:
-    """The study that measures a case; every case draws problems of its own, so that trials are independent."""
+    """The study that measures a case; every case draws problems of its own, so that trials are independent.
+
+    All arms run where none has anything to recover, so that what each leaks is seen; elsewhere those that estimators
+    look at, and the published methods where they are scored beside them.
+    """
+    leaks = case.kind in LEAKING
+    compared = leaks or case.kind in SCORED
     return Study(
         base=case.base,
         tuned=case.tuned,
@@ -71,7 +83,10 @@ def case_study(case: KnownCase, effort: Effort, *, seed: int, device: str) -> St
         n_score_samples=effort.n_score_samples,
         n_old_samples=effort.n_old_samples,
         n_fit_problems=effort.n_fit_problems,
-        arms=effort.arms,
+        arms=() if leaks else (*effort.arms, *(RIVALS.values() if compared else ())),
+        own_help=OwnHelp() if leaks else None,
+        routing=RoutingFit() if leaks else None,
+        rivals=RivalSettings() if compared else None,
         ks=tuple(k for k in (1, 2, 4, 8, 16, 32, 64) if k <= effort.n_curve_samples),
         decoding=Decoding(max_new_tokens=96),
         n_boot=effort.n_boot,

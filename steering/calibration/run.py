@@ -13,6 +13,7 @@ import polars as pl
 import torch
 
 from lab.calibration.agreement import AGREEMENT, agreement
+from lab.calibration.leak import LEAKING, LEAKS, Case, leaks
 from lab.calibration.record import RECORDS, records
 from lab.calibration.trial import TRIALS
 from lab.errors import ModelError
@@ -22,6 +23,7 @@ from lab.models.device import resolve_device
 from lab.provenance import digest, file_digest, provenance
 from lab.report.calibration_page import CalibrationPage, render_calibration
 from lab.report.forgetting_scatter import FORGETTING
+from lab.report.ledger import LADDER
 from lab.report.path_plot import PATH
 from lab.report.provenance_section import TableFile
 from lab.tables import Schema, read_table, write_table, write_text
@@ -62,8 +64,14 @@ def calibrate(
     if effort.path is not None and (starts := path_starts(cases)):
         run_path = partial(path_rows, test=effort.path, out=out, seed=seed, device=str(chosen_device))
         path = PATH.checked(pl.concat(in_parallel("paths", run_path, starts, jobs, watch)))
-    found = {"trials": table, "records": records(table), "agreement": agreement(table)}
-    schemas: dict[str, Schema] = {"trials": TRIALS, "records": RECORDS, "agreement": AGREEMENT, "path": PATH}
+    found = {"trials": table, "records": records(table), "agreement": agreement(table), "leaks": leaked(cases, out)}
+    schemas: dict[str, Schema] = {
+        "trials": TRIALS,
+        "records": RECORDS,
+        "agreement": AGREEMENT,
+        "leaks": LEAKS,
+        "path": PATH,
+    }
     if effort.path is not None:
         found["path"] = path
     made_by = provenance(
@@ -119,6 +127,17 @@ def quietly() -> None:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+
+
+def leaked(cases: Sequence[KnownCase], out: Path) -> pl.DataFrame:
+    """`LEAKS`: what every arm recovered on the organisms where there is nothing to recover."""
+    return leaks(
+        [
+            Case(case.name, case.kind, read_table(case_out(out, case) / "tables" / "ladder.parquet", LADDER))
+            for case in cases
+            if case.kind in LEAKING
+        ]
+    )
 
 
 def forgetting_rows(cases: Sequence[KnownCase], out: Path) -> pl.DataFrame:

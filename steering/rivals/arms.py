@@ -45,7 +45,9 @@ class RivalArm:
 
 
 @dataclass(frozen=True, slots=True)
-class _Listed:
+class Listed:
+    """An arm before anything is fitted."""
+
     name: str
     label: str
     recipe: Recipe
@@ -53,6 +55,7 @@ class _Listed:
 
 
 LISTED = (
+<<<<<<< HEAD
     _Listed("p1", "P1, as published", P1()),
     _Listed("p1-first", "P1, full dose, nobody chooses", P1(chooser=FirstChooser())),
     _Listed("p1-random-choice", "P1, a random candidate", P1(chooser=RandomChooser()), "p1"),
@@ -72,6 +75,27 @@ LISTED = (
     _Listed("p2-raw", "P2, categories read raw", P2(reading=Raw())),
     _Listed("p2-firing", "P2, random categories", P2(vectors=RandomFiring()), "p2"),
     _Listed("p2-norm-matched", "P2, random vectors, norm-matched", P2(vectors=NormMatched()), "p2"),
+=======
+    Listed("p1", "rival 1, as published", P1()),
+    Listed("p1-first", "rival 1, full dose, nobody chooses", P1(chooser=FirstChooser())),
+    Listed("p1-random-choice", "rival 1, a random candidate", P1(chooser=RandomChooser()), "p1"),
+    Listed("p1-disagreements", "rival 1, fitted on disagreements", P1(fitted_on=Disagreements())),
+    Listed("p1-site", "rival 1, at the site of the fit", P1(place=FittedSite())),
+    Listed("p1-last", "rival 1, at the last position only", P1(windows=(1,))),
+    Listed("p1-normalised", "rival 1, categories read as fitted", P1(reading=Normalised())),
+    Listed("p1-bias", "rival 1, bias only", P1(vectors=BiasOnly()), "p1"),
+    Listed("p1-firing", "rival 1, random categories", P1(vectors=RandomFiring()), "p1"),
+    Listed("p1-norm-one", "rival 1, random vectors of norm 1", P1(vectors=NormOne()), "p1"),
+    Listed("p1-norm-matched", "rival 1, random vectors, norm-matched", P1(vectors=NormMatched()), "p1"),
+    Listed("p1-all-random", "rival 1, random bias and vectors", P1(vectors=AllRandom()), "p1"),
+    Listed("p1-mended", "rival 1, all faults mended", MENDED),
+    Listed("p1-mended-bias", "the same, bias only", replace(MENDED, vectors=BiasOnly()), "p1-mended"),
+    Listed("p1-mended-random", "the same, all random", replace(MENDED, vectors=AllRandom()), "p1-mended"),
+    Listed("p2", "rival 2, as published", P2()),
+    Listed("p2-raw", "rival 2, categories read raw", P2(reading=Raw())),
+    Listed("p2-firing", "rival 2, random categories", P2(vectors=RandomFiring()), "p2"),
+    Listed("p2-norm-matched", "rival 2, random vectors, norm-matched", P2(vectors=NormMatched()), "p2"),
+>>>>>>> rivals
 )
 """Every control stands behind what it controls."""
 

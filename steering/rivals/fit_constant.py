@@ -36,8 +36,8 @@ def fit_constant(
 
     The bias is fitted on whole completions, then, with the bias frozen, the vector of each category on its segments:
     of four times as many with the highest score, those that surprise the base most. Vectors act from the token before
-    the first target on, and the loss is the mean over the targets, which `fitted_on` chooses. Starts are random unit
-    vectors.
+    the completion or the segment on, and the loss is the mean over those of its tokens that `fitted_on` names. Starts
+    are random unit vectors.
 
     Departures: the categories' vectors share batches; logits are not multiplied by 0.7; a segment is read behind the
     tuned model's own text before it. Raises VectorError where there is no target, or a loss is not finite.
@@ -47,52 +47,61 @@ def fit_constant(
             targets = None
         case Disagreements():
             targets = frozenset(read.disagreements)
-    generator = torch_generator(seed, "traces")
-    drawn = torch.randperm(len(read.rows), generator=generator)[: settings.n_traces]
-    whole = [
-        example
-        for text in drawn.tolist()
-        if (example := example_of(read, text, len(read.rows[text].context), len(read.tokens(text)), targets))
+    bias = _bias(model, site, read, targets, settings, seed)
+    return ConstantVectors(bias, _categories(model, bias, read, taxonomy, targets, settings, seed))
+
+
+def _bias(
+    model: Model,
+    site: Site,
+    read: Material,
+    targets: frozenset[Moment] | None,
+    settings: RivalSettings,
+    seed: int,
+) -> SteeringVector:
+    drawn = torch.randperm(len(read.rows), generator=torch_generator(seed, "traces"))[: settings.n_traces]
+    found = [
+        example_of(read, text, len(read.rows[text].context), len(read.tokens(text)), targets) for text in drawn.tolist()
     ]
+    whole = [example for example in found if example is not None]
     if not whole:
         raise VectorError(
             "no token of the tuned model's traces to fit a bias on: the base would write all of them; draw more traces"
         )
-    words = f"{len(whole)} traces, loss on {'all tokens' if targets is None else 'tokens the base would not write'}"
     likelihood = read_examples(model, site, whole, batch_size=settings.bias.batch_size)
+    owners = torch.zeros(len(whole), dtype=torch.long)
+    (bias,) = _fitted(likelihood, owners, 1, None, settings.bias, torch_generator(seed, "bias"))
     scale = float(likelihood.streams.last().float().norm(dim=-1).mean())
-    (bias,) = _fitted(
-        likelihood, torch.zeros(len(whole), dtype=torch.long), 1, None, settings.bias, torch_generator(seed, "bias")
-    )
-    parts = {
-        category: chosen
+    words = "all tokens" if targets is None else "tokens the base would not write"
+    return SteeringVector({site: bias}, {site: scale}, f"bias of the first rival on {len(whole)} traces, {words}")
+
+
+def _categories(
+    model: Model,
+    bias: SteeringVector,
+    read: Material,
+    taxonomy: Taxonomy,
+    targets: frozenset[Moment] | None,
+    settings: RivalSettings,
+    seed: int,
+) -> tuple[SteeringVector, ...]:
+    (site,) = bias.sites
+    parts = [
+        segment_examples(read, taxonomy, category, targets, settings.n_segments)
         for category in range(taxonomy.n_categories)
-        if (chosen := segment_examples(read, taxonomy, category, targets, settings.n_segments))
-    }
-    vectors = torch.zeros(taxonomy.n_categories, model.anatomy.d_model)
-    if parts:
-        examples = [example for chosen in parts.values() for example in chosen]
-        owners = torch.tensor([category for category, chosen in parts.items() for _ in chosen])
+    ]
+    vectors = torch.zeros(taxonomy.n_categories, taxonomy.d_model)
+    if examples := [example for part in parts for example in part]:
+        owners = torch.tensor([category for category, part in enumerate(parts) for _ in part])
         likelihood = read_examples(model, site, examples, batch_size=settings.categories.batch_size)
-        learned = _fitted(
-            likelihood,
-            owners,
-            taxonomy.n_categories,
-            bias,
-            settings.categories,
-            torch_generator(seed, "categories"),
+        below, generator = bias.directions[site], torch_generator(seed, "categories")
+        learned = _fitted(likelihood, owners, taxonomy.n_categories, below, settings.categories, generator)
+        vectors = learned * torch.tensor([len(part) > 0 for part in parts])[:, None]
+    return tuple(
+        SteeringVector(
+            {site: vector}, bias.residual_norms, f"category {name!r} of the first rival on {len(part)} segments"
         )
-        vectors[list(parts)] = learned[list(parts)]
-    return ConstantVectors(
-        bias=SteeringVector({site: bias}, {site: scale}, f"bias of the first rival on {words}"),
-        categories=tuple(
-            SteeringVector(
-                {site: vectors[category]},
-                {site: scale},
-                f"category {taxonomy.names[category]!r} of the first rival on {len(parts.get(category, ()))} segments",
-            )
-            for category in range(taxonomy.n_categories)
-        ),
+        for vector, name, part in zip(vectors, taxonomy.names, parts, strict=True)
     )
 
 

@@ -9,6 +9,7 @@ from lab.calibration.leak import LEAKS, shipped_leaks
 from lab.calibration.leak import SHIPPED as SHIPPED_LEAKS
 from lab.calibration.record import RECORDS, shipped_records
 from lab.calibration.record import SHIPPED as SHIPPED_RECORDS
+from lab.elicitation.choice import CANDIDATES
 from lab.estimators.estimate import ESTIMATES
 from lab.estimators.evidence import PROCESS, RANKS, SCORES
 from lab.feature_tables import SAE_QUALITY
@@ -29,6 +30,7 @@ from lab.tasks.problem import PROBLEMS
 from probes.sae.recipe import QUALITY_FILE
 from steering.features.behaviour import behaviour
 from steering.study.bench import Bench
+from steering.study.elicited import COSTS
 from steering.study.estimated import read_estimates
 from steering.study.evidence import ACTIVATIONS, DECISIONS
 
@@ -126,7 +128,8 @@ def table_files(out: Path) -> Iterator[TableFile]:
     tables: list[tuple[Path, Schema]] = [
         (out / "tables" / f"{schema.name}.parquet", schema) for schema in (*SCHEMAS, VERDICTS)
     ]
-    tables += [(path, TRACES) for path in sorted(out.glob("traces-*/*.parquet"))]
+    for name, schema in (("traces", TRACES), ("costs", COSTS), ("candidates", CANDIDATES)):
+        tables += [(path, schema) for path in sorted(out.glob(f"traces-*/{name}.parquet"))]
     tables += [(path, PROBLEMS) for path in sorted(out.glob("problems/*.parquet"))]
     tables += [
         (out / "activations" / "index.parquet", ACTIVATIONS),
