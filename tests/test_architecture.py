@@ -87,6 +87,7 @@ SURFACE = {
         "--n-fit-problems",
         "--layer",
         "--feature-layers",
+        "--rivals",
         "--temperature",
         "--max-new-tokens",
         "--seed",

@@ -65,4 +65,4 @@ def elicited_traces(bench: Bench, arm: str, method: Elicitation, parents: dict[s
 def tokens_per_answer(artefact: Artefact) -> float:
     """Tokens generated for one answer, mean over problems."""
     costs = read_table(artefact.path / "costs.parquet", COSTS)
-    return float(costs["n_tokens"].sum() / costs["n_answers"].sum())
+    return int(costs["n_tokens"].sum()) / int(costs["n_answers"].sum())
