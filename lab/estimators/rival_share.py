@@ -17,7 +17,7 @@ def rival_share(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     No rows for a method that was not run. Their formula (`rival_gap`) has no interval and refuses nothing: NaN where
     base and tuned model are equal. The share is refused as every share is.
     """
-    rows = []
+    rows: list[dict[str, object]] = []
     for name, arm in RIVALS.items():
         if missing_arm(evidence, arm, "greedy", "tuned-greedy") is not None:
             continue

@@ -95,7 +95,9 @@ def end(bench: Bench, artefact: Artefact, *, name: str, label: str, bits: float)
 def in_order(arms: Sequence[tuple[Arm, Artefact]]) -> list[tuple[Arm, Artefact, Family]]:
     """The arms in the order of the kinds of help, each control behind its rung and of its kind."""
     families: dict[str, Family] = {arm.name: arm_family(arm) for arm, _ in arms}
-    rungs = [(arm, artefact, families.get(arm.control_of or "", families[arm.name])) for arm, artefact in arms]
+    rungs: list[tuple[Arm, Artefact, Family]] = [
+        (arm, artefact, families.get(arm.control_of or "", families[arm.name])) for arm, artefact in arms
+    ]
     return sorted(rungs, key=lambda rung: get_args(Family).index(rung[2]))
 
 
