@@ -12,15 +12,14 @@ the median of each arm is compared.
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
+from machine import machine
+from timed import timed
 from torch import Tensor
 
 from lab.models.device import resolve_device
@@ -78,16 +77,7 @@ def whole(model: Model, decided: Decisions) -> Pass:
     )
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Of one run, to the end of what it started."""
-    start = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def timed(model: Model, site: Site, length: int, n_steps: int, repetitions: int, batch_size: int) -> dict[str, object]:
+def case(model: Model, site: Site, length: int, n_steps: int, repetitions: int, batch_size: int) -> dict[str, object]:
     """A case: seconds of a step by each arm."""
     decided = contexts(model, length, 4 * batch_size)
     generator = torch_generator(0, "draws")
@@ -118,11 +108,11 @@ def timed(model: Model, site: Site, length: int, n_steps: int, repetitions: int,
     assert abs(losses[0] - losses[1]) < 1e-3 * abs(losses[1]), losses
     taken: dict[str, list[float]] = {"step of the fit": [], "blocks above": [], "whole network": [], "reading": []}
     for repetition in range(repetitions + 1):
-        reading, fitting = seconds(fit(0)), seconds(fit(n_steps))
+        (reading, _), (fitting, _) = timed(fit(0), model.device), timed(fit(n_steps), model.device)
         found = {
             "step of the fit": (fitting - reading) / n_steps,
-            "blocks above": seconds(blocks_above) / n_steps,
-            "whole network": seconds(whole_network) / n_steps,
+            "blocks above": timed(blocks_above, model.device)[0] / n_steps,
+            "whole network": timed(whole_network, model.device)[0] / n_steps,
             "reading": reading,
         }
         for name, value in found.items():
@@ -137,16 +127,6 @@ def timed(model: Model, site: Site, length: int, n_steps: int, repetitions: int,
     }
 
 
-def machine(device: torch.device) -> dict[str, object]:
-    """What the figures were taken on."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
-    named = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
-    return {"device": named, "cpu": cpu, "n_cores": os.cpu_count(), "n_threads": torch.get_num_threads()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -155,16 +135,16 @@ def main() -> None:
     parser.add_argument(
         "--layer", type=int, default=None, help="block whose output is edited; the middle one if left out"
     )
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lengths", type=int, nargs="+", default=[32, 96])
-    parser.add_argument("--n-steps", type=int, default=20)
-    parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--n-steps", type=int, default=4)
+    parser.add_argument("--repetitions", type=int, default=5)
     arguments = parser.parse_args()
     device = resolve_device(arguments.device)
     model = load(model_source(arguments.model), device=device, dtype=torch.float32)
     site = Site(model.anatomy.n_layers // 2 if arguments.layer is None else arguments.layer)
     cases = [
-        timed(model, site, length, arguments.n_steps, arguments.repetitions, arguments.batch_size)
+        case(model, site, length, arguments.n_steps, arguments.repetitions, arguments.batch_size)
         for length in arguments.lengths
     ]
     commit, dirty = revision()
@@ -181,9 +161,9 @@ def main() -> None:
         "dirty": dirty,
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"gradient-fit-{Path(model.name).name}-{device.type}.json"
+    path = arguments.out / f"gradient_fit-{Path(model.name).name}-{device.type}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
-    shown = [{"length": case["length"], "times_blocks_above": case["times_blocks_above"]} for case in cases]
+    shown = [{"length": one["length"], "times_blocks_above": one["times_blocks_above"]} for one in cases]
     print(json.dumps({"cases": shown, "machine": result["machine"]}, indent=1))
     print(path)
 

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 from lab.errors import StorageError
@@ -28,14 +30,24 @@ def memoised(
 
     Work happens in `out/.work/<name>`, which survives a kill, so `compute` may find whole files that an earlier attempt
     left and go on from them; when it returns, the directory gets a marker with the checksums of its files and moves to
-    `out/name` in one step. Raises StorageError where `out/name` belongs to another configuration, or is damaged.
+    `out/name` in one step. Nothing empty stays behind: a `compute` that refuses before its first file leaves no work
+    that a mended request would stumble over. Raises StorageError where `out/name` belongs to another configuration, or
+    is damaged.
     """
     wanted = digest({"stage": name, "config": config, "parents": dict(parents)})
-    final, work = out / name, out / ".work" / name
-    if final.exists():
-        check_stage(final, wanted)
-        return Artefact(final, wanted)
-    owner = out / ".work" / f"{name}.digest"
+    final = out / name
+    try:
+        if final.exists():
+            check_stage(final, wanted)
+        else:
+            _finish(final, wanted, compute)
+    finally:
+        _sweep(out / ".work", name)
+    return Artefact(final, wanted)
+
+
+def _finish(final: Path, wanted: str, compute: Callable[[Path], None]) -> None:
+    work, owner = final.parent / ".work" / final.name, final.parent / ".work" / f"{final.name}.digest"
     if work.exists() and (not owner.exists() or owner.read_text() != wanted):
         raise StorageError(f"{work} holds unfinished work of another configuration: delete it or choose another --out")
     write_text(owner, wanted)
@@ -48,8 +60,21 @@ def memoised(
     checksums = {str(path.relative_to(work)): file_digest(path) for path in files}
     write_text(work / MARKER, json.dumps({"digest": wanted, "files": checksums}, indent=1, sort_keys=True))
     work.rename(final)
-    owner.unlink()
-    return Artefact(final, wanted)
+
+
+def _sweep(place: Path, name: str) -> None:
+    """Takes away the work of a stage if it is empty, then its owner's mark if there is no work, then an empty `place`.
+
+    A kill may have left the mark, or a hidden part of it, after the work had gone.
+    """
+    with suppress(OSError):
+        (place / name).rmdir()
+    if not (place / name).exists() and place.exists():
+        for path in sorted(place.iterdir()):
+            if path.name == f"{name}.digest" or path.match(f".{escape(name)}.digest.*.partial"):
+                path.unlink()
+    with suppress(OSError):
+        place.rmdir()
 
 
 def check_stage(path: Path, wanted: str) -> None:

@@ -267,6 +267,10 @@ class ExportCommand:
     """Arms of that study that used the vector."""
     card: Path | None = None
     """Markdown file of the card; OUT with .md appended if not given."""
+    push: Annotated[str | None, tyro.conf.arg(metavar="OWNER/NAME")] = None
+    """Repository of the Hugging Face hub that also gets the export, and its card as README.md; nothing is uploaded if
+    not given. It is made, private, where it is not there; one that is there keeps its visibility. Needs a token
+    (`hf auth login`, or HF_TOKEN)."""
     device: DeviceName = "cpu"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the weights of a baked checkpoint."""

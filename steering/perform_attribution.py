@@ -37,7 +37,6 @@ from probes.attribution.shards import (
 from probes.sae.load import load_sae
 from steering.feature_commands import AttributeCommand
 from steering.progress import progress
-from steering.tidied import tidied
 
 N_BOOT, N_LISTED = 2000, 10
 
@@ -67,8 +66,7 @@ def perform_attribute(command: AttributeCommand, console: Console) -> None:
             )
 
         out = command.out.resolve()
-        with tidied(out):
-            done = attribute_shards(out.parent, out.name, plan, asked, made_by, run)
+        done = attribute_shards(out.parent, out.name, plan, asked, made_by, run)
     weights = resamples(asked["problem_id"].n_unique(), N_BOOT, numpy_generator(command.seed, "bootstrap of effects"))
     console.print(effect_table(feature_effects(stored_effects(done.path), asked, method, weights)))
     if isinstance(method, Integrated):

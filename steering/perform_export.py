@@ -1,5 +1,7 @@
 """perform_export: a steering vector written for another program, and its card, for the command line."""
 
+from pathlib import Path
+
 import polars as pl
 from rich.console import Console
 
@@ -15,11 +17,16 @@ from steering.export.export import export, import_vector
 from steering.export.formats import Adapter, BakedBias, Format, Gguf, LayerTable, Safetensors, VllmLens
 from steering.export.model_card import model_card
 from steering.export.model_facts import facts_of
+from steering.export.push import CARD, hub_repository, push, pushed_files
 from steering.export.vector_file import Origin, VectorFile
 
 
 def perform_export(command: ExportCommand, console: Console) -> None:
-    """Exports the vector, writes its card, and says where both are. Raises VectorError for what cannot be written."""
+    """Exports the vector, writes its card, and says where both are; pushes them to the hub where that is asked for.
+
+    Raises VectorError for what cannot be written, and StorageError, before anything is written, without a token.
+    """
+    repository = None if command.push is None else hub_repository(command.push)
     device = resolve_device(command.device)
     model = None
     if command.model is not None:
@@ -36,6 +43,14 @@ def perform_export(command: ExportCommand, console: Console) -> None:
     write_text(card, model_card(command.vector.stem, described, {command.out: form}, measured))
     console.print(f"{command.format}: {command.out.resolve()}", highlight=False, soft_wrap=True)
     console.print(f"card: {card.resolve()}", highlight=False, soft_wrap=True)
+    if repository is not None:
+        # There, a directory goes by the repository's name, and a file by its own.
+        place = Path(repository.name if command.out.is_dir() else command.out.name)
+        files = pushed_files(command.out)
+        told = ", ".join(f"{name} ({path.stat().st_size} bytes)" for name, path in files.items())
+        console.print(f"to {repository.name}: {told}, and the card as {CARD}", highlight=False, soft_wrap=True)
+        hub_card = model_card(command.vector.stem, described, {place: form}, measured)
+        console.print(f"pushed: {push(command.out, hub_card, repository)}", highlight=False, soft_wrap=True)
 
 
 def chosen_format(command: ExportCommand, model: Model | None) -> Format:

@@ -36,7 +36,6 @@ from probes.storage.store import TEXTS_FILE, Store, open_store
 from probes.texts import TEXTS
 from steering.feature_commands import FeaturesCommand
 from steering.features.ledger import Read, feature_ledger
-from steering.tidied import tidied
 
 PAGE, N_BOOT = "features.html", 2000
 
@@ -157,6 +156,5 @@ def perform_page(command: FeaturesCommand, typed: str, console: Console) -> None
         write_text(work / PAGE, render_features(page))
 
     out = command.out.resolve()
-    with tidied(out):
-        done = memoised(out.parent, out.name, config, parents, compute)
+    done = memoised(out.parent, out.name, config, parents, compute)
     console.print(f"page: {done.path / PAGE}", highlight=False, soft_wrap=True)

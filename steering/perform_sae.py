@@ -37,7 +37,6 @@ from probes.storage.plan import DTYPES
 from probes.storage.store import open_store
 from steering.feature_commands import SaeCompareCommand, SaeTrainCommand
 from steering.progress import progress
-from steering.tidied import tidied
 
 
 def perform_sae_train(command: SaeTrainCommand, console: Console) -> None:
@@ -140,8 +139,7 @@ def perform_sae_compare(command: SaeCompareCommand, console: Console) -> None:
         write_table(work / "kinds.parquet", kinds, LATENT_KINDS, made_by)
 
     out = command.out.resolve()
-    with tidied(out):
-        done = memoised(out.parent, out.name, config, parents, compute)
+    done = memoised(out.parent, out.name, config, parents, compute)
     console.print(kinds_table(read_table(done.path / "kinds.parquet", LATENT_KINDS)))
     console.print(f"in {done.path}", highlight=False, soft_wrap=True)
 

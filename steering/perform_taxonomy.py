@@ -31,7 +31,6 @@ from probes.taxonomy.survey import survey
 from probes.taxonomy.taxonomy_file import save_taxonomy
 from steering.feature_commands import TaxonomyCommand
 from steering.progress import progress
-from steering.tidied import tidied
 
 
 def perform_taxonomy(command: TaxonomyCommand, console: Console) -> None:
@@ -73,8 +72,7 @@ def perform_taxonomy(command: TaxonomyCommand, console: Console) -> None:
         write_table(work / "categories.parquet", found.contents, CATEGORIES, made_by)
 
     out = command.out.resolve()
-    with tidied(out):
-        done = memoised(out.parent, out.name, config, parents, compute)
+    done = memoised(out.parent, out.name, config, parents, compute)
     for table in taxonomy_tables(read_table(done.path / "quality.parquet", TAXONOMIES)):
         console.print(table)
     console.print(f"in {done.path}", highlight=False, soft_wrap=True)

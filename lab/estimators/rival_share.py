@@ -22,7 +22,7 @@ def rival_share(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
         if missing_arm(evidence, arm, "greedy", "tuned-greedy") is not None:
             continue
         hybrid, base, tuned = (float(rates(evidence.verdicts, one).mean()) for one in (arm, "greedy", "tuned-greedy"))
-        theirs = Interval(rival_gap(hybrid, base, tuned), float("nan"), float("nan"))
+        theirs = Interval(value=rival_gap(hybrid, base, tuned), low=float("nan"), high=float("nan"))
         method = f"rival P{name[1:]}"
         rows.append(estimate(name, f"{method}, their formula", "share", theirs))
         rows.append(

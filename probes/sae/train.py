@@ -1,9 +1,6 @@
 """train: an SAE learns the activations of a store, by SAELens' trainer; a door to sae_lens, and slow to import."""
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import chain, count, islice
@@ -32,6 +29,7 @@ from torch import Tensor
 from lab.errors import ModelError, SiteError, StorageError
 from lab.provenance import Provenance
 from lab.seeds import child_seed
+from lab.whole_directory import whole_directory
 from probes.sae.architecture import BatchTopK, JumpReLU, Matryoshka, Standard, TopK
 from probes.sae.dictionary import Sae
 from probes.sae.held_out import count_rows, is_held_out
@@ -182,12 +180,7 @@ def _steps(share: float, n_steps: int) -> int:
 
 def _save(coder: TrainingSAE, out: Path) -> None:
     """Writes the inference form of `coder` to the directory `out` in one rename."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    except OSError as error:
-        raise StorageError(f"cannot write {out}: {error.strerror or error}; choose another --out") from error
-    try:
+    with whole_directory(out) as work:
         coder.save_inference_model(work)
         config = work / CONFIG
         described = json.loads(config.read_text())
@@ -196,14 +189,3 @@ def _save(coder: TrainingSAE, out: Path) -> None:
             described["rescale_acts_by_decoder_norm"] = False
         # Sorted, because SAELens' order changes from run to run.
         config.write_text(json.dumps(described, indent=1, sort_keys=True) + "\n")
-        for file in work.iterdir():
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
-        work.chmod(0o755)
-        work.rename(out)
-    except OSError as error:
-        raise StorageError(
-            f"cannot write {out}: {error.strerror or error}; free space or choose another --out"
-        ) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

@@ -14,12 +14,12 @@ from transformers import PreTrainedModel
 from lab.errors import VectorError
 from lab.models.anatomy import LAYOUTS
 from lab.models.load import Model
+from lab.whole_directory import whole_directory
 from probes.site import Site
 from steering.export.block_outputs import EMBEDDED, LAST_MAPS, at_block_outputs, last_map
 from steering.export.header import HEADER, header_text
 from steering.export.model_facts import check_fits, facts_of
 from steering.export.vector_file import Origin
-from steering.export.whole_directory import whole_directory
 from steering.vector import SteeringVector
 
 # Families whose blocks end in a map with a bias, or, as Llama by `mlp_bias`, can be told to.

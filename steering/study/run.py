@@ -1,6 +1,5 @@
 """run: a study from its configuration to its report, stage by stage, each resumable."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,8 +40,6 @@ def run(study: Study, out: Path, *, command: str, watch: Watch = lambda *_: None
 def run_stages(bench: Bench, command: str) -> Finished:
     """All stages, in the order of the flow."""
     measured = measure(bench)
-    # Every stage has moved out of it; a kill may have left hidden parts of files.
-    shutil.rmtree(bench.out / ".work", ignore_errors=True)
     return report_stage(bench, measured, command)
 
 

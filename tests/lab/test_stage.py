@@ -56,7 +56,7 @@ def test_a_stage_runs_once_and_keeps_its_files_with_their_checksums(tmp_path):
     assert first == again
     assert names(first.path) == ["shard-0", "shard-1", MARKER]
     assert list(json.loads((first.path / MARKER).read_text())["files"]) == ["shard-0", "shard-1"]
-    assert names(tmp_path / ".work") == []
+    assert names(tmp_path) == ["traces"]
 
 
 @pytest.mark.parametrize(
@@ -110,6 +110,7 @@ def test_a_process_killed_in_the_middle_leaves_whole_files_that_the_next_goes_on
 def test_a_process_killed_just_before_the_last_step_is_resumed_too(tmp_path):
     done = memoised(tmp_path, "traces", {}, {}, Counted())
     # What a kill between the marker and the move leaves: all files, the marker, the owner's digest.
+    (tmp_path / ".work").mkdir()
     done.path.rename(tmp_path / ".work" / "traces")
     (tmp_path / ".work" / "traces.digest").write_text(done.digest)
     compute = Counted()
@@ -120,10 +121,13 @@ def test_a_process_killed_just_before_the_last_step_is_resumed_too(tmp_path):
 
 def test_a_process_killed_just_after_the_last_step_has_finished(tmp_path):
     done = memoised(tmp_path, "traces", {}, {}, Counted())
+    (tmp_path / ".work").mkdir()
     (tmp_path / ".work" / "traces.digest").write_text(done.digest)
+    (tmp_path / ".work" / ".traces.digest.x.partial").write_text(done.digest[:5])
     compute = Counted()
     assert memoised(tmp_path, "traces", {}, {}, compute) == done
     assert compute.n_runs == 0
+    assert names(tmp_path) == ["traces"]
 
 
 @pytest.mark.parametrize("with_owner", [True, False])
@@ -152,6 +156,33 @@ def test_an_error_in_a_stage_leaves_no_result_and_the_next_attempt_goes_on(tmp_p
     compute = Counted()
     memoised(tmp_path, "traces", {}, {}, compute)
     assert compute.written == ["shard-1"]
+
+
+@pytest.mark.parametrize("refusal", [StorageError, KeyboardInterrupt])
+def test_what_is_refused_before_its_first_file_leaves_nothing_in_the_way_of_another_request(refusal, tmp_path):
+    def refused(work: Path) -> None:
+        raise refusal
+
+    with pytest.raises(refusal):
+        memoised(tmp_path, "traces", {"k": 1}, {}, refused)
+    assert names(tmp_path) == []
+    memoised(tmp_path, "traces", {"k": 2}, {}, Counted())
+    assert names(tmp_path) == ["traces"]
+
+
+def test_the_work_of_another_stage_is_left_alone(tmp_path):
+    def stopped(work: Path) -> None:
+        write_text(work / "shard-0", "first")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        memoised(tmp_path, "one", {}, {}, stopped)
+    memoised(tmp_path, "two", {}, {}, Counted())
+    assert names(tmp_path / ".work") == ["one", "one.digest"]
+    compute = Counted()
+    memoised(tmp_path, "one", {}, {}, compute)
+    assert compute.written == ["shard-1"]
+    assert names(tmp_path) == ["one", "two"]
 
 
 def test_stages_of_one_directory_do_not_touch_each_other(tmp_path):

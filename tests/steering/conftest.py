@@ -18,6 +18,7 @@ from lab.models.tiny import tiny_network
 from lab.organisms.tokenizer import chain_tokenizer
 from lab.sampling.decoding import Decoding
 from lab.tasks.chain_world import ALPHABET
+from steering.cli import main
 from steering.fit.gradient import GradientFit
 from steering.study.config import Study
 
@@ -103,6 +104,30 @@ def variant(checkpoints: Checkpoints, tmp_path: Path) -> Callable[[Callable[[Pre
         return directory
 
     return made
+
+
+@pytest.fixture
+def lab(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command line in this process: exit code, standard output, standard error."""
+
+    def ran(*argv: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lab", *map(str, argv)])
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as left:
+            code = int(left.code or 0)
+        return code, *capfd.readouterr()
+
+    return ran
+
+
+def one_line(text: str) -> str:
+    """The only line of `text`, a complaint of the command line."""
+    (line,) = text.splitlines()
+    assert line.startswith("lab: ")
+    return line
 
 
 class Nursery:

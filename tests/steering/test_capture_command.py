@@ -4,9 +4,7 @@ import os
 import random
 import shutil
 import signal
-import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,7 +20,8 @@ from lab.tasks.problem import PROBLEMS, Problem, problem_table
 from probes.site import Site
 from probes.storage.shard import read_rows
 from probes.storage.store import open_store
-from steering.cli import main
+
+from .conftest import one_line
 
 N_TEXTS = 300
 SITES = ("blocks.1.hook_resid_post", "blocks.0.hook_resid_pre")
@@ -80,29 +79,6 @@ def undisturbed(nursery, capture_argv, tmp_path_factory) -> Path:
 def acts(undisturbed, tmp_path) -> Path:
     """A copy of it, the test's own."""
     return shutil.copytree(undisturbed, tmp_path / "acts")
-
-
-@pytest.fixture
-def lab(monkeypatch, capfd) -> Callable[..., tuple[int, str, str]]:
-    """Runs a command line in this process: exit code, standard output, standard error."""
-
-    def ran(*argv: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lab", *argv])
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as left:
-            code = int(left.code or 0)
-        return code, *capfd.readouterr()
-
-    return ran
-
-
-def one_line(text: str) -> str:
-    (line,) = text.splitlines()
-    assert line.startswith("lab: ")
-    return line
 
 
 def test_a_capture_opens_no_socket_and_leaves_only_whole_files(undisturbed):

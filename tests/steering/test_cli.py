@@ -24,7 +24,8 @@ from lab.tasks.chain_verifier import verify
 from lab.tasks.chain_world import ALPHABET, Expression, as_problem
 from lab.tasks.problem import PROBLEMS
 from steering import perform
-from steering.cli import main
+
+from .conftest import one_line
 
 ROOT = Path(__file__).parents[2]
 TASK = "chain:+:1-1"
@@ -35,30 +36,6 @@ def python(code: str, *argv: str) -> subprocess.CompletedProcess[str]:
     """Python with this checkout, in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
     return subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, env=environment)
-
-
-@pytest.fixture
-def lab(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs a command line in this process: exit code, standard output, standard error."""
-
-    def ran(*argv: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lab", *argv])
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as left:
-            code = int(left.code or 0)
-        return code, *capfd.readouterr()
-
-    return ran
-
-
-def one_line(text: str) -> str:
-    """The only line of `text`."""
-    (line,) = text.splitlines()
-    assert line.startswith("lab: ")
-    return line
 
 
 def leftovers(out: Path) -> list[str]:

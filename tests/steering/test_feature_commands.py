@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +32,8 @@ from lab.tables import Schema, read_table
 from lab.tasks.chain_world import ALPHABET
 from probes.attribution.contrast import CONTRASTS
 from probes.sae.load import load_sae
-from steering.cli import main
+
+from .conftest import one_line
 
 ROOT = Path(__file__).parents[2]
 TASK = ("--task", "chain:+:1-1")
@@ -104,29 +104,6 @@ def chain(nursery, stores, checkpoints) -> Chain:
         assert (status, (stores / "stderr.txt").read_text()) == (0, ""), out
         printed[out] = (stores / "stdout.txt").read_text()
     return Chain(stores, commands, printed)
-
-
-@pytest.fixture
-def lab(monkeypatch, capfd) -> Callable[..., tuple[int, str, str]]:
-    """Runs a command line in this process: exit code, standard output, standard error."""
-
-    def ran(*argv: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lab", *argv])
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as left:
-            code = int(left.code or 0)
-        return code, *capfd.readouterr()
-
-    return ran
-
-
-def one_line(text: str) -> str:
-    (line,) = text.splitlines()
-    assert line.startswith("lab: ")
-    return line
 
 
 @pytest.mark.parametrize("words", ["sae train", "sae compare", "features", "attribute", "taxonomy"])

