@@ -14,8 +14,9 @@ from lab.models.source import LocalModel
 from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
 from lab.tasks.source import open_task, task_source
+from lab.vector_tables import DOSES
 from probes.site import Site
-from steering.dose import DOSES, divergences, dose_sweep, relative_dose
+from steering.dose import divergences, dose_sweep, relative_dose
 from steering.edit import Add, apply
 from steering.outcome import Exam, is_coherent, outcome
 from steering.vector import SteeringVector

@@ -10,10 +10,11 @@ from lab.models.pair import ModelPair
 from lab.models.source import LocalModel
 from lab.sampling.decoding import Decoding
 from lab.tasks.source import open_task, task_source
+from lab.vector_tables import TRANSFERS
 from probes.site import Site
 from steering.edit import Add
 from steering.outcome import Exam, outcome
-from steering.transfer import TRANSFERS, other_base, other_skill, removal, transfer
+from steering.transfer import other_base, other_skill, removal, transfer
 from steering.vector import SteeringVector
 
 SITE = Site(1)
