@@ -16,8 +16,9 @@ SAMPLED = FeatureCaption(
     says="Strict accuracy of every fit and control at temperature 1; the table below holds the numbers.",
     key="Hollow marks are controls. <b>Random directions</b>: each problem has one of many of its own. <b>Shuffled "
     "labels</b>: the same texts with their sides forgotten (for means), with tokens from other places as what comes "
-    "next (for gradients), or with rewards for other problems' answers (for the policy gradient). <b>Another task</b> and <b>placebo pair</b>: fitted on all that two models wrote there, solved or not; "
-    "for the policy gradient, on the other task's rewards.",
+    "next (for gradients), or with rewards for other problems' answers (for the policy gradient). <b>Another task</b> "
+    "and <b>placebo pair</b>: fitted on all that two models wrote there, solved or not; for the policy gradient, on "
+    "the other task's rewards.",
 )
 GREEDY = FeatureCaption(
     title="Greedily",

@@ -44,7 +44,7 @@ def effect_figure(ledger: VectorLedger, decoding: str, canvas: Canvas) -> go.Fig
     base, tuned = (ledger.row(end, "strict", decoding) for end in ENDS)
     between = [row for row in rows if row["fit"] not in ENDS]
     upwards = [base]
-    for fit in dict.fromkeys(row["fit"] for row in between):
+    for fit in dict.fromkeys(row["fit"] for row in between[::-1]):
         upwards += [row for row in between if row["fit"] == fit][::-1]
     dots = [_dot(row, styles, canvas) for row in (*upwards, tuned)]
     figure = dot_plot(dots, canvas, axis="Problems solved, strict", note_title="share of the gain")

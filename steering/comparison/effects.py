@@ -27,7 +27,8 @@ def effect_table(outcomes: pl.DataFrame, labels: Mapping[str, str], *, n_boot: i
     `labels` gives fits, base and tuned in human words. All arms of one decoding are compared on the same resamples of
     the problems; a share is of the gain at that same decoding. Raises EstimateError where arms differ in problems.
     """
-    problems = outcomes["problem_id"].unique(maintain_order=True).to_list()
+    first = (pl.col("fit") == "base", pl.col("decoding") == "sampled")
+    problems = outcomes.filter(*first)["problem_id"].to_list()
     weights = resamples(len(problems), n_boot, numpy_generator(seed, "bootstrap"))
     rows: list[dict[str, object]] = []
     for decoding in DECODINGS:

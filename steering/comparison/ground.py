@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.errors import VectorError
 from lab.models.load import Model
 from lab.models.pair import ModelPair
 from lab.tasks.source import Task, open_task, task_source
@@ -39,6 +40,8 @@ class Ground:
 
 def survey(comparison: Comparison, out: Path, watch: Watch) -> Ground:
     """Loads and checks everything; writes nothing."""
+    if comparison.methods == ("sae",) and comparison.sae is None:
+        raise VectorError("decoder rows are the only fit asked for, and there is no SAE: name its directory with --sae")
     study = comparison.study
     bench = prepare(study, out, watch)
     sites = tuple(map(Site, comparison.layers)) or (bench.site,)
