@@ -151,8 +151,8 @@ def test_the_sentence_names_the_best_fit_its_shares_its_controls_and_both_decodi
         "Of the strict gain from zero-base to zero-rl (20.0\u202f% to 90.0\u202f% at temperature 1, on 200 held-out "
         "chain problems), “policy gradient” recovers 60\u202f% [56,\u00a064] at temperature 1, +40.0 points "
         "[35.0,\u00a045.0] beyond its best control (shuffled labels); recovers 60\u202f% [56,\u00a064] decoded "
-        "greedily, +40.0 points [35.0,\u00a045.0] beyond its best control (shuffled labels); it is the best of 2 fits, and no "
-        "interval is adjusted for that choice."
+        "greedily, +40.0 points [35.0,\u00a045.0] beyond its best control (shuffled labels); it is the best of 2 fits, "
+        "and no interval is adjusted for that choice."
     )
 
 

@@ -90,7 +90,7 @@ def test_tables_hold_every_arm_at_either_decoding(finished, comparison):
     outcomes = read_table(finished / "outcomes" / "outcomes.parquet", VECTOR_OUTCOMES)
     effects = read_table(finished / "tables" / "effects.parquet", VECTOR_EFFECTS)
     arms = set(outcomes.select("fit", "control").rows())
-    assert {("base", None), ("tuned", None), ("policy", "random"), ("mean-1", "placebo")} <= arms
+    assert {("base", None), ("tuned", None), ("policy", "random"), ("mean-1", "other-task")} <= arms
     assert outcomes.height == len(arms) * 2 * comparison.n_problems
     assert effects.height == len(arms) * 2 * 3
     assert set(effects["decoding"]) == {"sampled", "greedy"}
