@@ -1,5 +1,6 @@
 """A comparison gives one result, however often it is interrupted, and files that the other commands take."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -210,7 +211,7 @@ def test_the_command_is_a_configuration_and_its_effects_fit_a_terminal(finished,
     assert (asked.base, asked.tuned, asked.layers, asked.policy.n_steps) == ("a", "b", (2,), 7)
     assert asked == Comparison(base="a", tuned="b", layers=(2,), policy=replace(asked.policy, n_steps=7))
     ledger = compare(comparison, finished, command="lab vectors").ledger
-    console = Console(width=80, record=True, quiet=True, markup=False)
+    console = Console(width=80, record=True, file=io.StringIO(), markup=False)
     console.print(effects_shown(ledger))
     shown = console.export_text()
     assert "gradient-first-1, greedy" in " ".join(shown.split())
