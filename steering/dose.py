@@ -15,32 +15,24 @@ from lab.reading.texts import Row, completion_logits, pieces
 from lab.sampling.sample import sample
 from lab.sampling.trace import Trace
 from lab.seeds import child_seed, numpy_generator
-from lab.tables import Column, Schema
+from lab.vector_tables import DOSES
 from steering.edit import Add, apply
+from steering.gate import EVERYWHERE, Gate
 from steering.outcome import Exam, outcome
 from steering.vector import SteeringVector
 
-DOSES = Schema(
-    "doses",
-    (
-        Column("dose", pl.Float64, "what the vector is multiplied with"),
-        Column("relative_dose", pl.Float64, "norm of what is added / mean residual norm, at the site where largest"),
-        Column("quantity", pl.String, "strict, answer, incoherent (shares of completions) or kl (nats a token)"),
-        Column("value", pl.Float64, "mean over problems"),
-        Column("low", pl.Float64, "lower end of its 95 % interval, problems resampled"),
-        Column("high", pl.Float64, "upper end of its 95 % interval, problems resampled"),
-        Column("change", pl.Float64, "mean over problems of the difference to no vector, paired"),
-        Column("change_low", pl.Float64, "lower end of its 95 % interval"),
-        Column("change_high", pl.Float64, "upper end of its 95 % interval"),
-        Column("n_problems", pl.Int32, "problems behind the row"),
-    ),
-)
-
 
 def dose_sweep(
-    model: Model, vector: SteeringVector, doses: Sequence[float], exam: Exam, unrelated: Exam, *, n_boot: int = 2000
+    model: Model,
+    vector: SteeringVector,
+    doses: Sequence[float],
+    exam: Exam,
+    unrelated: Exam,
+    *,
+    where: Gate = EVERYWHERE,
+    n_boot: int = 2000,
 ) -> pl.DataFrame:
-    """`DOSES` rows: each dose of `vector` at every token, on `exam`, with the damage on `unrelated`.
+    """`DOSES` rows: each dose of `vector` at the tokens `where`, on `exam`, with the damage on `unrelated`.
 
     `kl` is the divergence of the steered from the plain model's next-token distribution, KL(plain || steered), at the
     tokens of the plain model's own completions of the unrelated problems: 0 for a vector that does nothing there. Doses
@@ -62,7 +54,7 @@ def dose_sweep(
     plain = outcome(model, (), exam)
     rows: list[dict[str, object]] = []
     for dose in doses:
-        edit = Add(vector, dose)
+        edit = Add(vector, dose, where)
         steered = outcome(model, (edit,), exam)
         away = divergences(model, edit, own, unrelated)
         measured = {
@@ -110,7 +102,8 @@ def divergences(model: Model, edit: Add, traces: Sequence[Trace], exam: Exam) ->
     n_tokens = dict.fromkeys(prompts, 0)
     for chosen, read in pieces(model, rows):
         plain = completion_logits(model, read).float().log_softmax(dim=-1)
-        with apply(model, edit):
+        n_prompt = torch.tensor([len(row.context) for row in read.rows])
+        with apply(model, edit, n_prompt=n_prompt):
             steered = completion_logits(model, read).float().log_softmax(dim=-1)
         away: Float[Tensor, "text kept"] = (plain.exp() * (plain - steered)).sum(dim=-1)
         for place, index in enumerate(chosen):

@@ -272,8 +272,10 @@ def _by_row(
     model: Model, site: Site, edits: Mapping[int, Edit], chosen: Int[Tensor, " batch"], opened: Opened
 ) -> StreamChange:
     """Row i gets what `edits[chosen[i]]`, where there is such an edit, does at `site`; `chosen` lies on the CPU."""
-    if all(isinstance(edit, Add) and isinstance(edit.where, Everywhere) for edit in edits.values()):
-        return addition(model, rearrange(_added(model, site, edits, chosen), "batch d_model -> batch 1 d_model"))
+    gates = {edit.where for edit in edits.values()}
+    if len(gates) == 1 and all(isinstance(edit, Add) for edit in edits.values()):
+        change = addition(model, rearrange(_added(model, site, edits, chosen), "batch d_model -> batch 1 d_model"))
+        return _gated(change, gates.pop(), opened)
     changes = []
     for index, edit in edits.items():
         rows = (chosen == index).nonzero()[:, 0].to(model.device)

@@ -8,11 +8,13 @@ from jaxtyping import Float
 
 from lab.models.load import Model
 from lab.sampling.decoding import Decoding
+from lab.sampling.rows import Batch, Rows
 from lab.sampling.sample import sample
 from lab.sampling.trace import Trace
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
 from steering.edit import Add, apply
+from steering.edited_rows import EditedRows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,10 +42,38 @@ class Outcome:
 
 
 def outcome(model: Model, edits: Sequence[Add], exam: Exam) -> Outcome:
-    """Samples completions with `edits` at every token, and judges them. Raises as `apply` and `sample` do."""
-    task = exam.task
+    """Samples completions under all of `edits`, and judges them. Raises as `apply` and `sample` do."""
     with apply(model, *edits):
-        traces = sample(model, task.problems, exam.n_samples, exam.decoding, seed=exam.seed, batch_size=exam.batch_size)
+        traces = sample(
+            model, exam.task.problems, exam.n_samples, exam.decoding, seed=exam.seed, batch_size=exam.batch_size
+        )
+    return judged(traces, exam)
+
+
+def outcome_by_prompt(model: Model, edits: Sequence[Add], exam: Exam) -> Outcome:
+    """As `outcome`, but each prompt has one of `edits` alone, so that problems differ in it as they differ in all else.
+
+    An interval over problems then holds the spread between the edits. Raises as `apply_each` and `sample` do.
+    """
+
+    def opened(batch: Batch) -> Rows:
+        return EditedRows(model, edits, batch)
+
+    traces = sample(
+        model,
+        exam.task.problems,
+        exam.n_samples,
+        exam.decoding,
+        seed=exam.seed,
+        batch_size=exam.batch_size,
+        open_rows=opened,
+    )
+    return judged(traces, exam)
+
+
+def judged(traces: Sequence[Trace], exam: Exam) -> Outcome:
+    """The outcome of an exam's traces, which are in the order of its problems and samples."""
+    task = exam.task
     problems = [problem for problem in task.problems for _ in range(exam.n_samples)]
     verdicts = [task.verify(problem, trace.text) for problem, trace in zip(problems, traces, strict=True)]
 

@@ -12,30 +12,11 @@ from lab.metrics.bootstrap import difference_interval, resamples
 from lab.models.load import Model
 from lab.models.pair import ModelPair
 from lab.seeds import child_seed, numpy_generator
-from lab.tables import Column, Schema
+from lab.vector_tables import TRANSFERS
 from steering.edit import Add
+from steering.gate import EVERYWHERE, Gate
 from steering.outcome import Exam, Outcome, outcome
 from steering.vector import SteeringVector
-
-TRANSFERS = Schema(
-    "transfers",
-    (
-        Column("check", pl.String, "removes (-v on the tuned model), other base, or other skill"),
-        Column("model", pl.String, "the model that writes under the vector"),
-        Column("task", pl.String, "what it is asked"),
-        Column("dose", pl.Float64, "what the vector is multiplied with; negative where it should take away"),
-        Column("quantity", pl.String, "strict or answer"),
-        Column("plain", pl.Float64, "accuracy without a vector, a share of completions"),
-        Column("steered", pl.Float64, "accuracy with the vector"),
-        Column("control", pl.Float64, "accuracy with control vectors at the same dose, averaged over them"),
-        Column("change", pl.Float64, "steered - plain, paired by problem"),
-        Column("change_low", pl.Float64, "lower end of its 95 % interval, problems resampled"),
-        Column("change_high", pl.Float64, "upper end of its 95 % interval, problems resampled"),
-        Column("beyond", pl.Float64, "steered - control, paired by problem"),
-        Column("beyond_low", pl.Float64, "lower end of its 95 % interval"),
-        Column("beyond_high", pl.Float64, "upper end of its 95 % interval"),
-    ),
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -64,9 +45,15 @@ def other_skill(model: Model, exam: Exam, *, dose: float = 1.0) -> Check:
 
 
 def transfer(
-    checks: Sequence[Check], vector: SteeringVector, controls: Sequence[SteeringVector], *, n_boot: int = 2000
+    checks: Sequence[Check],
+    vector: SteeringVector,
+    controls: Sequence[SteeringVector],
+    *,
+    where: Gate = EVERYWHERE,
+    n_boot: int = 2000,
 ) -> pl.DataFrame:
-    """`TRANSFERS` rows: each check without a vector, with `vector`, and with `controls`, which share its samples.
+    """`TRANSFERS` rows: each check without a vector, with `vector` at the tokens `where`, and so with `controls`, which
+    share its samples.
 
     Every control writes exam.n_samples / len(controls) of the completions, at least one; a control interval therefore
     holds the scatter between problems, and that between controls only as far as problems meet different ones. Raises
@@ -79,9 +66,9 @@ def transfer(
         exam = check.exam
         n_problems = len(exam.task.problems)
         weights = resamples(n_problems, n_boot, numpy_generator(exam.seed, "transfer"))
-        plain, steered = (outcome(check.model, edits, exam) for edits in ((), (Add(vector, check.dose),)))
+        plain, steered = (outcome(check.model, edits, exam) for edits in ((), (Add(vector, check.dose, where),)))
         against = [
-            outcome(check.model, (Add(control, check.dose),), shared(exam, index, len(controls)))
+            outcome(check.model, (Add(control, check.dose, where),), shared(exam, index, len(controls)))
             for index, control in enumerate(controls)
         ]
         for name in ("strict", "answer"):

@@ -96,10 +96,11 @@ def prepare(study: Study, out: Path, watch: Watch) -> Bench:
 
 
 @contextmanager
-def claimed(out: Path, study: Study) -> Iterator[None]:
-    """Within the block, `out` is this study's and no other process works in it.
+def claimed(out: Path, config: object, kind: str = "study") -> Iterator[None]:
+    """Within the block, `out` is that of the run that `config` describes, and no other process works in it.
 
-    Raises StorageError where it belongs to another study, holds something else, or is in use.
+    `kind` is what such a run is called. Raises StorageError where `out` belongs to another configuration, holds
+    something else, or is in use.
     """
     if out.exists() and not out.is_dir():
         raise StorageError(f"{out} is not a directory: choose another --out")
@@ -107,26 +108,25 @@ def claimed(out: Path, study: Study) -> Iterator[None]:
     handle = os.open(out, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        claim(out, study)
+        claim(out, config, kind)
         yield
     except BlockingIOError as error:
-        raise StorageError(f"{out} is in use by another run of this study: wait for it, or stop it") from error
+        raise StorageError(f"{out} is in use by another run of this {kind}: wait for it, or stop it") from error
     finally:
         os.close(handle)
 
 
-def claim(out: Path, study: Study) -> None:
-    """Marks `out` as this study's; StorageError where it is another's or holds something else."""
-    wanted = canonical_json(study)
-    marker = out / "study.json"
+def claim(out: Path, config: object, kind: str) -> None:
+    """Marks `out` as the run's; StorageError where it is another's or holds something else."""
+    wanted = canonical_json(config)
+    marker = out / f"{kind}.json"
     # What a run that was killed while it wrote left behind.
-    for name in ("study.json", "report.html", "features.html"):
-        for leftover in out.glob(f".{name}.*.partial"):
-            leftover.unlink()
+    for leftover in (*out.glob(".*.json.*.partial"), *out.glob(".*.html.*.partial")):
+        leftover.unlink()
     if marker.exists():
         if marker.read_text(encoding="utf-8") != wanted:
-            raise StorageError(f"{out} holds a study of another configuration: choose another --out or delete it")
+            raise StorageError(f"{out} holds a {kind} of another configuration: choose another --out or delete it")
     elif any(out.iterdir()):
-        raise StorageError(f"{out} is not empty and holds no study: choose another --out")
+        raise StorageError(f"{out} is not empty and holds no {kind}: choose another --out")
     else:
         write_text(marker, wanted)

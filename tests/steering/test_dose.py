@@ -14,9 +14,11 @@ from lab.models.source import LocalModel
 from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
 from lab.tasks.source import open_task, task_source
-from probes.site import Site
-from steering.dose import DOSES, divergences, dose_sweep, relative_dose
+from lab.vector_tables import DOSES
+from probes.site import Site, hook_site
+from steering.dose import divergences, dose_sweep, relative_dose
 from steering.edit import Add, apply
+from steering.gate import WhileWriting
 from steering.outcome import Exam, is_coherent, outcome
 from steering.vector import SteeringVector
 
@@ -107,3 +109,31 @@ def test_every_dose_has_one_row_a_quantity(model, exam):
     table = dose_sweep(model, vector(model), [0.5, 1.0], exam, exam, n_boot=200)
     assert table.height == 8
     assert table.filter(pl.col("dose") == 0.5)["quantity"].to_list() == ["strict", "answer", "incoherent", "kl"]
+
+
+@torch.no_grad()
+def test_a_vector_at_the_first_token_moves_what_follows_only_through_the_prompts_last_position(model, exam):
+    edit = Add(vector(model), 3.0, WhileWriting((0,)))
+    traces = sample(model, exam.task.problems, 1, exam.decoding, seed=3)
+    wanted = []
+    for problem, trace in zip(exam.task.problems, traces, strict=True):
+        prompt = model.tokenizer(problem.prompt).input_ids
+        ids = torch.tensor([prompt + list(trace.tokens)])
+        plain = model.network(ids).logits[0].double().log_softmax(-1)
+        shift = torch.zeros(1, ids.shape[1], 1)
+        shift[0, len(prompt) - 1] = 3.0
+        handle = hook_site(model, SITE, lambda stream, shift=shift: stream + shift * vector(model).directions[SITE])
+        steered = model.network(ids).logits[0].double().log_softmax(-1)
+        handle.remove()
+        away = (plain.exp() * (plain - steered)).sum(-1)
+        wanted.append(float(away[len(prompt) - 1 : -1].mean()))
+    np.testing.assert_allclose(divergences(model, edit, traces, exam), wanted, rtol=1e-3, atol=1e-5)
+    assert min(wanted) > 0
+
+
+def test_a_sweep_is_of_the_tokens_that_it_is_asked_for(model, exam):
+    first = WhileWriting((0,))
+    table = dose_sweep(model, vector(model), [2.0], exam, exam, where=first, n_boot=200)
+    came = outcome(model, (Add(vector(model), 2.0, first),), exam)
+    strict = table.filter(pl.col("quantity") == "strict")["value"][0]
+    assert strict == pytest.approx(came.strict.mean())

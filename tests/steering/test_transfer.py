@@ -1,6 +1,7 @@
 """A transfer check tells a vector from its controls, on the model and task that it names."""
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -10,10 +11,12 @@ from lab.models.pair import ModelPair
 from lab.models.source import LocalModel
 from lab.sampling.decoding import Decoding
 from lab.tasks.source import open_task, task_source
+from lab.vector_tables import TRANSFERS
 from probes.site import Site
 from steering.edit import Add
+from steering.gate import WhileWriting
 from steering.outcome import Exam, outcome
-from steering.transfer import TRANSFERS, other_base, other_skill, removal, transfer
+from steering.transfer import other_base, other_skill, removal, shared, transfer
 from steering.vector import SteeringVector
 
 SITE = Site(1)
@@ -67,3 +70,13 @@ def test_a_vector_that_is_its_own_control_goes_beyond_it_by_chance_only(pair, ex
 def test_without_a_control_nothing_is_said(pair, exam):
     with pytest.raises(VectorError, match="without a control proves nothing"):
         transfer([other_skill(pair.base, exam)], opener(pair.base), [])
+
+
+def test_a_gate_goes_to_the_vector_and_to_its_controls(pair, exam):
+    vector, first = opener(pair.base), WhileWriting((0,))
+    table = transfer([other_base(pair.base, exam)], vector, [vector], where=first, n_boot=200)
+    row = table.filter(pl.col("quantity") == "answer").row(0, named=True)
+    assert row["steered"] == pytest.approx(outcome(pair.base, (Add(vector, 1.0, first),), exam).answer.mean())
+    assert row["control"] == pytest.approx(
+        outcome(pair.base, (Add(vector, 1.0, first),), shared(exam, 0, 1)).answer.mean()
+    )

@@ -1,0 +1,45 @@
+"""Vector captions: the words of a page of steering vectors that do not depend on its numbers, as trusted HTML."""
+
+from lab.report.feature_captions import FeatureCaption
+
+HOW_TO_READ = (
+    '<p class="how">A <b>steering vector</b> is a direction that is added to what a model computes; no weight changes.'
+    "<br>A <b>share</b> is the part of the gain from base to tuned model that a vector recovers, at the same decoding. "
+    "Trust what exceeds the best of its controls.<br><b>Strict</b> counts an answer only if every step is valid, where "
+    "the task's steps can be checked. Brackets are 95 % intervals, resampling problems; comparisons are paired by "
+    "problem.</p>"
+)
+SAMPLED = FeatureCaption(
+    title="At temperature 1",
+    lead="Strict accuracy on problems that no fit has seen. Each fit stands above its controls: the same procedure "
+    "where it cannot teach the same, stretched to the fit's length.",
+    says="Strict accuracy of every fit and control at temperature 1; the table below holds the numbers.",
+    key="Hollow marks are controls. <b>Random directions</b>: each problem has one of many of its own. <b>Shuffled "
+    "labels</b>: the same texts with their sides forgotten (for means), with tokens from other places as what comes "
+    "next (for gradients), or with rewards for other problems' answers (for the policy gradient). <b>Another task</b> "
+    "and <b>placebo pair</b>: fitted on all that two models wrote there, solved or not; for the policy gradient, on "
+    "the other task's rewards.",
+)
+GREEDY = FeatureCaption(
+    title="Greedily",
+    lead="The same with the most likely token at each step, and so with another base and another gain: what a vector "
+    "does to the first choice, without what sampling loses at every step.",
+    says="Strict accuracy of every fit and control, decoded greedily; the table below holds the numbers.",
+)
+FITS = FeatureCaption(
+    title="How long the vectors are",
+    lead="Norm of each direction beside the mean norm of the model's own stream at the site.",
+)
+DOSES = FeatureCaption(
+    title="Stronger and weaker",
+    lead="The same vectors times a dose, at temperature 1.",
+    says="Accuracy by dose for every fit; the table below holds the numbers.",
+)
+TRANSFERS = FeatureCaption(
+    title="Elsewhere, and backwards",
+    lead="A vector that carries the skill takes the gain from the tuned model where it is subtracted, acts on a base "
+    "of the same kind, and helps no model that has nothing to elicit. At temperature 1.",
+    key="Beside random vectors of the same norm, which share the samples. Taking away proves little: random vectors "
+    "may break a model as well.",
+)
+WITHOUT_SCRIPTS = "The figures need JavaScript. Their numbers are in the tables under them."

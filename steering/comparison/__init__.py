@@ -1,0 +1,1 @@
+"""Comparison: fits of steering vectors side by side, each against its controls."""
