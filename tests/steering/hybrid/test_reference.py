@@ -303,9 +303,9 @@ def test_the_rivals_hybrid_equals_its_definition_on_two_hundred_problems(
 @pytest.mark.parametrize("name", ["sweep", "kept", "takeover"])
 def test_organisms_steered_amid_their_chains_equal_the_definition(organisms, per_moment, problems, name):
     hybrid, n_problems = {
-        "sweep": (Hybrid(AtRandom(0.1), Sweep(per_moment, (0.5, 1.0, 2.0), RIVAL_WINDOWS, RandomChooser())), 30),
-        "kept": (Hybrid(AtRandom(0.3), Steer(per_moment, "kept")), 40),
-        "takeover": (Hybrid(InCategories(per_moment.taxonomy, frozenset({0, 3})), Takeover()), 40),
+        "sweep": (Hybrid(AtRandom(0.1), Sweep(per_moment, (0.5, 1.0, 2.0), RIVAL_WINDOWS, RandomChooser())), 16),
+        "kept": (Hybrid(AtRandom(0.3), Steer(per_moment, "kept")), 24),
+        "takeover": (Hybrid(InCategories(per_moment.taxonomy, frozenset({0, 3})), Takeover()), 24),
     }[name]
     traces, n_ties = compared(organisms, hybrid, problems[:n_problems], LONGER_SAMPLED)
     print(f"{n_ties} ties")
