@@ -1,0 +1,208 @@
+"""What a hybrid costs: against its own definition without a cache, and against two models that decode apart.
+
+    PYTHONPATH=. python benchmarks/hybrid.py --out benchmarks/results
+
+The hybrid is that of arXiv 2510.07364 in its first form: where the models disagree, the tuned one names a category, the
+base writes fifty candidates under that category's vector (ten doses, five windows), and the tuned model picks one. The
+pair is random, and its texts never end, so that every completion has 100 tokens; the noise between the two models sets
+how often they disagree, which decides the cost and is recorded. The reference, `tests/steering/hybrid/reference.py`,
+reads the whole text for every model, token and candidate; it writes a few problems, and seconds are scaled to one.
+
+Token-forwards are positions passed through a whole network: each block counts the positions that it reads, over the
+number of blocks. Both sides are counted on the same problems, in passes of their own beside the timed ones.
+
+Throughput: tokens a second of the hybrid that takes over where the models disagree, against those of the base and then
+the tuned model, decoded apart at the same batch size; repetitions alternate.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from machine import machine
+from timed import timed
+from torch import Tensor, nn
+
+from lab.models.device import resolve_device
+from lab.models.load import Model, assemble
+from lab.models.pair import ModelPair
+from lab.models.tiny import EOS, byte_tokenizer, tiny_network
+from lab.provenance import package_versions, revision
+from lab.sampling.decoding import Decoding
+from lab.sampling.rows import OpenRows
+from lab.sampling.sample import sample
+from lab.sampling.trace import Trace
+from lab.seeds import torch_generator
+from lab.tasks.problem import Problem
+from lab.tasks.source import open_task, task_source
+from probes.site import Site
+from probes.taxonomy.taxonomy import Taxonomy
+from steering.edit import Add
+from steering.hybrid.act import Sweep, Takeover, TunedChooser
+from steering.hybrid.hybrid import Hybrid, open_hybrid
+from steering.hybrid.router import Disagreement
+from steering.hybrid.vector_table import PerCategory
+from steering.vector import SteeringVector
+from tests.steering.hybrid.reference import write
+
+N_LAYERS, D_MODEL = 4, 128
+DECODING = Decoding(temperature=0.0, max_new_tokens=100)
+DOSES = tuple(n / 10 for n in range(1, 11))
+WINDOWS = (None, 1, 15, 50, 100)
+N_CATEGORIES = 5
+SITE, READ = Site(1), Site(2)
+NORM = 1000.0
+"""Of the vectors: somewhat less than the stream's own, so that the candidates of a sweep differ."""
+
+
+def endless_pair(noise: float, device: torch.device) -> ModelPair:
+    """A random base and the same network with `noise`, relative to each weight's spread; neither ever ends a text."""
+    base = tiny_network("llama", seed=0, n_layers=N_LAYERS, d_model=D_MODEL)
+    tuned, generator = copy.deepcopy(base), torch_generator(0, "noise")
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter += noise * parameter.std() * torch.randn(parameter.shape, generator=generator)
+        for network in (base, tuned):
+            # A logit of 0, where the greatest of the others is some nats.
+            network.get_parameter("lm_head.weight")[EOS] = 0.0
+            nn.Module.to(network, device)
+    return ModelPair(
+        base=assemble(base, byte_tokenizer(), name="base"), tuned=assemble(tuned, byte_tokenizer(), name="tuned")
+    )
+
+
+def rivals_hybrid(pair: ModelPair) -> Hybrid:
+    """Random vectors, and a random taxonomy of the tuned model's stream."""
+    generator = torch_generator(0, "hybrid")
+    directions = NORM * torch.nn.functional.normalize(torch.randn(N_CATEGORIES, D_MODEL, generator=generator), dim=1)
+    centres = torch.nn.functional.normalize(torch.randn(N_CATEGORIES, D_MODEL, generator=generator), dim=1)
+    taxonomy = Taxonomy(
+        site=READ,
+        mean=torch.zeros(D_MODEL),
+        W_enc=centres.T.contiguous(),
+        b_enc=torch.zeros(N_CATEGORIES),
+        W_dec=centres,
+        b_dec=torch.zeros(D_MODEL),
+        k=1,
+        names=tuple(map(str, range(N_CATEGORIES))),
+        model=pair.tuned.name,
+        model_digest=pair.tuned.digest,
+    ).to(pair.tuned.device)
+    edits = tuple(Add(SteeringVector({SITE: row}, {SITE: float("nan")}, "random")) for row in directions)
+    return Hybrid(Disagreement(), Sweep(PerCategory(taxonomy, "tuned", edits), DOSES, WINDOWS, TunedChooser()))
+
+
+@contextmanager
+def counted(pair: ModelPair) -> Iterator[dict[str, float]]:
+    """Token-forwards of each model within the block, padding included."""
+    totals = {"base": 0.0, "tuned": 0.0}
+
+    def counting(name: str, model: Model) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def count(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            totals[name] += args[0].shape[0] * args[0].shape[1] / model.anatomy.n_layers
+
+        return count
+
+    handles = [
+        block.register_forward_pre_hook(counting(name, model))
+        for name, model in (("base", pair.base), ("tuned", pair.tuned))
+        for block in model.anatomy.blocks
+    ]
+    try:
+        yield totals
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def cached(model: Model, problems: Sequence[Problem], batch_size: int, rows: OpenRows | None) -> list[Trace]:
+    """Completions by the decoding loop, all of full length."""
+    traces = sample(model, problems, 1, DECODING, seed=0, batch_size=batch_size, open_rows=rows)
+    assert all(len(trace.tokens) == DECODING.max_new_tokens for trace in traces), "a text ended early"
+    return traces
+
+
+def defined(pair: ModelPair, hybrid: Hybrid, problems: Sequence[Problem]) -> list[tuple[int, ...]]:
+    """Tokens by the reference."""
+    return [tuple(one.token for one in write(pair, hybrid, problem, DECODING, seed=0)) for problem in problems]
+
+
+def routed_share(traces: Sequence[Trace]) -> float:
+    """Share of the tokens that the base did not write alone."""
+    routes = [route > 0 for trace in traces for route in trace.routes]
+    return sum(routes) / len(routes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--n-problems", type=int, default=64)
+    parser.add_argument("--n-reference", type=int, default=2)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--noise", type=float, default=0.002)
+    arguments = parser.parse_args()
+    device = resolve_device(arguments.device)
+    pair = endless_pair(arguments.noise, device)
+    hybrid, taking = rivals_hybrid(pair), Hybrid(Disagreement(), Takeover())
+    problems = open_task(task_source("chain"), n_problems=arguments.n_problems, seed=0).problems
+    few = problems[: arguments.n_reference]
+    size = len(problems)
+
+    with counted(pair) as by_cache:
+        few_traces = cached(pair.base, few, size, open_hybrid(pair, hybrid))
+    with counted(pair) as by_reference:
+        tokens = defined(pair, hybrid, few)
+    n_equal = sum(trace.tokens == wanted for trace, wanted in zip(few_traces, tokens, strict=True))
+
+    work: dict[str, Callable[[], object]] = {
+        "reference": lambda: defined(pair, hybrid, few),
+        "hybrid": lambda: cached(pair.base, problems, size, open_hybrid(pair, hybrid)),
+        "takeover": lambda: cached(pair.base, problems, size, open_hybrid(pair, taking)),
+        "base": lambda: cached(pair.base, problems, size, None),
+        "tuned": lambda: cached(pair.tuned, problems, size, None),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(arguments.repetitions):
+        for name, task in work.items():
+            seconds[name].append(timed(task, device)[0])
+    median = {name: statistics.median(times) for name, times in seconds.items()}
+    forwards = {"reference": by_reference, "cached": by_cache}
+    totals = {name: sum(counts.values()) for name, counts in forwards.items()}
+    commit, dirty = revision()
+    result = {
+        "benchmark": "a hybrid of 50 candidates against its definition, and one that takes over against two models",
+        "pair": f"random llamas of {N_LAYERS} layers, width {D_MODEL}, noise {arguments.noise}",
+        "candidates": {"doses": DOSES, "windows": WINDOWS, "site": str(SITE)},
+        "n_problems": len(problems),
+        "n_reference": len(few),
+        "n_equal": n_equal,
+        "batch_size": size,
+        "routed_share": routed_share(few_traces),
+        "routed_share_takeover": routed_share(cached(pair.base, problems, size, open_hybrid(pair, taking))),
+        "token_forwards": forwards,
+        "token_forwards_ratio": totals["reference"] / totals["cached"],
+        "seconds": seconds,
+        "seconds_a_problem_ratio": (median["reference"] / len(few)) / (median["hybrid"] / len(problems)),
+        "takeover_throughput_share": (median["base"] + median["tuned"]) / median["takeover"],
+        "note": "the reference writes n_reference problems one by one; its seconds are scaled to a problem",
+        "machine": machine(device),
+        "packages": package_versions(),
+        "commit": commit,
+        "dirty": dirty,
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / f"hybrid-{device.type}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    shown = ("routed_share", "n_equal", "token_forwards_ratio", "seconds_a_problem_ratio", "takeover_throughput_share")
+    print(json.dumps({key: result[key] for key in shown}, indent=1))
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
