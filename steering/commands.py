@@ -14,6 +14,7 @@ from steering.feature_commands import (
     SaeCommand,
     TaxonomyCommand,
 )
+from steering.vector_commands import VectorsCommand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,6 +287,7 @@ Command = (
     | Annotated[FeaturesCommand, tyro.conf.subcommand("features")]
     | Annotated[AttributeCommand, tyro.conf.subcommand("attribute")]
     | Annotated[TaxonomyCommand, tyro.conf.subcommand("taxonomy")]
+    | Annotated[VectorsCommand, tyro.conf.subcommand("vectors")]
     | Annotated[ExportCommand, tyro.conf.subcommand("export")]
     | Annotated[OrganismsCommand, tyro.conf.subcommand("organisms")]
 )

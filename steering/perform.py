@@ -39,6 +39,7 @@ from steering.feature_commands import (
 from steering.progress import progress
 from steering.study.config import Study
 from steering.study.feature_search import FeatureSearch
+from steering.vector_commands import VectorsCommand
 
 
 def perform(command: Command, typed: str) -> None:
@@ -88,6 +89,10 @@ def perform(command: Command, typed: str) -> None:
             from steering.perform_taxonomy import perform_taxonomy
 
             perform_taxonomy(command, console)
+        case VectorsCommand():
+            from steering.perform_vectors import perform_vectors
+
+            perform_vectors(command, named_pair(command.pair), typed, console)
         case ExportCommand():
             from steering.perform_export import perform_export
 

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from steering.hybrid.draws import CANDIDATE, CATEGORY, LIKELY_TOKEN
 from torch import Tensor
 from torch.nn import Module
 from torch.utils.hooks import RemovableHandle
@@ -38,6 +37,7 @@ from steering.hybrid.act import (
     Takeover,
     TunedChooser,
 )
+from steering.hybrid.draws import CANDIDATE, CATEGORY, LIKELY_TOKEN
 from steering.hybrid.hybrid import Hybrid
 from steering.hybrid.linear_probe import LinearProbe
 from steering.hybrid.router import (
