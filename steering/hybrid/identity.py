@@ -22,7 +22,7 @@ def _plain(value: object) -> object:
     """`value` with tensors as digests of their bytes, in what has canonical JSON."""
     match value:
         case Tensor():
-            content = value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+            content = value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
             return [str(value.dtype), list(value.shape), sha256(content).hexdigest()]
         case SteeringVector():
             # How a vector was found does not change what it does.
