@@ -1,6 +1,6 @@
 """OwnHelp: what the base model is helped by without any tuned model, as settings and as arms of the ladder."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lab.elicitation.choice import Fitting
 from lab.elicitation.cot_decoding import CotDecoding
@@ -27,7 +27,10 @@ class OwnHelp:
 
 
 def own_help_arms(settings: OwnHelp, task: Task, fit_task: Task) -> tuple[Arm, ...]:
-    """Prompt and decoding rungs; what is chosen among several is chosen on the problems of `fit_task`."""
+    """Prompt and decoding rungs; what is chosen among several is chosen on the problems of `fit_task`.
+
+    The control of a rung is the same without its one ingredient; of the prompt and the temperature that is the base.
+    """
     fitting = Fitting(problems=fit_task.problems, n_samples=settings.n_fit_samples)
     return (
         Arm(
@@ -49,16 +52,37 @@ def own_help_arms(settings: OwnHelp, task: Task, fit_task: Task) -> tuple[Arm, .
             way=SelfConsistency(n_votes=settings.n_votes),
         ),
         Arm(
+            name="one-vote",
+            label="one answer, as the voters draw it",
+            kind="control",
+            control_of="self-consistency",
+            way=SelfConsistency(n_votes=1),
+        ),
+        Arm(
             name="cot-decoding",
             label="+ CoT-decoding",
             kind="rung",
             way=CotDecoding(n_branches=settings.n_branches),
         ),
         Arm(
+            name="one-branch",
+            label="its first branch alone",
+            kind="control",
+            control_of="cot-decoding",
+            way=CotDecoding(n_branches=1),
+        ),
+        Arm(
             name="power",
             label=f"+ power sampling, alpha {settings.power.alpha:g}",
             kind="rung",
             way=settings.power,
+        ),
+        Arm(
+            name="power-unmoved",
+            label="temperature 1 / alpha, without moves",
+            kind="control",
+            control_of="power",
+            way=replace(settings.power, n_moves=0),
         ),
     )
 
