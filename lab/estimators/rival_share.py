@@ -1,5 +1,7 @@
 """R1 and R2, two published hybrids of base and tuned model, scored as if their recovered gap were an elicited share."""
 
+from math import nan
+
 import polars as pl
 
 from lab.estimators.estimate import ESTIMATES, Analysis, estimate, missing_arm, rates, share_row
@@ -22,7 +24,7 @@ def rival_share(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
         if missing_arm(evidence, arm, "greedy", "tuned-greedy") is not None:
             continue
         hybrid, base, tuned = (float(rates(evidence.verdicts, one).mean()) for one in (arm, "greedy", "tuned-greedy"))
-        theirs = Interval(value=rival_gap(hybrid, base, tuned), low=float("nan"), high=float("nan"))
+        theirs = Interval(value=rival_gap(hybrid, base, tuned), low=nan, high=nan, stderr=nan)
         method = f"rival P{name[1:]}"
         rows.append(estimate(name, f"{method}, their formula", "share", theirs))
         rows.append(

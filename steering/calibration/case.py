@@ -87,6 +87,7 @@ def case_study(case: KnownCase, effort: Effort, *, seed: int, device: str) -> St
         own_help=OwnHelp() if leaks else None,
         routing=RoutingFit() if leaks else None,
         rivals=RivalSettings() if compared else None,
+        rival_arms=effort.rival_arms,
         ks=tuple(k for k in (1, 2, 4, 8, 16, 32, 64) if k <= effort.n_curve_samples),
         decoding=Decoding(max_new_tokens=96),
         n_boot=effort.n_boot,

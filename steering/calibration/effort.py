@@ -15,6 +15,8 @@ NEEDED = (
     "rank2-greedy",
 )
 """The arms that estimators look at."""
+RIVALLED = ("p1", "p1-mended", "p1-mended-random", "p2", "p2-norm-matched")
+"""Both published methods, the first with its faults mended, and random vectors."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +31,8 @@ class Effort:
     n_fit_problems: int
     arms: tuple[str, ...]
     """Of the ladder; all when empty."""
+    rival_arms: tuple[str, ...]
+    """Of the published methods; all when empty."""
     n_boot: int
     n_replicas: int
     """Bootstrap replicas of each problem set, on which intervals are asked again for the truth."""
@@ -45,6 +49,7 @@ QUICK = Effort(
     n_old_samples=2,
     n_fit_problems=64,
     arms=NEEDED,
+    rival_arms=RIVALLED,
     n_boot=1000,
     n_replicas=10,
     n_replica_boot=200,
@@ -58,6 +63,7 @@ FULL = Effort(
     n_old_samples=2,
     n_fit_problems=96,
     arms=NEEDED,
+    rival_arms=RIVALLED,
     n_boot=2000,
     n_replicas=30,
     n_replica_boot=200,

@@ -55,6 +55,8 @@ class Study:
     """Routers and category vectors that are fitted; none when None."""
     rivals: RivalSettings | None = None
     """Two published hybrids that stand beside the ladder, with their faults switched; none when None."""
+    rival_arms: tuple[str, ...] = ()
+    """Which of their arms run, by name; all of them when empty."""
     decoding: Decoding = field(default_factory=Decoding)
     reach: int = 1000
     """Samples of one problem that still count as within the base model's reach."""

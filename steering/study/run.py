@@ -101,7 +101,8 @@ def listed(bench: Bench, fitting: Fitting) -> Iterator[tuple[Arm, dict[str, str]
             yield arm, fitted
     if study.rivals is not None and (rivals := rival_stage(bench, study.rivals, fitting)) is not None:
         for arm in arms_of_rivals(rivals, study.seed):
-            yield arm, {"rivals": rivals.digest}
+            if not study.rival_arms or arm.name in study.rival_arms:
+                yield arm, {"rivals": rivals.digest}
 
 
 def arm_traces(bench: Bench, arm: Arm, parents: dict[str, str]) -> Artefact:
