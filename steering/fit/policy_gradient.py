@@ -38,11 +38,12 @@ def fit_policy_gradient(
     *,
     seed: int,
     work: Path,
+    start: SteeringVector | None = None,
 ) -> SteeringVector:
     """One vector a site, added at every token, by the post-training loop of `lab.post_training.reinforce`.
 
-    Bias-only adaptation (Sinii et al. 2025): GRPO with nothing to train but the vectors, from zero. Departure: a vector
-    is learned in units of the site's mean residual norm divided by the square root of d_model, so that one learning
+    Bias-only adaptation (Sinii et al. 2025): GRPO with nothing to train but the vectors, from zero or from `start`, which
+    lets a fit go on at a smaller rate; sites that it lacks start at zero. Departure: a vector is learned in units of the site's mean residual norm divided by the square root of d_model, so that one learning
     rate serves sites whose streams differ in length; `run.learning_rate` is in these units. `problems` are used in the
     order given, and again when they run out. The model itself is not touched. Checkpoints go to `work`, and a run that
     was cut off goes on from the last one. Raises SiteError for a layer out of range.
@@ -51,7 +52,9 @@ def fit_policy_gradient(
     norms = residual_norms(model, sites, problems[:N_MEASURED], decoding, seed=child_seed(seed, "residual norms"))
     units = {site: norm / model.anatomy.d_model**0.5 for site, norm in norms.items()}
     steered = with_shared_weights(model)
-    learned = {site: nn.Parameter(torch.zeros(model.anatomy.d_model, device=model.device)) for site in sites}
+    nothing = torch.zeros(model.anatomy.d_model)
+    known = {} if start is None else start.directions
+    learned = {site: nn.Parameter((known.get(site, nothing) / units[site]).to(model.device)) for site in sites}
     # As parameters of the network they are what the trainer finds to train, and are in its checkpoints.
     steered.network.steering = nn.ParameterList(learned.values())
     for site in sites:
@@ -69,7 +72,8 @@ def fit_policy_gradient(
     return SteeringVector(
         {site: units[site] * vector.detach() for site, vector in learned.items()},
         norms,
-        f"policy gradient on {model.name}, {run.n_steps} steps of {run.n_prompts} x {run.n_rollouts} rollouts",
+        f"policy gradient on {model.name}, {run.n_steps} steps of {run.n_prompts} x {run.n_rollouts} rollouts"
+        + ("" if start is None else f", from ({start.how})"),
     )
 
 

@@ -125,3 +125,16 @@ def test_residual_norms_are_means_over_prompt_and_own_completion(model, task):
 def test_a_layer_out_of_range_is_refused(model, task, tmp_path):
     with pytest.raises(SiteError, match="layer 7 is out of range"):
         fit_policy_gradient(model, [Site(7)], task.problems, opens_a_chain, RUN, seed=0, work=tmp_path)
+
+
+def test_a_fit_goes_on_from_a_vector(model, task, tmp_path):
+    d_model = model.anatomy.d_model
+    start = SteeringVector({site: torch.linspace(-1, 1, d_model) for site in SITES}, dict.fromkeys(SITES, 1.0), "hand")
+    sites = (*SITES, Site(1, "resid_mid"))
+    still = replace(RUN, n_steps=1, n_prompts=2, learning_rate=0.0)
+    reward = opens_a_chain
+    found = fit_policy_gradient(model, sites, task.problems, reward, still, seed=0, work=tmp_path, start=start)
+    for site in SITES:
+        torch.testing.assert_close(found.directions[site], start.directions[site])
+    assert not found.directions[Site(1, "resid_mid")].any()
+    assert found.how.endswith("from (hand)")
