@@ -42,11 +42,12 @@ def fit_policy_gradient(
 ) -> SteeringVector:
     """One vector a site, added at every token, by the post-training loop of `lab.post_training.reinforce`.
 
-    Bias-only adaptation (Sinii et al. 2025): GRPO with nothing to train but the vectors, from zero or from `start`, which
-    lets a fit go on at a smaller rate; sites that it lacks start at zero. Departure: a vector is learned in units of the site's mean residual norm divided by the square root of d_model, so that one learning
-    rate serves sites whose streams differ in length; `run.learning_rate` is in these units. `problems` are used in the
-    order given, and again when they run out. The model itself is not touched. Checkpoints go to `work`, and a run that
-    was cut off goes on from the last one. Raises SiteError for a layer out of range.
+    Bias-only adaptation (Sinii et al. 2025): GRPO with nothing to train but the vectors, from zero or from `start`, so
+    that a fit can go on at a smaller rate; sites that `start` lacks begin at zero. Departure: a vector is learned in
+    units of the site's mean residual norm divided by the square root of d_model, so that one learning rate serves sites
+    whose streams differ in length; `run.learning_rate` is in these units. `problems` are used in the order given, and
+    again when they run out. The model itself is not touched. Checkpoints go to `work`, and a run that was cut off goes
+    on from the last one. Raises SiteError for a layer out of range.
     """
     decoding = Decoding(temperature=run.temperature, max_new_tokens=run.max_new_tokens)
     norms = residual_norms(model, sites, problems[:N_MEASURED], decoding, seed=child_seed(seed, "residual norms"))
