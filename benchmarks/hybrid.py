@@ -15,14 +15,14 @@ Token-forwards are positions passed through a whole network: each block counts t
 number of blocks. Both sides are counted on the same problems, in passes of their own beside the timed ones.
 
 Throughput: tokens a second of the hybrid that takes over where the models disagree, against those of the base and then
-the tuned model, decoded apart at the same batch size. Repetitions alternate in all cases.
+the tuned model, decoded apart at the same batch size. Repetitions alternate.
 """
 
 import argparse
 import copy
 import json
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -155,17 +155,6 @@ def longer(problems: Sequence[Problem]) -> list[Problem]:
     ]
 
 
-def repeated(
-    work: Mapping[str, Callable[[], object]], repetitions: int, device: torch.device
-) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Seconds of each work, taken in turn, and their medians."""
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for _ in range(repetitions):
-        for name, task in work.items():
-            seconds[name].append(timed(task, device)[0])
-    return seconds, {name: statistics.median(times) for name, times in seconds.items()}
-
-
 def sweep_cost(
     pair: ModelPair,
     problems: Sequence[Problem],
@@ -173,24 +162,19 @@ def sweep_cost(
     windows: tuple[int | None, ...],
     *,
     n_reference: int,
-    repetitions: int,
 ) -> dict[str, object]:
-    """A sweep with caches and a batch against its definition."""
+    """A sweep with caches and a batch, before and after a few problems by its definition."""
     hybrid = Hybrid(Disagreement(), Sweep(rivals_table(pair), doses, windows, TunedChooser()))
-    opened, size = open_hybrid(pair, hybrid), len(problems)
-    traces = cached(pair.base, problems, size, opened)
+    opened, size, device = open_hybrid(pair, hybrid), len(problems), pair.base.device
+    first, traces = timed(lambda: cached(pair.base, problems, size, opened), device)
     share = routed_share(traces)
     order = sorted(range(size), key=lambda number: abs(routed_share([traces[number]]) - share))[:n_reference]
     few = [problems[number] for number in order]
     with counted(pair) as by_cache:
         cached(pair.base, few, size, opened)
     with counted(pair) as by_reference:
-        tokens = defined(pair, hybrid, few)
-    work: dict[str, Callable[[], object]] = {
-        "cached": lambda: cached(pair.base, problems, size, opened),
-        "reference": lambda: defined(pair, hybrid, few),
-    }
-    seconds, median = repeated(work, repetitions, pair.base.device)
+        reference, tokens = timed(lambda: defined(pair, hybrid, few), device)
+    second, _ = timed(lambda: cached(pair.base, problems, size, opened), device)
     return {
         "doses": len(doses),
         "windows": windows,
@@ -202,8 +186,8 @@ def sweep_cost(
         "routed_share_reference": routed_share([traces[number] for number in order]),
         "token_forwards": {"reference": by_reference, "cached": by_cache},
         "token_forwards_ratio": sum(by_reference.values()) / sum(by_cache.values()),
-        "seconds": seconds,
-        "seconds_a_problem_ratio": (median["reference"] / len(few)) / (median["cached"] / size),
+        "seconds": {"reference": reference, "cached": (first, second)},
+        "seconds_a_problem_ratio": (reference / len(few)) / (statistics.mean((first, second)) / size),
     }
 
 
@@ -215,7 +199,11 @@ def takeover_cost(pair: ModelPair, problems: Sequence[Problem], repetitions: int
         "base": lambda: cached(pair.base, problems, size, None),
         "tuned": lambda: cached(pair.tuned, problems, size, None),
     }
-    seconds, median = repeated(work, repetitions, pair.base.device)
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(repetitions):
+        for name, task in work.items():
+            seconds[name].append(timed(task, pair.base.device)[0])
+    median = {name: statistics.median(times) for name, times in seconds.items()}
     return {
         "n_problems": size,
         "routed_share": routed_share(cached(pair.base, problems, size, opened)),
@@ -229,25 +217,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--n-problems", type=int, default=64)
-    parser.add_argument("--n-published", type=int, default=8, help="problems under the windows of the paper")
-    parser.add_argument("--n-reference", type=int, default=2)
+    parser.add_argument("--n-published", type=int, default=4, help="problems under the windows of the paper")
+    parser.add_argument("--n-reference", type=int, default=1)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--noise", type=float, default=0.002)
     arguments = parser.parse_args()
-    device, repetitions = resolve_device(arguments.device), arguments.repetitions
+    device = resolve_device(arguments.device)
     pair = endless_pair(arguments.noise, device)
     problems = open_task(task_source("chain"), n_problems=arguments.n_problems, seed=0).problems
     some = problems[: arguments.n_published]
     n_reference = arguments.n_reference
     sweeps = {
-        "last position": sweep_cost(pair, problems, *LAST_POSITION, n_reference=n_reference, repetitions=repetitions),
-        "last position, longer prompts": sweep_cost(
-            pair, longer(problems), *LAST_POSITION, n_reference=n_reference, repetitions=repetitions
-        ),
-        "published windows": sweep_cost(pair, some, *PUBLISHED, n_reference=1, repetitions=1),
-        "published windows, longer prompts": sweep_cost(pair, longer(some), *PUBLISHED, n_reference=1, repetitions=1),
+        "last position": sweep_cost(pair, problems, *LAST_POSITION, n_reference=n_reference),
+        "last position, longer prompts": sweep_cost(pair, longer(problems), *LAST_POSITION, n_reference=n_reference),
+        "published windows": sweep_cost(pair, some, *PUBLISHED, n_reference=1),
+        "published windows, longer prompts": sweep_cost(pair, longer(some), *PUBLISHED, n_reference=1),
     }
-    takeover = takeover_cost(pair, problems, repetitions)
+    takeover = takeover_cost(pair, problems, arguments.repetitions)
     commit, dirty = revision()
     result = {
         "benchmark": "a hybrid of 50 candidates against its definition, and one that takes over against two models",
