@@ -3,16 +3,19 @@
     PYTHONPATH=. python benchmarks/hybrid.py --out benchmarks/results
 
 The hybrid is that of arXiv 2510.07364 in its first form: where the models disagree, the tuned one names a category, the
-base writes fifty candidates under that category's vector (ten doses, five windows), and the tuned model picks one. The
-pair is random, and its texts never end, so that every completion has 100 tokens; the noise between the two models sets
-how often they disagree, which decides the cost and is recorded. The reference, `tests/steering/hybrid/reference.py`,
-reads the whole text for every model, token and candidate; it writes a few problems, and seconds are scaled to one.
+base writes fifty candidates under that category's vector, and the tuned model picks one. The main case sweeps fifty
+doses at the last position; beside it stand the windows of the paper (ten doses, five windows). Prompts have their own
+ten bytes or so, or sixty, as those of real problems do in tokens. The pair is random, and its texts never end, so that
+every completion has 100 tokens; the noise between the two models sets how often they disagree, which decides the cost
+and is recorded. The reference, `tests/steering/hybrid/reference.py`, reads the whole text for every model, token and
+candidate; it writes a few problems, those whose share of such tokens is nearest to that of all, and seconds are scaled
+to one problem.
 
-Token-forwards are positions passed through a whole network: each block counts the positions that it reads, over the
+Token-forwards are positions passed through a whole network: each block counts the positions that it computes, over the
 number of blocks. Both sides are counted on the same problems, in passes of their own beside the timed ones.
 
 Throughput: tokens a second of the hybrid that takes over where the models disagree, against those of the base and then
-the tuned model, decoded apart at the same batch size; repetitions alternate.
+the tuned model, decoded apart at the same batch size. Repetitions alternate.
 """
 
 import argparse
@@ -21,6 +24,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -52,8 +56,9 @@ from tests.steering.hybrid.reference import write
 
 N_LAYERS, D_MODEL = 4, 128
 DECODING = Decoding(temperature=0.0, max_new_tokens=100)
-DOSES = tuple(n / 10 for n in range(1, 11))
-WINDOWS = (None, 1, 15, 50, 100)
+LAST_POSITION = tuple(n / 50 for n in range(1, 51)), (1,)
+PUBLISHED = tuple(n / 10 for n in range(1, 11)), (None, 1, 15, 50, 100)
+LONGER_PROMPT = 60
 N_CATEGORIES = 5
 SITE, READ = Site(1), Site(2)
 NORM = 1000.0
@@ -76,8 +81,8 @@ def endless_pair(noise: float, device: torch.device) -> ModelPair:
     )
 
 
-def rivals_hybrid(pair: ModelPair) -> Hybrid:
-    """Random vectors, and a random taxonomy of the tuned model's stream."""
+def rivals_table(pair: ModelPair) -> PerCategory:
+    """Random vectors under a random taxonomy of the tuned model's stream."""
     generator = torch_generator(0, "hybrid")
     directions = NORM * torch.nn.functional.normalize(torch.randn(N_CATEGORIES, D_MODEL, generator=generator), dim=1)
     centres = torch.nn.functional.normalize(torch.randn(N_CATEGORIES, D_MODEL, generator=generator), dim=1)
@@ -94,12 +99,15 @@ def rivals_hybrid(pair: ModelPair) -> Hybrid:
         model_digest=pair.tuned.digest,
     ).to(pair.tuned.device)
     edits = tuple(Add(SteeringVector({SITE: row}, {SITE: float("nan")}, "random")) for row in directions)
-    return Hybrid(Disagreement(), Sweep(PerCategory(taxonomy, "tuned", edits), DOSES, WINDOWS, TunedChooser()))
+    return PerCategory(taxonomy, "tuned", edits)
 
 
 @contextmanager
 def counted(pair: ModelPair) -> Iterator[dict[str, float]]:
-    """Token-forwards of each model within the block, padding included."""
+    """Token-forwards of each model within the block, padding included.
+
+    Each block's MLP counts, as blocks that a pass skips are called too.
+    """
     totals = {"base": 0.0, "tuned": 0.0}
 
     def counting(name: str, model: Model) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -109,7 +117,7 @@ def counted(pair: ModelPair) -> Iterator[dict[str, float]]:
         return count
 
     handles = [
-        block.register_forward_pre_hook(counting(name, model))
+        block.get_submodule("mlp").register_forward_pre_hook(counting(name, model))
         for name, model in (("base", pair.base), ("tuned", pair.tuned))
         for block in model.anatomy.blocks
     ]
@@ -138,58 +146,102 @@ def routed_share(traces: Sequence[Trace]) -> float:
     return sum(routes) / len(routes)
 
 
+def longer(problems: Sequence[Problem]) -> list[Problem]:
+    """The same under prompts of `LONGER_PROMPT` bytes, which end in their own and begin with those of others."""
+    prompts = [problem.prompt for problem in problems] * (1 + LONGER_PROMPT)
+    return [
+        replace(problem, prompt="".join(prompts[: len(problems) + number + 1])[-LONGER_PROMPT:])
+        for number, problem in enumerate(problems)
+    ]
+
+
+def sweep_cost(
+    pair: ModelPair,
+    problems: Sequence[Problem],
+    doses: tuple[float, ...],
+    windows: tuple[int | None, ...],
+    *,
+    n_reference: int,
+) -> dict[str, object]:
+    """A sweep with caches and a batch, before and after a few problems by its definition."""
+    hybrid = Hybrid(Disagreement(), Sweep(rivals_table(pair), doses, windows, TunedChooser()))
+    opened, size, device = open_hybrid(pair, hybrid), len(problems), pair.base.device
+    first, traces = timed(lambda: cached(pair.base, problems, size, opened), device)
+    share = routed_share(traces)
+    order = sorted(range(size), key=lambda number: abs(routed_share([traces[number]]) - share))[:n_reference]
+    few = [problems[number] for number in order]
+    with counted(pair) as by_cache:
+        cached(pair.base, few, size, opened)
+    with counted(pair) as by_reference:
+        reference, tokens = timed(lambda: defined(pair, hybrid, few), device)
+    second, _ = timed(lambda: cached(pair.base, problems, size, opened), device)
+    return {
+        "doses": len(doses),
+        "windows": windows,
+        "prompt_bytes": statistics.mean(len(problem.prompt) for problem in problems),
+        "n_problems": size,
+        "n_reference": len(few),
+        "n_equal": sum(traces[number].tokens == wanted for number, wanted in zip(order, tokens, strict=True)),
+        "routed_share": share,
+        "routed_share_reference": routed_share([traces[number] for number in order]),
+        "token_forwards": {"reference": by_reference, "cached": by_cache},
+        "token_forwards_ratio": sum(by_reference.values()) / sum(by_cache.values()),
+        "seconds": {"reference": reference, "cached": (first, second)},
+        "seconds_a_problem_ratio": (reference / len(few)) / (statistics.mean((first, second)) / size),
+    }
+
+
+def takeover_cost(pair: ModelPair, problems: Sequence[Problem], repetitions: int) -> dict[str, object]:
+    """A hybrid that takes over against two models that decode apart."""
+    opened, size = open_hybrid(pair, Hybrid(Disagreement(), Takeover())), len(problems)
+    work: dict[str, Callable[[], object]] = {
+        "takeover": lambda: cached(pair.base, problems, size, opened),
+        "base": lambda: cached(pair.base, problems, size, None),
+        "tuned": lambda: cached(pair.tuned, problems, size, None),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(repetitions):
+        for name, task in work.items():
+            seconds[name].append(timed(task, pair.base.device)[0])
+    median = {name: statistics.median(times) for name, times in seconds.items()}
+    return {
+        "n_problems": size,
+        "routed_share": routed_share(cached(pair.base, problems, size, opened)),
+        "seconds": seconds,
+        "throughput_share": (median["base"] + median["tuned"]) / median["takeover"],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--n-problems", type=int, default=64)
-    parser.add_argument("--n-reference", type=int, default=2)
+    parser.add_argument("--n-published", type=int, default=4, help="problems under the windows of the paper")
+    parser.add_argument("--n-reference", type=int, default=1)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--noise", type=float, default=0.002)
     arguments = parser.parse_args()
     device = resolve_device(arguments.device)
     pair = endless_pair(arguments.noise, device)
-    hybrid, taking = rivals_hybrid(pair), Hybrid(Disagreement(), Takeover())
     problems = open_task(task_source("chain"), n_problems=arguments.n_problems, seed=0).problems
-    few = problems[: arguments.n_reference]
-    size = len(problems)
-
-    with counted(pair) as by_cache:
-        few_traces = cached(pair.base, few, size, open_hybrid(pair, hybrid))
-    with counted(pair) as by_reference:
-        tokens = defined(pair, hybrid, few)
-    n_equal = sum(trace.tokens == wanted for trace, wanted in zip(few_traces, tokens, strict=True))
-
-    work: dict[str, Callable[[], object]] = {
-        "reference": lambda: defined(pair, hybrid, few),
-        "hybrid": lambda: cached(pair.base, problems, size, open_hybrid(pair, hybrid)),
-        "takeover": lambda: cached(pair.base, problems, size, open_hybrid(pair, taking)),
-        "base": lambda: cached(pair.base, problems, size, None),
-        "tuned": lambda: cached(pair.tuned, problems, size, None),
+    some = problems[: arguments.n_published]
+    n_reference = arguments.n_reference
+    sweeps = {
+        "last position": sweep_cost(pair, problems, *LAST_POSITION, n_reference=n_reference),
+        "last position, longer prompts": sweep_cost(pair, longer(problems), *LAST_POSITION, n_reference=n_reference),
+        "published windows": sweep_cost(pair, some, *PUBLISHED, n_reference=1),
+        "published windows, longer prompts": sweep_cost(pair, longer(some), *PUBLISHED, n_reference=1),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for _ in range(arguments.repetitions):
-        for name, task in work.items():
-            seconds[name].append(timed(task, device)[0])
-    median = {name: statistics.median(times) for name, times in seconds.items()}
-    forwards = {"reference": by_reference, "cached": by_cache}
-    totals = {name: sum(counts.values()) for name, counts in forwards.items()}
+    takeover = takeover_cost(pair, problems, arguments.repetitions)
     commit, dirty = revision()
     result = {
         "benchmark": "a hybrid of 50 candidates against its definition, and one that takes over against two models",
         "pair": f"random llamas of {N_LAYERS} layers, width {D_MODEL}, noise {arguments.noise}",
-        "candidates": {"doses": DOSES, "windows": WINDOWS, "site": str(SITE)},
-        "n_problems": len(problems),
-        "n_reference": len(few),
-        "n_equal": n_equal,
-        "batch_size": size,
-        "routed_share": routed_share(few_traces),
-        "routed_share_takeover": routed_share(cached(pair.base, problems, size, open_hybrid(pair, taking))),
-        "token_forwards": forwards,
-        "token_forwards_ratio": totals["reference"] / totals["cached"],
-        "seconds": seconds,
-        "seconds_a_problem_ratio": (median["reference"] / len(few)) / (median["hybrid"] / len(problems)),
-        "takeover_throughput_share": (median["base"] + median["tuned"]) / median["takeover"],
+        "site": str(SITE),
+        "n_tokens": DECODING.max_new_tokens,
+        "sweeps": sweeps,
+        "takeover": takeover,
         "note": "the reference writes n_reference problems one by one; its seconds are scaled to a problem",
         "machine": machine(device),
         "packages": package_versions(),
@@ -199,8 +251,10 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"hybrid-{device.type}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
-    shown = ("routed_share", "n_equal", "token_forwards_ratio", "seconds_a_problem_ratio", "takeover_throughput_share")
-    print(json.dumps({key: result[key] for key in shown}, indent=1))
+    shown = ("routed_share", "n_equal", "token_forwards_ratio", "seconds_a_problem_ratio")
+    for name, figures in sweeps.items():
+        print(name, json.dumps({key: figures[key] for key in shown}))
+    print("takeover", json.dumps({key: takeover[key] for key in ("routed_share", "throughput_share")}))
     print(path)
 
 

@@ -40,30 +40,54 @@ def candidates(
 ) -> Int[Tensor, "routed candidate"]:
     """The base's most likely token after each dose and window of `sweep`, for some rows, of which each has an edit.
 
-    `added` are the `deltas` of the sweep's edits, and `chosen` says which of them a row has. All candidates of all rows
-    go through the blocks above the lowest site together, `max_rows` at a time, from the stream that the base's own pass
-    left there; they share the cache below. The positions of the widest window are computed afresh, and those outside a
-    candidate's own window come out as the base's own.
+    `added` are the `deltas` of the sweep's edits, and `chosen` says which of them a row has. A candidate computes the
+    positions of its own window alone, in the blocks above the lowest site, from the stream that the base's own pass
+    left there; those of one width go together, `max_rows` at a time, and windows that cover a row's text are one.
     """
+    widths = pass_widths(sweep.windows, base.cached.mask[rows].sum(dim=1))
+    doses = torch.tensor(sweep.doses, dtype=torch.float32, device=rows.device)
+    tokens = rows.new_zeros(len(rows), len(sweep.doses), len(sweep.windows))
+    for width in widths.unique().tolist():
+        covers = widths == width
+        some = covers.any(dim=1).nonzero()[:, 0]
+        each = some.repeat_interleave(len(doses))
+        parts = zip(each.split(max_rows), doses.repeat(len(some)).split(max_rows), strict=True)
+        found = [_most_likely(base, added, rows[part], chosen[part], dose, width=width) for part, dose in parts]
+        best = torch.cat(found).reshape(len(some), -1, 1)
+        tokens[some] = torch.where(covers[some, None], best, tokens[some])
+    return tokens.flatten(1)
+
+
+def pass_widths(windows: Sequence[int | None], n_tokens: Int[Tensor, " row"]) -> Int[Tensor, "row window"]:
+    """How many last positions the pass computes that gives a row of `n_tokens` its candidates of a window.
+
+    Windows that do not reach the start of the text have a width of their own; all others share one pass, as wide as the
+    longest text that they cover.
+    """
+    longest = int(n_tokens.max())
+    reach = torch.tensor([longest if window is None else window for window in windows], device=n_tokens.device)
+    whole = reach >= n_tokens[:, None]
+    covered = torch.where(whole, n_tokens[:, None], 0).max()
+    return torch.where(whole, covered, reach)
+
+
+def _most_likely(
+    base: WatchedRows,
+    added: Mapping[Site, Float[Tensor, "edit d_model"]],
+    rows: Int[Tensor, " some"],
+    edit: Int[Tensor, " some"],
+    dose: Float[Tensor, " some"],
+    *,
+    width: int,
+) -> Int[Tensor, " some"]:
+    """The base's most likely token after an edit of the last `width` positions, of rows that may repeat."""
     site = lowest(added)
-    n_last = base.streams[site].shape[1]
-    device = rows.device
-    pairs = [(dose, n_last if window is None else window) for dose in sweep.doses for window in sweep.windows]
-    dose = torch.tensor([dose for dose, _ in pairs], dtype=torch.float32, device=device).repeat(len(rows))
-    window = torch.tensor([window for _, window in pairs], device=device).repeat(len(rows))
-    repeated, edit = rows.repeat_interleave(len(pairs)), chosen.repeat_interleave(len(pairs))
-    from_end = torch.arange(n_last, 0, -1, device=device)
-    tokens = []
-    for part in torch.arange(len(repeated), device=device).split(max_rows):
-        scale = torch.where(from_end <= window[part, None], dose[part, None], 0.0)[:, :, None]
-        with ExitStack() as stack:
-            stack.enter_context(begun_at(base.model, site, base.streams[site][repeated[part]]))
-            for where, delta in added.items():
-                change = addition(base.model, scale * delta[edit[part], None])
-                stack.callback(hook_site(base.model, where, change).remove)
-            logits = base.cached.branches(repeated[part], n_last, first_layer=n_below(site))
-        tokens.append(logits.argmax(dim=-1))
-    return torch.cat(tokens).reshape(len(rows), len(pairs))
+    with ExitStack() as stack:
+        stack.enter_context(begun_at(base.model, site, base.streams[site][rows, -width:]))
+        for where, delta in added.items():
+            change = addition(base.model, (dose[:, None] * delta[edit])[:, None])
+            stack.callback(hook_site(base.model, where, change).remove)
+        return base.cached.branches(rows, width, first_layer=n_below(site)).argmax(dim=-1)
 
 
 def chosen(

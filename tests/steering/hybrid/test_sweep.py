@@ -14,7 +14,7 @@ from probes.site import Site
 from steering.edit import Ablate, Add
 from steering.gate import WhileWriting
 from steering.hybrid.act import FirstChooser, RandomChooser, Steer, Sweep, TunedChooser
-from steering.hybrid.candidates import chosen, n_different
+from steering.hybrid.candidates import chosen, n_different, pass_widths
 from steering.hybrid.hybrid import Hybrid
 from steering.hybrid.router import Always, AtRandom, AtSteps, Disagreement
 from steering.hybrid.vector_table import Drawn
@@ -101,6 +101,13 @@ def test_only_a_choice_by_the_tuned_model_costs_bits(llamas):
         assert {bits for trace in written(llamas, hybrid, FEW, SHORT) for bits in trace.content_bits} == {0}
         assert Hybrid(Disagreement(), hybrid.act).needs_tuned
     assert Hybrid(AtSteps((0,)), Sweep(TABLE, DOSES, WINDOWS, TunedChooser())).needs_tuned
+
+
+def test_windows_that_cover_a_text_share_a_pass_and_others_have_one_of_their_own_width():
+    n_tokens = torch.tensor([30, 12, 9])
+    assert pass_widths((None, 1, 10, 50), n_tokens).tolist() == [[30, 1, 10, 30], [30, 1, 10, 30], [30, 1, 30, 30]]
+    assert pass_widths((1, 10), n_tokens).tolist() == [[1, 10], [1, 10], [1, 9]], "as wide as the longest covered text"
+    assert pass_widths((1,), n_tokens).unique().tolist() == [1]
 
 
 def test_choosers_by_hand():
