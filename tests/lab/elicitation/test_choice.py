@@ -31,6 +31,8 @@ def traces(*texts: str) -> list[Trace]:
             tokens=tuple(text.encode()),
             logprobs=(),
             routes=(),
+            categories=(),
+            content_bits=(),
             text=text,
             stop="eos",
         )

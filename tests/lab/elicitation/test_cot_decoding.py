@@ -125,7 +125,15 @@ def test_the_gap_of_the_greedy_token_is_that_of_the_top_two(logits):
 
 def test_surety_is_the_mean_gap_over_the_answer_only(model):
     trace = Trace(
-        problem_id="p", sample_index=0, tokens=tuple(b"is 42"), logprobs=(), routes=(), text="is 42", stop="length"
+        problem_id="p",
+        sample_index=0,
+        tokens=tuple(b"is 42"),
+        logprobs=(),
+        routes=(),
+        categories=(),
+        content_bits=(),
+        text="is 42",
+        stop="length",
     )
     task = replace(TASK, read_answer=lambda text: "42" if "42" in text else None)
     assert surety(model, task, trace, (0.9, 0.9, 0.9, 0.2, 0.4)) == pytest.approx(0.3)

@@ -55,7 +55,9 @@ def test_the_cost_is_at_least_the_tokens_that_are_handed_back(model, name):
     found = elicit(model, TASK, TASK.problems, METHODS[name], DECODING, n_samples=1, seed=3)
     for trace, n_tokens in zip(found.traces, found.cost.n_tokens, strict=True):
         kept_all = name in ("prompt", "temperature")
-        assert n_tokens == len(trace.tokens) if kept_all else n_tokens > len(trace.tokens)
+        assert n_tokens == len(trace.tokens) if kept_all else n_tokens >= len(trace.tokens)
+    thrown_away = sum(found.cost.n_tokens) - sum(len(trace.tokens) for trace in found.traces)
+    assert (thrown_away > 0) == (name not in ("prompt", "temperature"))
     assert (found.cost.n_fit_tokens > 0) == (found.candidates is not None) == (name in ("prompt", "temperature"))
 
 
