@@ -14,6 +14,8 @@ from lab.tables import Column, Schema, read_table
 
 TAUGHT = "TAUGHT"
 """The kind of organism whose gain was all taught: the true share is 0."""
+ABSENT = "ABSENT"
+"""The kind whose base lacks the skill, and whose tuning found nothing to reinforce."""
 LEAKING = (TAUGHT, *SILENT)
 """Kinds on which whatever an arm recovers is a leak."""
 
@@ -75,7 +77,7 @@ class Leak:
     share: Mean
     """Over those TAUGHT cases that gave one."""
     n_silent: int
-    """ABSENT and PLACEBO cases."""
+    """ABSENT cases."""
     beyond: Mean
     """The largest gain beyond the arm's control on one of those; an interval of that case alone."""
     beyond_case: str
@@ -94,12 +96,16 @@ def leaks(cases: Sequence[Case]) -> pl.DataFrame:
 
 
 def leak(table: pl.DataFrame, arm: str) -> Leak | None:
-    """The leak of one arm in `LEAKS`; None where it was not measured."""
+    """The leak of one arm in `LEAKS`; None where it was not measured.
+
+    PLACEBO organisms are in the table and not in this summary: their base has skills that it shows too seldom, so what
+    a prompt or a way of decoding gains on them is there to be elicited, though tuning did not do it.
+    """
     mine = table.filter(pl.col("arm") == arm)
     if mine.is_empty():
         return None
     taught = mine.filter(pl.col("kind") == TAUGHT)
-    silent = mine.filter(pl.col("kind").is_in(SILENT), pl.col("beyond").is_not_nan())
+    silent = mine.filter(pl.col("kind") == ABSENT, pl.col("beyond").is_not_nan())
     given = taught.filter(pl.col("share").is_not_nan())
     worst = silent.sort("beyond", descending=True, maintain_order=True).head(1)
     return Leak(

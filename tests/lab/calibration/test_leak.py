@@ -83,13 +83,14 @@ def test_a_refused_share_still_leaks_in_points():
     assert (found.gain.value, found.n_refused) == (0.05, 1)
 
 
-def test_where_there_is_no_gain_the_largest_one_beyond_the_control_counts_with_its_own_interval():
+def test_where_the_skill_is_absent_the_largest_gain_beyond_the_control_counts_and_placebos_do_not():
     over = {"over_control": 0.02, "over_control_low": -0.01, "over_control_high": 0.05}
     less = {"over_control": -0.01, "over_control_low": -0.05, "over_control_high": 0.03}
     found = leak(
         leaks(
             [
-                Case("placebo", "PLACEBO", ladder(arm("vector", 0.2, **over, **REFUSED))),
+                Case("placebo", "PLACEBO", ladder(arm("vector", 0.9, **REFUSED))),
+                Case("absent-1", "ABSENT", ladder(arm("vector", 0.2, **over, **REFUSED))),
                 Case("absent", "ABSENT", ladder(arm("vector", 0.3, **less, **REFUSED))),
             ]
         ),
@@ -97,7 +98,7 @@ def test_where_there_is_no_gain_the_largest_one_beyond_the_control_counts_with_i
     )
     assert found is not None
     assert found.beyond == pytest.approx((0.02, -0.01, 0.05))
-    assert (found.beyond_case, found.n_silent) == ("placebo", 2)
+    assert (found.beyond_case, found.n_silent) == ("absent-1", 2)
     assert (found.n_cases, math.isnan(found.gain.value)) == (0, True)
 
 
