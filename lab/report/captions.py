@@ -40,7 +40,7 @@ RECOVERY = Caption(
 LEAK = (
     '<p class="note">The <b>leak</b> is the mean share that the arm recovers on TAUGHT organisms, whose gain was all '
     "taught, so that an honest method recovers none. The line under its interval is the largest gain, in points, over "
-    "the arm's control on an organism that tuning did not improve. Leaks were measured by the calibration, on other "
+    "the arm's control on an organism whose base lacks the skill. Leaks were measured by the calibration, on other "
     "models than these.</p>"
 )
 GUESS = Caption(

@@ -87,7 +87,7 @@ def fit_styles(ledger: VectorLedger) -> dict[str, ArmStyle]:
                 "kind": kinds.get(row["fit"], "rung") if row["control"] is None else "control",
                 "control_of": None if row["control"] is None else row["fit"],
                 "order": index,
-                "bits_per_token": 0.0,
+                "family": "vector",
             }
             for index, row in enumerate(rows)
         ],

@@ -122,6 +122,17 @@ def fit_table(fits: Sequence[Fitted]) -> pl.DataFrame:
     return VECTOR_FITS.frame(rows)
 
 
+BITS = (
+    "bits_per_token",
+    "bits_low",
+    "bits_high",
+    "bits_per_problem",
+    "bits_per_problem_low",
+    "bits_per_problem_high",
+)
+"""What crosses from the tuned model at test time is nothing or, for itself, everything: the interval is that point."""
+
+
 def ladder_of(effects: pl.DataFrame) -> pl.DataFrame:
     """The same numbers as a `LADDER`, for the cards of exported vectors: arm FIT at temperature 1, and FIT-greedy."""
     rows: list[dict[str, object]] = []
@@ -129,6 +140,7 @@ def ladder_of(effects: pl.DataFrame) -> pl.DataFrame:
         end, suffix = row["fit"] in ("base", "tuned"), "-greedy" if row["decoding"] == "greedy" else ""
         label = row["label"] if row["control"] is None else f"{CONTROLS[row['control']]}, for {row['label']}"
         control = row["control"]
+        crossed = inf if row["fit"] == "tuned" else 0.0
         rows.append(
             {
                 "arm": f"{row['fit']}{'' if control is None else '.' + control}{suffix}",
@@ -144,7 +156,9 @@ def ladder_of(effects: pl.DataFrame) -> pl.DataFrame:
                 # Neither is measured here.
                 "steered_share": nan,
                 "truncated": nan,
-                "bits_per_token": inf if row["fit"] == "tuned" else 0.0,
+                "family": "end" if end else "vector",
+                "cost": 1.0,
+                **dict.fromkeys(BITS, crossed),
                 **{name: row[name] for name in ("low", "high", "gain", "gain_low", "gain_high")},
                 **{name: row[name] for name in ("share", "share_low", "share_high", "refusal")},
                 **{name: row[name] for name in ("n_problems", "n_samples")},
