@@ -1,5 +1,6 @@
 """Ground: a comparison with its models, tasks and SAE in memory, checked before the first file is written."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def survey(comparison: Comparison, out: Path, watch: Watch) -> Ground:
         comparison=comparison,
         bench=bench,
         sites=sites,
-        policy_sites=(Site(0, "resid_pre"), *map(Site, range(bench.base.anatomy.n_layers))),
+        policy_sites=tuple(policy_sites(bench.base)),
         sae=opened_sae(comparison, bench.base),
         placebo=None if placebo is None else ModelPair(base=bench.base, tuned=placebo),
         other_fit_task=other_fit_task,
@@ -94,3 +95,14 @@ def opened_sae(comparison: Comparison, base: Model) -> Sae | None:
     sae = load_sae(Path(comparison.sae), device=base.device)
     require_fit(sae, base)
     return sae
+
+
+def policy_sites(model: Model) -> Iterator[Site]:
+    """Behind attention and behind the MLP of every block, or behind the block alone where a family has no middle.
+
+    Constants at block outputs alone can open a chain and hardly sharpen its steps; those between can.
+    """
+    for layer in range(model.anatomy.n_layers):
+        if model.anatomy.has_resid_mid:
+            yield Site(layer, "resid_mid")
+        yield Site(layer)
