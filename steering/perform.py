@@ -39,6 +39,7 @@ from steering.feature_commands import (
 from steering.progress import progress
 from steering.study.config import Study
 from steering.study.feature_search import FeatureSearch
+from steering.study.own_help import OwnHelp
 from steering.vector_commands import VectorsCommand
 
 
@@ -113,8 +114,9 @@ def demo_study(seed: int) -> Study:
         companions=("zero-taught", "zero-sft"),
         task="chain",
         features=FeatureSearch(layers=(2, 3)),
+        own_help=OwnHelp(n_fit_samples=2, n_votes=8),
         n_problems=200,
-        n_samples=8,
+        n_samples=4,
         n_curve_samples=24,
         n_score_samples=8,
         ks=(1, 2, 4, 8, 16),
