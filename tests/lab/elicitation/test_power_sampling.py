@@ -111,8 +111,8 @@ def test_at_alpha_one_every_proposal_is_accepted_and_the_model_is_sampled(model)
 def test_a_refused_proposal_costs_its_tokens_and_leaves_the_text(model):
     chains = [Chain(PROBLEM, index, 3) for index in range(200)]
     drafts = [Draft(prompt=tuple(model.tokenizer(PROBLEM.prompt).input_ids)) for _ in chains]
-    drafts = proposed(model, chains, drafts, 4.0, SHORT, ("block", 0), 256)
-    moved = move_once(model, chains, drafts, 4.0, SHORT, (0, 0), 256)
+    drafts = proposed(model, chains, drafts, 1.5, SHORT, ("block", 0), 256)
+    moved = move_once(model, chains, drafts, 1.5, SHORT, (0, 0), 256)
     assert {True, False, None} == set(moved.accepted)
     for before, after, accepted, n_tokens in zip(drafts, moved.drafts, moved.accepted, moved.n_tokens, strict=True):
         assert (n_tokens == 0) == (accepted is None)
