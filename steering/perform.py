@@ -117,7 +117,7 @@ def demo_study(seed: int) -> Study:
         own_help=OwnHelp(n_fit_samples=2, n_votes=8),
         n_problems=200,
         n_samples=4,
-        n_curve_samples=24,
+        n_curve_samples=16,
         n_score_samples=8,
         ks=(1, 2, 4, 8, 16),
         batch_size=1024,

@@ -46,6 +46,11 @@ class Steps:
 Rule: TypeAlias = Sentences | Steps
 
 
+def finest_rule(grammar: StepGrammar | None, problems: Sequence[Problem]) -> Rule:
+    """Steps where the task has a step grammar, sentences where it has none."""
+    return Sentences() if grammar is None else Steps(grammar, {problem.id: problem for problem in problems})
+
+
 class _Found(NamedTuple):
     """A segment of one completion, in places of the completion."""
 

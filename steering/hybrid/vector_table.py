@@ -1,6 +1,6 @@
 """VectorTable: which edit a routed row gets."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -73,21 +73,6 @@ def edit_of(
             return category
         case RandomCategory(edits=edits):
             return draws(CATEGORY, keys, step, len(edits), category.device)
-
-
-def shuffled(table: PerCategory, generator: torch.Generator) -> PerCategory:
-    """The same edits under other categories, none under its own, all such orders equally likely: a control.
-
-    Raises VectorError for a single category, which has no other.
-    """
-    n = len(table.edits)
-    if n < 2:
-        raise VectorError("a table of a single category cannot be shuffled: want at least two")
-    order = own = torch.arange(n)
-    # One permutation in about e leaves nothing in its place, whatever their number.
-    while bool((order == own).any()):
-        order = torch.randperm(n, generator=generator)
-    return replace(table, edits=tuple(table.edits[index] for index in order.tolist()))
 
 
 def _require_some(edits: tuple[Edit, ...]) -> None:

@@ -15,8 +15,8 @@ from steering.routing.category_vectors import CategoryVectors
 def exchanged(found: CategoryVectors, generator: torch.Generator) -> PerCategory:
     """The fitted vectors passed on in a ring, in a random order: each category that has one gets another's.
 
-    The zero vectors stay where they are: to move these as well, as `shuffled` of a hybrid's table does, would be to
-    compare with no edit where decisions fall in few categories. Raises VectorError where fewer than two categories have
+    The zero vectors stay where they are: to move these as well would be to compare with no edit where decisions fall in
+    few categories. Raises VectorError where fewer than two categories have
     a vector.
     """
     if len(found.fitted) < 2:

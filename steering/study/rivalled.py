@@ -14,7 +14,7 @@ from lab.metrics.rival_gap import rival_gap
 from lab.metrics.share import elicited_share
 from lab.report.ledger import RIVALS
 from lab.stage import Artefact, memoised
-from probes.taxonomy.segments import Rule, Sentences, Steps
+from probes.taxonomy.segments import finest_rule
 from steering.rivals.arms import rival_arms
 from steering.rivals.fit_rivals import fit_rivals
 from steering.rivals.rivals_file import load_rivals, save_rivals
@@ -33,13 +33,14 @@ def rival_stage(bench: Bench, settings: RivalSettings, fitting: Fitting) -> Arte
 
     def compute(work: Path) -> None:
         by_id = {problem.id: problem for problem in bench.fit_task.problems}
-        rule: Rule = Sentences() if bench.task.steps is None else Steps(bench.task.steps, by_id)
+        rule = finest_rule(bench.task.steps, bench.fit_task.problems)
         found = fit_rivals(bench.pair, read_traces(fitting.tuned), by_id, rule, settings, seed=bench.study.seed)
         save_rivals(work, found, bench.made_by("rivals", config, parents))
 
     try:
         return memoised(bench.out, "rivals", config, parents, compute)
-    except (VectorError, EstimateError):
+    except (VectorError, EstimateError) as reason:
+        bench.watch(f"rivals left out: {reason}", 1, 1)
         return None
 
 

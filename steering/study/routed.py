@@ -6,7 +6,7 @@ import polars as pl
 
 from lab.stage import Artefact, memoised
 from lab.tables import read_table
-from probes.taxonomy.segments import Rule, Sentences, Steps
+from probes.taxonomy.segments import finest_rule
 from steering.export.model_facts import facts_of
 from steering.routing.routed import RoutingFit, fit_routing
 from steering.routing.routing_file import save_routing
@@ -30,7 +30,6 @@ def routing_stage(bench: Bench, settings: RoutingFit, fitting: Fitting) -> Artef
 
     def compute(work: Path) -> None:
         by_id = {problem.id: problem for problem in bench.fit_task.problems}
-        rule: Rule = Sentences() if bench.task.steps is None else Steps(bench.task.steps, by_id)
         routing = fit_routing(
             bench.pair,
             bench.site,
@@ -38,7 +37,7 @@ def routing_stage(bench: Bench, settings: RoutingFit, fitting: Fitting) -> Artef
             solved(bench, read_traces(fitting.tuned)),
             found,
             by_id,
-            rule,
+            finest_rule(bench.task.steps, bench.fit_task.problems),
             settings,
             seed=bench.study.seed,
         )

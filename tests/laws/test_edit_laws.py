@@ -132,7 +132,6 @@ def test_a_coefficient_says_for_each_token_how_much_of_the_vector_is_added(model
     hidden = h @ network.W_in + network.b_in
     hidden = hidden * (1 + torch.erf(hidden / 2**0.5)) / 2
     c = torch.log1p(torch.exp(hidden @ network.w_out))
-    assert c.std() > 1e-3
     # The dose is multiplied into the direction in single precision.
     assert_close(
         stream(model, AddScaled(v, network, dose))[0] - h, dose * c[:, None] * d, atol=1e-6 * float(c.max()) * 12

@@ -3,14 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lab.errors import VectorError
 from lab.models.tiny import tiny_model
 from lab.seeds import child_seed
 from steering.edit import Add
-from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory, edit_of, shuffled
+from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory, edit_of
 
 from .by_hand import taxonomy_of, vector
 
@@ -22,28 +20,6 @@ MODEL = tiny_model()
 
 def table_of(n) -> PerCategory:
     return PerCategory(taxonomy_of(MODEL, n=n), "base", tuple(Add(vector(seed)) for seed in range(n)))
-
-
-@given(st.integers(2, 8), st.integers(0, 1000))
-def test_shuffled_categories_have_the_same_edits_and_none_its_own(n, seed):
-    table = table_of(n)
-    control = shuffled(table, torch.Generator().manual_seed(seed))
-    places = [table.edits.index(edit) for edit in control.edits]
-    assert sorted(places) == list(range(n))
-    assert all(place != category for category, place in enumerate(places))
-    assert (control.taxonomy, control.reader) == (table.taxonomy, table.reader)
-
-
-def test_every_order_that_leaves_nothing_in_its_place_comes_up_equally_often():
-    table, generator = table_of(3), torch.Generator().manual_seed(0)
-    orders = [tuple(table.edits.index(edit) for edit in shuffled(table, generator).edits) for _ in range(400)]
-    assert set(orders) == {(1, 2, 0), (2, 0, 1)}
-    assert abs(orders.count((1, 2, 0)) - 200) < 4 * 10
-
-
-def test_a_single_category_cannot_be_shuffled():
-    with pytest.raises(VectorError, match="want at least two"):
-        shuffled(table_of(1), torch.Generator())
 
 
 def test_a_random_category_is_uniform_and_drawn_anew_at_each_step():

@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from steering.way.act import Steer
-from steering.way.hybrid import Hybrid
-from steering.way.linear_probe import LinearProbe
-from steering.way.router import AtRandom, EntropyAbove, Scheduled
-from steering.way.vector_table import Drawn, PerCategory, RandomCategory
 
 from lab.metrics.bootstrap import Interval
 from probes.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
+from steering.hybrid.act import Steer
+from steering.hybrid.hybrid import Hybrid
+from steering.hybrid.linear_probe import LinearProbe
+from steering.hybrid.router import AtRandom, EntropyAbove, Scheduled
+from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
 from steering.routing.category_vectors import CategoryVectors
 from steering.routing.fit_probe import ProbeQuality
 from steering.routing.routed import Routing

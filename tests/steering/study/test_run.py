@@ -173,6 +173,12 @@ def test_a_pair_of_one_model_gets_a_report_that_refuses_every_share(small_study,
     finished = run(replace(small_study, base=small_study.tuned), tmp_path / "runs", command="lab study")
     between = finished.ledger.ladder.filter(pl.col("kind") != "end")
     assert set(between["arm"]) == {
+        "prompt",
+        "temperature",
+        "self-consistency",
+        "one-vote",
+        "cot-decoding",
+        "power",
         "greedy",
         "mean-opening",
         "random-mean",
