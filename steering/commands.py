@@ -14,6 +14,7 @@ from steering.feature_commands import (
     SaeCommand,
     TaxonomyCommand,
 )
+from steering.pair_commands import PairsCommand
 from steering.vector_commands import VectorsCommand
 
 
@@ -27,11 +28,13 @@ class StudyCommand:
     """
 
     pair: Annotated[tuple[str, ...], tyro.conf.arg(metavar="BASE TUNED")]
-    """The base model and the model tuned from it, or one organism, whose parent is then the base. Organism names (see
-    `lab organisms list`), directories of transformers checkpoints or LoRA adapters, GGUF files, or hub names."""
-    task: str = "chain"
+    """The base model and the model tuned from it, or one model that ships with the package, whose parent is then the
+    base. Names of organisms (`lab organisms list`) or of pairs (`lab pairs list`), directories of transformers
+    checkpoints or LoRA adapters, GGUF files, or hub names."""
+    task: str | None = None
     """chain, chain:OPERATORS, chain:OPERATORS:FEWEST-MOST, a mix of these such as 25%chain:#,75%chain:+-, gym:DATASET,
-    or a path to GSM8K- or MATH-shaped .jsonl."""
+    gym:DATASET:OPTION=VALUE,..., or a path to GSM8K- or MATH-shaped .jsonl. If not given, the pair's own task where the
+    package knows it, else chain."""
     old_task: str | None = None
     """A task that the tuning was not about; with it, the report says what was forgotten."""
     out: Path
@@ -56,8 +59,10 @@ class StudyCommand:
     """Also run two published hybrids, with each of their faults switched."""
     temperature: float = 1.0
     """Sampling temperature; 0 is greedy."""
-    max_new_tokens: int = 96
-    """Longest completion."""
+    max_new_tokens: int | None = None
+    """Longest completion; 96 if neither this nor the pair's own task says another."""
+    stop: tuple[str, ...] | None = None
+    """Texts that end a completion; the pair's own task may have some."""
     seed: int = 0
     """Decides problems, samples, vectors and intervals."""
     batch_size: int = 256
@@ -290,4 +295,5 @@ Command = (
     | Annotated[VectorsCommand, tyro.conf.subcommand("vectors")]
     | Annotated[ExportCommand, tyro.conf.subcommand("export")]
     | Annotated[OrganismsCommand, tyro.conf.subcommand("organisms")]
+    | Annotated[PairsCommand, tyro.conf.subcommand("pairs")]
 )

@@ -3,12 +3,22 @@
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from lab.errors import ModelError, StorageError
-from lab.models.source import OrganismModel, model_source, organism_directory, organism_names
+from lab.models.source import (
+    ADAPTERS,
+    ModelSource,
+    OrganismModel,
+    PairModel,
+    adapter_names,
+    model_source,
+    organism_directory,
+    organism_names,
+)
 from lab.provenance import provenance
 from lab.report.summary import summary
 from lab.tables import read_provenance, read_table, write_table
@@ -36,11 +46,15 @@ from steering.feature_commands import (
     SaeTrainCommand,
     TaxonomyCommand,
 )
+from steering.pair_commands import PairsCommand
 from steering.progress import progress
 from steering.study.config import Study
 from steering.study.feature_search import FeatureSearch
 from steering.study.own_help import OwnHelp
 from steering.vector_commands import VectorsCommand
+
+if TYPE_CHECKING:
+    from lab.sampling.decoding import Decoding
 
 
 def perform(command: Command, typed: str) -> None:
@@ -104,6 +118,10 @@ def perform(command: Command, typed: str) -> None:
                     perform_build(do, console)
                 case ListCommand():
                     console.print(organism_table())
+        case PairsCommand():
+            from steering.perform_pairs import perform_pairs
+
+            perform_pairs(command, console)
 
 
 def demo_study(seed: int) -> Study:
@@ -131,11 +149,17 @@ def as_study(command: StudyCommand) -> Study:
     from steering.rivals.settings import RivalSettings
 
     base, tuned = named_pair(command.pair)
+    task, own = own_task(command.pair)
+    decoding = Decoding(
+        temperature=command.temperature,
+        max_new_tokens=own.max_new_tokens if command.max_new_tokens is None else command.max_new_tokens,
+        stop=own.stop if command.stop is None else command.stop,
+    )
     return Study(
         base=base,
         tuned=tuned,
         companions=command.companions,
-        task=command.task,
+        task=command.task or task,
         old_task=command.old_task,
         n_problems=command.n_problems,
         n_samples=command.n_samples,
@@ -145,7 +169,7 @@ def as_study(command: StudyCommand) -> Study:
         layer=command.layer,
         features=FeatureSearch(layers=command.feature_layers) if command.feature_layers else None,
         rivals=RivalSettings() if command.rivals else None,
-        decoding=Decoding(temperature=command.temperature, max_new_tokens=command.max_new_tokens),
+        decoding=decoding,
         seed=command.seed,
         batch_size=command.batch_size,
         device=command.device,
@@ -153,15 +177,35 @@ def as_study(command: StudyCommand) -> Study:
     )
 
 
+def own_task(names: tuple[str, ...]) -> tuple[str, "Decoding"]:
+    """The task that the last of these models was tuned for and how it is decoded; chains for one of another origin."""
+    from lab.pairs.catalogue import ADAPTED
+    from lab.sampling.decoding import Decoding
+
+    exam = ADAPTED[names[-1]].exams[0] if names[-1] in ADAPTED else None
+    return ("chain", Decoding()) if exam is None else (exam.task, exam.decoding)
+
+
 def named_pair(names: tuple[str, ...]) -> tuple[str, str]:
     """(base, tuned) from two names, or from one organism, whose card names its parent."""
     if len(names) == 2:
         return names[0], names[1]
-    if len(names) == 1 and isinstance(model_source(names[0]), OrganismModel):
-        parent = json.loads((organism_directory(names[0]) / "card.json").read_text(encoding="utf-8"))["parent"]
+    if len(names) == 1 and (card := shipped_card(model_source(names[0]))) is not None:
+        parent = json.loads(card.read_text(encoding="utf-8"))["parent"]
         if parent is not None:
             return parent, names[0]
-    raise ModelError(f"--pair {' '.join(names)}: want BASE TUNED, or one organism that was tuned from another")
+    raise ModelError(f"--pair {' '.join(names)}: want BASE TUNED, or one shipped model that was tuned from another")
+
+
+def shipped_card(source: ModelSource) -> Path | None:
+    """The card of a model that ships with the package; None for any other."""
+    match source:
+        case OrganismModel(name=name):
+            return organism_directory(name) / "card.json"
+        case PairModel(name=name) if name in adapter_names():
+            return ADAPTERS / name / "card.json"
+        case _:
+            return None
 
 
 def perform_study(study: Study, out: Path, typed: str, console: Console) -> None:

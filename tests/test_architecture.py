@@ -25,17 +25,24 @@ DOORS = {
     "sklearn": ("probes/scores/label_probes.py", "steering/routing/fit_probe.py"),
     "trl": ("lab/post_training/",),
     "datasets": ("lab/post_training/",),
-    "peft": ("lab/models/load.py",),
+    "peft": ("lab/models/load.py", "lab/post_training/low_rank.py"),
     "huggingface_hub": ("lab/models/load.py", "steering/export/push.py"),
     "gguf": ("lab/models/gguf_weights.py", "steering/export/gguf.py"),
     "reasoning_gym": ("lab/tasks/gym.py",),
     "math_verify": ("lab/tasks/math_answer.py",),
-    "tyro": ("steering/cli.py", "steering/commands.py", "steering/feature_commands.py", "steering/vector_commands.py"),
+    "tyro": (
+        "steering/cli.py",
+        "steering/commands.py",
+        "steering/feature_commands.py",
+        "steering/pair_commands.py",
+        "steering/vector_commands.py",
+    ),
     "rich": (
         "steering/perform.py",
         "steering/perform_attribution.py",
         "steering/perform_export.py",
         "steering/perform_features.py",
+        "steering/perform_pairs.py",
         "steering/perform_sae.py",
         "steering/perform_taxonomy.py",
         "steering/perform_vectors.py",
@@ -75,6 +82,7 @@ SURFACE = {
         "vectors",
         "export",
         "organisms",
+        "pairs",
     },
     "demo": {"--out", "--seed"},
     "study": {
@@ -93,6 +101,7 @@ SURFACE = {
         "--rivals",
         "--temperature",
         "--max-new-tokens",
+        "--stop",
         "--seed",
         "--batch-size",
         "--device",
@@ -242,6 +251,10 @@ SURFACE = {
     "organisms": {"build", "list"},
     "organisms build": {"--seed", "--device", "--out"},
     "organisms list": set(),
+    "pairs": {"fetch", "list", "build"},
+    "pairs fetch": set(),
+    "pairs list": set(),
+    "pairs build": {"--seed", "--device", "--dtype", "--out"},
 }
 
 

@@ -1,6 +1,7 @@
-"""Where a model comes from, as a value: what a user types becomes one of five sources."""
+"""Where a model comes from, as a value: what a user types becomes one of six sources."""
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,16 +50,29 @@ class OrganismModel:
     name: str
 
 
-ModelSource: TypeAlias = HubModel | LocalModel | GgufModel | AdapterModel | OrganismModel
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairModel:
+    """A real language model of the shipped pairs: the pretrained one that was fetched, or an adapter on it."""
 
+    name: str
+
+
+ModelSource: TypeAlias = HubModel | LocalModel | GgufModel | AdapterModel | OrganismModel | PairModel
+
+PRETRAINED = ("smollm2",)
+"""Names of the pretrained models that `lab pairs fetch` gets."""
+ADAPTERS = Path(__file__).parents[1] / "pairs" / "shipped"
 ORGANISMS = Path(__file__).parents[1] / "organisms" / "shipped"
-ACCEPTED = "a model directory, an adapter directory, a .gguf file, an organism, or org/name on the hub"
+ACCEPTED = (
+    "a model directory, an adapter directory, a .gguf file, an organism, a model of a pair, or org/name on the hub"
+)
 
 
 def model_source(text: str) -> ModelSource:
     """The source a user means by `text`.
 
-    What exists on disk comes first, then organisms, then the hub, so a local directory is never shadowed by a download.
+    What exists on disk comes first, then what ships with the package, then the hub, so a local directory is never
+    shadowed by a download.
     Raises ModelError when `text` is none of these.
     """
     path = Path(text).expanduser()
@@ -70,6 +84,8 @@ def model_source(text: str) -> ModelSource:
         raise ModelError(f"no GGUF file at {path}; check the path")
     if text in organism_names():
         return OrganismModel(name=text)
+    if text in (*PRETRAINED, *adapter_names()):
+        return PairModel(name=text)
     if path.is_file():
         raise ModelError(f"{text!r} is a file, but not a .gguf one; name the directory that holds config.json")
     match = HUB_NAME.fullmatch(text)
@@ -81,7 +97,7 @@ def model_source(text: str) -> ModelSource:
 def source_name(source: ModelSource) -> str:
     """What the source is called in tables and reports: what a user would type to get it again."""
     match source:
-        case HubModel(name=name, revision=None) | OrganismModel(name=name):
+        case HubModel(name=name, revision=None) | OrganismModel(name=name) | PairModel(name=name):
             return name
         case HubModel(name=name, revision=revision):
             return f"{name}@{revision}"
@@ -103,6 +119,26 @@ def adapter_base(adapter: AdapterModel) -> ModelSource:
         seen.add(below.path.resolve())
         below = _base_of(below)
     return base
+
+
+def pair_source(model: PairModel) -> LocalModel | AdapterModel:
+    """Where a model of the shipped pairs lies; ModelError with the command that gets it where it was not fetched."""
+    if model.name in adapter_names():
+        return AdapterModel(path=ADAPTERS / model.name)
+    if not fetched_directory(model.name).is_dir():
+        raise ModelError(f"{model.name} is not on this machine: get it once with `lab pairs fetch {model.name}`")
+    return LocalModel(path=fetched_directory(model.name))
+
+
+def fetched_directory(name: str) -> Path:
+    """Where `lab pairs fetch` keeps a pretrained model: below ELICITATION_LAB_CACHE, or else the user's cache."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("ELICITATION_LAB_CACHE") or caches / "elicitation-lab") / "models" / name
+
+
+def adapter_names() -> tuple[str, ...]:
+    """The adapters in this installation, in alphabetical order."""
+    return tuple(sorted(folder.name for folder in ADAPTERS.glob("*/") if (folder / "adapter_config.json").is_file()))
 
 
 def organism_names() -> tuple[str, ...]:

@@ -58,6 +58,9 @@ ALPHABETS = {
 
 REFUSED = {"puzzle24": "its scorer accepts formulas over other numbers than the question's"}
 
+SUFFIX = '\n\nThink step by step, then give only the final answer after "Answer:".\n'
+"""The instruction behind a question, where nothing else is asked for."""
+
 _MARKER = re.compile(r"\banswer(?:\s+is)?\s*:|\banswer\s+is\b", re.IGNORECASE)
 _TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 
@@ -75,7 +78,7 @@ class GymTask:
     seed: int = 0
     size: int = 10_000
     """Items that are looked through for distinct problems."""
-    suffix: str = '\n\nThink step by step, then give only the final answer after "Answer:".\n'
+    suffix: str = SUFFIX
     """What every prompt has after the question."""
 
     def problems(

@@ -1,5 +1,6 @@
 """Where problems come from: what a user types, and the task it names."""
 
+import contextlib
 import operator
 import re
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from lab.tasks.chain_verifier import chain_answer
 from lab.tasks.chain_verifier import verify as verify_chain
 from lab.tasks.chain_world import ChainTask
 from lab.tasks.final_answer import final_answer, same_answer
-from lab.tasks.gym import GymTask, answer_reader
+from lab.tasks.gym import SUFFIX, GymTask, answer_reader
 from lab.tasks.jsonl import JsonlTask
 from lab.tasks.math_answer import verify as verify_math
 from lab.tasks.problem import Problem
@@ -26,7 +27,10 @@ from lab.tasks.verdict import Verifier
 TaskSource: TypeAlias = ChainTask | ChainMix | GymTask | JsonlTask
 """A source of problems that one verifier can judge."""
 
-FORMS = "'chain', 'chain:+-#', 'chain:+-:3-8', '25%chain:#:3-5,75%chain:*:3-5', 'gym:chain_sum' or 'path/to/file.jsonl'"
+FORMS = (
+    "'chain', 'chain:+-#', 'chain:+-:3-8', '25%chain:#:3-5,75%chain:*:3-5', 'gym:chain_sum', "
+    "'gym:chain_sum:max_terms=3' or 'path/to/file.jsonl'"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,8 +54,10 @@ class Task:
 
 
 def task_source(text: str) -> TaskSource:
-    """The source that a user names: `chain[:operators[:fewest-most]]`, several of these as `25%...,75%...`, `gym:NAME`
-    or a path that ends with `.jsonl`.
+    """The source that a user names: `chain[:operators[:fewest-most]]`, several of these as `25%...,75%...`,
+    `gym:NAME[:option=value,...]` or a path that ends with `.jsonl`.
+
+    The options are the dataset's own, and `suffix`, which is written behind each question in place of an instruction.
 
     Raises TaskError for anything else; that a dataset or file exists is found out by `open_task`.
     """
@@ -68,8 +74,8 @@ def task_source(text: str) -> TaskSource:
         if chain["low"]:
             return ChainTask(operators=chain["operators"], lengths=(int(chain["low"]), int(chain["high"])))
         return ChainTask(operators=chain["operators"]) if chain["operators"] else ChainTask()
-    if gym := re.fullmatch(r"gym:([A-Za-z0-9_]+)", text):
-        return GymTask(dataset=gym[1])
+    if gym := re.fullmatch(r"gym:(?P<dataset>[A-Za-z0-9_]+)(?::(?P<options>.*))?", text, re.DOTALL):
+        return _gym_task(gym["dataset"], gym["options"])
     if text.endswith(".jsonl") and not text.startswith(("chain:", "gym:")):
         return JsonlTask(path=Path(text))
     raise TaskError(f"task {text!r} is not one of {FORMS}")
@@ -88,9 +94,35 @@ def source_name(source: TaskSource) -> str:
                 f"{percent}%{source_name(part.task)}" for percent, part in zip(percents, parts, strict=True)
             )
         case GymTask():
-            return f"gym:{source.dataset}"
+            suffix = [] if source.suffix == SUFFIX else [("suffix", source.suffix)]
+            options = ",".join(f"{name}={_typed(value)}" for name, value in (*source.config, *suffix))
+            return f"gym:{source.dataset}" + (f":{options}" if options else "")
         case JsonlTask():
             return str(source.path)
+
+
+def _gym_task(dataset: str, options: str | None) -> GymTask:
+    pairs = [] if options is None else [option.partition("=") for option in options.split(",")]
+    if wrong := next((name + equals + value for name, equals, value in pairs if not (name and equals)), None):
+        raise TaskError(f"option {wrong!r} of gym dataset {dataset!r}: want name=value, such as max_terms=3")
+    values = {name: value for name, _, value in pairs}
+    suffix = values.pop("suffix", SUFFIX)
+    return GymTask(
+        dataset=dataset, config=tuple((name, _untyped(value)) for name, value in values.items()), suffix=suffix
+    )
+
+
+def _untyped(text: str) -> int | float | str | bool:
+    if text in ("true", "false"):
+        return text == "true"
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return number(text)
+    return text
+
+
+def _typed(value: float | str) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def open_task(source: TaskSource, *, n_problems: int, seed: int, held_out: bool = True) -> Task:

@@ -10,7 +10,16 @@ import torch
 
 from lab.errors import StorageError
 from lab.models.load import Model, load
-from lab.models.source import AdapterModel, GgufModel, HubModel, LocalModel, ModelSource, OrganismModel, model_source
+from lab.models.source import (
+    AdapterModel,
+    GgufModel,
+    HubModel,
+    LocalModel,
+    ModelSource,
+    OrganismModel,
+    PairModel,
+    model_source,
+)
 from lab.provenance import Provenance, file_digest
 from lab.scale_out import Here, Ray, map_shards
 from lab.tables import leftovers, read_table, write_table
@@ -125,7 +134,7 @@ def _anywhere(source: ModelSource) -> ModelSource:
     match source:
         case LocalModel(path=path) | GgufModel(path=path) | AdapterModel(path=path):
             return replace(source, path=path.resolve())
-        case HubModel() | OrganismModel():
+        case HubModel() | OrganismModel() | PairModel():
             return source
 
 

@@ -178,7 +178,7 @@ def test_a_study_that_cannot_be_gets_one_line_and_writes_nothing(lab, checkpoint
     ("names", "message"),
     [
         (["no-such-model", "nor-this"], "no model 'no-such-model'; accepted: a model directory"),
-        (["BASE"], "want BASE TUNED, or one organism that was tuned from another"),
+        (["BASE"], "want BASE TUNED, or one shipped model that was tuned from another"),
         (["BASE", "BASE", "BASE"], "want BASE TUNED"),
         (["tests", "BASE"], "tests is not a model: it has no config.json"),
     ],

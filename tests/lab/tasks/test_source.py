@@ -26,6 +26,11 @@ from lab.tasks.source import open_task, source_name, task_source
         ("chain:*:3-5", ChainTask(operators="*", lengths=(3, 5))),
         ("chain:-:10-12", ChainTask(operators="-", lengths=(10, 12))),
         ("gym:chain_sum", GymTask(dataset="chain_sum")),
+        (
+            "gym:chain_sum:max_terms=3,allow_negation=true,suffix=",
+            GymTask(dataset="chain_sum", config=(("max_terms", 3), ("allow_negation", True)), suffix=""),
+        ),
+        ("gym:a:b=0.5,c=d", GymTask(dataset="a", config=(("b", 0.5), ("c", "d")))),
         ("some/file.jsonl", JsonlTask(path=Path("some/file.jsonl"))),
         ("/a b/c:d.jsonl", JsonlTask(path=Path("/a b/c:d.jsonl"))),
     ],
@@ -45,6 +50,12 @@ def test_anything_else_is_a_task_error_in_one_line_with_the_accepted_forms(text)
     with pytest.raises(TaskError, match=r"is not one of 'chain', .*gym:.*jsonl") as caught:
         task_source(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", ["", "max_terms", "=3", "max_terms=3,", "max_terms=3,,max_digits=1"])
+def test_an_option_of_a_gym_dataset_without_a_name_or_a_value_is_a_task_error(options):
+    with pytest.raises(TaskError, match="want name=value, such as max_terms=3"):
+        task_source(f"gym:chain_sum:{options}")
 
 
 @pytest.mark.parametrize("text", ["chain:x", "chain:@", "chain:+:8-3", "chain:+:0-3"])

@@ -1,0 +1,103 @@
+"""build: an adapted model's definition -> its adapter, with a card."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lab.errors import ModelError, StorageError
+from lab.models.load import assemble, load
+from lab.models.source import model_source
+from lab.organisms.recipe import documents
+from lab.pairs.adapted import AdaptedModel, Distilled, Rewarded
+from lab.pairs.card import examine, write_card
+from lab.pairs.catalogue import ADAPTED
+from lab.post_training.low_rank import save_low_rank, with_low_rank
+from lab.post_training.reinforce import reinforce
+from lab.post_training.supervised import Document, train_on_documents
+from lab.provenance import digest
+from lab.seeds import child_seed, numpy_generator
+from lab.tasks.source import open_task, task_source
+
+
+def adapted_named(name: str) -> AdaptedModel:
+    """The definition of an adapted model; ModelError listing the names there are."""
+    if name not in ADAPTED:
+        raise ModelError(f"no adapted model is called {name!r}: want one of {', '.join(ADAPTED)}")
+    return ADAPTED[name]
+
+
+def build(adapted: AdaptedModel, out: Path, *, seed: int, device: torch.device, dtype: torch.dtype) -> Path:
+    """Trains the adapter of `adapted` and writes its directory below `out`: bf16 safetensors, configuration, card.
+
+    The parent, from `out` or from this installation, is frozen in `dtype`; the adapter is trained in float32. Work in
+    progress lies in `out/.work/`, under the digest of the definition, the seed and the parent; a run that was cut off
+    goes on from its last checkpoint. Raises StorageError where the directory exists, and ModelError where the parent is
+    not there.
+    """
+    final = out / adapted.name
+    if final.exists():
+        raise StorageError(f"{final} exists: delete it to build {adapted.name} again, or choose another --out")
+    home = out / adapted.parent
+    source = model_source(str(home) if home.is_dir() else adapted.parent)
+    parent = load(source, device=device, dtype=dtype)
+    work = out / ".work" / f"{adapted.name}-{digest([adapted, seed, parent.digest, str(dtype)])}"
+    work.mkdir(parents=True, exist_ok=True)
+    network = with_low_rank(parent.network, adapted.rank, seed=child_seed(seed, adapted.name, "weights"))
+    train(adapted, network, parent.tokenizer, work / "trainer", seed=seed, device=device)
+    adapter = work / "adapter"
+    save_low_rank(network, adapter, parent=adapted.parent)
+    tuned = assemble(network.merge_and_unload(), parent.tokenizer, name=adapted.name)
+    # Its own network was changed in place.
+    parent = load(source, device=device, dtype=dtype)
+    rows = [row for exam in adapted.exams for model in (parent, tuned) for row in examine(model, exam)]
+    write_card(adapter, adapted, rows, seed=seed, dtype=str(dtype).removeprefix("torch."), device=device.type)
+    adapter.rename(final)
+    shutil.rmtree(work)
+    return final
+
+
+def train(
+    adapted: AdaptedModel,
+    network: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    work: Path,
+    *,
+    seed: int,
+    device: torch.device,
+) -> None:
+    """Follows the recipe, changing the adapter of `network` in place; what it was frozen with stays as it was."""
+    generator = numpy_generator(seed, adapted.name, "data")
+    match adapted.recipe:
+        case Distilled(writing=writing, run=run):
+            stream = documents(writing, generator)
+            texts = [ended(next(stream), tokenizer) for _ in range(run.n_steps * run.batch_size)]
+            train_on_documents(
+                network, tokenizer, texts, run, seed=child_seed(seed, adapted.name), device=device, work=work
+            )
+        case Rewarded(task=task, run=run, stop=stop):
+            n_wanted = run.n_steps * run.n_prompts
+            opened = open_task(task_source(task), n_problems=n_wanted, seed=seed, held_out=False)
+            reinforce(
+                network,
+                tokenizer,
+                opened.problems,
+                lambda problem, text: float(opened.verify(problem, cut(text, stop)).answer_correct),
+                run,
+                seed=child_seed(seed, adapted.name),
+                device=device,
+                work=work,
+            )
+
+
+def ended(document: Document, tokenizer: PreTrainedTokenizerBase) -> Document:
+    """The document with the tokenizer's end of a sequence behind it."""
+    return replace(document, completion=f"{document.completion}{tokenizer.eos_token}")
+
+
+def cut(text: str, stop: Sequence[str]) -> str:
+    """What stands before the first of the texts `stop`."""
+    return min((text.partition(end)[0] for end in stop), key=len, default=text)
