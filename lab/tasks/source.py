@@ -121,7 +121,7 @@ def _untyped(text: str) -> int | float | str | bool:
     return text
 
 
-def _typed(value: float | str) -> str:
+def _typed(value: int | float | str | bool) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
