@@ -160,16 +160,14 @@ def checked(section: str, wanted: Requirement) -> Finding:
 def extras() -> Iterator[Finding]:
     """Every extra: there, or what it lacks and what to type."""
     for extra in declared_extras():
-        alone = ALONE.get(extra, "")
         faults = [found for wanted in required(extra) if (found := checked(extra, wanted)).state == "broken"]
+        lacks = [f"{fault.name} {fault.told}" for fault in faults]
+        alone = f"; {ALONE[extra]}" if extra in ALONE else ""
         yield Finding(
             section="extras",
             name=extra,
             state="absent" if faults else "ok",
-            told="; ".join(
-                [*(f"{fault.name} {fault.told}" for fault in faults), *([alone] if alone and faults else [])]
-            )
-            or "all there",
+            told="; ".join(lacks) + alone if lacks else "all there",
             mend=extra_mend(extra) if faults else "",
         )
 

@@ -40,8 +40,7 @@ def perform_list(console: Console) -> None:
             f"{truth['kind']} " + ("none" if truth["share"] is None else f"{truth['share']:.2f}")
             for truth in card["truth"]
         ]
-        told = Text.assemble(
-            (f"{name:<{width}}", "bold"), "  ", "  ".join(exams), "  " if shares else "", ", ".join(shares)
-        )
+        rest = "  ".join([*exams, ", ".join(shares)])
+        told = Text.assemble((f"{name:<{width}}", "bold"), "  ", rest.rstrip())
         console.print(told, highlight=False)
         console.print(Padding(Text(card["story"]), (0, 0, 0, 4)))

@@ -107,7 +107,8 @@ class Stages:
 
 def ended(stage: str, pace: Pace) -> str:
     """`traces: base   3200 in 0:12, 267/s`; what was found and not made has no rate."""
-    told = f"{stage:<32} {pace.n_done:>9} in {clock(pace.last - pace.began)}"
+    seconds = pace.last - pace.began
+    told = f"{stage:<32} {pace.n_done:>9} in {clock(seconds) if seconds >= 10 else f'{seconds:.1f} s'}"
     return f"{told}, {speed(pace.rate)}" if pace.rate is not None else told
 
 
