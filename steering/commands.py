@@ -36,7 +36,7 @@ class StudyCommand:
     `lab organisms list`), directories of transformers checkpoints or LoRA adapters, GGUF files, or hub names."""
     task: str = "chain"
     """chain, chain:OPERATORS, chain:OPERATORS:FEWEST-MOST, a mix of these such as 25%chain:#,75%chain:+-, gym:DATASET,
-    or a path to GSM8K- or MATH-shaped .jsonl."""
+    hub:ORG/NAME[@REVISION][:CONFIG[:SPLIT]], or a path to GSM8K- or MATH-shaped .jsonl."""
     old_task: OptionalText = None
     """A task that the tuning was not about; with it, the report says what was forgotten."""
     out: Path

@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 
 from rich.console import Console
@@ -46,6 +47,9 @@ def perform(command: Work, typed: str) -> None:
     """Does what `command` asks, which the user gave as `typed`. Raises LabError for what the user can mend."""
     # Bars and warnings of libraries would bury our own.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    # peft 0.21 reads a property that transformers 5.23 deprecates.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()

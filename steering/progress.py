@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 
 FOUND_S = 0.1
 """What is reported this soon after a stage began was there already, and says nothing of how fast work goes."""
+N_BAR, N_FIXED = 14, 54
+"""Columns of a bar, and of all but a stage's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,23 +88,24 @@ class Stages:
         after = self.paces[stage] = before.after(n_done, now)
         return ended(stage, after) if after.done else None
 
-    def __rich__(self) -> RenderableType:
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Bars of the stages that are not done, and the time in all, so that something moves between stages."""
         now = time.monotonic()
         shown = Table.grid(
-            Column(no_wrap=True, overflow="ellipsis"),
-            Column(width=16),
+            # What is counted matters more than the whole of a long name.
+            Column(no_wrap=True, overflow="ellipsis", max_width=max(12, options.max_width - N_FIXED)),
+            Column(width=N_BAR),
             *(Column(justify="right", no_wrap=True) for _ in range(3)),
             padding=(0, 1),
         )
         for stage, pace in self.paces.items():
             if not pace.done:
                 left = pace.left(now)
-                bar = ProgressBar(total=pace.total, completed=pace.n_done, width=16)
+                bar = ProgressBar(total=pace.total, completed=pace.n_done, width=N_BAR)
                 told = "" if left is None else f"{clock(left)} left"
                 shown.add_row(stage, bar, f"{pace.n_done}/{pace.total}", speed(pace.rate), told)
         shown.add_row(f"{clock(now - self.began)} in all")
-        return shown
+        yield shown
 
 
 def ended(stage: str, pace: Pace) -> str:

@@ -24,7 +24,7 @@ DOORS = {
     "sae_lens": ("probes/sae/load.py", "probes/sae/train.py"),
     "sklearn": ("probes/scores/label_probes.py", "steering/routing/fit_probe.py"),
     "trl": ("lab/post_training/",),
-    "datasets": ("lab/post_training/",),
+    "datasets": ("lab/post_training/", "lab/tasks/hub_dataset.py"),
     "peft": ("lab/models/load.py",),
     "huggingface_hub": ("lab/models/load.py", "steering/export/push.py"),
     "gguf": ("lab/models/gguf_weights.py", "steering/export/gguf.py"),
@@ -36,6 +36,7 @@ DOORS = {
         "steering/perform_attribution.py",
         "steering/perform_export.py",
         "steering/perform_features.py",
+        "steering/perform_organisms.py",
         "steering/perform_sae.py",
         "steering/perform_taxonomy.py",
         "steering/perform_vectors.py",
@@ -75,6 +76,7 @@ SURFACE = {
         "vectors",
         "export",
         "organisms",
+        "doctor",
     },
     "demo": {"--out", "--seed"},
     "study": {
@@ -242,6 +244,7 @@ SURFACE = {
     "organisms": {"build", "list"},
     "organisms build": {"--seed", "--device", "--out"},
     "organisms list": set(),
+    "doctor": {"--json"},
 }
 
 
