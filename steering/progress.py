@@ -88,7 +88,7 @@ class Stages:
         after = self.paces[stage] = before.after(n_done, now)
         return ended(stage, after) if after.done else None
 
-    def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Bars of the stages that are not done, and the time in all, so that something moves between stages."""
         now = time.monotonic()
         shown = Table.grid(
