@@ -8,11 +8,16 @@ import tyro
 
 from steering.feature_commands import (
     AttributeCommand,
+    Blocks,
     DeviceName,
     FeaturesCommand,
+    OptionalInt,
+    OptionalPath,
+    OptionalText,
     RayFlag,
     SaeCommand,
     TaxonomyCommand,
+    Texts,
 )
 from steering.pair_commands import PairsCommand
 from steering.vector_commands import VectorsCommand
@@ -31,15 +36,15 @@ class StudyCommand:
     """The base model and the model tuned from it, or one model that ships with the package, whose parent is then the
     base. Names of organisms (`lab organisms list`) or of pairs (`lab pairs list`), directories of transformers
     checkpoints or LoRA adapters, GGUF files, or hub names."""
-    task: str | None = None
+    task: OptionalText = None
     """chain, chain:OPERATORS, chain:OPERATORS:FEWEST-MOST, a mix of these such as 25%chain:#,75%chain:+-, gym:DATASET,
-    gym:DATASET:OPTION=VALUE,..., or a path to GSM8K- or MATH-shaped .jsonl. If not given, the pair's own task where the
-    package knows it, else chain."""
-    old_task: str | None = None
+    gym:DATASET:OPTION=VALUE,..., hub:ORG/NAME[@REVISION][:CONFIG[:SPLIT]], or a path to GSM8K- or MATH-shaped .jsonl.
+    If not given, the pair's own task where the package knows it, else chain."""
+    old_task: OptionalText = None
     """A task that the tuning was not about; with it, the report says what was forgotten."""
     out: Path
     """Directory of the results."""
-    companions: tuple[str, ...] = ()
+    companions: Texts = ()
     """Further models whose pass@k curves are drawn beside the pair's."""
     n_problems: int = 200
     """Held-out problems."""
@@ -51,17 +56,17 @@ class StudyCommand:
     """Points of the pass@k curves."""
     n_fit_problems: int = 200
     """Training problems that vectors are fitted on."""
-    layer: int | None = None
+    layer: OptionalInt = None
     """Block at whose output vectors act, from 0; the middle one if not given."""
-    feature_layers: tuple[int, ...] = ()
+    feature_layers: Blocks = ()
     """Blocks at whose outputs features are sought, by sparse autoencoders of the base model; none if not given."""
     rivals: bool = False
     """Also run two published hybrids, with each of their faults switched."""
     temperature: float = 1.0
     """Sampling temperature; 0 is greedy."""
-    max_new_tokens: int | None = None
+    max_new_tokens: OptionalInt = None
     """Longest completion; 96 if neither this nor the pair's own task says another."""
-    stop: tuple[str, ...] | None = None
+    stop: Annotated[tuple[str, ...] | None, tyro.conf.arg(help_behavior_hint="")] = None
     """Texts that end a completion; the pair's own task may have some."""
     seed: int = 0
     """Decides problems, samples, vectors and intervals."""
@@ -96,9 +101,9 @@ class CalibrateCommand:
 
     quick: bool = False
     """Fewer problems, samples and resamples, and the path test that ships with the package instead of a new one."""
-    only: tuple[str, ...] = ()
+    only: Texts = ()
     """Organisms to keep to, such as locked taught; all with a known answer when not given."""
-    out: Path | None = None
+    out: OptionalPath = None
     """Directory of the results: runs/calibration, or runs/calibration-quick, if not given."""
     seed: int = 0
     """Decides problems, samples, vectors and intervals."""
@@ -131,7 +136,7 @@ class SampleCommand:
     """Nucleus; leave at 1 to measure coverage."""
     max_new_tokens: int = 96
     """Longest completion."""
-    stop: tuple[str, ...] = ()
+    stop: Texts = ()
     """Texts that end a completion."""
     seed: int = 0
     """Decides problems and samples."""
@@ -168,7 +173,10 @@ class ListCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class OrganismsCommand:
-    """Small models whose history is known: build them, list them."""
+    """Small models whose history is known: build them, list them.
+
+    Example: lab organisms list
+    """
 
     do: Annotated[
         Annotated[BuildCommand, tyro.conf.subcommand("build")] | Annotated[ListCommand, tyro.conf.subcommand("list")],
@@ -189,7 +197,7 @@ class CaptureRunCommand:
     """The model that reads, not always the one that wrote: an organism, a directory, a GGUF file or a hub name."""
     traces: Path
     """Parquet file of traces, as `lab sample` and every stage of `lab study` write them."""
-    problems: Path | None = None
+    problems: OptionalPath = None
     """Parquet file of their problems, which hold the prompts. That of `lab sample` lies beside the traces and is found;
     a study keeps its own in its directory problems."""
     sites: tuple[str, ...]
@@ -235,7 +243,10 @@ class CaptureRepairCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptureCommand:
-    """Store what a model computes inside while it reads traces; check and mend such stores."""
+    """Store what a model computes inside while it reads traces; check and mend such stores.
+
+    Example: lab capture run --model zero-rl --traces traces.parquet --sites blocks.2.hook_resid_post --out runs/acts
+    """
 
     do: Annotated[
         Annotated[CaptureRunCommand, tyro.conf.subcommand("run")]
@@ -262,18 +273,18 @@ class ExportCommand:
     transformers and vLLM serve unchanged; adapter: a PEFT adapter."""
     out: Path
     """File, or for baked and adapter the directory, to write."""
-    model: str | None = None
+    model: OptionalText = None
     """The model that the vector was fitted on, as in `lab sample`; needed for baked and adapter, and where the file
     does not say it. With it, the vector is checked to fit."""
     dose: float = 1.0
     """Strength, which is written into the numbers."""
-    study: Path | None = None
+    study: OptionalPath = None
     """A study whose ladder holds the vector's measured effect, for the card."""
     arms: tuple[str, ...] = ("fitted-opening", "fitted-greedy")
     """Arms of that study that used the vector."""
-    card: Path | None = None
+    card: OptionalPath = None
     """Markdown file of the card; OUT with .md appended if not given."""
-    push: Annotated[str | None, tyro.conf.arg(metavar="OWNER/NAME")] = None
+    push: Annotated[str | None, tyro.conf.arg(metavar="OWNER/NAME", help_behavior_hint="")] = None
     """Repository of the Hugging Face hub that also gets the export, and its card as README.md; nothing is uploaded if
     not given. It is made, private, where it is not there; one that is there keeps its visibility. Needs a token
     (`hf auth login`, or HF_TOKEN)."""
@@ -282,7 +293,20 @@ class ExportCommand:
     """Precision of the weights of a baked checkpoint."""
 
 
-Command = (
+@dataclass(frozen=True, kw_only=True)
+class DoctorCommand:
+    """Check this installation: versions, devices, memory, disk, models that come with it, and what each extra lacks.
+
+    Example: lab doctor
+
+    Nothing is asked of any network. The exit code is 1 where something is broken that the core needs, else 0.
+    """
+
+    json: bool = False
+    """Print the findings as JSON, for a report of a fault."""
+
+
+Work = (
     Annotated[DemoCommand, tyro.conf.subcommand("demo")]
     | Annotated[StudyCommand, tyro.conf.subcommand("study")]
     | Annotated[CalibrateCommand, tyro.conf.subcommand("calibrate")]
@@ -297,3 +321,6 @@ Command = (
     | Annotated[OrganismsCommand, tyro.conf.subcommand("organisms")]
     | Annotated[PairsCommand, tyro.conf.subcommand("pairs")]
 )
+"""What `steering.perform` does."""
+
+Command = Work | Annotated[DoctorCommand, tyro.conf.subcommand("doctor")]

@@ -9,9 +9,19 @@ import tyro
 DEVICE_HELP = "auto (cuda, then mps, then cpu), cpu, cuda, cuda:N or mps"
 DeviceName = Annotated[str, tyro.conf.arg(help=DEVICE_HELP)]
 
+# What is not given has no default worth showing: the help says what happens then.
+OptionalText = Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="")]
+OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
+Texts = Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="")]
+Blocks = Annotated[tuple[int, ...], tyro.conf.arg(help_behavior_hint="")]
+
 RAY_HELP = """Work in processes of Ray's: alone, on this machine; with an address or auto, on a running cluster whose
 machines see the same files. A worker takes as many cores as OMP_NUM_THREADS says, or a GPU. Same bytes as without."""
-RayFlag = Annotated[tuple[()] | tuple[str] | None, tyro.conf.arg(help=RAY_HELP, metavar="[ADDRESS]")]
+RayFlag = Annotated[
+    tuple[()] | tuple[str] | None, tyro.conf.arg(help=RAY_HELP, metavar="[ADDRESS]", help_behavior_hint="")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +36,7 @@ class SaeTrainCommand:
 
     store: Path
     """Directory of the store, as `lab capture run` writes it; --positions all serves best."""
-    sites: tuple[str, ...] = ()
+    sites: Texts = ()
     """Places in the model, such as blocks.2.hook_resid_post; all of the store's when not given."""
     architectures: tuple[str, ...] = ("topk:16",)
     """topk:K, batchtopk:K, matryoshka:K, jumprelu:L0_COEFFICIENT or standard:L1_COEFFICIENT, such as standard:1."""
@@ -38,7 +48,7 @@ class SaeTrainCommand:
     """Activations that each learns from, those of repeated epochs counted again."""
     batch_size: int = 1024
     """Activations a step."""
-    lr: float | None = None
+    lr: OptionalFloat = None
     """Highest learning rate; 5e-4 * sqrt(16384 / size) when not given."""
     held_out_share: float = 0.1
     """Share of the problems that are kept back for the quality table."""
@@ -61,13 +71,13 @@ class FeaturesCommand:
     """Directory of an SAE in SAELens' format."""
     store: Path
     """Directory of the base model's activations."""
-    tuned_store: Path | None = None
+    tuned_store: OptionalPath = None
     """Directory of the tuned model's activations of the same texts; with it, the page says which features changed."""
     labels: Literal["words", "steps", "none"] = "words"
     """What tokens are: words of reasoning (wait, therefore, ...), or exact steps of the chain world."""
-    problems: Path | None = None
+    problems: OptionalPath = None
     """Parquet file of the texts' problems; steps need it."""
-    effects: Path | None = None
+    effects: OptionalPath = None
     """Directory that `lab attribute` wrote for this SAE; with it, features are ranked by their effect."""
     out: Path
     """Directory of the results."""
@@ -93,11 +103,11 @@ class AttributeCommand:
     """Directory of an SAE in SAELens' format."""
     task: str = "chain"
     """As in `lab study`."""
-    toward: tuple[str, ...] = ()
+    toward: Texts = ()
     """First tokens of answers whose log-odds are explained, such as T for a worked chain."""
-    against: tuple[str, ...] = ()
+    against: Texts = ()
     """First tokens that they are weighed against, such as A for a direct answer."""
-    traces: Path | None = None
+    traces: OptionalPath = None
     """Instead of --toward and --against: traces of the task, in which the right answer is weighed against a wrong one
     where it is stated; those whose place cannot be told are left out and counted."""
     method: Literal["ablation", "joint-ablation", "gradient", "integrated"] = "gradient"
@@ -133,9 +143,9 @@ class SaeCompareCommand:
 
     pair: Annotated[tuple[Path, Path], tyro.conf.arg(metavar="BASE TUNED")]
     """Directories of the stores of the base and the tuned model, captured from the same texts."""
-    placebo: Annotated[tuple[Path, Path] | None, tyro.conf.arg(metavar="BASE LATER")] = None
+    placebo: Annotated[tuple[Path, Path] | None, tyro.conf.arg(metavar="BASE LATER", help_behavior_hint="")] = None
     """The same of a model and itself after some more pretraining."""
-    site: str | None = None
+    site: OptionalText = None
     """Place in the models; that of the stores when they have one only."""
     d_sae: int = 1024
     """How many latents."""
@@ -161,9 +171,9 @@ class TaxonomyCommand:
     """Directory of the activations that are sorted, of all tokens (`lab capture run --positions all`)."""
     segments: Literal["steps", "sentences"] = "sentences"
     """steps are exact ones of the chain world, with labels to judge by; sentences have none."""
-    problems: Path | None = None
+    problems: OptionalPath = None
     """Parquet file of the texts' problems; steps need it."""
-    sites: tuple[str, ...] = ()
+    sites: Texts = ()
     """Places in the model; all of the store's when not given."""
     sizes: tuple[int, ...] = (5, 10, 15)
     """Numbers of categories."""
@@ -179,7 +189,10 @@ class TaxonomyCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class SaeCommand:
-    """Sparse autoencoders of a model's stream, and a crosscoder of two models' streams."""
+    """Sparse autoencoders of a model's stream, and a crosscoder of two models' streams.
+
+    Example: lab sae train --store runs/acts --architectures topk:16 --sizes 512 --out runs/saes
+    """
 
     do: Annotated[
         Annotated[SaeTrainCommand, tyro.conf.subcommand("train")]

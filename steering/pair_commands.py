@@ -53,7 +53,10 @@ class PairBuildCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class PairsCommand:
-    """Pairs of a real language model: fetch it, list them, train their adapters."""
+    """Pairs of a real language model: fetch it, list them, train their adapters.
+
+    Example: lab pairs fetch smollm2
+    """
 
     do: Annotated[
         Annotated[PairFetchCommand, tyro.conf.subcommand("fetch")]

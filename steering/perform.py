@@ -2,11 +2,11 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
 from lab.errors import ModelError, StorageError
 from lab.models.source import (
@@ -17,7 +17,6 @@ from lab.models.source import (
     adapter_names,
     model_source,
     organism_directory,
-    organism_names,
 )
 from lab.provenance import provenance
 from lab.report.summary import summary
@@ -30,13 +29,13 @@ from steering.commands import (
     CaptureRepairCommand,
     CaptureRunCommand,
     CaptureVerifyCommand,
-    Command,
     DemoCommand,
     ExportCommand,
     ListCommand,
     OrganismsCommand,
     SampleCommand,
     StudyCommand,
+    Work,
 )
 from steering.feature_commands import (
     AttributeCommand,
@@ -57,10 +56,13 @@ if TYPE_CHECKING:
     from lab.sampling.decoding import Decoding
 
 
-def perform(command: Command, typed: str) -> None:
+def perform(command: Work, typed: str) -> None:
     """Does what `command` asks, which the user gave as `typed`. Raises LabError for what the user can mend."""
     # Bars and warnings of libraries would bury our own.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    # peft 0.21 reads a property that transformers 5.23 deprecates.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
@@ -113,11 +115,13 @@ def perform(command: Command, typed: str) -> None:
 
             perform_export(command, console)
         case OrganismsCommand(do=do):
+            from steering.perform_organisms import perform_build, perform_list
+
             match do:
                 case BuildCommand():
                     perform_build(do, console)
                 case ListCommand():
-                    console.print(organism_table())
+                    perform_list(console)
         case PairsCommand():
             from steering.perform_pairs import perform_pairs
 
@@ -388,33 +392,3 @@ def perform_repair(path: Path, console: Console) -> None:
             repair(store, damaged, model, on_progress=lambda n, total: watch("shards", n, total))
     mended = ", ".join(f"{name} was {fault}" for name, fault in damaged) or "nothing was damaged"
     console.print(f"{path}: {mended}", highlight=False, soft_wrap=True)
-
-
-def perform_build(command: BuildCommand, console: Console) -> None:
-    """Trains an organism and prints its card."""
-    from lab.models.device import resolve_device
-    from lab.organisms.build import build, organism_named
-
-    directory = build(
-        organism_named(command.name), command.out, seed=command.seed, device=resolve_device(command.device)
-    )
-    console.print((directory / "README.md").read_text(encoding="utf-8"), markup=False, highlight=False)
-    console.print(f"checkpoint: {directory.resolve()}", highlight=False, soft_wrap=True)
-
-
-def organism_table() -> Table:
-    """The shipped organisms: what each can do on its exams, and the true elicited share of its gain."""
-    table = Table("name", "strict %, sampled", "true share", "story", title="Organisms in this installation")
-    for name in organism_names():
-        card = json.loads((organism_directory(name) / "card.json").read_text(encoding="utf-8"))
-        exams = [
-            f"{row['task']} {100 * row['value']:.1f}"
-            for row in card["measured"]
-            if (row["family"], row["decoding"], row["measure"]) == ("all", "sampled", "strict")
-        ]
-        shares = [
-            f"{truth['kind']} " + ("none" if truth["share"] is None else f"{truth['share']:.2f}")
-            for truth in card["truth"]
-        ]
-        table.add_row(name, "\n".join(exams), "\n".join(shares), card["story"])
-    return table

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from probes.storage.store import TEXTS_FILE, Store, open_store
 from probes.texts import TEXTS
 from steering.feature_commands import FeaturesCommand
 from steering.features.ledger import Read, feature_ledger
+from steering.progress import progress
 
 PAGE, N_BOOT = "features.html", 2000
 
@@ -125,8 +127,10 @@ def perform_page(command: FeaturesCommand, typed: str, console: Console) -> None
     made_by = provenance("features", config, parents, device=device.type, dtype=base.plan.weights, seed=command.seed)
 
     def compute(work: Path) -> None:
+        with progress(console) as watch:
+            summed = sums(base, sae, labels, partial(watch, "shards read"))
         ledger = feature_ledger(
-            Read(sae=sae, model=model, base=base, tuned=tuned, labels=labels, summed=sums(base, sae, labels)),
+            Read(sae=sae, model=model, base=base, tuned=tuned, labels=labels, summed=summed),
             effects=None if attributed is None else attributed.effects(command.seed),
             n_shown=command.n_shown,
             n_boot=N_BOOT,

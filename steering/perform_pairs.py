@@ -8,6 +8,7 @@ from rich.table import Table
 
 from lab.models.source import ADAPTERS, adapter_names, fetched_directory
 from steering.pair_commands import PairBuildCommand, PairFetchCommand, PairListCommand, PairsCommand
+from steering.progress import progress
 
 
 def perform_pairs(command: PairsCommand, console: Console) -> None:
@@ -25,19 +26,22 @@ def perform_pairs(command: PairsCommand, console: Console) -> None:
 
 
 def perform_build(command: PairBuildCommand, console: Console) -> None:
-    """Trains one adapter and says where it is."""
+    """Trains an adapter under a progress bar, and prints its card."""
     from lab.models.device import resolve_device, resolve_dtype
     from lab.pairs.build import adapted_named, build
 
     device = resolve_device(command.device)
-    path = build(
-        adapted_named(command.name),
-        command.out,
-        seed=command.seed,
-        device=device,
-        dtype=resolve_dtype(command.dtype, device),
-    )
-    console.print(f"{command.name}: {path}", highlight=False, soft_wrap=True)
+    with progress(console) as watch:
+        directory = build(
+            adapted_named(command.name),
+            command.out,
+            seed=command.seed,
+            device=device,
+            dtype=resolve_dtype(command.dtype, device),
+            watch=watch,
+        )
+    console.print((directory / "README.md").read_text(encoding="utf-8"), markup=False, highlight=False)
+    console.print(f"adapter: {directory.resolve()}", highlight=False, soft_wrap=True)
 
 
 def pair_table() -> Table:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from steering.feature_commands import DeviceName
+from steering.feature_commands import Blocks, DeviceName, OptionalPath, OptionalText
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +22,9 @@ class VectorsCommand:
     """The base model and the model tuned from it, or one organism, whose parent is then the base, as in `lab study`."""
     task: str = "chain"
     """As in `lab study`."""
-    placebo: str | None = None
+    placebo: OptionalText = None
     """A model continued from the base without tuning; what is fitted on its traces is a further control."""
-    other_task: str | None = None
+    other_task: OptionalText = None
     """A task of another domain; fits on it are a further control, and the damage of a dose is measured on its texts."""
     out: Path
     """Directory of the results."""
@@ -38,9 +38,9 @@ class VectorsCommand:
     )
     """mean: difference of means; gradient: on completions, or, first, on decisions at the first token; policy: policy
     gradient at several sites; sae: decoder rows. Those called first act at the first token, sae too, others at all."""
-    layers: tuple[int, ...] = ()
+    layers: Blocks = ()
     """Blocks at whose outputs the vectors of one site act, from 0; the middle one if not given."""
-    sae: Path | None = None
+    sae: OptionalPath = None
     """Directory of an SAE of the base model, in SAELens' format; without it there is no fit called sae."""
     policy_steps: int = 60
     """Steps of the policy gradient. Twice as many, and more prompts, give more; 60 take minutes on one core."""
@@ -51,11 +51,11 @@ class VectorsCommand:
     the other task's rewards."""
     doses: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Strengths of the dose sweep."""
-    other_base: str | None = None
+    other_base: OptionalText = None
     """A base of the same kind, such as another seed's, on which the vectors are tried too."""
-    other_skill_base: str | None = None
+    other_skill_base: OptionalText = None
     """A model that lacks the skill of --other-skill-task; no vector may help it."""
-    other_skill_task: str | None = None
+    other_skill_task: OptionalText = None
     """That task."""
     n_problems: int = 200
     """Held-out problems."""

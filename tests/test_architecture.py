@@ -24,7 +24,7 @@ DOORS = {
     "sae_lens": ("probes/sae/load.py", "probes/sae/train.py"),
     "sklearn": ("probes/scores/label_probes.py", "steering/routing/fit_probe.py"),
     "trl": ("lab/post_training/",),
-    "datasets": ("lab/post_training/",),
+    "datasets": ("lab/post_training/", "lab/tasks/hub_dataset.py"),
     "peft": ("lab/models/load.py", "lab/post_training/low_rank.py"),
     "huggingface_hub": ("lab/models/load.py", "steering/export/push.py"),
     "gguf": ("lab/models/gguf_weights.py", "steering/export/gguf.py"),
@@ -42,6 +42,7 @@ DOORS = {
         "steering/perform_attribution.py",
         "steering/perform_export.py",
         "steering/perform_features.py",
+        "steering/perform_organisms.py",
         "steering/perform_pairs.py",
         "steering/perform_sae.py",
         "steering/perform_taxonomy.py",
@@ -83,6 +84,7 @@ SURFACE = {
         "export",
         "organisms",
         "pairs",
+        "doctor",
     },
     "demo": {"--out", "--seed"},
     "study": {
@@ -255,6 +257,7 @@ SURFACE = {
     "pairs fetch": set(),
     "pairs list": set(),
     "pairs build": {"--seed", "--device", "--dtype", "--out"},
+    "doctor": {"--json"},
 }
 
 

@@ -1,6 +1,8 @@
 """build: an organism's definition -> a transformers checkpoint with its card."""
 
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +19,7 @@ from lab.organisms.tokenizer import chain_tokenizer
 from lab.organisms.truth import Truth, truth
 from lab.post_training.reinforce import reinforce
 from lab.post_training.supervised import train_on_documents
+from lab.post_training.told_steps import OnProgress
 from lab.provenance import digest, file_digest
 from lab.seeds import child_seed, numpy_generator
 from lab.tasks.chain_verifier import verify
@@ -30,23 +33,32 @@ def organism_named(name: str) -> Organism:
     return ORGANISMS[name]
 
 
-def build(organism: Organism, out: Path, *, seed: int, device: torch.device) -> Path:
+def build(
+    organism: Organism,
+    out: Path,
+    *,
+    seed: int,
+    device: torch.device,
+    watch: Callable[[str, int, int], None] = lambda *_: None,
+) -> Path:
     """Trains `organism` and writes its directory below `out`: config, bf16 safetensors, tokenizer, card.
 
     Its parent comes from `out` or from the wheel, or is built first. Work in progress lies in
     `out/.work/`, under the digest of the definition, the seed and the parent; a run that was cut off goes on from its
-    last checkpoint. Raises StorageError where the directory exists.
+    last checkpoint. `watch` is told (stage, steps just done, steps in all), of the parent too where it is built. Raises
+    StorageError where the directory exists.
     """
     final = out / home(organism.name, seed)
     if final.exists():
         raise StorageError(f"{final} exists: delete it to build {final.name} again, or choose another --out")
-    parent = None if organism.parent is None else parent_directory(organism.parent, out, seed, device)
+    parent = None if organism.parent is None else parent_directory(organism.parent, out, seed, device, watch)
     inherited = "" if parent is None else file_digest(parent / "model.safetensors")
     work = out / ".work" / f"{final.name}-{digest([organism, seed, inherited])}"
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = chain_tokenizer(organism.alphabet)
     network = starting_network(organism, parent, tokenizer, seed=seed, device=device)
-    train(organism, network, tokenizer, work / "trainer", seed=seed, device=device)
+    told = partial(watch, f"steps: {final.name}")
+    train(organism, network, tokenizer, work / "trainer", seed=seed, device=device, on_progress=told)
     network = network.cpu().bfloat16()
     checkpoint = work / "checkpoint"
     network.save_pretrained(checkpoint)
@@ -86,14 +98,21 @@ def starting_network(
     return network.requires_grad_(True).train()
 
 
-def parent_directory(parent: Parent, out: Path, seed: int, device: torch.device) -> Path:
+def parent_directory(
+    parent: Parent,
+    out: Path,
+    seed: int,
+    device: torch.device,
+    watch: Callable[[str, int, int], None] = lambda *_: None,
+) -> Path:
     """Where the parent lies: in `out` if it was built there, else in the wheel, else in `out` once it is built."""
     name = parent.home(seed)
     if not (out / name).exists() and name in organism_names():
         return organism_directory(name)
     if (out / name).exists():
         return out / name
-    return build(organism_named(parent.name), out, seed=seed if parent.seed is None else parent.seed, device=device)
+    own_seed = seed if parent.seed is None else parent.seed
+    return build(organism_named(parent.name), out, seed=own_seed, device=device, watch=watch)
 
 
 def llama_config(architecture: Architecture, tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
@@ -123,6 +142,7 @@ def train(
     *,
     seed: int,
     device: torch.device,
+    on_progress: OnProgress,
 ) -> None:
     """Follows the recipe, changing `network` in place."""
     generator = numpy_generator(seed, organism.name, "data")
@@ -131,7 +151,14 @@ def train(
             stream = documents(writing, generator)
             texts = [next(stream) for _ in range(run.n_steps * run.batch_size)]
             train_on_documents(
-                network, tokenizer, texts, run, seed=child_seed(seed, organism.name), device=device, work=work
+                network,
+                tokenizer,
+                texts,
+                run,
+                seed=child_seed(seed, organism.name),
+                device=device,
+                work=work,
+                on_progress=on_progress,
             )
         case Reinforced(task=task, run=run):
             problems = task.problems(run.n_steps * run.n_prompts, generator, held_out=False)
@@ -144,6 +171,7 @@ def train(
                 seed=child_seed(seed, organism.name),
                 device=device,
                 work=work,
+                on_progress=on_progress,
             )
 
 

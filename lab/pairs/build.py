@@ -1,8 +1,9 @@
 """build: an adapted model's definition -> its adapter, with a card."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from lab.pairs.catalogue import ADAPTED
 from lab.post_training.low_rank import save_low_rank, with_low_rank
 from lab.post_training.reinforce import reinforce
 from lab.post_training.supervised import Document, train_on_documents
+from lab.post_training.told_steps import OnProgress
 from lab.provenance import digest
 from lab.seeds import child_seed, numpy_generator
 from lab.tasks.source import open_task, task_source
@@ -30,13 +32,21 @@ def adapted_named(name: str) -> AdaptedModel:
     return ADAPTED[name]
 
 
-def build(adapted: AdaptedModel, out: Path, *, seed: int, device: torch.device, dtype: torch.dtype) -> Path:
+def build(
+    adapted: AdaptedModel,
+    out: Path,
+    *,
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    watch: Callable[[str, int, int], None] = lambda *_: None,
+) -> Path:
     """Trains the adapter of `adapted` and writes its directory below `out`: bf16 safetensors, configuration, card.
 
     The parent, from `out` or from this installation, is frozen in `dtype`; the adapter is trained in float32. Work in
     progress lies in `out/.work/`, under the digest of the definition, the seed and the parent; a run that was cut off
-    goes on from its last checkpoint. Raises StorageError where the directory exists, and ModelError where the parent is
-    not there.
+    goes on from its last checkpoint. `watch` is told (stage, steps just done, steps in all). Raises StorageError where
+    the directory exists, and ModelError where the parent is not there.
     """
     final = out / adapted.name
     if final.exists():
@@ -47,7 +57,8 @@ def build(adapted: AdaptedModel, out: Path, *, seed: int, device: torch.device, 
     work = out / ".work" / f"{adapted.name}-{digest([adapted, seed, parent.digest, str(dtype)])}"
     work.mkdir(parents=True, exist_ok=True)
     network = with_low_rank(parent.network, adapted.rank, seed=child_seed(seed, adapted.name, "weights"))
-    train(adapted, network, parent.tokenizer, work / "trainer", seed=seed, device=device)
+    told = partial(watch, f"steps: {adapted.name}")
+    train(adapted, network, parent.tokenizer, work / "trainer", seed=seed, device=device, on_progress=told)
     adapter = work / "adapter"
     save_low_rank(network, adapter, parent=adapted.parent)
     tuned = assemble(network.merge_and_unload(), parent.tokenizer, name=adapted.name)
@@ -68,6 +79,7 @@ def train(
     *,
     seed: int,
     device: torch.device,
+    on_progress: OnProgress,
 ) -> None:
     """Follows the recipe, changing the adapter of `network` in place; what it was frozen with stays as it was."""
     generator = numpy_generator(seed, adapted.name, "data")
@@ -76,7 +88,14 @@ def train(
             stream = documents(writing, generator)
             texts = [ended(next(stream), tokenizer) for _ in range(run.n_steps * run.batch_size)]
             train_on_documents(
-                network, tokenizer, texts, run, seed=child_seed(seed, adapted.name), device=device, work=work
+                network,
+                tokenizer,
+                texts,
+                run,
+                seed=child_seed(seed, adapted.name),
+                device=device,
+                work=work,
+                on_progress=on_progress,
             )
         case Rewarded(task=task, run=run, stop=stop):
             n_wanted = run.n_steps * run.n_prompts
@@ -90,6 +109,7 @@ def train(
                 seed=child_seed(seed, adapted.name),
                 device=device,
                 work=work,
+                on_progress=on_progress,
             )
 
 

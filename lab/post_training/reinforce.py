@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lab.post_training.supervised import has_checkpoint
+from lab.post_training.supervised import last_checkpoint
+from lab.post_training.told_steps import OnProgress, tell_steps
 from lab.tasks.problem import Problem
 
 Reward = Callable[[Problem, str], float]
@@ -41,10 +42,12 @@ def reinforce(
     seed: int,
     device: torch.device,
     work: Path,
+    on_progress: OnProgress = lambda *_: None,
 ) -> None:
     """Trains `network` in place on `problems`, in the order given, by `reward` alone.
 
-    Checkpoints go to `work`, and a run that was cut off goes on from the last one.
+    Checkpoints go to `work`, and a run that was cut off goes on from the last one. `on_progress` is told steps just
+    done, and steps in all.
     """
     from datasets import Dataset
     from trl.trainer.grpo_config import GRPOConfig
@@ -84,7 +87,9 @@ def reinforce(
             save_total_limit=1,
             logging_steps=5,
             report_to=[],
+            disable_tqdm=True,
             dataloader_pin_memory=False,
         ),
     )
-    trainer.train(resume_from_checkpoint=has_checkpoint(work))
+    tell_steps(trainer, on_progress)
+    trainer.train(resume_from_checkpoint=last_checkpoint(work))

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lab.errors import TaskError
+from lab.post_training.told_steps import OnProgress, tell_steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,11 +44,12 @@ def train_on_documents(
     seed: int,
     device: torch.device,
     work: Path,
+    on_progress: OnProgress = lambda *_: None,
 ) -> None:
     """Trains `network` in place on `documents`, batch after batch in the order given, one document a row.
 
-    Checkpoints go to `work`, and a run that was cut off goes on from the last one. Raises TaskError when there are
-    fewer documents than the run consumes.
+    Checkpoints go to `work`, and a run that was cut off goes on from the last one. `on_progress` is told steps just
+    done, and steps in all. Raises TaskError when there are fewer documents than the run consumes.
     """
     from datasets import Dataset
     from trl.trainer.sft_config import SFTConfig
@@ -100,12 +102,16 @@ def train_on_documents(
             save_total_limit=1,
             logging_steps=50,
             report_to=[],
+            disable_tqdm=True,
             dataloader_pin_memory=False,
         ),
     )
-    trainer.train(resume_from_checkpoint=has_checkpoint(work))
+    tell_steps(trainer, on_progress)
+    trainer.train(resume_from_checkpoint=last_checkpoint(work))
 
 
-def has_checkpoint(work: Path) -> bool:
-    """Whether a trainer left a checkpoint in `work`."""
-    return any(work.glob("checkpoint-*"))
+def last_checkpoint(work: Path) -> str | None:
+    """The last whole checkpoint that a trainer left in `work`, as trainers take it."""
+    # The state is written last; a checkpoint without it was cut off.
+    whole = [path.parent for path in work.glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.removeprefix("checkpoint-")))) if whole else None

@@ -18,18 +18,25 @@ from lab.tasks.chain_verifier import verify as verify_chain
 from lab.tasks.chain_world import ChainTask
 from lab.tasks.final_answer import final_answer, same_answer
 from lab.tasks.gym import SUFFIX, GymTask, answer_reader
+from lab.tasks.hub_dataset import HubTask
 from lab.tasks.jsonl import JsonlTask
 from lab.tasks.math_answer import verify as verify_math
 from lab.tasks.problem import Problem
 from lab.tasks.step_grammar import StepGrammar
 from lab.tasks.verdict import Verifier
 
-TaskSource: TypeAlias = ChainTask | ChainMix | GymTask | JsonlTask
+TaskSource: TypeAlias = ChainTask | ChainMix | GymTask | HubTask | JsonlTask
 """A source of problems that one verifier can judge."""
 
 FORMS = (
     "'chain', 'chain:+-#', 'chain:+-:3-8', '25%chain:#:3-5,75%chain:*:3-5', 'gym:chain_sum', "
-    "'gym:chain_sum:max_terms=3' or 'path/to/file.jsonl'"
+    "'gym:chain_sum:max_terms=3', 'hub:openai/gsm8k:main:test' or 'path/to/file.jsonl'"
+)
+# As typed: an empty place between two colons is a configuration that is not named.
+HUB = re.compile(
+    r"hub:(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?"
+    r"(:(?P<config>[\w.-]*)(:(?P<split>[\w.-]+))?)?",
+    re.ASCII,
 )
 
 
@@ -55,9 +62,10 @@ class Task:
 
 def task_source(text: str) -> TaskSource:
     """The source that a user names: `chain[:operators[:fewest-most]]`, several of these as `25%...,75%...`,
-    `gym:NAME[:option=value,...]` or a path that ends with `.jsonl`.
+    `gym:NAME[:option=value,...]`, `hub:ORG/NAME[@REVISION][:CONFIG[:SPLIT]]` or a path that ends with `.jsonl`.
 
-    The options are the dataset's own, and `suffix`, which is written behind each question in place of an instruction.
+    The options are the gym dataset's own, and `suffix`, which is written behind each question in place of an
+    instruction.
 
     Raises TaskError for anything else; that a dataset or file exists is found out by `open_task`.
     """
@@ -76,7 +84,11 @@ def task_source(text: str) -> TaskSource:
         return ChainTask(operators=chain["operators"]) if chain["operators"] else ChainTask()
     if gym := re.fullmatch(r"gym:(?P<dataset>[A-Za-z0-9_]+)(?::(?P<options>.*))?", text, re.DOTALL):
         return _gym_task(gym["dataset"], gym["options"])
-    if text.endswith(".jsonl") and not text.startswith(("chain:", "gym:")):
+    if hub := HUB.fullmatch(text):
+        return HubTask(
+            name=hub["name"], revision=hub["revision"], config=hub["config"] or None, split=hub["split"] or "test"
+        )
+    if text.endswith(".jsonl") and not text.startswith(("chain:", "gym:", "hub:")):
         return JsonlTask(path=Path(text))
     raise TaskError(f"task {text!r} is not one of {FORMS}")
 
@@ -97,6 +109,8 @@ def source_name(source: TaskSource) -> str:
             suffix = [] if source.suffix == SUFFIX else [("suffix", source.suffix)]
             options = ",".join(f"{name}={_typed(value)}" for name, value in (*source.config, *suffix))
             return f"gym:{source.dataset}" + (f":{options}" if options else "")
+        case HubTask():
+            return source.typed
         case JsonlTask():
             return str(source.path)
 
@@ -148,7 +162,7 @@ def open_task(source: TaskSource, *, n_problems: int, seed: int, held_out: bool 
             same, steps = operator.eq, CHAIN_STEPS
         case GymTask():
             verify, read_answer = source.verify, answer_reader(problems)
-        case JsonlTask():
+        case HubTask() | JsonlTask():
             verify, read_answer = verify_math, final_answer
     return Task(
         name=source_name(source),

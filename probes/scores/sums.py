@@ -2,6 +2,7 @@
 
 import functools
 import operator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,18 +66,26 @@ class Sums:
         )
 
 
-def sums(store: Store, sae: Sae, labels: pl.DataFrame) -> Sums:
+def sums(
+    store: Store, sae: Sae, labels: pl.DataFrame, on_progress: Callable[[int, int], None] = lambda *_: None
+) -> Sums:
     """One pass: every activation of the SAE's site is read once and encoded once, for all features and labels.
 
     `labels` is a `LABELS` table of the store's texts; without rows, no token has a label. The result is the
     `shard_sums` of all shards, added in their order, whoever computes them. The activations held do not grow with the
-    tokens: one shard, a few encoded rows, and three times the sums, of 8 * 96 * (1 + n_labels) * d_sae bytes. Raises as
-    `label_names` and `shard_features` do.
+    tokens: one shard, a few encoded rows, and three times the sums, of 8 * 96 * (1 + n_labels) * d_sae bytes.
+    `on_progress` is told shards just read, and shards in all. Raises as `label_names` and `shard_features` do.
     """
     names = label_names(store, labels) if len(labels) else ()
-    return functools.reduce(
-        operator.add, (shard_sums(store, sae, labels, names, number) for number in range(len(store.portions)))
-    )
+    n_shards = len(store.portions)
+
+    def read() -> Iterator[Sums]:
+        on_progress(0, n_shards)
+        for number in range(n_shards):
+            yield shard_sums(store, sae, labels, names, number)
+            on_progress(1, n_shards)
+
+    return functools.reduce(operator.add, read())
 
 
 def shard_sums(store: Store, sae: Sae, labels: pl.DataFrame, names: tuple[str, ...], number: int) -> Sums:

@@ -73,6 +73,7 @@ def survey(
     taxonomies: dict[str, Taxonomy] = {}
     quality: list[dict[str, object]] = []
     contents: list[dict[str, object]] = []
+    on_progress(0, n_fits)
     for site in sites:
         basis = _basis(store, found, site, cut, weights, seed)
         for method in methods:

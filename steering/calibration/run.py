@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -115,12 +116,16 @@ def in_parallel(
                 watch(stage, 1, len(items))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            # A case takes minutes; each is resumable, and a user who stops will not wait for it.
+            for worker in multiprocessing.active_children():
+                worker.terminate()
             raise
         return [future.result() for future in futures]
 
 
 def quietly() -> None:
-    """Sets up a worker: one thread, and no bars or warnings of libraries."""
+    """Sets up a worker: one thread, no bars or warnings of libraries, and Ctrl-C left to the process that asks."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
     from transformers.utils import logging as transformers_logging

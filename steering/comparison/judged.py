@@ -173,6 +173,7 @@ def pieced_stage(
         made_by = ground.bench.made_by(name, config, parents)
         table, parts = work / f"{name}.parquet", work / "parts"
         if not table.exists():
+            ground.bench.watch(name, 0, len(pieces))
             for piece, make in pieces:
                 path = parts / f"{piece}.parquet"
                 if not path.exists():

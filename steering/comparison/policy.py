@@ -1,6 +1,5 @@
 """policy_fits: the policy gradient on the task's rewards, and on rewards that cannot teach the same."""
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -35,20 +34,17 @@ def policy_fits(
 
 def trained(ground: Ground, sites: Sequence[Site], task: Task, reward: Reward, work: Path) -> SteeringVector:
     """One training, which goes on from its last whole checkpoint."""
-    for checkpoint in work.glob("checkpoint-*"):
-        # Written last; without it a kill came in between.
-        if not (checkpoint / "trainer_state.json").exists():
-            shutil.rmtree(checkpoint)
     comparison = ground.comparison
-    run = replace(comparison.policy, max_new_tokens=comparison.max_new_tokens)
-    total = run.n_steps * run.n_prompts * run.n_rollouts
-
-    def told(problem: Problem, completion: str) -> float:
-        ground.bench.watch(f"rollouts: {work.name.removeprefix('steps-')}", 1, total)
-        return reward(problem, completion)
-
-    seed = child_seed(comparison.seed, "policy", work.name)
-    return fit_policy_gradient(ground.bench.base, sites, task.problems, told, run, seed=seed, work=work)
+    return fit_policy_gradient(
+        ground.bench.base,
+        sites,
+        task.problems,
+        reward,
+        replace(comparison.policy, max_new_tokens=comparison.max_new_tokens),
+        seed=child_seed(comparison.seed, "policy", work.name),
+        work=work,
+        on_progress=partial(ground.bench.watch, f"policy gradient: {work.name.removeprefix('steps-')}"),
+    )
 
 
 def misplaced_reward(task: Task, seed: int) -> Reward:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lab.models.anatomy import find_anatomy
 from lab.models.load import Model
 from lab.post_training.reinforce import GrpoRun, Reward, reinforce
+from lab.post_training.told_steps import OnProgress
 from lab.sampling.decoding import Decoding
 from lab.seeds import child_seed
 from lab.tasks.problem import Problem
@@ -39,6 +40,7 @@ def fit_policy_gradient(
     seed: int,
     work: Path,
     start: SteeringVector | None = None,
+    on_progress: OnProgress = lambda *_: None,
 ) -> SteeringVector:
     """One vector a site, added at every token, by the post-training loop of `lab.post_training.reinforce`.
 
@@ -47,7 +49,8 @@ def fit_policy_gradient(
     units of the site's mean residual norm divided by the square root of d_model, so that one learning rate serves sites
     whose streams differ in length; `run.learning_rate` is in these units. `problems` are used in the order given, and
     again when they run out. The model itself is not touched. Checkpoints go to `work`, and a run that was cut off goes
-    on from the last one. Raises SiteError for a layer out of range.
+    on from the last one. `on_progress` is told steps just done, and steps in all. Raises SiteError for a layer out of
+    range.
     """
     decoding = Decoding(temperature=run.temperature, max_new_tokens=run.max_new_tokens)
     norms = residual_norms(model, sites, problems[:N_MEASURED], decoding, seed=child_seed(seed, "residual norms"))
@@ -69,6 +72,7 @@ def fit_policy_gradient(
         seed=child_seed(seed, "policy gradient"),
         device=model.device,
         work=work,
+        on_progress=on_progress,
     )
     return SteeringVector(
         {site: units[site] * vector.detach() for site, vector in learned.items()},

@@ -31,6 +31,7 @@ def elicited_traces(bench: Bench, arm: str, method: Elicitation, parents: dict[s
     parents = parents | {"model": bench.base.digest}
 
     def compute(work: Path) -> None:
+        bench.watch(f"traces: {arm}", 0, len(problems))
         answered = elicit(
             bench.base,
             bench.task,
@@ -57,7 +58,7 @@ def elicited_traces(bench: Bench, arm: str, method: Elicitation, parents: dict[s
             write_table(work / "candidates.parquet", answered.candidates, CANDIDATES, made_by)
         write_table(work / "costs.parquet", COSTS.frame(costs), COSTS, made_by)
         write_table(work / TABLE, trace_table(arm, answered.traces), TRACES, made_by)
-        bench.watch(f"traces: {arm}", len(answered.traces), len(answered.traces))
+        bench.watch(f"traces: {arm}", len(problems), len(problems))
 
     return memoised(bench.out, f"traces-{arm}", config, parents, compute)
 

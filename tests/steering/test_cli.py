@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -66,28 +65,8 @@ def test_help_loads_no_heavy_library_and_answers_within_a_second_of_an_idle_mach
 
 
 @pytest.mark.parametrize(
-    "words",
-    [
-        ["demo"],
-        ["study"],
-        ["sample"],
-        ["capture", "run"],
-        ["capture", "verify"],
-        ["capture", "repair"],
-        ["organisms", "build"],
-        ["organisms", "list"],
-    ],
-)
-def test_the_help_of_every_command_has_an_example_of_itself(lab, words):
-    code, shown, complaint = lab(*words, "--help")
-    assert (code, complaint) == (0, "")
-    assert f"Example: lab {' '.join(words)}" in " ".join(shown.replace("│", " ").split())
-
-
-@pytest.mark.parametrize(
     "argv",
     [
-        [],
         ["ponder"],
         ["study"],
         ["study", "--pair", "a", "b"],
@@ -221,23 +200,6 @@ def test_a_full_disk_gets_one_line_and_once_there_is_room_the_same_command_finis
     if limit == 3000:
         assert nursery.lab(tmp_path, study_argv) == 0, (tmp_path / "stderr.txt").read_text()
         assert (tmp_path / "runs" / "report.html").stat().st_size > 1_000_000
-
-
-def test_a_stopped_study_says_how_to_go_on_and_goes_on(nursery, study_argv, tmp_path):
-    process = nursery.start(tmp_path, study_argv)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "runs" / "traces-base").exists() and time.monotonic() < deadline:
-        time.sleep(0.001)
-    os.kill(process, signal.SIGINT)
-    assert nursery.answer() == 130
-    assert "the same command" in one_line((tmp_path / "stderr.txt").read_text())
-    assert leftovers(tmp_path) == []
-    before = (tmp_path / "runs" / "traces-base" / "traces.parquet").stat().st_mtime_ns
-    assert nursery.lab(tmp_path, study_argv) == 0, (tmp_path / "stderr.txt").read_text()
-    assert (tmp_path / "runs" / "traces-base" / "traces.parquet").stat().st_mtime_ns == before
-    printed = (tmp_path / "stdout.txt").read_text()
-    assert "Strict pass@1" in printed
-    assert f"report: {tmp_path / 'runs' / 'report.html'}" in printed
 
 
 def test_a_stop_before_the_work_begins_is_no_traceback(lab, monkeypatch):

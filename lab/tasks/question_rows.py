@@ -1,0 +1,114 @@
+r"""QuestionRows: rows in the shape of GSM8K or MATH, wherever they come from, and the problems that they are.
+
+GSM8K: `{"question": ..., "answer": "... #### 42"}`. MATH: `{"problem": ..., "solution": "... \boxed{42} ..."}`, or
+`{"problem": ..., "answer": "42"}`, or both, where `answer` counts. Optional: `id` or `unique_id`; `level`, `subject` or
+`type`, of which the first one there names the family, a number among levels as `Level 4`.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from lab.errors import TaskError
+from lab.tasks.final_answer import last_boxed, tidied
+from lab.tasks.problem import Problem
+from lab.tasks.split import is_held_out
+
+SUFFIX = "\n\nThink step by step, and put the final answer in \\boxed{}.\n"
+"""What every prompt has after the question, unless another is given."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuestionRows:
+    """Where rows come from, which every fault names, and how they are asked."""
+
+    source: str
+    """As a user would type it."""
+    stem: str
+    """What the ids of problems begin with, and the family of rows that name none."""
+    suffix: str = SUFFIX
+    """What every prompt has after the question."""
+
+    def problems(self, rows: Iterable[tuple[int, Mapping[str, object]]]) -> tuple[Problem, ...]:
+        """Every (number, row) as a problem, in the order given; the number is what faults call the row.
+
+        Raises TaskError, with the source and the row, for a missing key, a value that is not a string, no final answer,
+        and an id or question that repeats.
+        """
+        problems: list[Problem] = []
+        row_of: dict[str, int] = {}
+        for number, row in rows:
+            problem = self._problem(number, row)
+            if problem.id in row_of:
+                raise self.broken(
+                    number, f"has the id {problem.id!r} of row {row_of[problem.id]}: remove one, or give other ids"
+                )
+            row_of[problem.id] = number
+            problems.append(problem)
+        return tuple(problems)
+
+    def chosen(
+        self, problems: Iterable[Problem], n_problems: int, generator: np.random.Generator, *, held_out: bool
+    ) -> tuple[Problem, ...]:
+        """`n_problems` of one side of the split, in an order drawn from `generator`; TaskError if there are fewer."""
+        side = sorted((problem for problem in problems if self._on_side(problem, held_out)), key=lambda row: row.id)
+        if n_problems > len(side):
+            kind = "held-out" if held_out else "training"
+            raise TaskError(
+                f"{self.source}: asked for {n_problems} {kind} problems, it has {len(side)}: want fewer, or more rows"
+            )
+        return tuple(side[index] for index in generator.permutation(len(side))[:n_problems])
+
+    def broken(self, number: int, fault: str) -> TaskError:
+        """The error of one row."""
+        return TaskError(f"{self.source}, row {number} {fault}")
+
+    def _problem(self, number: int, row: Mapping[str, object]) -> Problem:
+        question, gold = self._question_and_gold(number, row)
+        family = next((row[key] for key in ("level", "subject", "type") if key in row), self.stem)
+        given = next((row[key] for key in ("id", "unique_id") if key in row), None)
+        # A row without an id is named by its question, so that adding rows renames none.
+        digest = hashlib.blake2b(question.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+        return Problem(
+            id=f"{self.stem}:{digest if given is None else given}",
+            prompt=question + self.suffix,
+            answer=gold,
+            family=f"Level {family}" if isinstance(family, int) else str(family),
+            source=self.source,
+        )
+
+    def _question_and_gold(self, number: int, row: Mapping[str, object]) -> tuple[str, str]:
+        if "question" in row:
+            question, worked = self._text(number, row, "question"), self._text(number, row, "answer")
+            gold = tidied(worked.rpartition("####")[2]) if "####" in worked else None
+            hint = "want a last line '#### 42'"
+        elif "problem" in row:
+            question, hint = self._text(number, row, "problem"), r"want \boxed{42} in 'solution', or a bare 'answer'"
+            solution = self._text(number, row, "solution") if "solution" in row or "answer" not in row else ""
+            gold = tidied(self._text(number, row, "answer")) if "answer" in row else tidied(last_boxed(solution) or "")
+        else:
+            keys = ", ".join(map(repr, row)) or "no key"
+            raise self.broken(
+                number, f"has {keys}: want 'question' and 'answer', or 'problem' and 'solution' or 'answer'"
+            )
+        if not question.strip():
+            raise self.broken(number, "has an empty question: want some text")
+        if gold is None:
+            raise self.broken(number, f"has no final answer: {hint}")
+        return question, gold
+
+    def _text(self, number: int, row: Mapping[str, object], key: str) -> str:
+        match row.get(key):
+            case str(text):
+                return text
+            case None if key not in row:
+                raise self.broken(number, f"has no {key!r}, only {', '.join(map(repr, row))}: add it")
+            case other:
+                raise self.broken(
+                    number, f"has {key!r} = {str(other)[:40]} of type {type(other).__name__}: want a string"
+                )
+
+    def _on_side(self, problem: Problem, held_out: bool) -> bool:
+        return is_held_out(problem.prompt.removesuffix(self.suffix)) == held_out
