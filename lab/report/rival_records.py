@@ -12,6 +12,12 @@ from lab.report.markup import escaped
 from lab.report.numerals import percent
 from lab.report.record_words import counted
 
+DRAWN = ("P1",)
+"""Rivals whose vectors come out another way with each fit, so that their result does."""
+_ONE_DRAW = (
+    " depends on how its vectors came out of their fit: each trial is one draw, and another may err less or more."
+)
+
 
 def rival_records(records: pl.DataFrame) -> str:
     """Error, coverage and leak of every rival of `RECORDS` in a sentence each, as HTML; empty where none was run."""
@@ -22,7 +28,15 @@ def rival_records(records: pl.DataFrame) -> str:
     rows = [*rivals.iter_rows(named=True), *([] if best is None else [best])]
     items = "".join(f"<li>{escaped(_sentence(row))}</li>" for row in rows)
     last = "" if best is None else ", and the best of the lab's own, last"
-    return f'<div class="refusals"><p>Two published methods on the same organisms{last}:</p><ul>{items}</ul></div>'
+    drawn = rivals.filter(pl.col("estimator").is_in(DRAWN))
+    note = (
+        ""
+        if drawn.is_empty()
+        else f"<p>{escaped(' and '.join(drawn['estimator'].unique(maintain_order=True)))}{_ONE_DRAW}</p>"
+    )
+    return (
+        f'<div class="refusals"><p>Two published methods on the same organisms{last}:</p><ul>{items}</ul>{note}</div>'
+    )
 
 
 def _sentence(row: Mapping[str, Any]) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import polars as pl
 import pytest
-from plotly.offline import get_plotlyjs
 from rich.console import Console
 
 from lab.calibration.agreement import AGREEMENT, agreement
@@ -27,6 +26,7 @@ from lab.report.path_plot import PATH, path_plot
 from lab.report.provenance_section import TableFile
 from lab.report.rival_records import rival_records
 from lab.report.share_panels import MARKS, share_panels
+from tests.lab.report.opened import opened, undressed
 
 NAN = math.nan
 CASES = (
@@ -69,10 +69,6 @@ class Elements(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]):
         self.found.append((tag, dict(attrs)))
-
-
-def without_plotly(page: str) -> str:
-    return page.replace(get_plotlyjs(), "")
 
 
 def words(text: str) -> str:
@@ -364,13 +360,13 @@ def test_every_colour_of_the_calibration_has_a_dark_twin(calibration: Calibratio
 
 
 def test_every_calibration_figure_is_named_for_those_who_hear_the_page(calibration: CalibrationPage):
-    plots = [at for _, at in Elements(without_plotly(render_calibration(calibration))).found if at.get("role") == "img"]
+    plots = [at for _, at in Elements(opened(render_calibration(calibration))).found if at.get("role") == "img"]
     assert [at["id"] for at in plots] == ["shares", "path", "forgetting"]
     assert all(at["aria-label"] for at in plots)
 
 
 def test_the_calibration_page_asks_the_network_for_nothing(calibration: CalibrationPage):
-    text = without_plotly(render_calibration(calibration))
+    text = opened(render_calibration(calibration))
     assert not re.search(r"""(src|href|action)\s*=\s*["']?\s*(https?:)?//""", text)
     assert "@import" not in text
     assert "url(" not in text
@@ -380,7 +376,7 @@ def test_the_calibration_page_asks_the_network_for_nothing(calibration: Calibrat
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
 def test_hostile_text_makes_no_element_of_a_calibration(calibration: CalibrationPage, payload: str):
     def kinds(text: str) -> set[tuple[str, tuple[str, ...]]]:
-        return {(tag, tuple(sorted(attributes))) for tag, attributes in Elements(without_plotly(text)).found}
+        return {(tag, tuple(sorted(attributes))) for tag, attributes in Elements(opened(text)).found}
 
     assert kinds(render_calibration(spoiled(calibration, payload))) <= kinds(render_calibration(calibration))
 
@@ -389,12 +385,12 @@ def test_hostile_text_runs_nothing_of_a_calibration_in_a_browser(
     calibration: CalibrationPage, dumped_dom: Callable[[str], str]
 ):
     document = dumped_dom(render_calibration(spoiled(calibration, " ".join(PAYLOADS.values()))))
-    found = Elements(document.replace(get_plotlyjs(), "")).found
+    found = Elements(undressed(document)).found
     drawn = [at["id"] for tag, at in found if tag == "div" and "js-plotly-plot" in str(at.get("class"))]
     assert drawn == ["shares", "path", "forgetting"]
     assert "<title>study &lt;script&gt;" in document
     assert not [tag for tag, _ in found if tag in {"img", "iframe", "object", "embed"}]
-    assert sum(tag == "script" for tag, _ in found) == 6
+    assert sum(tag == "script" for tag, _ in found) == 2
     assert not [at for _, at in found if any(name.startswith("on") for name in at)]
 
 
