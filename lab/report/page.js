@@ -4,7 +4,8 @@
   const narrow = matchMedia("(max-width: 700px)");
   const inks = JSON.parse(document.getElementById("dark-inks").textContent);
   const config = { displayModeBar: false, responsive: true, typesetMath: false, doubleClick: false, showTips: false };
-  const PRINTED_WIDTH = 660;
+  const PRINTED_WIDTH = 690;
+  const PRINTED_HEIGHT = 860;
 
   const unpacked = async (id) => {
     const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (letter) => letter.charCodeAt(0));
@@ -27,7 +28,9 @@
 
   const drawn = (plot, shapes, printing) => {
     const { data, layout } = themed(shapes[narrow.matches && !printing ? "narrow" : "wide"], dark.matches && !printing);
-    if (printing) layout.width = PRINTED_WIDTH;
+    const scale = printing ? Math.min(1, PRINTED_HEIGHT / layout.height) : 1;
+    if (printing) layout.width = PRINTED_WIDTH / scale;
+    plot.style.zoom = scale;
     Plotly.react(plot, data, layout, config);
   };
 
@@ -54,6 +57,17 @@
 
   const plots = [...document.querySelectorAll(".plot")];
   if (!plots.length) return;
+
+  // A pending image holds back the load event, for which whoever prints or photographs the page waits.
+  let waiting = true;
+  let n_images = 0;
+  const hold = () => {
+    const image = new Image();
+    image.onload = image.onerror = () => waiting && hold();
+    image.src = `data:image/gif;base64,R0lGODlhAQABAAAAACw=#${(n_images += 1)}`;
+  };
+  hold();
+
   try {
     const [source, ...figures] = await Promise.all(["plotly", ...plots.map(({ id }) => `${id}-data`)].map(unpacked));
     const library = document.createElement("script");
@@ -69,6 +83,7 @@
     document.body.classList.add("undrawn");
     throw fault;
   } finally {
+    waiting = false;
     performance.mark("drawn");
   }
 })();

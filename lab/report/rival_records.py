@@ -12,10 +12,11 @@ from lab.report.markup import escaped
 from lab.report.numerals import percent
 from lab.report.record_words import counted
 
-DRAWN = ("P1",)
-"""Rivals whose vectors come out another way with each fit, so that their result does."""
+DRAWN = "R1"
+"""The rival whose vectors come out another way with each fit, and its result with them."""
 _ONE_DRAW = (
-    " depends on how its vectors came out of their fit: each trial is one draw, and another may err less or more."
+    f"<p>What {DRAWN} reaches depends on how its vectors came out of their fit: each trial is one draw of a fit, and "
+    "another may err less or more.</p>"
 )
 
 
@@ -28,12 +29,7 @@ def rival_records(records: pl.DataFrame) -> str:
     rows = [*rivals.iter_rows(named=True), *([] if best is None else [best])]
     items = "".join(f"<li>{escaped(_sentence(row))}</li>" for row in rows)
     last = "" if best is None else ", and the best of the lab's own, last"
-    drawn = rivals.filter(pl.col("estimator").is_in(DRAWN))
-    note = (
-        ""
-        if drawn.is_empty()
-        else f"<p>{escaped(' and '.join(drawn['estimator'].unique(maintain_order=True)))}{_ONE_DRAW}</p>"
-    )
+    note = _ONE_DRAW if DRAWN in rivals["estimator"] else ""
     return (
         f'<div class="refusals"><p>Two published methods on the same organisms{last}:</p><ul>{items}</ul>{note}</div>'
     )

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from lab.calibration.agreement import AGREEMENT, agreement
+from lab.calibration.leak import LEAKS
 from lab.calibration.record import RECORDS, records
 from lab.calibration.trial import TRIALS
 from lab.errors import StorageError
@@ -21,11 +22,13 @@ from lab.report.calibration_summary import ROOM_FOR_ALL, calibration_summary
 from lab.report.calibration_tables import alarms_table, kinds_table, refused_list
 from lab.report.canvas import NARROW, WIDE, Canvas
 from lab.report.forgetting_scatter import FORGETTING, fitted_line, forgetting_scatter
+from lab.report.leaks_table import leaks_table
 from lab.report.palette import DARK
 from lab.report.path_plot import PATH, path_plot
 from lab.report.provenance_section import TableFile
 from lab.report.rival_records import rival_records
 from lab.report.share_panels import MARKS, share_panels
+from tests.lab.report.conftest import leak_rows
 from tests.lab.report.opened import opened, undressed
 
 NAN = math.nan
@@ -467,3 +470,26 @@ def test_the_terminal_says_not_calibrated_and_obeys_no_markup():
     assert "Not calibrated" in shown(calibration_summary(RECORDS.frame([])), 80)
     odd = RECORDS.frame([record(quantity="[red]x[/red]\x1b[31m", seconds=NAN)])
     assert "[red]x[/red]␛[31m" in shown(calibration_summary(odd), 200)
+
+
+def test_the_rival_whose_fit_is_a_draw_is_said_to_be_one():
+    said = "What R1 reaches depends on how its vectors came out of their fit"
+    assert said in rival_records(RECORDS.frame([record(estimator="R1"), record()]))
+    assert said not in rival_records(RECORDS.frame([record(estimator="R2"), record()]))
+
+
+def test_the_leakiest_help_comes_first_and_is_named():
+    text = leaks_table(LEAKS.frame(leak_rows()))
+    assert "<p>2 of 6 gain more than 2 points there: takeover, gate.</p>" in text
+    assert text.index("takeover</th>") < text.index("gate</th>") < text.index("routed</th>")
+    assert text.count("<tr>") == 7
+
+
+def test_a_calibration_leads_from_leaks_and_forgetting_to_their_tables(calibration: CalibrationPage):
+    assert "What each kind of help brings" not in render_calibration(calibration)
+    files = (*calibration.files, TableFile(path="leaks.parquet", schema=LEAKS, n_rows=24, digest="ab12" * 16))
+    text = render_calibration(dataclasses.replace(calibration, leaks=LEAKS.frame(leak_rows()), files=files))
+    assert "<h2>What each kind of help brings where there is nothing to bring out</h2>" in text
+    assert '<a href="#table-leaks">leaks.parquet</a>' in text
+    assert '<a href="#table-forgetting">every case</a>' in text
+    assert '<details class="numbers" id="table-forgetting">' in text
