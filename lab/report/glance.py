@@ -14,12 +14,16 @@ def glance(
 ) -> str:
     """`compared` names the two models and the problems, in plain text; a row that has nothing to say is left out."""
     rows = {
-        "Compared": f"{compared}, {counted(rungs(ladder, 'strict')['n_samples'].max() or 0, 'sample')} of each at most",
+        "Compared": f"{compared}, up to {counted(_n_samples(ladder), 'sample')} of each",
         "Already in the base": best_estimate(estimates, records),
         "How sure": f"{_counted_as(process_checked)} Brackets are 95 % intervals over problems.{_spread(estimates)}",
     }
     entries = "".join(f"<div><dt>{name}</dt><dd>{escaped(said)}</dd></div>" for name, said in rows.items() if said)
     return f'<dl class="glance">{entries}</dl>'
+
+
+def _n_samples(ladder: pl.DataFrame) -> int:
+    return max(rungs(ladder, "strict")["n_samples"])
 
 
 def _counted_as(process_checked: bool) -> str:
