@@ -45,8 +45,8 @@ class Browser:
         assert "error" not in answer, answer
         return answer["result"]
 
-    def open(self, page: Path, width: int, *, night: bool = False) -> float:
-        """Shows a file and waits for its load event; seconds that took by the browser's clock."""
+    def open(self, page: Path, width: int, *, night: bool = False) -> None:
+        """Shows a file and waits for its load event."""
         self._events.clear()
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 700
@@ -56,7 +56,6 @@ class Browser:
         self.call("Page.navigate", url=page.as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self._events):
             self._events.append(self._next())
-        return self.value("performance.getEntriesByName('drawn')[0].startTime") / 1000
 
     def value(self, expression: str) -> Any:
         """What a JavaScript expression is, once its promise is kept."""
