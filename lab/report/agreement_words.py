@@ -6,7 +6,9 @@ from itertools import combinations
 from typing import Any
 
 from lab.report.markup import escaped
+from lab.report.numbers import numbers
 from lab.report.numerals import interval, percent
+from lab.report.record_words import counted
 
 Row = Mapping[str, Any]
 """A row of `ESTIMATES` with a share."""
@@ -102,7 +104,8 @@ def _differed(pairs: Sequence[tuple[Row, Row]], n_compared: int) -> str:
         said = f"{_brief(a)} and {_brief(b)}" + ("" if apart else ", whose intervals overlap")
         groups.setdefault(_declared(a, b) or _UNKNOWN, []).append(said)
     items = "".join(
-        f"<li>{escaped(reason[0].upper() + reason[1:])}:<ul>{''.join(f'<li>{said}</li>' for said in found)}</ul></li>"
+        f"<li>{escaped(reason[0].upper() + reason[1:])}:"
+        f"{numbers(counted(len(found), 'pair'), f'<ul>{_items(found)}</ul>')}</li>"
         for reason, found in groups.items()
     )
     n = n_compared
@@ -110,6 +113,10 @@ def _differed(pairs: Sequence[tuple[Row, Row]], n_compared: int) -> str:
         f'<div class="warning"><b>Not within each other\'s intervals</b> are {len(pairs)} of the {n} '
         f"pair{'' if n == 1 else 's'} that can be compared. Why they need not be:<ul>{items}</ul></div>"
     )
+
+
+def _items(words: Sequence[str]) -> str:
+    return "".join(f"<li>{said}</li>" for said in words)
 
 
 def _holds(row: Row, other: Row) -> bool:

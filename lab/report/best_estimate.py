@@ -31,6 +31,6 @@ def best_estimate(estimates: pl.DataFrame, records: pl.DataFrame) -> str:
         return f"{name}, the estimator with the best record, gives no share: {row['refusal']}."
     share = f"{percent(row['value'], 0)} {interval(row['low'], row['high'], 0)}".strip()
     return (
-        f"By {name}, which has the best record of those that do not ask the tuned model, {share} of the gain was "
-        f"already in the base model ({record_words(record)})."
+        f"{share} of the gain was already in the base model, by {name}, which has the best record of those that do "
+        f"not ask the tuned model ({record_words(record)})."
     )

@@ -1,17 +1,26 @@
 """Calibration captions: the words of a calibration page that do not depend on its numbers, as trusted HTML."""
 
 from lab.report.captions import Caption
+from lab.report.guide import guide
 
-HOW_TO_READ = (
-    '<p class="how">An <b>organism</b> is a pair of small models made so that the true share is known: how much of the '
-    "tuned model's gain was already in its base.<br>A <b>trial</b> is one estimator's answer on one organism, problem "
-    "mix and seed. <b>Coverage</b> is how often its 95 % interval holds the truth; the <b>leak</b> is the share it "
-    "finds where the true share is 0.<br>An estimator may refuse; that is no error, and is counted apart.</p>"
+HOW_TO_READ = guide(
+    {
+        "organism": "A pair of small models made so that the true share is known: how much of the tuned model's gain "
+        "was already in its base.",
+        "share": "The part of the gain from base to tuned model that was already in the base; 0 % is taught, 100 % was "
+        "all there.",
+        "estimator": "A way to estimate the share without being told it, named E1, E2 and so on.",
+        "trial": "One estimator's answer on one organism, problem mix and seed.",
+        "coverage": "How often an estimator's 95 % interval holds the true share.",
+        "leak": "The share that is found where the true share is 0.",
+        "refused": "An estimator may say that it cannot tell; that is no error, and is counted apart.",
+    }
 )
 SHARES = Caption(
     head="<h2>Estimated against true share</h2>"
     "<p>One panel for each share of each estimator. On the dotted line an estimate is exact.</p>",
     says="Estimated share against true share, one panel an estimator; the tables below hold the numbers.",
+    sees="See how close to the dotted line the filled marks lie, and whether their lines cross it.",
     key="Lines are 95 % intervals, resampling problems. Trials of nearly one truth are set slightly apart so that no "
     "interval hides another. Filled marks make the figures of the records; hollow ones do not: what was rare, in "
     "parts or sharpened is a harder question than what was locked, mixed or taught.",
@@ -41,12 +50,20 @@ PATH = Caption(
     "<p>The path test retrains a base on its own samples that the verifier accepted. What one round from the base "
     "reaches is selection among what it already wrote; what only many rounds reach was climbed to.</p>",
     says="Strict accuracy that each route of retraining reaches; the table below holds the numbers.",
+    sees="See whether many rounds reach further than one: only that part was climbed to.",
     key="Lines are 95 % intervals, resampling problems.",
+)
+LEAKS = (
+    "<h2>What each kind of help brings where there is nothing to bring out</h2>"
+    "<p>The ladder of a study lifts a base model by many kinds of help. Each was tried on TAUGHT organisms, whose gain "
+    "was all taught, so that an honest one recovers none of it, and on organisms without a gain. A report says beside "
+    "each kind of help what it leaked here.</p>"
 )
 FORGETTING = Caption(
     head="<h2>What was forgotten</h2>"
     "<p>Whether a tuned model forgets more of an old task the further the tuning moved it on the new one.</p>",
     says="Accuracy lost on an old task against divergence on the new task; the table below holds the numbers.",
+    sees="See whether the marks rise to the right: if so, tuning that moved a model further made it forget more.",
     key="One mark an organism, problem mix and seed. The dotted line is a least-squares fit; cases that share a base "
     "are not independent.",
 )

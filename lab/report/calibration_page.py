@@ -1,11 +1,12 @@
 """Calibration page: how well the estimators did where the truth is known, as one HTML file."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 
 from lab.calibration.agreement import AGREEMENT
+from lab.calibration.leak import LEAKS, NOT_MEASURED
 from lab.calibration.record import RECORDS
 from lab.calibration.trial import TRIALS
 from lab.provenance import Provenance
@@ -24,7 +25,9 @@ from lab.report.calibration_tables import (
 from lab.report.captions import PROVENANCE
 from lab.report.document import document
 from lab.report.forgetting_scatter import FORGETTING, fitted_line, forgetting_scatter
+from lab.report.leaks_table import leaks_table
 from lab.report.markup import escaped
+from lab.report.numbers import numbers
 from lab.report.numerals import points
 from lab.report.path_plot import PATH, path_plot
 from lab.report.plot_block import plot_block
@@ -54,31 +57,32 @@ class CalibrationPage:
     minutes: float
     """What the whole calibration took."""
     files: tuple[TableFile, ...]
+    leaks: pl.DataFrame = field(default_factory=NOT_MEASURED.clear)
+    """`LEAKS` that studies of real pairs are warned by."""
 
     def __post_init__(self) -> None:
-        for schema in (TRIALS, RECORDS, AGREEMENT, FORGETTING, PATH):
+        for schema in (TRIALS, RECORDS, AGREEMENT, FORGETTING, PATH, LEAKS):
             schema.checked(getattr(self, schema.name))
 
 
 def render_calibration(page: CalibrationPage) -> str:
     """The page as HTML; equal pages give equal text."""
     answer = calibration_answer(page.records)
-    header = f'<h1>{escaped(page.title)}</h1><p class="answer">{escaped(answer)}</p>{captions.HOW_TO_READ}'
+    header = f'<p class="answer">{escaped(answer)}</p>{captions.HOW_TO_READ}'
     trials = page.trials
-    body = [
-        f"<header>{header}</header>",
+    parts = [
         _shares(page),
         f"{captions.RECORDS}{rival_records(page.records)}{records_table(page.records)}{sources(page.files, 'records')}",
         "" if trials.is_empty() else f"{captions.KINDS}{kinds_table(trials)}{sources(page.files, 'trials')}",
         "" if trials.is_empty() else f"{captions.ALARMS}{alarms_table(trials)}{sources(page.files, 'trials')}",
         _agreement(page),
         _path(page),
-        _forgetting(page.forgetting),
+        _leaks(page),
+        _forgetting(page),
         _cost(page),
         f"{PROVENANCE}{provenance_section(page.made_by, page.command, page.files)}",
     ]
-    sections = "".join(f"<section>{part}</section>" for part in body if part)
-    return document(page.title, sections, captions.WITHOUT_SCRIPTS)
+    return document(page.title, header, parts, captions.WITHOUT_SCRIPTS)
 
 
 def _shares(page: CalibrationPage) -> str:
@@ -86,7 +90,7 @@ def _shares(page: CalibrationPage) -> str:
     if drawable(trials).is_empty():
         return ""
     caption = captions.SHARES
-    plot = plot_block("shares", lambda canvas: share_panels(trials, canvas), says=caption.says, caption=caption.key)
+    plot = plot_block("shares", lambda canvas: share_panels(trials, canvas), says=caption.says, caption=caption.below)
     return f"{caption.head}{share_key(trials)}{plot}{refused_list(trials)}{sources(page.files, 'trials')}"
 
 
@@ -101,20 +105,28 @@ def _path(page: CalibrationPage) -> str:
     if path.is_empty():
         return ""
     caption = captions.PATH
-    plot = plot_block("path", lambda canvas: path_plot(path, canvas), says=caption.says, caption=caption.key)
-    table = f"<details><summary>Every route</summary>{path_table(path)}</details>"
+    plot = plot_block("path", lambda canvas: path_plot(path, canvas), says=caption.says, caption=caption.below)
+    table = numbers("Every route", path_table(path))
     return f"{caption.head}{plot}{table}{sources(page.files, 'path')}"
 
 
-def _forgetting(forgetting: pl.DataFrame) -> str:
+def _leaks(page: CalibrationPage) -> str:
+    if page.leaks.is_empty():
+        return ""
+    return f"{captions.LEAKS}{leaks_table(page.leaks)}{sources(page.files, 'leaks')}"
+
+
+def _forgetting(page: CalibrationPage) -> str:
+    forgetting = page.forgetting
     if forgetting.is_empty():
         return ""
     caption = captions.FORGETTING
     plot = plot_block(
-        "forgetting", lambda canvas: forgetting_scatter(forgetting, canvas), says=caption.says, caption=caption.key
+        "forgetting", lambda canvas: forgetting_scatter(forgetting, canvas), says=caption.says, caption=caption.below
     )
-    table = f"<details><summary>Every case</summary>{forgetting_table(forgetting)}</details>"
-    return f"{caption.head}<p>{forgetting_words(forgetting)}</p>{plot}{table}"
+    table = numbers("Every case", forgetting_table(forgetting), place="table-forgetting")
+    note = '<p class="note">Numbers: <a href="#table-forgetting">every case</a></p>'
+    return f"{caption.head}<p>{forgetting_words(forgetting)}</p>{plot}{note}{table}"
 
 
 def forgetting_words(forgetting: pl.DataFrame) -> str:

@@ -8,11 +8,12 @@ import polars as pl
 from lab.report.agreement_words import agreement_words
 from lab.report.best_estimate import best_estimate
 from lab.report.markup import escaped
+from lab.report.numbers import numbers
 from lab.report.numerals import interval, percent
 from lab.report.quantity import quantity
 from lab.report.quantity_words import quantity_words
 from lab.report.reasons import Reasons
-from lab.report.record_words import record_words
+from lab.report.record_words import counted, record_words
 from lab.report.sheet import sheet, with_span
 
 ASKS = {
@@ -40,6 +41,7 @@ _KEY = (
     "true share; the <b>leak</b> is the share found where the tuned model was taught all of it and the true share is "
     "0; a <b>false alarm</b> is a share given where there is none to give.</p>"
 )
+_COLUMNS = ("What was measured", "Estimate")
 _SHARE, _RECORD = "Share already in the base", "Calibration record"
 
 
@@ -83,7 +85,7 @@ def _block(name: str, others: pl.DataFrame, reasons: Reasons) -> str:
     """What an estimator asks, and what it found beside a share."""
     asks = f"<p>{ASKS[name][1]}</p>" if name in ASKS else ""
     rows = [(escaped(row["quantity"]) + _meaning(row), _value(row, reasons)) for row in others.iter_rows(named=True)]
-    table = sheet(("What was measured", "Estimate"), rows) if rows else ""
+    table = numbers(f"{counted(len(rows), 'number')} beside the share", sheet(_COLUMNS, rows)) if rows else ""
     return f"<h3>{_title(name)}</h3>{asks}{table}"
 
 

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from lab.report.captions import below
+from lab.report.guide import guide
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeatureCaption:
@@ -11,8 +14,15 @@ class FeatureCaption:
     lead: str
     says: str = ""
     """Plain text, read aloud in place of the figure."""
+    sees: str = ""
+    """What to see in the figure, in one sentence, below it; empty where there is none."""
     key: str = ""
-    """How to read its marks, below it."""
+    """How to read its marks, after that."""
+
+    @property
+    def below(self) -> str:
+        """All that stands below the figure."""
+        return below(self.sees, self.key)
 
     def head(self, level: int) -> str:
         """Heading and lead; on a page of its own a part is of level 2, inside another report of level 3."""
@@ -23,11 +33,15 @@ _CHOSEN = (
     "Lines are 95 % intervals, resampling problems. These features were chosen among all by these same numbers; the "
     "intervals are not adjusted for that."
 )
-HOW_TO_READ = (
-    '<p class="how">An <b>SAE</b>, a sparse autoencoder, writes each activation of a model as a sum of a few of its '
-    "features; how active a feature is, is a number that is 0 or more.<br>An <b>effect</b> is what a feature adds to a "
-    "difference of logits, in nats: +0.69 doubles the odds.<br>Brackets are 95 % intervals, resampling "
-    "problems.</p>"
+HOW_TO_READ = guide(
+    {
+        "SAE": "A sparse autoencoder: it writes each activation of a model as a sum of a few of its features.",
+        "feature": "One direction that an SAE has found in a model's activations; how active it is at a token, is a "
+        "number that is 0 or more.",
+        "effect": "What a feature adds to a difference of logits, in nats: +0.69 doubles the odds.",
+        "logit": "The score of a token before it becomes a probability.",
+        "brackets": "95 % intervals, resampling problems.",
+    }
 )
 SECTION = "<h2>What single features do</h2>"
 QUALITY = FeatureCaption(
@@ -47,6 +61,7 @@ INTERVENTIONS = FeatureCaption(
     "answer opens so, at temperature 1, which is the share of samples to be expected.",
     says="Rate of the behaviour untouched, with the chosen features and with random ones; the table below holds the "
     "numbers.",
+    sees="See whether the chosen features move the rate further from the dotted line than the hollow random ones do.",
     key="Lines are 95 % intervals, resampling problems; changes are paired by problem. Hollow marks are random "
     "features, drawn anew for every problem. A dotted line is the untouched model. Features that act beyond chance "
     "leave the random ones behind.",
@@ -55,6 +70,7 @@ EFFECTS = FeatureCaption(
     title="Which features push where",
     lead="Effect of each feature, summed over the tokens of a text and averaged over texts.",
     says="Effects of the strongest features with their intervals; the table below holds the numbers.",
+    sees="See which features push furthest from 0, and whether their lines stay clear of it.",
     key=_CHOSEN,
 )
 SCATTER = FeatureCaption(
@@ -62,11 +78,13 @@ SCATTER = FeatureCaption(
     lead="One mark a feature. A feature that matters but is rare is a specialist; one that is active nearly everywhere "
     "acts like a constant.",
     says="Every feature by how often it fires and what it does; the cards below hold the numbers of the strongest.",
+    sees="See which marks stand far from 0, and whether they are rare (left) or common (right).",
 )
 DIFFERENCES = FeatureCaption(
     title="What tuning changed",
     lead="Mean activation as the tuned model reads the texts, minus that as the base reads the same texts.",
     says="Change of mean activation of the features that changed most; the table below holds the numbers.",
+    sees="See which features tuning turned up (right of 0) and which it turned down (left).",
     key=_CHOSEN,
 )
 PROBES = FeatureCaption(
@@ -74,6 +92,7 @@ PROBES = FeatureCaption(
     lead="How well each kind of token is told from all others on held-out problems: by the whole stream, by a few "
     "features, and by a control.",
     says="Held-out AUROC of probes, by kind of token; the table below holds the numbers.",
+    sees="See how close a few features come to the whole stream, and that the hollow control stays near 0.5.",
     key="AUROC: how often a token of the kind is ranked above one that is not; 0.5 is chance. Lines are 95 % "
     "intervals, resampling problems. Hollow marks are the shuffled control, which should be near 0.5.",
 )

@@ -33,7 +33,7 @@ def difference_block(ledger: FeatureLedger, level: int) -> str:
         "feature-differences",
         lambda canvas: difference_figure(ledger, canvas),
         says=caption.says,
-        caption=caption.key,
+        caption=caption.below,
     )
     return f"{caption.head(level)}{plot}{difference_table(ledger)}"
 

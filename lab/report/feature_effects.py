@@ -31,7 +31,7 @@ def effect_block(ledger: FeatureLedger, names: FeatureNames, level: int) -> str:
         return ""
     caption = EFFECTS
     plot = plot_block(
-        "feature-effects", lambda canvas: effect_figure(ledger, names, canvas), says=caption.says, caption=caption.key
+        "feature-effects", lambda canvas: effect_figure(ledger, names, canvas), says=caption.says, caption=caption.below
     )
     return f"{caption.head(level)}{plot}{effect_table(ledger)}"
 

@@ -40,7 +40,7 @@ def intervention_block(interventions: pl.DataFrame, names: FeatureNames, level: 
         "feature-interventions",
         lambda canvas: intervention_figure(interventions, names, canvas),
         says=caption.says,
-        caption=caption.key,
+        caption=caption.below,
     )
     return f"{caption.head(level)}{plot}{intervention_table(interventions, names)}"
 

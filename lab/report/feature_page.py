@@ -2,6 +2,16 @@
 
 from dataclasses import dataclass
 
+from lab.feature_tables import (
+    CONTEXTS,
+    DIFFERENCES,
+    FEATURE_EFFECTS,
+    FIRING,
+    INTERVENTIONS,
+    LABEL_PROBES,
+    LOGIT_EFFECTS,
+    SAE_QUALITY,
+)
 from lab.provenance import Provenance
 from lab.report.captions import PROVENANCE
 from lab.report.document import document
@@ -18,7 +28,7 @@ from lab.report.feature_quality import quality_block
 from lab.report.feature_ranking import shown_features
 from lab.report.feature_scatter import scatter_block
 from lab.report.markup import escaped
-from lab.report.provenance_section import TableFile, provenance_section
+from lab.report.provenance_section import TableFile, provenance_section, sourced
 
 _CARDS = 12
 
@@ -41,16 +51,14 @@ def render_features(page: FeaturePage) -> str:
     ledger, names = page.ledger, page.names
     answer = f'<p class="answer">{escaped(feature_answer(ledger, names))}</p>'
     shown = shown_features(ledger, _CARDS)
-    body = [
-        f"<header><h1>{escaped(page.title)}</h1>{answer}{HOW_TO_READ}</header>",
-        quality_block(ledger.quality, 2),
-        intervention_block(ledger.interventions, names, 2),
-        effect_block(ledger, names, 2),
-        scatter_block(ledger, names, shown, 2),
-        difference_block(ledger, 2),
-        probe_block(ledger.label_probes, 2),
-        feature_cards(ledger, names, shown, 2),
+    parts = [
+        sourced(quality_block(ledger.quality, 2), page.files, SAE_QUALITY.name),
+        sourced(intervention_block(ledger.interventions, names, 2), page.files, INTERVENTIONS.name),
+        sourced(effect_block(ledger, names, 2), page.files, FEATURE_EFFECTS.name),
+        sourced(scatter_block(ledger, names, shown, 2), page.files, FEATURE_EFFECTS.name, FIRING.name),
+        sourced(difference_block(ledger, 2), page.files, DIFFERENCES.name),
+        sourced(probe_block(ledger.label_probes, 2), page.files, LABEL_PROBES.name),
+        sourced(feature_cards(ledger, names, shown, 2), page.files, FIRING.name, CONTEXTS.name, LOGIT_EFFECTS.name),
         f"{PROVENANCE}{provenance_section(page.made_by, page.command, page.files)}",
     ]
-    sections = "".join(f"<section>{part}</section>" for part in body if part)
-    return document(page.title, sections, WITHOUT_SCRIPTS)
+    return document(page.title, f"{answer}{HOW_TO_READ}", parts, WITHOUT_SCRIPTS)

@@ -33,7 +33,7 @@ def probe_block(label_probes: pl.DataFrame, level: int) -> str:
     if label_probes.is_empty():
         return ""
     plot = plot_block(
-        "feature-probes", lambda canvas: probe_figure(label_probes, canvas), says=PROBES.says, caption=PROBES.key
+        "feature-probes", lambda canvas: probe_figure(label_probes, canvas), says=PROBES.says, caption=PROBES.below
     )
     table = f"<details><summary>Every probe</summary>{probe_table(label_probes)}</details>"
     return f"{PROBES.head(level)}{plot}{table}"

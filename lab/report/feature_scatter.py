@@ -32,7 +32,7 @@ def scatter_block(ledger: FeatureLedger, names: FeatureNames, shown: list[int], 
         "feature-scatter",
         lambda canvas: scatter_figure(ledger, names, shown, canvas),
         says=SCATTER.says,
-        caption=f"Filled marks have a card below. {_left_out(ledger, placed)}",
+        caption=f"{SCATTER.below} Filled marks have a card below. {_left_out(ledger, placed)}",
     )
     return f"{SCATTER.head(level)}{plot}"
 

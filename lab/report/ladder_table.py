@@ -39,7 +39,8 @@ def ladder_table(ladder: pl.DataFrame, leaks: pl.DataFrame) -> str:
     head = "".join(f'<th scope="col">{heading}</th>' for heading in _HEADINGS)
     notes = "".join(f"<li>{escaped(reason)}</li>" for reason in reasons)
     refused = f'<div class="refusals"><p>Why a share is refused:</p><ol>{notes}</ol></div>' if reasons else ""
-    return f'<table class="ladder"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{refused}'
+    table = f'<table class="ladder"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="scroll">{table}</div>{refused}'
 
 
 def _row(row: Mapping[str, Any], answer: Mapping[str, Any] | None, leaked: Leak | None, reasons: list[str]) -> str:

@@ -17,15 +17,18 @@ from lab.report.feature_ledger import FeatureLedger
 from lab.report.feature_names import FeatureNames
 from lab.report.feature_section import feature_section
 from lab.report.figures import cover_figure, family_figure, guess_figure, ladder_figure, pass_at_k_figure
+from lab.report.glance import glance
 from lab.report.ladder_table import ladder_table
 from lab.report.ledger import Ledger
 from lab.report.markup import escaped
+from lab.report.numbers import numbers
 from lab.report.palette import ArmStyle, arm_styles, completed
 from lab.report.plot_block import arm_key, plot_block
-from lab.report.provenance_section import TableFile, provenance_section, sources
+from lab.report.provenance_section import TableFile, provenance_section, sourced
 from lab.report.recovery_key import recovery_key
 from lab.report.recovery_scatter import recovery_scatter
 from lab.report.rivals_section import rivals_section
+from lab.report.rungs import rungs
 from lab.report.trace_cards import trace_cards
 from lab.report.truncation import truncation_warning
 
@@ -64,35 +67,37 @@ def render(page: Page) -> str:
     """The page as HTML; equal pages give equal text."""
     ledger = page.ledger
     answer = answer_sentence(ledger.ladder, page.leaks, page.task, page.base, page.tuned, page.sampling)
-    note = captions.how_to_read(process_checked=page.process_checked)
-    body = [
-        f'<header><h1>{escaped(page.title)}</h1><p class="answer">{escaped(answer)}</p>{note}</header>',
+    n_problems = rungs(ledger.ladder, "strict")["n_problems"].max()
+    compared = f"{page.base}, the base, with {page.tuned}, the tuned model, on {n_problems} {page.task} problems"
+    seen = glance(ledger.ladder, page.estimates, page.records, compared, process_checked=page.process_checked)
+    header = (
+        f'<p class="answer">{escaped(answer)}</p>{seen}{captions.how_to_read(process_checked=page.process_checked)}'
+    )
+    parts = [
         _ladder(page, answer),
         _recovery(page),
-        _sourced(page, rivals_section(ledger.rivals), "rivals"),
-        _sourced(page, estimates_section(page.estimates, page.records), "estimates", "records"),
-        _sourced(page, _guess(ledger), "guess"),
+        sourced(rivals_section(ledger.rivals), page.files, "rivals"),
+        sourced(estimates_section(page.estimates, page.records), page.files, "estimates", "records"),
+        sourced(_guess(ledger), page.files, "guess"),
         *_curves(page),
-        _sourced(page, _families(ledger, page.process_checked), "families"),
+        sourced(_families(ledger, page.process_checked), page.files, "families"),
         "" if page.features is None else feature_section(*page.features),
-        _sourced(page, _traces(ledger.examples), "examples"),
+        sourced(_traces(ledger.examples), page.files, "examples"),
         f"{captions.PROVENANCE}{provenance_section(page.made_by, page.command, page.files)}",
     ]
-    sections = "".join(f"<section>{part}</section>" for part in body if part)
-    return document(page.title, sections, captions.WITHOUT_SCRIPTS)
-
-
-def _sourced(page: Page, section: str, *tables: str) -> str:
-    """A section with where its numbers are; a section that says nothing stays empty."""
-    return section and f"{section}{sources(page.files, *tables)}"
+    return document(page.title, header, parts, captions.WITHOUT_SCRIPTS)
 
 
 def _ladder(page: Page, answer: str) -> str:
-    ladder, key = page.ledger.ladder, captions.LADDER.key
-    plot = plot_block("ladder", lambda canvas: ladder_figure(ladder, canvas), says=answer, caption=key)
-    table = f"{ladder_table(ladder, page.leaks)}{captions.LEAK}"
+    ladder = page.ledger.ladder
+    plot = plot_block(
+        "ladder", lambda canvas: ladder_figure(ladder, canvas), says=answer, caption=captions.LADDER.below
+    )
+    table = numbers(
+        "Every number of this figure, with leaks and costs", f"{ladder_table(ladder, page.leaks)}{captions.LEAK}"
+    )
     section = f"{captions.LADDER.head}{plot}{table}{truncation_warning(ladder)}"
-    return _sourced(page, section, "ladder", "leaks")
+    return sourced(section, page.files, "ladder", "leaks")
 
 
 def _recovery(page: Page) -> str:
@@ -103,9 +108,9 @@ def _recovery(page: Page) -> str:
         "recovery",
         lambda canvas: recovery_scatter(ladder, page.leaks, canvas),
         says=caption.says,
-        caption=caption.key,
+        caption=caption.below,
     )
-    return _sourced(page, f"{caption.head}{recovery_key(ladder, page.leaks)}{plot}", "ladder", "leaks")
+    return sourced(f"{caption.head}{recovery_key(ladder, page.leaks)}{plot}", page.files, "ladder", "leaks")
 
 
 def _guess(ledger: Ledger) -> str:
@@ -113,7 +118,7 @@ def _guess(ledger: Ledger) -> str:
         return ""
     styles, caption = completed(arm_styles(ledger.ladder), ledger.guess["arm"]), captions.GUESS
     plot = plot_block(
-        "guess", lambda canvas: guess_figure(ledger.guess, canvas, styles), says=caption.says, caption=caption.key
+        "guess", lambda canvas: guess_figure(ledger.guess, canvas, styles), says=caption.says, caption=caption.below
     )
     return f"{caption.head}{plot}"
 
@@ -123,7 +128,7 @@ def _curves(page: Page) -> tuple[str, str]:
     tries, often = captions.pass_at_k(process_checked=checked), captions.cover(process_checked=checked)
     first = _lines("pass-at-k", ledger.pass_at_k, partial(pass_at_k_figure, process_checked=checked), styles, tries)
     second = _lines("cover", ledger.cover, partial(cover_figure, process_checked=checked), styles, often)
-    return _sourced(page, first, "pass_at_k"), _sourced(page, second, "cover")
+    return sourced(first, page.files, "pass_at_k"), sourced(second, page.files, "cover")
 
 
 def _families(ledger: Ledger, checked: bool) -> str:
@@ -141,7 +146,7 @@ def _lines(
     if frame.is_empty():
         return ""
     shown = completed(styles, frame["arm"].unique(maintain_order=True))
-    plot = plot_block(name, lambda canvas: draw(frame, canvas, shown), says=caption.says, caption=caption.key)
+    plot = plot_block(name, lambda canvas: draw(frame, canvas, shown), says=caption.says, caption=caption.below)
     return f"{caption.head}{arm_key(_labels(frame), shown)}{plot}"
 
 

@@ -6,19 +6,21 @@ from collections.abc import Callable, Mapping
 import plotly.graph_objects as go
 
 from lab.report.canvas import NARROW, WIDE, Canvas
-from lab.report.markup import escaped, script_json
+from lab.report.markup import escaped
+from lab.report.packed import packed
 from lab.report.palette import ArmStyle
 
 
 def plot_block(name: str, draw: Callable[[Canvas], go.Figure], *, says: str, caption: str) -> str:
-    """`says` is read aloud in place of the figure; `caption` is trusted HTML."""
+    """`says` is read aloud in place of the figure; `caption` is trusted HTML, read after it."""
     shapes = {"wide": draw(WIDE), "narrow": draw(NARROW)}
     plain = {shape: json.loads(str(figure.to_json(engine="json"))) for shape, figure in shapes.items()}
     heights = "".join(f"--{shape}:{int(figure['layout']['height'])}px;" for shape, figure in plain.items())
     return (
-        f'<figure><div class="plot" id="{name}" role="img" aria-label="{escaped(says)}" style="{heights}"></div>'
-        f'<script type="application/json" id="{name}-data">{script_json(plain)}</script>'
-        f"<figcaption>{caption}</figcaption></figure>"
+        f'<figure><div class="plot" id="{name}" role="img" aria-label="{escaped(says)}" '
+        f'aria-describedby="{name}-caption" style="{heights}"></div>'
+        f'<script type="text/plain" id="{name}-data">{packed(json.dumps(plain, separators=(",", ":")))}</script>'
+        f'<figcaption id="{name}-caption">{caption}</figcaption></figure>'
     )
 
 

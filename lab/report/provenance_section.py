@@ -49,8 +49,18 @@ def provenance_section(made_by: Provenance, command: str, files: Sequence[TableF
 def sources(files: Sequence[TableFile], *names: str) -> str:
     """Where the numbers of a section are, as HTML: the files of these schemas, each a link to what it holds."""
     first = _first(files)
-    links = [f'<a href="#table-{name}">{escaped(first[name].path)}</a>' for name in names if name in first]
+    links = [f'<a href="#{_place(name)}">{escaped(first[name].path)}</a>' for name in names if name in first]
     return f'<p class="note">Numbers: {", ".join(links)}</p>' if links else ""
+
+
+def sourced(section: str, files: Sequence[TableFile], *names: str) -> str:
+    """`section` with its sources below it; one that says nothing stays empty."""
+    return section and f"{section}{sources(files, *names)}"
+
+
+def _place(name: str) -> str:
+    """Where on the page a schema is."""
+    return f"table-{name.replace(' ', '-')}"
 
 
 def _first(files: Sequence[TableFile]) -> dict[str, TableFile]:
@@ -69,7 +79,7 @@ def _file(file: TableFile, linked: bool) -> str:
         for column in file.schema.columns
     )
     rows = f"{file.n_rows:,} row{'' if file.n_rows == 1 else 's'}"
-    place = f' id="table-{file.schema.name}"' if linked else ""
+    place = f' id="{_place(file.schema.name)}"' if linked else ""
     made = f"<p>Made by <code>{escaped(file.command)}</code>.</p>" if file.command else ""
     return (
         f'<details{place}><summary><code>{escaped(file.path)}</code> <span class="count">{rows}, sha256 '

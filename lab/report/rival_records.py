@@ -12,6 +12,13 @@ from lab.report.markup import escaped
 from lab.report.numerals import percent
 from lab.report.record_words import counted
 
+DRAWN = "R1"
+"""The rival whose vectors come out another way with each fit, and its result with them."""
+_ONE_DRAW = (
+    f"<p>What {DRAWN} reaches depends on how its vectors came out of their fit: each trial is one draw of a fit, and "
+    "another may err less or more.</p>"
+)
+
 
 def rival_records(records: pl.DataFrame) -> str:
     """Error, coverage and leak of every rival of `RECORDS` in a sentence each, as HTML; empty where none was run."""
@@ -22,7 +29,10 @@ def rival_records(records: pl.DataFrame) -> str:
     rows = [*rivals.iter_rows(named=True), *([] if best is None else [best])]
     items = "".join(f"<li>{escaped(_sentence(row))}</li>" for row in rows)
     last = "" if best is None else ", and the best of the lab's own, last"
-    return f'<div class="refusals"><p>Two published methods on the same organisms{last}:</p><ul>{items}</ul></div>'
+    note = _ONE_DRAW if DRAWN in rivals["estimator"] else ""
+    return (
+        f'<div class="refusals"><p>Two published methods on the same organisms{last}:</p><ul>{items}</ul>{note}</div>'
+    )
 
 
 def _sentence(row: Mapping[str, Any]) -> str:

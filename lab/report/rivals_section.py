@@ -13,7 +13,8 @@ from lab.report.sheet import sheet, with_span
 
 METHODS = {
     "P1": "The tuned model says at every token whether to steer and with which vector, and picks the token among many "
-    "steered candidates of the base.",
+    "steered candidates of the base. What it reaches depends on how its vectors came out of their fit: "
+    "these numbers are those of one such draw, which their intervals do not cover.",
     "P2": "The tuned model says at every token whether to steer and with which vector; the base writes the token that "
     "the one steered pass prefers.",
 }

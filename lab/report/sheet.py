@@ -17,7 +17,8 @@ def sheet(headings: Sequence[str], rows: Sequence[Sequence[str]], sentences: Col
     body = "".join(_row(headings, kinds, cells) for cells in rows)
     few = " few" if len(headings) <= 4 else ""
     pair = " pair" if len(headings) == 2 else ""
-    return f'<table class="ladder sheet{few}{pair}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    table = f'<table class="ladder sheet{few}{pair}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="scroll">{table}</div>'
 
 
 def with_span(value: str, span: str) -> str:

@@ -29,6 +29,9 @@ class TokenStrip:
         if not set(self.routes) <= {0, 1, 2}:
             raise EstimateError(f"token strip: routes {sorted(set(self.routes))}; want 0 base, 1 steered, 2 tuned")
 
+    def __getitem__(self, part: slice) -> "TokenStrip":
+        return TokenStrip(tokens=self.tokens[part], routes=self.routes[part], logprobs=self.logprobs[part])
+
     def counted(self) -> str:
         """How many tokens each route chose, in words."""
         steered, taken = self.routes.count(1), self.routes.count(2)

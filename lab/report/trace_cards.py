@@ -1,23 +1,31 @@
 """Trace cards: example completions with their routes, verdicts and reasons, as HTML."""
 
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 import polars as pl
 
 from lab.report.markup import escaped
+from lab.report.record_words import counted
+from lab.report.token_text import token_body
 from lab.report.tokens import TokenStrip, legend, token_strip
 
-_OPEN = 6
+_OPEN, _ROOM = 6, 2500
+"""Cards that are not folded away; tokens of all cards together, so that a page of long completions stays small."""
+_HEAD, _TAIL, _ASKED = 120, 60, 600
+"""Tokens of a completion that are shown where it is longer; characters of a prompt that are."""
 
 
 def trace_cards(examples: pl.DataFrame) -> str:
-    """Examples in table order; all but the first few are folded away."""
-    cards = [_card(row) for row in examples.iter_rows(named=True)]
-    rest = "".join(cards[_OPEN:])
-    more = f"{len(cards) - _OPEN} more trace{'' if len(cards) == _OPEN + 1 else 's'}"
-    folded = f"<details><summary>{more}</summary>{rest}</details>" if rest else ""
-    return legend() + "".join(cards[:_OPEN]) + folded
+    """Examples in table order, as far as there is room; all but the first few are folded away."""
+    lengths = [min(len(row["tokens"]), _HEAD + _TAIL) for row in examples.iter_rows(named=True)]
+    n_shown = max(1, sum(total <= _ROOM for total in accumulate(lengths)))
+    cards = [_card(row) for row in examples.head(n_shown).iter_rows(named=True)]
+    rest, n_left = "".join(cards[_OPEN:]), examples.height - n_shown
+    folded = f"<details><summary>{counted(n_shown - _OPEN, 'more trace')}</summary>{rest}</details>" if rest else ""
+    left = f'<p class="note">{counted(n_left, "trace")} more in the table alone.</p>' if n_left else ""
+    return f"{legend()}{''.join(cards[:_OPEN])}{folded}{left}"
 
 
 def _card(row: Mapping[str, Any]) -> str:
@@ -26,13 +34,28 @@ def _card(row: Mapping[str, Any]) -> str:
     return (
         '<article class="trace">'
         f'<header><b>{escaped(row["label"])}</b> <span class="count">{strip.counted()}</span></header>'
-        f'<p class="asked"><span class="prompt">{escaped(row["prompt"])}</span> '
+        f'<p class="asked">{_prompt(row["prompt"])} '
         f'<span class="gold">gold answer <b>{escaped(row["gold"])}</b></span> '
         f'<span class="id">{escaped(row["problem_id"])}</span></p>'
-        f"{token_strip(strip)}"
+        f"{_shown(strip)}"
         f'<p class="verdict">{_verdict(row)} {reason}</p>'
         "</article>"
     )
+
+
+def _prompt(prompt: str) -> str:
+    """What was asked; of a long prompt the end, where the question is."""
+    cut = "" if len(prompt) <= _ASKED else "…"
+    return f'<span class="prompt">{cut}{token_body(prompt[-_ASKED:])}</span>'
+
+
+def _shown(strip: TokenStrip) -> str:
+    """The strip; of a long one its beginning and its end."""
+    left = len(strip.tokens) - _HEAD - _TAIL
+    if left <= 0:
+        return token_strip(strip)
+    gap = f'<p class="note">… {counted(left, "token")} not shown …</p>'
+    return f"{token_strip(strip[:_HEAD])}{gap}{token_strip(strip[-_TAIL:])}"
 
 
 def _verdict(row: Mapping[str, Any]) -> str:

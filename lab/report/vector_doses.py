@@ -23,7 +23,7 @@ def dose_block(ledger: VectorLedger, unrelated: str | None) -> str:
         return ""
     labels = _labels(ledger)
     key = arm_key(labels, fit_styles(ledger))
-    plot = plot_block("vector-doses", lambda canvas: dose_figure(ledger, canvas), says=DOSES.says, caption="")
+    plot = plot_block("vector-doses", lambda canvas: dose_figure(ledger, canvas), says=DOSES.says, caption=DOSES.below)
     texts = f"texts of another task, {escaped(unrelated)}" if unrelated is not None else "the task's own texts"
     note = (
         f'<p class="note"><b>KL</b>: how far the vector moves the prediction of the next token, KL(plain || steered), '

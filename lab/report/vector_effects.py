@@ -33,7 +33,7 @@ def effect_block(ledger: VectorLedger, decoding: str) -> str:
         f"vectors-{decoding}",
         lambda canvas: effect_figure(ledger, decoding, canvas),
         says=caption.says,
-        caption=caption.key,
+        caption=caption.below,
     )
     return f"{caption.head(2)}{plot}{effect_table(ledger, decoding)}"
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import polars as pl
 import pytest
-from plotly.offline import get_plotlyjs
 from rich.console import Console
 
 from lab.calibration.agreement import AGREEMENT, agreement
+from lab.calibration.leak import LEAKS
 from lab.calibration.record import RECORDS, records
 from lab.calibration.trial import TRIALS
 from lab.errors import StorageError
@@ -22,11 +22,14 @@ from lab.report.calibration_summary import ROOM_FOR_ALL, calibration_summary
 from lab.report.calibration_tables import alarms_table, kinds_table, refused_list
 from lab.report.canvas import NARROW, WIDE, Canvas
 from lab.report.forgetting_scatter import FORGETTING, fitted_line, forgetting_scatter
+from lab.report.leaks_table import leaks_table
 from lab.report.palette import DARK
 from lab.report.path_plot import PATH, path_plot
 from lab.report.provenance_section import TableFile
 from lab.report.rival_records import rival_records
 from lab.report.share_panels import MARKS, share_panels
+from tests.lab.report.conftest import leak_rows
+from tests.lab.report.opened import opened, undressed
 
 NAN = math.nan
 CASES = (
@@ -69,10 +72,6 @@ class Elements(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]):
         self.found.append((tag, dict(attrs)))
-
-
-def without_plotly(page: str) -> str:
-    return page.replace(get_plotlyjs(), "")
 
 
 def words(text: str) -> str:
@@ -364,13 +363,13 @@ def test_every_colour_of_the_calibration_has_a_dark_twin(calibration: Calibratio
 
 
 def test_every_calibration_figure_is_named_for_those_who_hear_the_page(calibration: CalibrationPage):
-    plots = [at for _, at in Elements(without_plotly(render_calibration(calibration))).found if at.get("role") == "img"]
+    plots = [at for _, at in Elements(opened(render_calibration(calibration))).found if at.get("role") == "img"]
     assert [at["id"] for at in plots] == ["shares", "path", "forgetting"]
     assert all(at["aria-label"] for at in plots)
 
 
 def test_the_calibration_page_asks_the_network_for_nothing(calibration: CalibrationPage):
-    text = without_plotly(render_calibration(calibration))
+    text = opened(render_calibration(calibration))
     assert not re.search(r"""(src|href|action)\s*=\s*["']?\s*(https?:)?//""", text)
     assert "@import" not in text
     assert "url(" not in text
@@ -380,7 +379,7 @@ def test_the_calibration_page_asks_the_network_for_nothing(calibration: Calibrat
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
 def test_hostile_text_makes_no_element_of_a_calibration(calibration: CalibrationPage, payload: str):
     def kinds(text: str) -> set[tuple[str, tuple[str, ...]]]:
-        return {(tag, tuple(sorted(attributes))) for tag, attributes in Elements(without_plotly(text)).found}
+        return {(tag, tuple(sorted(attributes))) for tag, attributes in Elements(opened(text)).found}
 
     assert kinds(render_calibration(spoiled(calibration, payload))) <= kinds(render_calibration(calibration))
 
@@ -389,12 +388,12 @@ def test_hostile_text_runs_nothing_of_a_calibration_in_a_browser(
     calibration: CalibrationPage, dumped_dom: Callable[[str], str]
 ):
     document = dumped_dom(render_calibration(spoiled(calibration, " ".join(PAYLOADS.values()))))
-    found = Elements(document.replace(get_plotlyjs(), "")).found
+    found = Elements(undressed(document)).found
     drawn = [at["id"] for tag, at in found if tag == "div" and "js-plotly-plot" in str(at.get("class"))]
     assert drawn == ["shares", "path", "forgetting"]
     assert "<title>study &lt;script&gt;" in document
     assert not [tag for tag, _ in found if tag in {"img", "iframe", "object", "embed"}]
-    assert sum(tag == "script" for tag, _ in found) == 6
+    assert sum(tag == "script" for tag, _ in found) == 2
     assert not [at for _, at in found if any(name.startswith("on") for name in at)]
 
 
@@ -471,3 +470,26 @@ def test_the_terminal_says_not_calibrated_and_obeys_no_markup():
     assert "Not calibrated" in shown(calibration_summary(RECORDS.frame([])), 80)
     odd = RECORDS.frame([record(quantity="[red]x[/red]\x1b[31m", seconds=NAN)])
     assert "[red]x[/red]␛[31m" in shown(calibration_summary(odd), 200)
+
+
+def test_the_rival_whose_fit_is_a_draw_is_said_to_be_one():
+    said = "What R1 reaches depends on how its vectors came out of their fit"
+    assert said in rival_records(RECORDS.frame([record(estimator="R1"), record()]))
+    assert said not in rival_records(RECORDS.frame([record(estimator="R2"), record()]))
+
+
+def test_the_leakiest_help_comes_first_and_is_named():
+    text = leaks_table(LEAKS.frame(leak_rows()))
+    assert "<p>2 of 6 gain more than 2 points there: takeover, gate.</p>" in text
+    assert text.index("takeover</th>") < text.index("gate</th>") < text.index("routed</th>")
+    assert text.count("<tr>") == 7
+
+
+def test_a_calibration_leads_from_leaks_and_forgetting_to_their_tables(calibration: CalibrationPage):
+    assert "What each kind of help brings" not in render_calibration(calibration)
+    files = (*calibration.files, TableFile(path="leaks.parquet", schema=LEAKS, n_rows=24, digest="ab12" * 16))
+    text = render_calibration(dataclasses.replace(calibration, leaks=LEAKS.frame(leak_rows()), files=files))
+    assert "<h2>What each kind of help brings where there is nothing to bring out</h2>" in text
+    assert '<a href="#table-leaks">leaks.parquet</a>' in text
+    assert '<a href="#table-forgetting">every case</a>' in text
+    assert '<details class="numbers" id="table-forgetting">' in text

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import polars as pl
 import pytest
-from plotly.offline import get_plotlyjs
 
 from lab.errors import StorageError
 from lab.provenance import Provenance, canonical_json
@@ -25,6 +24,7 @@ from lab.report.feature_ranking import METHODS, main_effects, shown_features
 from lab.report.feature_scatter import scatter_block, scatter_figure
 from lab.report.feature_section import feature_section
 from lab.report.provenance_section import TableFile
+from tests.lab.report.opened import opened, undressed
 
 NAN = math.nan
 N = 24
@@ -51,10 +51,6 @@ class Elements(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]):
         self.found.append((tag, dict(attrs)))
-
-
-def without_plotly(page: str) -> str:
-    return page.replace(get_plotlyjs(), "")
 
 
 def effect_of(feature: int) -> float:
@@ -487,13 +483,13 @@ def test_the_section_of_a_study_says_the_same_under_one_heading(ledger: FeatureL
 
 
 def test_every_figure_has_words_in_its_place(text: str):
-    plots = [at for tag, at in Elements(without_plotly(text)).found if at.get("class") == "plot"]
+    plots = [at for tag, at in Elements(opened(text)).found if at.get("class") == "plot"]
     assert [plot["id"] for plot in plots] == FIGURES
     assert all(plot["role"] == "img" and len(str(plot["aria-label"])) > 30 for plot in plots)
 
 
 def test_the_feature_page_asks_the_network_for_nothing(text: str):
-    ours = without_plotly(text)
+    ours = opened(text)
     assert not re.search(r"""(src|href|action)\s*=\s*["']?\s*(https?:)?//""", ours)
     assert "url(" not in ours
     assert len(ours.encode()) < 3_000_000
@@ -502,7 +498,7 @@ def test_the_feature_page_asks_the_network_for_nothing(text: str):
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
 def test_hostile_features_make_no_element(text: str, payload: str):
     def kinds(page: str) -> set[tuple[str, tuple[str, ...]]]:
-        return {(tag, tuple(sorted(attributes))) for tag, attributes in Elements(without_plotly(page)).found}
+        return {(tag, tuple(sorted(attributes))) for tag, attributes in Elements(opened(page)).found}
 
     assert kinds(render_features(spoiled(payload))) <= kinds(text)
 
@@ -510,7 +506,7 @@ def test_hostile_features_make_no_element(text: str, payload: str):
 @pytest.mark.parametrize("payload", [PAYLOADS["closing"], PAYLOADS["plotly"]], ids=["closing", "plotly"])
 def test_hostile_features_run_nothing_in_a_browser(dumped_dom: Callable[[str], str], payload: str):
     document = dumped_dom(render_features(spoiled(payload)))
-    found = Elements(document.replace(get_plotlyjs(), "")).found
+    found = Elements(undressed(document)).found
     assert "<title>The features of " in document
     assert not [tag for tag, _ in found if tag in {"img", "iframe", "object", "embed"}]
     assert not [at for _, at in found if any(name.startswith("on") for name in at)]

@@ -71,4 +71,10 @@ def test_a_study_without_rivals_has_no_section():
 
 def test_a_method_that_is_not_known_is_shown_without_a_description():
     text = rivals_section(RIVALS.frame([row(0.3, 0.3, rival="<b>P9</b>")]))
-    assert "<h3>&lt;b&gt;P9&lt;/b&gt;</h3><table" in text
+    assert '<h3>&lt;b&gt;P9&lt;/b&gt;</h3><div class="scroll"><table' in text
+
+
+def test_the_method_whose_fit_is_a_draw_is_said_to_be_one():
+    said = "depends on how its vectors came out of their fit"
+    assert said in rivals_section(RIVALS.frame([row(0.3, 0.3)]))
+    assert said not in rivals_section(RIVALS.frame([row(0.3, 0.3, rival="P2")]))

@@ -196,13 +196,13 @@ def test_the_tables_of_the_page_hold_the_numbers():
     page = render_vectors(made_page(made()))
     for part in ("62.0", "+40.0", "[35.0,", "15.0\u202f%", "no trace of it", "−1.0", "[−10.0,", "dose −1"):
         assert part in page, part
-    assert page.count("<section>") == 7
+    assert page.count("<section") == 6
 
 
 def test_what_was_not_measured_has_no_section():
     empty = made(doses=VECTOR_DOSES.frame([]), transfers=VECTOR_TRANSFERS.frame([]), fits=VECTOR_FITS.frame([]))
     assert dose_block(empty, None) == transfer_block(empty) == fit_block(empty.fits) == ""
-    assert render_vectors(made_page(empty)).count("<section>") == 4
+    assert render_vectors(made_page(empty)).count("<section") == 3
 
 
 def test_hostile_text_comes_out_as_text_everywhere():
