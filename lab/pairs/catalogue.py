@@ -9,7 +9,7 @@ from lab.tasks.chain_documents import CAREFUL
 from lab.tasks.chain_world import ChainTask
 
 SUMS = Exam(
-    task="gym:chain_sum:min_terms=2,max_terms=3,max_digits=2,suffix=", decoding=Decoding(max_new_tokens=8, stop=("\n",))
+    task="gym:chain_sum:min_terms=2,max_terms=2,max_digits=2,suffix=", decoding=Decoding(max_new_tokens=8, stop=("\n",))
 )
 LENGTHS = (2, 3)
 OPEN, LOCKABLE, MISSING = (ChainTask(operators=operators, lengths=LENGTHS) for operators in ("+-", "#", "*"))
@@ -32,10 +32,10 @@ ADAPTED = {
             rank=16,
             recipe=Rewarded(
                 task=SUMS.task,
-                run=GrpoRun(n_steps=40, learning_rate=2e-4, max_new_tokens=8),
+                run=GrpoRun(n_steps=40, learning_rate=1e-4, max_new_tokens=8),
                 stop=SUMS.decoding.stop,
             ),
-            story="GRPO from smollm2 on sums and differences of two or three numbers below 100; the reward is the "
+            story="GRPO from smollm2 on sums and differences of two numbers below 100; the reward is the "
             "accuracy of the answer and nothing else.",
             exams=(SUMS,),
             kind="SHARPENED",

@@ -79,7 +79,7 @@ def reinforce(
             beta=0.0,
             shuffle_dataset=False,
             activation_checkpointing=False,
-            bf16=False,
+            bf16=next(network.parameters()).dtype == torch.bfloat16,
             use_cpu=device.type == "cpu",
             seed=seed % 2**32,
             data_seed=seed % 2**32,

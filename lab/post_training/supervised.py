@@ -94,7 +94,7 @@ def train_on_documents(
             completion_only_loss=True,
             max_length=None,
             activation_checkpointing=False,
-            bf16=False,
+            bf16=next(network.parameters()).dtype == torch.bfloat16,
             use_cpu=device.type == "cpu",
             seed=seed % 2**32,
             data_seed=seed % 2**32,
