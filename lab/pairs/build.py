@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -58,7 +59,9 @@ def build(
     work.mkdir(parents=True, exist_ok=True)
     network = with_low_rank(parent.network, adapted.rank, seed=child_seed(seed, adapted.name, "weights"))
     told = partial(watch, f"steps: {adapted.name}")
-    train(adapted, network, parent.tokenizer, work / "trainer", seed=seed, device=device, on_progress=told)
+    # Trainers take either.
+    decoder = cast(PreTrainedModel, network)
+    train(adapted, decoder, parent.tokenizer, work / "trainer", seed=seed, device=device, on_progress=told)
     adapter = work / "adapter"
     save_low_rank(network, adapter, parent=adapted.parent)
     tuned = assemble(network.merge_and_unload(), parent.tokenizer, name=adapted.name)

@@ -88,6 +88,7 @@ def calibrate(
         trials=table,
         records=found["records"],
         agreement=found["agreement"],
+        leaks=found["leaks"],
         forgetting=forgetting_rows(cases, out),
         path=path,
         made_by=made_by,
