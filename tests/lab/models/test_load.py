@@ -291,3 +291,17 @@ def test_a_hub_model_is_read_from_its_snapshot_without_code_or_pickles(tmp_path,
     assert torch.equal(logits(model.network), logits(network))
     assert asked["name"] == "org/name"
     assert not any(pattern.endswith((".py", ".bin", ".pt")) for pattern in asked["allow"])
+
+
+def test_residuals_of_some_positions_reach_the_unembedding_in_one_piece():
+    model = tiny_model()
+    tokens, seen = torch.arange(24).reshape(2, 12), []
+    unembed = type(model.anatomy.unembed)
+    plain, unembed_forward = model.network(tokens).logits[:, -3:], unembed.forward
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            unembed, "forward", lambda self, x: (seen.append(x.is_contiguous()), unembed_forward(self, x))[1]
+        )
+        kept = model.network(tokens, logits_to_keep=3).logits
+    assert seen and all(seen)  # noqa: PT018
+    torch.testing.assert_close(kept, plain)
