@@ -66,8 +66,8 @@ class StudyCommand:
     """Sampling temperature; 0 is greedy."""
     max_new_tokens: OptionalInt = None
     """Longest completion; 96 if neither this nor the pair's own task says another."""
-    stop: Annotated[tuple[str, ...] | None, tyro.conf.arg(help_behavior_hint="")] = None
-    """Texts that end a completion; the pair's own task may have some."""
+    stop: Texts = ()
+    """Texts that end a completion; those of the pair's own task, if it has any, where none is given."""
     seed: int = 0
     """Decides problems, samples, vectors and intervals."""
     batch_size: int = 256

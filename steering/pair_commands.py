@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -37,7 +37,8 @@ class PairBuildCommand:
 
     Example: lab pairs build smollm2-rl --out runs/pairs
 
-    A build that was stopped goes on from its last checkpoint when the same command is given again.
+    The model below is frozen, in bfloat16. A build that was stopped goes on from its last checkpoint when the same
+    command is given again.
     """
 
     name: Annotated[str, tyro.conf.Positional]
@@ -45,8 +46,6 @@ class PairBuildCommand:
     seed: int = 0
     """Decides weights, data and rollouts."""
     device: DeviceName = "auto"
-    dtype: Literal["auto", "float32", "bfloat16"] = "bfloat16"
-    """Precision of the frozen weights; the adapter is trained in float32."""
     out: Path = Path("runs/pairs")
     """Directory that gets a directory of the model's name."""
 

@@ -157,7 +157,7 @@ def as_study(command: StudyCommand) -> Study:
     decoding = Decoding(
         temperature=command.temperature,
         max_new_tokens=own.max_new_tokens if command.max_new_tokens is None else command.max_new_tokens,
-        stop=own.stop if command.stop is None else command.stop,
+        stop=command.stop or own.stop,
     )
     return Study(
         base=base,

@@ -27,17 +27,18 @@ def perform_pairs(command: PairsCommand, console: Console) -> None:
 
 def perform_build(command: PairBuildCommand, console: Console) -> None:
     """Trains an adapter under a progress bar, and prints its card."""
-    from lab.models.device import resolve_device, resolve_dtype
+    import torch
+
+    from lab.models.device import resolve_device
     from lab.pairs.build import adapted_named, build
 
-    device = resolve_device(command.device)
     with progress(console) as watch:
         directory = build(
             adapted_named(command.name),
             command.out,
             seed=command.seed,
-            device=device,
-            dtype=resolve_dtype(command.dtype, device),
+            device=resolve_device(command.device),
+            dtype=torch.bfloat16,
             watch=watch,
         )
     console.print((directory / "README.md").read_text(encoding="utf-8"), markup=False, highlight=False)

@@ -25,7 +25,7 @@ DOORS = {
     "sklearn": ("probes/scores/label_probes.py", "steering/routing/fit_probe.py"),
     "trl": ("lab/post_training/",),
     "datasets": ("lab/post_training/", "lab/tasks/hub_dataset.py"),
-    "peft": ("lab/models/load.py", "lab/post_training/low_rank.py"),
+    "peft": ("lab/models/load.py", "lab/pairs/build.py", "lab/post_training/low_rank.py"),
     "huggingface_hub": ("lab/models/load.py", "steering/export/push.py"),
     "gguf": ("lab/models/gguf_weights.py", "steering/export/gguf.py"),
     "reasoning_gym": ("lab/tasks/gym.py",),
@@ -256,7 +256,7 @@ SURFACE = {
     "pairs": {"fetch", "list", "build"},
     "pairs fetch": set(),
     "pairs list": set(),
-    "pairs build": {"--seed", "--device", "--dtype", "--out"},
+    "pairs build": {"--seed", "--device", "--out"},
     "doctor": {"--json"},
 }
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
 
 from lab.errors import ModelError, StorageError
 from lab.models.load import assemble, load
@@ -59,9 +59,7 @@ def build(
     work.mkdir(parents=True, exist_ok=True)
     network = with_low_rank(parent.network, adapted.rank, seed=child_seed(seed, adapted.name, "weights"))
     told = partial(watch, f"steps: {adapted.name}")
-    # Trainers take either.
-    decoder = cast(PreTrainedModel, network)
-    train(adapted, decoder, parent.tokenizer, work / "trainer", seed=seed, device=device, on_progress=told)
+    train(adapted, network, parent.tokenizer, work / "trainer", seed=seed, device=device, on_progress=told)
     adapter = work / "adapter"
     save_low_rank(network, adapter, parent=adapted.parent)
     tuned = assemble(network.merge_and_unload(), parent.tokenizer, name=adapted.name)
@@ -76,7 +74,7 @@ def build(
 
 def train(
     adapted: AdaptedModel,
-    network: PreTrainedModel,
+    network: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     work: Path,
     *,

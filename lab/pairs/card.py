@@ -65,7 +65,7 @@ def write_card(
 ) -> None:
     """Writes `card.json` for programs and `README.md` for people."""
     commit, dirty = revision()
-    command = f"lab pairs build {adapted.name} --seed {seed} --device {device} --dtype {dtype}"
+    command = f"lab pairs build {adapted.name} --seed {seed} --device {device}"
     card = {
         **json.loads(canonical_json(adapted)),
         "seed": seed,

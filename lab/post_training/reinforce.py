@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from lab.post_training.supervised import last_checkpoint
 from lab.post_training.told_steps import OnProgress, tell_steps
@@ -33,7 +34,7 @@ class GrpoRun:
 
 
 def reinforce(
-    network: PreTrainedModel,
+    network: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     problems: Sequence[Problem],
     reward: Reward,
@@ -44,7 +45,8 @@ def reinforce(
     work: Path,
     on_progress: OnProgress = lambda *_: None,
 ) -> None:
-    """Trains `network` in place on `problems`, in the order given, by `reward` alone.
+    """Trains `network`, a transformers decoder or PEFT's model around one, in place on `problems`, in the order given,
+    by `reward` alone.
 
     Checkpoints go to `work`, and a run that was cut off goes on from the last one. `on_progress` is told steps just
     done, and steps in all.
@@ -61,7 +63,8 @@ def reinforce(
     n_wanted = run.n_steps * run.n_prompts
     repeated = [problems[index % len(problems)] for index in range(n_wanted)]
     trainer = GRPOTrainer(
-        model=network,
+        # A stub cannot tell that it is one of the two.
+        model=network,  # pyright: ignore[reportArgumentType]
         processing_class=tokenizer,
         reward_funcs=score,
         train_dataset=Dataset.from_list([{"prompt": problem.prompt, "problem_id": problem.id} for problem in repeated]),

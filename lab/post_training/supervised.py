@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from lab.errors import TaskError
 from lab.post_training.told_steps import OnProgress, tell_steps
@@ -36,7 +37,7 @@ class SupervisedRun:
 
 
 def train_on_documents(
-    network: PreTrainedModel,
+    network: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     documents: Sequence[Document],
     run: SupervisedRun,
@@ -46,7 +47,9 @@ def train_on_documents(
     work: Path,
     on_progress: OnProgress = lambda *_: None,
 ) -> None:
-    """Trains `network` in place on `documents`, batch after batch in the order given, one document a row.
+    """Trains `network`, a transformers decoder or PEFT's model around one, in place on `documents`, in the order given.
+
+    A document is a row of a batch.
 
     Checkpoints go to `work`, and a run that was cut off goes on from the last one. `on_progress` is told steps just
     done, and steps in all. Raises TaskError when there are fewer documents than the run consumes.
@@ -78,7 +81,8 @@ def train_on_documents(
         }
     )
     trainer = SFTTrainer(
-        model=network,
+        # A stub cannot tell that it is one of the two.
+        model=network,  # pyright: ignore[reportArgumentType]
         processing_class=tokenizer,
         train_dataset=rows,
         args=SFTConfig(

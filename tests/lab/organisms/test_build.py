@@ -177,7 +177,7 @@ def test_a_parent_of_a_named_seed_is_built_with_that_one(tmp_path):
 def test_a_parent_comes_from_beside_then_from_the_wheel_and_else_is_built(tmp_path, monkeypatch):
     built = []
 
-    def noted(organism, out, *, seed, device):
+    def noted(organism, out, *, seed, device, watch):
         built.append((organism.name, seed))
         return out / "made"
 

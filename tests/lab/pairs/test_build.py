@@ -83,7 +83,7 @@ def test_the_card_tells_how_it_was_made_and_measures_both_models(tmp_path):
     assert {row["model"] for row in told["measured"]} == {"zero-base", "small-distilled"}
     assert all(0 <= row["low"] <= row["value"] <= row["high"] <= 1 for row in told["measured"])
     page = (home / "README.md").read_text()
-    assert "`lab pairs build small-distilled --seed 3 --device cpu --dtype float32`" in page
+    assert "`lab pairs build small-distilled --seed 3 --device cpu`" in page
     assert "the elicited share of its gain over `zero-base` is 0" in page
 
 
