@@ -34,7 +34,7 @@ anatomy = pair.base.anatomy
 print(f"{anatomy.family}: {anatomy.n_layers} blocks, d_model {anatomy.d_model}, d_vocab {anatomy.d_vocab}")
 
 # %% [markdown]
-# A task gives problems and a verifier. `<6-0-4+8?` asks for 6 − 0 − 4 + 8; these are held out from all training.
+# A task gives problems and a verifier. `<6-0-4+8?` asks for 6 - 0 - 4 + 8; these are held out from all training.
 
 # %%
 from lab.tasks.source import open_task, task_source
@@ -78,7 +78,10 @@ verdicts = {
     for name, traces in written.items()
 }
 strict, answer = (
-    {name: np.array([getattr(one, measure) for one in found]).reshape(-1, N_SAMPLES) for name, found in verdicts.items()}
+    {
+        name: np.array([getattr(one, measure) for one in found]).reshape(-1, N_SAMPLES)
+        for name, found in verdicts.items()
+    }
     for measure in ("strict", "answer_correct")
 )
 

@@ -57,7 +57,7 @@ figure.update_yaxes(title="log-probability (nats)")
 
 # %% [markdown]
 # **pass@k** is the chance that at least one of k samples is right. The unbiased estimate from n ≥ k samples is
-# 1 − C(n − c, k) / C(n, k), with c of the n right; here right means strictly right.
+# 1 - C(n - c, k) / C(n, k), with c of the n right; here right means strictly right.
 
 # %%
 from lab.metrics.bootstrap import resamples
@@ -66,9 +66,7 @@ from lab.seeds import numpy_generator
 
 KS = (1, 2, 4, 8, 16)
 weights = resamples(len(task.problems), 1000, numpy_generator(0, "bootstrap"))
-accepted = {
-    name: verdicts.filter(arm=name)["strict"].to_numpy().reshape(len(task.problems), -1) for name in written
-}
+accepted = {name: verdicts.filter(arm=name)["strict"].to_numpy().reshape(len(task.problems), -1) for name in written}
 curves = {name: pass_at_k_curve(found, KS, weights) for name, found in accepted.items()}
 
 # %% [markdown]

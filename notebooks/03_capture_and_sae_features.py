@@ -36,7 +36,8 @@ task = open_task(task_source("chain"), n_problems=150, seed=0, held_out=False)
 traces = trace_table("zero-rl", sample(tuned, task.problems, 4, Decoding(), seed=0, batch_size=1024))
 
 # %% [markdown]
-# `resid_post` of block 2 is the stream behind that block. A *store* keeps it on disk with its plan, its texts and checksums.
+# `resid_post` of block 2 is the stream behind that block. A *store* keeps it on disk with its plan, its texts and
+# checksums.
 
 # %%
 from lab.provenance import provenance
@@ -75,7 +76,8 @@ sae = load_sae(unit.path, device=CPU)
 
 # %%
 quality = judge(base, [unit], n_texts=60)
-quality.select("d_sae", "explained_variance", "l0", "dead_share", "ce_recovered", "ce_recovered_low", "ce_recovered_high")
+shown = ("explained_variance", "dead_share", "ce_recovered", "ce_recovered_low", "ce_recovered_high")
+quality.select("d_sae", "l0", *(pl.col(name).round(3) for name in shown))
 
 # %% [markdown]
 # The task's grammar labels every token: a step's operands, its result, a check, the answer. One pass over the store
@@ -90,7 +92,7 @@ from probes.scores.sums import sums
 labels = step_labels(read, base.tokenizer, task.problems, CHAIN_STEPS)
 by_label = label_activations(sums(store, sae, labels))
 best = by_label.sort("auroc", descending=True).group_by("label", maintain_order=True).first()
-best.select("label", "feature", "auroc", "mean", "firing_share", "n_tokens")
+best.select("label", "feature", pl.col("auroc").round(3), pl.col("mean").round(2), "n_tokens")
 
 # %% [markdown]
 # Can a kind of token be told by one feature, by sixteen, or only by the whole stream? AUROC on held-out problems: 1 is
@@ -110,14 +112,13 @@ probed = probed.with_columns(
 from lab.report.palette import BASE, MUTED, RANKED
 from lab.widgets.error_bars import error_bars
 
+kinds = ("1 features", "16 features", "whole stream", "shuffled labels")
 figure = go.Figure()
-inks = dict(zip(["1 features", "16 features", "whole stream", "shuffled labels"], (*RANKED[:2], BASE, MUTED), strict=True))
-for kind, ink in inks.items():
+for kind, ink in zip(kinds, (*RANKED[:2], BASE, MUTED), strict=True):
     found = probed.filter(kind=kind).unique("label", keep="first", maintain_order=True)
+    mark = {"color": ink, "size": 9}
     bars = error_bars(found, "auroc")
-    figure.add_scatter(
-        x=found["label"], y=found["auroc"], error_y=bars, mode="markers", name=kind, marker={"color": ink, "size": 9}
-    )
+    figure.add_scatter(x=found["label"], y=found["auroc"], error_y=bars, mode="markers", name=kind, marker=mark)
 figure.update_layout(height=400, title="What tells the kinds of token apart", scattermode="group")
 figure.update_xaxes(title="kind of token")
 figure.update_yaxes(title="AUROC on held-out problems")
@@ -139,8 +140,8 @@ said.join(best.group_by("feature").agg(pl.col("label").str.join(", ").alias("fin
 
 # %%
 from lab.models.padding import left_padded
-from probes.capture import capture
 from lab.widgets.token_strip import ReadText, TokenStrip
+from probes.capture import capture
 
 
 def read_text(row: dict[str, list[int]]) -> ReadText:

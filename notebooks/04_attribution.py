@@ -41,10 +41,6 @@ read = texts(base, traces, problem_table(training.problems))
 # %%
 from lab.provenance import provenance
 from probes.positions import AllTokens
-from probes.sae.architecture import TopK
-from probes.sae.grid import grid, train_unit
-from probes.sae.load import load_sae
-from probes.sae.recipe import Training
 from probes.site import Site
 from probes.storage.fill import fill
 from probes.storage.plan import plan
@@ -53,6 +49,13 @@ site = Site(3, "resid_post")
 planned = plan(base, read, (site,), AllTokens())
 made_by = provenance("capture", planned, {"model": base.digest}, device="cpu", dtype=planned.weights, seed=0)
 store = fill(base, read, planned, work / "store", made_by)
+
+# %%
+from probes.sae.architecture import TopK
+from probes.sae.grid import grid, train_unit
+from probes.sae.load import load_sae
+from probes.sae.recipe import Training
+
 recipe = Training(n_tokens=150_000, batch_size=512)
 (unit,) = grid(store.path, [site], [TopK(16)], [256], recipe, work / "saes", device=CPU)
 train_unit(unit)
@@ -92,7 +95,7 @@ weights = resamples(len(contrasts), 1000, numpy_generator(0, "bootstrap"))
 effects = {name: feature_effects(found[name].effects, contrasts, method, weights) for name, method in methods.items()}
 exact = effects["ablation"].sort("effect", descending=True)
 top = exact["feature"].head(8).to_list()
-exact.head(8).select("feature", "effect", "low", "high", "n_texts")
+exact.head(8).select("feature", *(pl.col(name).round(3) for name in ("effect", "low", "high")), "n_texts")
 
 # %%
 from lab.report.palette import BASE, RANKED
@@ -116,7 +119,8 @@ from probes.attribution.agreement import feature_agreement
 
 exact_effects = found["ablation"].effects
 agreed = {
-    name: feature_agreement(found[name].effects, exact_effects, contrasts, weights) for name in ("integrated", "gradient")
+    name: feature_agreement(found[name].effects, exact_effects, contrasts, weights)
+    for name in ("integrated", "gradient")
 }
 for name, rank in agreed.items():
     print(f"{name:11s} {rank.value:.2f} [{rank.low:.2f}, {rank.high:.2f}]")
@@ -149,6 +153,7 @@ def rates_without(chosen: np.ndarray) -> np.ndarray:
     return opening_rates(tuned, prompts, [opening], sae, silenced)
 
 
+# %%
 rates = {"zero-rl as it is": opening_rates(tuned, prompts, [opening])}
 rates |= {f"without {name}": rates_without(chosen) for name, chosen in sets.items()}
 table = pl.DataFrame([mean_interval(rate, weights) for rate in rates.values()])

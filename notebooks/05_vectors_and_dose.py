@@ -46,8 +46,8 @@ by_id = {problem.id: problem for problem in training.problems}
 solved = by_tuned.filter(verdict_table(by_tuned, training.problems, training.verify)["strict"])
 failed = by_base.filter(~verdict_table(by_base, training.problems, training.verify)["strict"])
 decided = decisions(ModelPair(base=base, tuned=tuned), solved, by_id)
-n_tokens = solved["tokens"].list.len().sum()
-print(f"{decided.height} decisions in {n_tokens} tokens, {decided.filter(position=0).height} of them at the first token")
+n_tokens, n_first = solved["tokens"].list.len().sum(), decided.filter(position=0).height
+print(f"{decided.height} decisions in {n_tokens} tokens, {n_first} of them at the first token")
 
 # %% [markdown]
 # Two fits at `resid_post` of block 2: gradient descent on the first-token decisions, and the classic difference of
@@ -64,9 +64,11 @@ from steering.study.evidence import contexts, opening_activations
 site = Site(2, "resid_post")
 opening = contexts(base, decided.filter(position=0), by_tuned, by_id)
 fitted = fit_gradient(base, site, opening, GradientFit(n_steps=60), torch_generator(0, "fit"), how="first tokens")
+
+# %%
 streams, index = opening_activations(base, site, {"positive": solved, "negative": failed}, by_id)
-positive, negative = (streams[torch.from_numpy((index["side"] == side).to_numpy())] for side in ("positive", "negative"))
-mean = mean_difference(site, positive, negative, how="solved minus failed")
+is_positive = torch.from_numpy((index["side"] == "positive").to_numpy())
+mean = mean_difference(site, streams[is_positive], streams[~is_positive], how="solved minus failed")
 random = random_like(fitted, torch_generator(0, "random"))
 
 # %% [markdown]
@@ -116,9 +118,7 @@ def by_dose(quantity: str, title: str, axis: str) -> go.Figure:
     figure = go.Figure()
     for name, sweep in sweeps.items():
         rows = sweep.filter(quantity=quantity)
-        figure.add_scatter(
-            x=rows["dose"], y=rows["value"], error_y=error_bars(rows), name=name, line_color=inks[name]
-        )
+        figure.add_scatter(x=rows["dose"], y=rows["value"], error_y=error_bars(rows), name=name, line_color=inks[name])
     figure.update_layout(height=380, title=title)
     figure.update_xaxes(title="dose (multiples of the vector)")
     return figure.update_yaxes(title=axis, rangemode="tozero")

@@ -50,8 +50,8 @@ vector = fit_gradient(
 randoms = tuple(random_like(vector, torch_generator(0, "random", draw)) for draw in range(64))
 
 # %% [markdown]
-# Hybrids are values: `Hybrid(router, act)`. `Steer` adds the vector for one token; `Takeover` lets the tuned model write
-# it. Each rung has a control that leaves out one thing: the direction, or the place.
+# Hybrids are values: `Hybrid(router, act)`. `Steer` adds the vector for one token; `Takeover` lets the tuned model
+# write it. Each rung has a control that leaves out one thing: the direction, or the place.
 
 # %%
 from steering.edit import Add
@@ -112,46 +112,43 @@ from lab.report.ledger import Family
 from steering.hybrid.bits import problem_bits
 from steering.study.findings import Answered, routed_share
 
-families: dict[str, Family] = {"vector": "vector", "random-vector": "vector", "disagreement": "tuned router"}
-families["random-place"] = "tuned router"
+families: dict[str, Family] = {"vector": "vector", "random-vector": "vector"}
+families |= {"disagreement": "tuned router", "random-place": "tuned router", "zero-base": "end", "zero-rl": "end"}
 
 
-def arm(name: str, label: str, control_of: str | None, hybrid: Hybrid) -> Answered:
+def bits_of(name: str, hybrid: Hybrid) -> np.ndarray:
+    found = problem_bits(trace_table(name, written[name]), hybrid)
+    return found.group_by("problem_id", maintain_order=True).agg(pl.col("bits").mean())["bits"].to_numpy()
+
+
+# %%
+def arm(name: str, label: str, kind: str, control_of: str | None, bits: np.ndarray) -> Answered:
     table = trace_table(name, written[name])
-    bits = problem_bits(table, hybrid).group_by("problem_id", maintain_order=True).agg(pl.col("bits").mean())["bits"]
     return Answered(
         name=name,
         label=label,
-        kind="control" if control_of else "rung",
+        kind=kind,
         control_of=control_of,
         family=families.get(name, "takeover"),
         traces=table,
         verdicts=verdict_table(table, task.problems, task.verify),
-        steered_share=routed_share(table),
-        bits=bits.to_numpy(),
+        steered_share=0.0 if kind == "end" else routed_share(table),
+        bits=bits,
         cost=1.0,
     )
 
 
 # %%
-def end(name: str, bits: float) -> Answered:
-    table = trace_table(name, written[name])
-    return Answered(
-        name=name,
-        label=name,
-        kind="end",
-        control_of=None,
-        family="end",
-        traces=table,
-        verdicts=verdict_table(table, task.problems, task.verify),
-        steered_share=0.0,
-        bits=np.full(len(task.problems), bits),
-        cost=1.0,
-    )
-
-
-between = [arm(name, *described) for name, described in hybrids.items()]
-arms = [end("zero-base", 0.0), *between, end("zero-rl", np.inf)]
+none, all_of_them = np.zeros(len(task.problems)), np.full(len(task.problems), np.inf)
+between = [
+    arm(name, label, "control" if control_of else "rung", control_of, bits_of(name, hybrid))
+    for name, (label, control_of, hybrid) in hybrids.items()
+]
+arms = [
+    arm("zero-base", "zero-base", "end", None, none),
+    *between,
+    arm("zero-rl", "zero-rl", "end", None, all_of_them),
+]
 
 # %% [markdown]
 # The ladder as a table: `share` is the part of the gain that a rung recovers, `over_control` what it has beyond its
@@ -183,18 +180,13 @@ ladder_figure(ladder)
 # %%
 from lab.widgets.error_bars import error_bars
 
-rungs = strict.filter(pl.col("kind") != "end")
-figure = go.Figure(
-    go.Scatter(
-        x=rungs["bits_per_token"],
-        y=rungs["accuracy"],
-        error_y=error_bars(rungs, "accuracy"),
-        text=rungs["label"],
-        mode="markers",
-        marker={"size": 10, "color": "#0066a8"},
+figure = go.Figure()
+for row in strict.filter(pl.col("kind") != "end").iter_slices(1):
+    figure.add_scatter(
+        x=row["bits_per_token"], y=row["accuracy"], error_y=error_bars(row, "accuracy"), name=row["label"][0]
     )
-)
-figure.update_layout(height=380, title="What is recovered, and what crossed for it; point at a mark for its name")
+figure.update_traces(mode="markers", marker_size=11)
+figure.update_layout(height=380, title="What is recovered, and what crossed for it")
 figure.update_xaxes(title="bits from the tuned model per token", rangemode="tozero")
 figure.update_yaxes(title="samples that are strictly right (share)", range=[0, 1])
 

@@ -19,7 +19,8 @@ pio.templates.default = "plotly_white"
 
 # %% [markdown]
 # The lab carries the records of its own calibration (`lab calibrate` makes them again). Errors are of the estimated
-# share; *coverage* is how often the 95 % interval held the truth; *leak* is the share it sees where nothing was elicited.
+# share; *coverage* is how often the 95 % interval held the truth; *leak* is the share it sees where nothing was
+# elicited.
 
 # %%
 from lab.calibration.record import SHIPPED, shipped_records
@@ -51,6 +52,7 @@ from lab.widgets.error_bars import error_bars
 figure = go.Figure(go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dot", "color": "grey"}, name="exact"))
 for (label, estimator), ink, symbol in zip(shares.items(), RANKED, ("circle", "square", "diamond"), strict=False):
     found = trials.filter(estimator=estimator)
+    marker = {"color": ink, "symbol": symbol, "size": 9}
     figure.add_scatter(
         x=found["truth"],
         y=found["value"],
@@ -58,7 +60,7 @@ for (label, estimator), ink, symbol in zip(shares.items(), RANKED, ("circle", "s
         text=found["case"],
         mode="markers",
         name=label,
-        marker={"color": ink, "symbol": symbol, "size": 9},
+        marker=marker,
     )
 figure.update_layout(height=460, title="Estimated against true share, 95 % intervals")
 figure.update_xaxes(title="true elicited share of the gain")
@@ -74,7 +76,8 @@ from lab.models.pair import ModelPair
 from lab.models.source import model_source, organism_directory
 
 cards = {
-    name: json.loads((organism_directory(name) / "card.json").read_text(encoding="utf-8")) for name in ("locked", "taught")
+    name: json.loads((organism_directory(name) / "card.json").read_text(encoding="utf-8"))
+    for name in ("locked", "taught")
 }
 cases = {name: (card["parent"], card["truth"][0]) for name, card in cards.items()}
 for name, (parent, truth) in cases.items():
@@ -98,11 +101,11 @@ def opened(name: str) -> Model:
 
 # %%
 def evidence_of(pair: ModelPair, task_name: str) -> Evidence:
-    task = open_task(task_source(task_name), n_problems=60, seed=0)
+    task = open_task(task_source(task_name), n_problems=48, seed=0)
     by_id = {problem.id: problem for problem in task.problems}
     verdicts, readings = [], []
     for side, model in (("base", pair.base), ("tuned", pair.tuned)):
-        traces = trace_table(side, sample(model, task.problems, 16, Decoding(), seed=0, batch_size=1024))
+        traces = trace_table(side, sample(model, task.problems, 12, Decoding(), seed=0, batch_size=1024))
         verdicts.append(verdict_table(traces, task.problems, task.verify))
         readings.append(scores(pair, side, traces, by_id))
     return Evidence(
@@ -127,7 +130,7 @@ found = []
 for name, (parent, truth) in cases.items():
     evidence = evidence_of(ModelPair(base=opened(parent), tuned=opened(name)), truth["task"])
     for estimator in (coverage, base_success):
-        rows = estimator(evidence, Analysis(n_boot=500)).filter(unit="share")
+        rows = estimator(evidence, Analysis(n_boot=300)).filter(unit="share")
         found.append(rows.with_columns(pl.lit(name).alias("case"), pl.lit(truth["share"]).alias("truth")))
 estimates = pl.concat(found)
 estimates.select("case", "truth", "estimator", "quantity", *(pl.col(n).round(3) for n in ("value", "low", "high")))
@@ -135,9 +138,7 @@ estimates.select("case", "truth", "estimator", "quantity", *(pl.col(n).round(3) 
 # %%
 names = [f"{case}, {estimator}" for case, estimator in estimates.select("case", "estimator").iter_rows()]
 figure = go.Figure()
-figure.add_bar(
-    x=names, y=estimates["value"], error_y=error_bars(estimates), name="estimated", marker_color=RANKED[0]
-)
+figure.add_bar(x=names, y=estimates["value"], error_y=error_bars(estimates), name="estimated", marker_color=RANKED[0])
 figure.add_scatter(
     x=names,
     y=estimates["truth"],
@@ -155,7 +156,7 @@ figure.update_yaxes(title="share of the gain that was in the base")
 # %%
 from lab.calibration.leak import shipped_leaks
 
-leaks = shipped_leaks().filter(pl.col("kind") == "TAUGHT", pl.col("arm").is_in(["fitted-opening", "takeover-disagreement"]))
+leaks = shipped_leaks().filter(kind="TAUGHT")
 figure = go.Figure()
 for arm, ink in (("fitted-opening", RANKED[0]), ("takeover-disagreement", "#cc79a7")):
     rows = leaks.filter(arm=arm).select("case", "share", low="share_low", high="share_high")
