@@ -22,6 +22,7 @@ from transformers.utils import logging
 logging.disable_progress_bar()
 pl.Config.set_tbl_hide_dataframe_shape(True).set_tbl_hide_column_data_types(True).set_fmt_str_lengths(90)
 pio.templates.default = "plotly_white"
+pio.renderers["plotly_mimetype"].config = {"displayModeBar": False}
 
 # %% [markdown]
 # `load` takes organisms by name, and also directories, adapters and GGUF files. `ModelPair` checks that the two models

@@ -22,9 +22,11 @@ from transformers.utils import logging
 logging.disable_progress_bar()
 pl.Config.set_tbl_hide_dataframe_shape(True).set_tbl_hide_column_data_types(True).set_fmt_str_lengths(60)
 pio.templates.default = "plotly_white"
+pio.renderers["plotly_mimetype"].config = {"displayModeBar": False}
 
 # %% [markdown]
-# 80 problems, 16 samples each, by the base model, the model reinforced from it, and one fine-tuned on worked answers.
+# 80 problems, 16 samples each, by the base model, the model reinforced from it, and one that was fine-tuned to answer
+# first and write its chain after.
 
 # %%
 from lab.models.load import load
@@ -78,8 +80,8 @@ accepted = {name: verdicts.filter(arm=name)["strict"].to_numpy().reshape(len(tas
 curves = {name: pass_at_k_curve(found, KS, weights) for name, found in accepted.items()}
 
 # %% [markdown]
-# The curves close in: with more tries the base solves what the tuned models solve at once. Bands are 95 % intervals
-# over problems.
+# With more tries the base solves what `zero-rl` solves at once; a chain behind the answer helps nobody. Bands are 95 %
+# intervals over problems.
 
 # %%
 from lab.report.palette import BASE, RANKED, TUNED, faded
@@ -90,7 +92,7 @@ INKS = dict(zip(written, (BASE, RANKED[1], TUNED), strict=True))
 def banded(figure: go.Figure, name: str, x: list[float], table: pl.DataFrame) -> None:
     around = [*table["high"], *reversed(table["low"].to_list())]
     figure.add_scatter(
-        x=[*x, *reversed(x)], y=around, fill="toself", fillcolor=faded(INKS[name]), line_width=0, showlegend=False
+        x=[*x, *reversed(x)], y=around, mode="none", fill="toself", fillcolor=faded(INKS[name]), showlegend=False
     )
     figure.add_scatter(x=x, y=table["value"], name=name, mode="lines+markers", line_color=INKS[name])
 

@@ -25,6 +25,7 @@ from transformers.utils import logging
 logging.disable_progress_bar()
 pl.Config.set_tbl_hide_dataframe_shape(True).set_tbl_hide_column_data_types(True).set_fmt_str_lengths(60)
 pio.templates.default = "plotly_white"
+pio.renderers["plotly_mimetype"].config = {"displayModeBar": False}
 work = Path(tempfile.mkdtemp())
 
 # %% [markdown]
@@ -112,7 +113,7 @@ from probes.scores.label_probes import label_probes
 probed = label_probes(store, sae, labels, seed=0, n_boot=300, max_tokens=4000)
 probed = probed.with_columns(
     kind=pl.when(pl.col("probe") == "sparse")
-    .then(pl.format("{} features", "n_features"))
+    .then(pl.format("{} of the features", "n_features"))
     .otherwise(pl.col("probe").replace({"linear": "whole stream", "shuffled": "shuffled labels"}))
 )
 
@@ -120,7 +121,7 @@ probed = probed.with_columns(
 from lab.report.palette import BASE, MUTED, RANKED
 from lab.widgets.error_bars import error_bars
 
-kinds = ("1 features", "16 features", "whole stream", "shuffled labels")
+kinds = ("1 of the features", "16 of the features", "whole stream", "shuffled labels")
 figure = go.Figure()
 for kind, ink in zip(kinds, (*RANKED[:2], BASE, MUTED), strict=True):
     found = probed.filter(kind=kind).unique("label", keep="first", maintain_order=True)
@@ -140,7 +141,9 @@ from probes.scores.logit_effects import logit_effects
 chosen = best["feature"].unique(maintain_order=True).to_list()[:5]
 raised = logit_effects(base, sae, chosen, n_tokens=3).filter(side="up")
 said = raised.group_by("feature", maintain_order=True).agg(pl.col("text").str.join("  ").alias("raises"))
-said.join(best.group_by("feature").agg(pl.col("label").str.join(", ").alias("finds")), on="feature")
+said.join(
+    best.group_by("feature").agg(pl.col("label").str.join(", ").alias("finds")), on="feature", maintain_order="left"
+)
 
 # %% [markdown]
 # The same features on whole texts. Choose a feature and a text; point at a token, or go with the arrow keys, to read

@@ -25,6 +25,7 @@ from transformers.utils import logging
 logging.disable_progress_bar()
 pl.Config.set_tbl_hide_dataframe_shape(True).set_tbl_hide_column_data_types(True)
 pio.templates.default = "plotly_white"
+pio.renderers["plotly_mimetype"].config = {"displayModeBar": False}
 work, CPU = Path(tempfile.mkdtemp()), torch.device("cpu")
 
 # %% [markdown]
@@ -120,7 +121,7 @@ figure.update_yaxes(title="effect on T against A (nats of log-odds)")
 
 # %% [markdown]
 # Do the cheap methods rank all features as the exact one does? Spearman's rank correlation with ablation, with its
-# interval.
+# interval. Integrated gradients start from no feature at all, so they also count what features do only together.
 
 # %%
 from probes.attribution.agreement import feature_agreement
@@ -135,7 +136,7 @@ for name, rank in agreed.items():
 
 # %% [markdown]
 # Does it matter? The eight strongest features are taken out of `zero-rl` as it reads the prompts, beside as many random
-# features that fire as often at the last token of a prompt.
+# features that fire as often at the last token of a prompt. `zero-rl` hardly misses them: mind the axis.
 
 # %%
 import numpy as np

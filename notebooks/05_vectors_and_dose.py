@@ -22,6 +22,7 @@ from transformers.utils import logging
 logging.disable_progress_bar()
 pl.Config.set_tbl_hide_dataframe_shape(True).set_tbl_hide_column_data_types(True).set_fmt_str_lengths(80)
 pio.templates.default = "plotly_white"
+pio.renderers["plotly_mimetype"].config = {"displayModeBar": False}
 
 # %% [markdown]
 # What both models write on *training* problems. Vectors are fitted on these and judged on held-out ones.
@@ -89,9 +90,9 @@ norm = fitted.residual_norms[site]
 pl.DataFrame(
     {
         "vector": list(vectors),
-        "norm / stream norm": [float(one.norm()) / norm for one in directions.values()],
+        "norm / stream norm": [round(float(one.norm()) / norm, 2) for one in directions.values()],
         "cosine with fitted": [
-            torch.cosine_similarity(one, directions["fitted"], dim=0).item() for one in directions.values()
+            round(torch.cosine_similarity(one, directions["fitted"], dim=0).item(), 2) for one in directions.values()
         ],
     }
 )

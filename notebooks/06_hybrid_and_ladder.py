@@ -22,6 +22,7 @@ from transformers.utils import logging
 logging.disable_progress_bar()
 pl.Config.set_tbl_hide_dataframe_shape(True).set_tbl_hide_column_data_types(True)
 pio.templates.default = "plotly_white"
+pio.renderers["plotly_mimetype"].config = {"displayModeBar": False}
 
 # %% [markdown]
 # The pair, and a vector fitted on the first-token decisions of training problems, as in notebook 05.
@@ -189,13 +190,13 @@ ladder_figure(ladder)
 from lab.widgets.error_bars import error_bars
 
 figure = go.Figure()
-for row in strict.filter(pl.col("kind") != "end").iter_slices(1):
-    figure.add_scatter(
-        x=row["bits_per_token"], y=row["accuracy"], error_y=error_bars(row, "accuracy"), name=row["label"][0]
-    )
+for number, row in enumerate(strict.filter(pl.col("kind") != "end").iter_slices(1)):
+    bars = error_bars(row, "accuracy")
+    figure.add_scatter(x=row["bits_per_token"], y=row["accuracy"], error_y=bars, name=row["label"][0])
+    figure.data[-1].marker.symbol = number
 figure.update_traces(mode="markers", marker_size=11)
 figure.update_layout(height=380, title="What is recovered, and what crossed for it")
-figure.update_xaxes(title="bits from the tuned model per token", rangemode="tozero")
+figure.update_xaxes(title="bits from the tuned model per token", range=[-0.02, 0.45])
 figure.update_yaxes(title="samples that are strictly right (share)", range=[0, 1])
 
 # %% [markdown]

@@ -24,6 +24,7 @@ from transformers.utils import logging
 logging.disable_progress_bar()
 pl.Config.set_tbl_hide_dataframe_shape(True).set_tbl_hide_column_data_types(True).set_fmt_str_lengths(70)
 pio.templates.default = "plotly_white"
+pio.renderers["plotly_mimetype"].config = {"displayModeBar": False}
 
 # %% [markdown]
 # The lab carries the records of its own calibration (`lab calibrate` makes them again). Errors are of the estimated
@@ -38,7 +39,8 @@ shown = ("mean_absolute_error", "coverage", "leak")
 records.select("estimator", "quantity", "n_trials", *(pl.col(name).round(3) for name in shown))
 
 # %% [markdown]
-# Behind the records are trials, one for each case and share. On the diagonal an estimate is exact.
+# Behind the records are trials, one for each case and share. On the diagonal an estimate is exact; the marks of
+# E1 and E4 stand a little aside, to be told apart.
 
 # %%
 from lab.calibration.trial import SCORED, TRIALS
@@ -48,9 +50,9 @@ trials = read_table(SHIPPED.with_name("trials.parquet"), TRIALS).filter(
     pl.col("kind").is_in(SCORED), pl.col("truth").is_not_nan(), pl.col("refusal").is_null()
 )
 shares = {
-    "E1: solved in its samples": "E1",
-    "E2: within the base's reach": "E2",
-    "E4: reranked tokens": "E4",
+    "E1: solved in its samples": ("E1", "circle", -0.015),
+    "E2: within the base's reach": ("E2", "square", 0.0),
+    "E4: reranked tokens": ("E4", "diamond", 0.015),
 }
 
 # %%
@@ -58,11 +60,11 @@ from lab.report.palette import RANKED
 from lab.widgets.error_bars import error_bars
 
 figure = go.Figure(go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dot", "color": "grey"}, name="exact"))
-for (label, estimator), ink, symbol in zip(shares.items(), RANKED, ("circle", "square", "diamond"), strict=False):
+for (label, (estimator, symbol, aside)), ink in zip(shares.items(), RANKED, strict=False):
     found = trials.filter(estimator=estimator)
     marker = {"color": ink, "symbol": symbol, "size": 9}
     figure.add_scatter(
-        x=found["truth"],
+        x=found["truth"] + aside,
         y=found["value"],
         error_y=error_bars(found),
         text=found["case"],
@@ -75,7 +77,7 @@ figure.update_xaxes(title="true elicited share of the gain")
 figure.update_yaxes(title="estimated share of the gain")
 
 # %% [markdown]
-# Now a trial of our own. `locked` was reinforced on `#`, which its base works only behind a key in the prompt; `taught`
+# A new trial. `locked` was reinforced on `#`, which its base works only behind a key in the prompt; `taught`
 # was distilled on `*`, which its base never saw. Their cards know the truth.
 
 # %%

@@ -36,6 +36,7 @@ logging.set_verbosity_error()
 datasets.disable_progress_bars()
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 pio.templates.default = "plotly_white"
+pio.renderers["plotly_mimetype"].config = {"displayModeBar": False}
 work, CPU = Path(tempfile.mkdtemp()), torch.device("cpu")
 
 # %% [markdown]
@@ -56,8 +57,8 @@ def trainable() -> torch.nn.Module:
 
 
 # %% [markdown]
-# **GRPO.** The reward looks at the final answer alone. We keep what it gave, to see the model learn; the trainer's own
-# log goes nowhere.
+# **GRPO.** The reward looks at the final answer alone. What it gave is kept, to see the model learn; the trainer's
+# own log goes nowhere.
 
 # %%
 from lab.post_training.reinforce import GrpoRun, reinforce
@@ -95,7 +96,7 @@ x = list(range(1, run.n_steps + 1))
 figure = go.Figure()
 around = [*curve["high"], *reversed(curve["low"].to_list())]
 figure.add_scatter(
-    x=[*x, *reversed(x)], y=around, fill="toself", fillcolor=faded(TUNED), line_width=0, name="95 % interval"
+    x=[*x, *reversed(x)], y=around, mode="none", fill="toself", fillcolor=faded(TUNED), name="95 % interval"
 )
 figure.add_scatter(x=x, y=curve["value"], mode="lines+markers", line_color=TUNED, name="mean")
 figure.update_layout(height=380, title="GRPO: reward of the rollouts")

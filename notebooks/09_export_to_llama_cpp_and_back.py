@@ -25,6 +25,7 @@ from transformers.utils import logging
 logging.disable_progress_bar()
 pl.Config.set_tbl_hide_dataframe_shape(True).set_tbl_hide_column_data_types(True).set_fmt_str_lengths(60)
 pio.templates.default = "plotly_white"
+pio.renderers["plotly_mimetype"].config = {"displayModeBar": False}
 work, CPU = Path(tempfile.mkdtemp()), torch.device("cpu")
 
 # %% [markdown]

@@ -37,6 +37,7 @@ datasets.disable_progress_bars()
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 pl.Config.set_tbl_hide_dataframe_shape(True).set_tbl_hide_column_data_types(True).set_fmt_str_lengths(70)
 pio.templates.default = "plotly_white"
+pio.renderers["plotly_mimetype"].config = {"displayModeBar": False}
 work, CPU = Path(tempfile.mkdtemp()), torch.device("cpu")
 
 # %% [markdown]
