@@ -146,7 +146,7 @@ said.join(
 )
 
 # %% [markdown]
-# The same features on whole texts. Choose a feature and a text; point at a token, or go with the arrow keys, to read
+# The same features on whole texts. Choose a feature and a text; point at a token, or move the slider, to read
 # its activation. The activations are computed afresh, prompt included.
 
 # %%

@@ -1,4 +1,4 @@
-// Token strip: two choices, a row of tokens, and the number of the token under the pointer or the cursor keys.
+// Token strip: two choices, a row of tokens, and the number of the token under the pointer or the slider.
 // Texts come from models, so they are only ever set as textContent.
 
 function chooser(label, names, onChange) {
@@ -21,42 +21,36 @@ function chooser(label, names, onChange) {
 function render({ model, el }) {
   const data = model.get("data");
   const style = document.createElement("style");
-  style.textContent = data.style + ".lab-strip .tok:focus{outline:2px solid currentColor}";
+  style.textContent = data.style + ".lab-strip .told{outline:2px solid currentColor}";
   const feature = chooser("Feature", data.features, draw);
   const text = chooser("Text", data.texts.map((shown) => shown.name), draw);
   const choices = document.createElement("div");
   const tokens = document.createElement("p");
+  const place = document.createElement("input");
+  const walk = document.createElement("label");
   const said = document.createElement("output");
   choices.append(feature.field, text.field);
   tokens.className = "strip lab-strip";
-  tokens.setAttribute("role", "listbox");
-  tokens.setAttribute("aria-label", "Tokens; the arrow keys go from one to the next");
-  said.style.cssText = "display:block;min-height:1.5em";
+  place.type = "range";
+  place.min = "0";
+  place.style.verticalAlign = "middle";
+  walk.append("Token ", place);
+  said.style.marginLeft = "0.8em";
 
-  function tell(span) {
-    said.textContent = span.title;
+  function tell(at) {
+    for (const span of tokens.children) span.classList.toggle("told", span === tokens.children[at]);
+    place.value = String(at);
+    said.textContent = tokens.children[at].title;
+    place.setAttribute("aria-valuetext", said.textContent);
   }
 
-  function move(event) {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    const next = step && document.activeElement[step > 0 ? "nextElementSibling" : "previousElementSibling"];
-    if (!next) return;
-    event.preventDefault();
-    document.activeElement.tabIndex = -1;
-    next.tabIndex = 0;
-    next.focus();
-  }
-
-  function token(word, value, scale, first) {
+  function token(word, value, scale, at) {
     const span = document.createElement("span");
     span.className = value === null ? "tok act unread" : "tok act";
     span.textContent = word;
     span.title = `“${word}” – ` + (value === null ? "activation not stored" : `activation ${value.toPrecision(3)}`);
     if (value > 0) span.style.setProperty("--a", (0.15 + 0.85 * Math.min(1, value / scale)).toFixed(2));
-    span.setAttribute("role", "option");
-    span.tabIndex = first ? 0 : -1;
-    span.addEventListener("mouseenter", () => tell(span));
-    span.addEventListener("focus", () => tell(span));
+    span.addEventListener("mouseenter", () => tell(at));
     return span;
   }
 
@@ -64,12 +58,13 @@ function render({ model, el }) {
     const shown = data.texts[text.chosen()];
     const values = shown.activations[feature.chosen()];
     const scale = data.scales[feature.chosen()];
-    tokens.replaceChildren(...shown.tokens.map((word, at) => token(word, values[at], scale, at === 0)));
-    said.textContent = `Full strength: ${scale.toPrecision(3)}. Point at a token, or use the arrow keys.`;
+    tokens.replaceChildren(...shown.tokens.map((word, at) => token(word, values[at], scale, at)));
+    place.max = String(shown.tokens.length - 1);
+    said.textContent = `Full strength is ${scale.toPrecision(3)}. Point at a token, or move the slider.`;
   }
 
-  tokens.addEventListener("keydown", move);
-  el.append(style, choices, tokens, said);
+  place.addEventListener("input", () => tell(Number(place.value)));
+  el.append(style, choices, tokens, walk, said);
   draw();
 }
 
