@@ -13,9 +13,7 @@
 # fine-tuning on worked ones (SFT). Both are short here; the organisms that ship with the lab were trained longer.
 
 # %%
-import contextlib
 import copy
-import io
 import tempfile
 import warnings
 from pathlib import Path
@@ -74,8 +72,7 @@ def reward(problem: Problem, completion: str) -> float:
 
 run = GrpoRun(n_steps=12, n_prompts=8, n_rollouts=8, learning_rate=5e-4, warmup_steps=2, max_new_tokens=48)
 by_rewards = trainable()
-with contextlib.redirect_stdout(io.StringIO()):
-    reinforce(by_rewards, base.tokenizer, training.problems, reward, run, seed=0, device=CPU, work=work / "grpo")
+reinforce(by_rewards, base.tokenizer, training.problems, reward, run, seed=0, device=CPU, work=work / "grpo")
 
 # %% [markdown]
 # Mean reward of each step, with an interval over the problems of the step.
@@ -120,8 +117,7 @@ lessons = [next(solver) for _ in range(12 * 64)]
 print(lessons[0].prompt + lessons[0].completion)
 schedule = SupervisedRun(n_steps=12, batch_size=64, learning_rate=5e-4, warmup_steps=2, n_parts=2)
 by_examples = trainable()
-with contextlib.redirect_stdout(io.StringIO()):
-    train_on_documents(by_examples, base.tokenizer, lessons, schedule, seed=0, device=CPU, work=work / "sft")
+train_on_documents(by_examples, base.tokenizer, lessons, schedule, seed=0, device=CPU, work=work / "sft")
 
 # %% [markdown]
 # All on the same held-out problems. `assemble` makes a model of the lab's kind out of a network in memory.

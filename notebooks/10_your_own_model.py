@@ -13,8 +13,6 @@
 # the shape of GSM8K. Here both are made on the spot, tiny, so that nothing has to be fetched.
 
 # %%
-import contextlib
-import io
 import json
 import tempfile
 import warnings
@@ -78,8 +76,7 @@ answers = [f"So it is \\boxed{{{problem.answer}}}{end}" for problem in problems]
 lessons = [Document(prompt=problem.prompt, completion=text) for problem, text in zip(problems, answers, strict=True)]
 schedule = SupervisedRun(n_steps=60, batch_size=5, learning_rate=5e-3, warmup_steps=5, n_parts=1)
 taught = copy.deepcopy(made.network).requires_grad_(True).train()
-with contextlib.redirect_stdout(io.StringIO()):
-    train_on_documents(taught, made.tokenizer, lessons * 60, schedule, seed=0, device=CPU, work=work / "training")
+train_on_documents(taught, made.tokenizer, lessons * 60, schedule, seed=0, device=CPU, work=work / "training")
 
 # %%
 for name, network in (("my-base", made.network), ("my-tuned", taught)):
