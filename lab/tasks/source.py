@@ -117,8 +117,9 @@ def source_name(source: TaskSource) -> str:
 
 def _gym_task(dataset: str, options: str | None) -> GymTask:
     pairs = [] if options is None else [option.partition("=") for option in options.split(",")]
-    if wrong := next((name + equals + value for name, equals, value in pairs if not (name and equals)), None):
-        raise TaskError(f"option {wrong!r} of gym dataset {dataset!r}: want name=value, such as max_terms=3")
+    wrong = [name + equals + value for name, equals, value in pairs if not (name and equals)]
+    if wrong:
+        raise TaskError(f"option {wrong[0]!r} of gym dataset {dataset!r}: want name=value, such as max_terms=3")
     values = {name: value for name, _, value in pairs}
     suffix = values.pop("suffix", SUFFIX)
     return GymTask(

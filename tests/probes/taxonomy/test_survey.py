@@ -53,7 +53,7 @@ def test_progress_counts_every_fit(model, store):
         told.append((n, total))
 
     survey(model, store, STEPS, SITES[:1], (2, 3), METHODS[1:], n_seeds=2, n_boot=100, seed=0, on_progress=watch)
-    assert told == [(4, 8), (4, 8)]
+    assert told == [(0, 8), (4, 8), (4, 8)]
 
 
 def test_sentences_are_surveyed_without_labels(model, store):
