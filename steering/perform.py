@@ -47,6 +47,7 @@ from steering.feature_commands import (
 )
 from steering.pair_commands import PairsCommand
 from steering.progress import progress
+from steering.routing.routed import RoutingFit
 from steering.study.config import Study
 from steering.study.feature_search import FeatureSearch
 from steering.study.own_help import OwnHelp
@@ -137,10 +138,11 @@ def demo_study(seed: int) -> Study:
         task="chain",
         features=FeatureSearch(layers=(2, 3)),
         own_help=OwnHelp(n_fit_samples=2, n_votes=8),
+        routing=RoutingFit(max_decisions=2048),
         n_problems=200,
         n_samples=4,
         n_curve_samples=16,
-        n_score_samples=8,
+        n_score_samples=4,
         ks=(1, 2, 4, 8, 16),
         batch_size=1024,
         seed=seed,
