@@ -34,10 +34,10 @@ notebooks: $(VENV)/notebooks
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
 check-notebooks: $(VENV)/dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/notebooks --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/notebooks --numprocesses auto --dist loadfile
 
 test: $(VENV)/dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 llamacpp: $(VENV)/llamacpp
 
