@@ -34,7 +34,7 @@ notebooks: $(VENV)/notebooks
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
 check-notebooks: $(VENV)/dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/notebooks --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/notebooks --numprocesses auto
 
 test: $(VENV)/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
