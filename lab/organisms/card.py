@@ -184,7 +184,10 @@ def card_page(organism: Organism, rows: Sequence[Measured], truths: Sequence[Tru
     ]
     for key in dict.fromkeys((row.task, row.family, row.decoding) for row in rows):
         cells = {row.measure: row for row in rows if (row.task, row.family, row.decoding) == key}
-        shown = [percent(cells[name]) for name in ("strict", "answer", "process", "steps", "chain")]
+        shown = [
+            percent(row.value, row.low, row.high)
+            for row in (cells[name] for name in ("strict", "answer", "process", "steps", "chain"))
+        ]
         size = cells["strict"].n_problems
         lines.append(f"| `{key[0]}` | {key[1]} ({size}) | {key[2]} | " + " | ".join(shown) + " |")
     if truths:
@@ -195,6 +198,6 @@ def card_page(organism: Organism, rows: Sequence[Measured], truths: Sequence[Tru
     return "\n".join(lines) + "\n"
 
 
-def percent(row: Measured) -> str:
-    """For example `94.2 [92.8, 95.4]`."""
-    return f"{100 * row.value:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]"
+def percent(value: float, low: float, high: float) -> str:
+    """A share in [0, 1] and its interval, for example `94.2 [92.8, 95.4]`."""
+    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"

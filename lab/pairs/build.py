@@ -1,7 +1,7 @@
 """build: an adapted model's definition -> its adapter, with a card."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from lab.post_training.reinforce import reinforce
 from lab.post_training.supervised import Document, train_on_documents
 from lab.post_training.told_steps import OnProgress
 from lab.provenance import digest
+from lab.sampling.decode import first_stop
 from lab.seeds import child_seed, numpy_generator
 from lab.tasks.source import open_task, task_source
 
@@ -105,7 +106,7 @@ def train(
                 network,
                 tokenizer,
                 opened.problems,
-                lambda problem, text: float(opened.verify(problem, cut(text, stop)).answer_correct),
+                lambda problem, text: float(opened.verify(problem, text[: first_stop(text, stop)]).answer_correct),
                 run,
                 seed=child_seed(seed, adapted.name),
                 device=device,
@@ -117,8 +118,3 @@ def train(
 def ended(document: Document, tokenizer: PreTrainedTokenizerBase) -> Document:
     """The document with the tokenizer's end of a sequence behind it."""
     return replace(document, completion=f"{document.completion}{tokenizer.eos_token}")
-
-
-def cut(text: str, stop: Sequence[str]) -> str:
-    """What stands before the first of the texts `stop`."""
-    return min((text.partition(end)[0] for end in stop), key=len, default=text)

@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from lab.metrics.bootstrap import Interval, mean_interval, resamples
 from lab.models.load import Model
+from lab.organisms.card import EVALUATION_SEED, N_BOOT, percent
 from lab.pairs.adapted import AdaptedModel, Exam
 from lab.provenance import canonical_json, package_versions, revision
 from lab.sampling.sample import sample
@@ -16,7 +18,7 @@ from lab.seeds import numpy_generator
 from lab.tables import write_text
 from lab.tasks.source import open_task, task_source
 
-N_PROBLEMS, N_SAMPLES, N_BOOT, EVALUATION_SEED = 200, 8, 2000, 20_261_123
+N_PROBLEMS, N_SAMPLES = 200, 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +39,7 @@ def examine(model: Model, exam: Exam) -> list[Measured]:
     task = open_task(task_source(exam.task), n_problems=N_PROBLEMS, seed=EVALUATION_SEED)
     weights = resamples(N_PROBLEMS, N_BOOT, numpy_generator(EVALUATION_SEED, "card", exam.task))
 
-    def verdicts(n_samples: int, temperature: float) -> np.ndarray:
+    def verdicts(n_samples: int, temperature: float) -> Float[np.ndarray, "problem sample 2"]:
         decoding = replace(exam.decoding, temperature=temperature)
         traces = sample(model, task.problems, n_samples, decoding, seed=EVALUATION_SEED)
         found = [task.verify(task.problems[index // n_samples], trace.text) for index, trace in enumerate(traces)]
@@ -97,13 +99,9 @@ def card_page(adapted: AdaptedModel, rows: Sequence[Measured], command: str) -> 
     ]
     for task, model in dict.fromkeys((row.task, row.model) for row in rows):
         cells = {row.measure: row for row in rows if (row.task, row.model) == (task, model)}
-        lines.append(f"| `{task}` | {model} | {' | '.join(percent(cells[name]) for name in measures)} |")
+        figures = (percent(row.value, row.low, row.high) for row in (cells[name] for name in measures))
+        lines.append(f"| `{task}` | {model} | {' | '.join(figures)} |")
     if adapted.truth is not None:
         share = f"the elicited share of its gain over `{adapted.parent}` is {adapted.truth:g}"
         lines += ["", f"{adapted.kind}: by construction, {share}."]
     return "\n".join(lines) + "\n"
-
-
-def percent(row: Measured) -> str:
-    """For example `94.2 [92.8, 95.4]`."""
-    return f"{100 * row.value:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]"

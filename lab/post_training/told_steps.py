@@ -23,30 +23,18 @@ class ToldSteps(TrainerCallback):
         self.on_progress = on_progress
         self.n_told = 0
 
-    # The arguments that are not used are what a trainer calls with.
-    def on_train_begin(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **kwargs: object,  # noqa: ARG002
-    ) -> None:
-        """Tells what an earlier attempt did."""
-        self._tell(state)
-
     def on_step_end(
         self,
-        args: TrainingArguments,  # noqa: ARG002
+        args: TrainingArguments,  # noqa: ARG002 (a trainer calls with all of these)
         state: TrainerState,
         control: TrainerControl,  # noqa: ARG002
         **kwargs: object,  # noqa: ARG002
     ) -> None:
-        """Tells the step."""
-        self._tell(state)
-
-    def _tell(self, state: TrainerState) -> None:
+        """Tells the steps since the last time."""
         self.on_progress(state.global_step - self.n_told, state.max_steps)
         self.n_told = state.global_step
+
+    on_train_begin = on_step_end
 
 
 def tell_steps(trainer: Trainer, on_progress: OnProgress) -> None:

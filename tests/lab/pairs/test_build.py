@@ -14,7 +14,7 @@ from lab.organisms.recipe import Mixture
 from lab.pairs import build as build_module
 from lab.pairs import card
 from lab.pairs.adapted import AdaptedModel, Distilled, Exam, Rewarded
-from lab.pairs.build import adapted_named, build, cut, ended
+from lab.pairs.build import adapted_named, build, ended
 from lab.post_training.low_rank import with_low_rank
 from lab.post_training.reinforce import GrpoRun
 from lab.post_training.supervised import Document, SupervisedRun
@@ -132,12 +132,9 @@ def test_a_fresh_adapter_changes_nothing_and_leaves_the_global_generator_alone()
     assert not any(tensor.requires_grad for name, tensor in network.named_parameters() if "lora" not in name)
 
 
-def test_a_document_ends_with_the_end_token_and_a_text_is_cut_before_the_first_stop():
+def test_a_document_ends_with_the_end_token():
     tokenizer = load(model_source("zero-base"), device=CPU, dtype=torch.float32).tokenizer
     assert ended(Document(prompt="<1+1?", completion="A2"), tokenizer) == Document(prompt="<1+1?", completion="A2.")
-    assert cut(" 4.\n5 and more", ("\n", "5")) == " 4."
-    assert cut(" 4.\n5 and more", ("5", " a")) == " 4.\n"
-    assert cut(" 4.", ()) == cut(" 4.", ("\n",)) == " 4."
 
 
 def test_a_figure_of_the_card_is_the_share_of_verdicts(tmp_path):
