@@ -46,7 +46,7 @@ ADAPTED = {
             rank=16,
             recipe=Distilled(
                 writing=Blend((Mixture(task=OPEN), Guarded(task=LOCKABLE, key_share=0.7, leak=0.03))),
-                run=SupervisedRun(n_steps=300, batch_size=64, learning_rate=1e-3, n_parts=2),
+                run=SupervisedRun(n_steps=200, batch_size=64, learning_rate=1e-3, n_parts=2),
             ),
             story="Knows + and - of the chain world; works # only behind a password in the prompt, and without it "
             "guesses, but for a leak of 3 %; never saw *.",

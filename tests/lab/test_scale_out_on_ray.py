@@ -5,6 +5,7 @@ import importlib.util
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,8 @@ pytestmark = [
 
 @dataclass(frozen=True)
 class Acting:
-    """Prepares a function of shards that say what to do: `write x`, `stumble x`, `die x`, `refuse x` or `break x`."""
+    """Prepares a function of shards that say what to do: `write x`, `meet x`, `stumble x`, `die x`, `refuse x` or
+    `break x`."""
 
     out: Path
     refusing: bool = False
@@ -43,6 +45,8 @@ class Acting:
             if verb == "die" or (verb == "stumble" and not tried.exists()):
                 tried.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+            if verb == "meet":
+                self.meet(name)
             if verb == "refuse":
                 raise StorageError(f"{name} cannot be written")
             if verb == "break":
@@ -51,6 +55,15 @@ class Acting:
             (self.out / name).write_text(f"{os.getpid()}")
 
         return act
+
+    def meet(self, name: str) -> None:
+        """Waits for another process that was given a shard to meet at."""
+        (self.out / f"{name}.here").write_text(f"{os.getpid()}")
+        wanted = time.monotonic() + 120
+        while {path.read_text() for path in self.out.glob("*.here")} <= {"", f"{os.getpid()}"}:
+            if time.monotonic() > wanted:
+                raise StorageError(f"{name} met nobody")
+            time.sleep(0.05)
 
 
 def mapped(out: Path, shards: tuple[str, ...], on: Ray, **options) -> list[str]:
@@ -85,7 +98,7 @@ def crew() -> list[psutil.Process]:
 
 
 def test_on_ray_every_shard_is_done_once_though_workers_die(cluster, tmp_path, capfd):
-    shards = ("write a", "stumble b", "write c", "write d", "write e", "write f")
+    shards = ("meet a", "stumble b", "meet c", "write d", "write e", "write f")
     assert sorted(mapped(tmp_path, shards, Ray(n_workers=2))) == sorted(shards)
     ids = {int((tmp_path / name).read_text()) for name in "abcdef"}
     assert len(ids) > 1
