@@ -32,7 +32,7 @@ ADAPTED = {
             rank=16,
             recipe=Rewarded(
                 task=SUMS.task,
-                run=GrpoRun(n_steps=40, learning_rate=1e-4, max_new_tokens=8),
+                run=GrpoRun(n_steps=30, learning_rate=1e-4, max_new_tokens=8),
                 stop=SUMS.decoding.stop,
             ),
             story="GRPO from smollm2 on sums and differences of two numbers below 100; the reward is the "
@@ -69,7 +69,7 @@ ADAPTED = {
             parent="smollm2-world",
             rank=16,
             recipe=Distilled(
-                writing=solved(MISSING), run=SupervisedRun(n_steps=200, batch_size=64, learning_rate=1e-3, n_parts=2)
+                writing=solved(MISSING), run=SupervisedRun(n_steps=120, batch_size=64, learning_rate=1e-3, n_parts=2)
             ),
             story="TAUGHT: distilled on a solver's chains with *, an operator that its base never saw.",
             exams=(MISSING_EXAM, OPEN_EXAM),

