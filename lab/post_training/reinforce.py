@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from lab.post_training.scored_positions import scored_positions
 from lab.post_training.supervised import last_checkpoint
 from lab.post_training.told_steps import OnProgress, tell_steps
 from lab.tasks.problem import Problem
@@ -95,4 +96,5 @@ def reinforce(
         ),
     )
     tell_steps(trainer, on_progress)
-    trainer.train(resume_from_checkpoint=last_checkpoint(work))
+    with scored_positions():
+        trainer.train(resume_from_checkpoint=last_checkpoint(work))

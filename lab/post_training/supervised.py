@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from lab.errors import TaskError
+from lab.post_training.scored_positions import scored_positions
 from lab.post_training.told_steps import OnProgress, tell_steps
 
 
@@ -111,7 +112,8 @@ def train_on_documents(
         ),
     )
     tell_steps(trainer, on_progress)
-    trainer.train(resume_from_checkpoint=last_checkpoint(work))
+    with scored_positions():
+        trainer.train(resume_from_checkpoint=last_checkpoint(work))
 
 
 def last_checkpoint(work: Path) -> str | None:
