@@ -16,7 +16,10 @@ from probes.site import Site
 def residual_norms(
     model: Model, sites: Sequence[Site], problems: Sequence[Problem], decoding: Decoding, *, seed: int
 ) -> dict[Site, float]:
-    """Mean L2 norm at each site over all tokens of the prompts and of one completion of each by the model itself.
+    """Mean L2 norm at each site over the tokens of the prompts and of one completion of each by the model itself.
+
+    The first token of a text is left out: in most language models it is an attention sink, whose stream is a hundred
+    times as long as any other from some block on (Sun et al. 2024), and would be most of the mean.
 
     Raises SiteError for a layer out of range, and as `sample` does.
     """
@@ -27,6 +30,7 @@ def residual_norms(
     norms: dict[Site, list[torch.Tensor]] = {site: [] for site in sites}
     for start in range(0, len(texts), 32):
         read = left_padded(model, texts[start : start + 32])
+        counted = read.mask & (read.mask.cumsum(dim=1) > 1)
         for site, stream in capture(model, read.tokens, read.mask, sites).items():
-            norms[site].append(stream[read.mask].float().norm(dim=-1))
+            norms[site].append(stream[counted].float().norm(dim=-1))
     return {site: float(torch.cat(found).mean()) for site, found in norms.items()}

@@ -16,6 +16,7 @@ from lab.provenance import Provenance, canonical_json, provenance
 from lab.sampling.sample import encode_prompt
 from lab.tables import write_text
 from lab.tasks.source import Task, open_task, task_source
+from probes.sink import require_no_sink
 from probes.site import Site, check_site
 from steering.study.config import Study
 from steering.study.feature_search import require_room
@@ -82,6 +83,9 @@ def prepare(study: Study, out: Path, watch: Watch) -> Bench:
         for problem in (*task.problems, *fit_task.problems, *(old_task.problems if old_task else ())):
             # Raises where a prompt and its completion do not fit the model's context.
             encode_prompt(model, problem.prompt, study.decoding)
+    if study.features is not None:
+        prompts = [encode_prompt(pair.base, problem.prompt, study.decoding) for problem in fit_task.problems[:16]]
+        require_no_sink(pair.base, study.features.layers, prompts)
     return Bench(
         study=study,
         out=out,

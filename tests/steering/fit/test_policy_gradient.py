@@ -111,14 +111,14 @@ def test_a_copy_on_shared_weights_has_hooks_and_parameters_of_its_own(model):
     assert copied.anatomy.blocks[0] is copied.network.model.layers[0]
 
 
-def test_residual_norms_are_means_over_prompt_and_own_completion(model, task):
+def test_residual_norms_are_means_over_prompt_and_own_completion_but_for_the_first_token(model, task):
     decoding = Decoding(max_new_tokens=10)
     found = residual_norms(model, SITES, task.problems[:5], decoding, seed=4)
     lengths = []
     for trace in sample(model, task.problems[:5], 1, decoding, seed=4):
         problem = next(problem for problem in task.problems if problem.id == trace.problem_id)
         ids = torch.tensor([model.tokenizer(problem.prompt).input_ids + list(trace.tokens)])
-        lengths.append(capture(model, ids, torch.ones_like(ids).bool(), SITES)[SITES[1]][0].norm(dim=-1))
+        lengths.append(capture(model, ids, torch.ones_like(ids).bool(), SITES)[SITES[1]][0, 1:].norm(dim=-1))
     assert found[SITES[1]] == pytest.approx(float(torch.cat(lengths).mean()), rel=1e-5)
 
 
