@@ -90,5 +90,8 @@ def measured_effect(command: ExportCommand) -> pl.DataFrame | None:
     rows = ladder.filter(pl.col("arm").is_in(command.arms) | pl.col("control_of").is_in(command.arms))
     if rows.is_empty():
         arms = ", ".join(ladder["arm"].unique(maintain_order=True))
-        raise StorageError(f"{command.study} has no arm {' or '.join(command.arms)}: there is {arms}")
+        raise StorageError(
+            f"{command.study} has no arm {' or '.join(command.arms)}: name with --arms those that used the vector, of "
+            f"{arms}"
+        )
     return rows

@@ -7,6 +7,8 @@ digits.
 
 import ctypes
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +23,9 @@ from probes.site import Site
 from steering.edit import Add, apply
 from steering.export.export import export
 from steering.export.formats import Gguf
-from steering.export.model_facts import facts_of
-from steering.export.vector_file import Origin
+from steering.export.model_card import model_card
+from steering.export.model_facts import ModelFacts, facts_of
+from steering.export.vector_file import Origin, VectorFile
 from steering.vector import SteeringVector
 
 LAYER = 15
@@ -118,3 +121,29 @@ def test_llama_cpp_is_steered_at_the_block_that_the_vector_names(tmp_path):
     assert found[LAYER] >= 0.99
     assert found[LAYER - 1] < 0.8
     assert found[LAYER + 1] < 0.8
+
+
+@pytest.mark.slow
+def test_the_lines_of_a_card_steer_llama_cpp_as_they_stand(tmp_path):
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (extra llamacpp)")
+    path = smollm2()
+    direction = 30 * torch.randn(576, generator=torch.Generator().manual_seed(1))
+    vector = SteeringVector({Site(LAYER): direction}, {Site(LAYER): 200.0}, "drawn")
+    facts = ModelFacts(name="smollm2", digest="ab", tokenizer_digest="cd", family="llama", d_model=576, n_layers=30)
+    origin = Origin(made_by=provenance("test", {}, {}, device="cpu", dtype="float32", seed=0), fitted_on=facts)
+    export(vector, Gguf(), tmp_path / "vector.gguf", origin)
+    card = model_card("vector", VectorFile(vector=vector, origin=origin), {tmp_path / "vector.gguf": Gguf()}, None)
+    (lines,) = [block.split("```")[0] for block in card.split("```python\n") if "llama_cpp" in block]
+    steer = "llama_cpp.llama_set_adapter_cvec"
+    assert (lines.count("MODEL.gguf"), lines.count(steer)) == (1, 1)
+    lines = lines.replace("MODEL.gguf", str(path)).replace("A prompt", PROMPT)
+
+    def told(program: str) -> str:
+        # In a process of its own: what llama.cpp cannot do may end it.
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    steered, plain = told(lines), told("\n".join(line for line in lines.splitlines() if not line.startswith(steer)))
+    assert "Paris" in plain
+    assert "Paris" not in steered

@@ -113,4 +113,11 @@ def test_texts_from_outside_have_no_effect(name):
 @given(name=st.text(alphabet="`~\n\r\u2028a<", max_size=12))
 def test_nothing_ends_a_code_block_from_inside(name):
     card = model_card(name, file_of(), {Path(f"o{name}"): Gguf(), Path(f"p{name}"): Safetensors()})
-    assert [language for _, language, _ in FENCED.findall(card)] == ["sh", "python", "python", "python", "json"]
+    assert [language for _, language, _ in FENCED.findall(card)] == [
+        "sh",
+        "python",
+        "python",
+        "python",
+        "python",
+        "json",
+    ]
