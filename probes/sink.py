@@ -11,7 +11,7 @@ from probes.capture import capture
 from probes.site import Site
 
 MOST = 10.0
-"""A first token so many times as long as another is a sink: in a text of a hundred tokens it has half of all squares."""
+"""A first token so many times as long as others is a sink: of a hundred tokens' squares it has half."""
 
 
 def sink_ratios(model: Model, sites: Sequence[Site], texts: Sequence[Sequence[int]]) -> Mapping[Site, float]:
