@@ -28,6 +28,7 @@ def save_low_rank(network: PeftModel, directory: Path, *, parent: str) -> None:
     for config in network.peft_config.values():
         config.base_model_name_or_path = parent
         config.inference_mode = True
-    network.bfloat16().save_pretrained(str(directory), safe_serialization=True)
+    # Embeddings are not adapted; to find that out, peft would ask the hub for the parent.
+    network.bfloat16().save_pretrained(str(directory), safe_serialization=True, save_embedding_layers=False)
     # peft writes a card of blanks.
     (directory / "README.md").unlink(missing_ok=True)
