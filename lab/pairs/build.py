@@ -64,8 +64,7 @@ def build(
     adapter = work / "adapter"
     save_low_rank(network, adapter, parent=adapted.parent)
     tuned = assemble(network.merge_and_unload(), parent.tokenizer, name=adapted.name)
-    # Its own network was changed in place.
-    # On the card it has its own name, wherever it lies.
+    # Its own network was changed in place; on the card it has its own name, wherever it lies.
     parent = replace(load(source, device=device, dtype=dtype), name=adapted.parent)
     rows = [row for exam in adapted.exams for model in (parent, tuned) for row in examine(model, exam)]
     write_card(adapter, adapted, rows, seed=seed, dtype=str(dtype).removeprefix("torch."), device=device.type)

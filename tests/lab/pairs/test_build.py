@@ -1,6 +1,7 @@
 """Building adapters, on an organism in place of a pretrained model and with recipes of a few steps."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from lab.errors import ModelError, StorageError
 from lab.models.load import load
-from lab.models.source import AdapterModel, model_source
+from lab.models.source import AdapterModel, model_source, organism_directory
 from lab.organisms.recipe import Mixture
 from lab.pairs import build as build_module
 from lab.pairs import card
@@ -85,6 +86,13 @@ def test_the_card_tells_how_it_was_made_and_measures_both_models(tmp_path):
     page = (home / "README.md").read_text()
     assert "`lab pairs build small-distilled --seed 3 --device cpu`" in page
     assert "the elicited share of its gain over `zero-base` is 0" in page
+
+
+def test_a_parent_that_lies_beside_it_has_its_own_name_on_the_card(tmp_path):
+    shutil.copytree(organism_directory("zero-base"), tmp_path / "zero-base")
+    home = build(DISTILLED, tmp_path, seed=0, device=CPU, dtype=torch.float32)
+    told = json.loads((home / "card.json").read_text())
+    assert {row["model"] for row in told["measured"]} == {"zero-base", "small-distilled"}
 
 
 def test_the_same_seed_gives_the_same_adapter(tmp_path):
