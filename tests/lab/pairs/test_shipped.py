@@ -4,10 +4,9 @@ import json
 
 import pytest
 
-from lab.models.source import ADAPTERS, PRETRAINED, adapter_names
+from lab.models.source import ADAPTERS, adapter_names
 from lab.pairs.catalogue import ADAPTED
 from lab.provenance import canonical_json
-from lab.tasks.source import source_name, task_source
 
 
 @pytest.mark.parametrize("name", adapter_names())
@@ -28,12 +27,3 @@ def test_a_tuned_model_is_better_on_its_own_task_than_the_model_below_it(name):
     task = told["exams"][0]["task"]
     rows = {row["model"]: row for row in told["measured"] if (row["task"], row["measure"]) == (task, "strict, sampled")}
     assert rows[told["parent"]]["high"] < rows[name]["low"]
-
-
-def test_parents_stand_before_their_children_and_tasks_are_typed_as_they_are_called():
-    known = list(PRETRAINED)
-    for name, adapted in ADAPTED.items():
-        assert (adapted.name, adapted.parent in known) == (name, True)
-        known.append(name)
-        for exam in adapted.exams:
-            assert source_name(task_source(exam.task)) == exam.task

@@ -12,6 +12,7 @@ from lab.errors import EstimateError, ModelError, SiteError
 from lab.feature_tables import INTERVENTIONS, SAE_QUALITY
 from lab.report.feature_ledger import TABLES
 from lab.tables import read_table
+from probes import sink
 from steering.study.feature_search import FeatureSearch
 from steering.study.run import run
 
@@ -126,6 +127,15 @@ def test_a_search_that_the_model_has_no_room_for_is_refused_before_anything_is_w
     study = replace(small_study, features=replace(SEARCH, **changes))
     with pytest.raises((ModelError, SiteError), match=message):
         run(study, tmp_path / "runs", command="lab study")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_search_where_the_first_token_drowns_the_others_is_refused_before_anything_is_written(
+    small_study, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sink, "MOST", 0.0)
+    with pytest.raises(SiteError, match="at every block the stream of a text's first token is more than 0 times"):
+        run(replace(small_study, features=SEARCH), tmp_path / "runs", command="lab study")
     assert not (tmp_path / "runs").exists()
 
 
