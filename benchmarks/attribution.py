@@ -25,14 +25,14 @@ from lab.models.device import resolve_device
 from lab.models.load import Model, load
 from lab.models.padding import left_padded, token_positions
 from lab.models.source import model_source
-from lab.provenance import package_versions, revision
-from lab.seeds import numpy_generator
+from lab.records.provenance import package_versions, revision
+from lab.records.seeds import numpy_generator
 from lab.tasks.source import open_task, task_source
 from probes.attribution.agreement import feature_agreement, place_agreement
 from probes.attribution.attribute import Attribution, attribute
 from probes.attribution.contrast import opening_contrasts
+from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation, Method, method_name
 from probes.attribution.feature_effects import completeness
-from probes.attribution.method import Ablation, Gradient, Integrated, JointAblation, Method, method_name
 from probes.sae.load import load_sae
 
 

@@ -26,16 +26,16 @@ from lab.models.bridge import to_bridge
 from lab.models.device import resolve_device
 from lab.models.load import Model, load
 from lab.models.source import model_source
-from lab.provenance import package_versions, revision
-from lab.seeds import torch_generator
-from probes.capture import capture
-from probes.site import Site
+from lab.records.provenance import package_versions, revision
+from lab.records.seeds import torch_generator
+from probes.capture.capture import capture
+from probes.capture.site import Site
 
 Arm = Callable[[Int[Tensor, "batch pos"]], Float[Tensor, "batch pos d_model"]]
 
 
 def ours(model: Model, site: Site) -> Arm:
-    """`probes.capture`."""
+    """`probes.capture.capture`."""
     return lambda tokens: capture(model, tokens, torch.ones_like(tokens).bool(), [site])[site]
 
 
@@ -80,7 +80,7 @@ def nnsight(model: Model, site: Site) -> Arm:
     return read
 
 
-ARMS = {"probes.capture": ours, "bare forward": bare, "transformer_lens": transformer_lens, "nnsight": nnsight}
+ARMS = {"probes.capture.capture": ours, "bare forward": bare, "transformer_lens": transformer_lens, "nnsight": nnsight}
 
 
 def opened(model: Model, site: Site) -> tuple[dict[str, Arm], dict[str, str]]:

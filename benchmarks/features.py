@@ -33,25 +33,24 @@ from lab.models.device import resolve_device
 from lab.models.load import Model, load
 from lab.models.padding import left_padded
 from lab.models.source import OrganismModel
-from lab.provenance import package_versions, provenance, revision
-from lab.seeds import numpy_generator, torch_generator
+from lab.records.provenance import package_versions, provenance, revision
+from lab.records.seeds import numpy_generator, torch_generator
 from lab.tasks.chain_documents import Habits, chain_document
-from lab.tasks.chain_steps import CHAIN_STEPS
+from lab.tasks.chain_verifier import CHAIN_STEPS
 from lab.tasks.chain_world import as_expression
 from lab.tasks.source import open_task, task_source
-from probes.capture import capture
-from probes.labels import step_labels
-from probes.positions import AllTokens
+from probes.capture.capture import capture
+from probes.capture.positions import AllTokens
+from probes.capture.site import Site
+from probes.capture.texts import TEXTS
 from probes.sae.dictionary import Sae
-from probes.scores.label_rows import label_names, label_rows
+from probes.scores.labels import step_labels
 from probes.scores.reason_scores import reason_scores
-from probes.scores.shard_features import read_site, read_texts
+from probes.scores.shard_features import label_names, label_rows, read_site, read_texts
 from probes.scores.sums import Sums, sums
-from probes.site import Site
 from probes.storage.fill import fill
 from probes.storage.plan import plan
 from probes.storage.store import Store
-from probes.texts import TEXTS
 
 MINIBATCH = 48
 FIRING_SHARE = 0.02

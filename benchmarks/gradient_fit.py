@@ -26,12 +26,12 @@ from lab.models.device import resolve_device
 from lab.models.load import Model, load
 from lab.models.padding import left_padded, token_positions
 from lab.models.source import model_source
-from lab.provenance import package_versions, revision
-from lab.seeds import numpy_generator, torch_generator
-from probes.remainder import Remainder, remainder
-from probes.site import Site, hook_site
-from steering.fit.examples import Decisions, chosen
-from steering.fit.gradient import GradientFit, fit_gradient
+from lab.records.provenance import package_versions, revision
+from lab.records.seeds import numpy_generator, torch_generator
+from probes.capture.layers_above import Remainder, remainder
+from probes.capture.site import Site, hook_site
+from steering.fits.examples import Decisions, chosen
+from steering.fits.gradient import GradientFit, fit_gradient
 
 Pass = Callable[[], Float[Tensor, ""]]
 """One forward pass; gradients reach the vector or the stream."""

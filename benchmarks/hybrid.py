@@ -36,19 +36,19 @@ from lab.models.device import resolve_device
 from lab.models.load import Model, assemble
 from lab.models.pair import ModelPair
 from lab.models.tiny import EOS, byte_tokenizer, tiny_network
-from lab.provenance import package_versions, revision
+from lab.records.provenance import package_versions, revision
+from lab.records.seeds import torch_generator
+from lab.sampling.decoder import OpenRows
 from lab.sampling.decoding import Decoding
-from lab.sampling.rows import OpenRows
 from lab.sampling.sample import sample
 from lab.sampling.trace import Trace
-from lab.seeds import torch_generator
 from lab.tasks.problem import Problem
 from lab.tasks.source import open_task, task_source
-from probes.site import Site
+from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
-from steering.hybrid.act import Sweep, Takeover, TunedChooser
 from steering.hybrid.hybrid import Hybrid, open_hybrid
+from steering.hybrid.intervention import Sweep, Takeover, TunedChooser
 from steering.hybrid.router import Disagreement
 from steering.hybrid.vector_table import PerCategory
 from steering.vector import SteeringVector

@@ -18,7 +18,7 @@ from machine import machine
 from lab.models.device import resolve_device
 from lab.models.load import Model, load
 from lab.models.source import model_source
-from lab.provenance import package_versions, revision
+from lab.records.provenance import package_versions, revision
 from lab.sampling.decoding import Decoding
 from lab.sampling.sample import end_tokens, sample
 from lab.tasks.problem import Problem

@@ -1,4 +1,4 @@
-"""The bench: models as black boxes, tasks, sampling, organisms, post-training, statistics, report.
+"""The bench: models as black boxes, tasks, sampling, organisms, post-training, statistics.
 
-The API is the module paths, such as `from lab.models.load import load`, so nothing heavy is imported by accident.
+The front door is `elicitation`; module paths work as well, and nothing heavy is imported by accident.
 """

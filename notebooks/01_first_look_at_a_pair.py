@@ -98,10 +98,10 @@ strict, answer = (
 # Accuracy with 95 % intervals. Problems are drawn again with replacement, because samples of one problem are alike.
 
 # %%
+from elicitation.widgets.dose_slider import error_bars
 from lab.metrics.accuracy import accuracy
 from lab.metrics.bootstrap import resamples
-from lab.seeds import numpy_generator
-from lab.widgets.error_bars import error_bars
+from lab.records.seeds import numpy_generator
 
 weights = resamples(len(task.problems), 1000, numpy_generator(0, "bootstrap"))
 names = list(written)
@@ -111,7 +111,7 @@ levels = {
 }
 
 # %%
-from lab.report.palette import MUTED, STEERED
+from elicitation.report.kit.palette import MUTED, STEERED
 
 figure = go.Figure()
 for (measure, table), ink in zip(levels.items(), (STEERED, MUTED), strict=True):
@@ -136,7 +136,7 @@ for name, model in (("zero-base", pair.base), ("zero-rl", pair.tuned)):
     opening[name] = logits.softmax(dim=-1).double().numpy()
 
 # %%
-from lab.report.palette import BASE, TUNED
+from elicitation.report.kit.palette import BASE, TUNED
 
 tokens = ["T", "A", "V"]
 ids = [pair.base.tokenizer.convert_tokens_to_ids(token) for token in tokens]

@@ -72,7 +72,7 @@ figure.update_yaxes(title="log-probability (nats)")
 # %%
 from lab.metrics.bootstrap import resamples
 from lab.metrics.pass_at_k import pass_at_k_curve
-from lab.seeds import numpy_generator
+from lab.records.seeds import numpy_generator
 
 KS = (1, 2, 4, 8, 16)
 weights = resamples(len(task.problems), 1000, numpy_generator(0, "bootstrap"))
@@ -84,7 +84,7 @@ curves = {name: pass_at_k_curve(found, KS, weights) for name, found in accepted.
 # intervals over problems.
 
 # %%
-from lab.report.palette import BASE, RANKED, TUNED, faded
+from elicitation.report.kit.palette import BASE, RANKED, TUNED, faded
 
 INKS = dict(zip(written, (BASE, RANKED[1], TUNED), strict=True))
 
@@ -111,7 +111,7 @@ figure.update_yaxes(title="problems solved (share)", range=[0, 1.02])
 
 # %%
 from lab.metrics.accuracy import problem_accuracies
-from lab.metrics.cover import cover_curve
+from lab.metrics.pass_at_k import cover_curve
 
 TAUS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 figure = go.Figure()

@@ -49,13 +49,13 @@ traces = trace_table("zero-rl", sample(tuned, task.problems, 4, Decoding(), seed
 # checksums.
 
 # %%
-from lab.provenance import provenance
+from lab.records.provenance import provenance
 from lab.tasks.problem import problem_table
-from probes.positions import CompletionTokens
-from probes.site import Site
+from probes.capture.positions import CompletionTokens
+from probes.capture.site import Site
+from probes.capture.texts import texts
 from probes.storage.fill import fill
 from probes.storage.plan import plan
-from probes.texts import texts
 
 site = Site(2, "resid_post")
 read = texts(base, traces, problem_table(task.problems))
@@ -93,9 +93,9 @@ quality.select("d_sae", "l0", *(pl.col(name).round(3) for name in shown))
 # then says what each feature does at each kind of token.
 
 # %%
-from lab.tasks.chain_steps import CHAIN_STEPS
-from probes.labels import step_labels
+from lab.tasks.chain_verifier import CHAIN_STEPS
 from probes.scores.label_activations import label_activations
+from probes.scores.labels import step_labels
 from probes.scores.sums import sums
 
 labels = step_labels(read, base.tokenizer, task.problems, CHAIN_STEPS)
@@ -118,8 +118,8 @@ probed = probed.with_columns(
 )
 
 # %%
-from lab.report.palette import BASE, MUTED, RANKED
-from lab.widgets.error_bars import error_bars
+from elicitation.report.kit.palette import BASE, MUTED, RANKED
+from elicitation.widgets.dose_slider import error_bars
 
 kinds = ("1 of the features", "16 of the features", "whole stream", "shuffled labels")
 figure = go.Figure()
@@ -150,9 +150,9 @@ said.join(
 # its activation. The activations are computed afresh, prompt included.
 
 # %%
+from elicitation.widgets.token_strip import ReadText, TokenStrip
 from lab.models.padding import left_padded
-from lab.widgets.token_strip import ReadText, TokenStrip
-from probes.capture import capture
+from probes.capture.capture import capture
 
 
 def read_text(row: dict[str, list[int]]) -> ReadText:

@@ -40,7 +40,7 @@ from lab.sampling.sample import sample
 from lab.sampling.trace import trace_table
 from lab.tasks.problem import problem_table
 from lab.tasks.source import open_task, task_source
-from probes.texts import texts
+from probes.capture.texts import texts
 
 base, tuned = (load(model_source(name), device=CPU, dtype=torch.float32) for name in ("zero-base", "zero-rl"))
 training = open_task(task_source("chain"), n_problems=200, seed=0, held_out=False)
@@ -48,9 +48,9 @@ traces = trace_table("zero-rl", sample(tuned, training.problems, 2, Decoding(), 
 read = texts(base, traces, problem_table(training.problems))
 
 # %%
-from lab.provenance import provenance
-from probes.positions import AllTokens
-from probes.site import Site
+from lab.records.provenance import provenance
+from probes.capture.positions import AllTokens
+from probes.capture.site import Site
 from probes.storage.fill import fill
 from probes.storage.plan import plan
 
@@ -87,7 +87,7 @@ print(f"{len(contrasts)} prompts, the first is {task.problems[0].prompt}")
 
 # %%
 from probes.attribution.attribute import attribute
-from probes.attribution.method import Ablation, Gradient, Integrated
+from probes.attribution.effects import Ablation, Gradient, Integrated
 
 methods = {"ablation": Ablation(), "integrated": Integrated(16), "gradient": Gradient()}
 found = {name: attribute(tuned, sae, contrasts, method, batch=256) for name, method in methods.items()}
@@ -97,7 +97,7 @@ found = {name: attribute(tuned, sae, contrasts, method, batch=256) for name, met
 
 # %%
 from lab.metrics.bootstrap import resamples
-from lab.seeds import numpy_generator
+from lab.records.seeds import numpy_generator
 from probes.attribution.feature_effects import feature_effects
 
 weights = resamples(len(contrasts), 1000, numpy_generator(0, "bootstrap"))
@@ -107,8 +107,8 @@ top = exact["feature"].head(8).to_list()
 exact.head(8).select("feature", *(pl.col(name).round(3) for name in ("effect", "low", "high")), "n_texts")
 
 # %%
-from lab.report.palette import BASE, RANKED
-from lab.widgets.error_bars import error_bars
+from elicitation.report.kit.palette import BASE, RANKED
+from elicitation.widgets.dose_slider import error_bars
 
 figure = go.Figure()
 for (name, table), ink in zip(effects.items(), (BASE, *RANKED), strict=False):
@@ -141,9 +141,8 @@ for name, rank in agreed.items():
 # %%
 import numpy as np
 
-from steering.features.carriers import carriers
-from steering.features.matched import matched
-from steering.features.opening import opening_rates
+from elicitation.features.behaviour import opening_rates
+from elicitation.features.top_features import carriers, matched
 
 prompts = contrasts["tokens"].to_list()
 strongest = carriers(tuned, sae, contrasts, n_top=8, n_boot=200, seed=0)
@@ -177,9 +176,9 @@ figure.update_yaxes(title="", autorange="reversed")
 # Where the strongest features are active in the prompts.
 
 # %%
+from elicitation.widgets.token_strip import ReadText, TokenStrip
 from lab.models.padding import left_padded
-from lab.widgets.token_strip import ReadText, TokenStrip
-from probes.capture import capture
+from probes.capture.capture import capture
 
 
 def read_prompt(tokens: list[int]) -> ReadText:

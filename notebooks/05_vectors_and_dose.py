@@ -49,7 +49,7 @@ by_base, by_tuned = (
 # decisions are at the first token: `T` for the tuned model, `A` for the base.
 
 # %%
-from steering.study.evidence import decisions
+from elicitation.study.evidence import decisions
 
 by_id = {problem.id: problem for problem in training.problems}
 solved = by_tuned.filter(verdict_table(by_tuned, training.problems, training.verify)["strict"])
@@ -63,12 +63,12 @@ print(f"{decided.height} decisions in {n_tokens} tokens, {n_first} of them at th
 # means between solved and failed traces. A random direction of the same norm is the control.
 
 # %%
-from lab.seeds import torch_generator
-from probes.site import Site
-from steering.fit.gradient import GradientFit, fit_gradient
-from steering.fit.mean_difference import mean_difference
-from steering.fit.random import random_like
-from steering.study.evidence import contexts, opening_activations
+from elicitation.study.evidence import contexts, opening_activations
+from lab.records.seeds import torch_generator
+from probes.capture.site import Site
+from steering.fits.controls import random_like
+from steering.fits.gradient import GradientFit, fit_gradient
+from steering.fits.mean_difference import mean_difference
 
 site = Site(2, "resid_post")
 opening = contexts(base, decided.filter(position=0), by_tuned, by_id)
@@ -102,9 +102,9 @@ pl.DataFrame(
 # the damage elsewhere: how far the next-token distribution moves on another task, in nats.
 
 # %%
-from steering.dose import dose_sweep
+from elicitation.comparison.dose import dose_sweep
+from elicitation.comparison.evaluate import Exam
 from steering.gate import WhileWriting
-from steering.outcome import Exam
 
 DOSES = (0.0, 0.25, 0.5, 0.75, 1.0, 2.0)
 task = open_task(task_source("chain"), n_problems=50, seed=0)
@@ -117,8 +117,8 @@ sweeps = {
 }
 
 # %%
-from lab.report.palette import MUTED, RANKED
-from lab.widgets.error_bars import error_bars
+from elicitation.report.kit.palette import MUTED, RANKED
+from elicitation.widgets.dose_slider import error_bars
 
 inks = dict(zip(vectors, (RANKED[0], RANKED[1], MUTED), strict=True))
 
@@ -142,8 +142,8 @@ by_dose("kl", "What each vector changes elsewhere", "KL from the plain model (na
 # Move the slider to see what the base model writes at each dose of the fitted vector, on the same random numbers.
 
 # %%
+from elicitation.widgets.dose_slider import Dosed, DoseSlider
 from lab.metrics.bootstrap import Interval
-from lab.widgets.dose_slider import Dosed, DoseSlider
 from steering.edit import Add, apply
 
 problems = task.problems[:4]

@@ -44,11 +44,11 @@ traces = trace_table("tuned", sample(tuned, training.problems, 2, Decoding(), se
 solved = traces.filter(verdict_table(traces, training.problems, training.verify)["strict"])
 
 # %%
-from lab.seeds import torch_generator
-from probes.site import Site
-from steering.fit.gradient import GradientFit, fit_gradient
-from steering.fit.random import random_like
-from steering.study.evidence import contexts, decisions
+from elicitation.study.evidence import contexts, decisions
+from lab.records.seeds import torch_generator
+from probes.capture.site import Site
+from steering.fits.controls import random_like
+from steering.fits.gradient import GradientFit, fit_gradient
 
 by_id = {problem.id: problem for problem in training.problems}
 first = decisions(pair, solved, by_id).filter(position=0)
@@ -64,8 +64,8 @@ randoms = tuple(random_like(vector, torch_generator(0, "random", draw)) for draw
 
 # %%
 from steering.edit import Add
-from steering.hybrid.act import Steer, Takeover
 from steering.hybrid.hybrid import Hybrid
+from steering.hybrid.intervention import Steer, Takeover
 from steering.hybrid.router import AtRandom, AtSteps, Disagreement
 from steering.hybrid.vector_table import Drawn
 
@@ -96,7 +96,7 @@ for name, (_, _, hybrid) in hybrids.items():
 # Who wrote which token? The first answers of two hybrids to the same problem.
 
 # %%
-from lab.report.tokens import TokenStrip
+from elicitation.report.kit.tokens import TokenStrip
 
 
 def routed(name: str, number: int) -> TokenStrip:
@@ -117,9 +117,9 @@ routed("takeover", 2)
 # %%
 import numpy as np
 
-from lab.report.ledger import Family
-from steering.hybrid.bits import problem_bits
-from steering.study.findings import Answered, routed_share
+from elicitation.report.study.ledger import Family
+from elicitation.study.findings import Answered, routed_share
+from elicitation.study.tables import problem_bits
 
 families: dict[str, Family] = {"vector": "vector", "random-vector": "vector"}
 families |= {"disagreement": "tuned router", "random-place": "tuned router", "zero-base": "end", "zero-rl": "end"}
@@ -164,9 +164,9 @@ arms = [
 # control, both with 95 % intervals.
 
 # %%
+from elicitation.study.findings import ladder_table
 from lab.metrics.bootstrap import resamples
-from lab.seeds import numpy_generator
-from steering.study.findings import ladder_table
+from lab.records.seeds import numpy_generator
 
 weights = resamples(len(task.problems), 1000, numpy_generator(0, "bootstrap"))
 ladder = ladder_table(arms, weights)
@@ -178,7 +178,7 @@ strict.select("arm", *(pl.col(name).round(3) for name in shown))
 # And as the figure of a report: the base at the bottom, the tuned model at the top.
 
 # %%
-from lab.report.figures import ladder_figure
+from elicitation.report.study.figures import ladder_figure
 
 ladder_figure(ladder)
 
@@ -187,7 +187,7 @@ ladder_figure(ladder)
 # answers.
 
 # %%
-from lab.widgets.error_bars import error_bars
+from elicitation.widgets.dose_slider import error_bars
 
 figure = go.Figure()
 for number, row in enumerate(strict.filter(pl.col("kind") != "end").iter_slices(1)):

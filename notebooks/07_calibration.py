@@ -32,7 +32,7 @@ pio.renderers["plotly_mimetype"].config = {"displayModeBar": False}
 # elicited.
 
 # %%
-from lab.calibration.record import SHIPPED, shipped_records
+from elicitation.calibration.record import SHIPPED, shipped_records
 
 records = shipped_records()
 shown = ("mean_absolute_error", "coverage", "leak")
@@ -43,8 +43,8 @@ records.select("estimator", "quantity", "n_trials", *(pl.col(name).round(3) for 
 # E1 and E4 stand a little aside, to be told apart.
 
 # %%
-from lab.calibration.trial import SCORED, TRIALS
-from lab.tables import read_table
+from elicitation.calibration.record import SCORED, TRIALS
+from lab.records.tables import read_table
 
 trials = read_table(SHIPPED.with_name("trials.parquet"), TRIALS).filter(
     pl.col("kind").is_in(SCORED), pl.col("truth").is_not_nan(), pl.col("refusal").is_null()
@@ -56,8 +56,8 @@ shares = {
 }
 
 # %%
-from lab.report.palette import RANKED
-from lab.widgets.error_bars import error_bars
+from elicitation.report.kit.palette import RANKED
+from elicitation.widgets.dose_slider import error_bars
 
 figure = go.Figure(go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dot", "color": "grey"}, name="exact"))
 for (label, (estimator, symbol, aside)), ink in zip(shares.items(), RANKED, strict=False):
@@ -97,11 +97,11 @@ for name, (parent, truth) in cases.items():
 # Estimators see tables only: verdicts of both models, and what each model thinks of the other's samples.
 
 # %%
-from lab.estimators.evidence import PROCESS, Evidence
-from lab.reading.scores import scores
 from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
 from lab.sampling.trace import VERDICTS, trace_table, verdict_table
+from lab.scoring.evidence import PROCESS, Evidence
+from lab.scoring.scores import scores
 from lab.tasks.source import open_task, task_source
 
 
@@ -132,9 +132,9 @@ def evidence_of(pair: ModelPair, task_name: str) -> Evidence:
 # the base would have written them, and so sees successes that are too rare to be drawn.
 
 # %%
-from lab.estimators.base_success import base_success
-from lab.estimators.coverage import coverage
-from lab.estimators.estimate import Analysis
+from elicitation.estimators.base_success import base_success
+from elicitation.estimators.coverage import coverage
+from elicitation.estimators.estimate import Analysis
 
 found = []
 for name, (parent, truth) in cases.items():
@@ -164,7 +164,7 @@ figure.update_yaxes(title="share of the gain that was in the base")
 # Arms leak too: what a rung of the ladder recovers on TAUGHT organisms, where an honest method can recover nothing.
 
 # %%
-from lab.calibration.leak import shipped_leaks
+from elicitation.calibration.leak import shipped_leaks
 
 leaks = shipped_leaks().filter(kind="TAUGHT")
 figure = go.Figure()

@@ -80,9 +80,9 @@ reinforce(by_rewards, base.tokenizer, training.problems, reward, run, seed=0, de
 # %%
 import numpy as np
 
+from elicitation.report.kit.palette import BASE, RANKED, TUNED, faded
 from lab.metrics.bootstrap import mean_interval, resamples
-from lab.report.palette import BASE, RANKED, TUNED, faded
-from lab.seeds import numpy_generator
+from lab.records.seeds import numpy_generator
 
 by_step = np.array(rewards).reshape(run.n_steps, run.n_prompts, run.n_rollouts).mean(axis=2)
 within = resamples(run.n_prompts, 1000, numpy_generator(0, "steps"))
@@ -141,8 +141,8 @@ for name, model in models.items():
     }
 
 # %%
+from elicitation.widgets.dose_slider import error_bars
 from lab.metrics.accuracy import accuracy
-from lab.widgets.error_bars import error_bars
 
 weights = resamples(len(task.problems), 1000, numpy_generator(0, "bootstrap"))
 figure = go.Figure()

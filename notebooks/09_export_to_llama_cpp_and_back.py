@@ -35,11 +35,11 @@ work, CPU = Path(tempfile.mkdtemp()), torch.device("cpu")
 from lab.models.load import load
 from lab.models.padding import left_padded
 from lab.models.source import model_source
-from lab.seeds import torch_generator
+from lab.records.seeds import torch_generator
 from lab.tasks.source import open_task, task_source
-from probes.site import Site
-from steering.fit.examples import Decisions
-from steering.fit.gradient import GradientFit, fit_gradient
+from probes.capture.site import Site
+from steering.fits.examples import Decisions
+from steering.fits.gradient import GradientFit, fit_gradient
 
 base = load(model_source("zero-base"), device=CPU, dtype=torch.float32)
 training = open_task(task_source("chain"), n_problems=80, seed=0, held_out=False)
@@ -54,9 +54,8 @@ vector = fit_gradient(
 # `Origin` travels inside every file: what made the vector, and on which model.
 
 # %%
-from lab.provenance import provenance
-from steering.export.model_facts import facts_of
-from steering.export.vector_file import Origin
+from lab.records.provenance import provenance
+from steering.export.vector_file import Origin, facts_of
 
 made_by = provenance("notebook 09", {}, {"model": base.digest}, device="cpu", dtype="float32", seed=0)
 origin = Origin(made_by=made_by, fitted_on=facts_of(base), measured_dose=1.0)
@@ -66,8 +65,7 @@ origin = Origin(made_by=made_by, fitted_on=facts_of(base), measured_dose=1.0)
 # the model.
 
 # %%
-from steering.export.export import export, import_vector
-from steering.export.formats import Gguf, LayerTable, Safetensors, VllmLens
+from steering.export.export import Gguf, LayerTable, Safetensors, VllmLens, export, import_vector
 
 formats = {
     "opening.safetensors": ("this lab", Safetensors()),
@@ -89,7 +87,7 @@ pl.DataFrame(rows)
 
 # %%
 from steering.edit import Add, apply
-from steering.export.formats import BakedBias
+from steering.export.export import BakedBias
 
 export(vector, BakedBias(into=base), work / "baked", origin)
 baked = load(model_source(str(work / "baked")), device=CPU, dtype=torch.float32)
@@ -118,9 +116,9 @@ for name, found in logits.items():
     print(f"{name:24s} largest difference from the vector in PyTorch: {(found - steered).abs().max():.1e}")
 
 # %%
+from elicitation.widgets.dose_slider import error_bars
 from lab.metrics.bootstrap import mean_interval, resamples
-from lab.seeds import numpy_generator
-from lab.widgets.error_bars import error_bars
+from lab.records.seeds import numpy_generator
 
 weights = resamples(len(task.problems), 1000, numpy_generator(0, "bootstrap"))
 opening = {name: found.softmax(dim=-1)[:, wanted[0]].double().numpy() for name, found in logits.items()}
@@ -172,7 +170,7 @@ if package is not None:
 # What a runtime cannot hold is refused with the reason: for llama.cpp, anything before the output of block 1.
 
 # %%
-from lab.errors import VectorError
+from lab.records.errors import VectorError
 from steering.vector import SteeringVector
 
 too_low = SteeringVector({Site(0): vector.directions[Site(2)]}, {Site(0): float("nan")}, "moved")

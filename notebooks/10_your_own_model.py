@@ -54,8 +54,8 @@ lines = [json.dumps({"question": question, "answer": answer}) for question, answ
 file = work / "mine.jsonl"
 _ = file.write_text("\n".join(lines), encoding="utf-8")
 # %%
-from lab.tasks.jsonl import JsonlTask
 from lab.tasks.math_answer import verify
+from lab.tasks.question_rows import JsonlTask
 
 problems = JsonlTask(path=file, suffix=" ").rows()
 pl.DataFrame([{"prompt": problem.prompt, "answer": problem.answer} for problem in problems])
@@ -109,8 +109,8 @@ pl.DataFrame([{"part": name, "module": type(module).__name__} for name, module i
 # %%
 from transformers import OPTConfig, OPTForCausalLM
 
-from lab.errors import ModelError
 from lab.models.anatomy import LAYOUTS, find_anatomy
+from lab.records.errors import ModelError
 
 print("known:", ", ".join(LAYOUTS))
 stranger = OPTForCausalLM(
@@ -146,10 +146,10 @@ pl.DataFrame(
 # %%
 import numpy as np
 
+from elicitation.widgets.dose_slider import error_bars
 from lab.metrics.accuracy import accuracy
 from lab.metrics.bootstrap import resamples
-from lab.seeds import numpy_generator
-from lab.widgets.error_bars import error_bars
+from lab.records.seeds import numpy_generator
 
 weights = resamples(len(problems), 1000, numpy_generator(0, "bootstrap"))
 table = pl.DataFrame([accuracy(np.array(found).reshape(-1, 8), weights) for found in verdicts.values()])
@@ -163,8 +163,8 @@ figure.update_yaxes(title="samples that are right (share)", range=[0, 1])
 
 # %%
 from lab.models.padding import left_padded
-from probes.capture import capture
-from probes.site import Site
+from probes.capture.capture import capture
+from probes.capture.site import Site
 
 site = Site(1, "resid_post")
 read = left_padded(base, [base.tokenizer(problems[0].prompt).input_ids])
@@ -185,10 +185,10 @@ figure.update_yaxes(title="L2 norm at resid_post of block 1", rangemode="tozero"
 
 # %%
 from lab.metrics.bootstrap import mean_interval
-from lab.seeds import torch_generator
+from lab.records.seeds import torch_generator
 from steering.edit import Add, apply
-from steering.fit.examples import Decisions
-from steering.fit.gradient import GradientFit, fit_gradient
+from steering.fits.examples import Decisions
+from steering.fits.gradient import GradientFit, fit_gradient
 
 prompts = left_padded(base, [base.tokenizer(problem.prompt).input_ids for problem in problems])
 first = torch.full((len(problems),), base.tokenizer("S").input_ids[0])

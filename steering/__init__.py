@@ -1,1 +1,1 @@
-"""Changing the inside of a model: vectors, edits, hybrids, and the studies that put them to use."""
+"""Changing the inside of a model: vectors, edits, hybrids."""

@@ -12,12 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lab.errors import SiteError, VectorError
 from lab.models.load import Model
+from lab.records.errors import SiteError, VectorError
+from probes.capture.site import Site, hook_site
 from probes.sae.dictionary import Sae, require_fit
-from probes.site import Site, hook_site
-from steering.change import StreamChange, ablation, addition, clamping, rotation, scaled_addition
-from steering.coefficient import Coefficient
+from steering.change import Coefficient, StreamChange, ablation, addition, clamping, rotation, scaled_addition
 from steering.gate import EVERYWHERE, Everywhere, Gate, Opened, opened_gates
 from steering.vector import SteeringVector
 

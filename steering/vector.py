@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lab.errors import VectorError
-from probes.site import Site
+from lab.records.errors import VectorError
+from probes.capture.site import Site
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -7,8 +7,8 @@ import torch
 
 from lab.models.load import load
 from lab.models.source import model_source
-from lab.provenance import provenance
-from probes.site import Site
+from lab.records.provenance import provenance
+from probes.capture.site import Site
 from steering.export.tensors import save_vector
 from steering.vector import SteeringVector
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from lab.errors import EstimateError
 from lab.metrics.bootstrap import Interval, mean_interval
+from lab.records.errors import EstimateError
 
 
 def problem_accuracies(verdicts: Bool[np.ndarray, "problem sample"]) -> Float[np.ndarray, " problem"]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import ndtr, stdtrit
 
-from lab.errors import EstimateError
+from lab.records.errors import EstimateError
 
 LEVEL = 0.95
 """Confidence of every interval in the project."""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from lab.errors import EstimateError
 from lab.metrics.bootstrap import Interval, percentile_interval
+from lab.records.errors import EstimateError
 
 
 def guess_floor(

@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import stdtrit
 
-from lab.errors import EstimateError
 from lab.metrics.bootstrap import (
     LEVEL,
     Bounds,
@@ -16,6 +15,7 @@ from lab.metrics.bootstrap import (
     percentile_interval,
     resampled_means,
 )
+from lab.records.errors import EstimateError
 
 REFUSAL_STDERRS = 5.0
 """A gap of fewer standard errors than this is refused: its ratio's interval would run over several gaps."""
@@ -133,3 +133,15 @@ def _refusal(gap: Interval, n_problems: int, bounds: tuple[float, float]) -> str
         f"on {n_problems} problems, {n_stderrs:.1f} standard errors where {REFUSAL_STDERRS:g} are needed: "
         "a share of it would be noise; use more problems, or a pair with a larger gap"
     )
+
+
+def rival_gap(hybrid: float, base: float, tuned: float) -> float:
+    """max(0, (hybrid - min(base, tuned)) / |tuned - base|) of three accuracies; NaN where base and tuned are equal.
+
+    It is blind to the sign of the gain: where tuning did harm, an untouched base model scores 1 here. What falls below
+    both models is lifted to 0, so the mean over pairs or seeds is too high. It has no interval and refuses no gap.
+    `lab.metrics.share.elicited_share` is (hybrid - base) / (tuned - base), unclipped, with an interval and a refusal.
+    """
+    if tuned == base:
+        return math.nan
+    return max(0.0, (hybrid - min(base, tuned)) / abs(tuned - base))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedModel
 
-from lab.errors import ModelError
+from lab.records.errors import ModelError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

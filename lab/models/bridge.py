@@ -4,8 +4,8 @@ import copy
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from lab.errors import ModelError
 from lab.models.load import Model
+from lab.records.errors import ModelError
 
 
 def to_bridge(model: Model) -> TransformerBridge:

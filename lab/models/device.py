@@ -4,7 +4,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from lab.errors import ModelError
+from lab.records.errors import ModelError
 
 DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 

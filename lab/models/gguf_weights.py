@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from lab.errors import ModelError
+from lab.records.errors import ModelError
 
 
 class GgufParts(NamedTuple):

@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from lab.errors import ModelError
 from lab.models.anatomy import Anatomy, find_anatomy
 from lab.models.source import (
     AdapterModel,
@@ -29,6 +28,7 @@ from lab.models.source import (
     pair_source,
     source_name,
 )
+from lab.records.errors import ModelError
 
 # What decides a model's output, and all that is fetched from the hub: no code, no pickle, no second set of weights.
 FILES = (

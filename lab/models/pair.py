@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from lab.errors import ModelError
 from lab.models.load import Model
+from lab.records.errors import ModelError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

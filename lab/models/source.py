@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from lab.errors import ModelError
+from lab.records.errors import ModelError
 
 # Names that the hub allows: each half starts with a letter or digit, so `./x` and `/x/y` are never mistaken for one.
 HUB_NAME = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
@@ -61,7 +61,7 @@ ModelSource: TypeAlias = HubModel | LocalModel | GgufModel | AdapterModel | Orga
 
 PRETRAINED = ("smollm2",)
 """Names of the pretrained models that `lab pairs fetch` gets."""
-ADAPTERS = Path(__file__).parents[1] / "pairs" / "shipped"
+ADAPTERS = Path(__file__).parents[1] / "organisms" / "shipped"
 ORGANISMS = Path(__file__).parents[1] / "organisms" / "shipped"
 ACCEPTED = (
     "a model directory, an adapter directory, a .gguf file, an organism, a model of a pair, or org/name on the hub"

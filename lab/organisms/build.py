@@ -6,24 +6,49 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
-from lab.errors import ModelError, StorageError
 from lab.models.load import load
 from lab.models.source import LocalModel, organism_directory, organism_names
 from lab.organisms.card import EVALUATION_SEED, examine, write_card
 from lab.organisms.catalogue import ORGANISMS
 from lab.organisms.recipe import Architecture, Organism, Parent, Reinforced, Supervised, documents, home
-from lab.organisms.tokenizer import chain_tokenizer
 from lab.organisms.truth import Truth, truth
 from lab.post_training.reinforce import reinforce
-from lab.post_training.supervised import train_on_documents
-from lab.post_training.told_steps import OnProgress
-from lab.provenance import digest, file_digest
-from lab.seeds import child_seed, numpy_generator
+from lab.post_training.supervised import OnProgress, train_on_documents
+from lab.records.errors import ModelError, StorageError
+from lab.records.provenance import digest, file_digest
+from lab.records.seeds import child_seed, numpy_generator
 from lab.tasks.chain_verifier import verify
 from lab.tasks.problem import Problem
+
+
+def chain_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
+    """One token a character of `alphabet`, which has `.`, after `[PAD]` = 0 and `[UNK]` = 1; `.` ends a sequence.
+
+    No token is added on encoding: a prompt carries its own `<`.
+    """
+    vocabulary = {token: index for index, token in enumerate(["[PAD]", "[UNK]", *alphabet])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        eos_token=".",
+        padding_side="left",
+        model_max_length=160,
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def organism_named(name: str) -> Organism:

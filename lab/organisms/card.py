@@ -14,16 +14,15 @@ from lab.metrics.bootstrap import Interval, mean_interval, resamples
 from lab.models.load import Model
 from lab.organisms.recipe import Organism, home
 from lab.organisms.truth import Truth
-from lab.provenance import canonical_json, package_versions, revision
+from lab.records.provenance import canonical_json, package_versions, revision
+from lab.records.seeds import numpy_generator
+from lab.records.tables import write_text
 from lab.sampling.decoding import GREEDY, Decoding
 from lab.sampling.sample import sample
-from lab.seeds import numpy_generator
-from lab.tables import write_text
 from lab.tasks.chain_verifier import parse, steps_fault, verify
 from lab.tasks.chain_world import KEY, as_expression, with_key
-from lab.tasks.problem import Problem
+from lab.tasks.problem import Problem, Verdict
 from lab.tasks.source import source_name
-from lab.tasks.verdict import Verdict
 
 N_PROBLEMS, N_SAMPLES, N_BOOT, EVALUATION_SEED = 500, 4, 2000, 20_261_123
 

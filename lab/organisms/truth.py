@@ -9,9 +9,8 @@ from jaxtyping import Float
 from lab.metrics.bootstrap import percentile_interval, resampled_means, resamples
 from lab.metrics.share import elicited_share
 from lab.organisms.recipe import Case
-from lab.seeds import numpy_generator
-from lab.tasks.chain_mix import ChainMix, ChainPart
-from lab.tasks.chain_world import ChainTask
+from lab.records.seeds import numpy_generator
+from lab.tasks.chain_world import ChainMix, ChainPart, ChainTask
 from lab.tasks.source import task_source
 
 N_BOOT = 2000

@@ -8,9 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from lab.post_training.scored_positions import scored_positions
-from lab.post_training.supervised import last_checkpoint
-from lab.post_training.told_steps import OnProgress, tell_steps
+from lab.post_training.supervised import OnProgress, last_checkpoint, scored_positions, tell_steps
 from lab.tasks.problem import Problem
 
 Reward = Callable[[Problem, str], float]

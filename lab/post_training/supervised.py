@@ -1,16 +1,109 @@
 """Supervised training, from scratch or from a checkpoint, by TRL's SFT trainer: a door to trl."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
-from lab.errors import TaskError
-from lab.post_training.scored_positions import scored_positions
-from lab.post_training.told_steps import OnProgress, tell_steps
+from lab.records.errors import TaskError
+
+LINEAR_MAPS = "all-linear"
+"""Every linear map of the blocks; not the embedding and not the unembedding."""
+
+
+def with_low_rank(network: PreTrainedModel, rank: int, *, seed: int) -> PeftModel:
+    """`network`, frozen, with a fresh adapter of `rank` on every linear map of its blocks, which starts as no change.
+
+    The adapter is kept in float32 whatever the network's dtype; its scale is 2.
+    """
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules=LINEAR_MAPS, lora_dropout=0.0, task_type="CAUSAL_LM"
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(network, config)
+
+
+def save_low_rank(network: PeftModel, directory: Path, *, parent: str) -> None:
+    """Writes the adapter in bf16 and its configuration, which names `parent` as the model that it changes."""
+    for config in network.peft_config.values():
+        config.base_model_name_or_path = parent
+        config.inference_mode = True
+    # Embeddings are not adapted; to find that out, peft would ask the hub for the parent.
+    network.bfloat16().save_pretrained(str(directory), safe_serialization=True, save_embedding_layers=False)
+    # peft writes a card of blanks.
+    (directory / "README.md").unlink(missing_ok=True)
+
+
+CHOICE = "_use_triton"
+"""By this function `trl.trainer.utils` chooses (1.16; a private name, and without it nothing is changed)."""
+
+
+@contextmanager
+def scored_positions() -> Iterator[None]:
+    """Inside, TRL's unembedding gets the positions that are scored, and not the prompts and the padding too.
+
+    Without Triton it takes all of them, so that a compiler of other devices sees one shape; nothing is compiled here.
+    The loss and its gradients stay the same but for rounding.
+    """
+    from trl.trainer import utils
+
+    before = getattr(utils, CHOICE, None)
+    if before is None:
+        yield
+        return
+    setattr(utils, CHOICE, lambda _: True)
+    try:
+        yield
+    finally:
+        setattr(utils, CHOICE, before)
+
+
+OnProgress = Callable[[int, int], None]
+"""Told steps just done, and steps in all."""
+
+
+class ToldSteps(TrainerCallback):
+    """Tells `on_progress` the steps; those of a run that goes on are told when it begins."""
+
+    def __init__(self, on_progress: OnProgress) -> None:
+        self.on_progress = on_progress
+        self.n_told = 0
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002 (a trainer calls with all of these)
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: object,  # noqa: ARG002
+    ) -> None:
+        """Tells the steps since the last time."""
+        self.on_progress(state.global_step - self.n_told, state.max_steps)
+        self.n_told = state.global_step
+
+    on_train_begin = on_step_end
+
+
+def tell_steps(trainer: Trainer, on_progress: OnProgress) -> None:
+    """Takes away the callbacks that print, and adds `ToldSteps`."""
+    for printing in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printing)
+    trainer.add_callback(ToldSteps(on_progress))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,11 +11,11 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lab.errors import DecodingError
+from lab.records.errors import DecodingError
+from lab.records.seeds import uniforms
+from lab.sampling.decoder import Batch, OpenRows, Proposal
 from lab.sampling.decoding import Decoding, pick
-from lab.sampling.rows import Batch, OpenRows, Proposal
 from lab.sampling.trace import ROUTES
-from lab.seeds import uniforms
 
 TUNED = ROUTES.index("tuned")
 LEAVE_SHARE = 0.25

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lab.errors import DecodingError
+from lab.records.errors import DecodingError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

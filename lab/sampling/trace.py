@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from lab.tables import Column, Schema
-from lab.tasks.problem import Problem
-from lab.tasks.verdict import Verifier
+from lab.records.tables import Column, Schema
+from lab.tasks.problem import Problem, Verifier
 
 ROUTES = ("base", "steered", "tuned")
 """Who wrote a token: the model itself, the model under a steering vector, or the tuned model in its place."""

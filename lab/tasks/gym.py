@@ -17,11 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lab.errors import TaskError
+from lab.records.errors import TaskError
 from lab.tasks.final_answer import as_ratio, last_boxed, tidied
-from lab.tasks.problem import Problem
-from lab.tasks.split import is_held_out
-from lab.tasks.verdict import Verdict
+from lab.tasks.problem import Problem, Verdict, is_held_out
 from lab.tasks.worker import Answered, Failed, Request, Worker
 
 if TYPE_CHECKING:

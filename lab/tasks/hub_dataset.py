@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from lab.errors import TaskError
+from lab.records.errors import TaskError
 from lab.tasks.problem import Problem
 from lab.tasks.question_rows import SUFFIX, QuestionRows
 
@@ -45,7 +45,7 @@ class HubTask:
     ) -> tuple[Problem, ...]:
         """`n_problems` rows of one side of the split, in an order drawn from `generator`.
 
-        The sides are those of `lab.tasks.split`, not the data set's own. Raises TaskError where there are fewer, and
+        The sides are those of `lab.tasks.problem`, not the data set's own. Raises TaskError where there are fewer, and
         for every fault that `rows` names.
         """
         return self._shape.chosen(self.rows(), n_problems, generator, held_out=held_out)

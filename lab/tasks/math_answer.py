@@ -7,8 +7,7 @@ by math_verify, after its LaTeX grammar; its Python-expression grammar is never 
 import re
 
 from lab.tasks.final_answer import as_ratio, final_answer, tidied
-from lab.tasks.problem import Problem
-from lab.tasks.verdict import Verdict
+from lab.tasks.problem import Problem, Verdict
 from lab.tasks.worker import Answered, Failed, Request, Worker
 
 TIMEOUT_S = 5.0

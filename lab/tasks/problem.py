@@ -1,11 +1,13 @@
 """Problem: one question with a gold answer, and where it came from."""
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from typing import TypeAlias
 
 import polars as pl
 
-from lab.tables import Column, Schema
+from lab.records.tables import Column, Schema
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,3 +46,34 @@ def problem_table(problems: Iterable[Problem]) -> pl.DataFrame:
 def problems_of(table: pl.DataFrame) -> tuple[Problem, ...]:
     """The inverse of `problem_table`."""
     return tuple(Problem(**row) for row in PROBLEMS.checked(table).iter_rows(named=True))
+
+
+HELD_OUT_SHARE = 0.5
+"""Share of questions kept for evaluation; the others are for fitting and training."""
+
+
+def is_held_out(question: str) -> bool:
+    """The side of `question`, whatever its place, its file or its seed, so one question is never on both sides."""
+    digest = hashlib.blake2b(question.encode("utf-8", "surrogatepass"), digest_size=4, person=b"held out").digest()
+    return int.from_bytes(digest, "big") < HELD_OUT_SHARE * 2**32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """Two separate judgements and the reason for the first one that failed."""
+
+    answer_correct: bool
+    """The final answer equals the gold answer."""
+    process_valid: bool | None
+    """Every written step is true and used; None where the task's process cannot be checked."""
+    reason: str
+    """"ok", or the first fault found, in a few words."""
+
+    @property
+    def strict(self) -> bool:
+        """Correct by a valid process; where the process cannot be checked, correct."""
+        return self.answer_correct and self.process_valid is not False
+
+
+Verifier: TypeAlias = Callable[[Problem, str], Verdict]
+"""(problem, completion text) -> verdict. A verifier never raises on any text."""

@@ -10,20 +10,17 @@ from typing import TypeAlias
 
 import numpy as np
 
-from lab.errors import TaskError
-from lab.tasks.chain_mix import ChainMix, ChainPart
-from lab.tasks.chain_steps import CHAIN_STEPS
-from lab.tasks.chain_verifier import chain_answer
+from lab.records.errors import TaskError
+from lab.tasks.chain_verifier import CHAIN_STEPS, chain_answer
 from lab.tasks.chain_verifier import verify as verify_chain
-from lab.tasks.chain_world import ChainTask
+from lab.tasks.chain_world import ChainMix, ChainPart, ChainTask
 from lab.tasks.final_answer import final_answer, same_answer
 from lab.tasks.gym import SUFFIX, GymTask, answer_reader
 from lab.tasks.hub_dataset import HubTask
-from lab.tasks.jsonl import JsonlTask
 from lab.tasks.math_answer import verify as verify_math
-from lab.tasks.problem import Problem
+from lab.tasks.problem import Problem, Verifier
+from lab.tasks.question_rows import JsonlTask
 from lab.tasks.step_grammar import StepGrammar
-from lab.tasks.verdict import Verifier
 
 TaskSource: TypeAlias = ChainTask | ChainMix | GymTask | HubTask | JsonlTask
 """A source of problems that one verifier can judge."""
@@ -148,7 +145,7 @@ def open_task(source: TaskSource, *, n_problems: int, seed: int, held_out: bool 
     of the source.
     """
     # The import is here because it brings torch, and the command line names sources without it.
-    from lab.seeds import numpy_generator
+    from lab.records.seeds import numpy_generator
 
     if n_problems < 1:
         raise TaskError(f"task {source_name(source)!r}: asked for {n_problems} problems, want at least 1")

@@ -23,7 +23,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from lab.errors import TaskError
+from lab.records.errors import TaskError
 
 MEMORY_BYTES = 8 * 2**30
 """Address space of a worker; beyond it a request fails with MemoryError instead of calling the system's killer."""

@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
-from lab.errors import EstimateError
 from lab.metrics.bootstrap import Interval, percentile_interval
+from lab.records.errors import EstimateError
 from probes.attribution.feature_effects import problem_sums, require_weights
 
 

@@ -6,14 +6,12 @@ import numpy as np
 import polars as pl
 import torch
 
-from lab.errors import EstimateError
-from lab.feature_tables import EFFECTS, TEXT_EFFECTS
 from lab.models.load import Model
+from lab.records.errors import EstimateError
 from probes.attribution.contrast import require_contrasts
-from probes.attribution.effects import Effects, effects
-from probes.attribution.method import Ablation, JointAblation, Method, method_name
-from probes.attribution.reading import Reading, read
+from probes.attribution.effects import Ablation, Effects, JointAblation, Method, Reading, effects, method_name, read
 from probes.sae.dictionary import Sae, require_fit
+from probes.tables import EFFECTS, TEXT_EFFECTS
 
 
 class Attribution(NamedTuple):

@@ -1,16 +1,132 @@
 """effects: what every active feature of a reading adds to its contrast, by each method."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
+import polars as pl
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probes.attribution.method import Ablation, Gradient, Integrated, JointAblation, Method
-from probes.attribution.reading import Reading
+from lab.models.load import Model
+from lab.models.padding import left_padded
+from lab.records.errors import EstimateError
+from probes.attribution.contrast import Sides, contrast, read_sides
+from probes.capture.layers_above import Remainder, remainder
 from probes.sae.dictionary import Sae
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Active:
+    """Every place and feature above zero, by row, place and feature."""
+
+    row: Int[Tensor, " entry"]
+    """Which text of the reading."""
+    place: Int[Tensor, " entry"]
+    """Which token of the text, from 0."""
+    feature: Int[Tensor, " entry"]
+    value: Float[Tensor, " entry"]
+    """Activation, in the SAE's dtype."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Reading:
+    """A few texts, read once."""
+
+    rest: Remainder
+    sides: Sides
+    active: Active
+    written: Float[Tensor, "text pos d_model"]
+    """What the features add to the stream: `features @ W_dec`, in the stream's dtype; 0 behind a text's end."""
+    clean: Float[Tensor, " text"]
+    """The contrast of each text as the model has it, in nats."""
+
+    def contrast(self, stream: Float[Tensor, "edit pos d_model"], rows: Int[Tensor, " edit"]) -> Float[Tensor, " edit"]:
+        """The contrasts, in nats, of edited streams, each of which is one of the text `rows`; gradients pass."""
+        return _contrast(self.rest, self.sides, stream, rows)
+
+
+@torch.no_grad()
+def read(model: Model, sae: Sae, contrasts: pl.DataFrame) -> Reading:
+    """Reads the texts of a `CONTRASTS` table as one batch, and encodes them one by one."""
+    padded = left_padded(model, contrasts["tokens"].to_list())
+    rest = remainder(model, sae.site, padded.tokens, padded.mask)
+    sides = read_sides(contrasts, model.device)
+    written = torch.zeros_like(rest.stream)
+    entries: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    for row, n_tokens in enumerate(rest.lengths.tolist()):
+        features = sae.encode(rest.stream[row, :n_tokens])
+        written[row, :n_tokens] = (features @ sae.W_dec).to(rest.stream.dtype)
+        place, feature = features.nonzero(as_tuple=True)
+        entries.append((torch.full_like(place, row), place, feature, features[place, feature]))
+    row, place, feature, value = (torch.cat(parts) for parts in zip(*entries, strict=True))
+    return Reading(
+        rest=rest,
+        sides=sides,
+        active=Active(row=row, place=place, feature=feature, value=value),
+        written=written,
+        clean=_contrast(rest, sides, rest.stream, torch.arange(len(contrasts), device=model.device)),
+    )
+
+
+def _contrast(
+    rest: Remainder, sides: Sides, stream: Float[Tensor, "edit pos d_model"], rows: Int[Tensor, " edit"]
+) -> Float[Tensor, " edit"]:
+    logits = rest.logits(stream, rest.lengths[rows, None] - 1)[:, 0]
+    return contrast(logits, Sides(sides.toward[rows], sides.against[rows]))
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """Exact: what is lost when one feature is set to zero at one place, all else kept as it was at the site."""
+
+
+@dataclass(frozen=True, slots=True)
+class JointAblation:
+    """Exact: what is lost when one feature is set to zero at all places of the text at once.
+
+    Effects at several places do not add up exactly, because the blocks above are not linear.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """First order: the activation times the gradient of the contrast with respect to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Integrated:
+    """The activation times the mean gradient while all features of the text grow together from zero.
+
+    Integrated gradients (Sundararajan, Taly and Yan 2017) with a baseline of no features. What the SAE does not
+    explain, and its b_dec, stay in the stream all the way. The effects sum to what all features add together, up to the
+    error of the quadrature: Gauss-Legendre in the square root of the share of the features, because the norms above the
+    site turn the stream fastest where there is little of it.
+    """
+
+    n_steps: int = 64
+
+    def __post_init__(self) -> None:
+        if self.n_steps < 1:
+            raise EstimateError(f"integrated gradients in {self.n_steps} steps: want at least 1, such as 64")
+
+
+Method: TypeAlias = Ablation | JointAblation | Gradient | Integrated
+
+
+def method_name(method: Method) -> str:
+    """As tables write it."""
+    match method:
+        case Ablation():
+            return "ablation"
+        case JointAblation():
+            return "joint ablation"
+        case Gradient():
+            return "gradient"
+        case Integrated():
+            return "integrated"
 
 
 class Effects(NamedTuple):

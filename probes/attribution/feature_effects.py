@@ -6,10 +6,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
-from lab.errors import EstimateError
-from lab.feature_tables import FEATURE_EFFECTS
 from lab.metrics.bootstrap import ratio_intervals
-from probes.attribution.method import Method, method_name
+from lab.records.errors import EstimateError
+from probes.attribution.effects import Method, method_name
+from probes.tables import FEATURE_EFFECTS
 
 CHUNK = 2**20
 """Rows of a lazy `EFFECTS` table that are read at once."""

@@ -9,18 +9,18 @@ from typing import TypeAlias
 import polars as pl
 import torch
 
-from lab.errors import EstimateError, StorageError
-from lab.feature_tables import EFFECTS, TEXT_EFFECTS
 from lab.models.load import Model, load
 from lab.models.source import ModelSource
-from lab.provenance import Provenance, canonical_json
-from lab.stage import Artefact, memoised
-from lab.tables import read_table, write_table, write_text
+from lab.records.errors import EstimateError, StorageError
+from lab.records.provenance import Provenance, canonical_json
+from lab.records.stage import Artefact, memoised
+from lab.records.tables import read_table, write_table, write_text
 from probes.attribution.attribute import attribute, require_attributable
 from probes.attribution.contrast import CONTRASTS, contrasts_digest
-from probes.attribution.method import Method
+from probes.attribution.effects import Method
 from probes.sae.dictionary import Sae
 from probes.storage.plan import DTYPES
+from probes.tables import EFFECTS, TEXT_EFFECTS
 
 PLAN_FILE, CONTRASTS_FILE = "plan.json", "contrasts.parquet"
 

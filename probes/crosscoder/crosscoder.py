@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lab.errors import SiteError, StorageError
-from lab.provenance import Provenance
-from lab.tables import replacing
-from probes.site import Site
+from lab.records.errors import SiteError, StorageError
+from lab.records.provenance import Provenance
+from lab.records.tables import replacing
+from probes.capture.site import Site
 
 FORMAT = "elicitation-lab.crosscoder.1"
 SHAPES = {
@@ -127,3 +127,14 @@ def _require_whole(path: Path, tensors: dict[str, Tensor]) -> None:
             raise StorageError(f"{path} holds {name} with entries that are no finite numbers: train it again")
     if not bool((tensors["scale"] > 0).all()) or not bool(tensors["threshold"] >= 0):
         raise StorageError(f"{path} holds a scale that is not above 0, or a threshold below it: train it again")
+
+
+def batch_top_k(values: Float[Tensor, "batch latent"], k: int) -> Bool[Tensor, "batch latent"]:
+    """True at the k * batch largest entries, so that a row keeps k on average and may keep more or fewer.
+
+    All entries where there are fewer. Bussmann, Leask and Nanda 2024 (2412.06410).
+    """
+    chosen = torch.zeros(values.numel(), dtype=torch.bool, device=values.device)
+    n_kept = min(k * len(values), values.numel())
+    chosen[values.flatten().topk(n_kept, sorted=False).indices] = True
+    return chosen.view_as(values)

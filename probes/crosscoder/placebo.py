@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from lab.feature_tables import LATENT_KINDS
 from lab.metrics.bootstrap import Bounds, Z
 from probes.crosscoder.compare import KINDS, Kind
+from probes.tables import LATENT_KINDS
 
 
 def with_placebo(latents: pl.DataFrame, placebo: pl.DataFrame) -> pl.DataFrame:

@@ -9,10 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lab.errors import ModelError
-from lab.seeds import child_seed, torch_generator
-from probes.crosscoder.batch_top_k import batch_top_k
-from probes.crosscoder.crosscoder import Crosscoder
+from lab.records.errors import ModelError
+from lab.records.seeds import child_seed, torch_generator
+from probes.crosscoder.crosscoder import Crosscoder, batch_top_k
 from probes.crosscoder.paired import Paired
 
 N_MEASURED = 32

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from lab.errors import ModelError
+from lab.records.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,17 @@
 """Sae: a sparse autoencoder of one site, whoever trained it."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lab.errors import ModelError
 from lab.models.load import Model
-from probes.site import Site, check_site
+from lab.records.errors import ModelError, SiteError
+from probes.capture.site import Handle, Site, check_site, hook_site
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -70,3 +73,53 @@ def require_fit(sae: Sae, model: Model) -> None:
             f"{model.anatomy.d_model}: want an SAE of this model, or of one it was tuned from"
         )
     check_site(model, sae.site)
+
+
+FeatureChange: TypeAlias = Callable[[Float[Tensor, "batch pos d_sae"]], Float[Tensor, "batch pos d_sae"]]
+"""Features -> what they are to be; must not write into what it is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconstruction:
+    """In the stream's place stands what the SAE writes of it; the error of the SAE is lost."""
+
+
+@contextmanager
+def splice(model: Model, sae: Sae, change: FeatureChange | Reconstruction) -> Iterator[None]:
+    """Within the block, every forward pass of `model` goes through `sae`; afterwards, also after an exception, none.
+
+    With a function, the stream becomes stream + (change(f) - f) @ W_dec with f its features: the SAE's error is kept,
+    so that unchanged features leave the logits as they are, to the bit. It acts at every position that is read, also at
+    padding, so cached and uncached passes agree; in the wider of the
+    SAE's dtype and the stream's, and the result is cast to the stream's. Gradients
+    pass. No weight is touched.
+
+    Raises ModelError for an SAE of another width, SiteError for a layer out of range or, on a clean exit, where the
+    hook never fired although the model ran.
+    """
+    require_fit(sae, model)
+    n_passes, n_fired = 0, 0
+
+    def count(*_: object) -> None:
+        nonlocal n_passes
+        n_passes += 1
+
+    def edit(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        nonlocal n_fired
+        n_fired += 1
+        features = sae.encode(stream)
+        match change:
+            case Reconstruction():
+                return sae.decode(features).to(stream.dtype)
+            case _:
+                return (stream + (change(features) - features) @ sae.W_dec).to(stream.dtype)
+
+    handles: list[Handle] = [model.network.register_forward_hook(count)]
+    try:
+        handles.append(hook_site(model, sae.site, edit))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    if n_passes and not n_fired:
+        raise SiteError(f"{sae.name} at {sae.site} never acted in {n_passes} passes of {model.name}")

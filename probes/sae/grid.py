@@ -9,19 +9,19 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from lab.errors import StorageError
-from lab.feature_tables import SAE_QUALITY
 from lab.models.load import Model
-from lab.provenance import Provenance, digest, provenance
-from lab.tables import write_table
+from lab.records.errors import StorageError
+from lab.records.provenance import Provenance, digest, provenance
+from lab.records.tables import write_table
+from probes.capture.site import Site
 from probes.sae.architecture import Architecture
 from probes.sae.dictionary import Sae
 from probes.sae.load import load_sae, made_by
 from probes.sae.quality import quality
 from probes.sae.recipe import QUALITY_FILE, Recipe, Training
 from probes.sae.train import train_sae
-from probes.site import Site
 from probes.storage.store import open_store
+from probes.tables import SAE_QUALITY
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +63,7 @@ def grid(
 
 
 def trainer() -> Callable[[Unit], None]:
-    """`train_unit`, for workers elsewhere: what `lab.scale_out.map_shards` calls in each of them."""
+    """`train_unit`, for workers elsewhere: what `lab.records.scale_out.map_shards` calls in each of them."""
     return train_unit
 
 

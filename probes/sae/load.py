@@ -9,10 +9,10 @@ import torch
 from sae_lens import SAE
 from safetensors import SafetensorError
 
-from lab.errors import ModelError, SiteError
-from lab.provenance import Provenance, canonical_json
+from lab.records.errors import ModelError, SiteError
+from lab.records.provenance import Provenance, canonical_json
+from probes.capture.site import Site, Stream
 from probes.sae.dictionary import Sae
-from probes.site import Site, Stream
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 OURS = "elicitation_lab"

@@ -10,20 +10,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lab.errors import StorageError
-from lab.feature_tables import SAE_QUALITY
 from lab.metrics.bootstrap import Interval, percentile_interval, resamples
 from lab.models.load import Model
-from lab.reading.texts import Row, Texts, completion_logits, pieces
-from lab.seeds import numpy_generator
-from lab.tables import read_table
-from probes.sae.dictionary import Sae, require_fit
-from probes.sae.held_out import is_held_out
-from probes.sae.splice import Reconstruction, splice
-from probes.site import Site, hook_site
+from lab.records.errors import StorageError
+from lab.records.seeds import numpy_generator
+from lab.records.tables import read_table
+from lab.scoring.scores import Row, Texts, completion_logits, pieces
+from probes.capture.site import Site, hook_site
+from probes.capture.texts import TEXTS
+from probes.sae.dictionary import Reconstruction, Sae, require_fit, splice
+from probes.sae.recipe import is_held_out
 from probes.storage.shuffled import shuffled
 from probes.storage.store import TEXTS_FILE, Store, require_model
-from probes.texts import TEXTS
+from probes.tables import SAE_QUALITY
 
 BATCH_SIZE, N_BOOT = 4096, 2000
 

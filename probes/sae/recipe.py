@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 
-from lab.errors import ModelError
+import polars as pl
+
+from lab.records.errors import ModelError
+from lab.records.seeds import child_seed
+from probes.capture.site import Site
 from probes.sae.architecture import Architecture, BatchTopK, JumpReLU, Matryoshka, Standard, TopK
-from probes.site import Site
+from probes.storage.store import Store
 
 QUALITY_FILE = "quality.parquet"
 """Where the quality of the SAEs of a run lies in its directory."""
@@ -82,3 +86,20 @@ class Recipe:
         """Its directory below that of a run, for example `blocks.1.hook_resid_post/topk-16-512`."""
         kind = str(self.architecture).replace(":", "-").replace(",", "-")
         return f"{self.site}/{kind}-{self.d_sae}"
+
+
+def is_held_out(problem_id: str, share: float) -> bool:
+    """Whether a problem is among the held-out `share` in [0, 1] of all problems.
+
+    A hash of its name decides, so every store, site and seed holds out the same problems, and a larger share holds out
+    those of a smaller one and more.
+    """
+    return child_seed(0, "held out", problem_id) < share * 2**63
+
+
+def count_rows(store: Store, share: float) -> tuple[int, int]:
+    """(rows to learn from, held-out rows) of a store; StorageError where a part of its index is missing."""
+    sizes = store.index().group_by("problem_id").agg(pl.len().alias("n_rows")).collect()
+    held_out = [is_held_out(problem_id, share) for problem_id in sizes["problem_id"]]
+    n_held_out = int(sizes["n_rows"].filter(pl.Series(held_out, dtype=pl.Boolean)).sum())
+    return store.n_rows - n_held_out, n_held_out

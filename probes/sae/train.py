@@ -26,15 +26,14 @@ from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import SAEMetadata
 from torch import Tensor
 
-from lab.errors import ModelError, SiteError, StorageError
-from lab.provenance import Provenance
-from lab.seeds import child_seed
-from lab.whole_directory import whole_directory
+from lab.records.atomic_directory import whole_directory
+from lab.records.errors import ModelError, SiteError, StorageError
+from lab.records.provenance import Provenance
+from lab.records.seeds import child_seed
 from probes.sae.architecture import BatchTopK, JumpReLU, Matryoshka, Standard, TopK
 from probes.sae.dictionary import Sae
-from probes.sae.held_out import count_rows, is_held_out
 from probes.sae.load import CONFIG, OURS, load_sae
-from probes.sae.recipe import Recipe
+from probes.sae.recipe import Recipe, count_rows, is_held_out
 from probes.storage.shuffled import shuffled
 from probes.storage.store import Store
 

@@ -11,11 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lab.errors import SiteError
-from lab.feature_tables import CONTEXTS
+from lab.records.errors import SiteError
 from probes.sae.dictionary import Sae
 from probes.scores.shard_features import read_texts, require_features, shard_features
 from probes.storage.store import Store, read_index
+from probes.tables import CONTEXTS
 
 
 class _Top(NamedTuple):

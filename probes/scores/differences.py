@@ -8,12 +8,12 @@ import polars as pl
 import torch
 from jaxtyping import Float64, Int, Int64
 
-from lab.errors import StorageError
-from lab.feature_tables import DIFFERENCES
 from lab.metrics.bootstrap import ratio_intervals
+from lab.records.errors import StorageError
 from probes.sae.dictionary import Sae
 from probes.scores.shard_features import read_texts, shard_features
 from probes.storage.store import Store, read_index
+from probes.tables import DIFFERENCES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float64, Int64
 
-from lab.feature_tables import LABEL_ACTIVATIONS
 from probes.scores.sums import Sums
+from probes.tables import LABEL_ACTIVATIONS
 
 
 class Auroc(NamedTuple):

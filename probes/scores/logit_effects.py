@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lab.feature_tables import LOGIT_EFFECTS
 from lab.models.load import Model
 from probes.sae.dictionary import Sae, require_fit
 from probes.scores.shard_features import require_features
+from probes.tables import LOGIT_EFFECTS
 
 CENTRED_NORMS = ("gpt2", "gpt_neox")
 """Families whose final norm is a LayerNorm; those of all others are RMSNorms."""

@@ -4,9 +4,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float64
 
-from lab.errors import StorageError
-from lab.feature_tables import REASON_SCORES
+from lab.records.errors import StorageError
 from probes.scores.sums import Sums
+from probes.tables import REASON_SCORES
 
 ALPHA = 0.7
 """Weight of evenness in the paper."""

@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 
 from probes.sae.dictionary import Sae
-from probes.scores.label_rows import label_names, label_rows
-from probes.scores.shard_features import shard_features
+from probes.scores.shard_features import label_names, label_rows, shard_features
 from probes.storage.store import Store
+from probes.tables import FIRING
 
 N_BINS = 96
 """Bins of activations above 0: four to an octave, by the leading bits of a float32, from 2^-12 to 2^12."""
@@ -131,3 +131,21 @@ def _count(
     counts[0] += torch.bincount(places, minlength=counts.shape[1])
     for label in range(marked.shape[1]):
         counts[1 + label] += torch.bincount(places[marked[rows, label]], minlength=counts.shape[1])
+
+
+def firing(sums: Sums) -> pl.DataFrame:
+    """`FIRING` rows, one a feature."""
+    n_active = sums.counts.sum(axis=1)
+    nowhere = np.full(len(n_active), np.nan)
+    return FIRING.checked(
+        pl.DataFrame(
+            {
+                "feature": np.arange(len(n_active), dtype=np.int32),
+                "n_tokens": np.full(len(n_active), sums.n_tokens, dtype=np.int64),
+                "n_active": n_active,
+                "firing_share": n_active / sums.n_tokens,
+                "mean_active": np.divide(sums.total, n_active, out=nowhere, where=n_active > 0),
+                "max_active": sums.largest,
+            }
+        )
+    )

@@ -8,7 +8,6 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from lab.errors import StorageError
 from lab.models.load import Model, load
 from lab.models.source import (
     AdapterModel,
@@ -20,10 +19,13 @@ from lab.models.source import (
     PairModel,
     model_source,
 )
-from lab.provenance import Provenance, file_digest
-from lab.scale_out import Here, Ray, map_shards
-from lab.tables import leftovers, read_table, write_table
+from lab.records.errors import StorageError
+from lab.records.provenance import Provenance, file_digest
+from lab.records.scale_out import Here, Ray, map_shards
+from lab.records.tables import leftovers, read_table, write_table
+from probes.capture.texts import TEXTS, texts_digest
 from probes.storage.plan import DTYPES, Plan, differences, portions
+from probes.storage.repair import require_whole
 from probes.storage.shard import write_shard
 from probes.storage.store import (
     MANIFEST,
@@ -35,8 +37,6 @@ from probes.storage.store import (
     shard_name,
     write_manifest,
 )
-from probes.storage.verify import require_whole
-from probes.texts import TEXTS, texts_digest
 
 
 def fill(

@@ -8,12 +8,12 @@ import polars as pl
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from lab.errors import SiteError, StorageError
 from lab.models.load import Model
-from lab.provenance import digest
-from probes.positions import AllTokens, CompletionTokens, Positions, SentenceEnds, TokenSet, positions
-from probes.site import Site, check_site
-from probes.texts import texts_digest
+from lab.records.errors import SiteError, StorageError
+from lab.records.provenance import digest
+from probes.capture.positions import AllTokens, CompletionTokens, Positions, SentenceEnds, TokenSet, positions
+from probes.capture.site import Site, check_site
+from probes.capture.texts import texts_digest
 
 DtypeName: TypeAlias = Literal["float32", "bfloat16", "float16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -12,15 +12,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lab.errors import SiteError, StorageError
 from lab.models.load import Model
 from lab.models.padding import left_padded
-from lab.provenance import Provenance
+from lab.records.errors import SiteError, StorageError
+from lab.records.provenance import Provenance
+from lab.records.tables import replacing, write_table
 from lab.sampling.cache import is_out_of_memory
-from lab.tables import replacing, write_table
-from probes.capture import capture
-from probes.positions import positions
-from probes.site import Site
+from probes.capture.capture import capture
+from probes.capture.positions import positions
+from probes.capture.site import Site
 from probes.storage.plan import Plan, Portion
 from probes.storage.store import INDEX, Store, index_name, shard_name
 

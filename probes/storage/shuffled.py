@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lab.errors import StorageError
-from lab.seeds import torch_generator
-from probes.site import Site
+from lab.records.errors import StorageError
+from lab.records.seeds import torch_generator
+from probes.capture.site import Site
 from probes.storage.shard import read_rows
 from probes.storage.store import Store, read_index
 

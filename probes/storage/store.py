@@ -7,10 +7,10 @@ from pathlib import Path
 
 import polars as pl
 
-from lab.errors import StorageError
 from lab.models.load import Model
-from lab.provenance import Provenance, canonical_json, digest
-from lab.tables import Column, Schema, read_table, write_text
+from lab.records.errors import StorageError
+from lab.records.provenance import Provenance, canonical_json, digest
+from lab.records.tables import Column, Schema, read_table, write_text
 from probes.storage.plan import Plan, Portion, read_plan
 
 FORMAT = "elicitation-lab.activations.1"

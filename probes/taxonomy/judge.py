@@ -11,11 +11,20 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from lab.metrics.bootstrap import Interval, percentile_interval
-from lab.seeds import numpy_generator
-from probes.taxonomy.agreement import adjusted_rand, key, macro_f1, mutual_information, purity, sameness
-from probes.taxonomy.parts import Parts
+from lab.records.seeds import numpy_generator
+from probes.taxonomy.agreement import (
+    Measure,
+    Tally,
+    adjusted_rand,
+    key,
+    macro_f1,
+    mutual_information,
+    purity,
+    sameness,
+    tally,
+)
 from probes.taxonomy.segment_means import SegmentMeans
-from probes.taxonomy.tally import Measure, Tally, tally
+from probes.taxonomy.segments import Parts
 from probes.taxonomy.taxonomy import Taxonomy, normalised
 
 N_SHUFFLES = 20

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lab.errors import StorageError
-from lab.tables import read_table
-from probes.site import Site
+from lab.records.errors import StorageError
+from lab.records.tables import read_table
+from probes.capture.site import Site
 from probes.storage.shard import read_rows
 from probes.storage.store import INDEX, Store, index_name
 

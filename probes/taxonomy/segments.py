@@ -4,15 +4,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
 import polars as pl
+from jaxtyping import Bool
 from transformers import PreTrainedTokenizerBase
 
-from lab.errors import StorageError
-from lab.tables import Column, Schema
+from lab.records.errors import EstimateError, StorageError
+from lab.records.seeds import child_seed
+from lab.records.tables import Column, Schema
 from lab.tasks.problem import Problem
 from lab.tasks.step_grammar import StepGrammar
-from probes.labels import character_spans, decoded
-from probes.positions import ENDS, SentenceEnds, positions
+from probes.capture.positions import ENDS, SentenceEnds, positions
+from probes.scores.labels import character_spans, decoded
 
 SEGMENTS = Schema(
     "segments",
@@ -117,3 +120,35 @@ def _steps(
         inside = [place for place, (start, end) in enumerate(places) if start < span.end and end > span.start]
         if inside:
             yield _Found(inside[0], inside[-1], text[span.start : span.end], span.label)
+
+
+STOPPING_SHARE = JUDGED_SHARE = 0.2
+"""Of all problems; at least one of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Which segments belong to which part; each belongs to one, with all others of its problem."""
+
+    fit: Bool[np.ndarray, " segment"]
+    stopping: Bool[np.ndarray, " segment"]
+    judged: Bool[np.ndarray, " segment"]
+    """These decide nothing in a fit."""
+
+
+def parts(problem_ids: Sequence[str], seed: int) -> Parts:
+    """The parts of segments whose problems are `problem_ids`, one for each segment.
+
+    Problems are ordered by a hash of (seed, id), so neither the order of segments nor their number matters. Raises
+    EstimateError for fewer than three problems.
+    """
+    ordered = sorted(set(problem_ids), key=lambda problem_id: child_seed(seed, "part", problem_id))
+    if len(ordered) < 3:
+        raise EstimateError(
+            f"segments of {len(ordered)} problems: want at least 3, to fit on, to stop on and to judge on"
+        )
+    n_judged, n_stopping = (max(1, round(share * len(ordered))) for share in (JUDGED_SHARE, STOPPING_SHARE))
+    place = {problem_id: place for place, problem_id in enumerate(ordered)}
+    places = np.array([place[problem_id] for problem_id in problem_ids])
+    judged, stopping = places < n_judged, (places >= n_judged) & (places < n_judged + n_stopping)
+    return Parts(fit=~judged & ~stopping, stopping=stopping, judged=judged)

@@ -1,30 +1,118 @@
 """survey: taxonomies of several sites, sizes and methods, fitted to one store and judged side by side."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import polars as pl
+import torch
 from jaxtyping import Int
 
-from lab.errors import EstimateError
-from lab.feature_tables import CATEGORIES, TAXONOMIES
 from lab.metrics.bootstrap import resamples
 from lab.models.load import Model
-from lab.seeds import child_seed, numpy_generator
-from lab.tables import read_table
-from probes.site import Site
+from lab.records.errors import EstimateError, StorageError
+from lab.records.seeds import child_seed, numpy_generator, torch_generator
+from lab.records.tables import read_table
+from probes.capture.site import Site
+from probes.capture.texts import TEXTS
 from probes.storage.store import TEXTS_FILE, Store, require_model
-from probes.taxonomy.categories import categories
+from probes.tables import CATEGORIES, TAXONOMIES
 from probes.taxonomy.fit import ClusteringSae, KMeans, Method, fit
 from probes.taxonomy.judge import Basis, judge
-from probes.taxonomy.noise import noise
-from probes.taxonomy.parts import Parts, parts
-from probes.taxonomy.reading import AnyToken, LastToken, Reading, TokenBefore, spans_read
-from probes.taxonomy.segment_means import segment_means
-from probes.taxonomy.segments import Rule, segments
+from probes.taxonomy.segment_means import SegmentMeans, segment_means
+from probes.taxonomy.segments import SEGMENTS, Parts, Rule, parts, segments
 from probes.taxonomy.taxonomy import Taxonomy
-from probes.texts import TEXTS
+
+N_EXAMPLES = 5
+
+
+def categories(taxonomy: Taxonomy, spans: SegmentMeans, parts: Parts) -> list[dict[str, object]]:
+    """Rows of `CATEGORIES` without the columns that name the fit, a row for each category, also for an empty one."""
+    held_out = spans.segments.filter(parts.judged)
+    scores = taxonomy.scores(spans.means[torch.from_numpy(parts.judged)])
+    best = scores.max(dim=1)
+    coded = held_out.with_columns(category=pl.Series(best.indices.numpy()), score=pl.Series(best.values.numpy()))
+    return [
+        {"category": category, "name": name} | _content(coded.filter(pl.col("category") == category), len(held_out))
+        for category, name in enumerate(taxonomy.names)
+    ]
+
+
+def _content(members: pl.DataFrame, n_segments: int) -> dict[str, object]:
+    labelled = members["label"].drop_nulls()
+    # The most frequent, and of equals the first by name.
+    counts = labelled.value_counts().sort(["count", "label"], descending=[True, False])
+    nearest = members.sort("score", descending=True, maintain_order=True)["words"].unique(maintain_order=True)
+    return {
+        "share": len(members) / n_segments,
+        "label": counts["label"][0] if len(counts) else None,
+        "label_share": counts["count"][0] / len(labelled) if len(counts) else np.nan,
+        "examples": nearest.head(N_EXAMPLES).to_list(),
+    }
+
+
+def noise(data: SegmentMeans, seed: int) -> SegmentMeans:
+    """The same segments with normal vectors of the same mean and covariance in the place of theirs.
+
+    What a taxonomy explains of these it owes to the few directions that vary most, and to no cluster.
+    """
+    mean = data.means.double().mean(dim=0)
+    centred = data.means.double() - mean
+    variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
+    drawn = torch.randn(centred.shape, generator=torch_generator(seed, "noise", str(data.site)), dtype=torch.float64)
+    return replace(data, means=(drawn * variances.clamp_min(0).sqrt() @ directions.T + mean).float())
+
+
+@dataclass(frozen=True, slots=True)
+class SpanMean:
+    """All its tokens, averaged: what a taxonomy is fitted on."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastToken:
+    """Its last token, where all of it has been read."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBefore:
+    """The token in front of it, where a model decides what to write: all that a router can know."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnyToken:
+    """One of its tokens, drawn at random: over many segments, what reading at every token gives."""
+
+    seed: int
+
+
+Reading: TypeAlias = SpanMean | LastToken | TokenBefore | AnyToken
+
+
+def spans_read(reading: Reading, segments: pl.DataFrame) -> pl.DataFrame:
+    """`SEGMENTS` rows with `first` and `last` at the tokens that `reading` averages; the words and labels stay.
+
+    Raises StorageError for the token before a segment that stands at the start of its text.
+    """
+    match reading:
+        case SpanMean():
+            return segments
+        case LastToken():
+            return _at(segments, segments["last"])
+        case AnyToken(seed=seed):
+            first, last = segments["first"].to_numpy(), segments["last"].to_numpy()
+            return _at(segments, pl.Series(numpy_generator(seed, "any token").integers(first, last + 1)))
+        case TokenBefore():
+            if n_first := segments.filter(pl.col("first") == 0).height:
+                raise StorageError(
+                    f"{n_first} segments stand at the start of their text, without a token before: want prompts"
+                )
+            return _at(segments, segments["first"] - 1)
+
+
+def _at(segments: pl.DataFrame, places: pl.Series) -> pl.DataFrame:
+    places = places.cast(pl.Int32)
+    return SEGMENTS.checked(segments.with_columns(places.alias("first"), places.alias("last")))
 
 
 class Survey(NamedTuple):

@@ -1,14 +1,24 @@
 """Taxonomy: categories of segments of text, as a model's stream at one site tells them apart."""
 
+import json
+import re
+from collections import Counter
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
+import polars as pl
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from lab.errors import ModelError
 from lab.models.load import Model
-from probes.site import Site, check_site
+from lab.records.errors import LabError, ModelError, StorageError
+from lab.records.provenance import Provenance, canonical_json
+from lab.records.tables import replacing
+from probes.capture.site import Site, check_site
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -108,3 +118,105 @@ def require_fit(taxonomy: Taxonomy, model: Model) -> None:
             f"{model.digest}: want that very model, or a taxonomy fitted to this one"
         )
     check_site(model, taxonomy.site)
+
+
+FORMAT = "elicitation-lab.taxonomy.1"
+# All of the description under one key, because safetensors writes several in an order that changes from run to run.
+HEADER = "taxonomy"
+
+
+def save_taxonomy(path: Path, taxonomy: Taxonomy, made_by: Provenance) -> None:
+    """Writes `taxonomy` whole or not at all; equal work gives equal bytes."""
+    described = {
+        "format": FORMAT,
+        "site": str(taxonomy.site),
+        "k": taxonomy.k,
+        "names": taxonomy.names,
+        "model": taxonomy.model,
+        "model_digest": taxonomy.model_digest,
+        "provenance": made_by,
+    }
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in taxonomy.tensors.items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={HEADER: canonical_json(described)})
+
+
+def load_taxonomy(path: Path) -> Taxonomy:
+    """The inverse of `save_taxonomy`, on the CPU; StorageError for a file that is missing, damaged or no taxonomy."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            described = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+            if described.get("format") == FORMAT:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                _require_shapes(tensors)
+                return Taxonomy(
+                    site=Site.parse(described["site"]),
+                    k=described["k"],
+                    names=tuple(described["names"]),
+                    model=described["model"],
+                    model_digest=described["model_digest"],
+                    **tensors,
+                )
+    except (OSError, SafetensorError, LabError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StorageError(f"cannot read a taxonomy from {path}: {error}; name another, or fit it again") from error
+    raise StorageError(f"{path} is not a taxonomy: its format is {described.get('format')!r}, want {FORMAT!r}")
+
+
+def _require_shapes(tensors: dict[str, Tensor]) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    n, d_model = shapes["W_dec"]
+    wanted = {"mean": (d_model,), "W_enc": (d_model, n), "b_enc": (n,), "W_dec": (n, d_model), "b_dec": (d_model,)}
+    if shapes != wanted:
+        raise ValueError(f"its tensors are {shapes}, want {wanted}")
+
+
+N_PIECES = 3
+
+
+def category_names(
+    segments: pl.DataFrame, categories: Int[np.ndarray, " segment"], n_categories: int
+) -> tuple[str, ...]:
+    """A name for each category, all different, from `SEGMENTS` rows and the category of each.
+
+    The most common label of its segments; where no segment has a label, the pieces (words and marks) whose share of its
+    segments is highest above their share of the others, in standard errors. An empty category is called `empty`. A name
+    that comes again is numbered.
+    """
+    labels, words = segments["label"].to_list(), segments["words"].to_list()
+    pieces = [frozenset(re.findall(r"\w+|[^\w\s]", text)) for text in words]
+    everywhere = Counter(piece for found in pieces for piece in found)
+    names: list[str] = []
+    for category in range(n_categories):
+        members = np.flatnonzero(categories == category).tolist()
+        stated = Counter(labels[member] for member in members if labels[member] is not None)
+        if stated:
+            # Of equals the first by name, whatever the order of segments.
+            names.append(min(stated, key=lambda label: (-stated[label], label)))
+        elif members:
+            inside = Counter(piece for member in members for piece in pieces[member])
+            names.append(" ".join(_distinctive(inside, len(members), everywhere, len(words))))
+        else:
+            names.append("empty")
+    return tuple(_numbered(names))
+
+
+def _distinctive(inside: Counter[str], n_inside: int, everywhere: Counter[str], n_segments: int) -> list[str]:
+    """The pieces with the largest z of two proportions; `inside` and `everywhere` count segments."""
+    n_outside = n_segments - n_inside
+
+    def z(piece: str) -> float:
+        share = everywhere[piece] / n_segments
+        variance = share * (1 - share) * (1 / n_inside + 1 / n_outside) if n_outside else 0.0
+        difference = inside[piece] / n_inside - (everywhere[piece] - inside[piece]) / max(1, n_outside)
+        return difference / variance**0.5 if variance else 0.0
+
+    return sorted(inside, key=lambda piece: (-z(piece), piece))[:N_PIECES]
+
+
+def _numbered(names: list[str]) -> list[str]:
+    before: Counter[str] = Counter()
+    numbered = []
+    for name in names:
+        before[name] += 1
+        numbered.append(name if before[name] == 1 else f"{name} {before[name]}")
+    return numbered

@@ -13,11 +13,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lab.models.load import Model
-from lab.whole_directory import whole_directory
+from lab.records.atomic_directory import whole_directory
 from steering.export.block_outputs import last_map, without_embedding
-from steering.export.header import HEADER, header_text
-from steering.export.model_facts import check_fits, facts_of
-from steering.export.vector_file import Origin
+from steering.export.vector_file import HEADER, Origin, check_fits, facts_of, header_text
 from steering.vector import SteeringVector
 
 

@@ -11,15 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lab.errors import VectorError
 from lab.models.anatomy import LAYOUTS
 from lab.models.load import Model
-from lab.whole_directory import whole_directory
-from probes.site import Site
+from lab.records.atomic_directory import whole_directory
+from lab.records.errors import VectorError
+from probes.capture.site import Site
 from steering.export.block_outputs import EMBEDDED, LAST_MAPS, at_block_outputs, last_map
-from steering.export.header import HEADER, header_text
-from steering.export.model_facts import check_fits, facts_of
-from steering.export.vector_file import Origin
+from steering.export.vector_file import HEADER, Origin, check_fits, facts_of, header_text
 from steering.vector import SteeringVector
 
 # Families whose blocks end in a map with a bias, or, as Llama by `mlp_bias`, can be told to.

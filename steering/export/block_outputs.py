@@ -2,9 +2,9 @@
 
 import math
 
-from lab.errors import VectorError
 from lab.models.anatomy import LAYOUTS
-from probes.site import Site
+from lab.records.errors import VectorError
+from probes.capture.site import Site
 from steering.vector import SteeringVector
 
 EMBEDDED = Site(0, "resid_pre")

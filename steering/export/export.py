@@ -2,19 +2,56 @@
 
 import dataclasses
 import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
-from lab.errors import VectorError
+from lab.models.load import Model
+from lab.records.errors import VectorError
 from steering.export.adapter import save_adapter
 from steering.export.baked_bias import bake
-from steering.export.file_kind import PICKLE_REASON, file_kind
-from steering.export.formats import Adapter, BakedBias, Format, Gguf, LayerTable, Safetensors, VllmLens
 from steering.export.layer_table import is_layer_table, read_layer_table, save_layer_table
-from steering.export.model_facts import ModelFacts, check_fits
 from steering.export.tensors import read_vector, save_vector
-from steering.export.vector_file import Origin, VectorFile
+from steering.export.vector_file import PICKLE_REASON, ModelFacts, Origin, VectorFile, check_fits, file_kind
 from steering.export.vllm_lens import read_vllm_lens, save_vllm_lens
 from steering.vector import SteeringVector
+
+
+@dataclass(frozen=True, slots=True)
+class Safetensors:
+    """This project's own file, which loses nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gguf:
+    """A control vector for llama.cpp, repeng and EasySteer."""
+
+
+@dataclass(frozen=True, slots=True)
+class VllmLens:
+    """JSON for requests to a vLLM that runs vllm-lens."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTable:
+    """One tensor, a row a block; for programs whose own files are pickles (hotwire, steering-vectors)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BakedBias:
+    """A checkpoint of a model with the vector in its biases, for plain transformers and vLLM."""
+
+    into: Model
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapter:
+    """A PEFT adapter that is only a bias, for a model."""
+
+    of: Model
+
+
+Format: TypeAlias = Safetensors | Gguf | VllmLens | LayerTable | BakedBias | Adapter
 
 
 def export(vector: SteeringVector, form: Format, path: Path, origin: Origin, *, dose: float = 1.0) -> None:

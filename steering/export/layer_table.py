@@ -13,13 +13,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lab.errors import LabError, VectorError
-from lab.tables import replacing
-from probes.site import Site
+from lab.records.errors import LabError, VectorError
+from lab.records.tables import replacing
+from probes.capture.site import Site
 from steering.export.block_outputs import only_block_outputs
-from steering.export.header import HEADER, header_text, read_header
-from steering.export.model_facts import check_fits
-from steering.export.vector_file import Origin, VectorFile
+from steering.export.vector_file import HEADER, Origin, VectorFile, check_fits, header_text, read_header
 from steering.vector import SteeringVector
 
 TABLE = "directions"

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import polars as pl
 
-from lab.provenance import Provenance
-from lab.report.ledger import LADDER
-from steering.export.formats import Adapter, BakedBias, Format, Gguf, LayerTable, Safetensors, VllmLens
+from lab.records.provenance import Provenance
+from steering.export.export import Adapter, BakedBias, Format, Gguf, LayerTable, Safetensors, VllmLens
 from steering.export.vector_file import Origin, VectorFile
 from steering.vector import SteeringVector
 
@@ -33,7 +32,7 @@ def model_card(
     vector, origin = file.vector, file.origin
     parts = [f"# {_plain(name)}", _what(vector, origin), _sites(vector, origin)]
     if measured is not None:
-        parts.append(_effect(LADDER.checked(measured)))
+        parts.append(_effect(measured))
     if exported:
         parts.append("## Use")
         parts += [_use(form, path, origin) for path, form in exported.items()]

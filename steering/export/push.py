@@ -7,7 +7,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from lab.errors import StorageError
+from lab.records.errors import StorageError
 
 CARD = "README.md"
 """What the hub shows of a repository."""

@@ -6,14 +6,22 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lab.errors import LabError, VectorError
-from lab.provenance import Provenance
-from lab.tables import replacing
-from probes.site import Site
-from steering.export.file_kind import PICKLE_REASON, file_kind
-from steering.export.header import FORMAT, HEADER, header_text, read_header
-from steering.export.model_facts import ModelFacts, check_fits
-from steering.export.vector_file import Origin, VectorFile
+from lab.records.errors import LabError, VectorError
+from lab.records.provenance import Provenance
+from lab.records.tables import replacing
+from probes.capture.site import Site
+from steering.export.vector_file import (
+    FORMAT,
+    HEADER,
+    PICKLE_REASON,
+    ModelFacts,
+    Origin,
+    VectorFile,
+    check_fits,
+    file_kind,
+    header_text,
+    read_header,
+)
 from steering.vector import SteeringVector
 
 

@@ -1,10 +1,64 @@
 """VectorFile: what a file holds, a vector and where it comes from."""
 
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias, TypeVar, get_origin
 
-from lab.provenance import Provenance
-from steering.export.model_facts import ModelFacts
+from lab.models.load import Model
+from lab.records.errors import LabError, SiteError, VectorError
+from lab.records.provenance import Provenance, canonical_json, digest
+from probes.capture.site import Site
 from steering.vector import SteeringVector
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFacts:
+    """A model without its weights."""
+
+    name: str
+    digest: str
+    """Of the files, or the tensors, that it was made from."""
+    tokenizer_digest: str
+    """Of its vocabulary, special tokens and chat template."""
+    family: str
+    """`config.model_type`."""
+    d_model: int
+    n_layers: int
+
+
+def facts_of(model: Model) -> ModelFacts:
+    """The facts of a loaded model."""
+    tokenizer = model.tokenizer
+    told = {
+        "vocabulary": tokenizer.get_vocab(),
+        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "template": str(tokenizer.chat_template),
+    }
+    return ModelFacts(
+        name=model.name,
+        digest=model.digest,
+        tokenizer_digest=digest(told),
+        family=model.anatomy.family,
+        d_model=model.anatomy.d_model,
+        n_layers=model.anatomy.n_layers,
+    )
+
+
+def check_fits(vector: SteeringVector, facts: ModelFacts) -> None:
+    """VectorError unless `vector` is as wide as the model, SiteError unless the model has each of its layers."""
+    if vector.d_model != facts.d_model:
+        raise VectorError(
+            f"a vector of width {vector.d_model} does not fit {facts.name}, whose d_model is {facts.d_model}: "
+            "use the model it was fitted on"
+        )
+    if beyond := [site for site in vector.sites if site.layer >= facts.n_layers]:
+        raise SiteError(
+            f"{beyond[0]} is out of range: {facts.name} has {facts.n_layers} layers, want 0 to {facts.n_layers - 1}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,3 +78,103 @@ class VectorFile:
 
     vector: SteeringVector
     origin: Origin | None
+
+
+FORMAT = "elicitation-lab.steering-vector.2"
+# One key for all of it, because safetensors writes several in an order that changes from run to run.
+HEADER = "steering_vector"
+SCALE = (
+    "what is added to the residual stream at a site is dose * tensor, at every token read under the edit; dose 1 is "
+    "the tensor as it is; the relative dose is |dose| * norm / residual_norm"
+)
+
+T = TypeVar("T", Provenance, ModelFacts)
+
+
+def header_text(vector: SteeringVector, origin: Origin) -> str:
+    """The header of `vector` as canonical JSON: no clock time, unknown norms are null."""
+    facts = origin.fitted_on
+    return canonical_json(
+        {
+            "format": FORMAT,
+            "how": vector.how,
+            "d_model": vector.d_model,
+            "norms": {str(site): norm for site, norm in vector.norms.items()},
+            "residual_norms": {
+                str(site): None if math.isnan(norm) else norm for site, norm in vector.residual_norms.items()
+            },
+            "scale": SCALE,
+            "measured_dose": origin.measured_dose,
+            "model": None if facts is None else {name: getattr(facts, name) for name in ModelFacts.__slots__},
+            "provenance": origin.made_by,
+        }
+    )
+
+
+def read_header(text: str, directions: Mapping[Site, object]) -> tuple[str, dict[Site, float], Origin]:
+    """(`how`, residual norms, origin) of a header that stands over `directions`.
+
+    Raises VectorError for another format, missing fields, fields of other types, and sites other than those of
+    `directions`.
+    """
+    try:
+        told = json.loads(text)
+        if told["format"] != FORMAT:
+            raise VectorError(f"its format is {told['format']!r}, want {FORMAT!r}")
+        norms = {
+            Site.parse(name): math.nan if norm is None else float(norm) for name, norm in told["residual_norms"].items()
+        }
+        how, dose, facts = told["how"], told["measured_dose"], told["model"]
+        origin = Origin(
+            made_by=_checked(Provenance, told["provenance"]),
+            fitted_on=None if facts is None else _checked(ModelFacts, facts),
+            measured_dose=None if dose is None else float(dose),
+        )
+    except LabError as error:
+        raise VectorError(str(error)) from error
+    except KeyError as error:
+        raise VectorError(f"its header lacks {error}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise VectorError(f"its header is damaged: {error}") from error
+    if not isinstance(how, str):
+        raise VectorError(f"its header is damaged: `how` is {how!r}, want a text")
+    if set(norms) != set(directions):
+        raise VectorError(
+            f"its header tells of {', '.join(map(str, sorted(norms))) or 'no site'}, "
+            f"its tensors are at {', '.join(map(str, sorted(directions))) or 'none'}"
+        )
+    return how, norms, origin
+
+
+def _checked(kind: type[T], told: Mapping[str, object]) -> T:
+    """An instance of `kind`; VectorError for a field of another type, because a card prints them all."""
+    for field in dataclasses.fields(kind):
+        value, wanted = told[field.name], get_origin(field.type) or field.type
+        texts = not isinstance(value, dict) or all(isinstance(item, str) for item in value.values())
+        if type(value) is not wanted or not texts:
+            raise VectorError(f"its header is damaged: {field.name} is {value!r}, want {field.type}")
+    return kind(**told)  # pyright: ignore[reportArgumentType]
+
+
+Kind: TypeAlias = Literal["safetensors", "gguf", "json", "pickle", "other"]
+
+PICKLES = (b"PK\x03\x04", b"\x80")
+"""How a `.pt` file begins: as a zip archive of pickles, or as a bare pickle."""
+PICKLE_REASON = "it is a pickle (a .pt file), which can run code; where it was made, save its tensors as safetensors"
+MAX_HEADER = 100_000_000
+"""Bytes of the longest header that safetensors reads."""
+
+
+def file_kind(path: Path) -> Kind:
+    """The kind of the file at `path`; OSError where it cannot be read."""
+    with path.open("rb") as stream:
+        start = stream.read(16)
+    if start.startswith(b"GGUF"):
+        return "gguf"
+    # The length of the header in eight bytes, then the header, which is JSON. Before pickles, since a length may begin
+    # with any byte.
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= MAX_HEADER:
+        return "safetensors"
+    if start.startswith(PICKLES):
+        return "pickle"
+    return "json" if start.lstrip().startswith((b"{", b"[")) else "other"

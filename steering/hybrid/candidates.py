@@ -9,13 +9,12 @@ from jaxtyping import Float, Int, UInt64
 from torch import Tensor
 
 from lab.models.load import Model
-from probes.site import Site, hook_site
+from probes.capture.site import Site, hook_site
 from steering.change import addition
 from steering.edit import Add, Edit
-from steering.hybrid.above import begun_at, lowest, n_below
-from steering.hybrid.act import Chooser, FirstChooser, RandomChooser, Sweep, TunedChooser
-from steering.hybrid.draws import CANDIDATE, draws
-from steering.hybrid.watched_rows import WatchedRows
+from steering.hybrid.intervention import Chooser, FirstChooser, RandomChooser, Sweep, TunedChooser
+from steering.hybrid.vector_table import CANDIDATE, draws
+from steering.hybrid.watched_decoder import WatchedRows, begun_at, lowest, n_below
 
 
 def deltas(model: Model, edits: Sequence[Edit]) -> dict[Site, Float[Tensor, "edit d_model"]]:

@@ -1,6 +1,8 @@
 """Hybrid: a base and a tuned model in step, with one decision a token about who writes it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from hashlib import sha256
 from typing import NamedTuple
 
 import torch
@@ -8,11 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lab.models.pair import ModelPair
-from lab.sampling.rows import Batch, Crossing, OpenRows, Proposal, Rows
+from lab.records.provenance import digest
+from lab.sampling.decoder import Batch, Crossing, OpenRows, Proposal, Rows
 from lab.sampling.trace import ROUTES
+from probes.sae.dictionary import Sae
 from steering.edit import apply_each
-from steering.hybrid.above import begun_at, n_below
-from steering.hybrid.act import (
+from steering.hybrid.candidates import candidates, chosen, deltas, n_different
+from steering.hybrid.intervention import (
     Act,
     LikelyToken,
     SecondChoice,
@@ -23,14 +27,11 @@ from steering.hybrid.act import (
     table_of,
     uses_tuned,
 )
-from steering.hybrid.candidates import candidates, chosen, deltas, n_different
-from steering.hybrid.draws import LIKELY_TOKEN, draws
-from steering.hybrid.placed import placed_act, placed_router
-from steering.hybrid.read_sites import base_sites, start, tuned_sites
-from steering.hybrid.router import InCategories, Never, Router, asks_tuned, route
-from steering.hybrid.vector_table import PerCategory, edit_of
-from steering.hybrid.view import View
-from steering.hybrid.watched_rows import WatchedRows
+from steering.hybrid.placed import base_sites, placed_act, placed_router, start, tuned_sites
+from steering.hybrid.router import InCategories, Never, Router, View, asks_tuned, route
+from steering.hybrid.vector_table import LIKELY_TOKEN, PerCategory, draws, edit_of
+from steering.hybrid.watched_decoder import WatchedRows, begun_at, n_below
+from steering.vector import SteeringVector
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +176,31 @@ class HybridRows:
 def insisting(logits: Float[Tensor, "row d_vocab"], tokens: Int[Tensor, " row"]) -> Float[Tensor, "row d_vocab"]:
     """Logits of the same shape with all probability on `tokens`."""
     return torch.full_like(logits, -torch.inf).scatter(1, tokens[:, None], 0.0)
+
+
+def identity(hybrid: Hybrid) -> str:
+    """Sixteen hex digits; equal for hybrids of equal values, whatever object or device they are on."""
+    return digest(_plain(hybrid))
+
+
+def _plain(value: object) -> object:
+    """`value` with tensors as digests of their bytes, in what has canonical JSON."""
+    match value:
+        case Tensor():
+            content = value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+            return [str(value.dtype), list(value.shape), sha256(content).hexdigest()]
+        case SteeringVector():
+            # How a vector was found does not change what it does.
+            return _plain(value.directions)
+        case Sae(digest=own):
+            return own
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case tuple():
+            return [_plain(item) for item in value]
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            return {"kind": type(value).__name__} | {
+                field.name: _plain(getattr(value, field.name)) for field in fields(value)
+            }
+        case _:
+            return value

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 from lab.models.load import Model
 from lab.models.pair import ModelPair
-from probes.site import check_site
+from probes.capture.site import Site, check_site
 from probes.taxonomy.taxonomy import require_fit
 from steering.edit import check_fit, edit_sites
-from steering.hybrid.act import Act, Steer, Sweep
-from steering.hybrid.linear_probe import require_width
-from steering.hybrid.router import BaseProbe, InCategories, Router
+from steering.hybrid.intervention import Act, Steer, Sweep, table_of
+from steering.hybrid.router import BaseProbe, InCategories, Router, require_width
 from steering.hybrid.vector_table import PerCategory, VectorTable
+from steering.hybrid.watched_decoder import lowest
 
 
 def placed_router(pair: ModelPair, router: Router) -> Router:
@@ -49,3 +49,41 @@ def _placed_table(pair: ModelPair, table: VectorTable) -> VectorTable:
     model: Model = pair.tuned if table.reader == "tuned" else pair.base
     require_fit(table.taxonomy, model)
     return replace(table, taxonomy=table.taxonomy.to(model.device))
+
+
+def start(table: VectorTable) -> Site:
+    """The lowest site of all edits of a table: whatever is steered is computed from there up."""
+    return lowest([site for edit in table.edits for site in edit_sites(edit)])
+
+
+def base_sites(router: Router, act: Act) -> dict[Site, int | None]:
+    """Site of the base model -> how many of the last positions are read there; None is all of them."""
+    wanted: list[tuple[Site, int | None]] = []
+    if isinstance(router, BaseProbe):
+        wanted.append((router.probe.site, 1))
+    table = table_of(act)
+    if table is not None:
+        windows = act.windows if isinstance(act, Sweep) else (1,)
+        wanted += [(start(table), window) for window in windows]
+    if isinstance(table, PerCategory) and table.reader == "base":
+        wanted.append((table.taxonomy.site, 1))
+    return _widest(wanted)
+
+
+def tuned_sites(router: Router, act: Act) -> dict[Site, int | None]:
+    """The same of the tuned model, of which only the last position is read."""
+    wanted: list[tuple[Site, int | None]] = []
+    if isinstance(router, InCategories):
+        wanted.append((router.taxonomy.site, 1))
+    table = table_of(act)
+    if isinstance(table, PerCategory) and table.reader == "tuned":
+        wanted.append((table.taxonomy.site, 1))
+    return _widest(wanted)
+
+
+def _widest(wanted: list[tuple[Site, int | None]]) -> dict[Site, int | None]:
+    found: dict[Site, int | None] = {}
+    for site, n in wanted:
+        earlier = found.get(site, 0)
+        found[site] = None if n is None or earlier is None else max(n, earlier)
+    return found

@@ -1,19 +1,56 @@
 """Routers: which tokens of a hybrid are not left to the base model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf
-from typing import TypeAlias
+from math import inf, isfinite
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt64
+from jaxtyping import Bool, Float, UInt64
 from torch import Tensor
 
-from lab.errors import DecodingError
-from lab.seeds import uniforms
+from lab.models.load import Model
+from lab.records.errors import DecodingError, ModelError
+from lab.records.seeds import uniforms
+from probes.capture.site import Site, check_site
 from probes.taxonomy.taxonomy import Taxonomy
-from steering.hybrid.linear_probe import LinearProbe
-from steering.hybrid.view import View
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearProbe:
+    """A half-space of a model's stream at one site."""
+
+    site: Site
+    weight: Float[Tensor, " d_model"]
+    bias: float
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.bias) and bool(self.weight.isfinite().all())):
+            raise ModelError("a linear probe holds NaN or infinity: its fit diverged or its file is damaged")
+
+    def opens(self, stream: Float[Tensor, "row d_model"]) -> Bool[Tensor, " row"]:
+        """Whether stream @ weight + bias > 0, in the weight's dtype."""
+        return stream.to(self.weight.dtype) @ self.weight.to(stream.device) + self.bias > 0
+
+
+def require_width(probe: LinearProbe, model: Model) -> None:
+    """ModelError unless `probe` is as wide as the model's stream, SiteError unless the model has its layer."""
+    if len(probe.weight) != model.anatomy.d_model:
+        raise ModelError(
+            f"a linear probe of width {len(probe.weight)} does not fit {model.name}, whose d_model is "
+            f"{model.anatomy.d_model}: use the model it was fitted on"
+        )
+    check_site(model, probe.site)
+
+
+class View(NamedTuple):
+    """What one model of a hybrid can be asked."""
+
+    logits: Float[Tensor, "row d_vocab"]
+    """Of the next token, at temperature 1."""
+    streams: Mapping[Site, Float[Tensor, "row d_model"]]
+    """At the last token, for the sites that the hybrid reads."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,30 @@
 """VectorTable: which edit a routed row gets."""
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NewType, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt64
 from torch import Tensor
 
-from lab.errors import VectorError
+from lab.records.errors import VectorError
+from lab.records.seeds import uniforms
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Edit
-from steering.hybrid.draws import CATEGORY, draws
+
+Stream = NewType("Stream", np.uint64)
+"""Keeps the draws of one kind apart from those of another, and from those that route and choose tokens."""
+LIKELY_TOKEN = Stream(np.uint64(0x3C3C3C3C3C3C3C3C))
+CANDIDATE = Stream(np.uint64(0x5A5A5A5A5A5A5A5A))
+CATEGORY = Stream(np.uint64(0x6969696969696969))
+
+
+def draws(
+    stream: Stream, keys: UInt64[np.ndarray, " row"], step: int, n: int, device: torch.device
+) -> Int[Tensor, " row"]:
+    """A uniform number from 0 to n - 1 for each row."""
+    return torch.from_numpy((uniforms(keys ^ stream, step) * n).astype(np.int64)).to(device)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """CategoryVectors: a vector for each kind of moment, fitted on the decisions of that kind."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -8,15 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lab.errors import VectorError
 from lab.models.load import Model
-from lab.seeds import torch_generator
-from probes.site import Site
+from lab.records.errors import VectorError
+from lab.records.seeds import torch_generator
+from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
-from steering.fit.examples import Decisions, chosen
-from steering.fit.gradient import Category, GradientFit, fit_gradients
-from steering.hybrid.vector_table import PerCategory
+from steering.fits.controls import random_like
+from steering.fits.examples import Decisions, chosen
+from steering.fits.gradient import Category, GradientFit, fit_gradients
+from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
 from steering.vector import SteeringVector
 
 
@@ -95,3 +96,44 @@ def fit_category_vectors(
 def _nothing(base: Model, site: Site, name: str, n_decisions: int) -> SteeringVector:
     zero = torch.zeros(base.anatomy.d_model)
     return SteeringVector({site: zero}, {site: np.nan}, f"none: {n_decisions} decisions in category {name!r}, too few")
+
+
+def exchanged(found: CategoryVectors, generator: torch.Generator) -> PerCategory:
+    """The fitted vectors passed on in a ring, in a random order: each category that has one gets another's.
+
+    The zero vectors stay where they are: to move these as well would be to compare with no edit where decisions fall in
+    few categories. Raises VectorError where fewer than two categories have
+    a vector.
+    """
+    if len(found.fitted) < 2:
+        raise VectorError(
+            f"{len(found.fitted)} of {found.taxonomy.n_categories} categories have a vector, which leaves nothing to "
+            "exchange: want two; draw more fitting traces or lower min_decisions"
+        )
+    order = [found.fitted[index] for index in torch.randperm(len(found.fitted), generator=generator).tolist()]
+    edits = list(found.table.edits)
+    for index, other in zip(order, [*order[1:], order[0]], strict=True):
+        edits[index] = Add(found.vectors[other])
+    return replace(found.table, edits=tuple(edits))
+
+
+def any_category(found: CategoryVectors) -> RandomCategory:
+    """One of the fitted vectors at random for each token. Raises VectorError where there is none."""
+    return RandomCategory(tuple(Add(found.vectors[index]) for index in found.fitted))
+
+
+def random_vectors(found: CategoryVectors, n_draws: int, *, seed: int) -> Drawn:
+    """Random directions, each with the norm of a fitted vector that is drawn as often as its category has decisions.
+
+    Raises VectorError where no category has a vector.
+    """
+    counts = torch.tensor([found.n_decisions[index] for index in found.fitted], dtype=torch.float64)
+    if not len(counts):
+        raise VectorError("no category has a vector that a random one could be as long as: draw more fitting traces")
+    drawn = torch.multinomial(counts, n_draws, replacement=True, generator=torch_generator(seed, "categories"))
+    return Drawn(
+        tuple(
+            Add(random_like(found.vectors[found.fitted[place]], torch_generator(seed, "random vector", draw)))
+            for draw, place in enumerate(drawn.tolist())
+        )
+    )

@@ -9,12 +9,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lab.errors import VectorError
 from lab.models.load import Model
-from lab.reading.texts import Row, pieces, trace_rows
+from lab.records.errors import VectorError
+from lab.records.seeds import child_seed
+from lab.scoring.scores import Row, pieces, trace_rows
 from lab.tasks.problem import Problem
-from probes.capture import capture
-from probes.site import Site
+from probes.capture.capture import capture
+from probes.capture.site import Site
+from probes.capture.texts import TEXTS
+from probes.taxonomy.fit import Method, fit
+from probes.taxonomy.segment_means import SegmentMeans
+from probes.taxonomy.segments import Rule, parts, segments
+from probes.taxonomy.taxonomy import Taxonomy
 
 KEYS = ("problem_id", "sample_index")
 
@@ -99,3 +105,32 @@ def streams_before(
             before = torch.from_numpy(positions[here]) - len(rows[text].completion) - 1
             found[torch.from_numpy(here)] = stream[place, before.to(stream.device)].float().cpu()
     return found
+
+
+def moment_taxonomy(
+    model: Model, site: Site, when: Moments, rule: Rule, n_categories: int, *, method: Method, seed: int
+) -> Taxonomy:
+    """A taxonomy of the segments of the texts of `when`, by `model`'s stream at the token before each segment.
+
+    That token is where a hybrid reads it; a taxonomy of the means of whole segments, as `probes.taxonomy.survey` fits,
+    often takes it for something else. Raises StorageError where no text has a segment; EstimateError for segments of
+    fewer than three problems, or fewer of them than categories.
+    """
+    texts = TEXTS.frame(
+        [
+            {"problem_id": problem_id, "sample_index": index, "prompt": row.context, "completion": row.completion}
+            for index, (problem_id, row) in enumerate(zip(when.problem_ids, when.rows, strict=True))
+        ]
+    )
+    found = segments(rule, model.tokenizer, texts)
+    owners = found["text"].to_numpy().astype(np.int64)
+    firsts = found["first"].to_numpy() - np.array([len(row.context) for row in when.rows])[owners]
+    data = SegmentMeans(
+        site=site,
+        segments=found,
+        means=streams_before(model, site, when.rows, owners, firsts),
+        model=model.name,
+        model_digest=model.digest,
+    )
+    cut = parts(found["problem_id"].to_list(), child_seed(seed, "parts"))
+    return fit(data, cut, n_categories, method, seed=child_seed(seed, "taxonomy")).taxonomy

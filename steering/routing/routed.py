@@ -1,33 +1,39 @@
 """fit_routing: every fitted way to say when and with which vector the base model is steered."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-from lab.errors import VectorError
+from lab.metrics.bootstrap import Interval
 from lab.models.load import Model
 from lab.models.padding import left_padded
 from lab.models.pair import ModelPair
-from lab.seeds import child_seed, numpy_generator
+from lab.records.errors import LabError, StorageError, VectorError
+from lab.records.provenance import Provenance, canonical_json
+from lab.records.seeds import child_seed, numpy_generator
+from lab.records.tables import replacing, write_text
 from lab.tasks.problem import Problem
-from probes.site import Site
+from probes.capture.site import Site
 from probes.taxonomy.fit import KMeans, Method
 from probes.taxonomy.segments import Rule
-from steering.fit.examples import Decisions
-from steering.fit.gradient import GradientFit
-from steering.hybrid.linear_probe import LinearProbe
-from steering.hybrid.router import EntropyAbove, Scheduled
+from probes.taxonomy.taxonomy import load_taxonomy, save_taxonomy
+from steering.export.tensors import load_vector, save_vector
+from steering.export.vector_file import ModelFacts
+from steering.fits.examples import Decisions
+from steering.fits.gradient import GradientFit
+from steering.hybrid.router import EntropyAbove, LinearProbe, Scheduled
 from steering.routing.category_vectors import CategoryVectors, fit_category_vectors
-from steering.routing.fit_entropy import fit_entropy
-from steering.routing.fit_probe import ProbeQuality, fit_probe
-from steering.routing.fit_schedule import fit_schedule
-from steering.routing.moment_taxonomy import moment_taxonomy
-from steering.routing.moments import Moments, moments, streams_before
+from steering.routing.fit_router import ProbeQuality, fit_entropy, fit_probe, fit_schedule
+from steering.routing.moments import Moments, moment_taxonomy, moments, streams_before
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,3 +149,69 @@ def _decided(
     ]
     targets = torch.tensor(decisions["tuned_token"].to_list(), dtype=torch.long, device=base.device)
     return _Decided(texts, positions, Decisions(*left_padded(base, prefixes), targets))
+
+
+FORMAT = "elicitation-lab.routing.1"
+NAME = "routing.json"
+PROBE = "probe.safetensors"
+
+
+def save_routing(directory: Path, routing: Routing, made_by: Provenance, *, fitted_on: ModelFacts) -> None:
+    """Writes `routing` into `directory`; without the last file, which says that all are there, it is not one.
+
+    Every vector is a file that can be exported by itself; `fitted_on` is the base model. Equal work gives equal bytes.
+    """
+    with replacing(directory / PROBE) as path:
+        save_file({"weight": routing.probe.weight.contiguous()}, path, metadata={"provenance": made_by.to_json()})
+    for found in (routing.base_side, routing.tuned_side):
+        save_taxonomy(_taxonomy_path(directory, found.reader), found.taxonomy, made_by)
+        for index, vector in enumerate(found.vectors):
+            save_vector(_vector_path(directory, found.reader, index), vector, made_by, fitted_on=fitted_on)
+    described = {
+        "format": FORMAT,
+        "provenance": made_by,
+        "site": str(routing.probe.site),
+        "bias": routing.probe.bias,
+        "quality": routing.probe_quality._asdict() | {"auroc": asdict(routing.probe_quality.auroc)},
+        "nats": routing.entropy.nats,
+        "rates": routing.schedule.rates,
+        "n_decisions": {found.reader: found.n_decisions for found in (routing.base_side, routing.tuned_side)},
+    }
+    write_text(directory / NAME, canonical_json(described))
+
+
+def load_routing(directory: Path) -> Routing:
+    """The inverse of `save_routing`, on the CPU; StorageError for what is missing, damaged or no routing."""
+    try:
+        described = json.loads((directory / NAME).read_text(encoding="utf-8"))
+        if described.get("format") != FORMAT:
+            raise StorageError(f"its format is {described.get('format')!r}, want {FORMAT!r}")
+        quality = described["quality"]
+        weight = load_file(directory / PROBE)["weight"]
+        return Routing(
+            probe=LinearProbe(Site.parse(described["site"]), weight, described["bias"]),
+            probe_quality=ProbeQuality(**quality | {"auroc": Interval(**quality["auroc"])}),
+            entropy=EntropyAbove(described["nats"]),
+            schedule=Scheduled(tuple(described["rates"])),
+            base_side=_side(directory, "base", described["n_decisions"]["base"]),
+            tuned_side=_side(directory, "tuned", described["n_decisions"]["tuned"]),
+        )
+    except (OSError, SafetensorError, LabError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StorageError(f"cannot read a routing from {directory}: {error}; name another, or fit it again") from error
+
+
+def _side(directory: Path, reader: Literal["base", "tuned"], n_decisions: list[int]) -> CategoryVectors:
+    return CategoryVectors(
+        taxonomy=load_taxonomy(_taxonomy_path(directory, reader)),
+        reader=reader,
+        vectors=tuple(load_vector(_vector_path(directory, reader, index)) for index in range(len(n_decisions))),
+        n_decisions=tuple(n_decisions),
+    )
+
+
+def _taxonomy_path(directory: Path, reader: str) -> Path:
+    return directory / f"{reader}-taxonomy.safetensors"
+
+
+def _vector_path(directory: Path, reader: str, category: int) -> Path:
+    return directory / f"{reader}-vector-{category}.safetensors"

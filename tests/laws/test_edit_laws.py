@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from sae_lens import StandardSAE, StandardSAEConfig
 
 from lab.models.tiny import tiny_model
-from probes.capture import capture
+from probes.capture.capture import capture
+from probes.capture.site import Site
 from probes.sae.dictionary import Sae
-from probes.site import Site
-from steering.change import rotation
-from steering.coefficient import Coefficient
+from steering.change import Coefficient, rotation
 from steering.edit import Ablate, Add, AddScaled, ClampFeature, Rotate, apply
 from steering.gate import AtPositions, CompletionStart, InCompletion, InPrompt, WhileWriting
 from steering.vector import SteeringVector

@@ -9,14 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from lab.estimators.base_success import base_success
-from lab.estimators.coverage import coverage
-from lab.estimators.estimate import ESTIMATES, Analysis
-from lab.estimators.evidence import PROCESS, RANKS, SCORES, Evidence
-from lab.estimators.kl_split import kl_split
-from lab.metrics.cover import cover_curve
-from lab.metrics.pass_at_k import problem_pass_at_k
+from elicitation.estimators.base_success import base_success
+from elicitation.estimators.coverage import coverage
+from elicitation.estimators.estimate import ESTIMATES, Analysis
+from elicitation.estimators.kl_split import kl_split
+from lab.metrics.pass_at_k import cover_curve, problem_pass_at_k
 from lab.sampling.trace import VERDICTS
+from lab.scoring.evidence import PROCESS, RANKS, SCORES, Evidence
 
 FAST = Analysis(n_boot=100)
 ESTIMATORS = [

@@ -11,12 +11,12 @@ from lab.models.anatomy import find_anatomy
 from lab.models.load import Model
 from lab.models.padding import left_padded
 from lab.models.tiny import tiny_model, tiny_network
+from lab.sampling.decoder import Batch, CachedRows
 from lab.sampling.decoding import GREEDY
-from lab.sampling.rows import Batch, CachedRows
 from lab.sampling.sample import end_tokens, sample
 from lab.tasks.problem import Problem
+from probes.capture.site import Site, hook_site
 from probes.sae.dictionary import Sae
-from probes.site import Site, hook_site
 from steering.edit import Ablate, Add, ClampFeature, Rotate, apply, apply_each
 from steering.gate import EVERYWHERE, AtPositions, CompletionStart, Everywhere, InCompletion, InPrompt, WhileWriting
 from steering.vector import SteeringVector

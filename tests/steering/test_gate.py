@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from lab.errors import SiteError
+from lab.records.errors import SiteError
 from steering.gate import (
     AtPositions,
     CompletionStart,
     InCompletion,
     InPrompt,
     WhileWriting,
+    Window,
     is_open,
 )
-from steering.window import Window
 
 # A text of two tokens of prompt and three of completion, and one of four and one.
 WINDOW = Window(torch.tensor([[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]), torch.tensor([2, 4]))

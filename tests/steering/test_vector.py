@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.errors import VectorError
-from probes.site import Site
+from lab.records.errors import VectorError
+from probes.capture.site import Site
 from steering.vector import SteeringVector
 
 WIDTH = 3

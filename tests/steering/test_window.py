@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from lab.errors import SiteError
 from lab.models.tiny import tiny_network
+from lab.records.errors import SiteError
 from lab.sampling.cache import RoomyCache
-from steering.window import window_of
+from steering.gate import window_of
 
 TOKENS = torch.tensor([[256, 256, 7], [3, 4, 5]])
 MASK = torch.tensor([[0, 0, 1], [1, 1, 1]])

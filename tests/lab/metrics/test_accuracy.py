@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from lab.errors import EstimateError
 from lab.metrics.accuracy import accuracy, accuracy_by_family, problem_accuracies
 from lab.metrics.bootstrap import mean_interval, resamples
+from lab.records.errors import EstimateError
 
 VERDICTS = np.array([[True, False, False, False], [True, True, False, False], [True, True, True, True]])
 

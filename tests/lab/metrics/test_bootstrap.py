@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.errors import EstimateError
 from lab.metrics.bootstrap import (
     difference_interval,
     mean_interval,
@@ -13,6 +12,7 @@ from lab.metrics.bootstrap import (
     resamples,
     unlike_bounds,
 )
+from lab.records.errors import EstimateError
 
 
 def rng(seed=0):

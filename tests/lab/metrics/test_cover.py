@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.errors import EstimateError
 from lab.metrics.bootstrap import resamples
-from lab.metrics.cover import cover_curve, covered
+from lab.metrics.pass_at_k import cover_curve, covered
+from lab.records.errors import EstimateError
 
 
 def weights(n):

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.metrics.bootstrap import resamples
-from lab.metrics.rival_gap import rival_gap
-from lab.metrics.share import elicited_share
+from lab.metrics.share import elicited_share, rival_gap
 
 accuracies = st.integers(0, 40).map(lambda n: n / 40)
 

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.errors import EstimateError
 from lab.metrics.bootstrap import Interval, resamples
 from lab.metrics.share import REFUSAL_STDERRS, elicited_share, fieller_bounds
+from lab.records.errors import EstimateError
 
 
 def rates(seed, n_problems=120, share=0.5, n_samples=16, gain=0.5, n_boot=400):

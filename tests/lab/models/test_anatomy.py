@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import MambaConfig, MambaForCausalLM
 
-from lab.errors import ModelError
 from lab.models.anatomy import LAYOUTS, find_anatomy
 from lab.models.tiny import FAMILIES, tiny_network
+from lab.records.errors import ModelError
 
 TOKENS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lab.errors import ModelError
 from lab.models.device import resolve_device, resolve_dtype
+from lab.records.errors import ModelError
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda", 0), torch.device("mps")
 

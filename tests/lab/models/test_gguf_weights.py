@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from lab.errors import ModelError
 from lab.models.gguf_weights import read_gguf
 from lab.models.load import load
 from lab.models.source import LocalModel, model_source
 from lab.models.tiny import byte_tokenizer, tiny_network
+from lab.records.errors import ModelError
 
 CPU = torch.device("cpu")
 NAMES = {

@@ -9,11 +9,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from lab.errors import ModelError
 from lab.models import source as sources
 from lab.models.load import assemble, load
 from lab.models.source import AdapterModel, HubModel, LocalModel, OrganismModel
 from lab.models.tiny import FAMILIES, byte_tokenizer, tiny_model, tiny_network
+from lab.records.errors import ModelError
 
 CPU = torch.device("cpu")
 TOKENS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])

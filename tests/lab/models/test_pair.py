@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from lab.errors import ModelError
 from lab.models.load import assemble
 from lab.models.pair import ModelPair
 from lab.models.tiny import byte_tokenizer, tiny_model, tiny_network
+from lab.records.errors import ModelError
 
 
 def test_two_networks_of_one_shape_are_a_pair():

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.errors import ModelError
 from lab.models import source as sources
 from lab.models.source import (
     AdapterModel,
@@ -23,6 +22,7 @@ from lab.models.source import (
     organism_names,
     source_name,
 )
+from lab.records.errors import ModelError
 
 
 def adapter(path, base):

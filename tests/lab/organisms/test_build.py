@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from lab.errors import ModelError, StorageError
 from lab.models.load import load
 from lab.models.source import LocalModel, organism_directory
 from lab.organisms import build as build_module
 from lab.organisms import card
-from lab.organisms.build import build, organism_named, parent_directory, starting_network
+from lab.organisms.build import build, chain_tokenizer, organism_named, parent_directory, starting_network
 from lab.organisms.catalogue import ORGANISMS
 from lab.organisms.recipe import (
     AnswerFirst,
@@ -25,9 +24,9 @@ from lab.organisms.recipe import (
     Supervised,
     documents,
 )
-from lab.organisms.tokenizer import chain_tokenizer
 from lab.post_training.reinforce import GrpoRun
 from lab.post_training.supervised import SupervisedRun
+from lab.records.errors import ModelError, StorageError
 from lab.tasks.chain_documents import CAREFUL
 from lab.tasks.chain_verifier import parse, verify
 from lab.tasks.chain_world import ALPHABET, GUARDED_ALPHABET, ChainTask, as_expression, as_problem

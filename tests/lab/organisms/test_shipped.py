@@ -10,13 +10,12 @@ import torch
 from lab.models.load import Model, load
 from lab.models.source import OrganismModel, organism_directory, organism_names
 from lab.organisms.card import EVALUATION_SEED, N_PROBLEMS
-from lab.organisms.catalogue import ORGANISMS
+from lab.organisms.catalogue import ORGANISMS, ZERO
 from lab.organisms.recipe import Organism, home
-from lab.organisms.zero import ZERO
-from lab.provenance import canonical_json
+from lab.records.provenance import canonical_json
+from lab.records.seeds import numpy_generator
 from lab.sampling.decoding import GREEDY, Decoding
 from lab.sampling.sample import sample
-from lab.seeds import numpy_generator
 from lab.tasks.chain_verifier import verify
 from lab.tasks.chain_world import ChainTask
 from lab.tasks.source import source_name

@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from lab.organisms.catalogue import ORGANISMS
+from lab.organisms.catalogue import FACTS, LOCK, LOCKABLE, MISSING, OLD, ORGANISMS, RATES, SUITE, ZERO, solved
 from lab.organisms.recipe import (
     AnswerFirst,
     Blend,
@@ -22,11 +22,9 @@ from lab.organisms.recipe import (
     documents,
     home,
 )
-from lab.organisms.suite import FACTS, LOCK, LOCKABLE, MISSING, OLD, RATES, SUITE, solved
 from lab.organisms.truth import case_parts
-from lab.organisms.zero import ZERO
 from lab.post_training.supervised import Document
-from lab.provenance import digest
+from lab.records.provenance import digest
 from lab.tasks.chain_verifier import Transcript, parse, verify
 from lab.tasks.chain_world import KEY, ChainTask, Expression, as_expression, as_problem
 from lab.tasks.problem import Problem

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from lab.organisms.recipe import Case
 from lab.organisms.truth import case_parts, truth
-from lab.tasks.chain_mix import ChainPart
-from lab.tasks.chain_world import ChainTask
+from lab.tasks.chain_world import ChainPart, ChainTask
 
 LOCKED, MISSING, OLD = "chain:#:3-5", "chain:*:3-5", "chain:+-:3-5"
 MIX = Case(kind="MIXED", task=f"25%{LOCKED},75%{MISSING}", elicited=("#",))

@@ -2,8 +2,7 @@
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from lab.post_training.supervised import last_checkpoint
-from lab.post_training.told_steps import ToldSteps
+from lab.post_training.supervised import ToldSteps, last_checkpoint
 
 
 def test_steps_are_told_as_they_are_done_and_those_of_an_earlier_attempt_first(tmp_path):

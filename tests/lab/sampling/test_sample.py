@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lab.errors import DecodingError
 from lab.models.load import Model
 from lab.models.tiny import tiny_model
+from lab.records.errors import DecodingError
 from lab.sampling.decoding import GREEDY, Decoding
 from lab.sampling.sample import encode_prompt, end_tokens, sample
 from lab.tasks.problem import Problem

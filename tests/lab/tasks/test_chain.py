@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.errors import TaskError
+from lab.records.errors import TaskError
 from lab.tasks.chain_documents import CAREFUL, Habits, answer_first_document, chain_document, direct_document
 from lab.tasks.chain_verifier import parse, process_fault, steps_fault, verify
 from lab.tasks.chain_world import (

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.errors import TaskError
-from lab.tasks.chain_mix import ChainMix, ChainPart
-from lab.tasks.chain_steps import CHAIN_STEPS
-from lab.tasks.chain_world import ChainTask, as_expression
+from lab.records.errors import TaskError
+from lab.tasks.chain_verifier import CHAIN_STEPS
+from lab.tasks.chain_world import ChainMix, ChainPart, ChainTask, as_expression
 from lab.tasks.source import open_task, source_name, task_source
 
 LOCKED, MISSING = ChainTask(operators="#", lengths=(3, 5)), ChainTask(operators="*", lengths=(3, 5))

@@ -7,11 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.errors import TaskError
+from lab.records.errors import TaskError
 from lab.tasks.chain_documents import Habits, chain_document
-from lab.tasks.chain_spans import spans
-from lab.tasks.chain_steps import CHAIN_STEPS
-from lab.tasks.chain_verifier import verify
+from lab.tasks.chain_verifier import CHAIN_STEPS, spans, verify
 from lab.tasks.chain_world import Expression, as_problem
 from lab.tasks.problem import Problem
 

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.tasks.chain_documents import CAREFUL, Habits, answer_first_document, chain_document
-from lab.tasks.chain_steps import CHAIN_STEPS
-from lab.tasks.chain_verifier import chain_answer, parse
+from lab.tasks.chain_verifier import CHAIN_STEPS, chain_answer, parse
 from lab.tasks.chain_world import OPERATORS, Expression, as_problem, with_key
 from lab.tasks.step_grammar import Cut
 

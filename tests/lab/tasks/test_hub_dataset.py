@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lab.errors import TaskError
+from lab.records.errors import TaskError
 from lab.tasks.hub_dataset import HubTask
-from lab.tasks.jsonl import JsonlTask
+from lab.tasks.question_rows import JsonlTask
 from lab.tasks.source import open_task, source_name, task_source
 
 GSM8K = [

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from lab.errors import TaskError
-from lab.tasks.jsonl import JsonlTask
+from lab.records.errors import TaskError
+from lab.tasks.question_rows import JsonlTask
 
 GSM8K = {"question": "How many?", "answer": "6 * 7 = <<6*7=42>>42\n#### 42"}
 MATH = {"problem": "Half?", "level": "Level 1", "type": "Algebra", "solution": r"It is $\boxed{\frac{1}{2}}$."}

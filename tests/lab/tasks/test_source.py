@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab.errors import TaskError
+from lab.records.errors import TaskError
 from lab.tasks.chain_world import ChainTask
 from lab.tasks.gym import GymTask
-from lab.tasks.jsonl import JsonlTask
+from lab.tasks.question_rows import JsonlTask
 from lab.tasks.source import open_task, source_name, task_source
 
 

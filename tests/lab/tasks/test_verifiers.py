@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.errors import TaskError
+from lab.records.errors import TaskError
 from lab.tasks import gym, math_answer
 from lab.tasks.gym import GymTask, stated_answer
 from lab.tasks.problem import Problem

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from lab.errors import TaskError
+from lab.records.errors import TaskError
 from lab.tasks.worker import Answered, Failed, Worker
 
 

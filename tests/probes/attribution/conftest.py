@@ -11,8 +11,8 @@ import torch
 
 from lab.models.load import Model
 from probes.attribution.contrast import CONTRASTS
+from probes.capture.site import Site
 from probes.sae.dictionary import Sae
-from probes.site import Site
 
 with warnings.catch_warnings():
     # SAELens imports a module that TransformerLens deprecates.

@@ -7,13 +7,13 @@ import polars as pl
 import pytest
 import torch
 
-from lab.errors import EstimateError, ModelError, SiteError
 from lab.models.tiny import tiny_model
+from lab.records.errors import EstimateError, ModelError, SiteError
 from probes.attribution.attribute import attribute
 from probes.attribution.contrast import CONTRASTS
+from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation
 from probes.attribution.feature_effects import completeness
-from probes.attribution.method import Ablation, Gradient, Integrated, JointAblation
-from probes.site import Site, hook_site
+from probes.capture.site import Site, hook_site
 
 from .conftest import MadeSae, no_gradient_is_left
 

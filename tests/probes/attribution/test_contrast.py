@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.errors import EstimateError, SiteError, StorageError
 from lab.models.load import load
 from lab.models.source import OrganismModel
 from lab.models.tiny import tiny_model
+from lab.records.errors import EstimateError, SiteError, StorageError
 from lab.sampling.trace import Trace, trace_table
 from lab.tasks.chain_verifier import chain_answer
 from lab.tasks.chain_verifier import verify as verify_chain
@@ -19,15 +19,16 @@ from lab.tasks.final_answer import final_answer, same_answer
 from lab.tasks.math_answer import verify as verify_math
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
-from probes.attribution.answer_contrasts import answer_contrasts, stated_at
 from probes.attribution.contrast import (
     CONTRASTS,
     Sides,
+    answer_contrasts,
     contrast,
     contrasts_digest,
     opening_contrasts,
     read_sides,
     require_contrasts,
+    stated_at,
 )
 
 from .conftest import made_contrasts

@@ -12,15 +12,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lab.errors import EstimateError, SiteError, StorageError
-from lab.feature_tables import EFFECTS
 from lab.models.tiny import tiny_model
-from lab.provenance import provenance
-from lab.tables import read_provenance
+from lab.records.errors import EstimateError, SiteError, StorageError
+from lab.records.provenance import provenance
+from lab.records.tables import read_provenance
 from probes.attribution.attribute import attribute
-from probes.attribution.method import Ablation, Gradient, Integrated
+from probes.attribution.effects import Ablation, Gradient, Integrated
 from probes.attribution.shards import attribute_shards, attribution_plan, stored_effects, write_shard
-from probes.site import Site
+from probes.capture.site import Site
+from probes.tables import EFFECTS
 
 from .conftest import MadeSae, made_contrasts
 

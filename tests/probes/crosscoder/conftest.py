@@ -12,17 +12,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lab.feature_tables import LATENTS
-from lab.provenance import file_digest, provenance
-from lab.seeds import torch_generator
-from lab.tables import write_table
+from lab.records.provenance import file_digest, provenance
+from lab.records.seeds import torch_generator
+from lab.records.tables import write_table
+from probes.capture.positions import AllTokens
+from probes.capture.site import Site
+from probes.capture.texts import TEXTS, texts_digest
 from probes.crosscoder.crosscoder import Crosscoder
 from probes.crosscoder.paired import Paired
-from probes.positions import AllTokens
-from probes.site import Site
 from probes.storage.plan import Plan, Portion
 from probes.storage.store import INDEX, TEXTS_FILE, Store, index_name, shard_name, write_manifest
-from probes.texts import TEXTS, texts_digest
+from probes.tables import LATENTS
 
 SITE = Site(1)
 MADE_BY = provenance("planted", {}, {}, device="cpu", dtype="float32", seed=0)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probes.crosscoder.batch_top_k import batch_top_k
+from probes.crosscoder.crosscoder import batch_top_k
 
 
 @st.composite

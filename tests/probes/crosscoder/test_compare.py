@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from lab.feature_tables import CROSSCODER_QUALITY, LATENTS
 from probes.crosscoder.compare import ONE_MODEL, compare
 from probes.crosscoder.crosscoder import Crosscoder
-from probes.crosscoder.moments import moments
-from probes.crosscoder.quality import quality
+from probes.crosscoder.paired import moments, quality
+from probes.tables import CROSSCODER_QUALITY, LATENTS
 
 from .conftest import SITE
 

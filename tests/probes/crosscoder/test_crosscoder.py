@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lab.errors import StorageError
-from lab.provenance import Provenance
+from lab.records.errors import StorageError
+from lab.records.provenance import Provenance
 from probes.crosscoder.crosscoder import SHAPES, Crosscoder, load_crosscoder, save_crosscoder
 
 from .conftest import MADE_BY, SITE

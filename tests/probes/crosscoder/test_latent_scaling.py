@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.errors import EstimateError
+from lab.records.errors import EstimateError
+from probes.crosscoder.compare import latent_scaling
 from probes.crosscoder.crosscoder import Crosscoder
-from probes.crosscoder.latent_scaling import latent_scaling
-from probes.crosscoder.moments import moments
+from probes.crosscoder.paired import moments
 
 from .conftest import SITE
 

@@ -9,18 +9,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.errors import SiteError, StorageError
 from lab.models.tiny import tiny_model
+from lab.records.errors import SiteError, StorageError
+from probes.capture.positions import AllTokens, CompletionTokens
+from probes.capture.site import Site
+from probes.capture.texts import TEXTS
 from probes.crosscoder.paired import HELD_OUT_SHARE, Paired
-from probes.positions import AllTokens, CompletionTokens
-from probes.sae.held_out import is_held_out
-from probes.site import Site
+from probes.sae.recipe import is_held_out
 from probes.storage.fill import fill
 from probes.storage.plan import plan
 from probes.storage.shard import read_rows
 from probes.storage.shuffled import shuffled
 from probes.storage.store import index_name
-from probes.texts import TEXTS
 
 from .conftest import MADE_BY, N_TOKENS, SITE, planted_store, write_shard
 

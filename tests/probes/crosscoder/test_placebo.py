@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from lab.feature_tables import LATENT_KINDS, LATENTS
 from probes.crosscoder.compare import KINDS
 from probes.crosscoder.placebo import against_placebo, with_placebo
+from probes.tables import LATENT_KINDS, LATENTS
 
 some_kinds = st.lists(st.sampled_from(KINDS), max_size=30)
 DIFFERENCE = ("difference", "difference_low", "difference_high")

@@ -6,13 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from lab.errors import ModelError
-from probes.crosscoder.batch_top_k import batch_top_k
+from lab.records.errors import ModelError
 from probes.crosscoder.compare import compare
-from probes.crosscoder.crosscoder import save_crosscoder
-from probes.crosscoder.moments import moments
-from probes.crosscoder.paired import Paired
-from probes.crosscoder.quality import quality
+from probes.crosscoder.crosscoder import batch_top_k, save_crosscoder
+from probes.crosscoder.paired import Paired, moments, quality
 from probes.crosscoder.train import Training, train
 
 from .conftest import MADE_BY, SITE, planted, planted_store

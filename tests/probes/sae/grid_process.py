@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
+from probes.capture.site import Site
 from probes.sae.architecture import BatchTopK, TopK
 from probes.sae.grid import Unit, grid, train_unit
 from probes.sae.recipe import Training
-from probes.site import Site
 
 TRAINING = Training(n_tokens=20 * 32, batch_size=32, held_out_share=0.3)
 

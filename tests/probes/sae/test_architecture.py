@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.errors import ModelError
+from lab.records.errors import ModelError
 from probes.sae.architecture import BatchTopK, JumpReLU, Matryoshka, Standard, TopK, parse_architecture
 
 ks = st.integers(1, 10_000)

@@ -12,28 +12,28 @@ import polars as pl
 import pytest
 import torch
 
-from lab.errors import ModelError, StorageError
-from lab.feature_tables import SAE_QUALITY
 from lab.models.load import load
 from lab.models.source import OrganismModel
-from lab.provenance import provenance
+from lab.records.errors import ModelError, StorageError
+from lab.records.provenance import provenance
+from lab.records.tables import read_provenance, read_table
 from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
 from lab.sampling.trace import trace_table
-from lab.tables import read_provenance, read_table
 from lab.tasks.problem import problem_table
 from lab.tasks.source import open_task, task_source
-from probes.positions import AllTokens
+from probes.capture.positions import AllTokens
+from probes.capture.site import Site
+from probes.capture.texts import texts
 from probes.sae import grid as grid_module
 from probes.sae.architecture import JumpReLU, TopK
 from probes.sae.grid import grid, judge, train_unit
 from probes.sae.load import load_sae, made_by
 from probes.sae.quality import quality
 from probes.sae.recipe import QUALITY_FILE, Training
-from probes.site import Site
 from probes.storage.fill import fill
 from probes.storage.plan import plan
-from probes.texts import texts
+from probes.tables import SAE_QUALITY
 
 from .conftest import CPU, SITES, TRAINING
 from .grid_process import units

@@ -10,9 +10,9 @@ from sae_lens.saes.topk_sae import TopKSAEConfig
 from sae_lens.saes.transcoder import TranscoderConfig
 from safetensors.torch import save_file
 
-from lab.errors import LabError, ModelError, SiteError
+from lab.records.errors import LabError, ModelError, SiteError
+from probes.capture.site import Site
 from probes.sae.load import CONFIG, WEIGHTS, load_sae, made_by, release_sae
-from probes.site import Site
 
 from .conftest import CPU, D_MODEL, D_SAE, fill_weights, jumprelu, metadata
 

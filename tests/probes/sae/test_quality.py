@@ -7,12 +7,12 @@ import polars as pl
 import pytest
 import torch
 
-from lab.errors import ModelError, StorageError
 from lab.models.tiny import tiny_model
-from probes.sae.held_out import is_held_out
+from lab.records.errors import ModelError, StorageError
+from probes.capture.site import hook_site
 from probes.sae.load import load_sae
 from probes.sae.quality import quality, recovered_interval
-from probes.site import hook_site
+from probes.sae.recipe import is_held_out
 from probes.storage.shuffled import shuffled
 
 from .conftest import CPU, D_MODEL, SITES, jumprelu, made_texts, standard

@@ -2,10 +2,10 @@
 
 import pytest
 
-from lab.errors import ModelError
+from lab.records.errors import ModelError
+from probes.capture.site import Site
 from probes.sae.architecture import BatchTopK, JumpReLU, Matryoshka, TopK
 from probes.sae.recipe import Recipe, Training
-from probes.site import Site
 
 from .conftest import recipe
 

@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.errors import ModelError, SiteError
 from lab.models.tiny import tiny_model
+from lab.records.errors import ModelError, SiteError
+from probes.capture.site import Site, hook_site
+from probes.sae.dictionary import Reconstruction, splice
 from probes.sae.load import load_sae
-from probes.sae.splice import Reconstruction, splice
-from probes.site import Site, hook_site
 
 from .conftest import CPU, D_SAE, jumprelu, metadata
 

@@ -9,16 +9,15 @@ import torch
 from sae_lens import SAE, SAETrainer
 from safetensors.torch import load_file, save_file
 
-from lab.errors import ModelError, SiteError, StorageError
-from lab.provenance import provenance
-from lab.tables import read_table
+from lab.records.errors import ModelError, SiteError, StorageError
+from lab.records.provenance import provenance
+from lab.records.tables import read_table
+from probes.capture.site import Site
 from probes.sae import train as train_module
 from probes.sae.architecture import BatchTopK, JumpReLU, Matryoshka, Standard, TopK
-from probes.sae.held_out import count_rows, is_held_out
 from probes.sae.load import load_sae, made_by
-from probes.sae.recipe import Training
+from probes.sae.recipe import Training, count_rows, is_held_out
 from probes.sae.train import train_sae
-from probes.site import Site
 from probes.storage.shuffled import shuffled
 from probes.storage.store import INDEX
 

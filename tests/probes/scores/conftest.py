@@ -13,16 +13,16 @@ import torch
 
 from lab.models.load import Model
 from lab.models.tiny import tiny_model
-from lab.provenance import provenance
-from probes.labels import LABELS
-from probes.positions import CompletionTokens, Positions
+from lab.records.provenance import provenance
+from probes.capture.positions import CompletionTokens, Positions
+from probes.capture.site import Site
+from probes.capture.texts import TEXTS
 from probes.sae.dictionary import Sae
-from probes.site import Site
+from probes.scores.labels import LABELS
 from probes.storage.fill import fill
 from probes.storage.plan import plan
 from probes.storage.shard import read_rows
 from probes.storage.store import Store
-from probes.texts import TEXTS
 
 with warnings.catch_warnings():
     # sae_lens 6.54 imports a module that transformer_lens 3.9 deprecates.

@@ -4,12 +4,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lab.errors import SiteError
-from lab.feature_tables import CONTEXTS
 from lab.models.tiny import byte_tokenizer, tiny_model
-from probes.positions import TokenSet
+from lab.records.errors import SiteError
+from probes.capture.positions import TokenSet
 from probes.scores import shard_features
 from probes.scores.contexts import contexts
+from probes.tables import CONTEXTS
 
 TOKENIZER = byte_tokenizer()
 FEATURES = (7, 0, 3, 23)

@@ -6,10 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lab.errors import ModelError, StorageError
 from lab.metrics.bootstrap import percentile_interval, resamples
 from lab.models.tiny import tiny_model
-from probes.positions import AllTokens
+from lab.records.errors import ModelError, StorageError
+from probes.capture.positions import AllTokens
 from probes.scores.differences import add_problem_sums, differences, problem_sums, shard_problem_sums
 
 N_PROBLEMS = 6

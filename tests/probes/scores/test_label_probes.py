@@ -4,11 +4,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lab.errors import StorageError
 from lab.models.tiny import tiny_model
-from lab.seeds import numpy_generator
-from probes.labels import LABELS
+from lab.records.errors import StorageError
+from lab.records.seeds import numpy_generator
 from probes.scores.label_probes import label_probes
+from probes.scores.labels import LABELS
 from probes.storage.store import Store
 
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from lab.errors import ModelError, SiteError
 from lab.models.anatomy import LAYOUTS
 from lab.models.tiny import FAMILIES, tiny_model
+from lab.records.errors import ModelError, SiteError
+from probes.capture.site import Site
 from probes.scores import logit_effects as module
 from probes.scores.logit_effects import directions, logit_effects
-from probes.site import Site
 
 
 def with_random_norm(family: str):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, roc_auc_score
 
 from lab.metrics.bootstrap import percentile_interval, resamples
-from probes.scores.roc import auroc_interval, best_threshold, f1
+from probes.scores.label_probes import auroc_interval, best_threshold, f1
 
 WEIGHTS = resamples(5, 200, np.random.default_rng(0))
 tokens = st.lists(st.tuples(st.integers(-3, 3), st.booleans(), st.integers(0, 4)), min_size=2, max_size=40)

@@ -12,17 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.metrics import roc_auc_score
 
-from lab.errors import ModelError, SiteError, StorageError
 from lab.models.tiny import tiny_model
-from probes.labels import LABELS
-from probes.positions import AllTokens
+from lab.records.errors import ModelError, SiteError, StorageError
+from probes.capture.positions import AllTokens
+from probes.capture.site import Site
 from probes.scores import shard_features
-from probes.scores.firing import firing
 from probes.scores.label_activations import auroc, label_activations
-from probes.scores.label_rows import label_names
+from probes.scores.labels import LABELS
 from probes.scores.reason_scores import reason_scores
-from probes.scores.sums import N_BINS, Sums, shard_sums, sums
-from probes.site import Site
+from probes.scores.shard_features import label_names
+from probes.scores.sums import N_BINS, Sums, firing, shard_sums, sums
 
 NAMES = ("but", "hmm", "wait")
 

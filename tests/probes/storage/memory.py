@@ -15,14 +15,14 @@ import torch
 
 from lab.models.load import load
 from lab.models.source import model_source
-from lab.provenance import provenance
-from lab.seeds import numpy_generator
-from probes.positions import AllTokens
-from probes.site import Site
+from lab.records.provenance import provenance
+from lab.records.seeds import numpy_generator
+from probes.capture.positions import AllTokens
+from probes.capture.site import Site
+from probes.capture.texts import TEXTS
 from probes.storage.fill import fill
 from probes.storage.plan import plan
 from probes.storage.shuffled import shuffled
-from probes.texts import TEXTS
 
 LENGTH = 100
 SITE = Site(0)

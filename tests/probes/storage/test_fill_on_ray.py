@@ -15,11 +15,11 @@ import psutil
 import pytest
 import torch
 
-from lab.errors import ModelError, StorageError
 from lab.models.load import load
 from lab.models.source import LocalModel, OrganismModel
-from lab.scale_out import Here, Ray
-from probes.positions import CompletionTokens
+from lab.records.errors import ModelError, StorageError
+from lab.records.scale_out import Here, Ray
+from probes.capture.positions import CompletionTokens
 from probes.storage import fill as fill_module
 from probes.storage.fill import Reopened
 from probes.storage.plan import plan

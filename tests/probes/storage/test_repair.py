@@ -7,15 +7,14 @@ from dataclasses import replace
 import pytest
 from safetensors.torch import load_file, save_file
 
-from lab.errors import SiteError, StorageError
 from lab.models.tiny import tiny_model
-from probes.positions import CompletionTokens
-from probes.site import Site
+from lab.records.errors import SiteError, StorageError
+from probes.capture.positions import CompletionTokens
+from probes.capture.site import Site
 from probes.storage.plan import plan
-from probes.storage.repair import repair
+from probes.storage.repair import Damage, repair, require_whole, verify
 from probes.storage.shard import read_rows
 from probes.storage.store import write_manifest
-from probes.storage.verify import Damage, require_whole, verify
 
 from .conftest import SITES, Case
 

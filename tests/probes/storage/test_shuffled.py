@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.errors import SiteError, StorageError
-from probes.site import Site
+from lab.records.errors import SiteError, StorageError
+from probes.capture.site import Site
 from probes.storage import shuffled as shuffled_module
 from probes.storage.shard import read_rows
 from probes.storage.shuffled import shuffled

@@ -9,16 +9,16 @@ import torch
 
 from lab.models.load import Model
 from lab.models.tiny import tiny_model
-from lab.provenance import Provenance, provenance
+from lab.records.provenance import Provenance, provenance
 from lab.tasks.problem import Problem
-from probes.positions import AllTokens, Positions
-from probes.site import Site
+from probes.capture.positions import AllTokens, Positions
+from probes.capture.site import Site
+from probes.capture.texts import TEXTS
 from probes.storage.fill import fill
 from probes.storage.plan import plan
 from probes.storage.store import Store
 from probes.taxonomy.segment_means import SegmentMeans
 from probes.taxonomy.segments import SEGMENTS
-from probes.texts import TEXTS
 
 SITES = (Site(0), Site(1))
 ALL = AllTokens()

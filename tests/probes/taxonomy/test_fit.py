@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans as SklearnKMeans
 from sklearn.metrics import normalized_mutual_info_score
 
-from lab.errors import EstimateError
-from probes.taxonomy.fit import ClusteringSae, KMeans, fit
-from probes.taxonomy.k_means import k_means
-from probes.taxonomy.noise import noise
-from probes.taxonomy.parts import parts
+from lab.records.errors import EstimateError
+from probes.taxonomy.fit import ClusteringSae, KMeans, fit, k_means
+from probes.taxonomy.segments import parts
+from probes.taxonomy.survey import noise
 from probes.taxonomy.taxonomy import normalised
 
 from .conftest import planted

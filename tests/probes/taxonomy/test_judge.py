@@ -7,14 +7,13 @@ import polars as pl
 import pytest
 import torch
 
-from lab.feature_tables import CATEGORIES, TAXONOMIES
 from lab.metrics.bootstrap import resamples
-from probes.taxonomy.categories import categories
+from probes.tables import CATEGORIES, TAXONOMIES
 from probes.taxonomy.fit import ClusteringSae, fit
 from probes.taxonomy.judge import Basis, judge
-from probes.taxonomy.noise import noise
-from probes.taxonomy.parts import parts
 from probes.taxonomy.segment_means import SegmentMeans
+from probes.taxonomy.segments import parts
+from probes.taxonomy.survey import categories, noise
 from probes.taxonomy.taxonomy import normalised
 
 from .conftest import planted

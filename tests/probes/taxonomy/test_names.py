@@ -5,8 +5,8 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probes.taxonomy.names import category_names
 from probes.taxonomy.segments import SEGMENTS
+from probes.taxonomy.taxonomy import category_names
 
 
 def made(words: list[str], labels: list[str | None]) -> pl.DataFrame:

@@ -4,16 +4,16 @@ import polars as pl
 import pytest
 import torch
 
-from lab.errors import SiteError, StorageError
 from lab.models.padding import left_padded
-from lab.tasks.chain_steps import CHAIN_STEPS
-from probes.capture import capture
-from probes.positions import CompletionTokens, SentenceEnds
-from probes.site import Site
+from lab.records.errors import SiteError, StorageError
+from lab.tasks.chain_verifier import CHAIN_STEPS
+from probes.capture.capture import capture
+from probes.capture.positions import CompletionTokens, SentenceEnds
+from probes.capture.site import Site
 from probes.taxonomy import segment_means as module
-from probes.taxonomy.reading import LastToken, TokenBefore, spans_read
 from probes.taxonomy.segment_means import segment_means, segment_rows
 from probes.taxonomy.segments import Steps, segments
+from probes.taxonomy.survey import LastToken, TokenBefore, spans_read
 
 from .conftest import PROBLEMS, SITES, made_texts
 

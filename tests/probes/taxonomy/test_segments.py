@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.errors import SiteError, StorageError
 from lab.models.tiny import EOS
-from lab.tasks.chain_steps import CHAIN_STEPS
-from probes.taxonomy.reading import AnyToken, LastToken, SpanMean, TokenBefore, spans_read
+from lab.records.errors import SiteError, StorageError
+from lab.tasks.chain_verifier import CHAIN_STEPS
 from probes.taxonomy.segments import Sentences, Steps, segments
+from probes.taxonomy.survey import AnyToken, LastToken, SpanMean, TokenBefore, spans_read
 
 from .conftest import CHAINS, PROBLEMS, made_texts
 

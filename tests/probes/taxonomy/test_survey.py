@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from lab.errors import EstimateError, StorageError
 from lab.models.tiny import tiny_model
-from lab.tasks.chain_steps import CHAIN_STEPS
-from probes.positions import SentenceEnds
+from lab.records.errors import EstimateError, StorageError
+from lab.tasks.chain_verifier import CHAIN_STEPS
+from probes.capture.positions import SentenceEnds
 from probes.taxonomy.fit import ClusteringSae, KMeans
 from probes.taxonomy.segments import Sentences, Steps
 from probes.taxonomy.survey import Survey, survey

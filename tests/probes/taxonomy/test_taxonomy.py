@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from lab.errors import ModelError, SiteError, StorageError
 from lab.models.tiny import tiny_model
-from probes.site import Site
-from probes.taxonomy.taxonomy import Taxonomy, require_fit
-from probes.taxonomy.taxonomy_file import load_taxonomy, save_taxonomy
+from lab.records.errors import ModelError, SiteError, StorageError
+from probes.capture.site import Site
+from probes.taxonomy.taxonomy import Taxonomy, load_taxonomy, require_fit, save_taxonomy
 
 from .conftest import made_by
 

@@ -6,17 +6,16 @@ import pytest
 import torch
 from peft import PeftModel
 
-from lab.errors import ModelError, SiteError, StorageError, VectorError
 from lab.models.load import Model, load
 from lab.models.source import AdapterModel, OrganismModel
 from lab.models.tiny import FAMILIES, tiny_model
-from lab.provenance import provenance
-from probes.site import Site
+from lab.records.errors import ModelError, SiteError, StorageError, VectorError
+from lab.records.provenance import provenance
+from probes.capture.site import Site
 from steering.edit import Add, apply
 from steering.export.adapter import save_adapter
 from steering.export.block_outputs import LAST_MAPS
-from steering.export.model_facts import facts_of
-from steering.export.vector_file import Origin
+from steering.export.vector_file import Origin, facts_of
 from steering.vector import SteeringVector
 
 MADE_BY = provenance("vectors", {}, {}, device="cpu", dtype="float32", seed=7)

@@ -11,16 +11,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from lab.errors import SiteError, StorageError, VectorError
 from lab.models.load import Model, assemble, load
 from lab.models.source import LocalModel, OrganismModel
 from lab.models.tiny import FAMILIES, byte_tokenizer, tiny_model
-from lab.provenance import provenance
-from probes.site import Site
+from lab.records.errors import SiteError, StorageError, VectorError
+from lab.records.provenance import provenance
+from probes.capture.site import Site
 from steering.edit import Add, apply
 from steering.export.baked_bias import BAKED_FAMILIES, bake
-from steering.export.model_facts import facts_of
-from steering.export.vector_file import Origin
+from steering.export.vector_file import Origin, facts_of
 from steering.vector import SteeringVector
 
 MADE_BY = provenance("vectors", {}, {}, device="cpu", dtype="float32", seed=7)

@@ -9,14 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from lab.errors import SiteError, VectorError
 from lab.models.tiny import tiny_model
-from lab.provenance import provenance
-from probes.site import Site
-from steering.export.export import export, import_vector
-from steering.export.formats import Adapter, BakedBias, Gguf, LayerTable, Safetensors, VllmLens
-from steering.export.model_facts import ModelFacts, facts_of
-from steering.export.vector_file import Origin
+from lab.records.errors import SiteError, VectorError
+from lab.records.provenance import provenance
+from probes.capture.site import Site
+from steering.export.export import Adapter, BakedBias, Gguf, LayerTable, Safetensors, VllmLens, export, import_vector
+from steering.export.vector_file import ModelFacts, Origin, facts_of
 from steering.vector import SteeringVector
 
 MADE_BY = provenance("vectors", {"steps": 3}, {"decisions": "0" * 16}, device="cpu", dtype="float32", seed=7)

@@ -7,12 +7,11 @@ import pytest
 import torch
 from gguf import GGUFReader, GGUFWriter
 
-from lab.errors import VectorError
-from lab.provenance import provenance
-from probes.site import Site
+from lab.records.errors import VectorError
+from lab.records.provenance import provenance
+from probes.capture.site import Site
 from steering.export.gguf import read_gguf_vector, save_gguf
-from steering.export.model_facts import ModelFacts
-from steering.export.vector_file import Origin
+from steering.export.vector_file import ModelFacts, Origin
 from steering.vector import SteeringVector
 
 MADE_BY = provenance("vectors", {}, {}, device="cpu", dtype="float32", seed=7)

@@ -4,13 +4,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lab.errors import VectorError
-from lab.provenance import provenance
-from probes.site import Site
+from lab.records.errors import VectorError
+from lab.records.provenance import provenance
+from probes.capture.site import Site
 from steering.export import layer_table
 from steering.export.layer_table import TABLE_HEADER, is_layer_table, read_layer_table, save_layer_table
-from steering.export.model_facts import ModelFacts
-from steering.export.vector_file import Origin
+from steering.export.vector_file import ModelFacts, Origin
 from steering.vector import SteeringVector
 
 MADE_BY = provenance("vectors", {}, {}, device="cpu", dtype="float32", seed=7)

@@ -18,14 +18,12 @@ from gguf import GGUFReader
 
 from lab.models.load import load
 from lab.models.source import GgufModel
-from lab.provenance import provenance
-from probes.site import Site
+from lab.records.provenance import provenance
+from probes.capture.site import Site
 from steering.edit import Add, apply
-from steering.export.export import export
-from steering.export.formats import Gguf
+from steering.export.export import Gguf, export
 from steering.export.model_card import model_card
-from steering.export.model_facts import ModelFacts, facts_of
-from steering.export.vector_file import Origin, VectorFile
+from steering.export.vector_file import ModelFacts, Origin, VectorFile, facts_of
 from steering.vector import SteeringVector
 
 LAYER = 15

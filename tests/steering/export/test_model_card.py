@@ -11,15 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.errors import StorageError
+from elicitation.report.study.ledger import LADDER
 from lab.models.tiny import tiny_model
-from lab.provenance import provenance
-from lab.report.ledger import LADDER
-from probes.site import Site
-from steering.export.formats import Adapter, BakedBias, Gguf, LayerTable, Safetensors, VllmLens
+from lab.records.errors import StorageError
+from lab.records.provenance import provenance
+from probes.capture.site import Site
+from steering.export.export import Adapter, BakedBias, Gguf, LayerTable, Safetensors, VllmLens
 from steering.export.model_card import model_card
-from steering.export.model_facts import ModelFacts
-from steering.export.vector_file import Origin, VectorFile
+from steering.export.vector_file import ModelFacts, Origin, VectorFile
 from steering.vector import SteeringVector
 
 FACTS = ModelFacts(name="zero-base", digest="ab12", tokenizer_digest="cd34", family="llama", d_model=4, n_layers=3)

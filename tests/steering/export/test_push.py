@@ -10,7 +10,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from lab.errors import StorageError
+from lab.records.errors import StorageError
 from steering.export.push import METADATA, HubRepository, hub_repository, push, pushed_files
 
 REPOSITORY = HubRepository("me/opening", "hf_invented")

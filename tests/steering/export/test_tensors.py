@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from lab.errors import SiteError, VectorError
-from lab.provenance import Provenance, provenance
-from probes.site import Site
-from steering.export.header import FORMAT, HEADER
-from steering.export.model_facts import ModelFacts
+from lab.records.errors import SiteError, VectorError
+from lab.records.provenance import Provenance, provenance
+from probes.capture.site import Site
 from steering.export.tensors import load_vector, read_vector, save_vector
+from steering.export.vector_file import FORMAT, HEADER, ModelFacts
 from steering.vector import SteeringVector
 
 MADE_BY = provenance("vectors", {"steps": 3}, {"decisions": "0" * 16}, device="cpu", dtype="float32", seed=7)
@@ -32,9 +31,9 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 import torch
-from lab.errors import StorageError
-from lab.provenance import provenance
-from probes.site import Site
+from lab.records.errors import StorageError
+from lab.records.provenance import provenance
+from probes.capture.site import Site
 from steering.export.tensors import save_vector
 from steering.vector import SteeringVector
 

@@ -7,9 +7,9 @@ import struct
 import pytest
 import torch
 
-from lab.errors import VectorError
-from lab.provenance import provenance
-from probes.site import Site
+from lab.records.errors import VectorError
+from lab.records.provenance import provenance
+from probes.capture.site import Site
 from steering.export.vector_file import Origin
 from steering.export.vllm_lens import read_vllm_lens, save_vllm_lens
 from steering.vector import SteeringVector

@@ -11,8 +11,8 @@ from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
 from lab.sampling.trace import Trace
 from lab.tasks.problem import Problem
-from probes.capture import capture
-from probes.site import Site, hook_site
+from probes.capture.capture import capture
+from probes.capture.site import Site, hook_site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.hybrid.hybrid import Hybrid, open_hybrid
 from steering.vector import SteeringVector

@@ -19,14 +19,15 @@ from torch.utils.hooks import RemovableHandle
 
 from lab.models.load import Model
 from lab.models.pair import ModelPair
+from lab.records.seeds import child_seed, uniforms
 from lab.sampling.decoding import Decoding, pick
 from lab.sampling.sample import end_tokens
-from lab.seeds import child_seed, uniforms
 from lab.tasks.problem import Problem
-from probes.site import Site
+from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
-from steering.hybrid.act import (
+from steering.hybrid.hybrid import Hybrid
+from steering.hybrid.intervention import (
     Act,
     FirstChooser,
     LikelyToken,
@@ -37,9 +38,6 @@ from steering.hybrid.act import (
     Takeover,
     TunedChooser,
 )
-from steering.hybrid.draws import CANDIDATE, CATEGORY, LIKELY_TOKEN
-from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.linear_probe import LinearProbe
 from steering.hybrid.router import (
     ROUTER_KEY,
     Always,
@@ -49,12 +47,21 @@ from steering.hybrid.router import (
     Disagreement,
     EntropyAbove,
     InCategories,
+    LinearProbe,
     Never,
     Reranked,
     Router,
     Scheduled,
 )
-from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory, VectorTable
+from steering.hybrid.vector_table import (
+    CANDIDATE,
+    CATEGORY,
+    LIKELY_TOKEN,
+    Drawn,
+    PerCategory,
+    RandomCategory,
+    VectorTable,
+)
 
 
 class Written(NamedTuple):

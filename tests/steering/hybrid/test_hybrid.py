@@ -6,23 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from lab.errors import VectorError
 from lab.models.load import Model
 from lab.models.pair import ModelPair
+from lab.records.errors import VectorError
+from lab.records.seeds import child_seed, uniforms
 from lab.sampling.decoding import GREEDY, pick
 from lab.sampling.sample import end_tokens, sample
-from lab.seeds import child_seed, uniforms
-from probes.site import Site, hook_site
+from probes.capture.site import Site, hook_site
 from steering.edit import Ablate, Add, Rotate, apply
 from steering.gate import AtPositions, WhileWriting
-from steering.hybrid.act import LikelyToken, SecondChoice, Steer, Takeover
 from steering.hybrid.hybrid import (
     Hybrid,
     insisting,
 )
-from steering.hybrid.router import Always, AtRandom, AtSteps, Disagreement, Never, Reranked, route
+from steering.hybrid.intervention import LikelyToken, SecondChoice, Steer, Takeover
+from steering.hybrid.router import Always, AtRandom, AtSteps, Disagreement, Never, Reranked, View, route
 from steering.hybrid.vector_table import Drawn
-from steering.hybrid.view import View
 
 from .by_hand import FEW, PROBLEMS, SAMPLED, SEED, pair_of, vector, written
 

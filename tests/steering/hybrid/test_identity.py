@@ -6,14 +6,12 @@ from itertools import combinations
 import torch
 
 from lab.models.tiny import tiny_model
-from probes.site import Site
+from probes.capture.site import Site
 from steering.edit import Ablate, Add
 from steering.gate import InCompletion
-from steering.hybrid.act import FirstChooser, RandomChooser, Steer, Sweep, Takeover
-from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.identity import identity
-from steering.hybrid.linear_probe import LinearProbe
-from steering.hybrid.router import Always, AtRandom, BaseProbe, InCategories
+from steering.hybrid.hybrid import Hybrid, identity
+from steering.hybrid.intervention import FirstChooser, RandomChooser, Steer, Sweep, Takeover
+from steering.hybrid.router import Always, AtRandom, BaseProbe, InCategories, LinearProbe
 from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
 
 from .by_hand import taxonomy_of, vector

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lab.records.seeds import child_seed
 from lab.sampling.decoding import GREEDY
-from lab.seeds import child_seed
-from probes.site import Site
+from probes.capture.site import Site
 from steering.edit import Add
-from steering.hybrid.act import Steer
 from steering.hybrid.hybrid import Hybrid
+from steering.hybrid.intervention import Steer
 from steering.hybrid.router import Always, AtRandom, AtSteps
 from steering.hybrid.vector_table import Drawn
 

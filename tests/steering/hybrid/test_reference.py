@@ -17,10 +17,11 @@ from lab.sampling.sample import sample
 from lab.sampling.trace import Trace
 from lab.tasks.problem import Problem
 from lab.tasks.source import open_task, task_source
-from probes.site import Site
+from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
-from steering.hybrid.act import (
+from steering.hybrid.hybrid import Hybrid, open_hybrid
+from steering.hybrid.intervention import (
     FirstChooser,
     LikelyToken,
     RandomChooser,
@@ -30,8 +31,6 @@ from steering.hybrid.act import (
     Takeover,
     TunedChooser,
 )
-from steering.hybrid.hybrid import Hybrid, open_hybrid
-from steering.hybrid.linear_probe import LinearProbe
 from steering.hybrid.router import (
     Always,
     AtRandom,
@@ -40,6 +39,7 @@ from steering.hybrid.router import (
     Disagreement,
     EntropyAbove,
     InCategories,
+    LinearProbe,
     Never,
     Reranked,
     Scheduled,

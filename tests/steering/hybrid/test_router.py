@@ -9,11 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.errors import DecodingError
 from lab.models.tiny import tiny_model
-from lab.seeds import child_seed, uniforms
-from probes.site import Site
-from steering.hybrid.linear_probe import LinearProbe
+from lab.records.errors import DecodingError
+from lab.records.seeds import child_seed, uniforms
+from probes.capture.site import Site
 from steering.hybrid.router import (
     Always,
     AtRandom,
@@ -22,13 +21,14 @@ from steering.hybrid.router import (
     Disagreement,
     EntropyAbove,
     InCategories,
+    LinearProbe,
     Never,
     Reranked,
     Scheduled,
+    View,
     asks_tuned,
     route,
 )
-from steering.hybrid.view import View
 
 from .by_hand import taxonomy_of
 

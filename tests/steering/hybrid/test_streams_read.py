@@ -6,14 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lab.errors import ModelError, SiteError, VectorError
+from lab.records.errors import ModelError, SiteError, VectorError
 from lab.sampling.decoding import GREEDY
-from probes.site import Site
+from probes.capture.site import Site
 from steering.edit import Add
-from steering.hybrid.act import FirstChooser, Steer, Sweep, Takeover
 from steering.hybrid.hybrid import Hybrid, open_hybrid
-from steering.hybrid.linear_probe import LinearProbe
-from steering.hybrid.router import Always, AtRandom, BaseProbe, Disagreement, InCategories, Never
+from steering.hybrid.intervention import FirstChooser, Steer, Sweep, Takeover
+from steering.hybrid.router import Always, AtRandom, BaseProbe, Disagreement, InCategories, LinearProbe, Never
 from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
 
 from .by_hand import FEW, SAMPLED, last_stream, logits_under, pair_of, prompt_of, taxonomy_of, vector, written

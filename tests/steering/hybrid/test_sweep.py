@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from lab.errors import VectorError
+from lab.records.errors import VectorError
+from lab.records.seeds import child_seed
 from lab.sampling.decoding import GREEDY
-from lab.seeds import child_seed
-from probes.site import Site
+from probes.capture.site import Site
 from steering.edit import Ablate, Add
 from steering.gate import WhileWriting
-from steering.hybrid.act import FirstChooser, RandomChooser, Steer, Sweep, TunedChooser
 from steering.hybrid.candidates import chosen, n_different, pass_widths
 from steering.hybrid.hybrid import Hybrid
+from steering.hybrid.intervention import FirstChooser, RandomChooser, Steer, Sweep, TunedChooser
 from steering.hybrid.router import Always, AtRandom, AtSteps, Disagreement
 from steering.hybrid.vector_table import Drawn
 

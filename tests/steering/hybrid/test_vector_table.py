@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lab.errors import VectorError
 from lab.models.tiny import tiny_model
-from lab.seeds import child_seed
+from lab.records.errors import VectorError
+from lab.records.seeds import child_seed
 from steering.edit import Add
 from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory, edit_of
 

@@ -5,17 +5,22 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lab.errors import VectorError
 from lab.models.padding import left_padded
-from lab.seeds import torch_generator
-from probes.site import Site
+from lab.records.errors import VectorError
+from lab.records.seeds import torch_generator
+from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
-from steering.fit.examples import Decisions, chosen
-from steering.fit.gradient import GradientFit, fit_gradient
+from steering.fits.examples import Decisions, chosen
+from steering.fits.gradient import GradientFit, fit_gradient
 from steering.hybrid.vector_table import PerCategory
-from steering.routing.category_controls import any_category, exchanged, random_vectors
-from steering.routing.category_vectors import CategoryVectors, fit_category_vectors
+from steering.routing.category_vectors import (
+    CategoryVectors,
+    any_category,
+    exchanged,
+    fit_category_vectors,
+    random_vectors,
+)
 from steering.vector import SteeringVector
 
 SITE = Site(0)

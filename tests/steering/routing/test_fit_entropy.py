@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from lab.errors import VectorError
 from lab.models.tiny import tiny_model
-from steering.routing.fit_entropy import entropies, fit_entropy
+from lab.records.errors import VectorError
+from steering.routing.fit_router import entropies, fit_entropy
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from lab.errors import VectorError
 from lab.models.tiny import tiny_model
-from lab.seeds import numpy_generator
-from probes.site import Site
-from steering.routing.fit_probe import fit_probe
+from lab.records.errors import VectorError
+from lab.records.seeds import numpy_generator
+from probes.capture.site import Site
+from steering.routing.fit_router import fit_probe
 from steering.routing.moments import Moments, moments, streams_before
 from tests.steering.routing.conftest import planted
 

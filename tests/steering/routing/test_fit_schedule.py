@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.errors import VectorError
-from lab.reading.texts import Row
-from steering.routing.fit_schedule import fit_schedule
+from lab.records.errors import VectorError
+from lab.scoring.scores import Row
+from steering.routing.fit_router import fit_schedule
 from steering.routing.moments import Moments
 
 

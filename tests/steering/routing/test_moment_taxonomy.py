@@ -4,21 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from lab.errors import EstimateError, StorageError
-from lab.provenance import provenance
-from lab.seeds import child_seed
-from probes.positions import AllTokens
-from probes.site import Site
+from lab.records.errors import EstimateError, StorageError
+from lab.records.provenance import provenance
+from lab.records.seeds import child_seed
+from probes.capture.positions import AllTokens
+from probes.capture.site import Site
+from probes.capture.texts import TEXTS
 from probes.storage.fill import fill
 from probes.storage.plan import plan
 from probes.taxonomy.fit import ClusteringSae, KMeans, fit
-from probes.taxonomy.parts import parts
-from probes.taxonomy.reading import TokenBefore, spans_read
 from probes.taxonomy.segment_means import segment_means
-from probes.taxonomy.segments import Sentences, segments
-from probes.texts import TEXTS
-from steering.routing.moment_taxonomy import moment_taxonomy
-from steering.routing.moments import Moments, moments
+from probes.taxonomy.segments import Sentences, parts, segments
+from probes.taxonomy.survey import TokenBefore, spans_read
+from steering.routing.moments import Moments, moment_taxonomy, moments
 from tests.steering.routing.conftest import planted
 
 SITE = Site(1)

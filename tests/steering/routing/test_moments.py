@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from lab.errors import VectorError
 from lab.models.tiny import tiny_model
-from probes.capture import capture
-from probes.site import Site
+from lab.records.errors import VectorError
+from probes.capture.capture import capture
+from probes.capture.site import Site
 from steering.routing.moments import moments, streams_before
 from tests.steering.routing.conftest import decision_frame, planted, problem, trace_frame
 

@@ -10,27 +10,26 @@ import polars as pl
 import pytest
 import torch
 
-from lab.errors import StorageError, VectorError
+from elicitation.study.evidence import decisions
 from lab.models.load import load
 from lab.models.pair import ModelPair
 from lab.models.source import LocalModel
-from lab.provenance import provenance
-from lab.reading.texts import Row
+from lab.records.errors import StorageError, VectorError
+from lab.records.provenance import provenance
 from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
 from lab.sampling.trace import trace_table, verdict_table
+from lab.scoring.scores import Row
 from lab.tasks.source import Task, open_task, task_source
-from probes.site import Site
+from probes.capture.site import Site
 from probes.taxonomy.segments import Steps
-from steering.export.model_facts import facts_of
-from steering.fit.gradient import GradientFit
-from steering.hybrid.act import Steer
+from steering.export.vector_file import facts_of
+from steering.fits.gradient import GradientFit
 from steering.hybrid.hybrid import Hybrid, open_hybrid
+from steering.hybrid.intervention import Steer
 from steering.hybrid.router import BaseProbe
 from steering.routing.moments import streams_before
-from steering.routing.routed import Routing, RoutingFit, fit_routing
-from steering.routing.routing_file import load_routing, save_routing
-from steering.study.evidence import decisions
+from steering.routing.routed import Routing, RoutingFit, fit_routing, load_routing, save_routing
 
 SITE = Site(0)
 SETTINGS = RoutingFit(n_categories=3, min_decisions=4, vectors=GradientFit(n_steps=5, batch_size=16))
@@ -228,7 +227,7 @@ def test_the_file_that_says_all_are_there_is_written_last(drawn, routing, tmp_pa
     def refused(path, text):
         raise StorageError("no space")
 
-    monkeypatch.setattr("steering.routing.routing_file.write_text", refused)
+    monkeypatch.setattr("steering.routing.routed.write_text", refused)
     with pytest.raises(StorageError, match="no space"):
         saved(tmp_path / "routing", drawn, routing)
     assert not (tmp_path / "routing" / "routing.json").exists()

@@ -1,0 +1,167 @@
+"""Case: one pair and task of a calibration, with its true elicited share, as the organisms' cards tell it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import nan
+from pathlib import Path
+
+from elicitation.calibration.leak import LEAKING
+from elicitation.calibration.record import SCORED
+from elicitation.estimators.ladder_share import RIVALS
+from elicitation.study.config import OwnHelp, Study
+from lab.models.source import organism_directory, organism_names
+from lab.post_training.path_test import PathTest
+from lab.records.seeds import child_seed
+from lab.sampling.decoding import Decoding
+from steering.published_hybrids.recipe import RivalSettings
+from steering.routing.routed import RoutingFit
+
+NEEDED = (
+    "greedy",
+    "fitted-opening",
+    "random-opening",
+    "fitted-greedy",
+    "random-greedy",
+    "tuned-greedy",
+    "reranked-greedy",
+    "rank2-greedy",
+)
+"""The arms that estimators look at."""
+RIVALLED = ("p1", "p1-mended", "p1-mended-random", "p2", "p2-norm-matched")
+"""Both published methods, the first with its faults mended, and random vectors."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Effort:
+    """The sizes of a study, and of what calibration adds to it."""
+
+    n_problems: int
+    n_samples: int
+    n_curve_samples: int
+    n_score_samples: int
+    n_old_samples: int
+    n_fit_problems: int
+    arms: tuple[str, ...]
+    """Of the ladder; all when empty."""
+    rival_arms: tuple[str, ...]
+    """Of the published methods; all when empty."""
+    n_boot: int
+    n_replicas: int
+    """Bootstrap replicas of each problem set, on which intervals are asked again for the truth."""
+    n_replica_boot: int
+    path: PathTest | None
+    """The path test; None shows the one that the package carries."""
+
+
+QUICK = Effort(
+    n_problems=64,
+    n_samples=4,
+    n_curve_samples=32,
+    n_score_samples=16,
+    n_old_samples=2,
+    n_fit_problems=64,
+    arms=NEEDED,
+    rival_arms=RIVALLED,
+    n_boot=1000,
+    n_replicas=10,
+    n_replica_boot=200,
+    path=None,
+)
+FULL = Effort(
+    n_problems=160,
+    n_samples=4,
+    n_curve_samples=48,
+    n_score_samples=16,
+    n_old_samples=2,
+    n_fit_problems=96,
+    arms=NEEDED,
+    rival_arms=RIVALLED,
+    n_boot=2000,
+    n_replicas=30,
+    n_replica_boot=200,
+    path=PathTest(n_problems=200),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownCase:
+    """A pair whose answer is known."""
+
+    name: str
+    """The tuned organism's, with a number behind a slash where it has several tasks."""
+    kind: str
+    seed: int
+    base: str
+    tuned: str
+    task: str
+    old_task: str | None
+    """What the tuning was not about; None where it was about all that the base could do."""
+    truth: float
+    """NaN where there is none."""
+    truth_low: float
+    truth_high: float
+
+    @property
+    def directory(self) -> str:
+        """Where its tables go."""
+        return self.name.replace("/", "-")
+
+
+def known_cases() -> Iterator[KnownCase]:
+    """Every case of the installed organisms, in the order of their names."""
+    for name in organism_names():
+        card = json.loads((organism_directory(name) / "card.json").read_text(encoding="utf-8"))
+        truths = card.get("truth", [])
+        for number, truth in enumerate(truths, start=1):
+            share, low, high = (nan if truth[key] is None else truth[key] for key in ("share", "low", "high"))
+            yield KnownCase(
+                name=name if len(truths) == 1 else f"{name}/{number}",
+                kind=truth["kind"],
+                seed=card["seed"],
+                base=card["parent"],
+                tuned=name,
+                task=truth["task"],
+                old_task=None if card["old_task"] == truth["task"] else card["old_task"],
+                truth=share,
+                truth_low=low,
+                truth_high=high,
+            )
+
+
+def case_study(case: KnownCase, effort: Effort, *, seed: int, device: str) -> Study:
+    """The study that measures a case; every case draws problems of its own, so that trials are independent.
+
+    All arms run where none has anything to recover, so that what each leaks is seen; elsewhere those that estimators
+    look at, and the published methods where they are scored beside them.
+    """
+    leaks = case.kind in LEAKING
+    compared = leaks or case.kind in SCORED
+    return Study(
+        base=case.base,
+        tuned=case.tuned,
+        task=case.task,
+        old_task=case.old_task,
+        n_problems=effort.n_problems,
+        n_samples=effort.n_samples,
+        n_curve_samples=effort.n_curve_samples,
+        n_score_samples=effort.n_score_samples,
+        n_old_samples=effort.n_old_samples,
+        n_fit_problems=effort.n_fit_problems,
+        arms=() if leaks else (*effort.arms, *(RIVALS.values() if compared else ())),
+        own_help=OwnHelp() if leaks else None,
+        routing=RoutingFit() if leaks else None,
+        rivals=RivalSettings() if compared else None,
+        rival_arms=effort.rival_arms,
+        ks=tuple(k for k in (1, 2, 4, 8, 16, 32, 64) if k <= effort.n_curve_samples),
+        decoding=Decoding(max_new_tokens=96),
+        n_boot=effort.n_boot,
+        seed=child_seed(seed, "case", case.name) % 1_000_000,
+        batch_size=1024,
+        device=device,
+    )
+
+
+def case_out(out: Path, case: KnownCase) -> Path:
+    """The directory of a case's study."""
+    return out / "cases" / case.directory

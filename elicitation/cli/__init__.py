@@ -1,0 +1,1 @@
+"""The command `lab`: a file for every verb, and one for the frame."""

@@ -1,0 +1,178 @@
+"""Fit stages: lessons -> a vector, and the same fit on lessons that cannot teach the same, for each entry."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from elicitation.comparison.context import Ground
+from elicitation.comparison.fits import Entry, fit_on
+from elicitation.comparison.training_pairs import Lessons, sides_forgotten, tokens_misplaced
+from lab.post_training.reinforce import Reward
+from lab.records.errors import VectorError
+from lab.records.provenance import digest
+from lab.records.seeds import child_seed, numpy_generator, torch_generator
+from lab.records.stage import Artefact, memoised
+from lab.records.tables import write_text
+from lab.tasks.problem import Problem
+from lab.tasks.source import Task
+from probes.capture.site import Site
+from steering.export.tensors import load_vector, save_vector
+from steering.export.vector_file import facts_of
+from steering.fits.controls import norm_matched, random_like
+from steering.fits.policy_gradient import answer_reward, fit_policy_gradient
+from steering.vector import SteeringVector
+
+
+def policy_fits(
+    ground: Ground, sites: Sequence[Site], work: Path
+) -> Iterator[tuple[str, Callable[[], SteeringVector]]]:
+    """(name, training) of the fit and of the controls that were asked for; each has its checkpoints below `work`."""
+    task, wanted = ground.bench.fit_task, ground.comparison.policy_controls
+    yield "itself", partial(trained, ground, sites, task, answer_reward(task.verify), work / "steps-itself")
+    if "shuffled" in wanted:
+        reward = misplaced_reward(task, ground.comparison.seed)
+        yield "shuffled", partial(trained, ground, sites, task, reward, work / "steps-shuffled")
+    if "other-task" in wanted and ground.other_fit_task is not None:
+        other = ground.other_fit_task
+        yield (
+            "other-task",
+            partial(trained, ground, sites, other, answer_reward(other.verify), work / "steps-other-task"),
+        )
+
+
+def trained(ground: Ground, sites: Sequence[Site], task: Task, reward: Reward, work: Path) -> SteeringVector:
+    """One training, which goes on from its last whole checkpoint."""
+    comparison = ground.comparison
+    return fit_policy_gradient(
+        ground.bench.base,
+        sites,
+        task.problems,
+        reward,
+        replace(comparison.policy, max_new_tokens=comparison.max_new_tokens),
+        seed=child_seed(comparison.seed, "policy", work.name),
+        work=work,
+        on_progress=partial(ground.bench.watch, f"policy gradient: {work.name.removeprefix('steps-')}"),
+    )
+
+
+def misplaced_reward(task: Task, seed: int) -> Reward:
+    """1 where a completion states the answer of another problem, each problem having one of the others' for good."""
+    order = numpy_generator(seed, "misplaced answers").permutation(len(task.problems))
+    following = dict(zip(order, [*order[1:], order[0]], strict=True))
+    answers = {problem.id: task.problems[following[index]].answer for index, problem in enumerate(task.problems)}
+
+    def reward(problem: Problem, completion: str) -> float:
+        return float(task.verify(replace(problem, answer=answers[problem.id]), completion).answer_correct)
+
+    return reward
+
+
+N_RANDOM = 256
+"""Random directions that the problems are spread over: so many that which were drawn hardly matters."""
+N_SHUFFLES = 8
+"""Shuffles of the sides of a difference, which the problems are spread over: of one, chance decides the sign."""
+ITSELF, REASONS = "itself", "reasons.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Fitted:
+    """An entry with its vector and its controls, each of the vector's norms, or with why there is none."""
+
+    entry: Entry
+    vector: SteeringVector | None
+    controls: Mapping[str, tuple[SteeringVector, ...]]
+    """By name; those with vectors of their own, several where chance decides the sign of one."""
+    reasons: Mapping[str, str]
+    """What could not be fitted (`itself`, or a control) -> why."""
+    digest: str
+
+    def random(self, seed: int, n: int = N_RANDOM) -> tuple[SteeringVector, ...]:
+        """`n` random directions of the vector's norms at its sites; there has to be a vector."""
+        assert self.vector is not None, "nothing can be as long as a vector that is not there"
+        return tuple(
+            random_like(self.vector, torch_generator(seed, "random vector", self.entry.name, draw)) for draw in range(n)
+        )
+
+
+def fit_stage(ground: Ground, entry: Entry, lessons: dict[str, Lessons]) -> Fitted:
+    """`fit-<entry>/`: a file for the vector and for each control. What is there after a kill is not fitted again.
+
+    `lessons` has those of the pair as `itself`, and those that other texts give by the name of the control.
+    """
+    bench, comparison = ground.bench, ground.comparison
+    config = {
+        "entry": {"method": entry.method, "sites": [str(site) for site in entry.sites]},
+        "fit": comparison.policy if entry.method == "policy" else comparison.fit,
+        "n_texts": comparison.n_texts,
+        "n_features": comparison.n_features,
+        "max_new_tokens": comparison.max_new_tokens,
+        "seed": comparison.seed,
+    }
+    parents = {"base": bench.base.digest} | {name: taught.digest for name, taught in lessons.items()}
+    if entry.method == "sae" and ground.sae is not None:
+        parents["sae"] = ground.sae.digest
+    if entry.method == "policy":
+        config["policy_controls"] = comparison.policy_controls
+        parents = {"base": bench.base.digest, "problems": digest(bench.fit_task.problems)}
+        if ground.other_fit_task is not None:
+            parents["other task"] = digest(ground.other_fit_task.problems)
+
+    def compute(work: Path) -> None:
+        made_by = bench.made_by(f"fit-{entry.name}", config, parents)
+        reasons: dict[str, str] = {}
+        vector: SteeringVector | None = None
+        for name, make in makers(ground, entry, lessons, work):
+            path = work / f"{name}.safetensors"
+            try:
+                if not path.exists():
+                    found = make() if vector is None else norm_matched(make(), vector)
+                    save_vector(path, found, made_by, fitted_on=facts_of(bench.base))
+            except VectorError as error:
+                reasons[control_of(name)] = str(error)
+            if ITSELF in reasons:
+                break
+            vector = vector or load_vector(path)
+        write_text(work / REASONS, json.dumps(reasons, sort_keys=True))
+        for checkpoints in work.glob("steps-*"):
+            shutil.rmtree(checkpoints)
+
+    return read_fitted(entry, memoised(bench.out, f"fit-{entry.name}", config, parents, compute))
+
+
+def makers(
+    ground: Ground, entry: Entry, lessons: dict[str, Lessons], work: Path
+) -> Iterator[tuple[str, Callable[[], SteeringVector]]]:
+    """(name, how to find it) of the vector, which comes first, and of its controls."""
+    if entry.method == "policy":
+        yield from policy_fits(ground, entry.sites, work)
+        return
+    for name, taught in (lessons | shuffled(entry, lessons[ITSELF], ground.comparison.seed)).items():
+        yield name, partial(fit_on, ground, entry, taught)
+
+
+def shuffled(entry: Entry, taught: Lessons, seed: int) -> dict[str, Lessons]:
+    """Lessons with the labels shuffled that the method looks at."""
+    match entry.method:
+        case "gradient" | "gradient-first":
+            return {"shuffled": tokens_misplaced(taught, seed)}
+        case _:
+            return {f"shuffled.{draw}": sides_forgotten(taught, seed, draw) for draw in range(N_SHUFFLES)}
+
+
+def control_of(name: str) -> str:
+    """The control that a vector belongs to: `shuffled` for `shuffled.3`."""
+    return name.split(".")[0]
+
+
+def read_fitted(entry: Entry, stage: Artefact) -> Fitted:
+    """The result of a finished stage."""
+    found = {path.stem: load_vector(path) for path in sorted(stage.path.glob("*.safetensors"))}
+    vector = found.pop(ITSELF, None)
+    controls: dict[str, tuple[SteeringVector, ...]] = {}
+    for name, control in found.items():
+        controls[control_of(name)] = (*controls.get(control_of(name), ()), control)
+    reasons = json.loads((stage.path / REASONS).read_text(encoding="utf-8"))
+    return Fitted(entry=entry, vector=vector, controls=controls, reasons=reasons, digest=stage.digest)

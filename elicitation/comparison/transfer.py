@@ -1,0 +1,112 @@
+"""transfer: whether a vector acts where it should, and nowhere else: other models, other skills, and backwards."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int
+
+from elicitation.comparison.evaluate import Exam, Outcome, outcome
+from elicitation.report.vectors.ledger import TRANSFERS
+from lab.metrics.bootstrap import difference_interval, resamples
+from lab.models.load import Model
+from lab.models.pair import ModelPair
+from lab.records.errors import VectorError
+from lab.records.seeds import child_seed, numpy_generator
+from steering.edit import Add
+from steering.gate import EVERYWHERE, Gate
+from steering.vector import SteeringVector
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Check:
+    """A place where the vector is tried."""
+
+    name: str
+    model: Model
+    exam: Exam
+    dose: float
+
+
+def removal(pair: ModelPair, exam: Exam, *, dose: float = 1.0) -> Check:
+    """Does -v take the gain from the tuned model?"""
+    return Check(name="removes", model=pair.tuned, exam=exam, dose=-dose)
+
+
+def other_base(model: Model, exam: Exam, *, dose: float = 1.0) -> Check:
+    """Does v act on a base of the same kind, such as another seed's?"""
+    return Check(name="other base", model=model, exam=exam, dose=dose)
+
+
+def other_skill(model: Model, exam: Exam, *, dose: float = 1.0) -> Check:
+    """Does v help where the base has nothing to elicit? It must not."""
+    return Check(name="other skill", model=model, exam=exam, dose=dose)
+
+
+def transfer(
+    checks: Sequence[Check],
+    vector: SteeringVector,
+    controls: Sequence[SteeringVector],
+    *,
+    where: Gate = EVERYWHERE,
+    n_boot: int = 2000,
+) -> pl.DataFrame:
+    """`TRANSFERS` rows: each check without a vector, with `vector` at the tokens `where`, and so with `controls`, which
+    share its samples.
+
+    Every control writes exam.n_samples / len(controls) of the completions, at least one; a control interval therefore
+    holds the scatter between problems, and that between controls only as far as problems meet different ones. Raises
+    VectorError for no control, and as `outcome`.
+    """
+    if not controls:
+        raise VectorError("a transfer check without a control proves nothing: want at least one vector of equal norm")
+    rows: list[dict[str, object]] = []
+    for check in checks:
+        exam = check.exam
+        n_problems = len(exam.task.problems)
+        weights = resamples(n_problems, n_boot, numpy_generator(exam.seed, "transfer"))
+        plain, steered = (outcome(check.model, edits, exam) for edits in ((), (Add(vector, check.dose, where),)))
+        against = [
+            outcome(check.model, (Add(control, check.dose, where),), shared(exam, index, len(controls)))
+            for index, control in enumerate(controls)
+        ]
+        for name in ("strict", "answer"):
+            rows.append(described(check, name, plain, steered, against, weights))
+    return TRANSFERS.frame(rows)
+
+
+def shared(exam: Exam, index: int, n_controls: int) -> Exam:
+    """The part of an exam's samples that one of several controls writes, with random numbers of its own."""
+    return replace(exam, n_samples=max(1, exam.n_samples // n_controls), seed=child_seed(exam.seed, "control", index))
+
+
+def described(
+    check: Check,
+    quantity: str,
+    plain: Outcome,
+    steered: Outcome,
+    against: Sequence[Outcome],
+    weights: Int[np.ndarray, "boot _problem"],
+) -> dict[str, object]:
+    """A `TRANSFERS` row."""
+    without, under = getattr(plain, quantity), getattr(steered, quantity)
+    control = np.mean([getattr(one, quantity) for one in against], axis=0)
+    change = difference_interval(under, without, weights)
+    beyond = difference_interval(under, control, weights)
+    return {
+        "check": check.name,
+        "model": check.model.name,
+        "task": check.exam.task.name,
+        "dose": check.dose,
+        "quantity": quantity,
+        "plain": float(without.mean()),
+        "steered": float(under.mean()),
+        "control": float(control.mean()),
+        "change": change.value,
+        "change_low": change.low,
+        "change_high": change.high,
+        "beyond": beyond.value,
+        "beyond_low": beyond.low,
+        "beyond_high": beyond.high,
+    }

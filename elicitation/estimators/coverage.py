@@ -1,0 +1,171 @@
+"""E1, coverage: which problems each model solves when it is sampled, and how much of the gain lies where the base does.
+
+It counts and reads no probabilities. A base success rarer than its samples can show counts as none: the row
+`detectability floor` says how rare that is.
+"""
+
+from math import log, nan
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float, Int
+
+from elicitation.estimators.estimate import ESTIMATES, Analysis, estimate, loss_refusal, problem_ids, problem_weights
+from lab.metrics.bootstrap import Interval, difference_interval, mean_interval, percentile_interval
+from lab.metrics.pass_at_k import cover_curve, problem_pass_at_k
+from lab.metrics.share import elicited_share
+from lab.records.errors import EstimateError
+from lab.scoring.evidence import Evidence
+
+SAMPLES_PER_TRY = 4
+"""pass@k is asked only where every problem has this many samples a try: near k = n it hangs on single samples."""
+TAU = 0.5
+"""Success rate that Cover@tau asks of a problem: solved more often than not."""
+MISS = 0.05
+"""Chance that a success rate at the detectability floor shows no success."""
+
+
+class Tries(NamedTuple):
+    """Strict verdicts of one arm, problem by problem in the order of `problem_ids`."""
+
+    n: Int[np.ndarray, " problem"]
+    """Samples."""
+    n_correct: Int[np.ndarray, " problem"]
+    """Strict successes among them."""
+    first: Int[np.ndarray, " problem"]
+    """Place of the first success in the order of sample_index, from 0; `n` where there is none."""
+
+    @property
+    def rates(self) -> Float[np.ndarray, " problem"]:
+        """Success rates, in [0, 1]."""
+        return self.n_correct / self.n
+
+
+def coverage(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
+    """`ESTIMATES` rows of E1, from strict verdicts of `base` and `tuned`; no other table is read.
+
+    pass@1, pass@k (Chen et al., arXiv 2107.03374) at the largest power of two k with at least `SAMPLES_PER_TRY` * k
+    samples of every problem by either arm, and Cover@0.5 (Dragoi et al., arXiv 2510.08325).
+
+    The sets of Wu et al. (arXiv 2507.14843): P solved by both, E by the tuned model only, S by the base only, solved
+    being one strict success among the first m samples, m the same for both. SRR = P / (P + S), NDR = E / (P + E), SDS
+    their harmonic mean, NSCR = (E - S) / (P + E + S), and the floor -ln(0.05) / m: a success rate that m samples miss
+    with chance 0.05. Departures: strict verdicts, one m for both arms, intervals, and a refusal where they divide by 0.
+
+    The share: tuned minus base success on problems where the base has a strict success in any of its samples, over
+    tuned minus base success on all of them. Losses count with their sign. A share of problems, not of samples: on a
+    problem that the base solves once, all of the gain counts. It is low where successes are rarer than the floor.
+
+    Raises EstimateError where an arm or one of its problems is missing.
+    """
+    weights = problem_weights(evidence, analysis)
+    base, tuned = _tries(evidence, "base"), _tries(evidence, "tuned")
+    m = int(min(base.n.min(), tuned.n.min()))
+    floor = -log(MISS) / m
+    solved = elicited_share(
+        np.where(base.n_correct > 0, tuned.rates, base.rates), base.rates, tuned.rates, weights
+    )  # base + (tuned - base) * [the base solves it]
+    rows = [
+        estimate("E1", "strict pass@1, base", "probability", mean_interval(base.rates, weights)),
+        estimate("E1", "strict pass@1, tuned", "probability", mean_interval(tuned.rates, weights)),
+        *_pass_at_k_rows(base, tuned, m, weights),
+        estimate("E1", f"Cover@{TAU}, base", "problems", cover_curve(base.rates, (TAU,), weights)[0].interval),
+        estimate("E1", f"Cover@{TAU}, tuned", "problems", cover_curve(tuned.rates, (TAU,), weights)[0].interval),
+        *_solved_set_rows(base.first < m, tuned.first < m, m, weights),
+        estimate(
+            "E1", "detectability floor", "probability", Interval(value=floor, low=floor, high=floor, stderr=nan)
+        ),  # exact: it depends on the number of samples alone
+        estimate("E1", "gain on problems the base solves when sampled", "share", solved, loss_refusal(solved)),
+    ]
+    return ESTIMATES.frame(rows)
+
+
+def _tries(evidence: Evidence, arm: str) -> Tries:
+    """The arm's tries; EstimateError where it has none on a problem."""
+    counts = (
+        evidence.verdicts.filter(pl.col("arm") == arm)
+        .sort("problem_id", "sample_index")
+        .group_by("problem_id", maintain_order=True)
+        .agg(
+            n=pl.len().cast(pl.Int64),
+            n_correct=pl.col("strict").sum().cast(pl.Int64),
+            first=pl.col("strict").arg_true().first().cast(pl.Int64).fill_null(pl.len()),
+        )
+    )
+    if missing := sorted({*problem_ids(evidence)} - {*counts["problem_id"]}):
+        raise EstimateError(
+            f"no verdicts of the arm {arm!r} on problem {missing[0]!r} (and {len(missing) - 1} more): "
+            "sample both models on every problem"
+        )
+    return Tries(n=counts["n"].to_numpy(), n_correct=counts["n_correct"].to_numpy(), first=counts["first"].to_numpy())
+
+
+def _pass_at_k_rows(
+    base: Tries, tuned: Tries, m: int, weights: Int[np.ndarray, "boot problem"]
+) -> list[dict[str, object]]:
+    """Three rows at one k; refused where only k = 1, which has its own rows, would be allowed."""
+    k = max(2, 1 << max((m // SAMPLES_PER_TRY).bit_length() - 1, 0))
+    names = f"strict pass@{k}, base", f"strict pass@{k}, tuned", f"tuned minus base, pass@{k}"
+    units = "probability", "probability", "points"
+    if m < SAMPLES_PER_TRY * k:
+        refusal = f"pass@{k} wants {SAMPLES_PER_TRY * k} samples a problem, and one arm has {m}: draw more"
+        return [estimate("E1", name, unit, None, refusal) for name, unit in zip(names, units, strict=True)]
+    low, high = (problem_pass_at_k(arm.n, arm.n_correct, k) for arm in (base, tuned))
+    found = mean_interval(low, weights), mean_interval(high, weights), difference_interval(high, low, weights)
+    return [estimate("E1", name, unit, interval) for name, unit, interval in zip(names, units, found, strict=True)]
+
+
+def _solved_set_rows(
+    base: Bool[np.ndarray, " problem"],
+    tuned: Bool[np.ndarray, " problem"],
+    m: int,
+    weights: Int[np.ndarray, "boot problem"],
+) -> list[dict[str, object]]:
+    """SRR, NDR, SDS and NSCR from who solved what.
+
+    All but SDS are means over the problems that their denominator counts, so they share the intervals of every mean;
+    a resample without any such problem counts as the worst on either side.
+    """
+    either = base | tuned
+    no_base = None if base.any() else f"the base model solves no problem in {m} samples"
+    no_tuned = None if tuned.any() else f"the tuned model solves no problem in {m} samples"
+    neither = None if either.any() else f"neither model solves a problem in {m} samples"
+    retained, new, net = tuned.astype(np.float64), (~base).astype(np.float64), tuned.astype(int) - base.astype(int)
+    return [
+        estimate(
+            "E1", "SRR", "problems", None if no_base else mean_interval(retained[base], weights[:, base]), no_base
+        ),
+        estimate("E1", "NDR", "problems", None if no_tuned else mean_interval(new[tuned], weights[:, tuned]), no_tuned),
+        estimate(
+            "E1",
+            "SDS",
+            "problems",
+            None if no_base or no_tuned else _harmonic_mean(base, tuned, weights),
+            no_base or no_tuned,
+        ),
+        estimate(
+            "E1",
+            "NSCR",
+            "problems",
+            None if neither else mean_interval(net[either].astype(np.float64), weights[:, either], bounds=(-1.0, 1.0)),
+            neither,
+        ),
+    ]
+
+
+def _harmonic_mean(
+    base: Bool[np.ndarray, " problem"],
+    tuned: Bool[np.ndarray, " problem"],
+    weights: Int[np.ndarray, "boot problem"],
+) -> Interval:
+    """SDS = 2 SRR NDR / (SRR + NDR); its interval counts as problems the fewer of those that either model solves."""
+    drawn = np.concatenate([np.ones((1, base.size), dtype=weights.dtype), weights]).astype(np.float64)
+    n_base, n_tuned = drawn @ base, drawn @ tuned
+    defined = (n_base > 0) & (n_tuned > 0)
+    retained, new = (
+        np.divide(top, bottom, out=np.zeros(drawn.shape[0]), where=defined)
+        for top, bottom in ((drawn @ (base & tuned), n_base), (drawn @ (tuned & ~base), n_tuned))
+    )
+    means = np.divide(2 * retained * new, retained + new, out=np.full(drawn.shape[0], np.nan), where=defined)
+    return percentile_interval(float(means[0]), means[1:], int(min(base.sum(), tuned.sum())), bounds=(0.0, 1.0))

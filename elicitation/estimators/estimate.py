@@ -1,0 +1,142 @@
+"""Estimate: the one form in which every estimator answers, and what they all need to get there."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import nan
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Int
+
+from lab.metrics.bootstrap import Interval, difference_interval, resamples
+from lab.metrics.share import Share, elicited_share
+from lab.records.errors import EstimateError
+from lab.records.seeds import numpy_generator
+from lab.records.tables import Column, Schema
+from lab.scoring.evidence import Evidence
+
+Unit = Literal["share", "probability", "points", "nats", "bits", "samples", "tokens", "problems"]
+
+ESTIMATES = Schema(
+    "estimates",
+    (
+        Column("estimator", pl.String, "E1 to E10, as in the README"),
+        Column("quantity", pl.String, "what was estimated, in words; unique inside its estimator"),
+        Column(
+            "unit",
+            pl.String,
+            "share (an elicited share of the gain, scored by calibration), probability, points, nats, bits, samples, "
+            "tokens or problems (fractions of them)",
+        ),
+        Column("value", pl.Float64, "the estimate; NaN where refused or undefined"),
+        Column("low", pl.Float64, "lower end of its 95 % interval over problems"),
+        Column("high", pl.Float64, "upper end of its 95 % interval over problems"),
+        Column("refusal", pl.String, "why no value is given; null where one is"),
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Analysis:
+    """The choices of an analysis, fixed before its results are seen."""
+
+    reach: int = 1000
+    """Samples of one problem that still count as within the base model's reach."""
+    top: int = 5
+    """A token among the base model's first `top` is reranked, not shifted, when the tuned model writes it."""
+    n_boot: int = 2000
+    """Resamples of the problems behind every interval."""
+    seed: int = 0
+
+
+Estimator = Callable[[Evidence, Analysis], pl.DataFrame]
+"""Evidence to `ESTIMATES` rows. Neither the order of rows in the evidence nor the names of problems matter."""
+
+
+def problem_ids(evidence: Evidence) -> list[str]:
+    """The problems of the evidence, in the one order that every estimator uses."""
+    return sorted(evidence.verdicts["problem_id"].unique().to_list())
+
+
+def problem_weights(evidence: Evidence, analysis: Analysis) -> Int[np.ndarray, "boot problem"]:
+    """The resamples that all estimators share, for problems in the order of `problem_ids`."""
+    generator = numpy_generator(analysis.seed, "estimates")
+    return resamples(len(problem_ids(evidence)), analysis.n_boot, generator)
+
+
+def rates(
+    verdicts: pl.DataFrame, arm: str, measure: Literal["strict", "answer_correct"] = "strict"
+) -> Float[np.ndarray, " problem"]:
+    """Accuracy of an arm on each problem, in the order of the problems' ids; EstimateError where the arm is missing."""
+    mine = verdicts.filter(pl.col("arm") == arm)
+    if mine.is_empty():
+        present = ", ".join(sorted(verdicts["arm"].unique().to_list()))
+        raise EstimateError(f"no verdicts of the arm {arm!r}: there are {present or 'none'}")
+    return mine.group_by("problem_id").agg(pl.col(measure).mean()).sort("problem_id")[measure].to_numpy()
+
+
+def gap_refusal(evidence: Evidence, analysis: Analysis) -> str | None:
+    """Why no share of the strict gain may be given, or None: every share passes this gate.
+
+    The gap must be a gain, and five standard errors of it: of a loss nothing was elicited.
+    """
+    base, tuned = rates(evidence.verdicts, "base"), rates(evidence.verdicts, "tuned")
+    return loss_refusal(elicited_share(base, base, tuned, problem_weights(evidence, analysis)))
+
+
+def loss_refusal(share: Share) -> str | None:
+    """The share's own refusal, or that its gap is a loss."""
+    if share.refusal is not None or share.gap > 0:
+        return share.refusal
+    return f"the tuned model is worse by {-100 * share.gap:.1f} points: there is no gain to share out"
+
+
+def estimate(
+    estimator: str, quantity: str, unit: Unit, interval: Interval | Share | None, refusal: str | None = None
+) -> dict[str, object]:
+    """A row of `ESTIMATES`; a refused one has no numbers."""
+    refusal = refusal or (interval.refusal if isinstance(interval, Share) else None)
+    given = (nan, nan, nan) if interval is None or refusal else (interval.value, interval.low, interval.high)
+    numbers = dict(zip(("value", "low", "high"), given, strict=True))
+    return {"estimator": estimator, "quantity": quantity, "unit": unit, **numbers, "refusal": refusal}
+
+
+def share_row(
+    evidence: Evidence, analysis: Analysis, estimator: str, quantity: str, *, arm: str, base: str, tuned: str
+) -> dict[str, object]:
+    """The share of the strict gap between the arms `base` and `tuned` that `arm` recovers.
+
+    Refused where an arm is missing, where the sampled gap of the pair is (every share passes that gate), and where the
+    gap between these two arms is.
+    """
+    refusal = missing_arm(evidence, "base", "tuned") or gap_refusal(evidence, analysis)
+    if refusal := refusal or missing_arm(evidence, arm, base, tuned):
+        return estimate(estimator, quantity, "share", None, refusal)
+    verdicts = evidence.verdicts
+    share = elicited_share(
+        rates(verdicts, arm), rates(verdicts, base), rates(verdicts, tuned), problem_weights(evidence, analysis)
+    )
+    reason = loss_refusal(share)
+    refusal = None if reason is None else f"the arms {tuned!r} and {base!r}: {reason}"
+    return estimate(estimator, quantity, "share", share, refusal)
+
+
+def gain_row(
+    evidence: Evidence, analysis: Analysis, estimator: str, quantity: str, *, arm: str, over: str
+) -> dict[str, object]:
+    """Strict accuracy of `arm` minus that of the arm `over`, paired by problem, in [-1, 1]; no gate."""
+    if refusal := missing_arm(evidence, arm, over):
+        return estimate(estimator, quantity, "points", None, refusal)
+    weights = problem_weights(evidence, analysis)
+    gain = difference_interval(rates(evidence.verdicts, arm), rates(evidence.verdicts, over), weights)
+    return estimate(estimator, quantity, "points", gain)
+
+
+def missing_arm(evidence: Evidence, *arms: str) -> str | None:
+    """The first of the arms that has no verdicts; None where all have."""
+    present = set(evidence.verdicts["arm"])
+    for arm in arms:
+        if arm not in present:
+            return f"no verdicts of the arm {arm!r}: run it on the problems of the base model"
+    return None

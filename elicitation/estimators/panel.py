@@ -1,0 +1,28 @@
+"""panel: all estimators on the same evidence, as one table."""
+
+import polars as pl
+
+from elicitation.estimators.base_success import base_success
+from elicitation.estimators.coverage import coverage
+from elicitation.estimators.estimate import ESTIMATES, Analysis, Estimator
+from elicitation.estimators.forgetting import forgetting
+from elicitation.estimators.kl_split import kl_split
+from elicitation.estimators.ladder_share import ladder_share
+from elicitation.estimators.process_gain import process_gain
+from elicitation.estimators.token_ranks import token_ranks
+from lab.scoring.evidence import Evidence
+
+ESTIMATORS: tuple[Estimator, ...] = (
+    coverage,
+    base_success,
+    kl_split,
+    token_ranks,
+    ladder_share,
+    process_gain,
+    forgetting,
+)
+
+
+def panel(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
+    """`ESTIMATES` of every estimator, in the order of their numbers."""
+    return ESTIMATES.checked(pl.concat([estimator(evidence, analysis) for estimator in ESTIMATORS]))

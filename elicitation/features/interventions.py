@@ -1,0 +1,161 @@
+"""interventions: features ablated in the tuned model and added to the base, against random ones that fire as often."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from elicitation.features.behaviour import Alteration, opening_rates
+from elicitation.features.top_features import matched
+from lab.metrics.bootstrap import Interval, difference_interval, mean_interval, resamples
+from lab.models.pair import ModelPair
+from lab.records.errors import EstimateError
+from lab.records.seeds import numpy_generator
+from probes.sae.dictionary import Sae
+from probes.tables import INTERVENTIONS
+
+DOSES = (0.5, 1.0, 2.0)
+"""How much of their mean activation, where active, added features get at every token."""
+UNDEFINED = Interval(value=np.nan, low=np.nan, high=np.nan, stderr=np.nan)
+
+
+@dataclass(frozen=True, slots=True)
+class Ablated:
+    """Features set to 0 at every token of the prompt, in the tuned model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """`dose` times their mean activation added to features at every token of the prompt, in the base model."""
+
+    dose: float
+
+
+Act: TypeAlias = Ablated | Added
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Candidates:
+    """Features that are held to carry a behaviour, and what is known of all features, to match them with others."""
+
+    sae: Sae
+    top: tuple[int, ...]
+    """Chosen on other problems than those they are tried on."""
+    mean_active: Float[np.ndarray, " d_sae"]
+    """Mean activation where active; NaN where it never is."""
+    firing_share: Float[np.ndarray, " d_sae"]
+    """Share of all tokens at which it fires."""
+    opening_share: Float[np.ndarray, " d_sae"]
+    """Share of some prompts at whose last token it is active."""
+
+
+def interventions(
+    pair: ModelPair,
+    candidates: Candidates,
+    prompts: Sequence[Sequence[int]],
+    toward: Sequence[int],
+    *,
+    n_boot: int,
+    seed: int,
+) -> pl.DataFrame:
+    """`INTERVENTIONS`: how often the models open their answers to `prompts` with a token of `toward`.
+
+    Two controls stand beside the top features, and give every prompt features of its own, so that their intervals hold
+    the spread between draws: `matched` fire as often over all tokens, `opening` as often at the last token of a prompt.
+    What a control adds is scaled to the length of what the top features add. Raises EstimateError where no feature was
+    chosen, or nothing fires as often.
+    """
+    if not candidates.top:
+        raise EstimateError("no feature was chosen, so there is nothing to act on: attribute more texts")
+    sets = feature_sets(candidates, len(prompts), seed)
+    weights = resamples(len(prompts), n_boot, numpy_generator(seed, "bootstrap of interventions"))
+    rows: list[dict[str, object]] = []
+    for model, name, acts in (
+        (pair.tuned, "ablated in the tuned model", (Ablated(),)),
+        (pair.base, "added to the base model", tuple(map(Added, DOSES))),
+    ):
+        untouched = opening_rates(model, prompts, toward)
+        told = {"intervention": name, "features": "none", "n_features": 0, "dose": 0.0, "active_share": np.nan}
+        rows.append(told | _rates(untouched, untouched, None, weights))
+        for act in acts:
+            rates = {
+                which: opening_rates(model, prompts, toward, candidates.sae, alteration(act, candidates, chosen))
+                for which, chosen in sets.items()
+            }
+            for which, rate in rates.items():
+                told = {
+                    "intervention": name,
+                    "features": which,
+                    "n_features": len(candidates.top),
+                    "dose": act.dose if isinstance(act, Added) else 1.0,
+                    "active_share": float(candidates.opening_share[sets[which]].mean()),
+                }
+                rows.append(told | _rates(rate, untouched, None if which == "top" else rates["top"], weights))
+    return INTERVENTIONS.frame(rows)
+
+
+def feature_sets(candidates: Candidates, n_prompts: int, seed: int) -> dict[str, Int[np.ndarray, "prompt feature"]]:
+    """The features that each prompt's reading is altered in: the same top ones, and controls drawn for each."""
+    # A feature that fires somewhere but never at the last token of a prompt is matched with its like.
+    rare = np.where(candidates.firing_share > 0, 0.5 / n_prompts, 0.0)
+    shares = {"matched": candidates.firing_share, "opening": np.maximum(candidates.opening_share, rare)}
+    controls = {
+        name: matched(candidates.top, share, n_prompts, numpy_generator(seed, name, "features"))
+        for name, share in shares.items()
+    }
+    return {"top": np.tile(np.array(candidates.top), (n_prompts, 1)), **controls}
+
+
+def alteration(act: Act, candidates: Candidates, chosen: Int[np.ndarray, "prompt feature"]) -> Alteration:
+    """What `act` does to the features `chosen` for each prompt."""
+    sae = candidates.sae
+    device = sae.W_dec.device
+    table = torch.from_numpy(chosen).to(device)
+    match act:
+        case Ablated():
+
+            def alter(features: Float[Tensor, "row pos d_sae"], rows: Sequence[int]) -> Float[Tensor, "row pos d_sae"]:
+                where = table[list(rows)][:, None, :].expand(-1, features.shape[1], -1)
+                return features.scatter(2, where, 0.0)
+
+        case Added(dose=dose):
+            added = dose * _means(candidates, table)
+
+            def alter(features: Float[Tensor, "row pos d_sae"], rows: Sequence[int]) -> Float[Tensor, "row pos d_sae"]:
+                return features + added[list(rows)][:, None, :].to(features.dtype)
+
+    return alter
+
+
+def _means(candidates: Candidates, table: Int[Tensor, "prompt feature"]) -> Float[Tensor, "prompt d_sae"]:
+    """The mean activation of each prompt's features, scaled so that all add a vector as long as the top ones add."""
+    sae = candidates.sae
+    means = torch.tensor(candidates.mean_active, dtype=sae.dtype, device=sae.W_dec.device).nan_to_num()
+    added = torch.zeros(len(table), sae.d_sae, dtype=sae.dtype, device=sae.W_dec.device)
+    added = added.scatter(1, table, means[table])
+    wanted = (means[list(candidates.top)] @ sae.W_dec[list(candidates.top)]).norm()
+    return added * (wanted / (added @ sae.W_dec).norm(dim=1, keepdim=True))
+
+
+def _rates(
+    rate: Float[np.ndarray, " prompt"],
+    untouched: Float[np.ndarray, " prompt"],
+    top: Float[np.ndarray, " prompt"] | None,
+    weights: Int[np.ndarray, "boot prompt"],
+) -> dict[str, object]:
+    """The rates of a row of `INTERVENTIONS`; `top` is that under the top features where these are a control of them."""
+    return {
+        **dict(_columns("rate", mean_interval(rate, weights))),
+        **dict(_columns("change", difference_interval(rate, untouched, weights))),
+        **dict(_columns("beyond", UNDEFINED if top is None else difference_interval(top, rate, weights))),
+    }
+
+
+def _columns(name: str, interval: Interval) -> Iterator[tuple[str, float]]:
+    low, high = ("low", "high") if name == "rate" else (f"{name}_low", f"{name}_high")
+    yield from ((name, interval.value), (low, interval.low), (high, interval.high))

@@ -1,0 +1,1 @@
+"""What every page is made of, and nothing of what it is about."""

@@ -1,0 +1,163 @@
+"""Dot plot: one row a thing, a dot at its value and a line for its interval."""
+
+import itertools
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+from elicitation.report.kit.canvas import PERCENT, Canvas, Ruler, blank, quiet_axis
+from elicitation.report.kit.markup import plotly_text, shortened
+from elicitation.report.kit.palette import BASE, GAIN, INK, MUTED, PAPER, TUNED, ArmStyle
+
+_ROW, _FAINT_ROW, _NAMED_ROW, _SECOND_LINE = 36, 27, 48, 8
+_HEAD, _FOOT = 34, 46
+_NOTE_STEP = 7
+"""Pixels a character of a note takes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dot:
+    """One row, from the bottom up."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    style: ArmStyle
+    note: str
+    """A short remark at the right, such as the share; may be empty."""
+
+
+def dot_plot(
+    dots: Sequence[Dot], canvas: Canvas, *, axis: str, note_title: str = "", ruler: Ruler = PERCENT
+) -> go.Figure:
+    """Rows bottom to top in the order given; `axis` is its title. A value that is NaN leaves its row without a mark."""
+    heights = [_height(dot, canvas) for dot in dots]
+    tops = list(itertools.accumulate(heights))
+    bottoms = [top - height for top, height in zip(tops, heights, strict=True)]
+    raised = 12 if canvas.label_room == 0 else 0
+    figure = blank(canvas, height=tops[-1] + _HEAD + _FOOT)
+    words = []
+    for dot, top, bottom in zip(dots, tops, bottoms, strict=True):
+        middle = (top + bottom) / 2
+        figure.add_trace(_mark(dot, middle - raised, ruler))
+        words.append(_name(dot, middle + raised, canvas))
+        if canvas.note_room and dot.note:
+            words.append(_beside(plotly_text(dot.note), middle, MUTED if dot.style.faint else INK))
+    if canvas.note_room and note_title:
+        above = {"y": 1, "yref": "paper", "yanchor": "bottom", "yshift": 6}
+        words.append(_beside(plotly_text(note_title), 0.0, MUTED) | above)
+    start, stop = ruler.reach(end for dot in dots for end in (dot.value, dot.low, dot.high))
+    if start < ruler.factor * ruler.origin:
+        figure.add_vline(x=ruler.factor * ruler.origin, line={"color": MUTED, "width": 1, "dash": "dot"}, layer="below")
+    figure.update_xaxes(
+        quiet_axis(plotly_text(shortened(axis, 90 if canvas.label_room else 48))),
+        range=[start, stop],
+        ticksuffix=ruler.suffix,
+        nticks=6,
+        tickangle=0,
+    )
+    figure.update_yaxes(visible=False, range=[0, tops[-1]], fixedrange=True)
+    margin = {"l": canvas.label_room or 12, "r": _right(dots, canvas), "t": _HEAD, "b": _FOOT}
+    # All at once: plotly checks every annotation again at each that is added.
+    figure.update_layout(annotations=words, margin=margin)
+    return figure
+
+
+def mark_gain(figure: go.Figure, base: float, tuned: float, canvas: Canvas) -> None:
+    """Shades what lies between the base and the tuned model, and says how much it is."""
+    for value, ink in ((base, BASE), (tuned, TUNED)) if canvas.label_room else ():
+        figure.add_vline(x=100 * value, line={"color": ink, "width": 1, "dash": "dot"}, layer="below")
+    figure.add_vrect(x0=100 * base, x1=100 * tuned, fillcolor=GAIN, line_width=0, layer="below")
+    figure.add_annotation(
+        x=50 * (base + tuned),
+        y=1,
+        yref="paper",
+        yanchor="bottom",
+        yshift=6,
+        showarrow=False,
+        text=f"the gain: {100 * (tuned - base):.0f} points".replace("-", "−"),
+        font={"size": 12, "color": MUTED},
+    )
+
+
+def _lines(dot: Dot, canvas: Canvas) -> list[str]:
+    if canvas.label_room:
+        return textwrap.wrap(dot.name, 36 if dot.style.faint else 33, max_lines=2, placeholder=" …")
+    room = 44 - len(dot.note)
+    name = shortened(dot.name, room)
+    return [f"{name} · {dot.note}" if dot.note else name]
+
+
+def _height(dot: Dot, canvas: Canvas) -> int:
+    if canvas.label_room == 0:
+        return _NAMED_ROW
+    return (_FAINT_ROW if dot.style.faint else _ROW) + _SECOND_LINE * (len(_lines(dot, canvas)) - 1)
+
+
+def _mark(dot: Dot, middle: float, ruler: Ruler) -> go.Scatter:
+    hover = plotly_text(f"{dot.name}: {ruler.write(dot.value)} {ruler.span(dot.low, dot.high)}".rstrip())
+    return go.Scatter(
+        x=[ruler.factor * dot.value],
+        y=[middle],
+        # A mark at zero is drawn whole.
+        cliponaxis=False,
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [ruler.factor * (dot.high - dot.value)],
+            "arrayminus": [ruler.factor * (dot.value - dot.low)],
+            "color": dot.style.ink,
+            "thickness": 1.2 if dot.style.faint else 2.6,
+            "width": 0,
+        },
+        mode="markers",
+        marker={
+            "symbol": dot.style.symbol,
+            "size": 8 if dot.style.faint else 12,
+            "color": dot.style.ink,
+            "line": {"color": dot.style.ink if dot.style.faint else PAPER, "width": 1.5},
+        },
+        customdata=[hover],
+        hovertemplate="%{customdata}<extra></extra>",
+    )
+
+
+def _name(dot: Dot, middle: float, canvas: Canvas) -> dict[str, object]:
+    narrow = canvas.label_room == 0
+    placed = {"x": 0, "xanchor": "left"} if narrow else {"x": 0, "xanchor": "right", "xshift": -14}
+    return {
+        **placed,
+        "xref": "paper",
+        "y": middle,
+        "yanchor": "middle",
+        "showarrow": False,
+        "align": "left" if narrow else "right",
+        "text": "<br>".join(map(plotly_text, _lines(dot, canvas))),
+        "font": {"size": 12 if dot.style.faint else 13, "color": MUTED if dot.style.faint else INK},
+    }
+
+
+def _beside(text: str, middle: float, ink: str) -> dict[str, object]:
+    return {
+        "x": 1,
+        "xref": "paper",
+        "xanchor": "left",
+        "xshift": 14,
+        "y": middle,
+        "yanchor": "middle",
+        "showarrow": False,
+        "align": "left",
+        "text": text,
+        "font": {"size": 12, "color": ink},
+    }
+
+
+def _right(dots: Sequence[Dot], canvas: Canvas) -> int:
+    """Pixels right of the plot: room for the longest note, if notes stand there."""
+    longest = max((len(dot.note) for dot in dots), default=0)
+    if longest == 0:
+        return 24
+    return max(canvas.note_room, round(_NOTE_STEP * longest) + 16) if canvas.note_room else 18

@@ -1,0 +1,178 @@
+"""Ledger: the tables that a report is drawn from, each with a declared schema."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+
+from lab.records.tables import Column, Schema
+
+_ARM = Column("arm", pl.Utf8, "Short unique name of one way of answering, such as `base` or `vector.random`.")
+_LABEL = Column("label", pl.Utf8, "The arm in human words.")
+_MEASURE = Column(
+    "measure",
+    pl.Utf8,
+    "`strict`: right answer by a valid process (right answer, where no process can be checked); `answer`: right "
+    "answer only.",
+)
+_LOW = Column("low", pl.Float64, "Lower end of the 95 % interval of the value; problems are resampled.")
+_HIGH = Column("high", pl.Float64, "Upper end of the 95 % interval of the value.")
+
+Family = Literal["end", "prompt", "decoding", "vector", "own router", "tuned router", "selector", "takeover", "rival"]
+"""Which kind of help a rung is, in the order of the ladder; a control is of its rung's family, a model an `end`."""
+
+LADDER = Schema(
+    "ladder",
+    (
+        _ARM,
+        _LABEL,
+        Column(
+            "kind", pl.Utf8, "`end`: the base or the tuned model; `rung`: one kind of help; `control`: its placebo."
+        ),
+        Column("control_of", pl.Utf8, "For a control, the arm of its rung; else null."),
+        Column(
+            "family",
+            pl.Utf8,
+            "Kind of help: `prompt`, `decoding`, `vector` (everywhere, or at fixed tokens), `own router` (the base "
+            "says when), `tuned router` (the tuned model does), `selector` (it picks among candidates), `takeover` (it "
+            "writes the token), `rival` (a published method); `end` for the two models.",
+        ),
+        Column("order", pl.Int32, "Place on the ladder; the base is lowest, the tuned model highest."),
+        _MEASURE,
+        Column("accuracy", pl.Float64, "Pass@1, a fraction: the mean over problems of the mean over samples."),
+        Column("low", pl.Float64, "Lower end of the 95 % interval of the accuracy; problems are resampled."),
+        Column("high", pl.Float64, "Upper end of the 95 % interval of the accuracy."),
+        Column("gain", pl.Float64, "Accuracy minus the base's on the same problems, a fraction."),
+        Column("gain_low", pl.Float64, "Lower end of the paired 95 % interval of the gain."),
+        Column("gain_high", pl.Float64, "Upper end of the paired 95 % interval of the gain."),
+        Column("share", pl.Float64, "Gain over the tuned model's gain; NaN where undefined or refused."),
+        Column("share_low", pl.Float64, "Lower end of the 95 % interval of the share."),
+        Column("share_high", pl.Float64, "Upper end of the 95 % interval of the share."),
+        Column(
+            "over_control",
+            pl.Float64,
+            "Accuracy minus that of the rung's best control on the same problems, a fraction; NaN where there is none.",
+        ),
+        Column("over_control_low", pl.Float64, "Lower end of the paired 95 % interval of that difference."),
+        Column("over_control_high", pl.Float64, "Upper end of the paired 95 % interval of that difference."),
+        Column("refusal", pl.Utf8, "Why no share is given; null where it is given or has no meaning."),
+        Column("steered_share", pl.Float64, "Fraction of emitted tokens at which the arm intervened."),
+        Column("bits_per_token", pl.Float64, "Information from the tuned model at test time; infinite for itself."),
+        Column("bits_low", pl.Float64, "Lower end of the 95 % interval of the bits per token; problems are resampled."),
+        Column("bits_high", pl.Float64, "Upper end of the 95 % interval of the bits per token."),
+        Column("bits_per_problem", pl.Float64, "Bits that one completion took, averaged over problems."),
+        Column("bits_per_problem_low", pl.Float64, "Lower end of the 95 % interval of the bits per problem."),
+        Column("bits_per_problem_high", pl.Float64, "Upper end of the 95 % interval of the bits per problem."),
+        Column("cost", pl.Float64, "Tokens generated for an answer, as a multiple of the base's single sample."),
+        Column("truncated", pl.Float64, "Fraction of completions cut at the token limit; they count as wrong."),
+        Column("n_problems", pl.Int32, "Problems answered."),
+        Column("n_samples", pl.Int32, "Samples of each problem."),
+    ),
+)
+PASS_AT_K = Schema(
+    "pass_at_k",
+    (
+        _ARM,
+        _LABEL,
+        _MEASURE,
+        Column("k", pl.Int32, "Number of tries."),
+        Column("value", pl.Float64, "Probability that at least one of k samples is right, averaged over problems."),
+        _LOW,
+        _HIGH,
+    ),
+)
+COVER = Schema(
+    "cover",
+    (
+        _ARM,
+        _LABEL,
+        _MEASURE,
+        Column("tau", pl.Float64, "Reliability asked for: a fraction of the samples of one problem."),
+        Column("value", pl.Float64, "Fraction of problems whose success rate is at least tau."),
+        _LOW,
+        _HIGH,
+    ),
+)
+FAMILIES = Schema(
+    "families",
+    (
+        _ARM,
+        _LABEL,
+        _MEASURE,
+        Column("family", pl.Utf8, "Group of problems, such as the number of steps; rows come in display order."),
+        Column("value", pl.Float64, "Pass@1 inside the family, a fraction."),
+        _LOW,
+        _HIGH,
+        Column("n_problems", pl.Int32, "Problems in the family."),
+    ),
+)
+RIVALS = Schema(
+    "rivals",
+    (
+        Column("rival", pl.Utf8, "Which published method: `P1` or `P2`."),
+        _ARM,
+        _LABEL,
+        Column("fault", pl.Utf8, "Which fault of the published method is switched, in words; null as published."),
+        Column("theirs", pl.Float64, "Gap recovered by the method's own formula, a fraction; it has no interval."),
+        Column("share", pl.Float64, "Gain over the tuned model's gain; NaN where refused."),
+        Column("share_low", pl.Float64, "Lower end of the 95 % interval of the share."),
+        Column("share_high", pl.Float64, "Upper end of the 95 % interval of the share."),
+        Column("refusal", pl.Utf8, "Why no share is given; null where it is given."),
+        Column("accuracy", pl.Float64, "Strict pass@1 of the arm, a fraction."),
+        Column("low", pl.Float64, "Lower end of the 95 % interval of the accuracy; problems are resampled."),
+        Column("high", pl.Float64, "Upper end of the 95 % interval of the accuracy."),
+        Column("gap", pl.Float64, "Strict pass@1 of the tuned model minus the base's, a fraction."),
+        Column("truth", pl.Float64, "True share of an organism; NaN where it is not known."),
+        Column("n_problems", pl.Int32, "Problems answered."),
+    ),
+)
+GUESS = Schema(
+    "guess",
+    (
+        _ARM,
+        _LABEL,
+        Column("value", pl.Float64, "Answer-only accuracy against the gold answers of other problems, a fraction."),
+        _LOW,
+        _HIGH,
+    ),
+)
+EXAMPLES = Schema(
+    "examples",
+    (
+        _ARM,
+        _LABEL,
+        Column("problem_id", pl.Utf8, "Identity of the problem in its task."),
+        Column("prompt", pl.Utf8, "The exact text that was continued."),
+        Column("gold", pl.Utf8, "Gold answer."),
+        Column("text", pl.Utf8, "The completion."),
+        Column("tokens", pl.List(pl.Utf8), "The completion, token by token."),
+        Column(
+            "routes",
+            pl.List(pl.UInt8),
+            "Per token: 0 the base alone, 1 steered, 2 from the tuned model (all of its own).",
+        ),
+        Column("logprobs", pl.List(pl.Float32), "Per token: natural log-probability under the emitting distribution."),
+        Column("answer_correct", pl.Boolean, "The final answer equals the gold answer."),
+        Column("process_valid", pl.Boolean, "Every step is true and used; null where it cannot be checked."),
+        Column("reason", pl.Utf8, "`ok`, or the first fault found."),
+    ),
+)
+SCHEMAS = (LADDER, RIVALS, GUESS, PASS_AT_K, COVER, FAMILIES, EXAMPLES)
+"""Every table of a report, in reading order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Ledger:
+    """All that a report says of one study. A table without rows leaves its section out; the ladder may not be empty."""
+
+    ladder: pl.DataFrame
+    rivals: pl.DataFrame
+    guess: pl.DataFrame
+    pass_at_k: pl.DataFrame
+    cover: pl.DataFrame
+    families: pl.DataFrame
+    examples: pl.DataFrame
+
+    def __post_init__(self) -> None:
+        for schema in SCHEMAS:
+            schema.checked(getattr(self, schema.name))

@@ -1,0 +1,234 @@
+"""Study: which pair, on which task, with how many samples, and how the vector is found."""
+
+from dataclasses import dataclass, field, replace
+
+from elicitation.estimators.estimate import Analysis
+from elicitation.study.arms import Arm
+from lab.models.load import Model
+from lab.records.errors import DecodingError, EstimateError, TaskError
+from lab.sampling.decoding import Decoding
+from lab.tasks.source import Task
+from lab.test_time.choice import Fitting
+from lab.test_time.cot_decoding import CotDecoding
+from lab.test_time.power_sampling import PowerSampling
+from lab.test_time.prompts import TEXT_FORMS, BestPrompt, PromptForm, chain_forms
+from lab.test_time.self_consistency import SelfConsistency
+from lab.test_time.temperature import Temperature
+from probes.capture.site import Site, check_site
+from probes.sae.architecture import TopK
+from probes.sae.recipe import Recipe, Training
+from steering.fits.gradient import GradientFit
+from steering.published_hybrids.recipe import RivalSettings
+from steering.routing.routed import RoutingFit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeatureSearch:
+    """TopK SAEs of the base model's stream, and what their features do to how answers open."""
+
+    layers: tuple[int, ...]
+    """Blocks at whose output features are sought, from 0; what is shown is of the one where they do most."""
+    expansion: int = 4
+    """Features for each dimension of the stream."""
+    k: int = 16
+    """Features a token is written with."""
+    n_tokens: int = 400_000
+    """Activations that each SAE learns from, those of repeated epochs counted again."""
+    n_texts: int = 100
+    """Training prompts on which every feature is ablated."""
+    n_top: int = 8
+    """Features that are acted on, at most."""
+    n_shown: int = 12
+    """Features that the report shows with their contexts."""
+
+    def __post_init__(self) -> None:
+        if not self.layers or len(set(self.layers)) < len(self.layers):
+            raise EstimateError(f"features at blocks {list(self.layers)}: want at least one block, and none twice")
+        counts = {name: getattr(self, name) for name in ("expansion", "k", "n_tokens", "n_texts", "n_top", "n_shown")}
+        if low := {name: count for name, count in counts.items() if count < 1}:
+            raise EstimateError(f"{', '.join(f'{name} = {count}' for name, count in low.items())}: want at least 1")
+
+
+def require_room(search: FeatureSearch, model: Model) -> None:
+    """SiteError for a block that `model` does not have; ModelError for an SAE that cannot be trained as asked."""
+    for layer in search.layers:
+        check_site(model, Site(layer))
+        Recipe(
+            site=Site(layer),
+            architecture=TopK(search.k),
+            d_sae=search.expansion * model.anatomy.d_model,
+            training=Training(n_tokens=search.n_tokens),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OwnHelp:
+    """How much is spent on answering better by prompts and decoding alone."""
+
+    n_fit_samples: int = 4
+    """Completions of each training problem, by every prompt and at every temperature that is tried."""
+    temperatures: tuple[float, ...] = (1.0, 0.6, 0.3, 0.0)
+    n_votes: int = 16
+    """Completions that vote on one answer."""
+    n_branches: int = 10
+    """First tokens that CoT-decoding tries."""
+    power: PowerSampling = field(default_factory=lambda: PowerSampling(n_blocks=4, n_moves=4))
+
+
+def own_help_arms(settings: OwnHelp, task: Task, fit_task: Task) -> tuple[Arm, ...]:
+    """Prompt and decoding rungs; what is chosen among several is chosen on the problems of `fit_task`.
+
+    The control of a rung is the same without its one ingredient; of the prompt and the temperature that is the base.
+    """
+    fitting = Fitting(problems=fit_task.problems, n_samples=settings.n_fit_samples)
+    return (
+        Arm(
+            name="prompt",
+            label="+ best prompt",
+            kind="rung",
+            way=BestPrompt(forms=prompt_forms(task), fitting=fitting),
+        ),
+        Arm(
+            name="temperature",
+            label="+ best temperature",
+            kind="rung",
+            way=Temperature(temperatures=settings.temperatures, fitting=fitting),
+        ),
+        Arm(
+            name="self-consistency",
+            label=f"+ majority of {settings.n_votes}",
+            kind="rung",
+            way=SelfConsistency(n_votes=settings.n_votes),
+        ),
+        Arm(
+            name="one-vote",
+            label="one answer, as the voters draw it",
+            kind="control",
+            control_of="self-consistency",
+            way=SelfConsistency(n_votes=1),
+        ),
+        Arm(
+            name="cot-decoding",
+            label="+ CoT-decoding",
+            kind="rung",
+            way=CotDecoding(n_branches=settings.n_branches),
+        ),
+        Arm(
+            name="one-branch",
+            label="its first branch alone",
+            kind="control",
+            control_of="cot-decoding",
+            way=CotDecoding(n_branches=1),
+        ),
+        Arm(
+            name="power",
+            label=f"+ power sampling, alpha {settings.power.alpha:g}",
+            kind="rung",
+            way=settings.power,
+        ),
+        Arm(
+            name="power-unmoved",
+            label="temperature 1 / alpha, without moves",
+            kind="control",
+            control_of="power",
+            way=replace(settings.power, n_moves=0),
+        ),
+    )
+
+
+def prompt_forms(task: Task) -> tuple[PromptForm, ...]:
+    """The listed prompts: worked examples and a forced opening where the task has chains, else instructions."""
+    return chain_forms() if task.steps is not None else TEXT_FORMS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Study:
+    """Everything that determines a study's results, except the content of the models and files it names."""
+
+    base: str
+    """Base model, as a user types it."""
+    tuned: str
+    """Model tuned from it."""
+    companions: tuple[str, ...] = ()
+    """Further models whose pass@k curves stand beside the pair's."""
+    task: str = "chain"
+    """Task source, as a user types it."""
+    n_problems: int = 200
+    """Held-out problems."""
+    n_samples: int = 16
+    """Samples of each problem in every arm between base and tuned model."""
+    n_curve_samples: int = 64
+    """Samples of each problem by the models themselves, for pass@k."""
+    ks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    """Points of the pass@k curves."""
+    n_score_samples: int = 16
+    """Of these, how many a problem, at most, both models read again for the estimators that compare probabilities."""
+    old_task: str | None = None
+    """A task that the tuning was not about, as a user types it, on which forgetting is measured."""
+    n_old_samples: int = 4
+    """Samples of each of its problems, of which there are as many as held-out ones."""
+    arms: tuple[str, ...] = ()
+    """Rungs and controls of the ladder to run, by name; all of them when empty."""
+    n_fit_problems: int = 200
+    """Training problems on which vectors are fitted; they share no question with the held-out ones."""
+    n_fit_samples: int = 4
+    """Traces of each of them, by either model."""
+    features: FeatureSearch | None = None
+    """Where features are looked for in those traces; nowhere when None."""
+    layer: int | None = None
+    """Block at whose output vectors act; None takes the middle of the network."""
+    fit: GradientFit = field(default_factory=GradientFit)
+    own_help: OwnHelp | None = field(default_factory=OwnHelp)
+    """Rungs of prompt and decoding alone; none when None."""
+    routing: RoutingFit | None = field(default_factory=RoutingFit)
+    """Routers and category vectors that are fitted; none when None."""
+    rivals: RivalSettings | None = None
+    """Two published hybrids that stand beside the ladder, with their faults switched; none when None."""
+    rival_arms: tuple[str, ...] = ()
+    """Which of their arms run, by name; all of them when empty."""
+    decoding: Decoding = field(default_factory=Decoding)
+    reach: int = 1000
+    """Samples of one problem that still count as within the base model's reach."""
+    top: int = 5
+    """First choices of the base model that count as likely: a tuned model's token among them is reranked."""
+    n_boot: int = 2000
+    """Resamples of the problems behind every interval."""
+    seed: int = 0
+    batch_size: int = 256
+    """Rows decoded at once; halved where memory runs out."""
+    device: str = "auto"
+    dtype: str = "auto"
+
+    @property
+    def sampling(self) -> str:
+        """How completions are drawn, in words."""
+        return f"at temperature {self.decoding.temperature:g}" if self.decoding.temperature else "decoded greedily"
+
+    def __post_init__(self) -> None:
+        beyond = [k for k in self.ks if k > self.n_curve_samples]
+        if beyond or not self.ks or min(self.ks) < 1:
+            raise DecodingError(
+                f"pass@k at k = {list(self.ks)} from {self.n_curve_samples} samples a problem: want 1 <= k <= samples"
+            )
+        if self.n_problems < 2:
+            raise TaskError(f"n_problems = {self.n_problems}: want at least 2, since every interval is over problems")
+        counts = {
+            name: getattr(self, name)
+            for name in (
+                "n_samples",
+                "n_fit_problems",
+                "n_fit_samples",
+                "n_score_samples",
+                "n_old_samples",
+                "batch_size",
+                "reach",
+                "top",
+            )
+        }
+        if low := {name: count for name, count in counts.items() if count < 1}:
+            raise DecodingError(f"{', '.join(f'{name} = {count}' for name, count in low.items())}: want at least 1")
+
+    @property
+    def analysis(self) -> Analysis:
+        """The choices of the estimators."""
+        return Analysis(reach=self.reach, top=self.top, n_boot=self.n_boot, seed=self.seed)

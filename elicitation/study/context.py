@@ -1,0 +1,135 @@
+"""Bench: a study with its models and problems in memory, and its output directory in hand."""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from elicitation.study.config import Study, require_room
+from lab.models.device import resolve_device, resolve_dtype
+from lab.models.load import Model, load
+from lab.models.pair import ModelPair
+from lab.models.source import model_source
+from lab.records.errors import StorageError
+from lab.records.provenance import Provenance, canonical_json, provenance
+from lab.records.tables import write_text
+from lab.sampling.sample import encode_prompt
+from lab.tasks.source import Task, open_task, task_source
+from probes.capture.capture import require_no_sink
+from probes.capture.site import Site, check_site
+
+Watch = Callable[[str, int, int], None]
+"""Told (stage, items just done, items in all) while a study runs."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bench:
+    """All that the stages of one study share."""
+
+    study: Study
+    out: Path
+    pair: ModelPair
+    companions: tuple[Model, ...]
+    task: Task
+    fit_task: Task
+    old_task: Task | None
+    site: Site
+    watch: Watch
+
+    @property
+    def base(self) -> Model:
+        """The pair's base model."""
+        return self.pair.base
+
+    @property
+    def device(self) -> str:
+        """Where the models lie, as provenance names it."""
+        return self.base.device.type
+
+    @property
+    def dtype(self) -> str:
+        """Their precision, as provenance names it."""
+        return str(self.base.dtype).removeprefix("torch.")
+
+    def made_by(self, stage: str, config: object, parents: dict[str, str]) -> Provenance:
+        """Provenance of a file of this study."""
+        return provenance(stage, config, parents, device=self.device, dtype=self.dtype, seed=self.study.seed)
+
+
+def prepare(study: Study, out: Path, watch: Watch) -> Bench:
+    """Loads and checks everything; writes nothing."""
+    device = resolve_device(study.device)
+    dtype = resolve_dtype(study.dtype, device)  # pyright: ignore[reportArgumentType]
+
+    def opened(text: str) -> Model:
+        return load(model_source(text), device=device, dtype=dtype)
+
+    pair = ModelPair(base=opened(study.base), tuned=opened(study.tuned))
+    site = Site(study.layer if study.layer is not None else pair.base.anatomy.n_layers // 2)
+    check_site(pair.base, site)
+    if study.features is not None:
+        require_room(study.features, pair.base)
+    companions = tuple(opened(text) for text in study.companions)
+    source = task_source(study.task)
+    task = open_task(source, n_problems=study.n_problems, seed=study.seed)
+    fit_task = open_task(source, n_problems=study.n_fit_problems, seed=study.seed, held_out=False)
+    old_task = None
+    if study.old_task is not None:
+        old_task = open_task(task_source(study.old_task), n_problems=study.n_problems, seed=study.seed)
+    for model in (pair.base, pair.tuned, *companions):
+        for problem in (*task.problems, *fit_task.problems, *(old_task.problems if old_task else ())):
+            # Raises where a prompt and its completion do not fit the model's context.
+            encode_prompt(model, problem.prompt, study.decoding)
+    if study.features is not None:
+        prompts = [encode_prompt(pair.base, problem.prompt, study.decoding) for problem in fit_task.problems[:16]]
+        require_no_sink(pair.base, study.features.layers, prompts)
+    return Bench(
+        study=study,
+        out=out,
+        pair=pair,
+        companions=companions,
+        task=task,
+        fit_task=fit_task,
+        old_task=old_task,
+        site=site,
+        watch=watch,
+    )
+
+
+@contextmanager
+def claimed(out: Path, config: object, kind: str = "study") -> Iterator[None]:
+    """Within the block, `out` is that of the run that `config` describes, and no other process works in it.
+
+    `kind` is what such a run is called. Raises StorageError where `out` belongs to another configuration, holds
+    something else, or is in use.
+    """
+    if out.exists() and not out.is_dir():
+        raise StorageError(f"{out} is not a directory: choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        claim(out, config, kind)
+        yield
+    except BlockingIOError as error:
+        raise StorageError(f"{out} is in use by another run of this {kind}: wait for it, or stop it") from error
+    finally:
+        os.close(handle)
+
+
+def claim(out: Path, config: object, kind: str) -> None:
+    """Marks `out` as the run's; StorageError where it is another's or holds something else."""
+    wanted = canonical_json(config)
+    marker = out / f"{kind}.json"
+    # What a run that was killed while it wrote left behind.
+    for leftover in (*out.glob(".*.json.*.partial"), *out.glob(".*.html.*.partial")):
+        leftover.unlink()
+    if marker.exists():
+        if marker.read_text(encoding="utf-8") != wanted:
+            raise StorageError(f"{out} holds a {kind} of another configuration: choose another --out or delete it")
+    elif any(out.iterdir()):
+        raise StorageError(f"{out} is not empty and holds no {kind}: choose another --out")
+    else:
+        write_text(marker, wanted)

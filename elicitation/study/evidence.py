@@ -1,0 +1,112 @@
+"""Evidence for vectors: what the two models did on training problems, as tables of activations and decisions."""
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lab.models.load import Model
+from lab.models.padding import left_padded
+from lab.models.pair import ModelPair
+from lab.records.tables import Column, Schema
+from lab.scoring.scores import completion_logits, pieces, trace_rows
+from lab.tasks.problem import Problem
+from probes.capture.capture import capture
+from probes.capture.site import Site
+from steering.fits.gradient import Decisions
+
+DECISIONS = Schema(
+    "decisions",
+    (
+        Column("problem_id", pl.String, "training problem"),
+        Column("sample_index", pl.Int32, "the tuned model's trace of it"),
+        Column("position", pl.Int32, "token of the completion that is at stake, from 0"),
+        Column("base_token", pl.Int32, "what the base model would write there, greedily"),
+        Column("tuned_token", pl.Int32, "what the tuned model would write there, greedily"),
+    ),
+)
+
+ACTIVATIONS = Schema(
+    "activations",
+    (
+        Column("row", pl.Int32, "row of the tensor `activations` in activations.safetensors"),
+        Column("side", pl.String, "positive: solved by the tuned model; negative: failed by the base model"),
+        Column("problem_id", pl.String, "training problem"),
+        Column("sample_index", pl.Int32, "trace of it"),
+        Column("position", pl.Int32, "token of the completion whose residual this is, from 0"),
+        Column("token", pl.Int32, "that token's id"),
+    ),
+)
+
+
+@torch.inference_mode()
+def decisions(pair: ModelPair, traces: pl.DataFrame, problems: Mapping[str, Problem]) -> pl.DataFrame:
+    """Every token of `traces` at which base and tuned model, reading the same text, would greedily differ."""
+    rows = trace_rows(pair.base, traces, problems)
+    names = traces.select("problem_id", "sample_index").rows()
+    found: list[list[dict[str, object]]] = [[] for _ in rows]
+    for chosen, read in pieces(pair.base, rows):
+        base, tuned = (completion_logits(model, read).argmax(dim=-1) for model in (pair.base, pair.tuned))
+        for place, index in enumerate(chosen):
+            n = len(rows[index].completion)
+            ours, theirs = base[place, -n:], tuned[place, -n:]
+            problem_id, sample_index = names[index]
+            found[index] = [
+                {
+                    "problem_id": problem_id,
+                    "sample_index": sample_index,
+                    "position": position,
+                    "base_token": int(ours[position]),
+                    "tuned_token": int(theirs[position]),
+                }
+                for position in (ours != theirs).nonzero()[:, 0].tolist()
+            ]
+    return DECISIONS.frame([row for text in found for row in text])
+
+
+def contexts(model: Model, chosen: pl.DataFrame, traces: pl.DataFrame, problems: Mapping[str, Problem]) -> Decisions:
+    """`DECISIONS` rows as input of the gradient fit: the text before each decision, and the tuned model's token."""
+    tokens_of = {
+        (problem_id, sample_index): tokens
+        for problem_id, sample_index, tokens in traces.select("problem_id", "sample_index", "tokens").iter_rows()
+    }
+    before = chosen.select("problem_id", "sample_index", "position").iter_rows()
+    prefixes = [
+        model.tokenizer(problems[problem_id].prompt).input_ids + tokens_of[problem_id, sample_index][:position]
+        for problem_id, sample_index, position in before
+    ]
+    padded = left_padded(model, prefixes)
+    targets = torch.tensor(chosen["tuned_token"].to_list(), dtype=torch.long, device=model.device)
+    return Decisions(padded.tokens, padded.mask, targets)
+
+
+def opening_activations(
+    model: Model, site: Site, sides: Mapping[str, pl.DataFrame], problems: Mapping[str, Problem]
+) -> tuple[Float[Tensor, "row d_model"], pl.DataFrame]:
+    """The residual just after the first token of every trace of every side, with its `ACTIVATIONS` index."""
+    index = ACTIVATIONS.frame([row for side, traces in sides.items() for row in rows_of(traces, side)])
+    index = index.with_columns(row=pl.int_range(index.height, dtype=pl.Int32))
+    rows = [row for traces in sides.values() for row in trace_rows(model, traces, problems)]
+    joined = torch.zeros(len(rows), model.anatomy.d_model)
+    for chosen, read in pieces(model, rows):
+        stream = capture(model, read.tokens, read.mask, [site])[site]
+        first = torch.tensor([-len(rows[place].completion) for place in chosen], device=stream.device)
+        joined[list(chosen)] = stream[torch.arange(len(first), device=stream.device), first].float().cpu()
+    return joined, index
+
+
+def rows_of(traces: pl.DataFrame, side: str) -> Sequence[dict[str, object]]:
+    """Index rows of the first tokens of `traces`, not yet numbered."""
+    return [
+        {
+            "row": 0,
+            "side": side,
+            "problem_id": problem_id,
+            "sample_index": sample_index,
+            "position": 0,
+            "token": tokens[0],
+        }
+        for problem_id, sample_index, tokens in traces.select("problem_id", "sample_index", "tokens").iter_rows()
+    ]

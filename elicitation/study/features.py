@@ -1,0 +1,173 @@
+"""Feature stages: both models' training traces, as either reads them -> SAEs -> what their features carry."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+
+from elicitation.features.behaviour import Behaviour, behaviour, behaviour_contrasts
+from elicitation.features.interventions import Candidates, interventions
+from elicitation.features.ledger import Read, feature_ledger
+from elicitation.features.top_features import Carriers, carriers
+from elicitation.report.features.ledger import TABLES, FeatureLedger
+from elicitation.study.config import FeatureSearch
+from elicitation.study.context import Bench
+from elicitation.study.evidence import DECISIONS
+from elicitation.study.sampled import read_traces
+from elicitation.study.vectors import Fitting
+from lab.records.stage import Artefact, memoised
+from lab.records.tables import read_table, write_table
+from lab.tasks.problem import problem_table
+from probes.capture.positions import AllTokens
+from probes.capture.site import Site
+from probes.capture.texts import TEXTS, texts
+from probes.sae.architecture import TopK
+from probes.sae.dictionary import Sae
+from probes.sae.grid import Unit, grid, judge, train_unit
+from probes.sae.load import load_sae
+from probes.sae.recipe import QUALITY_FILE, Training, count_rows
+from probes.scores.labels import step_labels, word_labels
+from probes.scores.sums import Sums, firing, sums
+from probes.storage.fill import fill
+from probes.storage.plan import plan
+from probes.storage.store import TEXTS_FILE, Store, open_store
+from probes.tables import INTERVENTIONS, SAE_QUALITY
+
+
+def feature_stage(bench: Bench, search: FeatureSearch, fitting: Fitting) -> Artefact:
+    """`store-base/`, `store-tuned/`, `saes/` and `features/`, which holds the tables of a feature ledger.
+
+    The SAEs learn the base model's stream; of the blocks searched, the ledger is of the one whose features carry most
+    of the behaviour that tells the models apart.
+    """
+    texts_of = {"fit-base": fitting.base.digest, "fit-tuned": fitting.tuned.digest}
+    stores = {side: store_stage(bench, search, fitting, side, texts_of) for side in ("base", "tuned")}
+    saes = sae_stage(bench, search, stores["base"])
+    parents = {"saes": saes.digest, "store-tuned": stores["tuned"].digest, "decisions": fitting.decided.digest}
+
+    def compute(work: Path) -> None:
+        ledger = searched(bench, search, {side: stage.path for side, stage in stores.items()}, saes.path, fitting)
+        made_by = bench.made_by("features", search, parents)
+        for name, schema in TABLES:
+            write_table(work / f"{name}.parquet", getattr(ledger, name), schema, made_by)
+
+    return memoised(bench.out, "features", search, parents, compute)
+
+
+def store_stage(bench: Bench, search: FeatureSearch, fitting: Fitting, side: str, parents: dict[str, str]) -> Artefact:
+    """`store-base/` or `store-tuned/`: what one model computes as it reads the training traces of both."""
+    model = bench.base if side == "base" else bench.pair.tuned
+
+    def compute(work: Path) -> None:
+        # Numbered on, so that a text's name says which model wrote it.
+        by_tuned = read_traces(fitting.tuned).with_columns(pl.col("sample_index") + bench.study.n_fit_samples)
+        traces = pl.concat([read_traces(fitting.base), by_tuned])
+        read = texts(model, traces, problem_table(bench.fit_task.problems))
+        planned = plan(model, read, sites(search), AllTokens())
+        made_by = bench.made_by(f"store-{side}", planned, parents)
+
+        def told(n_done: int, total: int) -> None:
+            bench.watch(f"reading: {side}", n_done, total)
+
+        fill(model, read, planned, work, made_by, on_progress=told)
+
+    config = {"sites": [str(site) for site in sites(search)]}
+    return memoised(bench.out, f"store-{side}", config, parents | {"model": model.digest}, compute)
+
+
+def sae_stage(bench: Bench, search: FeatureSearch, store: Artefact) -> Artefact:
+    """`saes/`: an SAE for each block, in SAELens' format, and their quality."""
+    parents = {"store": store.digest}
+
+    def compute(work: Path) -> None:
+        wanted = units(bench, search, store.path, work)
+        total = sum(unit.recipe.training.n_steps * unit.recipe.training.batch_size for unit in wanted)
+        for unit in wanted:
+            train_unit(unit, lambda n, _: bench.watch("sparse autoencoders", n, total))
+        judge(bench.base, wanted, seed=bench.study.seed)
+
+    return memoised(bench.out, "saes", {"search": search, "seed": bench.study.seed}, parents, compute)
+
+
+def units(bench: Bench, search: FeatureSearch, store: Path, out: Path) -> tuple[Unit, ...]:
+    """One SAE a block."""
+    training = Training(n_tokens=search.n_tokens, seed=bench.study.seed)
+    # A small study has fewer activations than a batch.
+    n_learnt, _ = count_rows(open_store(store), training.held_out_share)
+    training = replace(training, batch_size=max(1, min(training.batch_size, n_learnt)))
+    d_sae = search.expansion * bench.base.anatomy.d_model
+    return grid(store, sites(search), [TopK(search.k)], [d_sae], training, out, device=bench.base.device)
+
+
+def sites(search: FeatureSearch) -> tuple[Site, ...]:
+    """Where features are sought."""
+    return tuple(Site(layer) for layer in search.layers)
+
+
+def searched(
+    bench: Bench, search: FeatureSearch, stores: dict[str, Path], saes: Path, fitting: Fitting
+) -> FeatureLedger:
+    """The ledger of the SAE whose features carry most."""
+    study, sought = bench.study, sought_behaviour(fitting)
+    loaded = [load_sae(unit.path, device=bench.base.device) for unit in units(bench, search, stores["base"], saes)]
+    base, tuned = open_store(stores["base"]), open_store(stores["tuned"])
+    best = None if sought is None else best_carriers(bench, search, loaded, sought)
+    sae, labels = loaded[0] if best is None else best.sae, token_labels(bench, base)
+    summed = sums(base, sae, labels)
+    table = read_table(saes / QUALITY_FILE, SAE_QUALITY)
+    return feature_ledger(
+        Read(
+            sae=sae,
+            model=bench.base,
+            base=base,
+            tuned=tuned,
+            labels=labels,
+            summed=summed,
+        ),
+        quality=table.sort(pl.col("site") != str(sae.site), maintain_order=True),
+        effects=None if best is None else best.effects,
+        interventions=None if best is None or sought is None else intervened(bench, best, summed, sought),
+        n_shown=search.n_shown,
+        n_boot=study.n_boot,
+        seed=study.seed,
+    )
+
+
+def sought_behaviour(fitting: Fitting) -> Behaviour | None:
+    """How the tuned model opens answers that the base model opens otherwise; None where they open alike."""
+    return behaviour(read_table(fitting.decided.path / "decisions.parquet", DECISIONS))
+
+
+def best_carriers(bench: Bench, search: FeatureSearch, saes: Sequence[Sae], sought: Behaviour) -> Carriers:
+    """The features that most raise the behaviour in the tuned model, at the block where they add up to most."""
+    contrasts = behaviour_contrasts(bench.pair.tuned, bench.fit_task.problems[: search.n_texts], sought)
+    n_boot, seed = bench.study.n_boot, bench.study.seed
+    found = [carriers(bench.pair.tuned, sae, contrasts, n_top=search.n_top, n_boot=n_boot, seed=seed) for sae in saes]
+    return max(found, key=lambda each: each.total)
+
+
+def intervened(bench: Bench, best: Carriers, summed: Sums, sought: Behaviour) -> pl.DataFrame:
+    """`INTERVENTIONS` on held-out problems; no rows where no feature carries the behaviour."""
+    if not best.top:
+        return INTERVENTIONS.frame([])
+    fires = firing(summed)
+    candidates = Candidates(
+        sae=best.sae,
+        top=best.top,
+        mean_active=fires["mean_active"].to_numpy(),
+        firing_share=fires["firing_share"].to_numpy(),
+        opening_share=best.opening_share,
+    )
+    prompts = [bench.base.tokenizer(problem.prompt).input_ids for problem in bench.task.problems]
+    study = bench.study
+    return interventions(bench.pair, candidates, prompts, [sought.toward], n_boot=study.n_boot, seed=study.seed)
+
+
+def token_labels(bench: Bench, store: Store) -> pl.DataFrame:
+    """`LABELS` of the texts by the steps of the task, or, where it has none, by words of reasoning."""
+    read = read_table(store.path / TEXTS_FILE, TEXTS)
+    tokenizer, task = bench.base.tokenizer, bench.fit_task
+    if task.steps is None:
+        return word_labels(read, tokenizer)
+    return step_labels(read, tokenizer, task.problems, task.steps)

@@ -1,0 +1,93 @@
+"""Rival stage: the tuned model's fitting traces -> two published methods, their arms, and what both formulas say."""
+
+from collections.abc import Mapping
+from math import nan
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int
+
+from elicitation.report.study.ledger import RIVALS
+from elicitation.study.arms import Arm
+from elicitation.study.context import Bench
+from elicitation.study.findings import Answered
+from elicitation.study.sampled import read_traces
+from elicitation.study.vectors import Fitting
+from lab.metrics.accuracy import accuracy
+from lab.metrics.share import elicited_share, rival_gap
+from lab.records.errors import EstimateError, VectorError
+from lab.records.stage import Artefact, memoised
+from probes.taxonomy.segments import finest_rule
+from steering.published_hybrids.arms import rival_arms
+from steering.published_hybrids.fit_published import fit_rivals
+from steering.published_hybrids.published_hybrids import load_rivals, save_rivals
+from steering.published_hybrids.recipe import RivalSettings
+
+
+def rival_stage(bench: Bench, settings: RivalSettings, fitting: Fitting) -> Artefact | None:
+    """`rivals/`; None where the tuned model's traces have nothing to fit on."""
+    config = {"rivals": settings, "seed": bench.study.seed}
+    parents = {"fit-tuned": fitting.tuned.digest, "base": bench.base.digest, "tuned": bench.pair.tuned.digest}
+
+    def compute(work: Path) -> None:
+        by_id = {problem.id: problem for problem in bench.fit_task.problems}
+        rule = finest_rule(bench.task.steps, bench.fit_task.problems)
+        found = fit_rivals(bench.pair, read_traces(fitting.tuned), by_id, rule, settings, seed=bench.study.seed)
+        save_rivals(work, found, bench.made_by("rivals", config, parents))
+
+    try:
+        return memoised(bench.out, "rivals", config, parents, compute)
+    except (VectorError, EstimateError) as reason:
+        bench.watch(f"rivals left out: {reason}", 1, 1)
+        return None
+
+
+def arms_of_rivals(rivals: Artefact, seed: int) -> tuple[Arm, ...]:
+    """The published methods, greedy as published, each also with one fault mended or its vectors replaced."""
+    return tuple(
+        Arm(
+            name=arm.name,
+            label=arm.label if arm.control_of else f"+ {arm.label}",
+            kind="rung" if arm.control_of is None else "control",
+            control_of=arm.control_of,
+            way=arm.hybrid,
+            temperature=0.0,
+            is_rival=True,
+        )
+        for arm in rival_arms(load_rivals(rivals.path), seed=seed)
+    )
+
+
+def rival_table(arms: Mapping[str, Answered], weights: Int[np.ndarray, "boot _problem"]) -> pl.DataFrame:
+    """`RIVALS`: every arm of a published method between the two models decoded greedily; without those no row."""
+    mine = [arm for arm in arms.values() if arm.family == "rival"]
+    if not mine or not {"greedy", "tuned-greedy"} <= set(arms):
+        return RIVALS.frame([])
+    base, tuned = (arms[name].rates("strict") for name in ("greedy", "tuned-greedy"))
+    rows = []
+    for arm in mine:
+        rates = arm.rates("strict")
+        share = elicited_share(rates, base, tuned, weights)
+        level = accuracy(arm.accepted("strict"), weights)
+        switched = arm.label.split(", ", maxsplit=1)[1]
+        rows.append(
+            {
+                "rival": "P1" if arm.name.startswith("p1") else "P2",
+                "arm": arm.name,
+                "label": arm.label,
+                "fault": None if switched == "as published" else switched,
+                "theirs": rival_gap(rates.mean(), base.mean(), tuned.mean()),
+                "share": share.value,
+                "share_low": share.low,
+                "share_high": share.high,
+                "refusal": share.refusal,
+                "accuracy": level.value,
+                "low": level.low,
+                "high": level.high,
+                "gap": float(tuned.mean() - base.mean()),
+                "truth": nan,
+                "n_problems": len(rates),
+            }
+        )
+    return RIVALS.frame(rows)

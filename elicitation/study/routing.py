@@ -1,0 +1,163 @@
+"""Routing arms: the rungs whose router or vector table was fitted, and their controls, as values."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+
+from elicitation.study.arms import Arm
+from elicitation.study.context import Bench
+from elicitation.study.evidence import DECISIONS
+from elicitation.study.sampled import read_traces
+from elicitation.study.vectors import N_RANDOM, Fitting, strict
+from lab.records.seeds import child_seed, torch_generator
+from lab.records.stage import Artefact, memoised
+from lab.records.tables import read_table
+from probes.taxonomy.segments import finest_rule
+from steering.edit import Add
+from steering.export.vector_file import facts_of
+from steering.hybrid.hybrid import Hybrid
+from steering.hybrid.intervention import Steer
+from steering.hybrid.router import AtRandom, BaseProbe, Disagreement, Router
+from steering.hybrid.vector_table import Drawn, VectorTable
+from steering.routing.category_vectors import CategoryVectors, any_category, exchanged, random_vectors
+from steering.routing.routed import Routing, RoutingFit, fit_routing, save_routing
+from steering.vector import SteeringVector
+
+
+def routing_arms(routing: Routing, vectors: Mapping[str, tuple[SteeringVector, ...]], *, seed: int) -> tuple[Arm, ...]:
+    """The arms that can be listed before any of them has run, each control behind its rung.
+
+    First those that leave the tuned model alone: the vector fitted on all decisions (`fitted` in `vectors`, with random
+    draws of its norm in `like-fitted`) when the schedule, the entropy or the probe says so, and category vectors when
+    the probe does. Then category vectors that the tuned model chooses. `scattered` gives each of the former the control
+    of its router. A table of which no category has a vector has no arm.
+    """
+    probe = BaseProbe(routing.probe)
+    return (
+        *fitted_vector_arms(routing, Steer(Drawn(tuple(map(Add, vectors["fitted"])))), vectors["like-fitted"]),
+        *category_arms(routing.base_side, probe, "probe", "base's probe", child_seed(seed, "probe")),
+        *category_arms(
+            routing.tuned_side,
+            Disagreement(),
+            "disagreement",
+            "tuned categories at disagreement",
+            child_seed(seed, "disagreement"),
+        ),
+    )
+
+
+def fitted_vector_arms(routing: Routing, fitted: Steer, drawn: tuple[SteeringVector, ...]) -> tuple[Arm, ...]:
+    """One vector under each router that runs without the tuned model."""
+    probe = BaseProbe(routing.probe)
+    return (
+        Arm(
+            name="fitted-schedule",
+            label="+ fitted vector, schedule",
+            kind="rung",
+            way=Hybrid(routing.schedule, fitted),
+        ),
+        Arm(
+            name="fitted-entropy",
+            label="+ fitted vector, entropy",
+            kind="rung",
+            way=Hybrid(routing.entropy, fitted),
+        ),
+        Arm(
+            name="fitted-probe",
+            label="+ fitted vector, base's probe",
+            kind="rung",
+            way=Hybrid(probe, fitted),
+        ),
+        Arm(
+            name="random-probe",
+            label="random vectors, base's probe",
+            kind="control",
+            control_of="fitted-probe",
+            way=Hybrid(probe, Steer(Drawn(tuple(map(Add, drawn))))),
+        ),
+    )
+
+
+def category_arms(found: CategoryVectors, router: Router, suffix: str, when: str, seed: int) -> tuple[Arm, ...]:
+    """Category vectors where `router` opens, beside vectors of other categories and of none.
+
+    With a single fitted vector there is no other category, and random vectors alone are the control.
+    """
+    if not found.fitted:
+        return ()
+    rung = Arm(
+        name=f"categories-{suffix}",
+        label=f"+ category vectors, {when}",
+        kind="rung",
+        way=Hybrid(router, Steer(found.table)),
+    )
+    tables: dict[str, tuple[str, VectorTable]] = {
+        "random-categories": ("random vectors of their norms", random_vectors(found, N_RANDOM, seed=seed)),
+    }
+    if len(found.fitted) > 1:
+        generator = torch_generator(seed, "exchanged")
+        tables["shuffled-categories"] = ("vectors of other categories", exchanged(found, generator))
+        tables["any-category"] = ("vectors of random categories", any_category(found))
+    return (
+        rung,
+        *(
+            Arm(
+                name=f"{name}-{suffix}",
+                label=f"{label}, {when}",
+                kind="control",
+                control_of=rung.name,
+                way=Hybrid(router, Steer(table)),
+            )
+            for name, (label, table) in tables.items()
+        ),
+    )
+
+
+def scattered(rung: Arm, rate: float) -> Arm:
+    """What `rung` does, at random tokens, as often as its router opened when it ran: the control of the router."""
+    assert isinstance(rung.way, Hybrid), "only a hybrid has a router"
+    return replace(
+        rung,
+        name=f"{rung.name}-scattered",
+        label=f"{rung.label.removeprefix('+ ')}, at random tokens instead",
+        kind="control",
+        control_of=rung.name,
+        way=replace(rung.way, router=AtRandom(rate)),
+    )
+
+
+def routing_stage(bench: Bench, settings: RoutingFit, fitting: Fitting) -> Artefact | None:
+    """`routing/`; None where fewer than two training problems have a decision, so that nothing says when to act."""
+    found = read_table(fitting.decided.path / "decisions.parquet", DECISIONS)
+    if found["problem_id"].n_unique() < 2:
+        return None
+    config = {"site": str(bench.site), "routing": settings, "seed": bench.study.seed}
+    parents = {
+        "fit-base": fitting.base.digest,
+        "fit-tuned": fitting.tuned.digest,
+        "decisions": fitting.decided.digest,
+    }
+
+    def compute(work: Path) -> None:
+        by_id = {problem.id: problem for problem in bench.fit_task.problems}
+        routing = fit_routing(
+            bench.pair,
+            bench.site,
+            read_traces(fitting.base),
+            solved(bench, read_traces(fitting.tuned)),
+            found,
+            by_id,
+            finest_rule(bench.task.steps, bench.fit_task.problems),
+            settings,
+            seed=bench.study.seed,
+        )
+        save_routing(work, routing, bench.made_by("routing", config, parents), fitted_on=facts_of(bench.base))
+
+    return memoised(bench.out, "routing", config, parents, compute)
+
+
+def solved(bench: Bench, traces: pl.DataFrame) -> pl.DataFrame:
+    """Those traces of training problems that are strictly right."""
+    return traces.filter(strict(bench, traces))

@@ -1,0 +1,224 @@
+"""Sampled stages: the traces of one arm, written in shards so that a killed run goes on where it stopped."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import polars as pl
+
+from elicitation.study.arms import Arm
+from elicitation.study.context import Bench
+from lab.models.load import Model
+from lab.records.provenance import digest, provenance
+from lab.records.seeds import child_seed
+from lab.records.stage import Artefact, memoised
+from lab.records.tables import Column, Schema, read_table, write_table
+from lab.sampling.decoder import OpenRows
+from lab.sampling.decoding import Decoding
+from lab.sampling.sample import end_tokens, sample
+from lab.sampling.trace import TRACES, trace_table
+from lab.tasks.problem import Problem
+from lab.tasks.source import Task
+from lab.test_time.choice import CANDIDATES
+from lab.test_time.elicit import Elicitation, elicit
+from steering.hybrid.hybrid import Hybrid, identity, open_hybrid
+
+BATCHES_A_SHARD = 4
+TABLE = "traces.parquet"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """The configuration of a sampled stage."""
+
+    arm: str
+    n_samples: int
+    decoding: Decoding
+    seed: int
+    batch_size: int
+    device: str
+    dtype: str
+
+    @property
+    def shard_size(self) -> int:
+        """Problems a shard."""
+        return max(1, BATCHES_A_SHARD * self.batch_size // self.n_samples)
+
+
+def sampled(
+    out: Path,
+    config: Sampling,
+    model: Model,
+    problems: Sequence[Problem],
+    parents: Mapping[str, str],
+    *,
+    open_rows: OpenRows | None = None,
+    also_ends: frozenset[int],
+    on_progress: Callable[[int], None],
+) -> Artefact:
+    """The stage `traces-<arm>`: one `TRACES` table, written in shards of whole problems and joined at the end.
+
+    A shard is always sampled as the same batches, whoever starts it, so a resumed run gives the same bytes.
+    """
+
+    def compute(work: Path) -> None:
+        made_by = provenance(
+            f"traces-{config.arm}", config, parents, device=config.device, dtype=config.dtype, seed=config.seed
+        )
+        shards = []
+        for start in range(0, len(problems), config.shard_size):
+            path = work / f"shard-{start // config.shard_size:05d}.parquet"
+            chosen = problems[start : start + config.shard_size]
+            shards.append(path)
+            if path.exists() or (work / TABLE).exists():
+                on_progress(len(chosen) * config.n_samples)
+                continue
+            traces = sample(
+                model,
+                chosen,
+                config.n_samples,
+                config.decoding,
+                seed=config.seed,
+                batch_size=config.batch_size,
+                open_rows=open_rows,
+                also_ends=also_ends,
+                on_progress=on_progress,
+            )
+            write_table(path, trace_table(config.arm, traces), TRACES, made_by)
+        if not (work / TABLE).exists():
+            write_table(work / TABLE, pl.concat([read_table(path, TRACES) for path in shards]), TRACES, made_by)
+        for path in shards:
+            path.unlink(missing_ok=True)
+
+    return memoised(out, f"traces-{config.arm}", config, parents, compute)
+
+
+def read_traces(artefact: Artefact) -> pl.DataFrame:
+    """The table of a sampled stage, in the order of problems and samples."""
+    return read_table(artefact.path / TABLE, TRACES)
+
+
+def own_traces(bench: Bench, model: Model, arm: str, parents: dict[str, str], *, fitting: bool = False) -> Artefact:
+    """A model's own traces: of the held-out problems, or, for fitting, of the training ones."""
+    study = bench.study
+    problems = bench.fit_task.problems if fitting else bench.task.problems
+    n_samples = study.n_fit_samples if fitting else study.n_curve_samples
+    return trace_stage(
+        bench, arm, model, problems, n_samples, parents | {"model": model.digest}, decoding=study.decoding
+    )
+
+
+def old_traces(bench: Bench, model: Model, arm: str, task: Task) -> Artefact:
+    """A model's own traces of the task that the tuning was not about."""
+    parents = {"problems": digest(task.problems), "model": model.digest}
+    n_samples = bench.study.n_old_samples
+    return trace_stage(bench, f"old-{arm}", model, task.problems, n_samples, parents, decoding=bench.study.decoding)
+
+
+def hybrid_traces(bench: Bench, arm: Arm, hybrid: Hybrid, parents: dict[str, str]) -> Artefact:
+    """An arm's traces of the held-out problems."""
+    study = bench.study
+    digests = {"base": bench.base.digest, "tuned": bench.pair.tuned.digest, "arm": identity(hybrid)}
+    return trace_stage(
+        bench,
+        arm.name,
+        bench.base,
+        bench.task.problems,
+        1 if arm.temperature == 0 else study.n_samples,
+        parents | digests,
+        decoding=study.decoding if arm.temperature is None else replace(study.decoding, temperature=arm.temperature),
+        hybrid=hybrid,
+    )
+
+
+def trace_stage(
+    bench: Bench,
+    arm: str,
+    model: Model,
+    problems: tuple[Problem, ...],
+    n_samples: int,
+    parents: dict[str, str],
+    *,
+    decoding: Decoding,
+    hybrid: Hybrid | None = None,
+) -> Artefact:
+    """One sampled stage. All arms share their random numbers, so they are paired sample by sample.
+
+    Either model's end tokens end a text of any arm, since in a hybrid either may write them.
+    """
+    config = Sampling(
+        arm=arm,
+        n_samples=n_samples,
+        decoding=decoding,
+        seed=child_seed(bench.study.seed, "tokens"),
+        batch_size=bench.study.batch_size,
+        device=bench.device,
+        dtype=bench.dtype,
+    )
+    total = len(problems) * n_samples
+    return sampled(
+        bench.out,
+        config,
+        model,
+        problems,
+        parents,
+        open_rows=None if hybrid is None else open_hybrid(bench.pair, hybrid),
+        also_ends=end_tokens(bench.base) | end_tokens(bench.pair.tuned),
+        on_progress=lambda n: bench.watch(f"traces: {arm}", n, total),
+    )
+
+
+COSTS = Schema(
+    "costs",
+    (
+        Column("problem_id", pl.String, "the problem that was answered"),
+        Column("n_answers", pl.Int32, "its answers"),
+        Column("n_tokens", pl.Int64, "tokens generated for all of them, with every text that was thrown away"),
+        Column("n_fit_tokens", pl.Int64, "tokens generated once, on training problems, to choose how to answer"),
+    ),
+)
+
+
+def elicited_traces(bench: Bench, arm: str, method: Elicitation, parents: dict[str, str]) -> Artefact:
+    """`traces-<arm>/`: its `TRACES`, its `COSTS` and, where something was chosen, the `CANDIDATES`."""
+    study, problems = bench.study, bench.task.problems
+    config = {"method": method, "n_samples": study.n_samples, "decoding": study.decoding, "seed": study.seed}
+    parents = parents | {"model": bench.base.digest}
+
+    def compute(work: Path) -> None:
+        bench.watch(f"traces: {arm}", 0, len(problems))
+        answered = elicit(
+            bench.base,
+            bench.task,
+            problems,
+            method,
+            study.decoding,
+            n_samples=study.n_samples,
+            # As every other arm, so that what is sampled alike is paired sample by sample.
+            seed=child_seed(study.seed, "tokens"),
+            batch_size=study.batch_size,
+        )
+        made_by = bench.made_by(f"traces-{arm}", config, parents)
+        n_answers = len(answered.traces) // len(problems)
+        costs = [
+            {
+                "problem_id": problem.id,
+                "n_answers": n_answers,
+                "n_tokens": n_tokens,
+                "n_fit_tokens": answered.cost.n_fit_tokens,
+            }
+            for problem, n_tokens in zip(problems, answered.cost.n_tokens, strict=True)
+        ]
+        if answered.candidates is not None:
+            write_table(work / "candidates.parquet", answered.candidates, CANDIDATES, made_by)
+        write_table(work / "costs.parquet", COSTS.frame(costs), COSTS, made_by)
+        write_table(work / TABLE, trace_table(arm, answered.traces), TRACES, made_by)
+        bench.watch(f"traces: {arm}", len(problems), len(problems))
+
+    return memoised(bench.out, f"traces-{arm}", config, parents, compute)
+
+
+def tokens_per_answer(artefact: Artefact) -> float:
+    """Tokens generated for one answer, mean over problems."""
+    costs = read_table(artefact.path / "costs.parquet", COSTS)
+    return int(costs["n_tokens"].sum()) / int(costs["n_answers"].sum())

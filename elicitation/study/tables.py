@@ -1,0 +1,189 @@
+"""Table stage: the traces of all arms -> verdicts and the ledger."""
+
+from collections.abc import Sequence
+from functools import partial
+from math import inf
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from elicitation.report.study.ledger import SCHEMAS, Family
+from elicitation.study.arms import Arm, arm_family
+from elicitation.study.context import Bench
+from elicitation.study.findings import (
+    Answered,
+    cover_table,
+    example_table,
+    family_table,
+    guess_table,
+    ladder_table,
+    pass_at_k_table,
+    routed_share,
+)
+from elicitation.study.published import rival_table
+from elicitation.study.sampled import read_traces, tokens_per_answer
+from lab.metrics.bootstrap import resamples
+from lab.models.load import Model
+from lab.records.seeds import numpy_generator
+from lab.records.stage import Artefact, memoised
+from lab.records.tables import write_table
+from lab.sampling.trace import VERDICTS, verdict_table
+from steering.hybrid.hybrid import Hybrid
+from steering.hybrid.intervention import reads_tuned_category
+from steering.hybrid.router import asks_tuned
+
+
+def problem_bits(traces: pl.DataFrame, hybrid: Hybrid) -> pl.DataFrame:
+    """`bits` that each completion of an arm took, one row for each (`problem_id`, `sample_index`) of its `TRACES`.
+
+    The sum over the completion's tokens of three lengths. Gate: -log2 of the arm's measured rate of what the gate did
+    at the token, where the router asks the tuned model. Category: -log2 of the measured frequency of the token's
+    category among routed tokens, where the tuned model's stream was read for it. Content: `content_bits` as recorded.
+    A hybrid that never asks the tuned model costs exactly 0; takeover of every token costs the cross-entropy of the
+    written tokens under the base; an arm's gates cost the binary entropy of its rate for each token on average
+    (Shannon 1948: ideal code lengths under the measured rates, which themselves are not paid for).
+    """
+    tokens = traces.select(
+        "problem_id",
+        "sample_index",
+        "content_bits",
+        "categories",
+        routed=pl.col("routes").list.eval(pl.element() > 0),
+    ).explode("content_bits", "categories", "routed")
+    bits = pl.col("content_bits").cast(pl.Float64)
+    if asks_tuned(hybrid.router):
+        bits = bits + code_length("routed")
+    if reads_tuned_category(hybrid.act):
+        bits = bits + pl.when("routed").then(code_length("routed", "categories") - code_length("routed")).otherwise(0.0)
+    keys = ("problem_id", "sample_index")
+    return tokens.with_columns(bits=bits).group_by(*keys, maintain_order=True).agg(pl.col("bits").sum())
+
+
+def code_length(*columns: str) -> pl.Expr:
+    """-log2 of the share of all rows that have the same values in `columns`."""
+    return (pl.len() / pl.len().over(*columns)).log(2)
+
+
+N_EXAMPLES = 3
+"""Problems whose traces the report shows."""
+
+
+def table_stage(
+    bench: Bench, base: Artefact, tuned: Artefact, arms: list[tuple[Arm, Artefact]], companions: list[Artefact]
+) -> Artefact:
+    """`tables/`: verdicts and the whole ledger."""
+    parents = {"base": base.digest, "tuned": tuned.digest}
+    parents |= {arm.name: artefact.digest for arm, artefact in arms}
+    parents |= {f"companion-{index}": artefact.digest for index, artefact in enumerate(companions)}
+    config = {"ks": bench.study.ks, "n_boot": bench.study.n_boot, "seed": bench.study.seed}
+
+    def compute(work: Path) -> None:
+        made_by = bench.made_by("tables", config, parents)
+        names = [bench.base.name, bench.pair.tuned.name, *(model.name for model in bench.companions)]
+        sources = [("base", base), ("tuned", tuned)]
+        sources += [(f"companion-{index}", artefact) for index, artefact in enumerate(companions)]
+        own = [
+            end(bench, artefact, name=name, label=label, bits=0.0 if name == "base" else inf)
+            for (name, artefact), label in zip(sources, names, strict=True)
+        ]
+        base_tokens = float(own[0].n_tokens.sum() / (own[0].n_samples * len(own[0].n_tokens)))
+        between = [answered_arm(bench, *arm, base_tokens) for arm in in_order(arms)]
+        rungs = [own[0], *between, own[1]]
+        weights = resamples(
+            len(bench.task.problems), bench.study.n_boot, numpy_generator(bench.study.seed, "bootstrap")
+        )
+        tables = {
+            "ladder": ladder_table(rungs, weights),
+            "rivals": rival_table({arm.name: arm for arm in between}, weights),
+            "guess": guess_table(own, bench.task, weights),
+            "pass_at_k": pass_at_k_table(own, bench.study.ks, weights),
+            "cover": cover_table(own, weights),
+            "families": family_table(own, bench.task.problems, weights),
+            "examples": example_table(rungs, bench.task.problems, partial(piece, bench.base), N_EXAMPLES),
+        }
+        verdicts = pl.concat([arm.verdicts for arm in [*own, *between]])
+        write_table(work / "verdicts.parquet", verdicts, VERDICTS, made_by)
+        for schema in SCHEMAS:
+            write_table(work / f"{schema.name}.parquet", tables[schema.name], schema, made_by)
+
+    return memoised(bench.out, "tables", config, parents, compute)
+
+
+def piece(model: Model, token: int) -> str:
+    """The text of one token."""
+    return str(model.tokenizer.decode([token]))
+
+
+def end(bench: Bench, artefact: Artefact, *, name: str, label: str, bits: float) -> Answered:
+    """A model that answers alone."""
+    n_problems = len(bench.task.problems)
+    return answered(bench, artefact, name=name, label=label, steered_share=0.0, bits=np.full(n_problems, bits))
+
+
+def in_order(arms: Sequence[tuple[Arm, Artefact]]) -> list[tuple[Arm, Artefact, Family]]:
+    """The arms in the order of the kinds of help, each control behind its rung and of its kind."""
+    families: dict[str, Family] = {arm.name: arm_family(arm) for arm, _ in arms}
+    rungs: list[tuple[Arm, Artefact, Family]] = [
+        (arm, artefact, families.get(arm.control_of or "", families[arm.name])) for arm, artefact in arms
+    ]
+    return sorted(rungs, key=lambda rung: get_args(Family).index(rung[2]))
+
+
+def answered_arm(bench: Bench, arm: Arm, artefact: Artefact, family: Family, base_tokens: float) -> Answered:
+    """A rung or control with its verdicts, what it took from the tuned model, and what it cost.
+
+    `base_tokens` are those of the base model's single answer, mean over problems.
+    """
+    traces = read_traces(artefact)
+    match arm.way:
+        case Hybrid() as hybrid:
+            crossed = (
+                problem_bits(traces, hybrid).group_by("problem_id", maintain_order=True).agg(pl.col("bits").mean())
+            )
+            bits, cost = crossed["bits"].to_numpy(), 1.0
+        case _:
+            bits, cost = np.zeros(len(bench.task.problems)), tokens_per_answer(artefact) / base_tokens
+    return answered(
+        bench,
+        artefact,
+        name=arm.name,
+        label=arm.label,
+        kind=arm.kind,
+        control_of=arm.control_of,
+        family=family,
+        steered_share=routed_share(traces),
+        bits=bits,
+        cost=cost,
+    )
+
+
+def answered(
+    bench: Bench,
+    artefact: Artefact,
+    *,
+    name: str,
+    label: str,
+    kind: Literal["end", "rung", "control"] = "end",
+    control_of: str | None = None,
+    family: Family = "end",
+    steered_share: float,
+    bits: Float[np.ndarray, " problem"],
+    cost: float = 1.0,
+) -> Answered:
+    """The traces of an arm with their verdicts."""
+    traces = read_traces(artefact)
+    return Answered(
+        name=name,
+        label=label,
+        kind=kind,
+        control_of=control_of,
+        family=family,
+        traces=traces,
+        verdicts=verdict_table(traces, bench.task.problems, bench.task.verify),
+        steered_share=steered_share,
+        bits=bits,
+        cost=cost,
+    )

@@ -1,1 +1,0 @@
-"""Calibration: estimators against organisms whose true elicited share is known."""

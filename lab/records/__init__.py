@@ -1,0 +1,1 @@
+"""Records: errors, tables, provenance, stages, directories, seeds, and work spread over processes."""

@@ -1,0 +1,91 @@
+"""Stages: named steps of a study, each computed once, kept by the digest of what determines it, and resumable."""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path
+
+from lab.records.errors import StorageError
+from lab.records.provenance import digest, file_digest
+from lab.records.tables import leftovers, write_text
+
+MARKER = "stage.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """A finished stage: a directory that never changes again."""
+
+    path: Path
+    digest: str
+    """Digest of the stage's name, configuration and parents."""
+
+
+def memoised(
+    out: Path, name: str, config: object, parents: Mapping[str, str], compute: Callable[[Path], None]
+) -> Artefact:
+    """Runs `compute(directory)` unless `out/name` already holds its result.
+
+    Work happens in `out/.work/<name>`, which survives a kill, so `compute` may find whole files that an earlier attempt
+    left and go on from them; when it returns, the directory gets a marker with the checksums of its files and moves to
+    `out/name` in one step. Nothing empty stays behind: a `compute` that refuses before its first file leaves no work
+    that a mended request would stumble over. Raises StorageError where `out/name` belongs to another configuration, or
+    is damaged.
+    """
+    wanted = digest({"stage": name, "config": config, "parents": dict(parents)})
+    final = out / name
+    try:
+        if final.exists():
+            check_stage(final, wanted)
+        else:
+            _finish(final, wanted, compute)
+    finally:
+        _sweep(out / ".work", name)
+    return Artefact(final, wanted)
+
+
+def _finish(final: Path, wanted: str, compute: Callable[[Path], None]) -> None:
+    work, owner = final.parent / ".work" / final.name, final.parent / ".work" / f"{final.name}.digest"
+    if work.exists() and (not owner.exists() or owner.read_text() != wanted):
+        raise StorageError(f"{work} holds unfinished work of another configuration: delete it or choose another --out")
+    write_text(owner, wanted)
+    work.mkdir(exist_ok=True)
+    compute(work)
+    for leftover in leftovers(work):
+        leftover.unlink()
+    # Without the marker that an attempt killed just before the move may have left.
+    files = sorted(path for path in work.rglob("*") if path.is_file() and path != work / MARKER)
+    checksums = {str(path.relative_to(work)): file_digest(path) for path in files}
+    write_text(work / MARKER, json.dumps({"digest": wanted, "files": checksums}, indent=1, sort_keys=True))
+    work.rename(final)
+
+
+def _sweep(place: Path, name: str) -> None:
+    """Takes away the work of a stage if it is empty, then its owner's mark if there is no work, then an empty `place`.
+
+    A kill may have left the mark, or a hidden part of it, after the work had gone.
+    """
+    with suppress(OSError):
+        (place / name).rmdir()
+    if not (place / name).exists() and place.exists():
+        for path in sorted(place.iterdir()):
+            if path.name == f"{name}.digest" or path.match(f".{escape(name)}.digest.*.partial"):
+                path.unlink()
+    with suppress(OSError):
+        place.rmdir()
+
+
+def check_stage(path: Path, wanted: str) -> None:
+    """StorageError unless `path` is a finished stage with digest `wanted` and intact files."""
+    try:
+        marker = json.loads((path / MARKER).read_text())
+        found, checksums = marker["digest"], marker["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{path} is not a finished stage: delete it or choose another --out") from error
+    if found != wanted:
+        raise StorageError(f"{path} holds results of another configuration: choose another --out or delete it")
+    for name, checksum in checksums.items():
+        if not (path / name).exists() or file_digest(path / name) != checksum:
+            raise StorageError(f"{path / name} is missing or damaged: delete {path} to compute it again")

@@ -1,0 +1,1 @@
+"""Scoring: passes of both models over texts that are already written."""

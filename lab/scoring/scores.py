@@ -1,0 +1,139 @@
+"""scores: what base and tuned model think of completions that one of them wrote, token by token."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lab.models.load import Model
+from lab.models.padding import left_padded, token_positions
+from lab.models.pair import ModelPair
+from lab.scoring.evidence import RANKS, SCORES
+from lab.tasks.problem import Problem
+
+MOST_ROWS, MOST_LOGITS = 256, 2**25
+"""Rows read at once, and numbers in their logits: a vocabulary of 50,000 leaves room for a few rows only."""
+
+
+class Row(NamedTuple):
+    """One text."""
+
+    context: list[int]
+    """Token ids that are given."""
+    completion: list[int]
+    """Token ids whose probabilities are asked for; at least one."""
+
+
+class Texts(NamedTuple):
+    """Rows of one piece, padded on the left."""
+
+    rows: Sequence[Row]
+    tokens: Int[Tensor, "text pos"]
+    mask: Bool[Tensor, "text pos"]
+
+
+def pieces(model: Model, rows: Sequence[Row]) -> Iterator[tuple[Sequence[int], Texts]]:
+    """Pieces of `rows`, each with the indices of its rows; rows of like length share a piece."""
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index].context) + len(rows[index].completion))
+    while order:
+        longest = len(rows[order[-1]].context) + len(rows[order[-1]].completion)
+        n_rows = max(1, min(MOST_ROWS, MOST_LOGITS // (longest * model.anatomy.d_vocab)))
+        chosen, order = order[-n_rows:], order[:-n_rows]
+        padded = left_padded(model, [rows[index].context + rows[index].completion for index in chosen])
+        yield chosen, Texts([rows[index] for index in chosen], padded.tokens, padded.mask)
+
+
+def trace_rows(model: Model, traces: pl.DataFrame, problems: Mapping[str, Problem]) -> list[Row]:
+    """The rows of a `TRACES` table: the prompt is the context."""
+    return [
+        Row(model.tokenizer(problems[problem_id].prompt).input_ids, tokens)
+        for problem_id, tokens in traces.select("problem_id", "tokens").iter_rows()
+    ]
+
+
+def completion_logits(model: Model, read: Texts) -> Float[Tensor, "text kept d_vocab"]:
+    """Logits of the last tokens of every row, as many as the longest completion has, each at the token before it."""
+    longest = max(len(row.completion) for row in read.rows)
+    output = model.network(
+        input_ids=read.tokens,
+        attention_mask=read.mask.long(),
+        position_ids=token_positions(read.mask),
+        use_cache=False,
+        logits_to_keep=longest + 1,
+    )
+    return output.logits[:, :-1]
+
+
+class Readings(NamedTuple):
+    """Both models' view of the same completions."""
+
+    scores: pl.DataFrame
+    """`SCORES`."""
+    ranks: pl.DataFrame
+    """`RANKS`."""
+
+
+@torch.inference_mode()
+def scores(pair: ModelPair, writer: str, traces: pl.DataFrame, problems: Mapping[str, Problem]) -> Readings:
+    """Reads `traces`, which `writer` ("base" or "tuned") sampled, with both models, at temperature 1.
+
+    A completion that was cut at the token limit has no end token, and its probability is that of the cut text. Sums
+    are over the text's tokens in double precision.
+    """
+    names = traces.select("problem_id", "sample_index").rows()
+    rows = trace_rows(pair.base, traces, problems)
+    totals: list[dict[str, object]] = [{}] * len(rows)
+    ranks: list[pl.DataFrame] = []
+    for chosen, read in pieces(pair.base, rows):
+        base, tuned = (completion_logits(model, read).double().log_softmax(dim=-1) for model in (pair.base, pair.tuned))
+        ours, theirs = (base, tuned) if writer == "base" else (tuned, base)
+        divergence = (ours.exp() * (ours - theirs)).sum(dim=-1)
+        rank = 1 + (base > base.gather(-1, tuned.argmax(dim=-1, keepdim=True))).sum(dim=-1)
+        entropy = -(base.exp() * base).sum(dim=-1)
+        for place, index in enumerate(chosen):
+            tokens = torch.tensor(rows[index].completion, device=base.device)
+            n = len(tokens)
+            problem_id, sample_index = names[index]
+            totals[index] = {
+                "writer": writer,
+                "problem_id": problem_id,
+                "sample_index": sample_index,
+                "n_tokens": n,
+                "logp_base": float(base[place, -n:].gather(-1, tokens[:, None]).sum()),
+                "logp_tuned": float(tuned[place, -n:].gather(-1, tokens[:, None]).sum()),
+                "token_kl": float(divergence[place, -n:].sum()),
+            }
+            ranks.append(
+                pl.DataFrame(
+                    {
+                        "position": np.arange(n, dtype=np.int32),
+                        "rank": rank[place, -n:].int().cpu().numpy(),
+                        "entropy": entropy[place, -n:].cpu().numpy(),
+                    }
+                ).select(
+                    pl.lit(writer).alias("writer"),
+                    pl.lit(problem_id).alias("problem_id"),
+                    pl.lit(sample_index, dtype=pl.Int32).alias("sample_index"),
+                    pl.all(),
+                )
+            )
+    order = ["problem_id", "sample_index", "position"]
+    return Readings(SCORES.frame(totals), RANKS.checked(pl.concat(ranks).sort(order)))
+
+
+@torch.inference_mode()
+def answer_scores(model: Model, rows: list[Row]) -> tuple[Float[np.ndarray, " row"], list[bool]]:
+    """(log-probability in nats of each row's completion, whether greedy decoding would write it) under one model."""
+    logps, greedy = np.zeros(len(rows)), [False] * len(rows)
+    for chosen, read in pieces(model, rows):
+        table: Float[Tensor, "text kept d_vocab"] = completion_logits(model, read).double().log_softmax(dim=-1)
+        for place, index in enumerate(chosen):
+            tokens = torch.tensor(rows[index].completion, device=table.device)
+            mine = table[place, -len(tokens) :]
+            logps[index] = float(mine.gather(-1, tokens[:, None]).sum())
+            greedy[index] = bool((mine.argmax(dim=-1) == tokens).all())
+    return logps, greedy

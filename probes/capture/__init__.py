@@ -1,0 +1,1 @@
+"""Capture: activations of a model at its sites, read in passes that nothing changes."""

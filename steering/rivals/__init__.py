@@ -1,1 +1,0 @@
-"""Rivals: the two published methods of hybrid steering, with their faults as values that can be switched."""

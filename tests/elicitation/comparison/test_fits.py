@@ -1,0 +1,128 @@
+"""A fit on lessons is the vector that its method finds in them, or a reason why there is none."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from elicitation.comparison.config import Comparison
+from elicitation.comparison.context import Ground, survey
+from elicitation.comparison.fits import FIRST, entries, fit_on, from_features
+from elicitation.comparison.training_pairs import Lessons
+from elicitation.study.evidence import DECISIONS
+from lab.records.errors import VectorError
+from lab.sampling.sample import sample
+from lab.sampling.trace import TRACES, trace_table
+from lab.scoring.scores import trace_rows
+from probes.capture.capture import capture
+from probes.capture.site import Site
+from probes.sae.dictionary import Sae
+from steering.gate import EVERYWHERE
+
+SITE = Site(1)
+
+
+class Identity(nn.Module):
+    """An SAE with a feature for each dimension, of decoder rows that are as long as their number plus one."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.W_dec = nn.Parameter(torch.diag(torch.arange(1.0, width + 1)), requires_grad=False)
+
+    def encode(self, stream: torch.Tensor) -> torch.Tensor:
+        return stream.relu()
+
+
+def sae(width: int = 4) -> Sae:
+    return Sae(name="sae", site=SITE, coder=Identity(width), trained_on=None, digest="0")
+
+
+def test_features_are_those_whose_rows_move_the_stream_furthest_at_the_dose_of_their_difference():
+    positive = torch.tensor([[4.0, 0.0, 2.0, 0.0], [6.0, 0.0, 2.0, 0.0]])
+    negative = torch.tensor([[1.0, 0.0, 0.0, 1.0]])
+    # Differences 4, 0, 2 and -1; times the rows' lengths 1 to 4: 4, 0, 6 and 4.
+    vector = from_features(sae(), positive, negative, n=1)
+    assert vector.directions[SITE].tolist() == [0.0, 0.0, 6.0, 0.0]
+    both = from_features(sae(), positive, negative, n=9)
+    assert both.directions[SITE].tolist() == [4.0, 0.0, 6.0, -4.0]
+    lengths = torch.cat([positive, negative]).norm(dim=-1)
+    assert both.residual_norms[SITE] == pytest.approx(float(lengths.mean()))
+    assert "decoder rows of SAE sae" in both.how
+
+
+@pytest.fixture(scope="module")
+def ground(checkpoints, tmp_path_factory) -> Ground:
+    comparison = Comparison(
+        base=str(checkpoints.base),
+        tuned=str(checkpoints.tuned),
+        task="chain:+:1-1",
+        methods=("mean", "mean-first", "gradient-first", "sae"),
+        layers=(0, 1),
+        n_problems=2,
+        n_fit_problems=6,
+        max_new_tokens=12,
+        n_boot=100,
+    )
+    found = survey(comparison, tmp_path_factory.mktemp("ground"), lambda *_: None)
+    return replace(found, sae=sae(found.bench.base.anatomy.d_model))
+
+
+@pytest.fixture(scope="module")
+def taught(ground) -> Lessons:
+    bench = ground.bench
+    problems = bench.fit_task.problems
+    by_tuned, by_base = (
+        trace_table("x", sample(model, problems, 1, ground.comparison.decoding, seed=0))
+        for model in (bench.pair.tuned, bench.base)
+    )
+    return Lessons(
+        positive=by_tuned,
+        negative=by_base,
+        decided=DECISIONS.frame([]),
+        decided_in=by_tuned,
+        problems={problem.id: problem for problem in problems},
+        told="by both",
+        digest="0",
+    )
+
+
+def streams(ground, site, taught, traces) -> torch.Tensor:
+    """One text at a time, where its first token has been read."""
+    model, found = ground.bench.base, []
+    for row in trace_rows(model, traces, taught.problems):
+        tokens = torch.tensor([row.context + row.completion])
+        found.append(capture(model, tokens, torch.ones_like(tokens).bool(), [site])[site][0, len(row.context)])
+    return torch.stack(found)
+
+
+def test_every_method_has_an_entry_at_every_layer_that_says_where_it_acts(ground):
+    listed = {entry.name: (entry.tokens, entry.where) for entry in entries(ground)}
+    assert listed == {
+        "mean-0": ("every token", EVERYWHERE),
+        "mean-1": ("every token", EVERYWHERE),
+        "mean-first-0": ("first token", FIRST),
+        "mean-first-1": ("first token", FIRST),
+        "gradient-first-0": ("first token", FIRST),
+        "gradient-first-1": ("first token", FIRST),
+        "sae": ("first token", FIRST),
+    }
+    assert "sae" not in {entry.name for entry in entries(replace(ground, sae=None))}
+
+
+def test_means_and_features_are_those_of_the_streams_after_the_first_token(ground, taught):
+    by_name = {entry.name: entry for entry in entries(ground)}
+    sides = [streams(ground, SITE, taught, traces) for traces in (taught.positive, taught.negative)]
+    mean = fit_on(ground, by_name["mean-1"], taught)
+    torch.testing.assert_close(mean.directions[SITE], sides[0].mean(0) - sides[1].mean(0), rtol=1e-4, atol=1e-5)
+    features = fit_on(ground, by_name["sae"], taught)
+    wanted = from_features(ground.sae, *sides, n=ground.comparison.n_features)
+    torch.testing.assert_close(features.directions[SITE], wanted.directions[SITE], rtol=1e-4, atol=1e-5)
+
+
+def test_lessons_that_teach_nothing_give_a_reason(ground, taught):
+    by_name = {entry.name: entry for entry in entries(ground)}
+    with pytest.raises(VectorError, match="nothing to learn from: no such text or decision among those by both"):
+        fit_on(ground, by_name["gradient-first-1"], taught)
+    with pytest.raises(VectorError, match="0 and 6 traces by both: want one at least on either side"):
+        fit_on(ground, by_name["mean-1"], replace(taught, positive=TRACES.frame([])))

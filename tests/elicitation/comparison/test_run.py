@@ -1,0 +1,224 @@
+"""A comparison gives one result, however often it is interrupted, and files that the other commands take."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from elicitation.cli.commands import ExportCommand
+from elicitation.cli.perform_export import perform_export
+from elicitation.cli.perform_vectors import as_comparison, effects_shown
+from elicitation.cli.vector_commands import VectorsCommand
+from elicitation.comparison.config import Comparison
+from elicitation.comparison.run import compare
+from elicitation.report.study.ledger import LADDER
+from elicitation.report.vectors.ledger import (
+    VECTOR_DOSES,
+    VECTOR_EFFECTS,
+    VECTOR_FITS,
+    VECTOR_OUTCOMES,
+    VECTOR_TRANSFERS,
+)
+from lab.post_training.reinforce import GrpoRun
+from lab.records.errors import LabError, ModelError, SiteError, StorageError, TaskError, VectorError
+from lab.records.tables import read_table
+from steering.export.tensors import read_vector
+from steering.fits.gradient import GradientFit
+
+TASK, OTHER = "chain:+:1-1", "chain:-:1-1"
+FITS = ("mean-1", "mean-first-1", "gradient-1", "gradient-first-1", "policy")
+
+
+@pytest.fixture(scope="module")
+def comparison(checkpoints) -> Comparison:
+    """A whole comparison in some seconds."""
+    return Comparison(
+        base=str(checkpoints.base),
+        tuned=str(checkpoints.tuned),
+        task=TASK,
+        other_task=OTHER,
+        placebo=str(checkpoints.base),
+        other_base=str(checkpoints.base),
+        methods=("mean", "mean-first", "gradient", "gradient-first", "policy"),
+        policy_controls=("shuffled",),
+        doses=(0.5,),
+        n_problems=12,
+        n_samples=2,
+        n_fit_problems=20,
+        n_fit_samples=2,
+        fit=GradientFit(n_steps=5),
+        policy=GrpoRun(n_steps=2, n_prompts=2, n_rollouts=4, learning_rate=0.05),
+        max_new_tokens=12,
+        n_boot=100,
+        batch_size=64,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(comparison, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("comparison") / "runs"
+    compare(comparison, out, command="lab vectors")
+    return out
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def test_every_fit_has_a_canonical_vector_and_its_controls(finished):
+    assert [path.stem for path in sorted((finished / "vectors").glob("*.safetensors"))] == sorted(FITS)
+    for name in FITS:
+        file = read_vector(finished / "vectors" / f"{name}.safetensors")
+        assert file.origin is not None
+        assert file.origin.measured_dose == 1.0
+        assert file.origin.fitted_on is not None
+    table = read_table(finished / "tables" / "fits.parquet", VECTOR_FITS)
+    controls = {
+        name: set(table.filter(pl.col("fit") == name)["control"].drop_nulls()) for name in table["fit"].unique()
+    }
+    assert controls["policy"] == {"shuffled"}
+    assert all(controls[name] == {"shuffled", "other-task", "placebo"} for name in FITS[:4])
+    # A placebo that is the base itself never decides otherwise.
+    missing = table.filter(pl.col("reason").is_not_null())
+    assert ("gradient-first-1", "placebo") in missing.select("fit", "control").rows()
+
+
+def test_controls_are_as_long_as_what_they_control_for(finished):
+    table = read_table(finished / "tables" / "fits.parquet", VECTOR_FITS).filter(pl.col("site").is_not_null())
+    for (_, _), rows in table.group_by(["fit", "site"]):
+        assert rows["norm"].max() == pytest.approx(rows["norm"].min(), rel=1e-4)
+
+
+def test_tables_hold_every_arm_at_either_decoding(finished, comparison):
+    outcomes = read_table(finished / "outcomes" / "outcomes.parquet", VECTOR_OUTCOMES)
+    effects = read_table(finished / "tables" / "effects.parquet", VECTOR_EFFECTS)
+    arms = set(outcomes.select("fit", "control").rows())
+    assert {("base", None), ("tuned", None), ("policy", "random"), ("mean-1", "other-task")} <= arms
+    assert outcomes.height == len(arms) * 2 * comparison.n_problems
+    assert effects.height == len(arms) * 2 * 3
+    assert set(effects["decoding"]) == {"sampled", "greedy"}
+    doses = read_table(finished / "doses" / "doses.parquet", VECTOR_DOSES)
+    assert set(doses["fit"]) == set(FITS)
+    assert set(doses["quantity"]) == {"strict", "answer", "incoherent", "kl"}
+    transfers = read_table(finished / "transfers" / "transfers.parquet", VECTOR_TRANSFERS)
+    assert set(transfers["check"]) == {"removes", "other base"}
+    strict = outcomes.filter(pl.col("fit") == "base", pl.col("decoding") == "sampled")["strict"].mean()
+    shown = effects.filter(pl.col("fit") == "base", pl.col("decoding") == "sampled", pl.col("measure") == "strict")
+    assert shown["value"][0] == pytest.approx(strict)
+
+
+def test_only_whole_results_are_left_and_the_page_needs_no_network(finished):
+    names = list(files(finished))
+    assert [name for name in names if "partial" in name or "steps-" in name or "parts" in name or ".work" in name] == []
+    page = (finished / "vectors.html").read_text(encoding="utf-8")
+    assert page.index("Of the strict gain from") < page.index("At temperature 1</h2>")
+    assert "src=" not in page.split("<script>")[0]
+
+
+def test_a_finished_comparison_run_again_computes_nothing_and_gives_the_same_bytes(finished, comparison):
+    before, told = files(finished), []
+    compare(comparison, finished, command="lab vectors", watch=lambda *progress: told.append(progress))
+    assert told == []
+    assert files(finished) == before
+
+
+@pytest.mark.slow
+def test_a_comparison_that_is_stopped_time_and_again_ends_with_the_same_bytes(finished, comparison, tmp_path):
+    out, wanted = tmp_path / "runs", files(finished)
+    # Inside sampling, inside the policy gradient, and between the pieces of each table.
+    for life in (1, 3, 9, 25, 12, 6, 1, 7):
+        n_told = 0
+
+        def watch(*_: object, life=life) -> None:
+            nonlocal n_told
+            n_told += 1
+            if n_told >= life:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            compare(comparison, out, command="lab vectors", watch=watch)
+    compare(comparison, out, command="lab vectors")
+    assert files(out) == wanted
+
+
+def test_the_export_command_takes_the_vectors_and_its_card_tells_the_measured_effect(finished, tmp_path):
+    command = ExportCommand(
+        vector=finished / "vectors" / "gradient-first-1.safetensors",
+        format="safetensors",
+        out=tmp_path / "vector.safetensors",
+        study=finished,
+        arms=("gradient-first-1", "gradient-first-1-greedy"),
+    )
+    perform_export(command, Console(quiet=True))
+    card = (tmp_path / "vector.safetensors.md").read_text(encoding="utf-8")
+    assert "## Measured effect" in card
+    assert "gradient on decisions, block 1, first token, greedy decoding" in card
+    assert "random directions, for gradient on decisions" in card
+    ladder = read_table(finished / "tables" / "ladder.parquet", LADDER)
+    accuracy = ladder.filter(pl.col("arm") == "gradient-first-1", pl.col("measure") == "strict")["accuracy"][0]
+    assert f"{100 * accuracy:.1f} [" in card
+
+
+def test_another_configuration_is_refused_and_the_first_one_is_left_as_it_was(finished, comparison):
+    before = files(finished)
+    with pytest.raises(StorageError, match="holds a comparison of another configuration"):
+        compare(replace(comparison, seed=1), finished, command="lab vectors")
+    assert files(finished) == before
+
+
+def test_a_pair_of_one_model_gets_reasons_and_refusals_and_a_page(comparison, tmp_path):
+    alike = replace(comparison, base=comparison.tuned, methods=("mean", "gradient-first"), placebo=None, doses=())
+    compared = compare(alike, tmp_path / "runs", command="lab vectors")
+    reasons = compared.ledger.fits["reason"].drop_nulls().to_list()
+    assert any("nothing to learn from" in reason for reason in reasons)
+    assert not (compared.vectors / "gradient-first-1.safetensors").exists()
+    assert "What could not be fitted" in compared.page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"base": "no-such-model"}, ModelError, "no model 'no-such-model'"),
+        ({"placebo": "no-such-model"}, ModelError, "no model 'no-such-model'"),
+        ({"other_base": "zero-base"}, ModelError, "are not a pair"),
+        ({"layers": (7,)}, SiteError, "want 0 to 1"),
+        ({"layers": (1, 7)}, SiteError, "want 0 to 1"),
+        ({"layers": (1, 1)}, VectorError, "want none twice"),
+        ({"methods": ()}, VectorError, "want at least one of mean, mean-first"),
+        ({"methods": ("mean", "mean")}, VectorError, "none twice"),
+        ({"task": "riddles"}, TaskError, "task 'riddles' is not one of"),
+        ({"other_task": "riddles"}, TaskError, "task 'riddles' is not one of"),
+        ({"other_skill_base": "zero-base"}, TaskError, "go together"),
+        ({"sae": "no-such-sae", "methods": ("sae",)}, ModelError, "no directory at no-such-sae"),
+        ({"policy": GrpoRun(n_steps=0)}, VectorError, "policy.n_steps = 0"),
+        ({"policy": GrpoRun(n_rollouts=1)}, VectorError, "want at least 2"),
+        ({"n_features": 0}, VectorError, "n_features = 0"),
+    ],
+)
+def test_a_bad_request_is_refused_before_anything_is_written(comparison, tmp_path, changes, error, message):
+    with pytest.raises(error, match=message) as caught:
+        compare(replace(comparison, **changes), tmp_path / "runs", command="lab vectors")
+    assert isinstance(caught.value, LabError)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_comparison_of_nothing_but_decoder_rows_without_an_sae_says_so(comparison, tmp_path):
+    with pytest.raises(VectorError, match="--sae"):
+        compare(replace(comparison, methods=("sae",)), tmp_path / "runs", command="lab vectors")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_command_is_a_configuration_and_its_effects_fit_a_terminal(finished, comparison, tmp_path):
+    asked = as_comparison(VectorsCommand(pair=("a", "b"), out=tmp_path, layers=(2,), policy_steps=7), ("a", "b"))
+    assert (asked.base, asked.tuned, asked.layers, asked.policy.n_steps) == ("a", "b", (2,), 7)
+    assert asked == Comparison(base="a", tuned="b", layers=(2,), policy=replace(asked.policy, n_steps=7))
+    ledger = compare(comparison, finished, command="lab vectors").ledger
+    console = Console(width=80, record=True, file=io.StringIO(), markup=False)
+    console.print(effects_shown(ledger))
+    shown = console.export_text()
+    assert "gradient-first-1, greedy" in " ".join(shown.split())
+    assert json.loads((finished / "comparison.json").read_text())["task"] == TASK

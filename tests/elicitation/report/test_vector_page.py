@@ -1,0 +1,226 @@
+"""A page of steering vectors says what its tables say, first in one sentence, and shows any text as text."""
+
+import dataclasses
+import math
+import re
+
+import polars as pl
+import pytest
+
+from elicitation.report.kit.canvas import NARROW, WIDE
+from elicitation.report.kit.provenance_section import TableFile
+from elicitation.report.vectors.answer import fit_block, vector_answer
+from elicitation.report.vectors.doses import dose_block, dose_figure, transfer_block
+from elicitation.report.vectors.effects import effect_figure, effect_table
+from elicitation.report.vectors.ledger import VECTOR_DOSES, VECTOR_EFFECTS, VECTOR_FITS, VECTOR_TRANSFERS, VectorLedger
+from elicitation.report.vectors.page import VectorPage, render_vectors
+from lab.records.errors import EstimateError, StorageError
+from lab.records.provenance import Provenance, canonical_json
+
+NAN = math.nan
+# fit, control, (strict at temperature 1, greedy), share, rival, beyond
+ARMS = (
+    ("base", None, (0.2, 0.0), NAN, None, NAN),
+    ("tuned", None, (0.9, 1.0), NAN, None, NAN),
+    ("mean-2", None, (0.1, 0.0), -0.14, "random", -0.05),
+    ("mean-2", "random", (0.15, 0.0), -0.07, None, NAN),
+    ("policy", None, (0.62, 0.97), 0.6, "shuffled", 0.4),
+    ("policy", "random", (0.2, 0.1), 0.0, None, NAN),
+    ("policy", "shuffled", (0.22, 0.1), 0.03, None, NAN),
+)
+LABELS = {"base": "zero-base", "tuned": "zero-rl", "mean-2": "difference of means", "policy": "policy gradient"}
+
+
+def effects(refusal: str | None = None, beyond: float = 0.0) -> pl.DataFrame:
+    rows = []
+    for fit, control, values, share, rival, over in ARMS:
+        for decoding, value in zip(("sampled", "greedy"), values, strict=True):
+            for measure in ("strict", "answer", "incoherent"):
+                known = refusal is None and measure != "incoherent" and not math.isnan(share)
+                has_share = fit not in ("base", "tuned") and measure != "incoherent"
+                rows.append(
+                    {
+                        "fit": fit,
+                        "label": LABELS[fit],
+                        "control": control,
+                        "decoding": decoding,
+                        "measure": measure,
+                        "value": value,
+                        "low": max(0.0, value - 0.03),
+                        "high": min(1.0, value + 0.03),
+                        "gain": value - 0.2,
+                        "gain_low": value - 0.23,
+                        "gain_high": value - 0.17,
+                        "share": share if known else NAN,
+                        "share_low": share - 0.04 if known else NAN,
+                        "share_high": share + 0.04 if known else NAN,
+                        "refusal": refusal if has_share else None,
+                        "rival": rival,
+                        "beyond": over + beyond,
+                        "beyond_low": over + beyond - 0.05,
+                        "beyond_high": over + beyond + 0.05,
+                        "n_problems": 200,
+                        "n_samples": 8 if decoding == "sampled" else 1,
+                    }
+                )
+    return VECTOR_EFFECTS.frame(rows)
+
+
+def fits() -> pl.DataFrame:
+    common = {"fit": "policy", "label": "policy gradient", "tokens": "every token"}
+    there = {"norm": 1.5, "residual_norm": 10.0, "relative_dose": 0.15, "how": "by rewards", "reason": None}
+    missing = {"site": None, "norm": NAN, "residual_norm": NAN, "relative_dose": NAN, "how": None}
+    return VECTOR_FITS.frame(
+        [
+            common | there | {"control": None, "site": "blocks.0.hook_resid_pre"},
+            common | there | {"control": "shuffled", "site": "blocks.0.hook_resid_pre"},
+            common | missing | {"control": "placebo", "reason": "no trace of it"},
+            {"fit": "sae", "label": "features", "tokens": "first token"}
+            | missing
+            | {"control": None, "reason": "none"},
+        ]
+    )
+
+
+def doses() -> pl.DataFrame:
+    return VECTOR_DOSES.frame(
+        [
+            {
+                "fit": "policy",
+                "dose": dose,
+                "relative_dose": 0.15 * dose,
+                "quantity": quantity,
+                "value": 0.5,
+                "low": 0.4,
+                "high": 0.6,
+                "change": 0.3,
+                "change_low": 0.2,
+                "change_high": 0.4,
+                "n_problems": 200,
+            }
+            for dose in (0.5, 2.0)
+            for quantity in ("strict", "answer", "incoherent", "kl")
+        ]
+    )
+
+
+def transfers() -> pl.DataFrame:
+    common = {"plain": 0.9, "steered": 0.6, "control": 0.61, "change": -0.3, "change_low": -0.4, "change_high": -0.2}
+    common |= {"beyond": -0.01, "beyond_low": -0.1, "beyond_high": 0.08, "task": "chain:+-:3-8", "model": "zero-rl"}
+    return VECTOR_TRANSFERS.frame(
+        [
+            common | {"fit": "policy", "check": "removes", "dose": -1.0, "quantity": quantity}
+            for quantity in ("strict", "answer")
+        ]
+    )
+
+
+def made(**changes: pl.DataFrame) -> VectorLedger:
+    given = {"effects": effects(), "fits": fits(), "doses": doses(), "transfers": transfers()}
+    return VectorLedger(**(given | changes))
+
+
+def made_page(ledger: VectorLedger, text: str = "zero") -> VectorPage:
+    return VectorPage(
+        title=text,
+        task=text,
+        unrelated=text,
+        ledger=ledger,
+        made_by=Provenance(
+            stage=text,
+            config=canonical_json({text: text}),
+            parents={text: text},
+            commit=text,
+            dirty=True,
+            packages={text: text},
+            device=text,
+            dtype=text,
+            seed=0,
+        ),
+        command=text,
+        files=(TableFile(path=text, schema=VECTOR_EFFECTS, n_rows=1, digest=text),),
+    )
+
+
+def test_the_sentence_names_the_best_fit_its_shares_its_controls_and_both_decodings():
+    sentence = vector_answer(made(), "held-out chain")
+    assert sentence == (
+        "Of the strict gain from zero-base to zero-rl (20.0\u202f% to 90.0\u202f% at temperature 1, on 200 held-out "
+        "chain problems), “policy gradient” recovers 60\u202f% [56,\u00a064] at temperature 1, +40.0 points "
+        "[35.0,\u00a045.0] beyond its best control (shuffled labels); recovers 60\u202f% [56,\u00a064] decoded "
+        "greedily, +40.0 points [35.0,\u00a045.0] beyond its best control (shuffled labels); it is the best of 2 fits, "
+        "and no interval is adjusted for that choice."
+    )
+
+
+@pytest.mark.parametrize(
+    ("beyond", "words"),
+    [(-0.38, "not clearly beyond its best control"), (-0.6, "below its best control")],
+)
+def test_a_fit_that_does_not_clear_its_control_is_not_said_to(beyond, words):
+    sentence = vector_answer(made(effects=effects(beyond=beyond)), "chain")
+    assert words in sentence
+    assert "] beyond its best control" not in sentence
+
+
+def test_a_refused_share_is_not_given_and_its_reason_stands_below_the_table():
+    ledger = made(effects=effects(refusal="the gap is noise"))
+    assert "no share that can be given" in vector_answer(ledger, "chain")
+    table = effect_table(ledger, "sampled")
+    assert "refused<sup>1</sup>" in table
+    assert "<li>the gap is noise</li>" in table
+
+
+def test_without_any_vector_the_sentence_says_why():
+    ends = effects().filter(pl.col("fit").is_in(["base", "tuned"]))
+    reasons = fits().filter(pl.col("fit") == "sae")
+    assert vector_answer(made(effects=ends, fits=reasons), "chain") == "No vector could be fitted: none."
+    assert "no fit was asked for" in vector_answer(made(effects=ends, fits=VECTOR_FITS.frame([])), "chain")
+
+
+@pytest.mark.parametrize("canvas", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_the_figure_has_the_base_below_and_the_tuned_model_above_and_fits_over_their_controls(canvas):
+    figure = effect_figure(made(), "sampled", canvas).to_dict()
+    values = [trace["x"][0] for trace in figure["data"]]
+    assert values == pytest.approx([20, 22, 20, 62, 15, 10, 90])
+    dosed = dose_figure(made(), canvas).to_dict()
+    lines = [trace for trace in dosed["data"] if trace["mode"] == "lines+markers"]
+    assert list(lines[0]["x"]) == [0.0, 0.5, 2.0]
+    assert list(lines[0]["y"]) == pytest.approx([20, 50, 50])
+
+
+def test_the_tables_of_the_page_hold_the_numbers():
+    page = render_vectors(made_page(made()))
+    for part in ("62.0", "+40.0", "[35.0,", "15.0\u202f%", "no trace of it", "−1.0", "[−10.0,", "dose −1"):
+        assert part in page, part
+    assert page.count("<section") == 6
+
+
+def test_what_was_not_measured_has_no_section():
+    empty = made(doses=VECTOR_DOSES.frame([]), transfers=VECTOR_TRANSFERS.frame([]), fits=VECTOR_FITS.frame([]))
+    assert dose_block(empty, None) == transfer_block(empty) == fit_block(empty.fits) == ""
+    assert render_vectors(made_page(empty)).count("<section") == 3
+
+
+def test_hostile_text_comes_out_as_text_everywhere():
+    payload = "</script><img src=x onerror=alert(7)><b>\u202e"
+    words = {"label", "refusal", "how", "reason", "model", "task", "site", "tokens"}
+
+    def poisoned(frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.with_columns(pl.lit(payload).alias(name) for name in frame.columns if name in words)
+
+    clean = made(effects=effects(refusal="x"))
+    names = [field.name for field in dataclasses.fields(VectorLedger)]
+    ledger = VectorLedger(**{name: poisoned(getattr(clean, name)) for name in names})
+    page = render_vectors(made_page(ledger, payload))
+    without = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    assert "<img" not in without
+    assert "\u202e" not in without
+    assert "&lt;img src=x onerror=alert(7)&gt;" in without
+
+
+def test_a_ledger_without_both_models_or_of_another_schema_is_refused():
+    with pytest.raises(EstimateError, match="without tuned"):
+        made(effects=effects().filter(pl.col("fit") != "tuned"))
+    with pytest.raises(StorageError, match="not a 'vector fits' table"):
+        made(fits=doses())

@@ -1,0 +1,138 @@
+"""Routing arms: every rung has controls that differ from it in one thing, and most never ask the tuned model."""
+
+import pytest
+import torch
+
+from elicitation.study.arms import Arm
+from elicitation.study.routing import routing_arms, scattered
+from lab.metrics.bootstrap import Interval
+from probes.capture.site import Site
+from probes.taxonomy.taxonomy import Taxonomy
+from steering.edit import Add
+from steering.hybrid.hybrid import Hybrid
+from steering.hybrid.intervention import Steer
+from steering.hybrid.router import AtRandom, EntropyAbove, LinearProbe, Scheduled
+from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
+from steering.routing.category_vectors import CategoryVectors
+from steering.routing.fit_router import ProbeQuality
+from steering.routing.routed import Routing
+from steering.vector import SteeringVector
+
+SITE = Site(0)
+D_MODEL = 6
+
+
+def vector(norm: float, axis: int = 0) -> SteeringVector:
+    return SteeringVector({SITE: norm * torch.eye(D_MODEL)[axis]}, {SITE: 1.0}, "")
+
+
+def side(reader, *norms: float) -> CategoryVectors:
+    n = len(norms)
+    taxonomy = Taxonomy(
+        site=SITE,
+        mean=torch.zeros(D_MODEL),
+        W_enc=torch.eye(D_MODEL)[:, :n],
+        b_enc=torch.zeros(n),
+        W_dec=torch.eye(D_MODEL)[:n],
+        b_dec=torch.zeros(D_MODEL),
+        k=1,
+        names=tuple(map(str, range(n))),
+        model="tiny",
+        model_digest="digest",
+    )
+    vectors = tuple(vector(norm, axis) for axis, norm in enumerate(norms))
+    return CategoryVectors(taxonomy=taxonomy, reader=reader, vectors=vectors, n_decisions=(10,) * n)
+
+
+def routing(*norms: float) -> Routing:
+    return Routing(
+        probe=LinearProbe(SITE, torch.ones(D_MODEL), 0.0),
+        probe_quality=ProbeQuality(Interval(value=1.0, low=1.0, high=1.0, stderr=0.0), 0.1, 0.1, 1.0, 100, 10),
+        entropy=EntropyAbove(1.0),
+        schedule=Scheduled((1.0, 0.0)),
+        base_side=side("base", *norms),
+        tuned_side=side("tuned", *norms),
+    )
+
+
+VECTORS = {"fitted": (vector(2.0),), "like-fitted": (vector(2.0, 1), vector(2.0, 2))}
+
+
+def arms_of(*norms: float) -> dict[str, Arm]:
+    found = routing_arms(routing(*norms), VECTORS, seed=0)
+    assert len({arm.name for arm in found}) == len({arm.label for arm in found}) == len(found)
+    return {arm.name: arm for arm in found}
+
+
+@pytest.fixture(scope="module")
+def arms() -> dict[str, Arm]:
+    return arms_of(1.0, 0.0, 2.0)
+
+
+def test_rungs_and_controls_are_these(arms):
+    assert {name: arm.control_of for name, arm in arms.items()} == {
+        "fitted-schedule": None,
+        "fitted-entropy": None,
+        "fitted-probe": None,
+        "random-probe": "fitted-probe",
+        "categories-probe": None,
+        "random-categories-probe": "categories-probe",
+        "shuffled-categories-probe": "categories-probe",
+        "any-category-probe": "categories-probe",
+        "categories-disagreement": None,
+        "random-categories-disagreement": "categories-disagreement",
+        "shuffled-categories-disagreement": "categories-disagreement",
+        "any-category-disagreement": "categories-disagreement",
+    }
+    assert all((arm.kind == "control") == (arm.control_of is not None) for arm in arms.values())
+
+
+def test_a_control_stands_behind_its_rung_and_differs_in_its_vectors_alone(arms):
+    names = list(arms)
+    for name, arm in arms.items():
+        if arm.control_of is not None:
+            assert names.index(arm.control_of) < names.index(name)
+            assert arm.way.router is arms[arm.control_of].way.router
+            assert arm.way.act != arms[arm.control_of].way.act
+
+
+def test_only_the_rungs_at_disagreement_ask_the_tuned_model(arms):
+    for name, arm in arms.items():
+        assert arm.way.needs_tuned == name.endswith("disagreement")
+
+
+def test_controls_leave_out_one_thing_each(arms):
+    def norms(name: str) -> list[float]:
+        return sorted(round(edit.vector.norms[SITE], 4) for edit in table(arms[name]).edits)
+
+    assert norms("categories-probe") == norms("shuffled-categories-probe") == [0.0, 1.0, 2.0]
+    assert isinstance(table(arms["shuffled-categories-probe"]), PerCategory)
+    assert isinstance(table(arms["any-category-probe"]), RandomCategory)
+    assert norms("any-category-probe") == [1.0, 2.0]
+    assert set(norms("random-categories-probe")) == {1.0, 2.0}
+    assert table(arms["random-probe"]) == Drawn(tuple(map(Add, VECTORS["like-fitted"])))
+
+
+def test_a_single_category_has_no_other_to_be_exchanged_with():
+    assert [name for name in arms_of(1.0, 0.0) if "categor" in name] == [
+        "categories-probe",
+        "random-categories-probe",
+        "categories-disagreement",
+        "random-categories-disagreement",
+    ]
+
+
+def test_without_a_category_vector_the_fitted_vector_is_left():
+    assert list(arms_of(0.0, 0.0)) == ["fitted-schedule", "fitted-entropy", "fitted-probe", "random-probe"]
+
+
+@pytest.mark.parametrize("name", ["fitted-schedule", "fitted-entropy", "fitted-probe", "categories-probe"])
+def test_scattered_does_the_same_at_random_tokens(arms, name):
+    control = scattered(arms[name], 0.25)
+    assert control.way == Hybrid(AtRandom(0.25), arms[name].way.act)
+    assert (control.name, control.kind, control.control_of) == (f"{name}-scattered", "control", name)
+
+
+def table(arm: Arm):
+    assert isinstance(arm.way.act, Steer)
+    return arm.way.act.table

@@ -1,0 +1,223 @@
+"""Both models' view of completions, against full passes of the plain networks over one text at a time."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lab.models.load import Model, assemble
+from lab.models.pair import ModelPair
+from lab.models.tiny import byte_tokenizer, tiny_model
+from lab.sampling.decoding import Decoding
+from lab.sampling.sample import sample
+from lab.sampling.trace import Trace, trace_table
+from lab.scoring import scores as texts
+from lab.scoring.evidence import RANKS, SCORES
+from lab.scoring.scores import Row, answer_scores, pieces, scores
+from lab.tasks.problem import Problem
+
+WORDS = ("a", "what is 2+3?", "prompts of unequal length are the point of this", "xy")
+PROBLEMS = [
+    Problem(id=f"p{index}", prompt=word, answer="", family="all", source="test") for index, word in enumerate(WORDS)
+]
+BY_ID = {problem.id: problem for problem in PROBLEMS}
+# Completions of unequal length too, one of a single token, one closed by the end token (257).
+COMPLETIONS = ([5], [1, 2, 3, 4, 5, 6, 7, 8, 9], [104, 105, 257], list(range(40, 60)))
+
+
+def pair_of(family) -> ModelPair:
+    """A base and the same network with a little noise, so that they agree at some tokens and not at others."""
+    base = tiny_model(family, seed=5)
+    network, generator = copy.deepcopy(base.network), torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter += 0.1 * parameter.std() * torch.randn(parameter.shape, generator=generator)
+    return ModelPair(base=base, tuned=assemble(network, byte_tokenizer(), name="tuned"))
+
+
+@pytest.fixture(scope="module", params=["llama", "gemma2", "gpt2"])
+def pair(request) -> ModelPair:
+    return pair_of(request.param)
+
+
+@pytest.fixture(scope="module")
+def llamas() -> ModelPair:
+    return pair_of("llama")
+
+
+def traces_of(completions=COMPLETIONS, problems=PROBLEMS) -> pl.DataFrame:
+    return trace_table(
+        "any",
+        [
+            Trace(
+                problem_id=problem.id,
+                sample_index=index % 3,
+                tokens=tuple(tokens),
+                logprobs=(0.0,) * len(tokens),
+                routes=(0,) * len(tokens),
+                categories=(-1,) * len(tokens),
+                content_bits=(0.0,) * len(tokens),
+                text="",
+                stop="length",
+            )
+            for index, (problem, tokens) in enumerate(zip(problems, completions, strict=True))
+        ],
+    )
+
+
+@torch.no_grad()
+def tables(model: Model, context, completion) -> torch.Tensor:
+    """Next-token log-probabilities at each token of the completion, from one plain pass: no padding, mask or cache."""
+    logits = model.network(torch.tensor([[*context, *completion]]), use_cache=False).logits[0]
+    return logits[len(context) - 1 : -1].double().log_softmax(dim=-1)
+
+
+def chosen(table, completion) -> float:
+    return float(table[torch.arange(len(completion)), completion].sum())
+
+
+def prompt_of(model, problem):
+    return model.tokenizer(problem.prompt).input_ids
+
+
+@pytest.mark.parametrize("writer", ["base", "tuned"])
+def test_all_figures_equal_those_of_plain_passes_over_one_text_at_a_time(pair, writer):
+    read = scores(pair, writer, traces_of(), BY_ID)
+    assert read.scores["problem_id"].to_list() == [problem.id for problem in PROBLEMS]
+    for row, problem, completion in zip(read.scores.iter_rows(named=True), PROBLEMS, COMPLETIONS, strict=True):
+        base, tuned = (tables(model, prompt_of(model, problem), completion) for model in (pair.base, pair.tuned))
+        assert (row["writer"], row["n_tokens"]) == (writer, len(completion))
+        assert row["logp_base"] == pytest.approx(chosen(base, completion), abs=1e-5 * len(completion))
+        assert row["logp_tuned"] == pytest.approx(chosen(tuned, completion), abs=1e-5 * len(completion))
+        ours, theirs = (base, tuned) if writer == "base" else (tuned, base)
+        divergence = torch.nn.functional.kl_div(theirs, ours, log_target=True, reduction="sum")
+        assert row["token_kl"] == pytest.approx(float(divergence), abs=1e-5 * len(completion))
+        assert row["token_kl"] > 0.01
+        mine = read.ranks.filter(pl.col("problem_id") == problem.id)
+        assert mine["position"].to_list() == list(range(len(completion)))
+        entropy = torch.distributions.Categorical(logits=base).entropy()
+        np.testing.assert_allclose(mine["entropy"].to_numpy(), entropy.numpy(), atol=1e-5)
+        places = base.argsort(dim=-1, descending=True) == tuned.argmax(dim=-1, keepdim=True)
+        assert mine["rank"].to_list() == (1 + places.int().argmax(dim=-1)).tolist()
+    SCORES.checked(read.scores)
+    RANKS.checked(read.ranks)
+
+
+def test_rank_is_one_exactly_where_both_would_write_the_same_token(pair):
+    ranks = scores(pair, "tuned", traces_of(), BY_ID).ranks["rank"].to_list()
+    agree = []
+    for problem, completion in zip(PROBLEMS, COMPLETIONS, strict=True):
+        base, tuned = (tables(model, prompt_of(model, problem), completion) for model in (pair.base, pair.tuned))
+        agree += (base.argmax(dim=-1) == tuned.argmax(dim=-1)).tolist()
+    assert [rank == 1 for rank in ranks] == agree
+    assert len(set(agree)) == 2, "the test means something only where some tokens are agreed on and some are not"
+    assert min(ranks) == 1
+
+
+def test_a_model_beside_itself_has_no_divergence_and_agrees_everywhere(llamas):
+    read = scores(ModelPair(base=llamas.base, tuned=llamas.base), "tuned", traces_of(), BY_ID)
+    assert read.scores["token_kl"].to_list() == pytest.approx([0.0] * 4, abs=1e-9)
+    assert read.scores["logp_base"].to_list() == read.scores["logp_tuned"].to_list()
+    assert set(read.ranks["rank"]) == {1}
+
+
+@pytest.mark.parametrize("writer", ["base", "tuned"])
+def test_what_was_recorded_while_sampling_is_what_the_writer_is_read_to_think(pair, writer):
+    model = pair.base if writer == "base" else pair.tuned
+    written = sample(model, PROBLEMS, 3, Decoding(max_new_tokens=12), seed=1)
+    read = scores(pair, writer, trace_table("any", written), BY_ID).scores
+    assert read[f"logp_{writer}"].to_list() == pytest.approx([sum(trace.logprobs) for trace in written], abs=1e-3)
+    other = "tuned" if writer == "base" else "base"
+    assert read[f"logp_{other}"].to_list() != pytest.approx(read[f"logp_{writer}"].to_list(), abs=0.1)
+    assert read.select("problem_id", "sample_index").rows() == [
+        (trace.problem_id, trace.sample_index) for trace in written
+    ]
+
+
+@pytest.mark.parametrize(("rows", "numbers"), [(1, 2**25), (2, 2**25), (256, 1), (256, 258 * 70), (256, 2**25)])
+def test_neither_padding_nor_company_changes_a_figure(pair, monkeypatch, rows, numbers):
+    alone = [
+        scores(pair, "tuned", traces_of([completion], [problem]), BY_ID)
+        for problem, completion in zip(PROBLEMS, COMPLETIONS, strict=True)
+    ]
+    monkeypatch.setattr(texts, "MOST_ROWS", rows)
+    monkeypatch.setattr(texts, "MOST_LOGITS", numbers)
+    together = scores(pair, "tuned", traces_of(), BY_ID)
+    for column in ("n_tokens", "logp_base", "logp_tuned", "token_kl"):
+        wanted = [read.scores[column][0] for read in alone]
+        assert together.scores[column].to_list() == pytest.approx(wanted, abs=5e-5)
+    assert together.ranks["rank"].to_list() == [rank for read in alone for rank in read.ranks["rank"]]
+    backward = scores(pair, "tuned", traces_of().reverse(), BY_ID)
+    assert backward.scores["problem_id"].to_list() == [problem.id for problem in PROBLEMS[::-1]]
+    assert backward.scores["logp_tuned"].to_list()[::-1] == pytest.approx(together.scores["logp_tuned"].to_list())
+    assert backward.ranks["problem_id"].to_list() == together.ranks["problem_id"].to_list()
+
+
+def test_an_answer_has_the_log_probability_of_a_plain_pass_and_is_greedy_only_where_greedy_decoding_writes_it(pair):
+    contexts = [prompt_of(pair.base, problem) for problem in PROBLEMS]
+    asked = [Row(context, completion) for context, completion in zip(contexts, COMPLETIONS, strict=True)]
+    greedy = sample(pair.base, PROBLEMS, 1, Decoding(temperature=0.0, max_new_tokens=4), seed=0)
+    asked += [Row(context, list(trace.tokens)) for context, trace in zip(contexts, greedy, strict=True)]
+    # Its last token alone is another one.
+    asked.append(Row(contexts[0], [*greedy[0].tokens[:-1], (greedy[0].tokens[-1] + 1) % 256]))
+    logps, early = answer_scores(pair.base, asked)
+    wanted = [chosen(tables(pair.base, *row), row.completion) for row in asked]
+    assert logps.tolist() == pytest.approx(wanted, abs=5e-5)
+    assert early == [False] * 4 + [True] * 4 + [False]
+
+
+def test_no_rows_have_no_scores(llamas):
+    logps, early = answer_scores(llamas.base, [])
+    assert logps.shape == (0,)
+    assert early == []
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), max_size=20), st.integers(1, 5))
+def test_pieces_hold_every_row_once_unbroken_and_behind_its_padding(sizes, n_most):
+    rows = [Row([index] * left, [100 + index] * right) for index, (left, right) in enumerate(sizes)]
+    held = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(texts, "MOST_ROWS", n_most)
+        for indices, read in pieces(LLAMA, rows):
+            assert 1 <= len(indices) <= n_most
+            assert list(read.rows) == [rows[index] for index in indices]
+            for row, tokens, mask in zip(read.rows, read.tokens.tolist(), read.mask.tolist(), strict=True):
+                real = [token for token, is_real in zip(tokens, mask, strict=True) if is_real]
+                assert real == row.context + row.completion
+                assert mask == sorted(mask)
+            held += indices
+    assert sorted(held) == list(range(len(rows)))
+
+
+def test_pieces_keep_their_logits_within_bounds(monkeypatch):
+    monkeypatch.setattr(texts, "MOST_LOGITS", 258 * 40)
+    rows = [Row([0] * (length - 1), [1]) for length in (1, 10, 11, 20, 20, 39, 41, 80)]
+    for indices, read in pieces(LLAMA, rows):
+        assert len(indices) == 1 or read.tokens.numel() * 258 <= 258 * 40
+    assert [len(indices) for indices, _ in pieces(LLAMA, rows)] == [1, 1, 1, 2, 3]
+
+
+LLAMA = tiny_model("llama", seed=5)
+
+
+def test_the_end_token_counts_as_part_of_a_completion(llamas):
+    whole = traces_of([[104, 105, 257]], PROBLEMS[:1])
+    cut = traces_of([[104, 105]], PROBLEMS[:1])
+    ended, unended = (scores(llamas, "base", table, BY_ID).scores.row(0, named=True) for table in (whole, cut))
+    table = tables(llamas.base, prompt_of(llamas.base, PROBLEMS[0]), [104, 105, 257])
+    assert ended["logp_base"] - unended["logp_base"] == pytest.approx(float(table[2, 257]), abs=1e-5)
+    assert (ended["n_tokens"], unended["n_tokens"]) == (3, 2)
+
+
+def test_decoding_settings_of_the_writer_do_not_matter(llamas):
+    """Scores are at temperature 1, however the completion was chosen."""
+    cold = replace(Decoding(max_new_tokens=6), temperature=0.3)
+    written = sample(llamas.base, PROBLEMS, 1, cold, seed=0)
+    read = scores(llamas, "base", trace_table("any", written), BY_ID).scores
+    for logp, problem, trace in zip(read["logp_base"], PROBLEMS, written, strict=True):
+        table = tables(llamas.base, prompt_of(llamas.base, problem), list(trace.tokens))
+        assert logp == pytest.approx(chosen(table, list(trace.tokens)), abs=1e-4)
