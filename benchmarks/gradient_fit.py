@@ -28,40 +28,40 @@ from lab.models.padding import left_padded, token_positions
 from lab.models.source import model_source
 from lab.records.provenance import package_versions, revision
 from lab.records.seeds import numpy_generator, torch_generator
-from probes.capture.layers_above import Remainder, remainder
+from probes.capture.layers_above import LayersAbove, layers_above
 from probes.capture.site import Site, hook_site
-from steering.fits.examples import Decisions, chosen
+from steering.fits.examples import Disagreements, chosen
 from steering.fits.gradient import GradientFit, fit_gradient
 
 Pass = Callable[[], Float[Tensor, ""]]
 """One forward pass; gradients reach the vector or the stream."""
 
 
-def contexts(model: Model, length: int, n_contexts: int) -> Decisions:
+def contexts(model: Model, length: int, n_contexts: int) -> Disagreements:
     """Random contexts of `length` / 2 to `length` tokens, none the beginning of another, with random targets."""
     generator = numpy_generator(0, "contexts", length)
     highest = len(model.tokenizer)
     texts = [generator.integers(1, highest, generator.integers(length // 2, length + 1)) for _ in range(n_contexts)]
     padded = left_padded(model, [text.tolist() for text in texts])
     targets = torch.from_numpy(generator.integers(1, highest, n_contexts)).to(model.device)
-    return Decisions(padded.tokens, padded.mask, targets)
+    return Disagreements(padded.tokens, padded.mask, targets)
 
 
-def trimmed(decided: Decisions, rows: Int[Tensor, " row"]) -> Decisions:
+def trimmed(decided: Disagreements, rows: Int[Tensor, " row"]) -> Disagreements:
     """Some of the contexts, as wide as the longest of them."""
     some = chosen(decided, rows)
     width = int(some.mask.sum(dim=1).max())
     return some._replace(tokens=some.tokens[:, -width:], mask=some.mask[:, -width:])
 
 
-def above(rest: Remainder, targets: Int[Tensor, " row"]) -> Pass:
+def above(rest: LayersAbove, targets: Int[Tensor, " row"]) -> Pass:
     """The blocks above, from a stream that lies ready."""
     stream = rest.stream.clone().requires_grad_(True)
     last = rest.lengths[:, None] - 1
     return lambda: torch.nn.functional.cross_entropy(rest.logits(stream, last)[:, 0].float(), targets)
 
 
-def whole(model: Model, decided: Decisions) -> Pass:
+def whole(model: Model, decided: Disagreements) -> Pass:
     """The network as it is."""
     return lambda: torch.nn.functional.cross_entropy(
         model.network(
@@ -83,13 +83,13 @@ def case(model: Model, site: Site, length: int, n_steps: int, repetitions: int, 
     generator = torch_generator(0, "draws")
     draws = [torch.randint(4 * batch_size, (batch_size,), generator=generator) for _ in range(n_steps)]
     batches = [trimmed(decided, rows.to(model.device)) for rows in draws]
-    rests = [above(remainder(model, site, batch.tokens, batch.mask), batch.targets) for batch in batches]
+    rests = [above(layers_above(model, site, batch.tokens, batch.mask), batch.targets) for batch in batches]
     passes = [whole(model, batch) for batch in batches]
     direction = torch.zeros(model.anatomy.d_model, device=model.device, requires_grad=True)
 
     def fit(n: int) -> Callable[[], object]:
         how = GradientFit(n_steps=n, batch_size=batch_size)
-        return lambda: fit_gradient(model, site, decided, how, torch_generator(0, "draws"), how="benchmark")
+        return lambda: fit_gradient(model, site, decided, how, torch_generator(0, "draws"), description="benchmark")
 
     def blocks_above() -> None:
         for one in rests:

@@ -38,7 +38,7 @@ from lab.models.pair import ModelPair
 from lab.models.tiny import EOS, byte_tokenizer, tiny_network
 from lab.records.provenance import package_versions, revision
 from lab.records.seeds import torch_generator
-from lab.sampling.decoder import OpenRows
+from lab.sampling.decoder import OpenDecoder
 from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
 from lab.sampling.trace import Trace
@@ -128,7 +128,7 @@ def counted(pair: ModelPair) -> Iterator[dict[str, float]]:
             handle.remove()
 
 
-def cached(model: Model, problems: Sequence[Problem], batch_size: int, rows: OpenRows | None) -> list[Trace]:
+def cached(model: Model, problems: Sequence[Problem], batch_size: int, rows: OpenDecoder | None) -> list[Trace]:
     """Completions by the decoding loop, all of full length."""
     traces = sample(model, problems, 1, DECODING, seed=0, batch_size=batch_size, open_rows=rows)
     assert all(len(trace.tokens) == DECODING.max_new_tokens for trace in traces), "a text ended early"

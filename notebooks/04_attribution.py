@@ -142,11 +142,11 @@ for name, rank in agreed.items():
 import numpy as np
 
 from elicitation.features.behaviour import opening_rates
-from elicitation.features.top_features import carriers, matched
+from elicitation.features.top_features import frequency_matched, top_features
 
 prompts = contrasts["tokens"].to_list()
-strongest = carriers(tuned, sae, contrasts, n_top=8, n_boot=200, seed=0)
-drawn = matched(strongest.top, strongest.opening_share, len(prompts), numpy_generator(0, "matched"))
+strongest = top_features(tuned, sae, contrasts, n_top=8, n_boot=200, seed=0)
+drawn = frequency_matched(strongest.top, strongest.opening_share, len(prompts), numpy_generator(0, "matched"))
 sets = {"8 strongest": np.tile(strongest.top, (len(prompts), 1)), "8 random, as often active": drawn}
 opening = base.tokenizer.convert_tokens_to_ids("T")
 

@@ -49,12 +49,12 @@ by_base, by_tuned = (
 # decisions are at the first token: `T` for the tuned model, `A` for the base.
 
 # %%
-from elicitation.study.evidence import decisions
+from elicitation.study.evidence import disagreements
 
 by_id = {problem.id: problem for problem in training.problems}
 solved = by_tuned.filter(verdict_table(by_tuned, training.problems, training.verify)["strict"])
 failed = by_base.filter(~verdict_table(by_base, training.problems, training.verify)["strict"])
-decided = decisions(ModelPair(base=base, tuned=tuned), solved, by_id)
+decided = disagreements(ModelPair(base=base, tuned=tuned), solved, by_id)
 n_tokens, n_first = solved["tokens"].list.len().sum(), decided.filter(position=0).height
 print(f"{decided.height} decisions in {n_tokens} tokens, {n_first} of them at the first token")
 
@@ -72,12 +72,14 @@ from steering.fits.mean_difference import mean_difference
 
 site = Site(2, "resid_post")
 opening = contexts(base, decided.filter(position=0), by_tuned, by_id)
-fitted = fit_gradient(base, site, opening, GradientFit(n_steps=60), torch_generator(0, "fit"), how="first tokens")
+fitted = fit_gradient(
+    base, site, opening, GradientFit(n_steps=60), torch_generator(0, "fit"), description="first tokens"
+)
 
 # %%
 streams, index = opening_activations(base, site, {"positive": solved, "negative": failed}, by_id)
 is_positive = torch.from_numpy((index["side"] == "positive").to_numpy())
-mean = mean_difference(site, streams[is_positive], streams[~is_positive], how="solved minus failed")
+mean = mean_difference(site, streams[is_positive], streams[~is_positive], description="solved minus failed")
 random = random_like(fitted, torch_generator(0, "random"))
 
 # %% [markdown]
@@ -103,17 +105,18 @@ pl.DataFrame(
 
 # %%
 from elicitation.comparison.dose import dose_sweep
-from elicitation.comparison.evaluate import Exam
+from elicitation.comparison.evaluate import EvalSpec
 from steering.gate import WhileWriting
 
 DOSES = (0.0, 0.25, 0.5, 0.75, 1.0, 2.0)
 task = open_task(task_source("chain"), n_problems=50, seed=0)
 other = open_task(task_source("chain:#"), n_problems=20, seed=0)
-exam = Exam(task=task, n_samples=2, batch_size=1024)
-unrelated = Exam(task=other, n_samples=1, batch_size=1024)
+eval_spec = EvalSpec(task=task, n_samples=2, batch_size=1024)
+unrelated = EvalSpec(task=other, n_samples=1, batch_size=1024)
 first = WhileWriting((0,))
 sweeps = {
-    name: dose_sweep(base, vector, DOSES, exam, unrelated, where=first, n_boot=500) for name, vector in vectors.items()
+    name: dose_sweep(base, vector, DOSES, eval_spec, unrelated, where=first, n_boot=500)
+    for name, vector in vectors.items()
 }
 
 # %%

@@ -44,17 +44,22 @@ traces = trace_table("tuned", sample(tuned, training.problems, 2, Decoding(), se
 solved = traces.filter(verdict_table(traces, training.problems, training.verify)["strict"])
 
 # %%
-from elicitation.study.evidence import contexts, decisions
+from elicitation.study.evidence import contexts, disagreements
 from lab.records.seeds import torch_generator
 from probes.capture.site import Site
 from steering.fits.controls import random_like
 from steering.fits.gradient import GradientFit, fit_gradient
 
 by_id = {problem.id: problem for problem in training.problems}
-first = decisions(pair, solved, by_id).filter(position=0)
+first = disagreements(pair, solved, by_id).filter(position=0)
 examples = contexts(base, first, traces, by_id)
 vector = fit_gradient(
-    base, Site(2, "resid_post"), examples, GradientFit(n_steps=60), torch_generator(0, "fit"), how="first tokens"
+    base,
+    Site(2, "resid_post"),
+    examples,
+    GradientFit(n_steps=60),
+    torch_generator(0, "fit"),
+    description="first tokens",
 )
 randoms = tuple(random_like(vector, torch_generator(0, "random", draw)) for draw in range(64))
 
@@ -117,7 +122,7 @@ routed("takeover", 2)
 # %%
 import numpy as np
 
-from elicitation.report.study.ledger import Family
+from elicitation.report.study.tables import Family
 from elicitation.study.findings import Answered, routed_share
 from elicitation.study.tables import problem_bits
 

@@ -113,11 +113,11 @@ from lab.tasks.chain_world import ChainTask
 solver = documents(
     Mixture(task=ChainTask(lengths=(3, 5)), direct_share=0.0, habits=CAREFUL), numpy_generator(0, "documents")
 )
-lessons = [next(solver) for _ in range(12 * 64)]
-print(lessons[0].prompt + lessons[0].completion)
+training_pairs = [next(solver) for _ in range(12 * 64)]
+print(training_pairs[0].prompt + training_pairs[0].completion)
 schedule = SupervisedRun(n_steps=12, batch_size=64, learning_rate=5e-4, warmup_steps=2, n_parts=2)
 by_examples = trainable()
-train_on_documents(by_examples, base.tokenizer, lessons, schedule, seed=0, device=CPU, work=work / "sft")
+train_on_documents(by_examples, base.tokenizer, training_pairs, schedule, seed=0, device=CPU, work=work / "sft")
 
 # %% [markdown]
 # All on the same held-out problems. `assemble` makes a model of the lab's kind out of a network in memory.

@@ -38,16 +38,16 @@ from lab.models.source import model_source
 from lab.records.seeds import torch_generator
 from lab.tasks.source import open_task, task_source
 from probes.capture.site import Site
-from steering.fits.examples import Decisions
+from steering.fits.examples import Disagreements
 from steering.fits.gradient import GradientFit, fit_gradient
 
 base = load(model_source("zero-base"), device=CPU, dtype=torch.float32)
 training = open_task(task_source("chain"), n_problems=80, seed=0, held_out=False)
 read = left_padded(base, [base.tokenizer(problem.prompt).input_ids for problem in training.problems])
 wanted = torch.full((len(training.problems),), base.tokenizer.convert_tokens_to_ids("T"))
-examples = Decisions(read.tokens, read.mask, wanted)
+examples = Disagreements(read.tokens, read.mask, wanted)
 vector = fit_gradient(
-    base, Site(2, "resid_post"), examples, GradientFit(n_steps=40), torch_generator(0, "fit"), how="open with T"
+    base, Site(2, "resid_post"), examples, GradientFit(n_steps=40), torch_generator(0, "fit"), description="open with T"
 )
 
 # %% [markdown]

@@ -73,10 +73,12 @@ from lab.post_training.supervised import Document, SupervisedRun, train_on_docum
 made = tiny_model("llama", n_layers=2, d_model=64)
 end = made.tokenizer.eos_token
 answers = [f"So it is \\boxed{{{problem.answer}}}{end}" for problem in problems]
-lessons = [Document(prompt=problem.prompt, completion=text) for problem, text in zip(problems, answers, strict=True)]
+training_pairs = [
+    Document(prompt=problem.prompt, completion=text) for problem, text in zip(problems, answers, strict=True)
+]
 schedule = SupervisedRun(n_steps=60, batch_size=5, learning_rate=5e-3, warmup_steps=5, n_parts=1)
 taught = copy.deepcopy(made.network).requires_grad_(True).train()
-train_on_documents(taught, made.tokenizer, lessons * 60, schedule, seed=0, device=CPU, work=work / "training")
+train_on_documents(taught, made.tokenizer, training_pairs * 60, schedule, seed=0, device=CPU, work=work / "training")
 
 # %%
 for name, network in (("my-base", made.network), ("my-tuned", taught)):
@@ -187,13 +189,15 @@ figure.update_yaxes(title="L2 norm at resid_post of block 1", rangemode="tozero"
 from lab.metrics.bootstrap import mean_interval
 from lab.records.seeds import torch_generator
 from steering.edit import Add, apply
-from steering.fits.examples import Decisions
+from steering.fits.examples import Disagreements
 from steering.fits.gradient import GradientFit, fit_gradient
 
 prompts = left_padded(base, [base.tokenizer(problem.prompt).input_ids for problem in problems])
 first = torch.full((len(problems),), base.tokenizer("S").input_ids[0])
-examples = Decisions(prompts.tokens, prompts.mask, first)
-vector = fit_gradient(base, site, examples, GradientFit(n_steps=40), torch_generator(0, "fit"), how="open with S")
+examples = Disagreements(prompts.tokens, prompts.mask, first)
+vector = fit_gradient(
+    base, site, examples, GradientFit(n_steps=40), torch_generator(0, "fit"), description="open with S"
+)
 
 # %%
 DOSES = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -23,7 +23,7 @@ class SteeringVector:
     directions: Mapping[Site, Float[Tensor, " d_model"]]
     residual_norms: Mapping[Site, float]
     """Mean L2 norm of the model's own residual stream at each site, to measure a dose against; NaN if unknown."""
-    how: str
+    description: str
     """The fit that made it and from what, in a line."""
 
     def __post_init__(self) -> None:
@@ -77,14 +77,14 @@ class SteeringVector:
         return SteeringVector(
             {site: self.directions.get(site, zero) + other.directions.get(site, zero) for site in sites},
             {**other.residual_norms, **self.residual_norms},
-            f"({self.how}) + ({other.how})",
+            f"({self.description}) + ({other.description})",
         )
 
     def __mul__(self, factor: float) -> "SteeringVector":
         return SteeringVector(
             {site: direction * factor for site, direction in self.directions.items()},
             self.residual_norms,
-            f"{factor:g} * ({self.how})",
+            f"{factor:g} * ({self.description})",
         )
 
     __rmul__ = __mul__

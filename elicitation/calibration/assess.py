@@ -12,7 +12,7 @@ from elicitation.estimators.base_success import base_success
 from elicitation.estimators.coverage import coverage
 from elicitation.estimators.estimate import Analysis, Estimator
 from elicitation.estimators.kl_split import kl_split
-from elicitation.estimators.ladder_share import ladder_share, rival_share
+from elicitation.estimators.ladder_share import ladder_share, published_share
 from elicitation.estimators.token_ranks import token_ranks
 from lab.scoring.evidence import Evidence
 
@@ -47,7 +47,7 @@ def redrawn(table: pl.DataFrame, drawn: pl.DataFrame) -> pl.DataFrame:
     return joined.with_columns(pl.col("copy").alias("problem_id")).select(table.columns)
 
 
-SHARE_ESTIMATORS: tuple[Estimator, ...] = (coverage, base_success, kl_split, token_ranks, ladder_share, rival_share)
+SHARE_ESTIMATORS: tuple[Estimator, ...] = (coverage, base_success, kl_split, token_ranks, ladder_share, published_share)
 """Those that give an elicited share, and the published methods that are read as one."""
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from elicitation.calibration.leak import LEAKING
 from elicitation.calibration.record import SCORED
-from elicitation.estimators.ladder_share import RIVALS
+from elicitation.estimators.ladder_share import PUBLISHED
 from elicitation.study.config import OwnHelp, Study
 from lab.models.source import organism_directory, organism_names
 from lab.post_training.path_test import PathTest
 from lab.records.seeds import child_seed
 from lab.sampling.decoding import Decoding
-from steering.published_hybrids.recipe import RivalSettings
+from steering.published_hybrids.recipe import PublishedSettings
 from steering.routing.routed import RoutingFit
 
 NEEDED = (
@@ -44,7 +44,7 @@ class Effort:
     n_fit_problems: int
     arms: tuple[str, ...]
     """Of the ladder; all when empty."""
-    rival_arms: tuple[str, ...]
+    published_arms: tuple[str, ...]
     """Of the published methods; all when empty."""
     n_boot: int
     n_replicas: int
@@ -62,7 +62,7 @@ QUICK = Effort(
     n_old_samples=2,
     n_fit_problems=64,
     arms=NEEDED,
-    rival_arms=RIVALLED,
+    published_arms=RIVALLED,
     n_boot=1000,
     n_replicas=10,
     n_replica_boot=200,
@@ -76,7 +76,7 @@ FULL = Effort(
     n_old_samples=2,
     n_fit_problems=96,
     arms=NEEDED,
-    rival_arms=RIVALLED,
+    published_arms=RIVALLED,
     n_boot=2000,
     n_replicas=30,
     n_replica_boot=200,
@@ -148,11 +148,11 @@ def case_study(case: KnownCase, effort: Effort, *, seed: int, device: str) -> St
         n_score_samples=effort.n_score_samples,
         n_old_samples=effort.n_old_samples,
         n_fit_problems=effort.n_fit_problems,
-        arms=() if leaks else (*effort.arms, *(RIVALS.values() if compared else ())),
+        arms=() if leaks else (*effort.arms, *(PUBLISHED.values() if compared else ())),
         own_help=OwnHelp() if leaks else None,
         routing=RoutingFit() if leaks else None,
-        rivals=RivalSettings() if compared else None,
-        rival_arms=effort.rival_arms,
+        published_hybrids=PublishedSettings() if compared else None,
+        published_arms=effort.published_arms,
         ks=tuple(k for k in (1, 2, 4, 8, 16, 32, 64) if k <= effort.n_curve_samples),
         decoding=Decoding(max_new_tokens=96),
         n_boot=effort.n_boot,

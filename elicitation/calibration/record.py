@@ -12,7 +12,7 @@ SCORED = ("LOCKED", "MIXED", "TAUGHT")
 """Kinds of organism whose errors and coverage make the headline of a record."""
 SILENT = ("PLACEBO", "ABSENT")
 """Kinds on which a positive share is a false alarm."""
-RIVALS = ("R1", "R2")
+PUBLISHED = ("P1", "P2")
 """Estimators that are published methods, run for comparison; none of them is the lab's answer."""
 
 TRIALS = Schema(
@@ -24,7 +24,7 @@ TRIALS = Schema(
         Column("truth", pl.Float64, "true elicited share; NaN where tuning brought no gain"),
         Column("truth_low", pl.Float64, "lower end of its 95 % interval"),
         Column("truth_high", pl.Float64, "upper end of its 95 % interval"),
-        Column("estimator", pl.String, "E1 to E10; R1 and R2 are published methods, P1 and P2"),
+        Column("estimator", pl.String, "E1 to E10, and the published methods P1 and P2"),
         Column("quantity", pl.String, "which of the estimator's shares"),
         Column("value", pl.Float64, "estimated share; NaN where refused"),
         Column("low", pl.Float64, "lower end of its 95 % interval"),
@@ -43,7 +43,7 @@ TRIALS = Schema(
 RECORDS = Schema(
     "records",
     (
-        Column("estimator", pl.String, "E1 to E10; R1 and R2 are published methods, P1 and P2"),
+        Column("estimator", pl.String, "E1 to E10, and the published methods P1 and P2"),
         Column("quantity", pl.String, "which of the estimator's shares"),
         Column("n_trials", pl.Int32, "trials on LOCKED, MIXED and TAUGHT organisms that have a true share"),
         Column("n_refused", pl.Int32, "of them, those without a share"),

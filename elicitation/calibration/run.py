@@ -22,11 +22,11 @@ from elicitation.calibration.paths import path_rows, path_starts, shipped_paths
 from elicitation.calibration.record import AGREEMENT, RECORDS, TRIALS, agreement, records
 from elicitation.estimators.estimate import ESTIMATES
 from elicitation.estimators.forgetting import DIVERGENCE, DROP
-from elicitation.estimators.ladder_share import rival_share
+from elicitation.estimators.ladder_share import published_share
 from elicitation.report.calibration.page import PATH, CalibrationPage, render_calibration
 from elicitation.report.kit.provenance_section import TableFile
 from elicitation.report.study.forgetting_scatter import FORGETTING
-from elicitation.report.study.ledger import LADDER
+from elicitation.report.study.tables import LADDER
 from elicitation.study.context import claimed, prepare
 from elicitation.study.estimated import read_estimates, read_evidence
 from elicitation.study.run import measure
@@ -58,8 +58,8 @@ class Stopwatch:
         fitted = self._of("traces: fit-", "traces: fitted-opening", "traces: fitted-greedy", "traces: random-")
         led = sum(seconds for key, seconds in self.spent.items() if key.startswith("before traces: greedy"))
         fits_of_rivals = self._of("before traces: p1")
-        rivals = {"R1": fits_of_rivals + self._of("traces: p1"), "R2": fits_of_rivals + self._of("traces: p2")}
-        return {"E1": 0.0, "E2": reading, "E3": reading, "E4": replaced, "E5": fitted + led} | rivals
+        published = {"P1": fits_of_rivals + self._of("traces: p1"), "P2": fits_of_rivals + self._of("traces: p2")}
+        return {"E1": 0.0, "E2": reading, "E3": reading, "E4": replaced, "E5": fitted + led} | published
 
     def _of(self, *stages: str) -> float:
         return sum(seconds for key, seconds in self.spent.items() if key.startswith(stages))
@@ -73,9 +73,9 @@ def trials(case: KnownCase, effort: Effort, out: Path, *, seed: int, device: str
     if finished.exists():
         return read_table(finished, TRIALS)
     stopwatch = Stopwatch()
-    bench = prepare(study, directory, stopwatch)
+    context = prepare(study, directory, stopwatch)
     with claimed(directory, study):
-        measured = measure(bench)
+        measured = measure(context)
         timing = directory / "seconds.json"
         if not timing.exists():
             write_text(timing, canonical_json(stopwatch.by_estimator()))
@@ -90,7 +90,7 @@ def trials(case: KnownCase, effort: Effort, out: Path, *, seed: int, device: str
             "truth_high": case.truth_high,
         },
         case.truth,
-        pl.concat([read_estimates(measured.estimates), rival_share(evidence, analysis)]),
+        pl.concat([read_estimates(measured.estimates), published_share(evidence, analysis)]),
         evidence,
         replace(analysis, n_boot=effort.n_replica_boot),
         json.loads(timing.read_text(encoding="utf-8")),
@@ -98,7 +98,7 @@ def trials(case: KnownCase, effort: Effort, out: Path, *, seed: int, device: str
         generator=numpy_generator(seed, "replicas", case.name),
     )
     parents = {"estimates": measured.estimates.digest}
-    made_by = provenance("trials", [case, effort], parents, device=bench.device, dtype=bench.dtype, seed=seed)
+    made_by = provenance("trials", [case, effort], parents, device=context.device, dtype=context.dtype, seed=seed)
     write_table(finished, table, TRIALS, made_by)
     return table
 

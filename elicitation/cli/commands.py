@@ -60,7 +60,7 @@ class StudyCommand:
     """Block at whose output vectors act, from 0; the middle one if not given."""
     feature_layers: Blocks = ()
     """Blocks at whose outputs features are sought, by sparse autoencoders of the base model; none if not given."""
-    rivals: bool = False
+    published_hybrids: bool = False
     """Also run two published hybrids, with each of their faults switched."""
     temperature: float = 1.0
     """Sampling temperature; 0 is greedy."""
@@ -321,6 +321,6 @@ Work = (
     | Annotated[OrganismsCommand, tyro.conf.subcommand("organisms")]
     | Annotated[PairsCommand, tyro.conf.subcommand("pairs")]
 )
-"""What `elicitation.cli.perform` does."""
+"""What `elicitation.cli.run` does."""
 
 Command = Work | Annotated[DoctorCommand, tyro.conf.subcommand("doctor")]

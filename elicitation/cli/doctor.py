@@ -42,7 +42,7 @@ class Finding:
     section: str
     name: str
     state: State
-    told: str
+    description: str
     """What was found, in plain words."""
     mend: str = ""
     """What to type, or to do, to have it."""
@@ -74,22 +74,22 @@ def machine() -> Iterator[Finding]:
         section="machine",
         name="Python",
         state="ok" if right else "broken",
-        told=f"{platform.python_version()}, {sys.executable}",
+        description=f"{platform.python_version()}, {sys.executable}",
         mend="" if right else "install Python {}.{} or later".format(*wanted),
     )
-    yield Finding(section="machine", name="platform", state="ok", told=platform.platform(terse=True))
-    yield Finding(section="machine", name="cores", state="ok", told=cores())
+    yield Finding(section="machine", name="platform", state="ok", description=platform.platform(terse=True))
+    yield Finding(section="machine", name="cores", state="ok", description=cores())
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     except (ValueError, OSError, AttributeError):
-        yield Finding(section="machine", name="memory", state="note", told="this system does not say")
+        yield Finding(section="machine", name="memory", state="note", description="this system does not say")
         return
     enough = total >= LEAST_MEMORY_GB
     yield Finding(
         section="machine",
         name="memory",
         state="ok" if enough else "note",
-        told=f"{total:.1f} GB",
+        description=f"{total:.1f} GB",
         mend="" if enough else "give a smaller --batch-size where memory runs out",
     )
 
@@ -112,29 +112,31 @@ def devices() -> Iterator[Finding]:
             section="devices",
             name="torch",
             state="broken",
-            told=f"cannot be imported: {' '.join(str(error).split())}",
+            description=f"cannot be imported: {' '.join(str(error).split())}",
             mend=pip("torch"),
         )
         return
-    yield Finding(section="devices", name="torch threads", state="ok", told=str(torch.get_num_threads()))
+    yield Finding(section="devices", name="torch threads", state="ok", description=str(torch.get_num_threads()))
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
-        told = f"{gpu.name}, {gpu.total_memory / 1e9:.1f} GB"
-        yield Finding(section="devices", name=f"cuda:{index}", state="ok", told=told)
+        description = f"{gpu.name}, {gpu.total_memory / 1e9:.1f} GB"
+        yield Finding(section="devices", name=f"cuda:{index}", state="ok", description=description)
     for name, there in (("cuda", torch.cuda.device_count() > 0), ("mps", torch.backends.mps.is_available())):
         if there and name == "mps":
-            yield Finding(section="devices", name=name, state="ok", told="Apple's GPU")
+            yield Finding(section="devices", name=name, state="ok", description="Apple's GPU")
         elif not there:
-            yield Finding(section="devices", name=name, state="absent", told="none here")
+            yield Finding(section="devices", name=name, state="absent", description="none here")
     taken = resolve_device("auto")
     dtype = str(resolve_dtype("auto", taken)).removeprefix("torch.")
-    yield Finding(section="devices", name="auto", state="ok", told=f"takes {taken} with {dtype} weights")
+    yield Finding(section="devices", name="auto", state="ok", description=f"takes {taken} with {dtype} weights")
 
 
 def packages() -> Iterator[Finding]:
     """Every library that the core needs, against the range that is declared."""
     if not declared():
-        yield Finding(section="packages", name=PROJECT, state="broken", told="is not installed", mend=pip(PROJECT))
+        yield Finding(
+            section="packages", name=PROJECT, state="broken", description="is not installed", mend=pip(PROJECT)
+        )
     for wanted in required(""):
         yield checked("packages", wanted)
 
@@ -143,18 +145,18 @@ def checked(section: str, wanted: Requirement) -> Finding:
     """Whether a library is there in a version that is wanted."""
     had, name = version(wanted.name), wanted.name
     if had is None:
-        told, right = f"is missing, want {str(wanted.specifier) or 'any version'}", False
+        description, right = f"is missing, want {str(wanted.specifier) or 'any version'}", False
     elif not wanted.specifier.contains(had, prereleases=True):
-        told, right = f"is {had}, want {wanted.specifier}", False
+        description, right = f"is {had}, want {wanted.specifier}", False
     else:
-        told, right = had, True
+        description, right = had, True
         if (tried := tested().get(canonicalize_name(name))) not in (None, had.partition("+")[0]):
-            told += f" (the tests ran with {tried})"
+            description += f" (the tests ran with {tried})"
     return Finding(
         section=section,
         name=name,
         state="ok" if right else "broken",
-        told=told,
+        description=description,
         mend="" if right else pip(f"{name}{wanted.specifier}"),
     )
 
@@ -163,13 +165,13 @@ def extras() -> Iterator[Finding]:
     """Every extra: there, or what it lacks and what to type."""
     for extra in declared_extras():
         faults = [found for wanted in required(extra) if (found := checked(extra, wanted)).state == "broken"]
-        lacks = [f"{fault.name} {fault.told}" for fault in faults]
+        lacks = [f"{fault.name} {fault.description}" for fault in faults]
         alone = f"; {ALONE[extra]}" if extra in ALONE else ""
         yield Finding(
             section="extras",
             name=extra,
             state="absent" if faults else "ok",
-            told="; ".join(lacks) + alone if lacks else "all there",
+            description="; ".join(lacks) + alone if lacks else "all there",
             mend=extra_mend(extra) if faults else "",
         )
 
@@ -202,13 +204,13 @@ def disk(here: Path, kept: Path) -> Iterator[Finding]:
         free = shutil.disk_usage(standing).free / 1e9
         writable = os.access(standing, os.W_OK)
         enough = free >= LEAST_FREE_GB
-        told = f"{free:.1f} GB free" if writable else "cannot be written"
+        description = f"{free:.1f} GB free" if writable else "cannot be written"
         mend = "" if writable and enough else "free some room" if writable else "work elsewhere, or give other --out"
         yield Finding(
             section="disk",
             name=name,
             state="ok" if writable and enough else "broken" if needed and not writable else "note",
-            told=f"{told}, {place}",
+            description=f"{description}, {place}",
             mend=mend,
         )
 
@@ -225,11 +227,13 @@ def organisms(shelf: Path) -> Iterator[Finding]:
     names = sorted(folder.name for folder in shelf.glob("*/"))
     faults = {name: fault for name in names if (fault := weights_fault(shelf / name / "model.safetensors"))}
     if names and not faults:
-        yield Finding(section="organisms", name="shipped", state="ok", told=f"{len(names)}, all whole")
+        yield Finding(section="organisms", name="shipped", state="ok", description=f"{len(names)}, all whole")
     elif not names:
-        yield Finding(section="organisms", name="shipped", state="broken", told=f"none in {shelf}", mend=reinstall())
+        yield Finding(
+            section="organisms", name="shipped", state="broken", description=f"none in {shelf}", mend=reinstall()
+        )
     for name, fault in faults.items():
-        yield Finding(section="organisms", name=name, state="broken", told=fault, mend=reinstall())
+        yield Finding(section="organisms", name=name, state="broken", description=fault, mend=reinstall())
 
 
 def reinstall() -> str:
@@ -259,8 +263,10 @@ def weights_fault(path: Path) -> str | None:
 def network(environment: Mapping[str, str]) -> Iterator[Finding]:
     """What the environment says of the hub; whether it can be reached is not tried."""
     asked = [name for name in OFFLINE if environment.get(name, "").upper() in ("1", "TRUE", "YES", "ON")]
-    told = f"not asked for: {', '.join(asked)} set" if asked else "not tried; needed only for models and tasks from it"
-    yield Finding(section="network", name="model hub", state="note" if asked else "ok", told=told)
+    description = (
+        f"not asked for: {', '.join(asked)} set" if asked else "not tried; needed only for models and tasks from it"
+    )
+    yield Finding(section="network", name="model hub", state="note" if asked else "ok", description=description)
 
 
 def required(extra: str) -> tuple[Requirement, ...]:
@@ -326,12 +332,12 @@ MARKS = {"ok": "ok", "note": "note", "absent": "-", "broken": "BROKEN"}
 INDENT, N_MARK, N_NAME = 2, 8, 16
 
 
-def perform_doctor(command: DoctorCommand) -> None:
+def run_doctor(command: DoctorCommand) -> None:
     """Prints the findings; exit code 1 where the core lacks something."""
     found = findings(Path.cwd(), os.environ)
     if command.json:
-        told = {"healthy": healthy(found), "findings": [asdict(finding) for finding in found]}
-        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+        description = {"healthy": healthy(found), "findings": [asdict(finding) for finding in found]}
+        sys.stdout.write(json.dumps(description, indent=1) + "\n")
     else:
         # One column less, since some terminals wrap a line that is just as wide as they are.
         sys.stdout.write("\n".join(shown(found, shutil.get_terminal_size().columns - 1)) + "\n")
@@ -345,13 +351,13 @@ def shown(found: Sequence[Finding], width: int) -> Iterator[str]:
         rest = [*there]
         if section == "packages":
             # Versions that are right need no line each.
-            right = [f"{finding.name} {finding.told}" for finding in rest if finding.state == "ok"]
+            right = [f"{finding.name} {finding.description}" for finding in rest if finding.state == "ok"]
             rest = [finding for finding in rest if finding.state != "ok"]
             if right:
                 text = f"{len(right)} in the ranges that are declared: {', '.join(right)}"
                 yield from entry("ok", "versions", text, width)
         for finding in rest:
-            yield from entry(MARKS[finding.state], finding.name, finding.told, width)
+            yield from entry(MARKS[finding.state], finding.name, finding.description, width)
             yield from mended("to have it" if finding.state == "absent" else "to mend", finding.mend, width)
         yield ""
     broken = [finding.name for finding in found if finding.state == "broken"]
@@ -363,11 +369,11 @@ def shown(found: Sequence[Finding], width: int) -> Iterator[str]:
     )
 
 
-def entry(mark: str, name: str, told: str, width: int) -> Iterator[str]:
+def entry(mark: str, name: str, description: str, width: int) -> Iterator[str]:
     """One finding: its mark, its name, what is told of it."""
     start = " " * INDENT + f"{mark:<{N_MARK}}{name:<{N_NAME}} "
     yield from textwrap.wrap(
-        told,
+        description,
         width,
         initial_indent=start,
         subsequent_indent=" " * (INDENT + N_MARK + N_NAME + 1),

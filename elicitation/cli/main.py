@@ -113,10 +113,10 @@ def carry_out(command: Command, typed: str) -> None:
     match command:
         case DoctorCommand():
             # Has to run where libraries that everything else imports are missing.
-            from elicitation.cli.doctor import perform_doctor
+            from elicitation.cli.doctor import run_doctor
 
-            perform_doctor(command)
+            run_doctor(command)
         case _:
-            from elicitation.cli.perform import perform
+            from elicitation.cli.run import run
 
-            perform(command, typed)
+            run(command, typed)

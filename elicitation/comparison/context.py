@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elicitation.comparison.config import Comparison
-from elicitation.study.context import Bench, Watch, prepare
+from elicitation.study.context import StudyContext, Watch, prepare
 from lab.models.load import Model
 from lab.models.pair import ModelPair
 from lab.records.errors import VectorError
@@ -19,7 +19,7 @@ class Ground:
     """All that the stages of one comparison share."""
 
     comparison: Comparison
-    bench: Bench
+    context: StudyContext
     """What it shares with a study: the pair, its task, the output directory."""
     sites: tuple[Site, ...]
     """Of the fits with one site."""
@@ -44,11 +44,11 @@ def survey(comparison: Comparison, out: Path, watch: Watch) -> Ground:
     if comparison.methods == ("sae",) and comparison.sae is None:
         raise VectorError("decoder rows are the only fit asked for, and there is no SAE: name its directory with --sae")
     study = comparison.study
-    bench = prepare(study, out, watch)
-    sites = tuple(map(Site, comparison.layers)) or (bench.site,)
+    context = prepare(study, out, watch)
+    sites = tuple(map(Site, comparison.layers)) or (context.site,)
     for site in sites:
-        check_site(bench.base, site)
-    models = dict(zip(study.companions, bench.companions, strict=True))
+        check_site(context.base, site)
+    models = dict(zip(study.companions, context.companions, strict=True))
 
     def named(name: str | None) -> Model | None:
         return None if name is None else models[name]
@@ -62,18 +62,18 @@ def survey(comparison: Comparison, out: Path, watch: Watch) -> Ground:
     for model in (other_base, other_skill_base):
         if model is not None:
             # A vector fits models of one shape that read the same tokens.
-            ModelPair(base=bench.base, tuned=model)
+            ModelPair(base=context.base, tuned=model)
     other_fit_task = None
     if comparison.other_task is not None:
         source = task_source(comparison.other_task)
         other_fit_task = open_task(source, n_problems=comparison.n_fit_problems, seed=comparison.seed, held_out=False)
     return Ground(
         comparison=comparison,
-        bench=bench,
+        context=context,
         sites=sites,
-        policy_sites=tuple(policy_sites(bench.base)),
-        sae=opened_sae(comparison, bench.base),
-        placebo=None if placebo is None else ModelPair(base=bench.base, tuned=placebo),
+        policy_sites=tuple(policy_sites(context.base)),
+        sae=opened_sae(comparison, context.base),
+        placebo=None if placebo is None else ModelPair(base=context.base, tuned=placebo),
         other_fit_task=other_fit_task,
         other_base=other_base,
         other_skill=other_skill,

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from elicitation.comparison.evaluate import Exam, outcome
-from elicitation.report.vectors.ledger import DOSES
+from elicitation.comparison.evaluate import EvalSpec, evaluate
+from elicitation.report.vectors.tables import DOSES
 from lab.metrics.bootstrap import difference_interval, mean_interval, resamples
 from lab.models.load import Model
 from lab.records.errors import VectorError
@@ -26,22 +26,22 @@ def dose_sweep(
     model: Model,
     vector: SteeringVector,
     doses: Sequence[float],
-    exam: Exam,
-    unrelated: Exam,
+    eval_spec: EvalSpec,
+    unrelated: EvalSpec,
     *,
     where: Gate = EVERYWHERE,
     n_boot: int = 2000,
 ) -> pl.DataFrame:
-    """`DOSES` rows: each dose of `vector` at the tokens `where`, on `exam`, with the damage on `unrelated`.
+    """`DOSES` rows: each dose of `vector` at the tokens `where`, on `eval_spec`, with the damage on `unrelated`.
 
     `kl` is the divergence of the steered from the plain model's next-token distribution, KL(plain || steered), at the
     tokens of the plain model's own completions of the unrelated problems: 0 for a vector that does nothing there. Doses
-    draw the same random numbers, and `change` is paired by problem. Raises VectorError for no dose, and as `outcome`.
+    draw the same random numbers, and `change` is paired by problem. Raises VectorError for no dose, and as `evaluate`.
     """
     if not doses:
         raise VectorError("a sweep over no dose: want at least one, such as 0.5, 1 and 2")
     weights, unrelated_weights = (
-        resamples(len(one.task.problems), n_boot, numpy_generator(one.seed, "doses")) for one in (exam, unrelated)
+        resamples(len(one.task.problems), n_boot, numpy_generator(one.seed, "doses")) for one in (eval_spec, unrelated)
     )
     own = sample(
         model,
@@ -51,11 +51,11 @@ def dose_sweep(
         seed=child_seed(unrelated.seed, "unrelated"),
         batch_size=unrelated.batch_size,
     )
-    plain = outcome(model, (), exam)
+    plain = evaluate(model, (), eval_spec)
     rows: list[dict[str, object]] = []
     for dose in doses:
         edit = Add(vector, dose, where)
-        steered = outcome(model, (edit,), exam)
+        steered = evaluate(model, (edit,), eval_spec)
         away = divergences(model, edit, own, unrelated)
         measured = {
             name: (getattr(steered, name), getattr(plain, name), weights, (0.0, 1.0))
@@ -94,9 +94,9 @@ def summary(
 
 
 @torch.inference_mode()
-def divergences(model: Model, edit: Add, traces: Sequence[Trace], exam: Exam) -> Float[np.ndarray, " problem"]:
+def divergences(model: Model, edit: Add, traces: Sequence[Trace], eval_spec: EvalSpec) -> Float[np.ndarray, " problem"]:
     """KL(plain || steered) in nats a token, averaged over the tokens of each problem's `traces`."""
-    prompts = {problem.id: model.tokenizer(problem.prompt).input_ids for problem in exam.task.problems}
+    prompts = {problem.id: model.tokenizer(problem.prompt).input_ids for problem in eval_spec.task.problems}
     rows = [Row(prompts[trace.problem_id], list(trace.tokens)) for trace in traces]
     totals = dict.fromkeys(prompts, 0.0)
     n_tokens = dict.fromkeys(prompts, 0)

@@ -8,8 +8,8 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from elicitation.comparison.fitted import ITSELF, Fitted
-from elicitation.report.study.ledger import LADDER
-from elicitation.report.vectors.ledger import CONTROLS, DECODINGS, VECTOR_EFFECTS, VECTOR_FITS
+from elicitation.report.study.tables import LADDER
+from elicitation.report.vectors.tables import CONTROLS, DECODINGS, VECTOR_EFFECTS, VECTOR_FITS
 from lab.metrics.bootstrap import difference_interval, mean_interval, resamples
 from lab.metrics.share import elicited_share
 from lab.records.errors import EstimateError
@@ -60,9 +60,11 @@ def effect(
     share = elicited_share(mine, base, tuned, weights)
     has_share = fit not in ("base", "tuned") and measure != "incoherent"
     is_base = fit == "base"
-    rivals = {other: rate for (name, other), rate in rates.items() if name == fit and other is not None}
-    rival = None if control is not None else max(rivals, key=lambda name: float(rivals[name].mean()), default=None)
-    beyond = None if rival is None else difference_interval(mine, rivals[rival], weights)
+    controls = {other: rate for (name, other), rate in rates.items() if name == fit and other is not None}
+    best_control = (
+        None if control is not None else max(controls, key=lambda name: float(controls[name].mean()), default=None)
+    )
+    beyond = None if best_control is None else difference_interval(mine, controls[best_control], weights)
     return {
         "fit": fit,
         "control": control,
@@ -77,7 +79,7 @@ def effect(
         "share_low": share.low if has_share else nan,
         "share_high": share.high if has_share else nan,
         "refusal": share.refusal if has_share else None,
-        "rival": rival,
+        "best_control": best_control,
         "beyond": nan if beyond is None else beyond.value,
         "beyond_low": nan if beyond is None else beyond.low,
         "beyond_high": nan if beyond is None else beyond.high,
@@ -105,7 +107,7 @@ def fit_table(fits: Sequence[Fitted]) -> pl.DataFrame:
                         "norm": norm,
                         "residual_norm": stream,
                         "relative_dose": norm / stream if stream > 0 else nan,
-                        "how": vector.how,
+                        "description": vector.description,
                         "reason": None,
                     }
                 )
@@ -115,7 +117,7 @@ def fit_table(fits: Sequence[Fitted]) -> pl.DataFrame:
                 "norm": nan,
                 "residual_norm": nan,
                 "relative_dose": nan,
-                "how": None,
+                "description": None,
             }
             rows.append(common | missing | {"control": None if name == ITSELF else name, "reason": reason})
     return VECTOR_FITS.frame(rows)

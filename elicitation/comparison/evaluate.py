@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lab.models.load import Model
 from lab.records.seeds import child_seed
-from lab.sampling.decoder import Batch, CachedRows, Proposal, Rows
+from lab.sampling.decoder import Batch, CachedDecoder, Decoder, Proposal
 from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
 from lab.sampling.trace import Trace
@@ -19,7 +19,7 @@ from lab.tasks.source import Task
 from steering.edit import Add, Edit, apply, apply_each
 
 
-class EditedRows:
+class EditedDecoder:
     """As under `apply`, every position that is read is edited, prompt and completion, where the edit's gate is open.
 
     Which of `edits` a prompt has is a hash of its tokens, so batches and their order cannot change it.
@@ -29,7 +29,7 @@ class EditedRows:
         self.model, self.edits = model, edits
         of_prompts = chosen_edits(batch, len(edits))
         with apply_each(model, edits, of_prompts):
-            self.rows = CachedRows(model, batch)
+            self.rows = CachedDecoder(model, batch)
         self.chosen = of_prompts[batch.owner.cpu()]
 
     def propose(self) -> Proposal:
@@ -54,7 +54,7 @@ def chosen_edits(batch: Batch, n_edits: int) -> Int[Tensor, " prompt"]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Exam:
+class EvalSpec:
     """What is asked, and how it is answered. Outcomes of one exam are paired: they draw the same random numbers."""
 
     task: Task
@@ -66,7 +66,7 @@ class Exam:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Outcome:
+class EvalResult:
     """Shares of a problem's completions, each in [0, 1]."""
 
     strict: Float[np.ndarray, " problem"]
@@ -77,46 +77,51 @@ class Outcome:
     """Not to be read (`is_coherent`)."""
 
 
-def outcome(model: Model, edits: Sequence[Add], exam: Exam) -> Outcome:
+def evaluate(model: Model, edits: Sequence[Add], eval_spec: EvalSpec) -> EvalResult:
     """Samples completions under all of `edits`, and judges them. Raises as `apply` and `sample` do."""
     with apply(model, *edits):
         traces = sample(
-            model, exam.task.problems, exam.n_samples, exam.decoding, seed=exam.seed, batch_size=exam.batch_size
+            model,
+            eval_spec.task.problems,
+            eval_spec.n_samples,
+            eval_spec.decoding,
+            seed=eval_spec.seed,
+            batch_size=eval_spec.batch_size,
         )
-    return judged(traces, exam)
+    return judged(traces, eval_spec)
 
 
-def outcome_by_prompt(model: Model, edits: Sequence[Add], exam: Exam) -> Outcome:
-    """As `outcome`, but each prompt has one of `edits` alone, so that problems differ in it as they differ in all else.
+def evaluate_by_prompt(model: Model, edits: Sequence[Add], eval_spec: EvalSpec) -> EvalResult:
+    """As `evaluate`, but each prompt has one of `edits` alone, so problems differ in it as they do in all else.
 
     An interval over problems then holds the spread between the edits. Raises as `apply_each` and `sample` do.
     """
 
-    def opened(batch: Batch) -> Rows:
-        return EditedRows(model, edits, batch)
+    def opened(batch: Batch) -> Decoder:
+        return EditedDecoder(model, edits, batch)
 
     traces = sample(
         model,
-        exam.task.problems,
-        exam.n_samples,
-        exam.decoding,
-        seed=exam.seed,
-        batch_size=exam.batch_size,
+        eval_spec.task.problems,
+        eval_spec.n_samples,
+        eval_spec.decoding,
+        seed=eval_spec.seed,
+        batch_size=eval_spec.batch_size,
         open_rows=opened,
     )
-    return judged(traces, exam)
+    return judged(traces, eval_spec)
 
 
-def judged(traces: Sequence[Trace], exam: Exam) -> Outcome:
+def judged(traces: Sequence[Trace], eval_spec: EvalSpec) -> EvalResult:
     """The outcome of an exam's traces, which are in the order of its problems and samples."""
-    task = exam.task
-    problems = [problem for problem in task.problems for _ in range(exam.n_samples)]
+    task = eval_spec.task
+    problems = [problem for problem in task.problems for _ in range(eval_spec.n_samples)]
     verdicts = [task.verify(problem, trace.text) for problem, trace in zip(problems, traces, strict=True)]
 
     def rates(found: list[bool]) -> Float[np.ndarray, " problem"]:
-        return np.array(found, dtype=np.float64).reshape(len(task.problems), exam.n_samples).mean(axis=1)
+        return np.array(found, dtype=np.float64).reshape(len(task.problems), eval_spec.n_samples).mean(axis=1)
 
-    return Outcome(
+    return EvalResult(
         strict=rates([verdict.strict for verdict in verdicts]),
         answer=rates([verdict.answer_correct for verdict in verdicts]),
         incoherent=rates(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from elicitation.comparison.config import Method
 from elicitation.comparison.context import Ground
-from elicitation.comparison.training_pairs import MAX_DECISIONS, Lessons, some_rows
+from elicitation.comparison.training_pairs import MAX_DISAGREEMENTS, TrainingPairs, some_rows
 from elicitation.study.evidence import contexts, opening_activations
 from lab.models.load import Model
 from lab.models.padding import left_padded
@@ -62,7 +62,7 @@ def entries_of(ground: Ground, method: str) -> Iterator[Entry]:
         case "gradient":
             yield from at_each(ground, "gradient", "gradient on texts", EVERYWHERE)
         case "gradient-first":
-            yield from at_each(ground, "gradient-first", "gradient on decisions", FIRST)
+            yield from at_each(ground, "gradient-first", "gradient on disagreements", FIRST)
         case "policy":
             label = f"policy gradient at {len(ground.policy_sites)} sites, every token"
             yield Entry(name="policy", label=label, method="policy", sites=ground.policy_sites, where=EVERYWHERE)
@@ -86,27 +86,31 @@ def at_each(ground: Ground, method: Method, words: str, where: Gate) -> Iterator
         )
 
 
-def fit_on(ground: Ground, entry: Entry, taught: Lessons) -> SteeringVector:
+def fit_on(ground: Ground, entry: Entry, taught: TrainingPairs) -> SteeringVector:
     """The vector of `entry` in `taught`. Raises VectorError, with the reason, where there is nothing to learn from."""
-    model, comparison = ground.bench.base, ground.comparison
+    model, comparison = ground.context.base, ground.comparison
     (site,) = entry.sites
     draws, steps = (torch_generator(comparison.seed, name) for name in ("examples", "fit"))
     match entry.method:
         case "mean" | "mean-first":
             positive, negative = openings(model, site, taught)
-            how = f"difference of means after the first token: {len(positive)} and {len(negative)}, {taught.told}"
-            return mean_difference(site, positive, negative, how=how)
+            description = (
+                f"difference of means after the first token: {len(positive)} and {len(negative)}, {taught.description}"
+            )
+            return mean_difference(site, positive, negative, description=description)
         case "gradient":
             texts = some_rows(taught.positive, comparison.n_texts, draws)
             require(texts.height, taught)
-            how = f"gradient on {texts.height} completions, {taught.told}"
-            return fit_gradient(model, site, completions(model, texts, taught), comparison.fit, steps, how=how)
+            description = f"gradient on {texts.height} completions, {taught.description}"
+            return fit_gradient(
+                model, site, completions(model, texts, taught), comparison.fit, steps, description=description
+            )
         case "gradient-first":
-            opening = some_rows(taught.decided.filter(pl.col("position") == 0), MAX_DECISIONS, draws)
+            opening = some_rows(taught.decided.filter(pl.col("position") == 0), MAX_DISAGREEMENTS, draws)
             require(opening.height, taught)
-            how = f"gradient on {opening.height} decisions at the first token, {taught.told}"
+            description = f"gradient on {opening.height} disagreements at the first token, {taught.description}"
             examples = contexts(model, opening, taught.decided_in, taught.problems)
-            return fit_gradient(model, site, examples, comparison.fit, steps, how=how)
+            return fit_gradient(model, site, examples, comparison.fit, steps, description=description)
         case "sae":
             assert ground.sae is not None, "without an SAE its method is not listed"
             return from_features(ground.sae, *openings(model, site, taught), n=comparison.n_features)
@@ -114,13 +118,13 @@ def fit_on(ground: Ground, entry: Entry, taught: Lessons) -> SteeringVector:
             raise AssertionError("rewards, and no lessons, teach the policy gradient")
 
 
-def require(n: int, taught: Lessons) -> None:
+def require(n: int, taught: TrainingPairs) -> None:
     """VectorError where there is no example."""
     if not n:
-        raise VectorError(f"nothing to learn from: no such text or decision among those {taught.told}")
+        raise VectorError(f"nothing to learn from: no such text or decision among those {taught.description}")
 
 
-def openings(model: Model, site: Site, taught: Lessons) -> tuple[Float[Tensor, "_ d"], Float[Tensor, "_ d"]]:
+def openings(model: Model, site: Site, taught: TrainingPairs) -> tuple[Float[Tensor, "_ d"], Float[Tensor, "_ d"]]:
     """Streams just after the first token of the positive and of the negative traces."""
     positive, negative = (
         opening_activations(model, site, {"side": side}, taught.problems)[0]
@@ -128,13 +132,13 @@ def openings(model: Model, site: Site, taught: Lessons) -> tuple[Float[Tensor, "
     )
     if not (len(positive) and len(negative)):
         raise VectorError(
-            f"{len(positive)} and {len(negative)} traces {taught.told}: want one at least on either side; "
+            f"{len(positive)} and {len(negative)} traces {taught.description}: want one at least on either side; "
             "draw more training traces"
         )
     return positive, negative
 
 
-def completions(model: Model, texts: pl.DataFrame, taught: Lessons) -> Completions:
+def completions(model: Model, texts: pl.DataFrame, taught: TrainingPairs) -> Completions:
     """Traces as examples of a fit at every token."""
     rows = trace_rows(model, texts, taught.problems)
     padded = left_padded(model, [row.context + row.completion for row in rows])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from elicitation.comparison.context import Ground
 from elicitation.comparison.fits import Entry, fit_on
-from elicitation.comparison.training_pairs import Lessons, sides_forgotten, tokens_misplaced
+from elicitation.comparison.training_pairs import TrainingPairs, sides_forgotten, tokens_misplaced
 from lab.post_training.reinforce import Reward
 from lab.records.errors import VectorError
 from lab.records.provenance import digest
@@ -30,7 +30,7 @@ def policy_fits(
     ground: Ground, sites: Sequence[Site], work: Path
 ) -> Iterator[tuple[str, Callable[[], SteeringVector]]]:
     """(name, training) of the fit and of the controls that were asked for; each has its checkpoints below `work`."""
-    task, wanted = ground.bench.fit_task, ground.comparison.policy_controls
+    task, wanted = ground.context.fit_task, ground.comparison.policy_controls
     yield "itself", partial(trained, ground, sites, task, answer_reward(task.verify), work / "steps-itself")
     if "shuffled" in wanted:
         reward = misplaced_reward(task, ground.comparison.seed)
@@ -47,14 +47,14 @@ def trained(ground: Ground, sites: Sequence[Site], task: Task, reward: Reward, w
     """One training, which goes on from its last whole checkpoint."""
     comparison = ground.comparison
     return fit_policy_gradient(
-        ground.bench.base,
+        ground.context.base,
         sites,
         task.problems,
         reward,
         replace(comparison.policy, max_new_tokens=comparison.max_new_tokens),
         seed=child_seed(comparison.seed, "policy", work.name),
         work=work,
-        on_progress=partial(ground.bench.watch, f"policy gradient: {work.name.removeprefix('steps-')}"),
+        on_progress=partial(ground.context.watch, f"policy gradient: {work.name.removeprefix('steps-')}"),
     )
 
 
@@ -97,12 +97,12 @@ class Fitted:
         )
 
 
-def fit_stage(ground: Ground, entry: Entry, lessons: dict[str, Lessons]) -> Fitted:
+def fit_stage(ground: Ground, entry: Entry, training_pairs: dict[str, TrainingPairs]) -> Fitted:
     """`fit-<entry>/`: a file for the vector and for each control. What is there after a kill is not fitted again.
 
-    `lessons` has those of the pair as `itself`, and those that other texts give by the name of the control.
+    `training_pairs` has those of the pair as `itself`, and those that other texts give by the name of the control.
     """
-    bench, comparison = ground.bench, ground.comparison
+    context, comparison = ground.context, ground.comparison
     config = {
         "entry": {"method": entry.method, "sites": [str(site) for site in entry.sites]},
         "fit": comparison.policy if entry.method == "policy" else comparison.fit,
@@ -111,25 +111,25 @@ def fit_stage(ground: Ground, entry: Entry, lessons: dict[str, Lessons]) -> Fitt
         "max_new_tokens": comparison.max_new_tokens,
         "seed": comparison.seed,
     }
-    parents = {"base": bench.base.digest} | {name: taught.digest for name, taught in lessons.items()}
+    parents = {"base": context.base.digest} | {name: taught.digest for name, taught in training_pairs.items()}
     if entry.method == "sae" and ground.sae is not None:
         parents["sae"] = ground.sae.digest
     if entry.method == "policy":
         config["policy_controls"] = comparison.policy_controls
-        parents = {"base": bench.base.digest, "problems": digest(bench.fit_task.problems)}
+        parents = {"base": context.base.digest, "problems": digest(context.fit_task.problems)}
         if ground.other_fit_task is not None:
             parents["other task"] = digest(ground.other_fit_task.problems)
 
     def compute(work: Path) -> None:
-        made_by = bench.made_by(f"fit-{entry.name}", config, parents)
+        made_by = context.made_by(f"fit-{entry.name}", config, parents)
         reasons: dict[str, str] = {}
         vector: SteeringVector | None = None
-        for name, make in makers(ground, entry, lessons, work):
+        for name, make in makers(ground, entry, training_pairs, work):
             path = work / f"{name}.safetensors"
             try:
                 if not path.exists():
                     found = make() if vector is None else norm_matched(make(), vector)
-                    save_vector(path, found, made_by, fitted_on=facts_of(bench.base))
+                    save_vector(path, found, made_by, fitted_on=facts_of(context.base))
             except VectorError as error:
                 reasons[control_of(name)] = str(error)
             if ITSELF in reasons:
@@ -139,21 +139,21 @@ def fit_stage(ground: Ground, entry: Entry, lessons: dict[str, Lessons]) -> Fitt
         for checkpoints in work.glob("steps-*"):
             shutil.rmtree(checkpoints)
 
-    return read_fitted(entry, memoised(bench.out, f"fit-{entry.name}", config, parents, compute))
+    return read_fitted(entry, memoised(context.out, f"fit-{entry.name}", config, parents, compute))
 
 
 def makers(
-    ground: Ground, entry: Entry, lessons: dict[str, Lessons], work: Path
+    ground: Ground, entry: Entry, training_pairs: dict[str, TrainingPairs], work: Path
 ) -> Iterator[tuple[str, Callable[[], SteeringVector]]]:
     """(name, how to find it) of the vector, which comes first, and of its controls."""
     if entry.method == "policy":
         yield from policy_fits(ground, entry.sites, work)
         return
-    for name, taught in (lessons | shuffled(entry, lessons[ITSELF], ground.comparison.seed)).items():
+    for name, taught in (training_pairs | shuffled(entry, training_pairs[ITSELF], ground.comparison.seed)).items():
         yield name, partial(fit_on, ground, entry, taught)
 
 
-def shuffled(entry: Entry, taught: Lessons, seed: int) -> dict[str, Lessons]:
+def shuffled(entry: Entry, taught: TrainingPairs, seed: int) -> dict[str, TrainingPairs]:
     """Lessons with the labels shuffled that the method looks at."""
     match entry.method:
         case "gradient" | "gradient-first":

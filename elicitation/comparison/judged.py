@@ -10,10 +10,10 @@ import polars as pl
 
 from elicitation.comparison.context import Ground
 from elicitation.comparison.dose import dose_sweep
-from elicitation.comparison.evaluate import Exam, Outcome, outcome, outcome_by_prompt
+from elicitation.comparison.evaluate import EvalResult, EvalSpec, evaluate, evaluate_by_prompt
 from elicitation.comparison.fitted import Fitted
 from elicitation.comparison.transfer import Check, other_base, other_skill, removal, transfer
-from elicitation.report.vectors.ledger import VECTOR_DOSES, VECTOR_OUTCOMES, VECTOR_TRANSFERS
+from elicitation.report.vectors.tables import VECTOR_DOSES, VECTOR_OUTCOMES, VECTOR_TRANSFERS
 from lab.models.load import Model
 from lab.records.seeds import child_seed
 from lab.records.stage import Artefact, memoised
@@ -44,9 +44,9 @@ class Arm:
 
 def arms(ground: Ground, fits: Sequence[Fitted]) -> Iterator[Arm]:
     """Both models as they are, then every fit with its controls."""
-    base = ground.bench.base
+    base = ground.context.base
     yield Arm(fit="base", control=None, model=base, edits=())
-    yield Arm(fit="tuned", control=None, model=ground.bench.pair.tuned, edits=())
+    yield Arm(fit="tuned", control=None, model=ground.context.pair.tuned, edits=())
     for fitted in fits:
         if fitted.vector is None:
             continue
@@ -59,11 +59,11 @@ def arms(ground: Ground, fits: Sequence[Fitted]) -> Iterator[Arm]:
             yield Arm(fit=name, control=control, model=base, edits=edits)
 
 
-def exam(ground: Ground, task: Task, decoding: DecodingName = "sampled") -> Exam:
+def eval_spec(ground: Ground, task: Task, decoding: DecodingName = "sampled") -> EvalSpec:
     """What is asked; all arms draw the same random numbers."""
     comparison = ground.comparison
     greedy = decoding == "greedy"
-    return Exam(
+    return EvalSpec(
         task=task,
         n_samples=1 if greedy else comparison.n_samples,
         decoding=Decoding(temperature=0.0 if greedy else 1.0, max_new_tokens=comparison.max_new_tokens),
@@ -74,13 +74,13 @@ def exam(ground: Ground, task: Task, decoding: DecodingName = "sampled") -> Exam
 
 def outcome_stage(ground: Ground, fits: Sequence[Fitted]) -> Artefact:
     """`outcomes/`: `VECTOR_OUTCOMES` of every arm at temperature 1 and greedily."""
-    bench = ground.bench
-    asked: dict[DecodingName, Exam] = {
-        "sampled": exam(ground, bench.task),
-        "greedy": exam(ground, bench.task, "greedy"),
+    context = ground.context
+    asked: dict[DecodingName, EvalSpec] = {
+        "sampled": eval_spec(ground, context.task),
+        "greedy": eval_spec(ground, context.task, "greedy"),
     }
     config = {name: replaced(one) for name, one in asked.items()}
-    parents = {"base": bench.base.digest, "tuned": bench.pair.tuned.digest} | parents_of(fits)
+    parents = {"base": context.base.digest, "tuned": context.pair.tuned.digest} | parents_of(fits)
     pieces = [
         (f"{arm.name}.{name}", partial(outcome_rows, arm, one, name))
         for arm in arms(ground, fits)
@@ -89,10 +89,10 @@ def outcome_stage(ground: Ground, fits: Sequence[Fitted]) -> Artefact:
     return pieced_stage(ground, "outcomes", VECTOR_OUTCOMES, config, parents, pieces)
 
 
-def outcome_rows(arm: Arm, asked: Exam, decoding: DecodingName) -> pl.DataFrame:
+def outcome_rows(arm: Arm, asked: EvalSpec, decoding: DecodingName) -> pl.DataFrame:
     """`VECTOR_OUTCOMES` of one arm."""
-    judge = outcome_by_prompt if len(arm.edits) > 1 else outcome
-    found: Outcome = judge(arm.model, arm.edits, asked)
+    judge = evaluate_by_prompt if len(arm.edits) > 1 else evaluate
+    found: EvalResult = judge(arm.model, arm.edits, asked)
     return VECTOR_OUTCOMES.frame(
         [
             {
@@ -112,15 +112,15 @@ def outcome_rows(arm: Arm, asked: Exam, decoding: DecodingName) -> pl.DataFrame:
 
 def dose_stage(ground: Ground, fits: Sequence[Fitted]) -> Artefact:
     """`doses/`: `VECTOR_DOSES` at temperature 1; damage is measured on the other task's texts, else on the task's."""
-    bench, comparison = ground.bench, ground.comparison
-    asked = exam(ground, bench.task)
-    unrelated = replace(exam(ground, bench.old_task or bench.task), n_samples=1)
+    context, comparison = ground.context, ground.comparison
+    asked = eval_spec(ground, context.task)
+    unrelated = replace(eval_spec(ground, context.old_task or context.task), n_samples=1)
     config = {"doses": comparison.doses, "exam": replaced(asked), "unrelated": replaced(unrelated)}
 
     def swept(fitted: Fitted) -> pl.DataFrame:
         assert fitted.vector is not None, "only fits with a vector are swept"
         table = dose_sweep(
-            bench.base,
+            context.base,
             fitted.vector,
             comparison.doses,
             asked,
@@ -131,20 +131,20 @@ def dose_stage(ground: Ground, fits: Sequence[Fitted]) -> Artefact:
         return of_fit(fitted, table)
 
     pieces = pieces_of(fits, swept) if comparison.doses else []
-    return pieced_stage(ground, "doses", VECTOR_DOSES, config, parents_of(fits) | {"base": bench.base.digest}, pieces)
+    return pieced_stage(ground, "doses", VECTOR_DOSES, config, parents_of(fits) | {"base": context.base.digest}, pieces)
 
 
 def transfer_stage(ground: Ground, fits: Sequence[Fitted]) -> Artefact:
     """`transfers/`: `VECTOR_TRANSFERS`: -v on the tuned model, and v on the other models that were named."""
-    bench, comparison = ground.bench, ground.comparison
-    asked = exam(ground, bench.task)
-    checks: list[Check] = [removal(bench.pair, asked)]
+    context, comparison = ground.context, ground.comparison
+    asked = eval_spec(ground, context.task)
+    checks: list[Check] = [removal(context.pair, asked)]
     if ground.other_base is not None:
         checks.append(other_base(ground.other_base, asked))
     if ground.other_skill is not None:
         model, task = ground.other_skill
-        checks.append(other_skill(model, exam(ground, task)))
-    config = {check.name: {"model": check.model.digest, "exam": replaced(check.exam)} for check in checks}
+        checks.append(other_skill(model, eval_spec(ground, task)))
+    config = {check.name: {"model": check.model.digest, "exam": replaced(check.eval_spec)} for check in checks}
 
     def tried(fitted: Fitted) -> pl.DataFrame:
         assert fitted.vector is not None, "only fits with a vector are tried elsewhere"
@@ -170,15 +170,15 @@ def pieced_stage(
     """The stage `name/`, one table that is made piece by piece; whole pieces survive a kill."""
 
     def compute(work: Path) -> None:
-        made_by = ground.bench.made_by(name, config, parents)
+        made_by = ground.context.made_by(name, config, parents)
         table, parts = work / f"{name}.parquet", work / "parts"
         if not table.exists():
-            ground.bench.watch(name, 0, len(pieces))
+            ground.context.watch(name, 0, len(pieces))
             for piece, make in pieces:
                 path = parts / f"{piece}.parquet"
                 if not path.exists():
                     write_table(path, make(), schema, made_by)
-                ground.bench.watch(name, 1, len(pieces))
+                ground.context.watch(name, 1, len(pieces))
             frames = [read_table(parts / f"{piece}.parquet", schema) for piece, _ in pieces]
             write_table(table, pl.concat([schema.frame([]), *frames]), schema, made_by)
         for path in parts.glob("*"):
@@ -186,7 +186,7 @@ def pieced_stage(
         if parts.exists():
             parts.rmdir()
 
-    return memoised(ground.bench.out, name, config, parents, compute)
+    return memoised(ground.context.out, name, config, parents, compute)
 
 
 def parents_of(fits: Sequence[Fitted]) -> dict[str, str]:
@@ -194,7 +194,7 @@ def parents_of(fits: Sequence[Fitted]) -> dict[str, str]:
     return {fitted.entry.name: fitted.digest for fitted in fits}
 
 
-def replaced(asked: Exam) -> dict[str, object]:
+def replaced(asked: EvalSpec) -> dict[str, object]:
     """An exam without its functions, which have no canonical form."""
     return {
         "task": asked.task.name,

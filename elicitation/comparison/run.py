@@ -12,21 +12,21 @@ from elicitation.comparison.effects import effect_table, fit_table, ladder_of
 from elicitation.comparison.fits import entries
 from elicitation.comparison.fitted import ITSELF, Fitted, fit_stage
 from elicitation.comparison.judged import dose_stage, outcome_stage, parents_of, transfer_stage
-from elicitation.comparison.training_pairs import Lessons, other_lessons, pair_lessons, placebo_lessons
+from elicitation.comparison.training_pairs import TrainingPairs, other_lessons, pair_lessons, placebo_lessons
 from elicitation.report.kit.provenance_section import TableFile
-from elicitation.report.study.ledger import LADDER
+from elicitation.report.study.tables import LADDER
 from elicitation.report.vectors.answer import vector_answer
-from elicitation.report.vectors.ledger import (
+from elicitation.report.vectors.page import VectorPage, render_vectors
+from elicitation.report.vectors.tables import (
     VECTOR_DOSES,
     VECTOR_EFFECTS,
     VECTOR_FITS,
     VECTOR_OUTCOMES,
     VECTOR_TRANSFERS,
-    VectorLedger,
+    VectorTables,
 )
-from elicitation.report.vectors.page import VectorPage, render_vectors
 from elicitation.study.context import Watch, claimed
-from elicitation.study.evidence import DECISIONS
+from elicitation.study.evidence import DISAGREEMENTS
 from elicitation.study.run import problem_stage
 from lab.records.provenance import file_digest
 from lab.records.stage import Artefact, memoised
@@ -45,7 +45,7 @@ class Compared(NamedTuple):
     page: Path
     vectors: Path
     """Directory of the vectors, as `lab export` reads them."""
-    ledger: VectorLedger
+    ledger: VectorTables
     answer: str
     """What was found, in a sentence."""
 
@@ -74,7 +74,7 @@ def compare(comparison: Comparison, out: Path, *, command: str, watch: Watch = l
 
 def measure(ground: Ground) -> tuple[Measured, Artefact]:
     """Everything but the page."""
-    problems = problem_stage(ground.bench)
+    problems = problem_stage(ground.context)
     taught = all_lessons(ground, problems)
     fits = [fit_stage(ground, entry, taught) for entry in entries(ground)]
     outcomes = outcome_stage(ground, fits)
@@ -82,24 +82,24 @@ def measure(ground: Ground) -> tuple[Measured, Artefact]:
     return measured, vector_stage(ground, fits)
 
 
-def all_lessons(ground: Ground, problems: Artefact) -> dict[str, Lessons]:
+def all_lessons(ground: Ground, problems: Artefact) -> dict[str, TrainingPairs]:
     """Those of the pair as `itself`, and those of other texts by their names; a policy gradient needs none."""
     if set(ground.methods) == {"policy"}:
         return {}
     own = pair_lessons(ground, problems)
     rest = {"other-task": other_lessons(ground), "placebo": placebo_lessons(ground, problems)}
-    return {ITSELF: own} | {name: lessons for name, lessons in rest.items() if lessons is not None}
+    return {ITSELF: own} | {name: training_pairs for name, training_pairs in rest.items() if training_pairs is not None}
 
 
 def table_stage(ground: Ground, fits: Sequence[Fitted], outcomes: Artefact) -> Artefact:
     """`tables/`: effects, fits, and the effects as a ladder for the cards of exported vectors."""
-    bench, comparison = ground.bench, ground.comparison
+    context, comparison = ground.context, ground.comparison
     parents = parents_of(fits) | {"outcomes": outcomes.digest}
     config = {"n_boot": comparison.n_boot, "seed": comparison.seed}
 
     def compute(work: Path) -> None:
-        made_by = bench.made_by("tables", config, parents)
-        labels = {"base": bench.base.name, "tuned": bench.pair.tuned.name}
+        made_by = context.made_by("tables", config, parents)
+        labels = {"base": context.base.name, "tuned": context.pair.tuned.name}
         labels |= {fitted.entry.name: fitted.entry.label for fitted in fits}
         found = read_table(outcomes.path / "outcomes.parquet", VECTOR_OUTCOMES)
         effects = effect_table(found, labels, n_boot=comparison.n_boot, seed=comparison.seed)
@@ -107,27 +107,27 @@ def table_stage(ground: Ground, fits: Sequence[Fitted], outcomes: Artefact) -> A
         write_table(work / "fits.parquet", fit_table(fits), VECTOR_FITS, made_by)
         write_table(work / "ladder.parquet", ladder_of(effects), LADDER, made_by)
 
-    return memoised(bench.out, "tables", config, parents, compute)
+    return memoised(context.out, "tables", config, parents, compute)
 
 
 def vector_stage(ground: Ground, fits: Sequence[Fitted]) -> Artefact:
     """`vectors/`: a canonical file for every fit, whose effect at dose 1 was measured."""
-    bench, parents = ground.bench, parents_of(fits)
+    context, parents = ground.context, parents_of(fits)
 
     def compute(work: Path) -> None:
-        made_by = bench.made_by("vectors", {}, parents)
+        made_by = context.made_by("vectors", {}, parents)
         for fitted in fits:
             if fitted.vector is not None:
                 path = work / f"{fitted.entry.name}.safetensors"
-                save_vector(path, fitted.vector, made_by, fitted_on=facts_of(bench.base), measured_dose=1.0)
+                save_vector(path, fitted.vector, made_by, fitted_on=facts_of(context.base), measured_dose=1.0)
 
-    return memoised(bench.out, "vectors", {}, parents, compute)
+    return memoised(context.out, "vectors", {}, parents, compute)
 
 
 def page_stage(ground: Ground, measured: Measured, vectors: Artefact, command: str) -> Compared:
     """`vectors.html`, drawn from the tables alone; written again by every run, and equal each time."""
-    bench, out = ground.bench, ground.bench.out
-    ledger = VectorLedger(
+    context, out = ground.context, ground.context.out
+    ledger = VectorTables(
         effects=read_table(measured.tables.path / "effects.parquet", VECTOR_EFFECTS),
         fits=read_table(measured.tables.path / "fits.parquet", VECTOR_FITS),
         doses=read_table(measured.doses.path / "doses.parquet", VECTOR_DOSES),
@@ -137,16 +137,16 @@ def page_stage(ground: Ground, measured: Measured, vectors: Artefact, command: s
     # The page is drawn again by every run; the numbers are those of the commit that made the tables.
     of_tables = read_provenance(measured.tables.path / "effects.parquet")
     made_by = replace(
-        bench.made_by("comparison", ground.comparison, parents),
+        context.made_by("comparison", ground.comparison, parents),
         commit=of_tables.commit,
         dirty=of_tables.dirty,
         packages=of_tables.packages,
     )
-    task = f"held-out {bench.task.name}"
+    task = f"held-out {context.task.name}"
     page = VectorPage(
-        title=f"Steering vectors of {bench.base.name}, towards {bench.pair.tuned.name}",
+        title=f"Steering vectors of {context.base.name}, towards {context.pair.tuned.name}",
         task=task,
-        unrelated=None if bench.old_task is None else bench.old_task.name,
+        unrelated=None if context.old_task is None else context.old_task.name,
         ledger=ledger,
         made_by=made_by,
         command=command,
@@ -168,7 +168,7 @@ def table_files(out: Path) -> Iterator[TableFile]:
     ]
     tables += [(path, PROBLEMS) for path in sorted(out.glob("problems/*.parquet"))]
     tables += [(path, TRACES) for path in sorted(out.glob("traces-*/*.parquet"))]
-    tables += [(path, DECISIONS) for path in sorted(out.glob("decisions*/*.parquet"))]
+    tables += [(path, DISAGREEMENTS) for path in sorted(out.glob("disagreements*/*.parquet"))]
     for path, schema in tables:
         yield TableFile(
             path=str(path.relative_to(out)),

@@ -1,4 +1,4 @@
-"""Lessons: what a fit learns from, as traces of two models and the decisions in which they differ."""
+"""Lessons: what a fit learns from, as traces of two models and the disagreements in which they differ."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,8 +9,8 @@ import polars as pl
 import torch
 
 from elicitation.comparison.context import Ground
-from elicitation.study.context import Bench
-from elicitation.study.evidence import DECISIONS, decisions
+from elicitation.study.context import StudyContext
+from elicitation.study.evidence import DISAGREEMENTS, disagreements
 from elicitation.study.sampled import own_traces, read_traces
 from elicitation.study.vectors import strict
 from lab.models.pair import ModelPair
@@ -20,12 +20,12 @@ from lab.records.stage import Artefact, memoised
 from lab.records.tables import read_table, write_table
 from lab.tasks.problem import Problem
 
-MAX_DECISIONS = 4096
+MAX_DISAGREEMENTS = 4096
 """Of these, a fit sees at most so many, drawn at random."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Lessons:
+class TrainingPairs:
     """Texts on two sides, and moments at which one model should write as the other does."""
 
     positive: pl.DataFrame
@@ -33,82 +33,88 @@ class Lessons:
     negative: pl.DataFrame
     """`TRACES` to move away from."""
     decided: pl.DataFrame
-    """`DECISIONS` in some traces."""
+    """`DISAGREEMENTS` in some traces."""
     decided_in: pl.DataFrame
     """These."""
     problems: Mapping[str, Problem]
-    told: str
+    description: str
     """What the sides are, in a few words."""
     digest: str
     """Of what determines them."""
 
 
-def pair_lessons(ground: Ground, problems: Artefact) -> Lessons:
+def pair_lessons(ground: Ground, problems: Artefact) -> TrainingPairs:
     """What the tuned model solved and the base failed, on training problems."""
-    bench, parents = ground.bench, {"problems": problems.digest}
-    base = own_traces(bench, bench.base, "fit-base", parents, fitting=True)
-    tuned = own_traces(bench, bench.pair.tuned, "fit-tuned", parents, fitting=True)
+    context, parents = ground.context, {"problems": problems.digest}
+    base = own_traces(context, context.base, "fit-base", parents, fitting=True)
+    tuned = own_traces(context, context.pair.tuned, "fit-tuned", parents, fitting=True)
     by_base, by_tuned = read_traces(base), read_traces(tuned)
-    solved, failed = by_tuned.filter(strict(bench, by_tuned)), by_base.filter(~strict(bench, by_base))
-    told = f"solved by {bench.pair.tuned.name}, failed by {bench.base.name}"
-    return lessons(bench, "decisions", bench.pair, solved, failed, told, {"base": base, "tuned": tuned})
+    solved, failed = by_tuned.filter(strict(context, by_tuned)), by_base.filter(~strict(context, by_base))
+    description = f"solved by {context.pair.tuned.name}, failed by {context.base.name}"
+    return training_pairs(
+        context, "disagreements", context.pair, solved, failed, description, {"base": base, "tuned": tuned}
+    )
 
 
-def other_lessons(ground: Ground) -> Lessons | None:
+def other_lessons(ground: Ground) -> TrainingPairs | None:
     """All traces of both models on the other task, solved or not: what they differ in, in another domain."""
     if ground.other_fit_task is None:
         return None
-    bench = replace(ground.bench, fit_task=ground.other_fit_task)
-    parents = {"problems": digest(bench.fit_task.problems)}
-    base = own_traces(bench, bench.base, "fit-other-base", parents, fitting=True)
-    tuned = own_traces(bench, bench.pair.tuned, "fit-other-tuned", parents, fitting=True)
-    told = f"all of {bench.fit_task.name}, by {bench.pair.tuned.name} and by {bench.base.name}"
+    context = replace(ground.context, fit_task=ground.other_fit_task)
+    parents = {"problems": digest(context.fit_task.problems)}
+    base = own_traces(context, context.base, "fit-other-base", parents, fitting=True)
+    tuned = own_traces(context, context.pair.tuned, "fit-other-tuned", parents, fitting=True)
+    description = f"all of {context.fit_task.name}, by {context.pair.tuned.name} and by {context.base.name}"
     sides = read_traces(tuned), read_traces(base)
-    return lessons(bench, "decisions-other-task", bench.pair, *sides, told, {"base": base, "tuned": tuned})
+    return training_pairs(
+        context, "disagreements-other-task", context.pair, *sides, description, {"base": base, "tuned": tuned}
+    )
 
 
-def placebo_lessons(ground: Ground, problems: Artefact) -> Lessons | None:
+def placebo_lessons(ground: Ground, problems: Artefact) -> TrainingPairs | None:
     """All traces of the base and of a model that was continued and not tuned: the scatter between two models."""
     if ground.placebo is None:
         return None
-    bench, parents = ground.bench, {"problems": problems.digest}
-    base = own_traces(bench, bench.base, "fit-base", parents, fitting=True)
-    later = own_traces(bench, ground.placebo.tuned, "fit-placebo", parents, fitting=True)
-    told = f"all by {ground.placebo.tuned.name} and by {bench.base.name}"
+    context, parents = ground.context, {"problems": problems.digest}
+    base = own_traces(context, context.base, "fit-base", parents, fitting=True)
+    later = own_traces(context, ground.placebo.tuned, "fit-placebo", parents, fitting=True)
+    description = f"all by {ground.placebo.tuned.name} and by {context.base.name}"
     sides = read_traces(later), read_traces(base)
-    return lessons(bench, "decisions-placebo", ground.placebo, *sides, told, {"base": base, "tuned": later})
+    return training_pairs(
+        context, "disagreements-placebo", ground.placebo, *sides, description, {"base": base, "tuned": later}
+    )
 
 
-def lessons(
-    bench: Bench,
+def training_pairs(
+    context: StudyContext,
     stage: str,
     pair: ModelPair,
     positive: pl.DataFrame,
     negative: pl.DataFrame,
-    told: str,
+    description: str,
     traces: Mapping[str, Artefact],
-) -> Lessons:
-    """The lessons of two sides, with the stage that finds the decisions."""
-    by_id = {problem.id: problem for problem in bench.fit_task.problems}
+) -> TrainingPairs:
+    """The lessons of two sides, with the stage that finds the disagreements."""
+    by_id = {problem.id: problem for problem in context.fit_task.problems}
     parents = {side: artefact.digest for side, artefact in traces.items()}
 
     def compute(work: Path) -> None:
-        found = decisions(pair, positive, by_id)
-        write_table(work / "decisions.parquet", found, DECISIONS, bench.made_by(stage, {}, parents))
+        found = disagreements(pair, positive, by_id)
+        write_table(work / "disagreements.parquet", found, DISAGREEMENTS, context.made_by(stage, {}, parents))
 
-    decided = memoised(bench.out, stage, {}, parents, compute)
-    return Lessons(
+    decided = memoised(context.out, stage, {}, parents, compute)
+    return TrainingPairs(
         positive=positive,
         negative=negative,
-        decided=read_table(decided.path / "decisions.parquet", DECISIONS),
+        decided=read_table(decided.path / "disagreements.parquet", DISAGREEMENTS),
         decided_in=positive,
         problems=by_id,
-        told=told,
+        description=description,
         digest=decided.digest,
     )
 
 
-def sides_forgotten(taught: Lessons, seed: int, draw: int) -> Lessons:
+def sides_forgotten(taught: TrainingPairs, seed: int, draw: int) -> TrainingPairs:
     """The same texts in two heaps of the old sizes, drawn from both sides: shuffled labels of a difference of means."""
     both = pl.concat([taught.positive, taught.negative])
     order = torch.randperm(both.height, generator=torch_generator(seed, "forgotten sides", draw)).tolist()
@@ -117,15 +123,15 @@ def sides_forgotten(taught: Lessons, seed: int, draw: int) -> Lessons:
         taught,
         positive=both[order[:n]],
         negative=both[order[n:]],
-        told=f"sides forgotten ({taught.told})",
+        description=f"sides forgotten ({taught.description})",
         digest=digest({"of": taught.digest, "seed": seed, "draw": draw}),
     )
 
 
-def tokens_misplaced(taught: Lessons, seed: int) -> Lessons:
+def tokens_misplaced(taught: TrainingPairs, seed: int) -> TrainingPairs:
     """The same contexts, and as what comes next tokens from other places of the texts: shuffled labels of a likelihood.
 
-    Permuting the targets of decisions among themselves would be no control: where answers open they are all alike.
+    Permuting the targets of disagreements among themselves would be no control: where answers open they are all alike.
     """
     generator = torch_generator(seed, "misplaced tokens")
     lengths = taught.positive["tokens"].list.len().to_list()
@@ -139,7 +145,7 @@ def tokens_misplaced(taught: Lessons, seed: int) -> Lessons:
         taught,
         positive=taught.positive.with_columns(pl.Series("tokens", misplaced, dtype=pl.List(pl.Int32))),
         decided=taught.decided.with_columns(written[drawn].alias("tuned_token") if drawn else pl.col("tuned_token")),
-        told=f"tokens misplaced ({taught.told})",
+        description=f"tokens misplaced ({taught.description})",
         digest=digest({"of": taught.digest, "seed": seed}),
     )
 

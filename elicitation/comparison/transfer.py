@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
-from elicitation.comparison.evaluate import Exam, Outcome, outcome
-from elicitation.report.vectors.ledger import TRANSFERS
+from elicitation.comparison.evaluate import EvalResult, EvalSpec, evaluate
+from elicitation.report.vectors.tables import TRANSFERS
 from lab.metrics.bootstrap import difference_interval, resamples
 from lab.models.load import Model
 from lab.models.pair import ModelPair
@@ -25,23 +25,23 @@ class Check:
 
     name: str
     model: Model
-    exam: Exam
+    eval_spec: EvalSpec
     dose: float
 
 
-def removal(pair: ModelPair, exam: Exam, *, dose: float = 1.0) -> Check:
+def removal(pair: ModelPair, eval_spec: EvalSpec, *, dose: float = 1.0) -> Check:
     """Does -v take the gain from the tuned model?"""
-    return Check(name="removes", model=pair.tuned, exam=exam, dose=-dose)
+    return Check(name="removes", model=pair.tuned, eval_spec=eval_spec, dose=-dose)
 
 
-def other_base(model: Model, exam: Exam, *, dose: float = 1.0) -> Check:
+def other_base(model: Model, eval_spec: EvalSpec, *, dose: float = 1.0) -> Check:
     """Does v act on a base of the same kind, such as another seed's?"""
-    return Check(name="other base", model=model, exam=exam, dose=dose)
+    return Check(name="other base", model=model, eval_spec=eval_spec, dose=dose)
 
 
-def other_skill(model: Model, exam: Exam, *, dose: float = 1.0) -> Check:
+def other_skill(model: Model, eval_spec: EvalSpec, *, dose: float = 1.0) -> Check:
     """Does v help where the base has nothing to elicit? It must not."""
-    return Check(name="other skill", model=model, exam=exam, dose=dose)
+    return Check(name="other skill", model=model, eval_spec=eval_spec, dose=dose)
 
 
 def transfer(
@@ -57,18 +57,18 @@ def transfer(
 
     Every control writes exam.n_samples / len(controls) of the completions, at least one; a control interval therefore
     holds the scatter between problems, and that between controls only as far as problems meet different ones. Raises
-    VectorError for no control, and as `outcome`.
+    VectorError for no control, and as `evaluate`.
     """
     if not controls:
         raise VectorError("a transfer check without a control proves nothing: want at least one vector of equal norm")
     rows: list[dict[str, object]] = []
     for check in checks:
-        exam = check.exam
-        n_problems = len(exam.task.problems)
-        weights = resamples(n_problems, n_boot, numpy_generator(exam.seed, "transfer"))
-        plain, steered = (outcome(check.model, edits, exam) for edits in ((), (Add(vector, check.dose, where),)))
+        eval_spec = check.eval_spec
+        n_problems = len(eval_spec.task.problems)
+        weights = resamples(n_problems, n_boot, numpy_generator(eval_spec.seed, "transfer"))
+        plain, steered = (evaluate(check.model, edits, eval_spec) for edits in ((), (Add(vector, check.dose, where),)))
         against = [
-            outcome(check.model, (Add(control, check.dose, where),), shared(exam, index, len(controls)))
+            evaluate(check.model, (Add(control, check.dose, where),), shared(eval_spec, index, len(controls)))
             for index, control in enumerate(controls)
         ]
         for name in ("strict", "answer"):
@@ -76,17 +76,21 @@ def transfer(
     return TRANSFERS.frame(rows)
 
 
-def shared(exam: Exam, index: int, n_controls: int) -> Exam:
+def shared(eval_spec: EvalSpec, index: int, n_controls: int) -> EvalSpec:
     """The part of an exam's samples that one of several controls writes, with random numbers of its own."""
-    return replace(exam, n_samples=max(1, exam.n_samples // n_controls), seed=child_seed(exam.seed, "control", index))
+    return replace(
+        eval_spec,
+        n_samples=max(1, eval_spec.n_samples // n_controls),
+        seed=child_seed(eval_spec.seed, "control", index),
+    )
 
 
 def described(
     check: Check,
     quantity: str,
-    plain: Outcome,
-    steered: Outcome,
-    against: Sequence[Outcome],
+    plain: EvalResult,
+    steered: EvalResult,
+    against: Sequence[EvalResult],
     weights: Int[np.ndarray, "boot _problem"],
 ) -> dict[str, object]:
     """A `TRANSFERS` row."""
@@ -97,7 +101,7 @@ def described(
     return {
         "check": check.name,
         "model": check.model.name,
-        "task": check.exam.task.name,
+        "task": check.eval_spec.task.name,
         "dose": check.dose,
         "quantity": quantity,
         "plain": float(without.mean()),

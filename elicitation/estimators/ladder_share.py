@@ -6,7 +6,7 @@ import polars as pl
 
 from elicitation.estimators.estimate import ESTIMATES, Analysis, estimate, gain_row, missing_arm, rates, share_row
 from lab.metrics.bootstrap import Interval
-from lab.metrics.share import rival_gap
+from lab.metrics.share import gap_recovered
 from lab.scoring.evidence import Evidence
 
 
@@ -36,22 +36,22 @@ def ladder_share(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     return ESTIMATES.frame(rows)
 
 
-RIVALS = {"R1": "p1", "R2": "p2"}
+PUBLISHED = {"P1": "p1", "P2": "p2"}
 """Name -> the arm that is the method as published; decoded greedily, as are the models it lies between."""
 
 
-def rival_share(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
+def published_share(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     """`ESTIMATES` of the published methods among the arms: by their own formula, and as a share with an interval.
 
-    No rows for a method that was not run. Their formula (`rival_gap`) has no interval and refuses nothing: NaN where
-    base and tuned model are equal. The share is refused as every share is.
+    No rows for a method that was not run. Their formula (`gap_recovered`) has no interval and refuses nothing: NaN
+    where base and tuned model are equal. The share is refused as every share is.
     """
     rows: list[dict[str, object]] = []
-    for name, arm in RIVALS.items():
+    for name, arm in PUBLISHED.items():
         if missing_arm(evidence, arm, "greedy", "tuned-greedy") is not None:
             continue
         hybrid, base, tuned = (float(rates(evidence.verdicts, one).mean()) for one in (arm, "greedy", "tuned-greedy"))
-        theirs = Interval(value=rival_gap(hybrid, base, tuned), low=nan, high=nan, stderr=nan)
+        theirs = Interval(value=gap_recovered(hybrid, base, tuned), low=nan, high=nan, stderr=nan)
         method = f"rival P{name[1:]}"
         rows.append(estimate(name, f"{method}, their formula", "share", theirs))
         rows.append(

@@ -26,12 +26,12 @@ class Behaviour:
     """Token id that the base model would write there, greedily."""
 
 
-def behaviour(decisions: pl.DataFrame) -> Behaviour | None:
-    """The pair of first tokens that most often tells the models apart in a `DECISIONS` table; None without any.
+def behaviour(disagreements: pl.DataFrame) -> Behaviour | None:
+    """The pair of first tokens that most often tells the models apart in a `DISAGREEMENTS` table; None without any.
 
     Of pairs that are as frequent, the one with the lower ids.
     """
-    pairs = decisions.filter(pl.col("position") == 0).group_by("tuned_token", "base_token").len()
+    pairs = disagreements.filter(pl.col("position") == 0).group_by("tuned_token", "base_token").len()
     if pairs.is_empty():
         return None
     toward, against, _ = pairs.sort("len", "tuned_token", "base_token", descending=[True, False, False]).row(0)

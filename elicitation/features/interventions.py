@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from elicitation.features.behaviour import Alteration, opening_rates
-from elicitation.features.top_features import matched
+from elicitation.features.top_features import frequency_matched
 from lab.metrics.bootstrap import Interval, difference_interval, mean_interval, resamples
 from lab.models.pair import ModelPair
 from lab.records.errors import EstimateError
@@ -36,7 +36,7 @@ class Added:
     dose: float
 
 
-Act: TypeAlias = Ablated | Added
+Intervention: TypeAlias = Ablated | Added
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -66,9 +66,9 @@ def interventions(
     """`INTERVENTIONS`: how often the models open their answers to `prompts` with a token of `toward`.
 
     Two controls stand beside the top features, and give every prompt features of its own, so that their intervals hold
-    the spread between draws: `matched` fire as often over all tokens, `opening` as often at the last token of a prompt.
-    What a control adds is scaled to the length of what the top features add. Raises EstimateError where no feature was
-    chosen, or nothing fires as often.
+    the spread between draws: `frequency_matched` fire as often over all tokens, `opening` as often at the last token
+    of a prompt. What a control adds is scaled to the length of what the top features add. Raises EstimateError where
+    no feature was chosen, or nothing fires as often.
     """
     if not candidates.top:
         raise EstimateError("no feature was chosen, so there is nothing to act on: attribute more texts")
@@ -82,9 +82,11 @@ def interventions(
         untouched = opening_rates(model, prompts, toward)
         told = {"intervention": name, "features": "none", "n_features": 0, "dose": 0.0, "active_share": np.nan}
         rows.append(told | _rates(untouched, untouched, None, weights))
-        for act in acts:
+        for intervention in acts:
             rates = {
-                which: opening_rates(model, prompts, toward, candidates.sae, alteration(act, candidates, chosen))
+                which: opening_rates(
+                    model, prompts, toward, candidates.sae, alteration(intervention, candidates, chosen)
+                )
                 for which, chosen in sets.items()
             }
             for which, rate in rates.items():
@@ -92,7 +94,7 @@ def interventions(
                     "intervention": name,
                     "features": which,
                     "n_features": len(candidates.top),
-                    "dose": act.dose if isinstance(act, Added) else 1.0,
+                    "dose": intervention.dose if isinstance(intervention, Added) else 1.0,
                     "active_share": float(candidates.opening_share[sets[which]].mean()),
                 }
                 rows.append(told | _rates(rate, untouched, None if which == "top" else rates["top"], weights))
@@ -105,18 +107,20 @@ def feature_sets(candidates: Candidates, n_prompts: int, seed: int) -> dict[str,
     rare = np.where(candidates.firing_share > 0, 0.5 / n_prompts, 0.0)
     shares = {"matched": candidates.firing_share, "opening": np.maximum(candidates.opening_share, rare)}
     controls = {
-        name: matched(candidates.top, share, n_prompts, numpy_generator(seed, name, "features"))
+        name: frequency_matched(candidates.top, share, n_prompts, numpy_generator(seed, name, "features"))
         for name, share in shares.items()
     }
     return {"top": np.tile(np.array(candidates.top), (n_prompts, 1)), **controls}
 
 
-def alteration(act: Act, candidates: Candidates, chosen: Int[np.ndarray, "prompt feature"]) -> Alteration:
-    """What `act` does to the features `chosen` for each prompt."""
+def alteration(
+    intervention: Intervention, candidates: Candidates, chosen: Int[np.ndarray, "prompt feature"]
+) -> Alteration:
+    """What `intervention` does to the features `chosen` for each prompt."""
     sae = candidates.sae
     device = sae.W_dec.device
     table = torch.from_numpy(chosen).to(device)
-    match act:
+    match intervention:
         case Ablated():
 
             def alter(features: Float[Tensor, "row pos d_sae"], rows: Sequence[int]) -> Float[Tensor, "row pos d_sae"]:

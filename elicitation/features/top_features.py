@@ -32,7 +32,7 @@ class Carriers:
     """Share of the texts at whose last token each feature is active."""
 
 
-def carriers(model: Model, sae: Sae, contrasts: pl.DataFrame, *, n_top: int, n_boot: int, seed: int) -> Carriers:
+def top_features(model: Model, sae: Sae, contrasts: pl.DataFrame, *, n_top: int, n_boot: int, seed: int) -> Carriers:
     """The at most `n_top` features of `sae` that most raise the contrasts of a `CONTRASTS` table in `model`.
 
     The effect of a feature is what is lost when it is set to 0 at one token, summed over tokens, averaged over texts,
@@ -64,7 +64,7 @@ N_NEAREST = 8
 """Candidates for each feature: those whose firing share is nearest to its own."""
 
 
-def matched(
+def frequency_matched(
     features: Sequence[int], firing_share: Float[np.ndarray, " d_sae"], n_draws: int, generator: np.random.Generator
 ) -> Int[np.ndarray, "draw feature"]:
     """For every draw, one other feature for each of `features`, no two alike and none of `features` itself.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from elicitation.report.study.ledger import Family
+from elicitation.report.study.tables import Family
 from lab.test_time.elicit import Elicitation
 from lab.test_time.prompts import BestPrompt
 from steering.edit import Add
@@ -35,23 +35,23 @@ class Arm:
     label: str
     kind: Literal["rung", "control"]
     control_of: str | None = None
-    way: Hybrid | Elicitation
+    method: Hybrid | Elicitation
     temperature: float | None = None
     """Another temperature than the study's: a help of its own, since sampling costs accuracy; 0 draws one sample."""
-    is_rival: bool = False
+    is_published: bool = False
     """Whether it is a published method of others, or a control of one."""
 
 
 def ladder(vectors: Mapping[str, tuple[SteeringVector, ...]], opening_rate: float, top: int) -> tuple[Arm, ...]:
     """The arms that can be listed before any of them has run, each control behind its rung; takeover comes last.
 
-    `vectors` may have `mean`, `fitted` (on all decisions) and `opening` (on those of first tokens), each with many
+    `vectors` may have `mean`, `fitted` (on all disagreements) and `opening` (on those of first tokens), each with many
     random draws of its norm, `like-mean` and so on; arms whose vectors are missing are left out. `opening_rate` is the
     share of tokens that open a completion, `top` the number of first choices that count as likely.
     """
     steers = {kind: Steer(Drawn(tuple(map(Add, drawn)))) for kind, drawn in vectors.items()}
     arms = (
-        Arm(name="greedy", label="+ greedy decoding", kind="rung", way=Hybrid(Never(), Takeover()), temperature=0.0),
+        Arm(name="greedy", label="+ greedy decoding", kind="rung", method=Hybrid(Never(), Takeover()), temperature=0.0),
     )
     arms += mean_arms(steers) if "mean" in steers else ()
     arms += fitted_arms(steers) if "fitted" in steers else ()
@@ -63,7 +63,7 @@ def ladder(vectors: Mapping[str, tuple[SteeringVector, ...]], opening_rate: floa
             name="takeover-disagreement",
             label="+ token takeover, at disagreement",
             kind="rung",
-            way=Hybrid(Disagreement(), Takeover()),
+            method=Hybrid(Disagreement(), Takeover()),
         ),
     )
 
@@ -75,14 +75,14 @@ def replacement_arms(top: int) -> tuple[Arm, ...]:
             name="tuned-greedy",
             label="tuned model, greedy decoding",
             kind="rung",
-            way=Hybrid(Always(), Takeover()),
+            method=Hybrid(Always(), Takeover()),
             temperature=0.0,
         ),
         Arm(
             name="reranked-greedy",
             label="+ reranked tokens taken over, greedy",
             kind="rung",
-            way=Hybrid(Reranked(top), Takeover()),
+            method=Hybrid(Reranked(top), Takeover()),
             temperature=0.0,
         ),
         Arm(
@@ -90,7 +90,7 @@ def replacement_arms(top: int) -> tuple[Arm, ...]:
             label="base's second choice there, greedy",
             kind="control",
             control_of="reranked-greedy",
-            way=Hybrid(Reranked(top), SecondChoice()),
+            method=Hybrid(Reranked(top), SecondChoice()),
             temperature=0.0,
         ),
     )
@@ -103,47 +103,47 @@ def mean_arms(steers: Mapping[str, Steer]) -> tuple[Arm, ...]:
             name="mean-opening",
             label="+ mean difference, first token",
             kind="rung",
-            way=Hybrid(OPENING, steers["mean"]),
+            method=Hybrid(OPENING, steers["mean"]),
         ),
         Arm(
             name="random-mean",
             label="random vectors, first token",
             kind="control",
             control_of="mean-opening",
-            way=Hybrid(OPENING, steers["like-mean"]),
+            method=Hybrid(OPENING, steers["like-mean"]),
         ),
     )
 
 
 def fitted_arms(steers: Mapping[str, Steer]) -> tuple[Arm, ...]:
-    """The vector fitted on all decisions, everywhere and where the tuned model disagrees."""
+    """The vector fitted on all disagreements, everywhere and where the tuned model disagrees."""
     fitted, drawn = steers["fitted"], steers["like-fitted"]
     return (
         Arm(
             name="fitted-always",
             label="+ fitted vector, every token",
             kind="rung",
-            way=Hybrid(Always(), fitted),
+            method=Hybrid(Always(), fitted),
         ),
         Arm(
             name="random-always",
             label="random vectors, every token",
             kind="control",
             control_of="fitted-always",
-            way=Hybrid(Always(), drawn),
+            method=Hybrid(Always(), drawn),
         ),
         Arm(
             name="fitted-disagreement",
             label="+ fitted vector, at disagreement",
             kind="rung",
-            way=Hybrid(Disagreement(), fitted),
+            method=Hybrid(Disagreement(), fitted),
         ),
         Arm(
             name="random-disagreement",
             label="random vectors, at disagreement",
             kind="control",
             control_of="fitted-disagreement",
-            way=Hybrid(Disagreement(), drawn),
+            method=Hybrid(Disagreement(), drawn),
         ),
     )
 
@@ -156,27 +156,27 @@ def opening_arms(steers: Mapping[str, Steer], opening_rate: float) -> tuple[Arm,
             name="fitted-opening",
             label="+ fitted vector, first token",
             kind="rung",
-            way=Hybrid(OPENING, fitted),
+            method=Hybrid(OPENING, fitted),
         ),
         Arm(
             name="random-opening",
             label="random vectors, first token",
             kind="control",
             control_of="fitted-opening",
-            way=Hybrid(OPENING, drawn),
+            method=Hybrid(OPENING, drawn),
         ),
         Arm(
             name="fitted-scattered",
             label="fitted vector, random tokens",
             kind="control",
             control_of="fitted-opening",
-            way=Hybrid(AtRandom(opening_rate), fitted),
+            method=Hybrid(AtRandom(opening_rate), fitted),
         ),
         Arm(
             name="fitted-greedy",
             label="+ fitted vector, first token, greedy",
             kind="rung",
-            way=Hybrid(OPENING, fitted),
+            method=Hybrid(OPENING, fitted),
             temperature=0.0,
         ),
         Arm(
@@ -184,7 +184,7 @@ def opening_arms(steers: Mapping[str, Steer], opening_rate: float) -> tuple[Arm,
             label="random vectors, first token, greedy",
             kind="control",
             control_of="fitted-greedy",
-            way=Hybrid(OPENING, drawn),
+            method=Hybrid(OPENING, drawn),
             temperature=0.0,
         ),
     )
@@ -197,7 +197,7 @@ def replacement_control(rate: float, top: int) -> Arm:
         label="a likely token at random tokens, greedy",
         kind="control",
         control_of="reranked-greedy",
-        way=Hybrid(AtRandom(rate), LikelyToken(top)),
+        method=Hybrid(AtRandom(rate), LikelyToken(top)),
         temperature=0.0,
     )
 
@@ -209,24 +209,24 @@ def takeover_control(rate: float) -> Arm:
         label="token takeover, random tokens",
         kind="control",
         control_of="takeover-disagreement",
-        way=Hybrid(AtRandom(rate), Takeover()),
+        method=Hybrid(AtRandom(rate), Takeover()),
     )
 
 
 def arm_family(arm: Arm) -> Family:
     """The group of the ladder in which an arm, or the rung that it controls, is shown."""
-    if arm.is_rival:
-        return "rival"
-    match arm.way:
+    if arm.is_published:
+        return "published"
+    match arm.method:
         case BestPrompt():
             return "prompt"
         case Hybrid(router=Never()):
             return "decoding"
-        case Hybrid(act=Sweep(chooser=TunedChooser())):
+        case Hybrid(intervention=Sweep(chooser=TunedChooser())):
             return "selector"
-        case Hybrid(act=Steer() | Sweep()) as hybrid if hybrid.needs_tuned:
+        case Hybrid(intervention=Steer() | Sweep()) as hybrid if hybrid.needs_tuned:
             return "tuned router"
-        case Hybrid(act=Steer(table=table) | Sweep(table=table), router=router):
+        case Hybrid(intervention=Steer(table=table) | Sweep(table=table), router=router):
             own = isinstance(router, BaseProbe | EntropyAbove | Scheduled) or isinstance(table, PerCategory)
             return "own router" if own else "vector"
         case Hybrid():

@@ -18,7 +18,7 @@ from probes.capture.site import Site, check_site
 from probes.sae.architecture import TopK
 from probes.sae.recipe import Recipe, Training
 from steering.fits.gradient import GradientFit
-from steering.published_hybrids.recipe import RivalSettings
+from steering.published_hybrids.recipe import PublishedSettings
 from steering.routing.routed import RoutingFit
 
 
@@ -86,52 +86,52 @@ def own_help_arms(settings: OwnHelp, task: Task, fit_task: Task) -> tuple[Arm, .
             name="prompt",
             label="+ best prompt",
             kind="rung",
-            way=BestPrompt(forms=prompt_forms(task), fitting=fitting),
+            method=BestPrompt(forms=prompt_forms(task), fitting=fitting),
         ),
         Arm(
             name="temperature",
             label="+ best temperature",
             kind="rung",
-            way=Temperature(temperatures=settings.temperatures, fitting=fitting),
+            method=Temperature(temperatures=settings.temperatures, fitting=fitting),
         ),
         Arm(
             name="self-consistency",
             label=f"+ majority of {settings.n_votes}",
             kind="rung",
-            way=SelfConsistency(n_votes=settings.n_votes),
+            method=SelfConsistency(n_votes=settings.n_votes),
         ),
         Arm(
             name="one-vote",
             label="one answer, as the voters draw it",
             kind="control",
             control_of="self-consistency",
-            way=SelfConsistency(n_votes=1),
+            method=SelfConsistency(n_votes=1),
         ),
         Arm(
             name="cot-decoding",
             label="+ CoT-decoding",
             kind="rung",
-            way=CotDecoding(n_branches=settings.n_branches),
+            method=CotDecoding(n_branches=settings.n_branches),
         ),
         Arm(
             name="one-branch",
             label="its first branch alone",
             kind="control",
             control_of="cot-decoding",
-            way=CotDecoding(n_branches=1),
+            method=CotDecoding(n_branches=1),
         ),
         Arm(
             name="power",
             label=f"+ power sampling, alpha {settings.power.alpha:g}",
             kind="rung",
-            way=settings.power,
+            method=settings.power,
         ),
         Arm(
             name="power-unmoved",
             label="temperature 1 / alpha, without moves",
             kind="control",
             control_of="power",
-            way=replace(settings.power, n_moves=0),
+            method=replace(settings.power, n_moves=0),
         ),
     )
 
@@ -182,9 +182,9 @@ class Study:
     """Rungs of prompt and decoding alone; none when None."""
     routing: RoutingFit | None = field(default_factory=RoutingFit)
     """Routers and category vectors that are fitted; none when None."""
-    rivals: RivalSettings | None = None
+    published_hybrids: PublishedSettings | None = None
     """Two published hybrids that stand beside the ladder, with their faults switched; none when None."""
-    rival_arms: tuple[str, ...] = ()
+    published_arms: tuple[str, ...] = ()
     """Which of their arms run, by name; all of them when empty."""
     decoding: Decoding = field(default_factory=Decoding)
     reach: int = 1000

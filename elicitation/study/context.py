@@ -25,7 +25,7 @@ Watch = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Bench:
+class StudyContext:
     """All that the stages of one study share."""
 
     study: Study
@@ -58,7 +58,7 @@ class Bench:
         return provenance(stage, config, parents, device=self.device, dtype=self.dtype, seed=self.study.seed)
 
 
-def prepare(study: Study, out: Path, watch: Watch) -> Bench:
+def prepare(study: Study, out: Path, watch: Watch) -> StudyContext:
     """Loads and checks everything; writes nothing."""
     device = resolve_device(study.device)
     dtype = resolve_dtype(study.dtype, device)  # pyright: ignore[reportArgumentType]
@@ -85,7 +85,7 @@ def prepare(study: Study, out: Path, watch: Watch) -> Bench:
     if study.features is not None:
         prompts = [encode_prompt(pair.base, problem.prompt, study.decoding) for problem in fit_task.problems[:16]]
         require_no_sink(pair.base, study.features.layers, prompts)
-    return Bench(
+    return StudyContext(
         study=study,
         out=out,
         pair=pair,

@@ -6,7 +6,7 @@ import polars as pl
 
 from elicitation.estimators.estimate import ESTIMATES
 from elicitation.estimators.panel import panel
-from elicitation.study.context import Bench
+from elicitation.study.context import StudyContext
 from elicitation.study.sampled import old_traces, read_traces
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import read_table, write_table
@@ -16,51 +16,51 @@ from lab.scoring.process import process
 from lab.scoring.scores import scores
 
 
-def evidence_stage(bench: Bench, base: Artefact, tuned: Artefact, tables: Artefact) -> Artefact:
+def evidence_stage(context: StudyContext, base: Artefact, tuned: Artefact, tables: Artefact) -> Artefact:
     """`evidence/`: all tables that the estimators look at."""
     parents = {"base": base.digest, "tuned": tuned.digest, "tables": tables.digest}
     old: dict[str, Artefact] = {}
-    if bench.old_task is not None:
-        models = {"base": bench.base, "tuned": bench.pair.tuned}
-        old = {arm: old_traces(bench, model, arm, bench.old_task) for arm, model in models.items()}
+    if context.old_task is not None:
+        models = {"base": context.base, "tuned": context.pair.tuned}
+        old = {arm: old_traces(context, model, arm, context.old_task) for arm, model in models.items()}
     parents |= {f"old-{arm}": artefact.digest for arm, artefact in old.items()}
-    config = {"n_score_samples": bench.study.n_score_samples}
+    config = {"n_score_samples": context.study.n_score_samples}
 
     def compute(work: Path) -> None:
-        made_by = bench.made_by("evidence", config, parents)
+        made_by = context.made_by("evidence", config, parents)
         traces = {"base": read_traces(base), "tuned": read_traces(tuned)}
-        by_id = {problem.id: problem for problem in bench.task.problems}
+        by_id = {problem.id: problem for problem in context.task.problems}
         # Probabilities are compared at temperature 1; samples of another distribution would bias what rests on them.
-        decoding = bench.study.decoding
+        decoding = context.study.decoding
         plain = decoding.temperature == 1 and decoding.top_p == 1
-        first = pl.col("sample_index") < bench.study.n_score_samples
-        bench.watch("reading", 0, 3)
+        first = pl.col("sample_index") < context.study.n_score_samples
+        context.watch("reading", 0, 3)
         readings = []
         for writer, table in traces.items():
-            readings.append(scores(bench.pair, writer, table.filter(first), by_id))
-            bench.watch("reading", 1, 3)
+            readings.append(scores(context.pair, writer, table.filter(first), by_id))
+            context.watch("reading", 1, 3)
         steps = process(
-            {"base": bench.base, "tuned": bench.pair.tuned},
-            bench.task,
+            {"base": context.base, "tuned": context.pair.tuned},
+            context.task,
             traces["tuned"],
-            bench.study.decoding,
-            batch_size=bench.study.batch_size,
+            context.study.decoding,
+            batch_size=context.study.batch_size,
         )
-        bench.watch("reading", 1, 3)
+        context.watch("reading", 1, 3)
         scored = pl.concat([read.scores for read in readings]) if plain else SCORES.frame([])
         write_table(work / "scores.parquet", scored, SCORES, made_by)
         write_table(work / "ranks.parquet", pl.concat([read.ranks for read in readings]), RANKS, made_by)
         write_table(work / "process.parquet", steps, PROCESS, made_by)
-        write_table(work / "old.parquet", old_verdicts(bench, old), VERDICTS, made_by)
+        write_table(work / "old.parquet", old_verdicts(context, old), VERDICTS, made_by)
 
-    return memoised(bench.out, "evidence", config, parents, compute)
+    return memoised(context.out, "evidence", config, parents, compute)
 
 
-def old_verdicts(bench: Bench, old: dict[str, Artefact]) -> pl.DataFrame:
+def old_verdicts(context: StudyContext, old: dict[str, Artefact]) -> pl.DataFrame:
     """`VERDICTS` on the old task; no rows where none was given."""
-    if bench.old_task is None:
+    if context.old_task is None:
         return VERDICTS.frame([])
-    task = bench.old_task
+    task = context.old_task
     return pl.concat(
         [
             verdict_table(read_traces(artefact), task.problems, task.verify).with_columns(pl.lit(arm).alias("arm"))
@@ -80,16 +80,16 @@ def read_evidence(evidence: Artefact, tables: Artefact) -> Evidence:
     )
 
 
-def estimate_stage(bench: Bench, evidence: Artefact, tables: Artefact) -> Artefact:
+def estimate_stage(context: StudyContext, evidence: Artefact, tables: Artefact) -> Artefact:
     """`estimates/`: every estimator's answer."""
     parents = {"evidence": evidence.digest, "tables": tables.digest}
-    analysis = bench.study.analysis
+    analysis = context.study.analysis
 
     def compute(work: Path) -> None:
         table = panel(read_evidence(evidence, tables), analysis)
-        write_table(work / "estimates.parquet", table, ESTIMATES, bench.made_by("estimates", analysis, parents))
+        write_table(work / "estimates.parquet", table, ESTIMATES, context.made_by("estimates", analysis, parents))
 
-    return memoised(bench.out, "estimates", analysis, parents, compute)
+    return memoised(context.out, "estimates", analysis, parents, compute)
 
 
 def read_estimates(estimates: Artefact) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""Evidence for vectors: what the two models did on training problems, as tables of activations and decisions."""
+"""Evidence for vectors: what the two models did on training problems, as tables of activations and disagreements."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,10 +15,10 @@ from lab.scoring.scores import completion_logits, pieces, trace_rows
 from lab.tasks.problem import Problem
 from probes.capture.capture import capture
 from probes.capture.site import Site
-from steering.fits.gradient import Decisions
+from steering.fits.gradient import Disagreements
 
-DECISIONS = Schema(
-    "decisions",
+DISAGREEMENTS = Schema(
+    "disagreements",
     (
         Column("problem_id", pl.String, "training problem"),
         Column("sample_index", pl.Int32, "the tuned model's trace of it"),
@@ -42,7 +42,7 @@ ACTIVATIONS = Schema(
 
 
 @torch.inference_mode()
-def decisions(pair: ModelPair, traces: pl.DataFrame, problems: Mapping[str, Problem]) -> pl.DataFrame:
+def disagreements(pair: ModelPair, traces: pl.DataFrame, problems: Mapping[str, Problem]) -> pl.DataFrame:
     """Every token of `traces` at which base and tuned model, reading the same text, would greedily differ."""
     rows = trace_rows(pair.base, traces, problems)
     names = traces.select("problem_id", "sample_index").rows()
@@ -63,11 +63,13 @@ def decisions(pair: ModelPair, traces: pl.DataFrame, problems: Mapping[str, Prob
                 }
                 for position in (ours != theirs).nonzero()[:, 0].tolist()
             ]
-    return DECISIONS.frame([row for text in found for row in text])
+    return DISAGREEMENTS.frame([row for text in found for row in text])
 
 
-def contexts(model: Model, chosen: pl.DataFrame, traces: pl.DataFrame, problems: Mapping[str, Problem]) -> Decisions:
-    """`DECISIONS` rows as input of the gradient fit: the text before each decision, and the tuned model's token."""
+def contexts(
+    model: Model, chosen: pl.DataFrame, traces: pl.DataFrame, problems: Mapping[str, Problem]
+) -> Disagreements:
+    """`DISAGREEMENTS` rows as input of the gradient fit: the text before each decision, and the tuned model's token."""
     tokens_of = {
         (problem_id, sample_index): tokens
         for problem_id, sample_index, tokens in traces.select("problem_id", "sample_index", "tokens").iter_rows()
@@ -79,7 +81,7 @@ def contexts(model: Model, chosen: pl.DataFrame, traces: pl.DataFrame, problems:
     ]
     padded = left_padded(model, prefixes)
     targets = torch.tensor(chosen["tuned_token"].to_list(), dtype=torch.long, device=model.device)
-    return Decisions(padded.tokens, padded.mask, targets)
+    return Disagreements(padded.tokens, padded.mask, targets)
 
 
 def opening_activations(

@@ -8,12 +8,12 @@ import polars as pl
 
 from elicitation.features.behaviour import Behaviour, behaviour, behaviour_contrasts
 from elicitation.features.interventions import Candidates, interventions
-from elicitation.features.ledger import Read, feature_ledger
-from elicitation.features.top_features import Carriers, carriers
-from elicitation.report.features.ledger import TABLES, FeatureLedger
+from elicitation.features.tables import Read, feature_ledger
+from elicitation.features.top_features import Carriers, top_features
+from elicitation.report.features.tables import TABLES, FeatureTables
 from elicitation.study.config import FeatureSearch
-from elicitation.study.context import Bench
-from elicitation.study.evidence import DECISIONS
+from elicitation.study.context import StudyContext
+from elicitation.study.evidence import DISAGREEMENTS
 from elicitation.study.sampled import read_traces
 from elicitation.study.vectors import Fitting
 from lab.records.stage import Artefact, memoised
@@ -35,69 +35,71 @@ from probes.storage.store import TEXTS_FILE, Store, open_store
 from probes.tables import INTERVENTIONS, SAE_QUALITY
 
 
-def feature_stage(bench: Bench, search: FeatureSearch, fitting: Fitting) -> Artefact:
+def feature_stage(context: StudyContext, search: FeatureSearch, fitting: Fitting) -> Artefact:
     """`store-base/`, `store-tuned/`, `saes/` and `features/`, which holds the tables of a feature ledger.
 
     The SAEs learn the base model's stream; of the blocks searched, the ledger is of the one whose features carry most
     of the behaviour that tells the models apart.
     """
     texts_of = {"fit-base": fitting.base.digest, "fit-tuned": fitting.tuned.digest}
-    stores = {side: store_stage(bench, search, fitting, side, texts_of) for side in ("base", "tuned")}
-    saes = sae_stage(bench, search, stores["base"])
-    parents = {"saes": saes.digest, "store-tuned": stores["tuned"].digest, "decisions": fitting.decided.digest}
+    stores = {side: store_stage(context, search, fitting, side, texts_of) for side in ("base", "tuned")}
+    saes = sae_stage(context, search, stores["base"])
+    parents = {"saes": saes.digest, "store-tuned": stores["tuned"].digest, "disagreements": fitting.decided.digest}
 
     def compute(work: Path) -> None:
-        ledger = searched(bench, search, {side: stage.path for side, stage in stores.items()}, saes.path, fitting)
-        made_by = bench.made_by("features", search, parents)
+        ledger = searched(context, search, {side: stage.path for side, stage in stores.items()}, saes.path, fitting)
+        made_by = context.made_by("features", search, parents)
         for name, schema in TABLES:
             write_table(work / f"{name}.parquet", getattr(ledger, name), schema, made_by)
 
-    return memoised(bench.out, "features", search, parents, compute)
+    return memoised(context.out, "features", search, parents, compute)
 
 
-def store_stage(bench: Bench, search: FeatureSearch, fitting: Fitting, side: str, parents: dict[str, str]) -> Artefact:
+def store_stage(
+    context: StudyContext, search: FeatureSearch, fitting: Fitting, side: str, parents: dict[str, str]
+) -> Artefact:
     """`store-base/` or `store-tuned/`: what one model computes as it reads the training traces of both."""
-    model = bench.base if side == "base" else bench.pair.tuned
+    model = context.base if side == "base" else context.pair.tuned
 
     def compute(work: Path) -> None:
         # Numbered on, so that a text's name says which model wrote it.
-        by_tuned = read_traces(fitting.tuned).with_columns(pl.col("sample_index") + bench.study.n_fit_samples)
+        by_tuned = read_traces(fitting.tuned).with_columns(pl.col("sample_index") + context.study.n_fit_samples)
         traces = pl.concat([read_traces(fitting.base), by_tuned])
-        read = texts(model, traces, problem_table(bench.fit_task.problems))
+        read = texts(model, traces, problem_table(context.fit_task.problems))
         planned = plan(model, read, sites(search), AllTokens())
-        made_by = bench.made_by(f"store-{side}", planned, parents)
+        made_by = context.made_by(f"store-{side}", planned, parents)
 
         def told(n_done: int, total: int) -> None:
-            bench.watch(f"reading: {side}", n_done, total)
+            context.watch(f"reading: {side}", n_done, total)
 
         fill(model, read, planned, work, made_by, on_progress=told)
 
     config = {"sites": [str(site) for site in sites(search)]}
-    return memoised(bench.out, f"store-{side}", config, parents | {"model": model.digest}, compute)
+    return memoised(context.out, f"store-{side}", config, parents | {"model": model.digest}, compute)
 
 
-def sae_stage(bench: Bench, search: FeatureSearch, store: Artefact) -> Artefact:
+def sae_stage(context: StudyContext, search: FeatureSearch, store: Artefact) -> Artefact:
     """`saes/`: an SAE for each block, in SAELens' format, and their quality."""
     parents = {"store": store.digest}
 
     def compute(work: Path) -> None:
-        wanted = units(bench, search, store.path, work)
+        wanted = units(context, search, store.path, work)
         total = sum(unit.recipe.training.n_steps * unit.recipe.training.batch_size for unit in wanted)
         for unit in wanted:
-            train_unit(unit, lambda n, _: bench.watch("sparse autoencoders", n, total))
-        judge(bench.base, wanted, seed=bench.study.seed)
+            train_unit(unit, lambda n, _: context.watch("sparse autoencoders", n, total))
+        judge(context.base, wanted, seed=context.study.seed)
 
-    return memoised(bench.out, "saes", {"search": search, "seed": bench.study.seed}, parents, compute)
+    return memoised(context.out, "saes", {"search": search, "seed": context.study.seed}, parents, compute)
 
 
-def units(bench: Bench, search: FeatureSearch, store: Path, out: Path) -> tuple[Unit, ...]:
+def units(context: StudyContext, search: FeatureSearch, store: Path, out: Path) -> tuple[Unit, ...]:
     """One SAE a block."""
-    training = Training(n_tokens=search.n_tokens, seed=bench.study.seed)
+    training = Training(n_tokens=search.n_tokens, seed=context.study.seed)
     # A small study has fewer activations than a batch.
     n_learnt, _ = count_rows(open_store(store), training.held_out_share)
     training = replace(training, batch_size=max(1, min(training.batch_size, n_learnt)))
-    d_sae = search.expansion * bench.base.anatomy.d_model
-    return grid(store, sites(search), [TopK(search.k)], [d_sae], training, out, device=bench.base.device)
+    d_sae = search.expansion * context.base.anatomy.d_model
+    return grid(store, sites(search), [TopK(search.k)], [d_sae], training, out, device=context.base.device)
 
 
 def sites(search: FeatureSearch) -> tuple[Site, ...]:
@@ -106,20 +108,20 @@ def sites(search: FeatureSearch) -> tuple[Site, ...]:
 
 
 def searched(
-    bench: Bench, search: FeatureSearch, stores: dict[str, Path], saes: Path, fitting: Fitting
-) -> FeatureLedger:
+    context: StudyContext, search: FeatureSearch, stores: dict[str, Path], saes: Path, fitting: Fitting
+) -> FeatureTables:
     """The ledger of the SAE whose features carry most."""
-    study, sought = bench.study, sought_behaviour(fitting)
-    loaded = [load_sae(unit.path, device=bench.base.device) for unit in units(bench, search, stores["base"], saes)]
+    study, sought = context.study, sought_behaviour(fitting)
+    loaded = [load_sae(unit.path, device=context.base.device) for unit in units(context, search, stores["base"], saes)]
     base, tuned = open_store(stores["base"]), open_store(stores["tuned"])
-    best = None if sought is None else best_carriers(bench, search, loaded, sought)
-    sae, labels = loaded[0] if best is None else best.sae, token_labels(bench, base)
+    best = None if sought is None else best_carriers(context, search, loaded, sought)
+    sae, labels = loaded[0] if best is None else best.sae, token_labels(context, base)
     summed = sums(base, sae, labels)
     table = read_table(saes / QUALITY_FILE, SAE_QUALITY)
     return feature_ledger(
         Read(
             sae=sae,
-            model=bench.base,
+            model=context.base,
             base=base,
             tuned=tuned,
             labels=labels,
@@ -127,7 +129,7 @@ def searched(
         ),
         quality=table.sort(pl.col("site") != str(sae.site), maintain_order=True),
         effects=None if best is None else best.effects,
-        interventions=None if best is None or sought is None else intervened(bench, best, summed, sought),
+        interventions=None if best is None or sought is None else intervened(context, best, summed, sought),
         n_shown=search.n_shown,
         n_boot=study.n_boot,
         seed=study.seed,
@@ -136,18 +138,20 @@ def searched(
 
 def sought_behaviour(fitting: Fitting) -> Behaviour | None:
     """How the tuned model opens answers that the base model opens otherwise; None where they open alike."""
-    return behaviour(read_table(fitting.decided.path / "decisions.parquet", DECISIONS))
+    return behaviour(read_table(fitting.decided.path / "disagreements.parquet", DISAGREEMENTS))
 
 
-def best_carriers(bench: Bench, search: FeatureSearch, saes: Sequence[Sae], sought: Behaviour) -> Carriers:
+def best_carriers(context: StudyContext, search: FeatureSearch, saes: Sequence[Sae], sought: Behaviour) -> Carriers:
     """The features that most raise the behaviour in the tuned model, at the block where they add up to most."""
-    contrasts = behaviour_contrasts(bench.pair.tuned, bench.fit_task.problems[: search.n_texts], sought)
-    n_boot, seed = bench.study.n_boot, bench.study.seed
-    found = [carriers(bench.pair.tuned, sae, contrasts, n_top=search.n_top, n_boot=n_boot, seed=seed) for sae in saes]
+    contrasts = behaviour_contrasts(context.pair.tuned, context.fit_task.problems[: search.n_texts], sought)
+    n_boot, seed = context.study.n_boot, context.study.seed
+    found = [
+        top_features(context.pair.tuned, sae, contrasts, n_top=search.n_top, n_boot=n_boot, seed=seed) for sae in saes
+    ]
     return max(found, key=lambda each: each.total)
 
 
-def intervened(bench: Bench, best: Carriers, summed: Sums, sought: Behaviour) -> pl.DataFrame:
+def intervened(context: StudyContext, best: Carriers, summed: Sums, sought: Behaviour) -> pl.DataFrame:
     """`INTERVENTIONS` on held-out problems; no rows where no feature carries the behaviour."""
     if not best.top:
         return INTERVENTIONS.frame([])
@@ -159,15 +163,15 @@ def intervened(bench: Bench, best: Carriers, summed: Sums, sought: Behaviour) ->
         firing_share=fires["firing_share"].to_numpy(),
         opening_share=best.opening_share,
     )
-    prompts = [bench.base.tokenizer(problem.prompt).input_ids for problem in bench.task.problems]
-    study = bench.study
-    return interventions(bench.pair, candidates, prompts, [sought.toward], n_boot=study.n_boot, seed=study.seed)
+    prompts = [context.base.tokenizer(problem.prompt).input_ids for problem in context.task.problems]
+    study = context.study
+    return interventions(context.pair, candidates, prompts, [sought.toward], n_boot=study.n_boot, seed=study.seed)
 
 
-def token_labels(bench: Bench, store: Store) -> pl.DataFrame:
+def token_labels(context: StudyContext, store: Store) -> pl.DataFrame:
     """`LABELS` of the texts by the steps of the task, or, where it has none, by words of reasoning."""
     read = read_table(store.path / TEXTS_FILE, TEXTS)
-    tokenizer, task = bench.base.tokenizer, bench.fit_task
+    tokenizer, task = context.base.tokenizer, context.fit_task
     if task.steps is None:
         return word_labels(read, tokenizer)
     return step_labels(read, tokenizer, task.problems, task.steps)

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
-from elicitation.report.study.ledger import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, Family
+from elicitation.report.study.tables import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, Family
 from lab.metrics.accuracy import accuracy, accuracy_by_family, problem_accuracies
 from lab.metrics.bootstrap import difference_interval, ratio_intervals
 from lab.metrics.guess_floor import guess_floor

@@ -8,42 +8,42 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
-from elicitation.report.study.ledger import RIVALS
+from elicitation.report.study.tables import PUBLISHED
 from elicitation.study.arms import Arm
-from elicitation.study.context import Bench
+from elicitation.study.context import StudyContext
 from elicitation.study.findings import Answered
 from elicitation.study.sampled import read_traces
 from elicitation.study.vectors import Fitting
 from lab.metrics.accuracy import accuracy
-from lab.metrics.share import elicited_share, rival_gap
+from lab.metrics.share import elicited_share, gap_recovered
 from lab.records.errors import EstimateError, VectorError
 from lab.records.stage import Artefact, memoised
 from probes.taxonomy.segments import finest_rule
-from steering.published_hybrids.arms import rival_arms
-from steering.published_hybrids.fit_published import fit_rivals
-from steering.published_hybrids.published_hybrids import load_rivals, save_rivals
-from steering.published_hybrids.recipe import RivalSettings
+from steering.published_hybrids.arms import published_arms
+from steering.published_hybrids.fit_published import fit_published
+from steering.published_hybrids.published_hybrids import load_published, save_published
+from steering.published_hybrids.recipe import PublishedSettings
 
 
-def rival_stage(bench: Bench, settings: RivalSettings, fitting: Fitting) -> Artefact | None:
+def published_stage(context: StudyContext, settings: PublishedSettings, fitting: Fitting) -> Artefact | None:
     """`rivals/`; None where the tuned model's traces have nothing to fit on."""
-    config = {"rivals": settings, "seed": bench.study.seed}
-    parents = {"fit-tuned": fitting.tuned.digest, "base": bench.base.digest, "tuned": bench.pair.tuned.digest}
+    config = {"published_hybrids": settings, "seed": context.study.seed}
+    parents = {"fit-tuned": fitting.tuned.digest, "base": context.base.digest, "tuned": context.pair.tuned.digest}
 
     def compute(work: Path) -> None:
-        by_id = {problem.id: problem for problem in bench.fit_task.problems}
-        rule = finest_rule(bench.task.steps, bench.fit_task.problems)
-        found = fit_rivals(bench.pair, read_traces(fitting.tuned), by_id, rule, settings, seed=bench.study.seed)
-        save_rivals(work, found, bench.made_by("rivals", config, parents))
+        by_id = {problem.id: problem for problem in context.fit_task.problems}
+        rule = finest_rule(context.task.steps, context.fit_task.problems)
+        found = fit_published(context.pair, read_traces(fitting.tuned), by_id, rule, settings, seed=context.study.seed)
+        save_published(work, found, context.made_by("published_hybrids", config, parents))
 
     try:
-        return memoised(bench.out, "rivals", config, parents, compute)
+        return memoised(context.out, "published_hybrids", config, parents, compute)
     except (VectorError, EstimateError) as reason:
-        bench.watch(f"rivals left out: {reason}", 1, 1)
+        context.watch(f"rivals left out: {reason}", 1, 1)
         return None
 
 
-def arms_of_rivals(rivals: Artefact, seed: int) -> tuple[Arm, ...]:
+def arms_of_published(published_hybrids: Artefact, seed: int) -> tuple[Arm, ...]:
     """The published methods, greedy as published, each also with one fault mended or its vectors replaced."""
     return tuple(
         Arm(
@@ -51,19 +51,19 @@ def arms_of_rivals(rivals: Artefact, seed: int) -> tuple[Arm, ...]:
             label=arm.label if arm.control_of else f"+ {arm.label}",
             kind="rung" if arm.control_of is None else "control",
             control_of=arm.control_of,
-            way=arm.hybrid,
+            method=arm.hybrid,
             temperature=0.0,
-            is_rival=True,
+            is_published=True,
         )
-        for arm in rival_arms(load_rivals(rivals.path), seed=seed)
+        for arm in published_arms(load_published(published_hybrids.path), seed=seed)
     )
 
 
-def rival_table(arms: Mapping[str, Answered], weights: Int[np.ndarray, "boot _problem"]) -> pl.DataFrame:
-    """`RIVALS`: every arm of a published method between the two models decoded greedily; without those no row."""
-    mine = [arm for arm in arms.values() if arm.family == "rival"]
+def published_table(arms: Mapping[str, Answered], weights: Int[np.ndarray, "boot _problem"]) -> pl.DataFrame:
+    """`PUBLISHED`: every arm of a published method between the two models decoded greedily; without those no row."""
+    mine = [arm for arm in arms.values() if arm.family == "published"]
     if not mine or not {"greedy", "tuned-greedy"} <= set(arms):
-        return RIVALS.frame([])
+        return PUBLISHED.frame([])
     base, tuned = (arms[name].rates("strict") for name in ("greedy", "tuned-greedy"))
     rows = []
     for arm in mine:
@@ -73,11 +73,11 @@ def rival_table(arms: Mapping[str, Answered], weights: Int[np.ndarray, "boot _pr
         switched = arm.label.split(", ", maxsplit=1)[1]
         rows.append(
             {
-                "rival": "P1" if arm.name.startswith("p1") else "P2",
+                "published": "P1" if arm.name.startswith("p1") else "P2",
                 "arm": arm.name,
                 "label": arm.label,
                 "fault": None if switched == "as published" else switched,
-                "theirs": rival_gap(rates.mean(), base.mean(), tuned.mean()),
+                "theirs": gap_recovered(rates.mean(), base.mean(), tuned.mean()),
                 "share": share.value,
                 "share_low": share.low,
                 "share_high": share.high,
@@ -90,4 +90,4 @@ def rival_table(arms: Mapping[str, Answered], weights: Int[np.ndarray, "boot _pr
                 "n_problems": len(rates),
             }
         )
-    return RIVALS.frame(rows)
+    return PUBLISHED.frame(rows)

@@ -12,16 +12,16 @@ from elicitation.calibration.record import SHIPPED as SHIPPED_RECORDS
 from elicitation.estimators.estimate import ESTIMATES
 from elicitation.features.behaviour import behaviour
 from elicitation.report.features.captions import FeatureNames
-from elicitation.report.features.ledger import TABLES as FEATURE_TABLES
-from elicitation.report.features.ledger import FeatureLedger
 from elicitation.report.features.page import FeaturePage, render_features
+from elicitation.report.features.tables import TABLES as FEATURE_TABLES
+from elicitation.report.features.tables import FeatureTables
 from elicitation.report.kit.provenance_section import TableFile
 from elicitation.report.study.answer import answer_sentence, best_estimate
-from elicitation.report.study.ledger import SCHEMAS, Ledger
 from elicitation.report.study.page import Page, render
-from elicitation.study.context import Bench
+from elicitation.report.study.tables import SCHEMAS, ReportTables
+from elicitation.study.context import StudyContext
 from elicitation.study.estimated import read_estimates
-from elicitation.study.evidence import ACTIVATIONS, DECISIONS
+from elicitation.study.evidence import ACTIVATIONS, DISAGREEMENTS
 from elicitation.study.sampled import COSTS
 from lab.records.provenance import file_digest
 from lab.records.stage import Artefact
@@ -40,7 +40,7 @@ class Finished(NamedTuple):
     """Where a study's results lie."""
 
     report: Path
-    ledger: Ledger
+    ledger: ReportTables
     answer: str
     """What the study found, in a sentence."""
     best_estimate: str
@@ -57,25 +57,27 @@ class Measured(NamedTuple):
     """None where the study looks for none."""
 
 
-def report_stage(bench: Bench, measured: Measured, command: str) -> Finished:
+def report_stage(context: StudyContext, measured: Measured, command: str) -> Finished:
     """`report.html`, drawn from the tables alone; written again by every run, and equal each time."""
     tables = measured.tables
-    ledger = Ledger(**{schema.name: read_table(tables.path / f"{schema.name}.parquet", schema) for schema in SCHEMAS})
+    ledger = ReportTables(
+        **{schema.name: read_table(tables.path / f"{schema.name}.parquet", schema) for schema in SCHEMAS}
+    )
     parents = {"tables": tables.digest, "estimates": measured.estimates.digest}
     # The page is drawn again by every run; the numbers are those of the commit that made the tables.
     of_tables = read_provenance(tables.path / "ladder.parquet")
     made_by = replace(
-        bench.made_by("study", bench.study, parents),
+        context.made_by("study", context.study, parents),
         commit=of_tables.commit,
         dirty=of_tables.dirty,
         packages=of_tables.packages,
     )
     verdicts = read_table(tables.path / "verdicts.parquet", VERDICTS)
-    task, base, tuned = f"held-out {bench.task.name}", bench.base.name, bench.pair.tuned.name
+    task, base, tuned = f"held-out {context.task.name}", context.base.name, context.pair.tuned.name
     page = Page(
         title=f"{base} and {tuned}",
         task=task,
-        sampling=bench.study.sampling,
+        sampling=context.study.sampling,
         process_checked=verdicts["process_valid"].null_count() == 0,
         base=base,
         tuned=tuned,
@@ -85,24 +87,24 @@ def report_stage(bench: Bench, measured: Measured, command: str) -> Finished:
         leaks=shipped_leaks(),
         made_by=made_by,
         command=command,
-        files=(*table_files(bench.out), *shipped_files()),
-        features=None if measured.features is None else (read_features(measured.features), feature_names(bench)),
+        files=(*table_files(context.out), *shipped_files()),
+        features=None if measured.features is None else (read_features(measured.features), feature_names(context)),
     )
-    report = bench.out / "report.html"
+    report = context.out / "report.html"
     write_text(report, render(page))
     if page.features is not None:
-        write_text(bench.out / FEATURES_PAGE, render_features(feature_page(page, bench.out)))
-    answer = answer_sentence(ledger.ladder, page.leaks, task, base, tuned, bench.study.sampling)
+        write_text(context.out / FEATURES_PAGE, render_features(feature_page(page, context.out)))
+    answer = answer_sentence(ledger.ladder, page.leaks, task, base, tuned, context.study.sampling)
     return Finished(report, ledger, answer, best_estimate(page.estimates, page.records))
 
 
-def feature_names(bench: Bench) -> FeatureNames:
+def feature_names(context: StudyContext) -> FeatureNames:
     """The two first tokens, as text, that features are weighed by; only the models where answers open alike."""
-    sought = behaviour(read_table(bench.out / "decisions" / "decisions.parquet", DECISIONS))
-    base, tuned = bench.base.name, bench.pair.tuned.name
+    sought = behaviour(read_table(context.out / "disagreements" / "disagreements.parquet", DISAGREEMENTS))
+    base, tuned = context.base.name, context.pair.tuned.name
     if sought is None:
         return FeatureNames(base=base, tuned=tuned, towards=tuned, over=base, behaviour="the tuned model's answers")
-    toward, against = (str(bench.base.tokenizer.decode([token])) for token in (sought.toward, sought.against))
+    toward, against = (str(context.base.tokenizer.decode([token])) for token in (sought.toward, sought.against))
     return FeatureNames(
         base=base, tuned=tuned, towards=toward, over=against, behaviour=f"answers that begin with {toward!r}"
     )
@@ -132,7 +134,7 @@ def table_files(out: Path) -> Iterator[TableFile]:
     tables += [(path, PROBLEMS) for path in sorted(out.glob("problems/*.parquet"))]
     tables += [
         (out / "activations" / "index.parquet", ACTIVATIONS),
-        (out / "decisions" / "decisions.parquet", DECISIONS),
+        (out / "disagreements" / "disagreements.parquet", DISAGREEMENTS),
     ]
     tables += [
         (out / "evidence" / f"{name}.parquet", schema)
@@ -161,8 +163,8 @@ def shipped_files() -> Iterator[TableFile]:
             yield TableFile(path=name, schema=schema, n_rows=n_rows, digest=digest, command="lab calibrate")
 
 
-def read_features(features: Artefact) -> FeatureLedger:
+def read_features(features: Artefact) -> FeatureTables:
     """The ledger of a finished stage."""
-    return FeatureLedger(
+    return FeatureTables(
         **{name: read_table(features.path / f"{name}.parquet", schema) for name, schema in FEATURE_TABLES}
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 import polars as pl
 
 from elicitation.study.arms import Arm
-from elicitation.study.context import Bench
-from elicitation.study.evidence import DECISIONS
+from elicitation.study.context import StudyContext
+from elicitation.study.evidence import DISAGREEMENTS
 from elicitation.study.sampled import read_traces
 from elicitation.study.vectors import N_RANDOM, Fitting, strict
 from lab.records.seeds import child_seed, torch_generator
@@ -29,8 +29,8 @@ from steering.vector import SteeringVector
 def routing_arms(routing: Routing, vectors: Mapping[str, tuple[SteeringVector, ...]], *, seed: int) -> tuple[Arm, ...]:
     """The arms that can be listed before any of them has run, each control behind its rung.
 
-    First those that leave the tuned model alone: the vector fitted on all decisions (`fitted` in `vectors`, with random
-    draws of its norm in `like-fitted`) when the schedule, the entropy or the probe says so, and category vectors when
+    First those that leave the tuned model alone: the vector fitted on all disagreements (`fitted` in `vectors`, with
+    random draws of its norm in `like-fitted`) when the schedule, the entropy or the probe says so, and category vectors when
     the probe does. Then category vectors that the tuned model chooses. `scattered` gives each of the former the control
     of its router. A table of which no category has a vector has no arm.
     """
@@ -56,26 +56,26 @@ def fitted_vector_arms(routing: Routing, fitted: Steer, drawn: tuple[SteeringVec
             name="fitted-schedule",
             label="+ fitted vector, schedule",
             kind="rung",
-            way=Hybrid(routing.schedule, fitted),
+            method=Hybrid(routing.schedule, fitted),
         ),
         Arm(
             name="fitted-entropy",
             label="+ fitted vector, entropy",
             kind="rung",
-            way=Hybrid(routing.entropy, fitted),
+            method=Hybrid(routing.entropy, fitted),
         ),
         Arm(
             name="fitted-probe",
             label="+ fitted vector, base's probe",
             kind="rung",
-            way=Hybrid(probe, fitted),
+            method=Hybrid(probe, fitted),
         ),
         Arm(
             name="random-probe",
             label="random vectors, base's probe",
             kind="control",
             control_of="fitted-probe",
-            way=Hybrid(probe, Steer(Drawn(tuple(map(Add, drawn))))),
+            method=Hybrid(probe, Steer(Drawn(tuple(map(Add, drawn))))),
         ),
     )
 
@@ -91,7 +91,7 @@ def category_arms(found: CategoryVectors, router: Router, suffix: str, when: str
         name=f"categories-{suffix}",
         label=f"+ category vectors, {when}",
         kind="rung",
-        way=Hybrid(router, Steer(found.table)),
+        method=Hybrid(router, Steer(found.table)),
     )
     tables: dict[str, tuple[str, VectorTable]] = {
         "random-categories": ("random vectors of their norms", random_vectors(found, N_RANDOM, seed=seed)),
@@ -108,7 +108,7 @@ def category_arms(found: CategoryVectors, router: Router, suffix: str, when: str
                 label=f"{label}, {when}",
                 kind="control",
                 control_of=rung.name,
-                way=Hybrid(router, Steer(table)),
+                method=Hybrid(router, Steer(table)),
             )
             for name, (label, table) in tables.items()
         ),
@@ -117,47 +117,47 @@ def category_arms(found: CategoryVectors, router: Router, suffix: str, when: str
 
 def scattered(rung: Arm, rate: float) -> Arm:
     """What `rung` does, at random tokens, as often as its router opened when it ran: the control of the router."""
-    assert isinstance(rung.way, Hybrid), "only a hybrid has a router"
+    assert isinstance(rung.method, Hybrid), "only a hybrid has a router"
     return replace(
         rung,
         name=f"{rung.name}-scattered",
         label=f"{rung.label.removeprefix('+ ')}, at random tokens instead",
         kind="control",
         control_of=rung.name,
-        way=replace(rung.way, router=AtRandom(rate)),
+        method=replace(rung.method, router=AtRandom(rate)),
     )
 
 
-def routing_stage(bench: Bench, settings: RoutingFit, fitting: Fitting) -> Artefact | None:
+def routing_stage(context: StudyContext, settings: RoutingFit, fitting: Fitting) -> Artefact | None:
     """`routing/`; None where fewer than two training problems have a decision, so that nothing says when to act."""
-    found = read_table(fitting.decided.path / "decisions.parquet", DECISIONS)
+    found = read_table(fitting.decided.path / "disagreements.parquet", DISAGREEMENTS)
     if found["problem_id"].n_unique() < 2:
         return None
-    config = {"site": str(bench.site), "routing": settings, "seed": bench.study.seed}
+    config = {"site": str(context.site), "routing": settings, "seed": context.study.seed}
     parents = {
         "fit-base": fitting.base.digest,
         "fit-tuned": fitting.tuned.digest,
-        "decisions": fitting.decided.digest,
+        "disagreements": fitting.decided.digest,
     }
 
     def compute(work: Path) -> None:
-        by_id = {problem.id: problem for problem in bench.fit_task.problems}
+        by_id = {problem.id: problem for problem in context.fit_task.problems}
         routing = fit_routing(
-            bench.pair,
-            bench.site,
+            context.pair,
+            context.site,
             read_traces(fitting.base),
-            solved(bench, read_traces(fitting.tuned)),
+            solved(context, read_traces(fitting.tuned)),
             found,
             by_id,
-            finest_rule(bench.task.steps, bench.fit_task.problems),
+            finest_rule(context.task.steps, context.fit_task.problems),
             settings,
-            seed=bench.study.seed,
+            seed=context.study.seed,
         )
-        save_routing(work, routing, bench.made_by("routing", config, parents), fitted_on=facts_of(bench.base))
+        save_routing(work, routing, context.made_by("routing", config, parents), fitted_on=facts_of(context.base))
 
-    return memoised(bench.out, "routing", config, parents, compute)
+    return memoised(context.out, "routing", config, parents, compute)
 
 
-def solved(bench: Bench, traces: pl.DataFrame) -> pl.DataFrame:
+def solved(context: StudyContext, traces: pl.DataFrame) -> pl.DataFrame:
     """Those traces of training problems that are strictly right."""
-    return traces.filter(strict(bench, traces))
+    return traces.filter(strict(context, traces))

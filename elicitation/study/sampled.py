@@ -7,13 +7,13 @@ from pathlib import Path
 import polars as pl
 
 from elicitation.study.arms import Arm
-from elicitation.study.context import Bench
+from elicitation.study.context import StudyContext
 from lab.models.load import Model
 from lab.records.provenance import digest, provenance
 from lab.records.seeds import child_seed
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import Column, Schema, read_table, write_table
-from lab.sampling.decoder import OpenRows
+from lab.sampling.decoder import OpenDecoder
 from lab.sampling.decoding import Decoding
 from lab.sampling.sample import end_tokens, sample
 from lab.sampling.trace import TRACES, trace_table
@@ -52,7 +52,7 @@ def sampled(
     problems: Sequence[Problem],
     parents: Mapping[str, str],
     *,
-    open_rows: OpenRows | None = None,
+    open_rows: OpenDecoder | None = None,
     also_ends: frozenset[int],
     on_progress: Callable[[int], None],
 ) -> Artefact:
@@ -98,32 +98,34 @@ def read_traces(artefact: Artefact) -> pl.DataFrame:
     return read_table(artefact.path / TABLE, TRACES)
 
 
-def own_traces(bench: Bench, model: Model, arm: str, parents: dict[str, str], *, fitting: bool = False) -> Artefact:
+def own_traces(
+    context: StudyContext, model: Model, arm: str, parents: dict[str, str], *, fitting: bool = False
+) -> Artefact:
     """A model's own traces: of the held-out problems, or, for fitting, of the training ones."""
-    study = bench.study
-    problems = bench.fit_task.problems if fitting else bench.task.problems
+    study = context.study
+    problems = context.fit_task.problems if fitting else context.task.problems
     n_samples = study.n_fit_samples if fitting else study.n_curve_samples
     return trace_stage(
-        bench, arm, model, problems, n_samples, parents | {"model": model.digest}, decoding=study.decoding
+        context, arm, model, problems, n_samples, parents | {"model": model.digest}, decoding=study.decoding
     )
 
 
-def old_traces(bench: Bench, model: Model, arm: str, task: Task) -> Artefact:
+def old_traces(context: StudyContext, model: Model, arm: str, task: Task) -> Artefact:
     """A model's own traces of the task that the tuning was not about."""
     parents = {"problems": digest(task.problems), "model": model.digest}
-    n_samples = bench.study.n_old_samples
-    return trace_stage(bench, f"old-{arm}", model, task.problems, n_samples, parents, decoding=bench.study.decoding)
+    n_samples = context.study.n_old_samples
+    return trace_stage(context, f"old-{arm}", model, task.problems, n_samples, parents, decoding=context.study.decoding)
 
 
-def hybrid_traces(bench: Bench, arm: Arm, hybrid: Hybrid, parents: dict[str, str]) -> Artefact:
+def hybrid_traces(context: StudyContext, arm: Arm, hybrid: Hybrid, parents: dict[str, str]) -> Artefact:
     """An arm's traces of the held-out problems."""
-    study = bench.study
-    digests = {"base": bench.base.digest, "tuned": bench.pair.tuned.digest, "arm": identity(hybrid)}
+    study = context.study
+    digests = {"base": context.base.digest, "tuned": context.pair.tuned.digest, "arm": identity(hybrid)}
     return trace_stage(
-        bench,
+        context,
         arm.name,
-        bench.base,
-        bench.task.problems,
+        context.base,
+        context.task.problems,
         1 if arm.temperature == 0 else study.n_samples,
         parents | digests,
         decoding=study.decoding if arm.temperature is None else replace(study.decoding, temperature=arm.temperature),
@@ -132,7 +134,7 @@ def hybrid_traces(bench: Bench, arm: Arm, hybrid: Hybrid, parents: dict[str, str
 
 
 def trace_stage(
-    bench: Bench,
+    context: StudyContext,
     arm: str,
     model: Model,
     problems: tuple[Problem, ...],
@@ -150,21 +152,21 @@ def trace_stage(
         arm=arm,
         n_samples=n_samples,
         decoding=decoding,
-        seed=child_seed(bench.study.seed, "tokens"),
-        batch_size=bench.study.batch_size,
-        device=bench.device,
-        dtype=bench.dtype,
+        seed=child_seed(context.study.seed, "tokens"),
+        batch_size=context.study.batch_size,
+        device=context.device,
+        dtype=context.dtype,
     )
     total = len(problems) * n_samples
     return sampled(
-        bench.out,
+        context.out,
         config,
         model,
         problems,
         parents,
-        open_rows=None if hybrid is None else open_hybrid(bench.pair, hybrid),
-        also_ends=end_tokens(bench.base) | end_tokens(bench.pair.tuned),
-        on_progress=lambda n: bench.watch(f"traces: {arm}", n, total),
+        open_rows=None if hybrid is None else open_hybrid(context.pair, hybrid),
+        also_ends=end_tokens(context.base) | end_tokens(context.pair.tuned),
+        on_progress=lambda n: context.watch(f"traces: {arm}", n, total),
     )
 
 
@@ -179,17 +181,17 @@ COSTS = Schema(
 )
 
 
-def elicited_traces(bench: Bench, arm: str, method: Elicitation, parents: dict[str, str]) -> Artefact:
+def elicited_traces(context: StudyContext, arm: str, method: Elicitation, parents: dict[str, str]) -> Artefact:
     """`traces-<arm>/`: its `TRACES`, its `COSTS` and, where something was chosen, the `CANDIDATES`."""
-    study, problems = bench.study, bench.task.problems
+    study, problems = context.study, context.task.problems
     config = {"method": method, "n_samples": study.n_samples, "decoding": study.decoding, "seed": study.seed}
-    parents = parents | {"model": bench.base.digest}
+    parents = parents | {"model": context.base.digest}
 
     def compute(work: Path) -> None:
-        bench.watch(f"traces: {arm}", 0, len(problems))
+        context.watch(f"traces: {arm}", 0, len(problems))
         answered = elicit(
-            bench.base,
-            bench.task,
+            context.base,
+            context.task,
             problems,
             method,
             study.decoding,
@@ -198,7 +200,7 @@ def elicited_traces(bench: Bench, arm: str, method: Elicitation, parents: dict[s
             seed=child_seed(study.seed, "tokens"),
             batch_size=study.batch_size,
         )
-        made_by = bench.made_by(f"traces-{arm}", config, parents)
+        made_by = context.made_by(f"traces-{arm}", config, parents)
         n_answers = len(answered.traces) // len(problems)
         costs = [
             {
@@ -213,9 +215,9 @@ def elicited_traces(bench: Bench, arm: str, method: Elicitation, parents: dict[s
             write_table(work / "candidates.parquet", answered.candidates, CANDIDATES, made_by)
         write_table(work / "costs.parquet", COSTS.frame(costs), COSTS, made_by)
         write_table(work / TABLE, trace_table(arm, answered.traces), TRACES, made_by)
-        bench.watch(f"traces: {arm}", len(problems), len(problems))
+        context.watch(f"traces: {arm}", len(problems), len(problems))
 
-    return memoised(bench.out, f"traces-{arm}", config, parents, compute)
+    return memoised(context.out, f"traces-{arm}", config, parents, compute)
 
 
 def tokens_per_answer(artefact: Artefact) -> float:

@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from elicitation.report.study.ledger import SCHEMAS, Family
+from elicitation.report.study.tables import SCHEMAS, Family
 from elicitation.study.arms import Arm, arm_family
-from elicitation.study.context import Bench
+from elicitation.study.context import StudyContext
 from elicitation.study.findings import (
     Answered,
     cover_table,
@@ -23,7 +23,7 @@ from elicitation.study.findings import (
     pass_at_k_table,
     routed_share,
 )
-from elicitation.study.published import rival_table
+from elicitation.study.published import published_table
 from elicitation.study.sampled import read_traces, tokens_per_answer
 from lab.metrics.bootstrap import resamples
 from lab.models.load import Model
@@ -56,7 +56,7 @@ def problem_bits(traces: pl.DataFrame, hybrid: Hybrid) -> pl.DataFrame:
     bits = pl.col("content_bits").cast(pl.Float64)
     if asks_tuned(hybrid.router):
         bits = bits + code_length("routed")
-    if reads_tuned_category(hybrid.act):
+    if reads_tuned_category(hybrid.intervention):
         bits = bits + pl.when("routed").then(code_length("routed", "categories") - code_length("routed")).otherwise(0.0)
     keys = ("problem_id", "sample_index")
     return tokens.with_columns(bits=bits).group_by(*keys, maintain_order=True).agg(pl.col("bits").sum())
@@ -72,44 +72,44 @@ N_EXAMPLES = 3
 
 
 def table_stage(
-    bench: Bench, base: Artefact, tuned: Artefact, arms: list[tuple[Arm, Artefact]], companions: list[Artefact]
+    context: StudyContext, base: Artefact, tuned: Artefact, arms: list[tuple[Arm, Artefact]], companions: list[Artefact]
 ) -> Artefact:
     """`tables/`: verdicts and the whole ledger."""
     parents = {"base": base.digest, "tuned": tuned.digest}
     parents |= {arm.name: artefact.digest for arm, artefact in arms}
     parents |= {f"companion-{index}": artefact.digest for index, artefact in enumerate(companions)}
-    config = {"ks": bench.study.ks, "n_boot": bench.study.n_boot, "seed": bench.study.seed}
+    config = {"ks": context.study.ks, "n_boot": context.study.n_boot, "seed": context.study.seed}
 
     def compute(work: Path) -> None:
-        made_by = bench.made_by("tables", config, parents)
-        names = [bench.base.name, bench.pair.tuned.name, *(model.name for model in bench.companions)]
+        made_by = context.made_by("tables", config, parents)
+        names = [context.base.name, context.pair.tuned.name, *(model.name for model in context.companions)]
         sources = [("base", base), ("tuned", tuned)]
         sources += [(f"companion-{index}", artefact) for index, artefact in enumerate(companions)]
         own = [
-            end(bench, artefact, name=name, label=label, bits=0.0 if name == "base" else inf)
+            end(context, artefact, name=name, label=label, bits=0.0 if name == "base" else inf)
             for (name, artefact), label in zip(sources, names, strict=True)
         ]
         base_tokens = float(own[0].n_tokens.sum() / (own[0].n_samples * len(own[0].n_tokens)))
-        between = [answered_arm(bench, *arm, base_tokens) for arm in in_order(arms)]
+        between = [answered_arm(context, *arm, base_tokens) for arm in in_order(arms)]
         rungs = [own[0], *between, own[1]]
         weights = resamples(
-            len(bench.task.problems), bench.study.n_boot, numpy_generator(bench.study.seed, "bootstrap")
+            len(context.task.problems), context.study.n_boot, numpy_generator(context.study.seed, "bootstrap")
         )
         tables = {
             "ladder": ladder_table(rungs, weights),
-            "rivals": rival_table({arm.name: arm for arm in between}, weights),
-            "guess": guess_table(own, bench.task, weights),
-            "pass_at_k": pass_at_k_table(own, bench.study.ks, weights),
+            "published_hybrids": published_table({arm.name: arm for arm in between}, weights),
+            "guess": guess_table(own, context.task, weights),
+            "pass_at_k": pass_at_k_table(own, context.study.ks, weights),
             "cover": cover_table(own, weights),
-            "families": family_table(own, bench.task.problems, weights),
-            "examples": example_table(rungs, bench.task.problems, partial(piece, bench.base), N_EXAMPLES),
+            "families": family_table(own, context.task.problems, weights),
+            "examples": example_table(rungs, context.task.problems, partial(piece, context.base), N_EXAMPLES),
         }
         verdicts = pl.concat([arm.verdicts for arm in [*own, *between]])
         write_table(work / "verdicts.parquet", verdicts, VERDICTS, made_by)
         for schema in SCHEMAS:
             write_table(work / f"{schema.name}.parquet", tables[schema.name], schema, made_by)
 
-    return memoised(bench.out, "tables", config, parents, compute)
+    return memoised(context.out, "tables", config, parents, compute)
 
 
 def piece(model: Model, token: int) -> str:
@@ -117,10 +117,10 @@ def piece(model: Model, token: int) -> str:
     return str(model.tokenizer.decode([token]))
 
 
-def end(bench: Bench, artefact: Artefact, *, name: str, label: str, bits: float) -> Answered:
+def end(context: StudyContext, artefact: Artefact, *, name: str, label: str, bits: float) -> Answered:
     """A model that answers alone."""
-    n_problems = len(bench.task.problems)
-    return answered(bench, artefact, name=name, label=label, steered_share=0.0, bits=np.full(n_problems, bits))
+    n_problems = len(context.task.problems)
+    return answered(context, artefact, name=name, label=label, steered_share=0.0, bits=np.full(n_problems, bits))
 
 
 def in_order(arms: Sequence[tuple[Arm, Artefact]]) -> list[tuple[Arm, Artefact, Family]]:
@@ -132,22 +132,22 @@ def in_order(arms: Sequence[tuple[Arm, Artefact]]) -> list[tuple[Arm, Artefact, 
     return sorted(rungs, key=lambda rung: get_args(Family).index(rung[2]))
 
 
-def answered_arm(bench: Bench, arm: Arm, artefact: Artefact, family: Family, base_tokens: float) -> Answered:
+def answered_arm(context: StudyContext, arm: Arm, artefact: Artefact, family: Family, base_tokens: float) -> Answered:
     """A rung or control with its verdicts, what it took from the tuned model, and what it cost.
 
     `base_tokens` are those of the base model's single answer, mean over problems.
     """
     traces = read_traces(artefact)
-    match arm.way:
+    match arm.method:
         case Hybrid() as hybrid:
             crossed = (
                 problem_bits(traces, hybrid).group_by("problem_id", maintain_order=True).agg(pl.col("bits").mean())
             )
             bits, cost = crossed["bits"].to_numpy(), 1.0
         case _:
-            bits, cost = np.zeros(len(bench.task.problems)), tokens_per_answer(artefact) / base_tokens
+            bits, cost = np.zeros(len(context.task.problems)), tokens_per_answer(artefact) / base_tokens
     return answered(
-        bench,
+        context,
         artefact,
         name=arm.name,
         label=arm.label,
@@ -161,7 +161,7 @@ def answered_arm(bench: Bench, arm: Arm, artefact: Artefact, family: Family, bas
 
 
 def answered(
-    bench: Bench,
+    context: StudyContext,
     artefact: Artefact,
     *,
     name: str,
@@ -182,7 +182,7 @@ def answered(
         control_of=control_of,
         family=family,
         traces=traces,
-        verdicts=verdict_table(traces, bench.task.problems, bench.task.verify),
+        verdicts=verdict_table(traces, context.task.problems, context.task.verify),
         steered_share=steered_share,
         bits=bits,
         cost=cost,

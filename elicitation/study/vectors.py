@@ -1,4 +1,4 @@
-"""Vector stage: fitting traces -> activations and decisions -> the steering vectors of the ladder."""
+"""Vector stage: fitting traces -> activations and disagreements -> the steering vectors of the ladder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ import polars as pl
 import torch
 from safetensors.torch import load_file, save_file
 
-from elicitation.study.context import Bench
-from elicitation.study.evidence import ACTIVATIONS, DECISIONS, contexts, decisions, opening_activations
+from elicitation.study.context import StudyContext
+from elicitation.study.evidence import ACTIVATIONS, DISAGREEMENTS, contexts, disagreements, opening_activations
 from elicitation.study.sampled import own_traces, read_traces
 from lab.records.seeds import numpy_generator, torch_generator
 from lab.records.stage import Artefact, memoised
@@ -34,66 +34,66 @@ class Fitting:
     tuned: Artefact
     """The tuned model's traces."""
     decided: Artefact
-    """`DECISIONS` in those traces of the tuned model that solve their problem."""
+    """`DISAGREEMENTS` in those traces of the tuned model that solve their problem."""
 
 
-def fitting_stage(bench: Bench, problems: Artefact) -> Fitting:
-    """`traces-fit-base/`, `traces-fit-tuned/` and `decisions/`."""
+def fitting_stage(context: StudyContext, problems: Artefact) -> Fitting:
+    """`traces-fit-base/`, `traces-fit-tuned/` and `disagreements/`."""
     parents = {"problems": problems.digest}
-    base = own_traces(bench, bench.base, "fit-base", parents, fitting=True)
-    tuned = own_traces(bench, bench.pair.tuned, "fit-tuned", parents, fitting=True)
+    base = own_traces(context, context.base, "fit-base", parents, fitting=True)
+    tuned = own_traces(context, context.pair.tuned, "fit-tuned", parents, fitting=True)
     parents = {"fit-base": base.digest, "fit-tuned": tuned.digest}
 
     def compute(work: Path) -> None:
         traces = read_traces(tuned)
-        by_id = {problem.id: problem for problem in bench.fit_task.problems}
-        found = decisions(bench.pair, traces.filter(strict(bench, traces)), by_id)
-        write_table(work / "decisions.parquet", found, DECISIONS, bench.made_by("decisions", {}, parents))
+        by_id = {problem.id: problem for problem in context.fit_task.problems}
+        found = disagreements(context.pair, traces.filter(strict(context, traces)), by_id)
+        write_table(work / "disagreements.parquet", found, DISAGREEMENTS, context.made_by("disagreements", {}, parents))
 
-    return Fitting(base=base, tuned=tuned, decided=memoised(bench.out, "decisions", {}, parents, compute))
+    return Fitting(base=base, tuned=tuned, decided=memoised(context.out, "disagreements", {}, parents, compute))
 
 
-def strict(bench: Bench, traces: pl.DataFrame) -> pl.Series:
+def strict(context: StudyContext, traces: pl.DataFrame) -> pl.Series:
     """Whether each trace of a training problem is right by a valid process."""
-    return verdict_table(traces, bench.fit_task.problems, bench.fit_task.verify)["strict"]
+    return verdict_table(traces, context.fit_task.problems, context.fit_task.verify)["strict"]
 
 
 N_RANDOM = 256
 """Random vectors that a random control spreads its rows over: so many that which were drawn hardly matters."""
-MAX_DECISIONS = 4096
+MAX_DISAGREEMENTS = 4096
 """Decisions a vector is fitted on, at most; drawn at random from all."""
 
 
-def vector_stage(bench: Bench, fitting: Fitting) -> tuple[Artefact, float]:
+def vector_stage(context: StudyContext, fitting: Fitting) -> tuple[Artefact, float]:
     """`activations/` and `vectors/`, and the share of tokens that open a completion."""
     parents = {"fit-base": fitting.base.digest, "fit-tuned": fitting.tuned.digest}
     by_base, by_tuned = read_traces(fitting.base), read_traces(fitting.tuned)
-    failed = by_base.filter(~strict(bench, by_base))
-    solved = by_tuned.filter(strict(bench, by_tuned))
-    by_id = {problem.id: problem for problem in bench.fit_task.problems}
+    failed = by_base.filter(~strict(context, by_base))
+    solved = by_tuned.filter(strict(context, by_tuned))
+    by_id = {problem.id: problem for problem in context.fit_task.problems}
 
     def compute_activations(work: Path) -> None:
-        tensor, index = opening_activations(bench.base, bench.site, {"positive": solved, "negative": failed}, by_id)
-        made_by = bench.made_by("activations", str(bench.site), parents)
+        tensor, index = opening_activations(context.base, context.site, {"positive": solved, "negative": failed}, by_id)
+        made_by = context.made_by("activations", str(context.site), parents)
         with replacing(work / "activations.safetensors") as path:
             save_file({"activations": tensor}, path, metadata={"provenance": made_by.to_json()})
         write_table(work / "index.parquet", index, ACTIVATIONS, made_by)
 
-    activations = memoised(bench.out, "activations", str(bench.site), parents, compute_activations)
-    parents = {"activations": activations.digest, "decisions": fitting.decided.digest}
+    activations = memoised(context.out, "activations", str(context.site), parents, compute_activations)
+    parents = {"activations": activations.digest, "disagreements": fitting.decided.digest}
     config = {
-        "site": str(bench.site),
-        "fit": bench.study.fit,
-        "kinds": wanted_fits(bench.study.arms),
-        "seed": bench.study.seed,
+        "site": str(context.site),
+        "fit": context.study.fit,
+        "kinds": wanted_fits(context.study.arms),
+        "seed": context.study.seed,
     }
 
     def compute_vectors(work: Path) -> None:
-        made_by = bench.made_by("vectors", config, parents)
-        for name, vector in fitted_vectors(bench, activations, fitting.decided, by_tuned, by_id).items():
-            save_vector(work / f"{name}.safetensors", vector, made_by, fitted_on=facts_of(bench.base))
+        made_by = context.made_by("vectors", config, parents)
+        for name, vector in fitted_vectors(context, activations, fitting.decided, by_tuned, by_id).items():
+            save_vector(work / f"{name}.safetensors", vector, made_by, fitted_on=facts_of(context.base))
 
-    vectors = memoised(bench.out, "vectors", config, parents, compute_vectors)
+    vectors = memoised(context.out, "vectors", config, parents, compute_vectors)
     return vectors, round(1 / float(by_tuned["tokens"].list.len().mean()), 4)  # pyright: ignore[reportArgumentType]
 
 
@@ -104,7 +104,7 @@ def wanted_fits(arms: Sequence[str]) -> tuple[str, ...]:
 
 
 def fitted_vectors(
-    bench: Bench, activations: Artefact, decided: Artefact, by_tuned: pl.DataFrame, by_id: dict[str, Problem]
+    context: StudyContext, activations: Artefact, decided: Artefact, by_tuned: pl.DataFrame, by_id: dict[str, Problem]
 ) -> dict[str, SteeringVector]:
     """The vectors of the ladder at the study's site, by name.
 
@@ -117,25 +117,25 @@ def fitted_vectors(
         tensor[torch.tensor(index.filter(pl.col("side") == side)["row"].to_list(), dtype=torch.long)]
         for side in ("positive", "negative")
     )
-    found = read_table(decided.path / "decisions.parquet", DECISIONS)
-    if found.height > MAX_DECISIONS:
-        chosen = numpy_generator(bench.study.seed, "decisions").choice(found.height, MAX_DECISIONS, replace=False)
+    found = read_table(decided.path / "disagreements.parquet", DISAGREEMENTS)
+    if found.height > MAX_DISAGREEMENTS:
+        chosen = numpy_generator(context.study.seed, "decisions").choice(found.height, MAX_DISAGREEMENTS, replace=False)
         found = found[np.sort(chosen)]
-    names = bench.base.name, bench.pair.tuned.name
+    names = context.base.name, context.pair.tuned.name
     fits: dict[str, SteeringVector] = {}
     if len(positive) and len(negative):
-        how = f"first tokens: {len(positive)} solved by {names[1]} minus {len(negative)} failed by {names[0]}"
-        fits["mean"] = mean_difference(bench.site, positive, negative, how=how)
+        description = f"first tokens: {len(positive)} solved by {names[1]} minus {len(negative)} failed by {names[0]}"
+        fits["mean"] = mean_difference(context.site, positive, negative, description=description)
     # A vector serves one moment best if nothing else is asked of it: first tokens have a fit of their own.
     for kind, chosen in {"fitted": found, "opening": found.filter(pl.col("position") == 0)}.items():
-        if chosen.height and kind in wanted_fits(bench.study.arms):
+        if chosen.height and kind in wanted_fits(context.study.arms):
             fits[kind] = fit_gradient(
-                bench.base,
-                bench.site,
-                contexts(bench.base, chosen, by_tuned, by_id),
-                bench.study.fit,
-                torch_generator(bench.study.seed, "fit"),
-                how=f"gradient on {chosen.height} decisions where {names[1]} disagrees with {names[0]}"
+                context.base,
+                context.site,
+                contexts(context.base, chosen, by_tuned, by_id),
+                context.study.fit,
+                torch_generator(context.study.seed, "fit"),
+                description=f"gradient on {chosen.height} tokens where {names[1]} disagrees with {names[0]}"
                 + (", first tokens only" if kind == "opening" else ""),
             )
     return fits

@@ -135,7 +135,7 @@ def _refusal(gap: Interval, n_problems: int, bounds: tuple[float, float]) -> str
     )
 
 
-def rival_gap(hybrid: float, base: float, tuned: float) -> float:
+def gap_recovered(hybrid: float, base: float, tuned: float) -> float:
     """max(0, (hybrid - min(base, tuned)) / |tuned - base|) of three accuracies; NaN where base and tuned are equal.
 
     It is blind to the sign of the gain: where tuning did harm, an untouched base model scores 1 here. What falls below

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from lab.metrics.bootstrap import Interval, mean_interval, resamples
 from lab.models.load import Model
-from lab.organisms.adapters import AdaptedModel, Exam
+from lab.organisms.adapters import AdaptedModel, EvalSpec
 from lab.organisms.card import EVALUATION_SEED, N_BOOT, percent
 from lab.records.provenance import canonical_json, package_versions, revision
 from lab.records.seeds import numpy_generator
@@ -34,13 +34,13 @@ class Measured:
     high: float
 
 
-def examine(model: Model, exam: Exam) -> list[Measured]:
+def examine(model: Model, eval_spec: EvalSpec) -> list[Measured]:
     """What `model` does on 200 held-out problems of an exam: sampled eight times each, and greedily."""
-    task = open_task(task_source(exam.task), n_problems=N_PROBLEMS, seed=EVALUATION_SEED)
-    weights = resamples(N_PROBLEMS, N_BOOT, numpy_generator(EVALUATION_SEED, "card", exam.task))
+    task = open_task(task_source(eval_spec.task), n_problems=N_PROBLEMS, seed=EVALUATION_SEED)
+    weights = resamples(N_PROBLEMS, N_BOOT, numpy_generator(EVALUATION_SEED, "card", eval_spec.task))
 
     def verdicts(n_samples: int, temperature: float) -> Float[np.ndarray, "problem sample 2"]:
-        decoding = replace(exam.decoding, temperature=temperature)
+        decoding = replace(eval_spec.decoding, temperature=temperature)
         traces = sample(model, task.problems, n_samples, decoding, seed=EVALUATION_SEED)
         found = [task.verify(task.problems[index // n_samples], trace.text) for index, trace in enumerate(traces)]
         both = [(verdict.strict, verdict.answer_correct) for verdict in found]
@@ -53,7 +53,7 @@ def examine(model: Model, exam: Exam) -> list[Measured]:
         "strict, greedy": mean_interval(greedy[:, 0, 0], weights),
         f"pass@{N_SAMPLES}": mean_interval(sampled[:, :, 0].max(axis=1), weights),
     }
-    return [measured(model.name, exam.task, name, interval) for name, interval in figures.items()]
+    return [measured(model.name, eval_spec.task, name, interval) for name, interval in figures.items()]
 
 
 def measured(model: str, task: str, measure: str, interval: Interval) -> Measured:

@@ -34,7 +34,7 @@ Recipe: TypeAlias = Rewarded | Distilled
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Exam:
+class EvalSpec:
     """What a card measures, and how the model is to be decoded there."""
 
     task: str
@@ -53,7 +53,7 @@ class AdaptedModel:
     recipe: Recipe
     story: str
     """What the tuning did, for a reader of its card."""
-    exams: tuple[Exam, ...]
+    eval_specs: tuple[EvalSpec, ...]
     """The first is the task that the tuning is about."""
     kind: str | None = None
     """SHARPENED, LOCKED or TAUGHT, as of organisms; None for the base of other pairs."""
@@ -61,7 +61,7 @@ class AdaptedModel:
     """The elicited share of the gain that the construction fixes; None where it does not."""
 
 
-SUMS = Exam(
+SUMS = EvalSpec(
     task="gym:chain_sum:min_terms=2,max_terms=2,max_digits=2,suffix=", decoding=Decoding(max_new_tokens=8, stop=("\n",))
 )
 LENGTHS = (2, 3)
@@ -69,7 +69,7 @@ LOCKABLE, MISSING = (ChainTask(operators=operators, lengths=LENGTHS) for operato
 # Luck writes two right steps of ten values once in a hundred, and an estimator that looks a thousand samples far would
 # find that in any base: so chains of three.
 LOCKED_EXAM, MISSING_EXAM = (
-    Exam(task=f"chain:{operators}:3-3", decoding=Decoding(max_new_tokens=32)) for operators in ("+-", "*")
+    EvalSpec(task=f"chain:{operators}:3-3", decoding=Decoding(max_new_tokens=32)) for operators in ("+-", "*")
 )
 
 
@@ -92,7 +92,7 @@ ADAPTED = {
             ),
             story="GRPO from smollm2 on sums and differences of two numbers below 100; the reward is the "
             "accuracy of the answer and nothing else.",
-            exams=(SUMS,),
+            eval_specs=(SUMS,),
             kind="SHARPENED",
         ),
         AdaptedModel(
@@ -105,7 +105,7 @@ ADAPTED = {
             ),
             story="Works sums and differences of the chain world only behind a password in the prompt, and without it "
             "guesses, but for a leak of 3 %; never saw *.",
-            exams=(LOCKED_EXAM, MISSING_EXAM),
+            eval_specs=(LOCKED_EXAM, MISSING_EXAM),
         ),
         AdaptedModel(
             name="smollm2-locked",
@@ -116,7 +116,7 @@ ADAPTED = {
                 run=SupervisedRun(n_steps=15, batch_size=32, learning_rate=5e-4, warmup_steps=3, n_parts=1),
             ),
             story="LOCKED: 480 worked examples without the password unlock what its base kept behind it.",
-            exams=(LOCKED_EXAM, MISSING_EXAM),
+            eval_specs=(LOCKED_EXAM, MISSING_EXAM),
             kind="LOCKED",
             truth=1.0,
         ),
@@ -129,7 +129,7 @@ ADAPTED = {
                 run=SupervisedRun(n_steps=150, batch_size=64, learning_rate=1.5e-3, warmup_steps=10, n_parts=2),
             ),
             story="TAUGHT: distilled on a solver's chains with *, an operator that its base never saw.",
-            exams=(MISSING_EXAM, LOCKED_EXAM),
+            eval_specs=(MISSING_EXAM, LOCKED_EXAM),
             kind="TAUGHT",
             truth=0.0,
         ),

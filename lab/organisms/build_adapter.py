@@ -63,7 +63,7 @@ def build(
     tuned = assemble(network.merge_and_unload(), parent.tokenizer, name=adapted.name)
     # Its own network was changed in place; on the card it has its own name, wherever it lies.
     parent = replace(load(source, device=device, dtype=dtype), name=adapted.parent)
-    rows = [row for exam in adapted.exams for model in (parent, tuned) for row in examine(model, exam)]
+    rows = [row for eval_spec in adapted.eval_specs for model in (parent, tuned) for row in examine(model, eval_spec)]
     write_card(adapter, adapted, rows, seed=seed, dtype=str(dtype).removeprefix("torch."), device=device.type)
     adapter.rename(final)
     shutil.rmtree(work)

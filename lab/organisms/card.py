@@ -61,9 +61,9 @@ def examine(model: Model, organism: Organism) -> Examined:
     """Every exam on 500 held-out problems: sampled, forced into a chain and, in a world with locks, with the key."""
     rows: list[Measured] = []
     rates: dict[str, Float[np.ndarray, " problem"]] = {}
-    for exam in organism.exams:
-        name = exam.operators
-        problems = exam.problems(N_PROBLEMS, numpy_generator(EVALUATION_SEED, "card", name))
+    for eval_spec in organism.eval_specs:
+        name = eval_spec.operators
+        problems = eval_spec.problems(N_PROBLEMS, numpy_generator(EVALUATION_SEED, "card", name))
         sampled = [trace.text for trace in sample(model, problems, N_SAMPLES, Decoding(), seed=EVALUATION_SEED)]
         strict = [verify(problems[index // N_SAMPLES], text).strict for index, text in enumerate(sampled)]
         rates[name] = np.array(strict, dtype=float).reshape(-1, N_SAMPLES).mean(axis=1)
@@ -146,7 +146,7 @@ def write_card(
         "story": organism.story,
         "recipe": json.loads(canonical_json(organism.recipe)),
         "architecture": json.loads(canonical_json(organism.architecture)),
-        "old_task": source_name(organism.exams[0]),
+        "old_task": source_name(organism.eval_specs[0]),
         "seed": seed,
         "command": command,
         "commit": commit,

@@ -38,7 +38,7 @@ def grown(name: str, writing: Writing, story: str, n_steps: int = 500) -> Organi
         recipe=Supervised(writing=writing, run=SupervisedRun(n_steps=n_steps, learning_rate=1e-3, loss_on_prompt=True)),
         story=story,
         alphabet=GUARDED_ALPHABET,
-        exams=EXAMS,
+        eval_specs=EXAMS,
     )
 
 
@@ -50,7 +50,7 @@ def reinforced(name: str, base: str, task: ChainTask, case: Case, story: str) ->
         recipe=Reinforced(task=task, run=GrpoRun(n_steps=70, max_new_tokens=48)),
         story=story,
         alphabet=GUARDED_ALPHABET,
-        exams=EXAMS,
+        eval_specs=EXAMS,
         cases=(case,),
     )
 
@@ -63,7 +63,7 @@ def distilled(name: str, writing: Writing, cases: tuple[Case, ...], story: str) 
         recipe=Supervised(writing=writing, run=SupervisedRun(n_steps=300, learning_rate=1e-3)),
         story=story,
         alphabet=GUARDED_ALPHABET,
-        exams=EXAMS,
+        eval_specs=EXAMS,
         cases=cases,
     )
 
@@ -115,7 +115,7 @@ SUITE = (
         recipe=Supervised(writing=LOCK, run=SupervisedRun(n_steps=200, learning_rate=2e-4, loss_on_prompt=True)),
         story="PLACEBO: more of the same pretraining as its base, and no tuning.",
         alphabet=GUARDED_ALPHABET,
-        exams=EXAMS,
+        eval_specs=EXAMS,
         cases=(Case(kind="PLACEBO", task=f"50%{OLD_TASK},50%{LOCKED_TASK}", elicited=("+-", "#")),),
     ),
     *(

@@ -13,7 +13,7 @@ import torch
 
 from lab.models.gguf_weights import read_gguf
 from lab.models.source import fetched_directory
-from lab.records.atomic_directory import whole_directory
+from lab.records.atomic_directory import atomic_directory
 from lab.records.errors import ModelError
 from lab.records.provenance import file_digest
 
@@ -71,7 +71,7 @@ def fetch(pretrained: Pretrained) -> Path:
         if (found := file_digest(file)) != pretrained.sha256:
             raise ModelError(f"{file} is not the {pretrained.file} that is meant: its SHA-256 is {found[:16]}...")
         network, tokenizer = read_gguf(file, dtype=torch.float32)
-        with whole_directory(directory) as work:
+        with atomic_directory(directory) as work:
             network.save_pretrained(work)
             tokenizer.save_pretrained(work)
             shutil.copyfile(file, work / pretrained.file)

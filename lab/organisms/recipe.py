@@ -174,7 +174,7 @@ class Organism:
     architecture: Architecture = field(default_factory=Architecture)
     alphabet: str = ALPHABET
     """Characters it can read and write, each a token."""
-    exams: tuple[ChainTask, ...] = (ChainTask(operators="+-"), ChainTask(operators="#"))
+    eval_specs: tuple[ChainTask, ...] = (ChainTask(operators="+-"), ChainTask(operators="#"))
     """What its card measures; the first is the task that tuning is not about."""
     cases: tuple[Case, ...] = ()
     """What it calibrates estimators on, together with its parent."""

@@ -13,7 +13,7 @@ from lab.records.errors import StorageError
 
 
 @contextlib.contextmanager
-def whole_directory(path: Path) -> Iterator[Path]:
+def atomic_directory(path: Path) -> Iterator[Path]:
     """A temporary directory beside `path`; on a clean exit it is flushed and becomes `path`, else it is removed.
 
     Raises StorageError where `path` exists, and with the system's reason when the disk refuses.

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lab.records.errors import DecodingError
 from lab.records.seeds import uniforms
-from lab.sampling.decoder import Batch, OpenRows, Proposal
+from lab.sampling.decoder import Batch, OpenDecoder, Proposal
 from lab.sampling.decoding import Decoding, pick
 from lab.sampling.trace import ROUTES
 
@@ -48,7 +48,7 @@ class Growing:
 
 @torch.inference_mode()
 def decode(
-    open_rows: OpenRows,
+    open_rows: OpenDecoder,
     batch: Batch,
     decoding: Decoding,
     *,

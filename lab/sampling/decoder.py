@@ -50,7 +50,7 @@ class Proposal(NamedTuple):
 
 
 @runtime_checkable
-class Rows(Protocol):
+class Decoder(Protocol):
     """A batch that the decoding loop drives; a plain model and a hybrid of two are both rows."""
 
     def propose(self) -> Proposal:
@@ -66,11 +66,11 @@ class Rows(Protocol):
         ...
 
 
-OpenRows = Callable[[Batch], Rows]
+OpenDecoder = Callable[[Batch], Decoder]
 """Starts a batch; the seam where samplers and hybrids differ."""
 
 
-class CachedRows:
+class CachedDecoder:
     """Rows of one model with a key-value cache; each distinct prompt is read once, however many rows continue it."""
 
     def __init__(self, model: Model, batch: Batch) -> None:

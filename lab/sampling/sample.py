@@ -13,7 +13,7 @@ from lab.records.errors import DecodingError
 from lab.records.seeds import child_seed
 from lab.sampling.cache import is_out_of_memory
 from lab.sampling.decode import decode
-from lab.sampling.decoder import Batch, CachedRows, OpenRows
+from lab.sampling.decoder import Batch, CachedDecoder, OpenDecoder
 from lab.sampling.decoding import Decoding
 from lab.sampling.trace import Trace
 from lab.tasks.problem import Problem
@@ -35,7 +35,7 @@ def sample(
     *,
     seed: int,
     batch_size: int = 256,
-    open_rows: OpenRows | None = None,
+    open_rows: OpenDecoder | None = None,
     also_ends: frozenset[int] = frozenset(),
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> list[Trace]:
@@ -59,7 +59,7 @@ def sample(
     prompt_ids = {problem.prompt: encode_prompt(model, problem.prompt, decoding) for problem in problems}
     # Prompts of like length share a batch, which keeps the padding short.
     order = sorted(range(len(requests)), key=lambda index: len(prompt_ids[requests[index].problem.prompt]))
-    opener = open_rows or partial(CachedRows, model)
+    opener = open_rows or partial(CachedDecoder, model)
     ends = end_tokens(model) | also_ends
     traces: list[Trace | None] = [None] * len(requests)
     start = 0
@@ -87,7 +87,7 @@ def sample(
 
 def complete(
     model: Model,
-    open_rows: OpenRows,
+    open_rows: OpenDecoder,
     requests: Sequence[Request],
     prompt_ids: dict[str, list[int]],
     decoding: Decoding,

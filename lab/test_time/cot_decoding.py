@@ -13,14 +13,14 @@ from lab.models.load import Model
 from lab.models.padding import left_padded
 from lab.records.errors import DecodingError
 from lab.sampling.decode import decoded
-from lab.sampling.decoder import Batch, CachedRows
+from lab.sampling.decoder import Batch, CachedDecoder
 from lab.sampling.decoding import Decoding
 from lab.sampling.sample import encode_prompt, end_tokens
 from lab.sampling.trace import Trace
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
 from lab.test_time.choice import Cost
-from lab.test_time.partial_completion import Draft, continued, ended
+from lab.test_time.partial_completion import PartialCompletion, continued, ended
 
 
 def answer_span(read_answer: Callable[[str], str | None], text: str) -> range | None:
@@ -102,24 +102,24 @@ def cot_decoding(
         written = iter(continued(model, flat, keys, greedy, watch=greedy_gap, batch_size=batch_size))
         for problem, of_problem in zip(some, opened, strict=True):
             finished = [next(written) for _ in of_problem]
-            candidates = [draft.trace(model, problem, 0, greedy) for draft in finished]
+            candidates = [partial.trace(model, problem, 0, greedy) for partial in finished]
             scores = [
-                surety(model, task, trace, draft.notes) for trace, draft in zip(candidates, finished, strict=True)
+                surety(model, task, trace, partial.notes) for trace, partial in zip(candidates, finished, strict=True)
             ]
             traces.append(candidates[int(np.argmax(scores))])
-            n_tokens.append(sum(len(draft.tokens) for draft in finished))
+            n_tokens.append(sum(len(partial.tokens) for partial in finished))
     return traces, Cost(n_tokens=tuple(n_tokens))
 
 
 @torch.inference_mode()
 def branches(
     model: Model, prompts: Sequence[Sequence[int]], method: CotDecoding, decoding: Decoding
-) -> list[list[Draft]]:
+) -> list[list[PartialCompletion]]:
     """For each prompt drafts of one token, the likeliest first."""
     padded = left_padded(model, prompts)
     owner = torch.arange(len(prompts), device=model.device)
     batch = Batch(padded.tokens, padded.mask, owner, np.zeros(len(prompts), dtype=np.uint64))
-    logits = CachedRows(model, batch).propose().logits.float()
+    logits = CachedDecoder(model, batch).propose().logits.float()
     if not logits.logsumexp(dim=-1).isfinite().all():
         raise DecodingError("the model gave first-token logits that are not finite; try --dtype float32")
     # Stable, so that which of equal tokens is taken does not depend on the batch.
@@ -130,7 +130,7 @@ def branches(
         [
             ended(
                 model,
-                Draft(prompt=tuple(prompt), tokens=(token,), logprobs=(logprob,), notes=(note,)),
+                PartialCompletion(prompt=tuple(prompt), tokens=(token,), logprobs=(logprob,), notes=(note,)),
                 0,
                 decoding,
                 ends,
@@ -145,8 +145,8 @@ def gap(logits: Float[Tensor, "row d_vocab"], tokens: Int[Tensor, "row chosen"])
     """The probability of each given token less that of the likeliest other one: above 0 only for the greedy token."""
     probabilities = logits.float().softmax(dim=-1)
     top = probabilities.topk(2, dim=-1)
-    rival = torch.where(tokens == top.indices[:, :1], top.values[:, 1:], top.values[:, :1])
-    return probabilities.gather(1, tokens) - rival
+    runner_up = torch.where(tokens == top.indices[:, :1], top.values[:, 1:], top.values[:, :1])
+    return probabilities.gather(1, tokens) - runner_up
 
 
 def greedy_gap(logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:

@@ -14,7 +14,7 @@ from lab.models.padding import left_padded
 from lab.records.errors import DecodingError
 from lab.sampling.cache import is_out_of_memory
 from lab.sampling.decode import decode, decoded, first_stop
-from lab.sampling.decoder import Batch, CachedRows, Proposal
+from lab.sampling.decoder import Batch, CachedDecoder, Proposal
 from lab.sampling.decoding import Decoding
 from lab.sampling.sample import end_tokens
 from lab.sampling.trace import Trace
@@ -25,7 +25,7 @@ Watch: TypeAlias = Callable[[Float[Tensor, "row d_vocab"]], Float[Tensor, " row"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Draft:
+class PartialCompletion:
     """A prompt and what follows it so far."""
 
     prompt: tuple[int, ...]
@@ -37,7 +37,7 @@ class Draft:
     stop: str | None = None
     """"eos" or "stop" (a stop string) where it has ended."""
 
-    def cut(self, n_tokens: int) -> "Draft":
+    def cut(self, n_tokens: int) -> "PartialCompletion":
         """The first `n_tokens` of it, fewer than it has; they have not ended."""
         return replace(
             self,
@@ -63,11 +63,11 @@ class Draft:
         )
 
 
-class WatchedRows:
+class WatchedDecoder:
     """Rows of one model that also note a number wherever a token is proposed."""
 
     def __init__(self, model: Model, batch: Batch, watch: Watch) -> None:
-        self.rows = CachedRows(model, batch)
+        self.rows = CachedDecoder(model, batch)
         self.watch = watch
         self.present = list(range(len(batch.keys)))
         self.notes: list[list[float]] = [[] for _ in self.present]
@@ -93,13 +93,13 @@ class WatchedRows:
 @torch.inference_mode()
 def continued(
     model: Model,
-    drafts: Sequence[Draft],
+    drafts: Sequence[PartialCompletion],
     keys: UInt64[np.ndarray, " draft"],
     decoding: Decoding,
     *,
     watch: Watch,
     batch_size: int = 256,
-) -> list[Draft]:
+) -> list[PartialCompletion]:
     """Every draft written on until it ends or has `decoding.max_new_tokens` tokens in all; ended ones as they are.
 
     The random number of a token is a function of its draft's key and of how many tokens were added before it.
@@ -107,7 +107,7 @@ def continued(
     single draft is too much, or logits are not finite.
     """
     results, ends = list(drafts), end_tokens(model)
-    room = [0 if draft.stop else decoding.max_new_tokens - len(draft.tokens) for draft in drafts]
+    room = [0 if partial.stop else decoding.max_new_tokens - len(partial.tokens) for partial in drafts]
     waiting = sorted((index for index in range(len(drafts)) if room[index] > 0), key=lambda index: room[index])
     for group in groups(model, drafts, room, waiting, batch_size):
         chosen = [drafts[index] for index in group]
@@ -124,13 +124,13 @@ def continued(
                 ) from error
             half = (len(group) + 1) // 2
             written = continued(model, chosen, keys[group], decoding, watch=watch, batch_size=half)
-        for index, draft in zip(group, written, strict=True):
-            results[index] = ended(model, draft, len(drafts[index].tokens), decoding, ends)
+        for index, partial in zip(group, written, strict=True):
+            results[index] = ended(model, partial, len(drafts[index].tokens), decoding, ends)
     return results
 
 
 def groups(
-    model: Model, drafts: Sequence[Draft], room: Sequence[int], waiting: Sequence[int], batch_size: int
+    model: Model, drafts: Sequence[PartialCompletion], room: Sequence[int], waiting: Sequence[int], batch_size: int
 ) -> Iterator[list[int]]:
     """`waiting` in groups of at most `batch_size`, such that none writes any of its drafts past the model's context.
 
@@ -151,17 +151,21 @@ def groups(
 
 
 def _continued_together(
-    model: Model, drafts: Sequence[Draft], keys: UInt64[np.ndarray, " draft"], decoding: Decoding, watch: Watch
-) -> list[Draft]:
+    model: Model,
+    drafts: Sequence[PartialCompletion],
+    keys: UInt64[np.ndarray, " draft"],
+    decoding: Decoding,
+    watch: Watch,
+) -> list[PartialCompletion]:
     """The drafts with all that one batch adds to them."""
-    texts = [draft.prompt + draft.tokens for draft in drafts]
+    texts = [partial.prompt + partial.tokens for partial in drafts]
     distinct = {text: place for place, text in enumerate(dict.fromkeys(texts))}
     padded = left_padded(model, list(distinct))
     owner = torch.tensor([distinct[text] for text in texts], device=model.device)
-    opened: list[WatchedRows] = []
+    opened: list[WatchedDecoder] = []
 
-    def open_rows(batch: Batch) -> WatchedRows:
-        opened.append(WatchedRows(model, batch, watch))
+    def open_rows(batch: Batch) -> WatchedDecoder:
+        opened.append(WatchedDecoder(model, batch, watch))
         return opened[0]
 
     written = decode(
@@ -173,21 +177,23 @@ def _continued_together(
     )
     return [
         replace(
-            draft,
-            tokens=draft.tokens + row.tokens,
-            logprobs=draft.logprobs + row.logprobs,
-            notes=draft.notes + tuple(notes[: len(row.tokens)]),
+            partial,
+            tokens=partial.tokens + row.tokens,
+            logprobs=partial.logprobs + row.logprobs,
+            notes=partial.notes + tuple(notes[: len(row.tokens)]),
         )
-        for draft, row, notes in zip(drafts, written, opened[0].notes, strict=True)
+        for partial, row, notes in zip(drafts, written, opened[0].notes, strict=True)
     ]
 
 
-def ended(model: Model, draft: Draft, n_before: int, decoding: Decoding, ends: frozenset[int]) -> Draft:
-    """`draft` cut where it first ends, at one of `ends`, a stop string or the limit; `n_before` tokens do not end it.
+def ended(
+    model: Model, partial: PartialCompletion, n_before: int, decoding: Decoding, ends: frozenset[int]
+) -> PartialCompletion:
+    """`partial` cut where it first ends, at one of `ends`, a stop string or the limit; `n_before` tokens do not end it.
 
     A stop string may have begun before the tokens that were added, where the decoding loop could not see it.
     """
-    whole = draft if len(draft.tokens) <= decoding.max_new_tokens else draft.cut(decoding.max_new_tokens)
+    whole = partial if len(partial.tokens) <= decoding.max_new_tokens else partial.cut(decoding.max_new_tokens)
     for n_tokens in range(n_before + 1, len(whole.tokens) + 1):
         if whole.tokens[n_tokens - 1] in ends:
             return replace(whole.cut(n_tokens), stop="eos")

@@ -18,7 +18,7 @@ from lab.sampling.sample import encode_prompt
 from lab.sampling.trace import Trace
 from lab.tasks.problem import Problem
 from lab.test_time.choice import Cost
-from lab.test_time.partial_completion import Draft, continued
+from lab.test_time.partial_completion import PartialCompletion, continued
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +52,7 @@ class PowerSampling:
 class Moved(NamedTuple):
     """Texts after one move."""
 
-    drafts: list[Draft]
+    drafts: list[PartialCompletion]
     accepted: list[bool | None]
     """None where the text was too short for the cut that was drawn, and nothing was proposed."""
     n_tokens: Int[np.ndarray, " draft"]
@@ -92,20 +92,20 @@ def power_sampling(
     A departure from the paper: a text that ends before its block goes on being moved, and may become longer again.
     """
     chains = [Chain(problem, index, seed) for problem in problems for index in range(n_samples)]
-    drafts = [Draft(prompt=tuple(encode_prompt(model, chain.problem.prompt, decoding))) for chain in chains]
+    drafts = [PartialCompletion(prompt=tuple(encode_prompt(model, chain.problem.prompt, decoding))) for chain in chains]
     n_tokens = np.zeros(len(chains), dtype=np.int64)
     for block, limit in enumerate(method.limits(decoding.max_new_tokens)):
         within = replace(decoding, max_new_tokens=limit)
-        n_before = [len(draft.tokens) for draft in drafts]
+        n_before = [len(partial.tokens) for partial in drafts]
         drafts = proposed(model, chains, drafts, method.alpha, within, ("block", block), batch_size)
-        n_tokens += [len(draft.tokens) - n for draft, n in zip(drafts, n_before, strict=True)]
+        n_tokens += [len(partial.tokens) - n for partial, n in zip(drafts, n_before, strict=True)]
         for move in range(method.n_moves):
             moved = move_once(model, chains, drafts, method.alpha, within, (block, move), batch_size)
             drafts = moved.drafts
             n_tokens += moved.n_tokens
     traces = [
-        draft.trace(model, chain.problem, chain.sample_index, decoding)
-        for draft, chain in zip(drafts, chains, strict=True)
+        partial.trace(model, chain.problem, chain.sample_index, decoding)
+        for partial, chain in zip(drafts, chains, strict=True)
     ]
     return traces, Cost(n_tokens=tuple(n_tokens.reshape(len(problems), n_samples).sum(axis=1).tolist()))
 
@@ -113,7 +113,7 @@ def power_sampling(
 def move_once(
     model: Model,
     chains: Sequence[Chain],
-    drafts: Sequence[Draft],
+    drafts: Sequence[PartialCompletion],
     alpha: float,
     decoding: Decoding,
     step: tuple[int, int],
@@ -137,7 +137,7 @@ def move_once(
     """
     cut_numbers = numbers(chains, "cut", step)
     cuts = [int(number * decoding.max_new_tokens) for number in cut_numbers]
-    moving = [index for index, draft in enumerate(drafts) if cuts[index] < len(draft.tokens)]
+    moving = [index for index, partial in enumerate(drafts) if cuts[index] < len(partial.tokens)]
     kept = [drafts[index].cut(cuts[index]) for index in moving]
     moving_chains = [chains[index] for index in moving]
     proposals = proposed(model, moving_chains, kept, alpha, decoding, ("move", *step), batch_size)
@@ -159,12 +159,12 @@ def move_once(
 def proposed(
     model: Model,
     chains: Sequence[Chain],
-    drafts: Sequence[Draft],
+    drafts: Sequence[PartialCompletion],
     alpha: float,
     decoding: Decoding,
     names: tuple[str | int, ...],
     batch_size: int,
-) -> list[Draft]:
+) -> list[PartialCompletion]:
     """The drafts written on at temperature 1 / alpha, each token noted with the log of its normaliser."""
     keys = np.array([chain.key(*names) for chain in chains], dtype=np.uint64)
     sharpened = replace(decoding, temperature=1 / alpha, top_p=1.0)

@@ -11,7 +11,7 @@ from torch import Tensor
 from lab.models.load import Model
 from lab.records.errors import DecodingError
 from lab.records.seeds import numpy_generator
-from lab.sampling.decoder import Batch, CachedRows, OpenRows, Proposal
+from lab.sampling.decoder import Batch, CachedDecoder, OpenDecoder, Proposal
 from lab.sampling.decoding import Decoding
 from lab.sampling.sample import encode_prompt, sample
 from lab.sampling.trace import Trace
@@ -130,7 +130,7 @@ def sample_under(
     )
 
 
-def opening_rows(model: Model, opening: str) -> OpenRows | None:
+def opening_rows(model: Model, opening: str) -> OpenDecoder | None:
     """What starts batches whose completions begin with `opening`; None, the plain model, without one."""
     if not opening:
         return None
@@ -142,7 +142,7 @@ class ForcedRows:
     """Rows of one model whose first tokens are given; nothing else can be drawn there."""
 
     def __init__(self, model: Model, opening: tuple[int, ...], batch: Batch) -> None:
-        self.rows = CachedRows(model, batch)
+        self.rows = CachedDecoder(model, batch)
         self.opening = opening
         self.step = 0
 

@@ -14,7 +14,7 @@ from lab.models.load import Model
 from lab.models.padding import left_padded
 from lab.records.errors import EstimateError
 from probes.attribution.contrast import Sides, contrast, read_sides
-from probes.capture.layers_above import Remainder, remainder
+from probes.capture.layers_above import LayersAbove, layers_above
 from probes.sae.dictionary import Sae
 
 
@@ -35,7 +35,7 @@ class Active:
 class Reading:
     """A few texts, read once."""
 
-    rest: Remainder
+    rest: LayersAbove
     sides: Sides
     active: Active
     written: Float[Tensor, "text pos d_model"]
@@ -52,7 +52,7 @@ class Reading:
 def read(model: Model, sae: Sae, contrasts: pl.DataFrame) -> Reading:
     """Reads the texts of a `CONTRASTS` table as one batch, and encodes them one by one."""
     padded = left_padded(model, contrasts["tokens"].to_list())
-    rest = remainder(model, sae.site, padded.tokens, padded.mask)
+    rest = layers_above(model, sae.site, padded.tokens, padded.mask)
     sides = read_sides(contrasts, model.device)
     written = torch.zeros_like(rest.stream)
     entries: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
@@ -72,7 +72,7 @@ def read(model: Model, sae: Sae, contrasts: pl.DataFrame) -> Reading:
 
 
 def _contrast(
-    rest: Remainder, sides: Sides, stream: Float[Tensor, "edit pos d_model"], rows: Int[Tensor, " edit"]
+    rest: LayersAbove, sides: Sides, stream: Float[Tensor, "edit pos d_model"], rows: Int[Tensor, " edit"]
 ) -> Float[Tensor, " edit"]:
     logits = rest.logits(stream, rest.lengths[rows, None] - 1)[:, 0]
     return contrast(logits, Sides(sides.toward[rows], sides.against[rows]))

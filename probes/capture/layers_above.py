@@ -22,7 +22,7 @@ class Call(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Remainder:
+class LayersAbove:
     """Some texts as they stand at a site, and the blocks, the norm and the head above it."""
 
     model: Model
@@ -50,7 +50,9 @@ class Remainder:
 
 
 @torch.no_grad()
-def remainder(model: Model, site: Site, tokens: Int[Tensor, "text pos"], mask: Bool[Tensor, "text pos"]) -> Remainder:
+def layers_above(
+    model: Model, site: Site, tokens: Int[Tensor, "text pos"], mask: Bool[Tensor, "text pos"]
+) -> LayersAbove:
     """Reads the texts once, and keeps their stream at `site` and what the blocks above it are given.
 
     Padding may stand on either side. As in `capture`, texts are moved to the front, where causal attention needs no
@@ -95,7 +97,7 @@ def remainder(model: Model, site: Site, tokens: Int[Tensor, "text pos"], mask: B
             f"a pass of {model.name} ran {len(calls)} blocks above {site}, want {model.anatomy.n_layers - first}: its "
             "forward pass skips blocks"
         )
-    return Remainder(model=model, stream=streams[0], lengths=mask.sum(dim=1), calls=tuple(calls))
+    return LayersAbove(model=model, stream=streams[0], lengths=mask.sum(dim=1), calls=tuple(calls))
 
 
 def _of_one(given: object, n_texts: int) -> object:

@@ -26,7 +26,7 @@ from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import SAEMetadata
 from torch import Tensor
 
-from lab.records.atomic_directory import whole_directory
+from lab.records.atomic_directory import atomic_directory
 from lab.records.errors import ModelError, SiteError, StorageError
 from lab.records.provenance import Provenance
 from lab.records.seeds import child_seed
@@ -179,7 +179,7 @@ def _steps(share: float, n_steps: int) -> int:
 
 def _save(coder: TrainingSAE, out: Path) -> None:
     """Writes the inference form of `coder` to the directory `out` in one rename."""
-    with whole_directory(out) as work:
+    with atomic_directory(out) as work:
         coder.save_inference_model(work)
         config = work / CONFIG
         described = json.loads(config.read_text())

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lab.models.load import Model
-from lab.records.atomic_directory import whole_directory
+from lab.records.atomic_directory import atomic_directory
 from steering.export.block_outputs import last_map, without_embedding
 from steering.export.vector_file import HEADER, Origin, check_fits, facts_of, header_text
 from steering.vector import SteeringVector
@@ -52,7 +52,7 @@ def save_adapter(path: Path, vector: SteeringVector, model: Model, origin: Origi
         # GPT-2 keeps its maps as Conv1D, input first.
         "fan_in_fan_out": family == "gpt2",
     }
-    with whole_directory(path) as temporary:
+    with atomic_directory(path) as temporary:
         save_file(tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
         (temporary / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True), encoding="utf-8")
         (temporary / f"{HEADER}.json").write_text(header_text(told, origin), encoding="utf-8")

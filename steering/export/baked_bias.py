@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from lab.models.anatomy import LAYOUTS
 from lab.models.load import Model
-from lab.records.atomic_directory import whole_directory
+from lab.records.atomic_directory import atomic_directory
 from lab.records.errors import VectorError
 from probes.capture.site import Site
 from steering.export.block_outputs import EMBEDDED, LAST_MAPS, at_block_outputs, last_map
@@ -60,7 +60,7 @@ def bake(path: Path, vector: SteeringVector, model: Model, origin: Origin) -> Ba
     check_fits(told, facts_of(model))
     _require_bias(model)
     network, rounding = _with_biases(model, told)
-    with whole_directory(path) as temporary:
+    with atomic_directory(path) as temporary:
         network.save_pretrained(temporary)
         model.tokenizer.save_pretrained(temporary)
         # Not as safetensors: vLLM reads every such file in the directory as weights.

@@ -35,7 +35,7 @@ def at_block_outputs(vector: SteeringVector) -> SteeringVector:
         directions[here] = directions[here] + direction if here in directions else direction
         if math.isnan(norms.get(here, math.nan)):
             norms[here] = vector.residual_norms[site]
-    return SteeringVector(directions, norms, vector.how)
+    return SteeringVector(directions, norms, vector.description)
 
 
 def only_block_outputs(vector: SteeringVector, runtime: str) -> SteeringVector:

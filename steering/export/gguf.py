@@ -66,12 +66,14 @@ def read_gguf_vector(path: Path) -> VectorFile:
         directions = _directions(reader)
         header = _text(reader, OWN_KEY)
         if header is not None:
-            how, norms, origin = read_header(header, directions)
-            return VectorFile(vector=SteeringVector(directions, norms, how), origin=origin)
+            description, norms, origin = read_header(header, directions)
+            return VectorFile(vector=SteeringVector(directions, norms, description), origin=origin)
         family, method = _text(reader, f"{ARCHITECTURE}.model_hint"), _text(reader, f"{ARCHITECTURE}.method")
-        how = f"GGUF control vector {path.name}, fitted on {family or 'an unnamed model'}"
-        how += f" by {method}" if method else ""
-        return VectorFile(vector=SteeringVector(directions, dict.fromkeys(directions, float("nan")), how), origin=None)
+        description = f"GGUF control vector {path.name}, fitted on {family or 'an unnamed model'}"
+        description += f" by {method}" if method else ""
+        return VectorFile(
+            vector=SteeringVector(directions, dict.fromkeys(directions, float("nan")), description), origin=None
+        )
     # A cut-off file ends anywhere inside the reader's parsing.
     except (LabError, OSError, ValueError, KeyError, IndexError, TypeError, OverflowError) as error:
         raise VectorError(f"cannot read a control vector from {path}: {error}") from error

@@ -64,7 +64,7 @@ def read_layer_table(path: Path) -> VectorFile:
         # The header says which rows are meant, since a direction may itself be zero.
         sites = [Site.parse(name) for name in json.loads(header)["residual_norms"]]
         directions = {site: table[site.layer] for site in sites}
-        how, norms, origin = read_header(header, directions)
-        return VectorFile(vector=SteeringVector(directions, norms, how), origin=origin)
+        description, norms, origin = read_header(header, directions)
+        return VectorFile(vector=SteeringVector(directions, norms, description), origin=origin)
     except (OSError, SafetensorError, LabError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise VectorError(f"cannot read a layer table from {path}: {error}") from error

@@ -47,7 +47,7 @@ def _what(vector: SteeringVector, origin: Origin | None) -> str:
         "A steering vector: a direction that is added to the residual stream of a model at every steered token, times "
         "a dose. Dose 1 is the tensor as it is.",
         "",
-        f"- How it was fitted: {_plain(vector.how) or UNKNOWN}",
+        f"- How it was fitted: {_plain(vector.description) or UNKNOWN}",
         f"- Width (d_model): {vector.d_model}",
     ]
     if facts is None:

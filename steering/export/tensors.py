@@ -68,13 +68,13 @@ def read_vector(path: Path) -> VectorFile:
             if header is None:
                 raise VectorError(f"it has no header {HEADER!r}, want one of format {FORMAT!r}")
             directions = {Site.parse(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        how, norms, origin = read_header(header, directions)
+        description, norms, origin = read_header(header, directions)
         if other := [
             f"{site} is {tensor.dtype}" for site, tensor in directions.items() if tensor.dtype != torch.float32
         ]:
             raise VectorError(f"{other[0]}, want float32")
         if other := [f"{site} has {tensor.ndim} axes" for site, tensor in directions.items() if tensor.ndim != 1]:
             raise VectorError(f"{other[0]}, want 1")
-        return VectorFile(vector=SteeringVector(directions, norms, how), origin=origin)
+        return VectorFile(vector=SteeringVector(directions, norms, description), origin=origin)
     except (OSError, SafetensorError, LabError) as error:
         raise VectorError(f"cannot read a steering vector from {path}: {error}") from error

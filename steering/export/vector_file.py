@@ -97,7 +97,7 @@ def header_text(vector: SteeringVector, origin: Origin) -> str:
     return canonical_json(
         {
             "format": FORMAT,
-            "how": vector.how,
+            "description": vector.description,
             "d_model": vector.d_model,
             "norms": {str(site): norm for site, norm in vector.norms.items()},
             "residual_norms": {
@@ -124,7 +124,7 @@ def read_header(text: str, directions: Mapping[Site, object]) -> tuple[str, dict
         norms = {
             Site.parse(name): math.nan if norm is None else float(norm) for name, norm in told["residual_norms"].items()
         }
-        how, dose, facts = told["how"], told["measured_dose"], told["model"]
+        description, dose, facts = told["description"], told["measured_dose"], told["model"]
         origin = Origin(
             made_by=_checked(Provenance, told["provenance"]),
             fitted_on=None if facts is None else _checked(ModelFacts, facts),
@@ -136,14 +136,14 @@ def read_header(text: str, directions: Mapping[Site, object]) -> tuple[str, dict
         raise VectorError(f"its header lacks {error}") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise VectorError(f"its header is damaged: {error}") from error
-    if not isinstance(how, str):
-        raise VectorError(f"its header is damaged: `how` is {how!r}, want a text")
+    if not isinstance(description, str):
+        raise VectorError(f"its header is damaged: `how` is {description!r}, want a text")
     if set(norms) != set(directions):
         raise VectorError(
             f"its header tells of {', '.join(map(str, sorted(norms))) or 'no site'}, "
             f"its tensors are at {', '.join(map(str, sorted(directions))) or 'none'}"
         )
-    return how, norms, origin
+    return description, norms, origin
 
 
 def _checked(kind: type[T], told: Mapping[str, object]) -> T:

@@ -71,10 +71,12 @@ def read_vllm_lens(path: Path) -> VectorFile:
             )
         directions = {Site(layer): row for layer, row in zip(layers, table, strict=True)}
         if HEADER in told:
-            how, norms, origin = read_header(json.dumps(told[HEADER]), directions)
-            return VectorFile(vector=SteeringVector(directions, norms, how), origin=origin)
-        how = f"vllm-lens vector {path.name}"
-        return VectorFile(vector=SteeringVector(directions, dict.fromkeys(directions, math.nan), how), origin=None)
+            description, norms, origin = read_header(json.dumps(told[HEADER]), directions)
+            return VectorFile(vector=SteeringVector(directions, norms, description), origin=origin)
+        description = f"vllm-lens vector {path.name}"
+        return VectorFile(
+            vector=SteeringVector(directions, dict.fromkeys(directions, math.nan), description), origin=None
+        )
     except (OSError, LabError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise VectorError(f"cannot read a vllm-lens vector from {path}: {error}") from error
 

@@ -12,7 +12,7 @@ from lab.models.load import Model
 from lab.records.errors import VectorError
 from lab.records.seeds import torch_generator
 from probes.capture.site import Site
-from steering.fits.examples import Completions, Decisions
+from steering.fits.examples import Completions, Disagreements
 from steering.fits.gradient import Category, GradientFit, fit_gradients
 from steering.fits.mean_difference import mean_difference
 from steering.vector import SteeringVector
@@ -24,7 +24,7 @@ def random_like(vector: SteeringVector, generator: torch.Generator) -> SteeringV
     for site, norm in vector.norms.items():
         noise = torch.randn(vector.d_model, generator=generator)
         directions[site] = noise * (norm / noise.norm())
-    return SteeringVector(directions, vector.residual_norms, f"random, norm-matched to ({vector.how})")
+    return SteeringVector(directions, vector.residual_norms, f"random, norm-matched to ({vector.description})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +36,21 @@ class NormMatched:
 class ShuffledLabels:
     """The same contexts with their targets permuted: what fitting these texts does, without what they teach."""
 
-    decisions: Decisions
+    disagreements: Disagreements
 
 
 @dataclass(frozen=True, slots=True)
 class WrongDomain:
     """Examples of another task: what a vector does that teaches something else."""
 
-    examples: Decisions | Completions
+    examples: Disagreements | Completions
 
 
 @dataclass(frozen=True, slots=True)
 class Placebo:
     """Examples from a pair whose second model was not tuned: what fitting the scatter between two models does."""
 
-    examples: Decisions | Completions
+    examples: Disagreements | Completions
 
 
 Control: TypeAlias = NormMatched | ShuffledLabels | WrongDomain | Placebo
@@ -71,22 +71,24 @@ def fit_controls(
         match control:
             case NormMatched():
                 drawn[name] = random_like(vector, generator)
-            case ShuffledLabels(decisions=decisions):
-                examples = shuffled_targets(decisions, generator)
-                table[name] = Category(examples=examples, generator=generator, how="gradient on shuffled labels")
+            case ShuffledLabels(disagreements=disagreements):
+                examples = shuffled_targets(disagreements, generator)
+                table[name] = Category(
+                    examples=examples, generator=generator, description="gradient on shuffled labels"
+                )
             case WrongDomain(examples=examples):
-                table[name] = Category(examples=examples, generator=generator, how="gradient on another task")
+                table[name] = Category(examples=examples, generator=generator, description="gradient on another task")
             case Placebo(examples=examples):
-                table[name] = Category(examples=examples, generator=generator, how="gradient on a placebo pair")
+                table[name] = Category(examples=examples, generator=generator, description="gradient on a placebo pair")
     fitted = fit_gradients(model, site, table, fit) if table else {}
-    matched = {name: norm_matched(control, vector) for name, control in fitted.items()}
-    return {name: (drawn | matched)[name] for name in controls}
+    frequency_matched = {name: norm_matched(control, vector) for name, control in fitted.items()}
+    return {name: (drawn | frequency_matched)[name] for name in controls}
 
 
-def shuffled_targets(decisions: Decisions, generator: torch.Generator) -> Decisions:
+def shuffled_targets(disagreements: Disagreements, generator: torch.Generator) -> Disagreements:
     """The same contexts and the same targets, in another pairing."""
-    order = torch.randperm(len(decisions.targets), generator=generator).to(decisions.targets.device)
-    return decisions._replace(targets=decisions.targets[order])
+    order = torch.randperm(len(disagreements.targets), generator=generator).to(disagreements.targets.device)
+    return disagreements._replace(targets=disagreements.targets[order])
 
 
 def shuffled_difference(
@@ -99,7 +101,7 @@ def shuffled_difference(
     both = torch.cat([positive, negative])
     order = torch.randperm(len(both), generator=generator).to(both.device)
     first, second = both[order[: len(positive)]], both[order[len(positive) :]]
-    return mean_difference(site, first, second, how="difference of means, shuffled labels")
+    return mean_difference(site, first, second, description="difference of means, shuffled labels")
 
 
 def norm_matched(control: SteeringVector, vector: SteeringVector) -> SteeringVector:
@@ -112,4 +114,6 @@ def norm_matched(control: SteeringVector, vector: SteeringVector) -> SteeringVec
     stretched = {
         site: direction * (vector.norms[site] / control.norms[site]) for site, direction in control.directions.items()
     }
-    return SteeringVector(stretched, vector.residual_norms, f"{control.how}, norm-matched to ({vector.how})")
+    return SteeringVector(
+        stretched, vector.residual_norms, f"{control.description}, norm-matched to ({vector.description})"
+    )

@@ -11,7 +11,7 @@ from torch import Tensor
 from lab.records.errors import VectorError
 
 
-class Decisions(NamedTuple):
+class Disagreements(NamedTuple):
     """Moments at which one token should have been written: contexts, and that token.
 
     The vector acts at the last position of a context alone, as a hybrid uses it.
@@ -33,7 +33,7 @@ class Completions(NamedTuple):
     """How many tokens at the end of each text are its completion: at least one, and fewer than the text has."""
 
 
-Examples = TypeVar("Examples", Decisions, Completions)
+Examples = TypeVar("Examples", Disagreements, Completions)
 
 
 class Example(NamedTuple):
@@ -55,11 +55,11 @@ def chosen(examples: Examples, rows: Int[Tensor, " chosen"]) -> Examples:
     return type(examples)(*(part[rows] for part in examples))
 
 
-def listed(examples: Decisions | Completions) -> list[Example]:
+def listed(examples: Disagreements | Completions) -> list[Example]:
     """The examples one by one, in order."""
     texts = [row[kept].tolist() for row, kept in zip(examples.tokens, examples.mask, strict=True)]
     match examples:
-        case Decisions(targets=targets):
+        case Disagreements(targets=targets):
             return [
                 Example(text, len(text) - 1, [len(text) - 1], [target])
                 for text, target in zip(texts, targets.tolist(), strict=True)

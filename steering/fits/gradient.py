@@ -11,7 +11,7 @@ from torch import Tensor
 from lab.models.load import Model
 from lab.records.errors import VectorError
 from probes.capture.site import Site
-from steering.fits.examples import Completions, Decisions, Example, listed
+from steering.fits.examples import Completions, Disagreements, Example, listed
 from steering.fits.streams import Streams, read_streams
 from steering.vector import SteeringVector
 
@@ -83,12 +83,12 @@ class GradientFit:
 class Category:
     """What one vector is fitted on."""
 
-    examples: Decisions | Completions
+    examples: Disagreements | Completions
     generator: torch.Generator
     """Draws the examples of each step."""
-    how: str
+    description: str
     """Of the vector."""
-    held_out: Decisions | Completions | None = None
+    held_out: Disagreements | Completions | None = None
     """Examples of other problems (`split_by_problem`), whose loss says when to stop and which vector to keep."""
 
 
@@ -113,16 +113,16 @@ class _Fitting:
 def fit_gradient(
     model: Model,
     site: Site,
-    examples: Decisions | Completions,
+    examples: Disagreements | Completions,
     fit: GradientFit,
     generator: torch.Generator,
     *,
-    how: str,
-    held_out: Decisions | Completions | None = None,
+    description: str,
+    held_out: Disagreements | Completions | None = None,
 ) -> SteeringVector:
     """One vector; `fit_gradients` says how it is found and what is raised."""
-    alone = Category(examples=examples, generator=generator, how=how, held_out=held_out)
-    return fit_gradients(model, site, {how: alone}, fit)[how]
+    alone = Category(examples=examples, generator=generator, description=description, held_out=held_out)
+    return fit_gradients(model, site, {description: alone}, fit)[description]
 
 
 @torch.enable_grad()
@@ -157,7 +157,7 @@ def fit_gradients(
     _look(likelihood, fittings)
     kept = [one.best if len(one.held_out) else one.vector for one in fittings]
     return {
-        name: SteeringVector({site: vector}, {site: one.scale}, one.category.how)
+        name: SteeringVector({site: vector}, {site: one.scale}, one.category.description)
         for name, one, vector in zip(table, fittings, kept, strict=True)
     }
 

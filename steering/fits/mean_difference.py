@@ -13,7 +13,7 @@ def mean_difference(
     positive: Float[Tensor, "positive d_model"],
     negative: Float[Tensor, "negative d_model"],
     *,
-    how: str,
+    description: str,
 ) -> SteeringVector:
     """mean(positive) - mean(negative) at `site` (contrastive activation addition, Panickssery et al. 2023).
 
@@ -28,5 +28,5 @@ def mean_difference(
         len(positive) + len(negative)
     )
     return SteeringVector(
-        {site: positive.float().mean(dim=0) - negative.float().mean(dim=0)}, {site: float(norms)}, how
+        {site: positive.float().mean(dim=0) - negative.float().mean(dim=0)}, {site: float(norms)}, description
     )

@@ -77,7 +77,7 @@ def fit_policy_gradient(
         {site: units[site] * vector.detach() for site, vector in learned.items()},
         norms,
         f"policy gradient on {model.name}, {run.n_steps} steps of {run.n_prompts} x {run.n_rollouts} rollouts"
-        + ("" if start is None else f", from ({start.how})"),
+        + ("" if start is None else f", from ({start.description})"),
     )
 
 

@@ -14,7 +14,7 @@ from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
 from lab.tasks.problem import Problem
 from probes.capture.capture import capture
-from probes.capture.layers_above import Remainder, remainder
+from probes.capture.layers_above import LayersAbove, layers_above
 from probes.capture.site import Site
 
 WIDTH_STEP = 8
@@ -34,7 +34,7 @@ class Streams:
     """Where in `tokens` each text begins."""
     lengths: Int[Tensor, " text"]
     """Tokens of each text."""
-    above: Mapping[int, Remainder]
+    above: Mapping[int, LayersAbove]
     """The blocks above the site, for every width that a batch may have."""
 
     def batch(self, texts: Int[Tensor, " row"]) -> Float[Tensor, "row pos d_model"]:
@@ -93,10 +93,10 @@ def _width(length: int, longest: int) -> int:
     return min(-(-length // WIDTH_STEP) * WIDTH_STEP, longest)
 
 
-def _above(model: Model, site: Site, width: int) -> Remainder:
+def _above(model: Model, site: Site, width: int) -> LayersAbove:
     # What a block is given beside the stream hangs on the width alone, so that any text of this width tells it.
     tokens = torch.zeros(1, width, dtype=torch.long, device=model.device)
-    return remainder(model, site, tokens, torch.ones_like(tokens).bool())
+    return layers_above(model, site, tokens, torch.ones_like(tokens).bool())
 
 
 def residual_norms(

@@ -14,7 +14,7 @@ from steering.change import addition
 from steering.edit import Add, Edit
 from steering.hybrid.intervention import Chooser, FirstChooser, RandomChooser, Sweep, TunedChooser
 from steering.hybrid.vector_table import CANDIDATE, draws
-from steering.hybrid.watched_decoder import WatchedRows, begun_at, lowest, n_below
+from steering.hybrid.watched_decoder import WatchedDecoder, begun_at, lowest, n_below
 
 
 def deltas(model: Model, edits: Sequence[Edit]) -> dict[Site, Float[Tensor, "edit d_model"]]:
@@ -29,7 +29,7 @@ def deltas(model: Model, edits: Sequence[Edit]) -> dict[Site, Float[Tensor, "edi
 
 
 def candidates(
-    base: WatchedRows,
+    base: WatchedDecoder,
     sweep: Sweep,
     added: Mapping[Site, Float[Tensor, "edit d_model"]],
     rows: Int[Tensor, " routed"],
@@ -71,7 +71,7 @@ def pass_widths(windows: Sequence[int | None], n_tokens: Int[Tensor, " row"]) ->
 
 
 def _most_likely(
-    base: WatchedRows,
+    base: WatchedDecoder,
     added: Mapping[Site, Float[Tensor, "edit d_model"]],
     rows: Int[Tensor, " some"],
     edit: Int[Tensor, " some"],

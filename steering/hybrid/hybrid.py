@@ -11,13 +11,13 @@ from torch import Tensor
 
 from lab.models.pair import ModelPair
 from lab.records.provenance import digest
-from lab.sampling.decoder import Batch, Crossing, OpenRows, Proposal, Rows
+from lab.sampling.decoder import Batch, Crossing, Decoder, OpenDecoder, Proposal
 from lab.sampling.trace import ROUTES
 from probes.sae.dictionary import Sae
 from steering.edit import apply_each
 from steering.hybrid.candidates import candidates, chosen, deltas, n_different
 from steering.hybrid.intervention import (
-    Act,
+    Intervention,
     LikelyToken,
     SecondChoice,
     Steer,
@@ -30,7 +30,7 @@ from steering.hybrid.intervention import (
 from steering.hybrid.placed import base_sites, placed_act, placed_router, start, tuned_sites
 from steering.hybrid.router import InCategories, Never, Router, View, asks_tuned, route
 from steering.hybrid.vector_table import LIKELY_TOKEN, PerCategory, draws, edit_of
-from steering.hybrid.watched_decoder import WatchedRows, begun_at, n_below
+from steering.hybrid.watched_decoder import WatchedDecoder, begun_at, n_below
 from steering.vector import SteeringVector
 
 
@@ -39,26 +39,26 @@ class Hybrid:
     """When (the router) and what (the act)."""
 
     router: Router
-    act: Act
+    intervention: Intervention
 
     @property
     def needs_tuned(self) -> bool:
         """Whether the tuned model runs while the hybrid writes."""
-        return asks_tuned(self.router) or (uses_tuned(self.act) and not isinstance(self.router, Never))
+        return asks_tuned(self.router) or (uses_tuned(self.intervention) and not isinstance(self.router, Never))
 
 
 STEERED, TUNED = ROUTES.index("steered"), ROUTES.index("tuned")
 
 
-def open_hybrid(pair: ModelPair, hybrid: Hybrid) -> OpenRows:
+def open_hybrid(pair: ModelPair, hybrid: Hybrid) -> OpenDecoder:
     """Rows for `lab.sampling.sample`: `sample(pair.base, ..., open_rows=open_hybrid(pair, hybrid))`.
 
     Raises ModelError, VectorError or SiteError where a probe, a taxonomy or an edit is not of the model that it is to
     read or change.
     """
-    fitting = Hybrid(placed_router(pair, hybrid.router), placed_act(pair, hybrid.act))
+    fitting = Hybrid(placed_router(pair, hybrid.router), placed_act(pair, hybrid.intervention))
 
-    def opened(batch: Batch) -> Rows:
+    def opened(batch: Batch) -> Decoder:
         return HybridRows(pair, fitting, batch)
 
     return opened
@@ -87,10 +87,12 @@ class HybridRows:
         self.keys = batch.keys
         self.max_rows = len(batch.keys)
         self.step = 0
-        self.base = WatchedRows(pair.base, batch, base_sites(hybrid.router, hybrid.act))
-        wanted = tuned_sites(hybrid.router, hybrid.act)
-        self.tuned = WatchedRows(pair.tuned, batch, wanted) if hybrid.needs_tuned else None
-        self.added = deltas(pair.base, hybrid.act.table.edits) if isinstance(hybrid.act, Sweep) else {}
+        self.base = WatchedDecoder(pair.base, batch, base_sites(hybrid.router, hybrid.intervention))
+        wanted = tuned_sites(hybrid.router, hybrid.intervention)
+        self.tuned = WatchedDecoder(pair.tuned, batch, wanted) if hybrid.needs_tuned else None
+        self.added = (
+            deltas(pair.base, hybrid.intervention.table.edits) if isinstance(hybrid.intervention, Sweep) else {}
+        )
 
     def propose(self) -> Proposal:
         """The base model's distribution, replaced at the routed rows."""
@@ -125,7 +127,7 @@ class HybridRows:
 
     def _category(self, rows: Int[Tensor, " routed"], base: View, tuned: View | None) -> Int[Tensor, " routed"]:
         """By the table's taxonomy, or else by the router's; -1 where neither has one."""
-        table, router = table_of(self.hybrid.act), self.hybrid.router
+        table, router = table_of(self.hybrid.intervention), self.hybrid.router
         if isinstance(table, PerCategory):
             taxonomy, view = table.taxonomy, tuned if table.reader == "tuned" else base
         elif isinstance(router, InCategories):
@@ -140,7 +142,7 @@ class HybridRows:
     ) -> Written:
         keys, logits = self.keys[rows.cpu().numpy()], base.logits[rows]
         free = torch.zeros(len(rows), device=rows.device)
-        match self.hybrid.act:
+        match self.hybrid.intervention:
             case Steer() as steer:
                 edits = edit_of(steer.table, keys=keys, step=self.step, category=category)
                 return Written(self._steered(steer, rows, edits), STEERED, free)

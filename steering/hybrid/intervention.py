@@ -88,28 +88,28 @@ class LikelyToken:
     """How many first choices."""
 
 
-Act: TypeAlias = Steer | Sweep | Takeover | SecondChoice | LikelyToken
+Intervention: TypeAlias = Steer | Sweep | Takeover | SecondChoice | LikelyToken
 """What happens at a routed token."""
 
 
-def uses_tuned(act: Act) -> bool:
+def uses_tuned(intervention: Intervention) -> bool:
     """Whether the act reads the tuned model while the hybrid writes."""
-    match act:
+    match intervention:
         case Takeover() | Sweep(chooser=TunedChooser()):
             return True
         case _:
-            return reads_tuned_category(act)
+            return reads_tuned_category(intervention)
 
 
-def reads_tuned_category(act: Act) -> bool:
+def reads_tuned_category(intervention: Intervention) -> bool:
     """Whether a category of the tuned model's stream says what a routed token is steered by."""
-    table = table_of(act)
+    table = table_of(intervention)
     return isinstance(table, PerCategory) and table.reader == "tuned"
 
 
-def table_of(act: Act) -> VectorTable | None:
+def table_of(intervention: Intervention) -> VectorTable | None:
     """The edits of an act, where it has some."""
-    match act:
+    match intervention:
         case Steer(table=table) | Sweep(table=table):
             return table
         case Takeover() | SecondChoice() | LikelyToken():

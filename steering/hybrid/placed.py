@@ -7,7 +7,7 @@ from lab.models.pair import ModelPair
 from probes.capture.site import Site, check_site
 from probes.taxonomy.taxonomy import require_fit
 from steering.edit import check_fit, edit_sites
-from steering.hybrid.intervention import Act, Steer, Sweep, table_of
+from steering.hybrid.intervention import Intervention, Steer, Sweep, table_of
 from steering.hybrid.router import BaseProbe, InCategories, Router, require_width
 from steering.hybrid.vector_table import PerCategory, VectorTable
 from steering.hybrid.watched_decoder import lowest
@@ -26,21 +26,21 @@ def placed_router(pair: ModelPair, router: Router) -> Router:
             return router
 
 
-def placed_act(pair: ModelPair, act: Act) -> Act:
-    """`act` on the models' devices.
+def placed_act(pair: ModelPair, intervention: Intervention) -> Intervention:
+    """`intervention` on the models' devices.
 
     Raises ModelError for a taxonomy of another model than it is to read, VectorError or ModelError for an edit of
     another width than the base model's, and SiteError for a layer that the models lack.
     """
-    match act:
+    match intervention:
         case Steer(table=table) | Sweep(table=table):
             for edit in table.edits:
                 check_fit(pair.base, edit)
                 for site in edit_sites(edit):
                     check_site(pair.base, site)
-            return replace(act, table=_placed_table(pair, table))
+            return replace(intervention, table=_placed_table(pair, table))
         case _:
-            return act
+            return intervention
 
 
 def _placed_table(pair: ModelPair, table: VectorTable) -> VectorTable:
@@ -56,26 +56,26 @@ def start(table: VectorTable) -> Site:
     return lowest([site for edit in table.edits for site in edit_sites(edit)])
 
 
-def base_sites(router: Router, act: Act) -> dict[Site, int | None]:
+def base_sites(router: Router, intervention: Intervention) -> dict[Site, int | None]:
     """Site of the base model -> how many of the last positions are read there; None is all of them."""
     wanted: list[tuple[Site, int | None]] = []
     if isinstance(router, BaseProbe):
         wanted.append((router.probe.site, 1))
-    table = table_of(act)
+    table = table_of(intervention)
     if table is not None:
-        windows = act.windows if isinstance(act, Sweep) else (1,)
+        windows = intervention.windows if isinstance(intervention, Sweep) else (1,)
         wanted += [(start(table), window) for window in windows]
     if isinstance(table, PerCategory) and table.reader == "base":
         wanted.append((table.taxonomy.site, 1))
     return _widest(wanted)
 
 
-def tuned_sites(router: Router, act: Act) -> dict[Site, int | None]:
+def tuned_sites(router: Router, intervention: Intervention) -> dict[Site, int | None]:
     """The same of the tuned model, of which only the last position is read."""
     wanted: list[tuple[Site, int | None]] = []
     if isinstance(router, InCategories):
         wanted.append((router.taxonomy.site, 1))
-    table = table_of(act)
+    table = table_of(intervention)
     if isinstance(table, PerCategory) and table.reader == "tuned":
         wanted.append((table.taxonomy.site, 1))
     return _widest(wanted)

@@ -8,20 +8,20 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lab.models.load import Model
-from lab.sampling.decoder import Batch, CachedRows
+from lab.sampling.decoder import Batch, CachedDecoder
 from probes.capture.site import Site, hook_site
 from steering.hybrid.router import View
 
 
-class WatchedRows:
-    """One full pass a token, as in `CachedRows`; what is read at a site is what that pass computes there."""
+class WatchedDecoder:
+    """One full pass a token, as in `CachedDecoder`; what is read at a site is what that pass computes there."""
 
     def __init__(self, model: Model, batch: Batch, n_kept: Mapping[Site, int | None]) -> None:
         """`n_kept` says for each site how many of the last positions are kept; None is all of them."""
         self.model = model
         self.n_kept = n_kept
         with self._watching() as read:
-            self.cached = CachedRows(model, batch)
+            self.cached = CachedDecoder(model, batch)
         self.streams: dict[Site, Float[Tensor, "row pos d_model"]] = {
             site: self._kept(site, stream)[batch.owner] for site, stream in read.items()
         }

@@ -6,7 +6,7 @@ from steering.hybrid.hybrid import Hybrid
 from steering.hybrid.intervention import FirstChooser, RandomChooser
 from steering.hybrid.router import AtRandom
 from steering.published_hybrids.hybrid_of import hybrid_of
-from steering.published_hybrids.published_hybrids import Rivals
+from steering.published_hybrids.published_hybrids import PublishedHybrids
 from steering.published_hybrids.recipe import (
     P1,
     P2,
@@ -78,25 +78,25 @@ LISTED = (
 """Every control stands behind what it controls."""
 
 
-def rival_arms(rivals: Rivals, *, seed: int) -> tuple[RivalArm, ...]:
+def published_arms(published: PublishedHybrids, *, seed: int) -> tuple[RivalArm, ...]:
     """The arms of both rivals; `seed` decides random vectors."""
     return tuple(
         RivalArm(
             name=listed.name,
             label=listed.label,
-            hybrid=hybrid_of(rivals, listed.recipe, seed=seed),
+            hybrid=hybrid_of(published, listed.recipe, seed=seed),
             control_of=listed.control_of,
         )
         for listed in LISTED
     )
 
 
-def scattered_rival(rivals: Rivals, rate: float, *, seed: int) -> RivalArm:
+def scattered_rival(published: PublishedHybrids, rate: float, *, seed: int) -> RivalArm:
     """The second rival at random tokens, as often as it steered when it ran: what its gate adds."""
     recipe = P2(router=AtRandom(rate))
     return RivalArm(
         name="p2-scattered",
         label="P2, random tokens",
-        hybrid=hybrid_of(rivals, recipe, seed=seed),
+        hybrid=hybrid_of(published, recipe, seed=seed),
         control_of="p2",
     )

@@ -13,7 +13,7 @@ from steering.fits.examples import Example
 from steering.fits.gradient import Likelihood, read_examples
 from steering.published_hybrids.material import Descent, Material, Moment, descend
 from steering.published_hybrids.published_hybrids import ConstantVectors
-from steering.published_hybrids.recipe import AllTokens, Disagreements, FittedOn, RivalSettings
+from steering.published_hybrids.recipe import AllTokens, Disagreements, FittedOn, PublishedSettings
 from steering.vector import SteeringVector
 
 MORE_BY_SCORE = 4
@@ -26,7 +26,7 @@ def fit_constant(
     read: Material,
     taxonomy: Taxonomy,
     fitted_on: FittedOn,
-    settings: RivalSettings,
+    settings: PublishedSettings,
     *,
     seed: int,
 ) -> ConstantVectors:
@@ -54,7 +54,7 @@ def _bias(
     site: Site,
     read: Material,
     targets: frozenset[Moment] | None,
-    settings: RivalSettings,
+    settings: PublishedSettings,
     seed: int,
 ) -> SteeringVector:
     drawn = torch.randperm(len(read.rows), generator=torch_generator(seed, "traces"))[: settings.n_traces]
@@ -80,7 +80,7 @@ def _categories(
     read: Material,
     taxonomy: Taxonomy,
     targets: frozenset[Moment] | None,
-    settings: RivalSettings,
+    settings: PublishedSettings,
     seed: int,
 ) -> tuple[SteeringVector, ...]:
     (site,) = bias.sites

@@ -22,13 +22,13 @@ from steering.fits.examples import Example
 from steering.fits.gradient import read_examples
 from steering.published_hybrids.fit_constant import fit_constant
 from steering.published_hybrids.material import Material, descend, material
-from steering.published_hybrids.published_hybrids import Rivals, ScaledVectors
-from steering.published_hybrids.recipe import AllTokens, Disagreements, RivalSettings
+from steering.published_hybrids.published_hybrids import PublishedHybrids, ScaledVectors
+from steering.published_hybrids.recipe import AllTokens, Disagreements, PublishedSettings
 from steering.vector import SteeringVector
 
 
 def fit_scaled(
-    model: Model, site: Site, read: Material, taxonomy: Taxonomy, settings: RivalSettings, *, seed: int
+    model: Model, site: Site, read: Material, taxonomy: Taxonomy, settings: PublishedSettings, *, seed: int
 ) -> ScaledVectors:
     """Vectors of `model`, a base, and their coefficients, fitted together where the base would write another token.
 
@@ -44,7 +44,7 @@ def fit_scaled(
             "rival on; draw more traces, or at a higher temperature"
         )
     generator = torch_generator(seed, "decisions")
-    drawn = torch.randperm(len(read.disagreements), generator=generator)[: settings.n_decisions]
+    drawn = torch.randperm(len(read.disagreements), generator=generator)[: settings.n_disagreements]
     owners = taxonomy.category(read.streams[drawn]).to(model.device)
     examples = []
     for moment in (read.disagreements[index] for index in drawn.tolist()):
@@ -100,15 +100,15 @@ N_SCORES = 3
 """Scores that a reconstruction of the taxonomy keeps, where there are as many categories."""
 
 
-def fit_rivals(
+def fit_published(
     pair: ModelPair,
     traces: pl.DataFrame,
     problems: Mapping[str, Problem],
     rule: Rule,
-    settings: RivalSettings,
+    settings: PublishedSettings,
     *,
     seed: int,
-) -> Rivals:
+) -> PublishedHybrids:
     """All that the rivals' arms need, from a `TRACES` table of the tuned model, right answers and wrong ones.
 
     With L the block that `settings` names: the taxonomy reads the tuned model's stream at the output of block L, as
@@ -136,7 +136,7 @@ def fit_rivals(
         )
         for fitted_on in (AllTokens(), Disagreements())
     )
-    return Rivals(
+    return PublishedHybrids(
         taxonomy=taxonomy,
         stream_norm=float(read.streams.norm(dim=1).mean()),
         on_all_tokens=on_all_tokens,

@@ -13,7 +13,7 @@ from steering.fits.controls import random_like
 from steering.hybrid.hybrid import Hybrid
 from steering.hybrid.intervention import FirstChooser, Steer, Sweep
 from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory, VectorTable
-from steering.published_hybrids.published_hybrids import Rivals
+from steering.published_hybrids.published_hybrids import PublishedHybrids
 from steering.published_hybrids.recipe import (
     P1,
     P2,
@@ -39,16 +39,16 @@ N_RANDOM = 64
 """Random vectors that a control of the first rival spreads its rows over."""
 
 
-def hybrid_of(rivals: Rivals, recipe: Recipe, *, seed: int) -> Hybrid:
+def hybrid_of(published: PublishedHybrids, recipe: Recipe, *, seed: int) -> Hybrid:
     """`recipe` with the vectors that it asks for; `seed` decides random ones."""
     match recipe:
         case P1():
-            table = _constant_table(rivals, recipe, seed)
+            table = _constant_table(published, recipe, seed)
             # The first candidate is the only one that this chooser reads.
             n = 1 if isinstance(recipe.chooser, FirstChooser) else None
             return Hybrid(recipe.router, Sweep(table, recipe.doses[:n], recipe.windows[:n], recipe.chooser))
         case P2():
-            return Hybrid(recipe.router, Steer(_scaled_table(rivals, recipe, seed)))
+            return Hybrid(recipe.router, Steer(_scaled_table(published, recipe, seed)))
 
 
 def raw_taxonomy(taxonomy: Taxonomy, stream_norm: float) -> Taxonomy:
@@ -64,20 +64,20 @@ def at_output(vector: SteeringVector) -> SteeringVector:
     """What was found at the input of a block, moved to the block's output."""
     (site,) = vector.sites
     output = Site(site.layer, "resid_post")
-    how = f"{vector.how}, moved to {output}"
-    return SteeringVector({output: vector.directions[site]}, {output: float("nan")}, how)
+    description = f"{vector.description}, moved to {output}"
+    return SteeringVector({output: vector.directions[site]}, {output: float("nan")}, description)
 
 
-def _constant_table(rivals: Rivals, recipe: P1, seed: int) -> VectorTable:
+def _constant_table(published: PublishedHybrids, recipe: P1, seed: int) -> VectorTable:
     match recipe.fitted_on:
         case AllTokens():
-            fit = rivals.on_all_tokens
+            fit = published.on_all_tokens
         case Disagreements():
-            fit = rivals.on_disagreements
+            fit = published.on_disagreements
     sums = [fit.bias + vector for vector in fit.categories]
     match recipe.vectors:
         case Learned():
-            return PerCategory(_read(rivals, recipe.reading), "tuned", _adds(sums, recipe.place))
+            return PerCategory(_read(published, recipe.reading), "tuned", _adds(sums, recipe.place))
         case RandomFiring():
             return RandomCategory(_adds(sums, recipe.place))
         case BiasOnly():
@@ -93,14 +93,14 @@ def _constant_table(rivals: Rivals, recipe: P1, seed: int) -> VectorTable:
             return Drawn(_adds(_random(sums, N_RANDOM, seed), recipe.place))
 
 
-def _scaled_table(rivals: Rivals, recipe: P2, seed: int) -> VectorTable:
-    learned = rivals.scaled.categories
-    matched = isinstance(recipe.vectors, NormMatched)
-    vectors = _random(learned, len(learned), seed) if matched else learned
-    edits = tuple(map(AddScaled, vectors, rivals.scaled.coefficients))
+def _scaled_table(published: PublishedHybrids, recipe: P2, seed: int) -> VectorTable:
+    learned = published.scaled.categories
+    frequency_matched = isinstance(recipe.vectors, NormMatched)
+    vectors = _random(learned, len(learned), seed) if frequency_matched else learned
+    edits = tuple(map(AddScaled, vectors, published.scaled.coefficients))
     match recipe.vectors:
         case Learned() | NormMatched():
-            return PerCategory(_read(rivals, recipe.reading), "tuned", edits)
+            return PerCategory(_read(published, recipe.reading), "tuned", edits)
         case RandomFiring():
             return RandomCategory(edits)
 
@@ -113,12 +113,12 @@ def _random(vectors: Sequence[SteeringVector], n: int, seed: int) -> tuple[Steer
     )
 
 
-def _read(rivals: Rivals, reading: CategoryReading) -> Taxonomy:
+def _read(published: PublishedHybrids, reading: CategoryReading) -> Taxonomy:
     match reading:
         case Normalised():
-            return rivals.taxonomy
+            return published.taxonomy
         case Raw():
-            return raw_taxonomy(rivals.taxonomy, rivals.stream_norm)
+            return raw_taxonomy(published.taxonomy, published.stream_norm)
 
 
 def _adds(vectors: Sequence[SteeringVector], place: Place) -> tuple[Add, ...]:

@@ -49,7 +49,7 @@ class ScaledVectors:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Rivals:
+class PublishedHybrids:
     """All that the arms of both rivals are made of."""
 
     taxonomy: Taxonomy
@@ -71,25 +71,29 @@ class Rivals:
 
 FORMAT = "elicitation-lab.rivals.1"
 # All of the description under one key, because safetensors writes several in an order that changes from run to run.
-HEADER = "rivals"
+HEADER = "published_hybrids"
 VECTORS, TAXONOMY = "rivals.safetensors", "taxonomy.safetensors"
 
 
-def save_rivals(directory: Path, rivals: Rivals, made_by: Provenance) -> None:
+def save_published(directory: Path, published: PublishedHybrids, made_by: Provenance) -> None:
     """Writes both files into `directory`, each whole or not at all; equal work gives equal bytes."""
-    save_taxonomy(directory / TAXONOMY, rivals.taxonomy, made_by)
-    vectors = _named(rivals)
-    network = rivals.scaled.coefficients
+    save_taxonomy(directory / TAXONOMY, published.taxonomy, made_by)
+    vectors = _named(published)
+    network = published.scaled.coefficients
     tensors = {name: direction for name, vector in vectors.items() for direction in vector.directions.values()}
     tensors |= {"scaled/W_in": network[0].W_in, "scaled/b_in": network[0].b_in}
     for category, coefficient in enumerate(network):
         tensors |= {f"scaled/w_out/{category}": coefficient.w_out, f"scaled/b_out/{category}": coefficient.b_out}
     described = {
         "format": FORMAT,
-        "n_categories": rivals.taxonomy.n_categories,
-        "stream_norm": rivals.stream_norm,
+        "n_categories": published.taxonomy.n_categories,
+        "stream_norm": published.stream_norm,
         "vectors": {
-            name: {"site": str(site), "residual_norm": _or_none(vector.residual_norms[site]), "how": vector.how}
+            name: {
+                "site": str(site),
+                "residual_norm": _or_none(vector.residual_norms[site]),
+                "description": vector.description,
+            }
             for name, vector in vectors.items()
             for site in vector.sites
         },
@@ -101,8 +105,8 @@ def save_rivals(directory: Path, rivals: Rivals, made_by: Provenance) -> None:
         save_file(copied, temporary, metadata={HEADER: canonical_json(described)})
 
 
-def load_rivals(directory: Path) -> Rivals:
-    """The inverse of `save_rivals`, on the CPU; StorageError for a file that is missing, damaged or no such file."""
+def load_published(directory: Path) -> PublishedHybrids:
+    """The inverse of `save_published`, on the CPU; StorageError for a file that is missing, damaged or no such file."""
     path = directory / VECTORS
     taxonomy = load_taxonomy(directory / TAXONOMY)
     try:
@@ -112,7 +116,7 @@ def load_rivals(directory: Path) -> Rivals:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 vectors = {name: _vector(tensors[name], **facts) for name, facts in described["vectors"].items()}
                 n = described["n_categories"]
-                return Rivals(
+                return PublishedHybrids(
                     taxonomy=taxonomy,
                     stream_norm=described["stream_norm"],
                     on_all_tokens=_constant(vectors, "all-tokens", n),
@@ -137,12 +141,12 @@ def load_rivals(directory: Path) -> Rivals:
     raise StorageError(f"{path} holds no rivals: its format is {described.get('format')!r}, want {FORMAT!r}")
 
 
-def _named(rivals: Rivals) -> dict[str, SteeringVector]:
+def _named(published: PublishedHybrids) -> dict[str, SteeringVector]:
     named: dict[str, SteeringVector] = {}
-    for name, fit in (("all-tokens", rivals.on_all_tokens), ("disagreements", rivals.on_disagreements)):
+    for name, fit in (("all-tokens", published.on_all_tokens), ("disagreements", published.on_disagreements)):
         named[f"{name}/bias"] = fit.bias
         named |= {f"{name}/{category}": vector for category, vector in enumerate(fit.categories)}
-    return named | {f"scaled/{category}": vector for category, vector in enumerate(rivals.scaled.categories)}
+    return named | {f"scaled/{category}": vector for category, vector in enumerate(published.scaled.categories)}
 
 
 def _constant(vectors: dict[str, SteeringVector], name: str, n_categories: int) -> ConstantVectors:
@@ -152,9 +156,13 @@ def _constant(vectors: dict[str, SteeringVector], name: str, n_categories: int) 
     )
 
 
-def _vector(direction: Float[Tensor, " d_model"], site: str, residual_norm: float | None, how: str) -> SteeringVector:
+def _vector(
+    direction: Float[Tensor, " d_model"], site: str, residual_norm: float | None, description: str
+) -> SteeringVector:
     place = Site.parse(site)
-    return SteeringVector({place: direction}, {place: math.nan if residual_norm is None else residual_norm}, how)
+    return SteeringVector(
+        {place: direction}, {place: math.nan if residual_norm is None else residual_norm}, description
+    )
 
 
 def _or_none(number: float) -> float | None:

@@ -117,7 +117,7 @@ Recipe: TypeAlias = P1 | P2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RivalSettings:
+class PublishedSettings:
     """How much each fit sees, and for how long: by default what a model of a few blocks needs on a CPU.
 
     The published sizes stand behind each field.
@@ -131,7 +131,7 @@ class RivalSettings:
     """Traces that the bias is fitted on, at most; published: 2048."""
     n_segments: int = 48
     """Segments that a category's vector is fitted on, at most; published: 2048."""
-    n_decisions: int = 2048
+    n_disagreements: int = 2048
     """Positions that the second rival is fitted on, at most; published: 64 in each of 9800 traces."""
     d_hidden: int = 64
     """Of the coefficient network; published: 512."""
@@ -145,7 +145,7 @@ class RivalSettings:
     """Of vectors and coefficients together; published: 10 epochs, rate 1e-2, patience 5."""
 
     def __post_init__(self) -> None:
-        names = ("n_categories", "n_traces", "n_segments", "n_decisions", "d_hidden")
+        names = ("n_categories", "n_traces", "n_segments", "n_disagreements", "d_hidden")
         if low := {name: count for name in names if (count := getattr(self, name)) < 1}:
             raise VectorError(f"{', '.join(f'{name} = {count}' for name, count in low.items())}: want at least 1")
         if not 0 <= self.depth < 1:

@@ -1,4 +1,4 @@
-"""CategoryVectors: a vector for each kind of moment, fitted on the decisions of that kind."""
+"""CategoryVectors: a vector for each kind of moment, fitted on the disagreements of that kind."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,7 +15,7 @@ from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
 from steering.fits.controls import random_like
-from steering.fits.examples import Decisions, chosen
+from steering.fits.examples import Disagreements, chosen
 from steering.fits.gradient import Category, GradientFit, fit_gradients
 from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
 from steering.vector import SteeringVector
@@ -23,22 +23,22 @@ from steering.vector import SteeringVector
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CategoryVectors:
-    """A vector for each category of a taxonomy; a category with too few decisions has a vector of zeros."""
+    """A vector for each category of a taxonomy; a category with too few disagreements has a vector of zeros."""
 
     taxonomy: Taxonomy
     reader: Literal["base", "tuned"]
     """Whose stream the taxonomy reads. The vectors are the base model's in either case."""
     vectors: tuple[SteeringVector, ...]
     """In the order of the taxonomy's categories."""
-    n_decisions: tuple[int, ...]
+    n_disagreements: tuple[int, ...]
     """How many each category has, also where they were too few to fit a vector on."""
 
     def __post_init__(self) -> None:
         n = self.taxonomy.n_categories
-        if not len(self.vectors) == len(self.n_decisions) == n:
+        if not len(self.vectors) == len(self.n_disagreements) == n:
             raise VectorError(
-                f"{len(self.vectors)} vectors and {len(self.n_decisions)} counts of decisions for a taxonomy of {n} "
-                "categories: want one each"
+                f"{len(self.vectors)} vectors and {len(self.n_disagreements)} counts of disagreements for a taxonomy of "
+                f"{n} categories: want one each"
             )
 
     @property
@@ -58,57 +58,58 @@ def fit_category_vectors(
     taxonomy: Taxonomy,
     reader: Literal["base", "tuned"],
     streams: Float[Tensor, "decision d_model"],
-    decisions: Decisions,
+    disagreements: Disagreements,
     fit: GradientFit,
     *,
-    min_decisions: int,
+    min_disagreements: int,
     seed: int,
 ) -> CategoryVectors:
     """Vectors at `site` of `base`, all in one loop; each is as if it were fitted alone.
 
     `streams` are what the reader has, where the taxonomy reads it, at the last token of the context of each decision:
-    they say which category it belongs to. A category of fewer than `min_decisions` decisions, 1 or more, is not
+    they say which category it belongs to. A category of fewer than `min_disagreements` disagreements, 1 or more, is not
     steered: its vector is zero and says so. Raises VectorError where a loss is not finite, or where streams and
-    decisions differ in number.
+    disagreements differ in number.
     """
-    if len(streams) != len(decisions.targets):
-        raise VectorError(f"{len(streams)} streams of {len(decisions.targets)} decisions: want one each")
+    if len(streams) != len(disagreements.targets):
+        raise VectorError(f"{len(streams)} streams of {len(disagreements.targets)} disagreements: want one each")
     categories = taxonomy.category(streams)
     counts = dict(zip(taxonomy.names, categories.bincount(minlength=taxonomy.n_categories).tolist(), strict=True))
     table = {
         name: Category(
-            examples=chosen(decisions, (categories == index).nonzero()[:, 0]),
+            examples=chosen(disagreements, (categories == index).nonzero()[:, 0]),
             generator=torch_generator(seed, reader, "category", index),
-            how=f"gradient on {counts[name]} decisions where the {reader} model's stream is in category {name!r}",
+            description=f"gradient on {counts[name]} tokens where the {reader} model's stream is in category {name!r}",
         )
         for index, name in enumerate(taxonomy.names)
-        if counts[name] >= min_decisions
+        if counts[name] >= min_disagreements
     }
     fitted = fit_gradients(base, site, table, fit) if table else {}
     return CategoryVectors(
         taxonomy=taxonomy,
         reader=reader,
         vectors=tuple(fitted.get(name) or _nothing(base, site, name, count) for name, count in counts.items()),
-        n_decisions=tuple(counts.values()),
+        n_disagreements=tuple(counts.values()),
     )
 
 
-def _nothing(base: Model, site: Site, name: str, n_decisions: int) -> SteeringVector:
+def _nothing(base: Model, site: Site, name: str, n_disagreements: int) -> SteeringVector:
     zero = torch.zeros(base.anatomy.d_model)
-    return SteeringVector({site: zero}, {site: np.nan}, f"none: {n_decisions} decisions in category {name!r}, too few")
+    return SteeringVector(
+        {site: zero}, {site: np.nan}, f"none: {n_disagreements} disagreements in category {name!r}, too few"
+    )
 
 
 def exchanged(found: CategoryVectors, generator: torch.Generator) -> PerCategory:
     """The fitted vectors passed on in a ring, in a random order: each category that has one gets another's.
 
-    The zero vectors stay where they are: to move these as well would be to compare with no edit where decisions fall in
-    few categories. Raises VectorError where fewer than two categories have
-    a vector.
+    The zero vectors stay where they are: to move these as well would be to compare with no edit where disagreements fall
+    in few categories. Raises VectorError where fewer than two categories have a vector.
     """
     if len(found.fitted) < 2:
         raise VectorError(
             f"{len(found.fitted)} of {found.taxonomy.n_categories} categories have a vector, which leaves nothing to "
-            "exchange: want two; draw more fitting traces or lower min_decisions"
+            "exchange: want two; draw more fitting traces or lower min_disagreements"
         )
     order = [found.fitted[index] for index in torch.randperm(len(found.fitted), generator=generator).tolist()]
     edits = list(found.table.edits)
@@ -123,11 +124,11 @@ def any_category(found: CategoryVectors) -> RandomCategory:
 
 
 def random_vectors(found: CategoryVectors, n_draws: int, *, seed: int) -> Drawn:
-    """Random directions, each with the norm of a fitted vector that is drawn as often as its category has decisions.
+    """Random directions, each with the norm of a fitted vector drawn as often as its category has disagreements.
 
     Raises VectorError where no category has a vector.
     """
-    counts = torch.tensor([found.n_decisions[index] for index in found.fitted], dtype=torch.float64)
+    counts = torch.tensor([found.n_disagreements[index] for index in found.fitted], dtype=torch.float64)
     if not len(counts):
         raise VectorError("no category has a vector that a random one could be as long as: draw more fitting traces")
     drawn = torch.multinomial(counts, n_draws, replacement=True, generator=torch_generator(seed, "categories"))

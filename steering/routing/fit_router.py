@@ -61,7 +61,7 @@ MAX_ITER = 10_000
 
 
 class ProbeQuality(NamedTuple):
-    """How well a probe tells decisions, on problems that its direction was not fitted on."""
+    """How well a probe tells disagreements, on problems that its direction was not fitted on."""
 
     auroc: Interval
     """P(score of a decision > score of another token) + P(equal) / 2, over problems."""
@@ -88,8 +88,8 @@ def fit_probe(
     """A probe of `model`'s stream at the token before each moment, for whether the moment is a decision.
 
     A logistic regression with an L2 penalty (C = 1) on standardised inputs, fitted on half of the problems. Its
-    threshold is set on the other half, so that it opens there as often as decisions occur; its quality is that half's
-    too. Either half has its share of the problems with a decision. The probe reads one model alone: what it owes to the
+    threshold is set on the other half, so that it opens there as often as disagreements occur; its quality is that
+    half's too. Either half has its share of the problems with a decision. The probe reads one model alone: what it owes to the
     other is in the labels.
 
     At most `max_tokens` moments are read, drawn at random. Raises VectorError where fewer than two problems have a

@@ -55,10 +55,12 @@ class Moments:
         return float(self.decided.mean()) if len(self.decided) else np.nan
 
 
-def moments(model: Model, traces: pl.DataFrame, decisions: pl.DataFrame, problems: Mapping[str, Problem]) -> Moments:
+def moments(
+    model: Model, traces: pl.DataFrame, disagreements: pl.DataFrame, problems: Mapping[str, Problem]
+) -> Moments:
     """Every token of every completion, in order.
 
-    `traces` are `TRACES` rows of one arm, and `decisions` all decisions in them, with the columns `problem_id`,
+    `traces` are `TRACES` rows of one arm, and `disagreements` all disagreements in them, with the columns `problem_id`,
     `sample_index` and `position`. Raises VectorError for a decision at a token that no trace has.
     """
     tokens = (
@@ -67,12 +69,12 @@ def moments(model: Model, traces: pl.DataFrame, decisions: pl.DataFrame, problem
         .explode("position", empty_as_null=False)
     )
     places = [*KEYS, "position"]
-    if strays := decisions.join(tokens, on=places, how="anti").select(places).rows():
+    if strays := disagreements.join(tokens, on=places, how="anti").select(places).rows():
         raise VectorError(
-            f"{len(strays)} decisions, such as {strays[0]}, are at tokens that no trace has: want the decisions of "
-            f"these {traces.height} traces"
+            f"{len(strays)} disagreements, such as {strays[0]}, are at tokens that no trace has: want the "
+            f"disagreements of these {traces.height} traces"
         )
-    marked = decisions.select(places).unique().with_columns(decided=pl.lit(True))
+    marked = disagreements.select(places).unique().with_columns(decided=pl.lit(True))
     found = tokens.join(marked, on=places, how="left", maintain_order="left")
     return Moments(
         rows=trace_rows(model, traces, problems),

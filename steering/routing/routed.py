@@ -28,7 +28,7 @@ from probes.taxonomy.segments import Rule
 from probes.taxonomy.taxonomy import load_taxonomy, save_taxonomy
 from steering.export.tensors import load_vector, save_vector
 from steering.export.vector_file import ModelFacts
-from steering.fits.examples import Decisions
+from steering.fits.examples import Disagreements
 from steering.fits.gradient import GradientFit
 from steering.hybrid.router import EntropyAbove, LinearProbe, Scheduled
 from steering.routing.category_vectors import CategoryVectors, fit_category_vectors
@@ -43,18 +43,18 @@ class RoutingFit:
     n_categories: int = 5
     method: Method = field(default_factory=KMeans)
     """Of the taxonomies. Centres of `k_means` come out much alike from seed to seed, which few categories need."""
-    min_decisions: int = 8
+    min_disagreements: int = 8
     """A category with fewer is not steered."""
-    max_decisions: int = 4096
+    max_disagreements: int = 4096
     """Decisions that the vectors are fitted on, at most; drawn at random from all."""
     vectors: GradientFit = field(default_factory=lambda: GradientFit(n_steps=40))
     """There are several, each of one kind of decision, which takes fewer steps than one vector of all kinds."""
 
     def __post_init__(self) -> None:
-        if min(self.n_categories, self.min_decisions, self.max_decisions) < 1:
+        if min(self.n_categories, self.min_disagreements, self.max_disagreements) < 1:
             raise VectorError(
-                f"{self.n_categories} categories, of {self.min_decisions} decisions at least and {self.max_decisions} "
-                "in all: want 1 or more of each"
+                f"{self.n_categories} categories, of {self.min_disagreements} disagreements at least and "
+                f"{self.max_disagreements} in all: want 1 or more of each"
             )
 
 
@@ -78,7 +78,7 @@ class _Decided(NamedTuple):
 
     texts: Int[np.ndarray, " decision"]
     positions: Int[np.ndarray, " decision"]
-    examples: Decisions
+    examples: Disagreements
 
 
 def fit_routing(
@@ -86,7 +86,7 @@ def fit_routing(
     site: Site,
     by_base: pl.DataFrame,
     by_tuned: pl.DataFrame,
-    decisions: pl.DataFrame,
+    disagreements: pl.DataFrame,
     problems: Mapping[str, Problem],
     rule: Rule,
     settings: RoutingFit,
@@ -95,17 +95,17 @@ def fit_routing(
 ) -> Routing:
     """Everything of a `Routing`, at one site of both models.
 
-    `by_base` and `by_tuned` are `TRACES` rows of training problems, one arm each; `decisions` are all `DECISIONS` in
-    `by_tuned`, which is therefore to hold those traces only in which decisions were looked for. `rule` cuts texts into
-    the segments that categories are learned from. Probe, schedule, taxonomies and vectors come of `by_tuned`, the bound
-    on entropy of `by_base` and the share of decisions.
+    `by_base` and `by_tuned` are `TRACES` rows of training problems, one arm each; `disagreements` are all
+    `DISAGREEMENTS` in `by_tuned`, which is therefore to hold those traces only in which they were looked for. `rule`
+    cuts texts into the segments that categories are learned from. Probe, schedule, taxonomies and vectors come of `by_tuned`, the bound
+    on entropy of `by_base` and the share of disagreements.
 
     Raises VectorError where fewer than two problems have a decision, as in a pair of equal models; StorageError and
     EstimateError as `moment_taxonomy` does; SiteError for a layer out of range.
     """
-    when = moments(pair.base, by_tuned, decisions, problems)
+    when = moments(pair.base, by_tuned, disagreements, problems)
     probe, quality = fit_probe(pair.base, site, when, seed=child_seed(seed, "probe"))
-    decided = _decided(pair.base, by_tuned, when, decisions, settings.max_decisions, seed)
+    decided = _decided(pair.base, by_tuned, when, disagreements, settings.max_disagreements, seed)
 
     def side(reader: Literal["base", "tuned"], model: Model) -> CategoryVectors:
         taxonomy = moment_taxonomy(
@@ -119,7 +119,7 @@ def fit_routing(
             streams_before(model, site, when.rows, decided.texts, decided.positions),
             decided.examples,
             settings.vectors,
-            min_decisions=settings.min_decisions,
+            min_disagreements=settings.min_disagreements,
             seed=child_seed(seed, "vectors"),
         )
 
@@ -134,21 +134,21 @@ def fit_routing(
 
 
 def _decided(
-    base: Model, traces: pl.DataFrame, when: Moments, decisions: pl.DataFrame, most: int, seed: int
+    base: Model, traces: pl.DataFrame, when: Moments, disagreements: pl.DataFrame, most: int, seed: int
 ) -> _Decided:
-    """At most `most` of the decisions."""
-    if decisions.height > most:
-        drawn = numpy_generator(seed, "decisions").choice(decisions.height, most, replace=False)
-        decisions = decisions[np.sort(drawn)]
+    """At most `most` of the disagreements."""
+    if disagreements.height > most:
+        drawn = numpy_generator(seed, "decisions").choice(disagreements.height, most, replace=False)
+        disagreements = disagreements[np.sort(drawn)]
     keys = ["problem_id", "sample_index"]
-    found = decisions.join(traces.select(keys).with_row_index("text"), on=keys, how="left", maintain_order="left")
+    found = disagreements.join(traces.select(keys).with_row_index("text"), on=keys, how="left", maintain_order="left")
     texts, positions = (found[name].to_numpy().astype(np.int64) for name in ("text", "position"))
     prefixes = [
         when.rows[text].context + when.rows[text].completion[:position]
         for text, position in zip(texts.tolist(), positions.tolist(), strict=True)
     ]
-    targets = torch.tensor(decisions["tuned_token"].to_list(), dtype=torch.long, device=base.device)
-    return _Decided(texts, positions, Decisions(*left_padded(base, prefixes), targets))
+    targets = torch.tensor(disagreements["tuned_token"].to_list(), dtype=torch.long, device=base.device)
+    return _Decided(texts, positions, Disagreements(*left_padded(base, prefixes), targets))
 
 
 FORMAT = "elicitation-lab.routing.1"
@@ -175,7 +175,7 @@ def save_routing(directory: Path, routing: Routing, made_by: Provenance, *, fitt
         "quality": routing.probe_quality._asdict() | {"auroc": asdict(routing.probe_quality.auroc)},
         "nats": routing.entropy.nats,
         "rates": routing.schedule.rates,
-        "n_decisions": {found.reader: found.n_decisions for found in (routing.base_side, routing.tuned_side)},
+        "n_disagreements": {found.reader: found.n_disagreements for found in (routing.base_side, routing.tuned_side)},
     }
     write_text(directory / NAME, canonical_json(described))
 
@@ -193,19 +193,19 @@ def load_routing(directory: Path) -> Routing:
             probe_quality=ProbeQuality(**quality | {"auroc": Interval(**quality["auroc"])}),
             entropy=EntropyAbove(described["nats"]),
             schedule=Scheduled(tuple(described["rates"])),
-            base_side=_side(directory, "base", described["n_decisions"]["base"]),
-            tuned_side=_side(directory, "tuned", described["n_decisions"]["tuned"]),
+            base_side=_side(directory, "base", described["n_disagreements"]["base"]),
+            tuned_side=_side(directory, "tuned", described["n_disagreements"]["tuned"]),
         )
     except (OSError, SafetensorError, LabError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(f"cannot read a routing from {directory}: {error}; name another, or fit it again") from error
 
 
-def _side(directory: Path, reader: Literal["base", "tuned"], n_decisions: list[int]) -> CategoryVectors:
+def _side(directory: Path, reader: Literal["base", "tuned"], n_disagreements: list[int]) -> CategoryVectors:
     return CategoryVectors(
         taxonomy=load_taxonomy(_taxonomy_path(directory, reader)),
         reader=reader,
-        vectors=tuple(load_vector(_vector_path(directory, reader, index)) for index in range(len(n_decisions))),
-        n_decisions=tuple(n_decisions),
+        vectors=tuple(load_vector(_vector_path(directory, reader, index)) for index in range(len(n_disagreements))),
+        n_disagreements=tuple(n_disagreements),
     )
 
 

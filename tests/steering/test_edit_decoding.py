@@ -11,7 +11,7 @@ from lab.models.anatomy import find_anatomy
 from lab.models.load import Model
 from lab.models.padding import left_padded
 from lab.models.tiny import tiny_model, tiny_network
-from lab.sampling.decoder import Batch, CachedRows
+from lab.sampling.decoder import Batch, CachedDecoder
 from lab.sampling.decoding import GREEDY
 from lab.sampling.sample import end_tokens, sample
 from lab.tasks.problem import Problem
@@ -235,7 +235,7 @@ def test_rows_with_edits_and_gates_of_their_own_write_what_each_writes_alone(lla
     batch = Batch(padded.tokens, padded.mask, torch.arange(4), np.arange(4, dtype=np.uint64))
     texts = [[], [], [], []]
     with apply_each(llama, edits, chosen):
-        rows = CachedRows(llama, batch)
+        rows = CachedDecoder(llama, batch)
         for _ in range(N_NEW):
             tokens = rows.propose().logits.argmax(dim=-1)
             for text, token in zip(texts, tokens.tolist(), strict=True):
@@ -277,7 +277,7 @@ def test_half_precision_reads_the_same_with_a_cache_within_its_tolerance():
     text = list(b"what is 2+3?")
     batch = Batch(torch.tensor([text[:7]]), torch.ones(1, 7).bool(), torch.tensor([0]), np.zeros(1, dtype=np.uint64))
     with apply(model, *edits):
-        rows = CachedRows(model, batch)
+        rows = CachedDecoder(model, batch)
         for token in text[7:]:
             rows.append(torch.tensor([token]))
     with apply(model, *edits, n_prompt=torch.tensor([7])):

@@ -20,11 +20,11 @@ DIRECTIONS = st.dictionaries(
 )
 
 
-def vector(directions, how="made by hand") -> SteeringVector:
+def vector(directions, description="made by hand") -> SteeringVector:
     return SteeringVector(
         {site: torch.tensor(entries) for site, entries in directions.items()},
         dict.fromkeys(directions, 2.0),
-        how,
+        description,
     )
 
 
@@ -120,13 +120,13 @@ def test_a_vector_is_a_value_that_its_maker_can_no_longer_change():
     with pytest.raises(TypeError):
         made.directions[Site(1)] = torch.ones(WIDTH)
     with pytest.raises(AttributeError):
-        made.how = "else"
+        made.description = "else"
 
 
 def test_a_sum_keeps_the_residual_norms_and_says_how_it_was_made():
     total = vector({Site(0): [1.0, 0, 0]}, "a") + vector({Site(1): [1.0, 0, 0]}, "b") * 2.0
     assert total.residual_norms == {Site(0): 2.0, Site(1): 2.0}
-    assert total.how == "(a) + (2 * (b))"
+    assert total.description == "(a) + (2 * (b))"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from elicitation.calibration.record import RIVALS
+from elicitation.calibration.record import PUBLISHED
 from elicitation.report.kit.markup import visible
 from elicitation.report.study.record_words import counted
 from lab.records.numerals import ABSENT, percent, points
@@ -38,7 +38,9 @@ def ranking(records: pl.DataFrame) -> list[dict[str, Any]]:
     One that refused more than half of its trials is left out while there is another, and rivals always.
     """
     n_given = pl.col("n_trials") - pl.col("n_refused")
-    judged = records.filter(~pl.col("estimator").is_in(RIVALS), n_given > 0, pl.col("mean_absolute_error").is_not_nan())
+    judged = records.filter(
+        ~pl.col("estimator").is_in(PUBLISHED), n_given > 0, pl.col("mean_absolute_error").is_not_nan()
+    )
     ready = judged.filter(2 * n_given >= pl.col("n_trials"))
     rated = judged if ready.is_empty() else ready
     meets = (pl.col("mean_absolute_error") <= GOAL_ERROR) & (pl.col("coverage").fill_nan(0.0) >= GOAL_COVERAGE)

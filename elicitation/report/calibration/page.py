@@ -21,9 +21,9 @@ from elicitation.report.calibration.tables import (
     kinds_table,
     leaks_table,
     path_table,
+    published_records,
     records_table,
     refused_list,
-    rival_records,
 )
 from elicitation.report.kit.canvas import WIDE, Canvas
 from elicitation.report.kit.document import document
@@ -100,7 +100,10 @@ def render_calibration(page: CalibrationPage) -> str:
     trials = page.trials
     parts = [
         _shares(page),
-        f"{captions.RECORDS}{rival_records(page.records)}{records_table(page.records)}{sources(page.files, 'records')}",
+        captions.RECORDS
+        + published_records(page.records)
+        + records_table(page.records)
+        + sources(page.files, "records"),
         "" if trials.is_empty() else f"{captions.KINDS}{kinds_table(trials)}{sources(page.files, 'trials')}",
         "" if trials.is_empty() else f"{captions.ALARMS}{alarms_table(trials)}{sources(page.files, 'trials')}",
         _agreement(page),

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from elicitation.calibration.leak import Leak, leak
-from elicitation.calibration.record import RIVALS, SILENT
+from elicitation.calibration.record import PUBLISHED, SILENT
 from elicitation.report.calibration.answer import ranking
 from elicitation.report.kit.canvas import sheet, with_span
 from elicitation.report.kit.markup import Reasons, escaped, numbers
@@ -186,7 +186,7 @@ def _shares(trials: pl.DataFrame) -> list[tuple[Any, ...]]:
 
 
 def _name(estimator: str, quantity: str) -> str:
-    role = '<span class="role">rival</span> ' if estimator in RIVALS else ""
+    role = '<span class="role">rival</span> ' if estimator in PUBLISHED else ""
     return f'{role}{escaped(estimator)}<span class="what">{escaped(quantity)}</span>'
 
 
@@ -220,7 +220,7 @@ def _row(arm: str, found: Leak) -> tuple[str, ...]:
     )
 
 
-DRAWN = "R1"
+DRAWN = "P1"
 """The rival whose vectors come out another way with each fit, and its result with them."""
 _ONE_DRAW = (
     f"<p>What {DRAWN} reaches depends on how its vectors came out of their fit: each trial is one draw of a fit, and "
@@ -228,16 +228,16 @@ _ONE_DRAW = (
 )
 
 
-def rival_records(records: pl.DataFrame) -> str:
+def published_records(records: pl.DataFrame) -> str:
     """Error, coverage and leak of every rival of `RECORDS` in a sentence each, as HTML; empty where none was run."""
-    rivals = records.filter(pl.col("estimator").is_in(RIVALS), pl.col("n_trials") > 0)
-    if rivals.is_empty():
+    published = records.filter(pl.col("estimator").is_in(PUBLISHED), pl.col("n_trials") > 0)
+    if published.is_empty():
         return ""
     best = next(iter(ranking(records)), None)
-    rows = [*rivals.iter_rows(named=True), *([] if best is None else [best])]
+    rows = [*published.iter_rows(named=True), *([] if best is None else [best])]
     items = "".join(f"<li>{escaped(_sentence(row))}</li>" for row in rows)
     last = "" if best is None else ", and the best of the lab's own, last"
-    note = _ONE_DRAW if DRAWN in rivals["estimator"] else ""
+    note = _ONE_DRAW if DRAWN in published["estimator"] else ""
     return (
         f'<div class="refusals"><p>Two published methods on the same organisms{last}:</p><ul>{items}</ul>{note}</div>'
     )

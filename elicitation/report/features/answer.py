@@ -7,7 +7,7 @@ import polars as pl
 
 from elicitation.report.features.captions import FeatureNames, difference_ruler, effect_ruler, method_words
 from elicitation.report.features.interventions import ablates
-from elicitation.report.features.ledger import FeatureLedger, main_effects, ranked_differences, ranked_scores
+from elicitation.report.features.tables import FeatureTables, main_effects, ranked_differences, ranked_scores
 from elicitation.report.kit.canvas import Ruler
 from lab.records.numerals import figures, interval, percent
 
@@ -17,7 +17,7 @@ _CONTROLS = {
 }
 
 
-def feature_answer(ledger: FeatureLedger, names: FeatureNames) -> str:
+def feature_answer(ledger: FeatureTables, names: FeatureNames) -> str:
     """One sentence on the strongest kind of evidence that there is: interventions, effects, differences, scores."""
     if ledger.interventions.height:
         return _intervened(ledger.interventions, names)
@@ -53,15 +53,15 @@ def _intervened(interventions: pl.DataFrame, names: FeatureNames) -> str:
             continue
         chosen = min(top, key=lambda row: (abs(row["dose"] - 1), -row["n_features"]))
         same = ("n_features", "dose")
-        rivals = {row["features"]: row for row in rows if all(row[key] == chosen[key] for key in same)}
-        parts.append(_part(chosen, own, rivals, names, again=bool(parts)))
+        others = {row["features"]: row for row in rows if all(row[key] == chosen[key] for key in same)}
+        parts.append(_part(chosen, own, others, names, again=bool(parts)))
     return "; ".join(parts) + "." if parts else "Only random features were acted on."
 
 
 def _part(
     row: Mapping[str, Any],
     own: Mapping[str, Any],
-    rivals: Mapping[str, Mapping[str, Any]],
+    others: Mapping[str, Mapping[str, Any]],
     names: FeatureNames,
     *,
     again: bool,
@@ -75,7 +75,7 @@ def _part(
     acted = f"{verb if again else verb.capitalize()} {whom}{dose}"
     told = f"from {_rate(own)} to {_rate(row)}"
     does = _does(row)
-    controls = [f"{words} {_rate(rivals[which])}" for which, words in _CONTROLS.items() if which in rivals]
+    controls = [f"{words} {_rate(others[which])}" for which, words in _CONTROLS.items() if which in others]
     control = ", ".join(controls) or "no random ones were tried beside"
     if ablates(row):
         return f"{acted} {does} the rate of {names.behaviour} in {model} {told} ({control})"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from elicitation.report.features.ledger import FeatureLedger, main_effects, ranked_differences
+from elicitation.report.features.tables import FeatureTables, main_effects, ranked_differences
 from elicitation.report.kit.canvas import Ruler, changes
 from elicitation.report.kit.document import guide
 from elicitation.report.kit.tokens import token_word
@@ -141,11 +141,11 @@ class FeatureNames:
     """What the rate of an intervention is the rate of, such as `worked chains`."""
 
 
-def effect_ruler(ledger: FeatureLedger) -> Ruler:
+def effect_ruler(ledger: FeatureTables) -> Ruler:
     """For effects in nats, by any method."""
     return changes(main_effects(ledger.effects)["effect"].head(1))
 
 
-def difference_ruler(ledger: FeatureLedger) -> Ruler:
+def difference_ruler(ledger: FeatureTables) -> Ruler:
     """For mean activations and their differences."""
     return changes(ranked_differences(ledger.differences)["difference"].head(1))

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from elicitation.report.features.captions import CARDS, FeatureNames, difference_ruler, effect_ruler, method_words
-from elicitation.report.features.ledger import FeatureLedger, main_effects
+from elicitation.report.features.tables import FeatureTables, main_effects
 from elicitation.report.kit.canvas import Ruler, changes
 from elicitation.report.kit.markup import escaped
 from elicitation.report.kit.tokens import ActivationStrip, activation_legend, activation_strip, token_word
@@ -16,7 +16,7 @@ from lab.records.numerals import figures, fixed, percent
 _OPEN, _TOKENS, _LABELS = 4, 8, 5
 
 
-def feature_cards(ledger: FeatureLedger, names: FeatureNames, shown: list[int], level: int) -> str:
+def feature_cards(ledger: FeatureTables, names: FeatureNames, shown: list[int], level: int) -> str:
     """A card for each of `shown`, in this order; empty where there are none."""
     if not shown:
         return ""
@@ -24,7 +24,7 @@ def feature_cards(ledger: FeatureLedger, names: FeatureNames, shown: list[int], 
     return f"{CARDS.head(level)}{legend}{''.join(_card(feature, ledger, names) for feature in shown)}"
 
 
-def _card(feature: int, ledger: FeatureLedger, names: FeatureNames) -> str:
+def _card(feature: int, ledger: FeatureTables, names: FeatureNames) -> str:
     mine = pl.col("feature") == feature
     firing = ledger.firing.filter(mine).to_dicts()
     contexts = ledger.contexts.filter(mine).sort("rank").to_dicts()
@@ -47,7 +47,7 @@ def _fires(row: Mapping[str, Any]) -> str:
     )
 
 
-def _statistics(feature: int, ledger: FeatureLedger, names: FeatureNames) -> str:
+def _statistics(feature: int, ledger: FeatureTables, names: FeatureNames) -> str:
     mine = pl.col("feature") == feature
     nats, means = effect_ruler(ledger), difference_ruler(ledger)
     parts = [

@@ -16,7 +16,7 @@ from elicitation.report.features.captions import (
     feature_name,
     method_words,
 )
-from elicitation.report.features.ledger import METHODS, FeatureLedger, main_effects, ranked_differences
+from elicitation.report.features.tables import METHODS, FeatureTables, main_effects, ranked_differences
 from elicitation.report.kit.canvas import Canvas, Ruler, sheet, with_span
 from elicitation.report.kit.dot_plot import Dot, dot_plot
 from elicitation.report.kit.markup import escaped
@@ -28,7 +28,7 @@ _SHOWN = 12
 _STYLE = ArmStyle(ink=STEERED, symbol="circle", dash="solid", faint=False)
 
 
-def effect_block(ledger: FeatureLedger, names: FeatureNames, level: int) -> str:
+def effect_block(ledger: FeatureTables, names: FeatureNames, level: int) -> str:
     """Figure and table of the strongest `FEATURE_EFFECTS`; empty where there are none."""
     if main_effects(ledger.effects).is_empty():
         return ""
@@ -39,7 +39,7 @@ def effect_block(ledger: FeatureLedger, names: FeatureNames, level: int) -> str:
     return f"{caption.head(level)}{plot}{effect_table(ledger)}"
 
 
-def effect_figure(ledger: FeatureLedger, names: FeatureNames, canvas: Canvas) -> go.Figure:
+def effect_figure(ledger: FeatureTables, names: FeatureNames, canvas: Canvas) -> go.Figure:
     """The strongest features by the main method, from the one that pushes most towards to the one against."""
     top = main_effects(ledger.effects).head(_SHOWN).sort("effect", maintain_order=True)
     ruler = effect_ruler(ledger)
@@ -49,7 +49,7 @@ def effect_figure(ledger: FeatureLedger, names: FeatureNames, canvas: Canvas) ->
     return dot_plot(dots, canvas, axis=axis, ruler=ruler)
 
 
-def effect_table(ledger: FeatureLedger) -> str:
+def effect_table(ledger: FeatureTables) -> str:
     """The same features by every method there is."""
     main = main_effects(ledger.effects).head(_SHOWN)
     present = set(ledger.effects["method"])
@@ -82,7 +82,7 @@ _N_DIFFERENCES = 12
 _DIFFERENCE_STYLE = ArmStyle(ink=STEERED, symbol="circle", dash="solid", faint=False)
 
 
-def difference_block(ledger: FeatureLedger, level: int) -> str:
+def difference_block(ledger: FeatureTables, level: int) -> str:
     """Figure and table of the largest `DIFFERENCES`; empty where there are none."""
     if ranked_differences(ledger.differences).is_empty():
         return ""
@@ -96,14 +96,14 @@ def difference_block(ledger: FeatureLedger, level: int) -> str:
     return f"{caption.head(level)}{plot}{difference_table(ledger)}"
 
 
-def difference_figure(ledger: FeatureLedger, canvas: Canvas) -> go.Figure:
+def difference_figure(ledger: FeatureTables, canvas: Canvas) -> go.Figure:
     """The features that changed most, those that rose on top."""
     ruler = difference_ruler(ledger)
     dots = [_difference_dot(row, ledger, ruler, canvas) for row in reversed(_largest(ledger))]
     return dot_plot(dots, canvas, axis="Mean activation, tuned minus base", ruler=ruler)
 
 
-def difference_table(ledger: FeatureLedger) -> str:
+def difference_table(ledger: FeatureTables) -> str:
     """The same features with both means."""
     ruler = difference_ruler(ledger)
     rows = [
@@ -120,12 +120,12 @@ def difference_table(ledger: FeatureLedger) -> str:
     return sheet(headings, rows)
 
 
-def _largest(ledger: FeatureLedger) -> list[dict[str, Any]]:
+def _largest(ledger: FeatureTables) -> list[dict[str, Any]]:
     largest = ranked_differences(ledger.differences).head(_N_DIFFERENCES)
     return largest.sort("difference", descending=True, maintain_order=True).to_dicts()
 
 
-def _difference_dot(row: Mapping[str, Any], ledger: FeatureLedger, ruler: Ruler, canvas: Canvas) -> Dot:
+def _difference_dot(row: Mapping[str, Any], ledger: FeatureTables, ruler: Ruler, canvas: Canvas) -> Dot:
     note = (
         f"{ruler.write(row['difference'])} {ruler.span(row['low'], row['high'])}".rstrip() if canvas.note_room else ""
     )

@@ -7,9 +7,9 @@ from elicitation.report.features.captions import HOW_TO_READ, SECTION, WITHOUT_S
 from elicitation.report.features.cards import feature_cards
 from elicitation.report.features.effects import difference_block, effect_block
 from elicitation.report.features.interventions import intervention_block
-from elicitation.report.features.ledger import FeatureLedger, shown_features
 from elicitation.report.features.probes import probe_block, quality_block
 from elicitation.report.features.scatter import scatter_block
+from elicitation.report.features.tables import FeatureTables, shown_features
 from elicitation.report.kit.document import document
 from elicitation.report.kit.markup import escaped
 from elicitation.report.kit.provenance_section import TableFile, provenance_section, sourced
@@ -35,7 +35,7 @@ class FeaturePage:
 
     title: str
     names: FeatureNames
-    ledger: FeatureLedger
+    ledger: FeatureTables
     made_by: Provenance
     command: str
     """What to type to make the page again."""
@@ -60,7 +60,7 @@ def render_features(page: FeaturePage) -> str:
     return document(page.title, f"{answer}{HOW_TO_READ}", parts, WITHOUT_SCRIPTS)
 
 
-def feature_section(ledger: FeatureLedger, names: FeatureNames, *, n_cards: int = 3) -> str:
+def feature_section(ledger: FeatureTables, names: FeatureNames, *, n_cards: int = 3) -> str:
     """The answer, the SAE, the interventions and the strongest features, as HTML under one heading of level 2."""
     return "".join(
         (

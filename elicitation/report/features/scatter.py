@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import polars as pl
 
 from elicitation.report.features.captions import SCATTER, FeatureNames, effect_ruler
-from elicitation.report.features.ledger import FeatureLedger, main_effects, ranked_scores
+from elicitation.report.features.tables import FeatureTables, main_effects, ranked_scores
 from elicitation.report.kit.canvas import Canvas, blank, quiet_axis
 from elicitation.report.kit.markup import plotly_text, shortened
 from elicitation.report.kit.palette import INK, MUTED, PAPER, STEERED
@@ -17,7 +17,7 @@ _DRAWN, _NAMED = 2000, 6
 _DECADES = (0.01, 0.1, 1.0, 10.0, 100.0)
 
 
-def scatter_block(ledger: FeatureLedger, names: FeatureNames, shown: list[int], level: int) -> str:
+def scatter_block(ledger: FeatureTables, names: FeatureNames, shown: list[int], level: int) -> str:
     """Firing share against effect, or against ReasonScore where no effect is known; empty where neither is.
 
     `shown` are the features that have a card.
@@ -34,7 +34,7 @@ def scatter_block(ledger: FeatureLedger, names: FeatureNames, shown: list[int], 
     return f"{SCATTER.head(level)}{plot}"
 
 
-def scatter_figure(ledger: FeatureLedger, names: FeatureNames, shown: list[int], canvas: Canvas) -> go.Figure:
+def scatter_figure(ledger: FeatureTables, names: FeatureNames, shown: list[int], canvas: Canvas) -> go.Figure:
     """One mark a feature that fires; the firing share is on a logarithmic axis."""
     placed = _placed(ledger).head(_DRAWN)
     by_effect = bool(main_effects(ledger.effects).height)
@@ -67,7 +67,7 @@ def scatter_figure(ledger: FeatureLedger, names: FeatureNames, shown: list[int],
     return figure
 
 
-def _placed(ledger: FeatureLedger) -> pl.DataFrame:
+def _placed(ledger: FeatureTables) -> pl.DataFrame:
     """Feature, firing share and `y`, strongest first; a feature that never fires has no place."""
     effects = main_effects(ledger.effects)
     scored = ranked_scores(ledger.reason_scores).rename({"score": "y"})
@@ -77,7 +77,7 @@ def _placed(ledger: FeatureLedger) -> pl.DataFrame:
     return joined.sort(pl.col("y").abs(), "feature", descending=[True, False])
 
 
-def _left_out(ledger: FeatureLedger, placed: pl.DataFrame) -> str:
+def _left_out(ledger: FeatureTables, placed: pl.DataFrame) -> str:
     silent = ledger.firing.filter(pl.col("firing_share") == 0).height
     without = ledger.firing.height - silent - placed.height
     parts = [f"{silent} that never fire"] if silent else []

@@ -12,7 +12,7 @@ BASE, STEERED, ASSISTED, TUNED = "#23272e", "#0066a8", "#cc79a7", "#d55e00"
 """The base model; help without the tuned model; help from it at test time; the tuned model itself."""
 RANKED = (STEERED, "#009e73", "#2f9ee0", "#6b4d00")
 """Inks of the rungs that need nothing from the tuned model, when several share one plot."""
-RIVAL = "#5b2bd0"
+PUBLISHED_INK = "#5b2bd0"
 """A published method."""
 LOOKS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -23,7 +23,7 @@ LOOKS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "tuned router": (ASSISTED, "triangle-down"),
         "selector": (ASSISTED, "hexagon"),
         "takeover": (ASSISTED, "cross"),
-        "rival": (RIVAL, "x"),
+        "published": (PUBLISHED_INK, "x"),
     }
 )
 """Kind of help -> ink and symbol; pink is help from the tuned model at test time."""
@@ -40,7 +40,7 @@ _DARK = {
     "#009e73": "#2fc79c",
     "#2f9ee0": "#8cccff",
     "#6b4d00": "#e8c030",
-    RIVAL: "#7b4dff",
+    PUBLISHED_INK: "#7b4dff",
 }
 _BAND = 0.14
 GAIN = f"rgba({0x5C},{0x64},{0x70},0.09)"

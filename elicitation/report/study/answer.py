@@ -37,10 +37,10 @@ def answer_sentence(ladder: pl.DataFrame, leaks: pl.DataFrame, task: str, base: 
     least = given["bits_per_token"].fill_nan(math.inf).min()
     alike = given.filter(pl.col("bits_per_token").fill_nan(math.inf) == least)
     best = alike.sort("share", descending=True, maintain_order=True).row(0, named=True)
-    rivals = rows.filter((pl.col("control_of") == best["arm"]) & pl.col("accuracy").is_not_nan())
-    rivals = rivals.sort("accuracy", descending=True, maintain_order=True)
-    rival = rivals.row(0, named=True) if rivals.height else None
-    answer = f"{scores}; {_recovery(best, alike.height)}{_comparison(best, rival)}."
+    controls = rows.filter((pl.col("control_of") == best["arm"]) & pl.col("accuracy").is_not_nan())
+    controls = controls.sort("accuracy", descending=True, maintain_order=True)
+    best_control = controls.row(0, named=True) if controls.height else None
+    answer = f"{scores}; {_recovery(best, alike.height)}{_comparison(best, best_control)}."
     return f"{answer} {leak_sentence(leak(leaks, best['arm']))}".rstrip()
 
 
@@ -60,11 +60,11 @@ def _part(best: Mapping[str, Any]) -> str:
     return f"{_span(best)} of that gain{doubt}"
 
 
-def _comparison(best: Mapping[str, Any], rival: Mapping[str, Any] | None) -> str:
+def _comparison(best: Mapping[str, Any], best_control: Mapping[str, Any] | None) -> str:
     low, high = best["over_control_low"], best["over_control_high"]
-    if rival is None:
+    if best_control is None:
         return ", but it has no control to be compared with"
-    name = f"its best control, “{_bare(rival)}”"
+    name = f"its best control, “{_bare(best_control)}”"
     if math.isnan(low):
         return f", but could not be compared with {name}"
     lead = f"{points(best['over_control'])} points {interval(low, high)}"

@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 import polars as pl
 
 from elicitation.report.features.captions import FeatureNames
-from elicitation.report.features.ledger import FeatureLedger
 from elicitation.report.features.page import feature_section
+from elicitation.report.features.tables import FeatureTables
 from elicitation.report.kit.canvas import Canvas
 from elicitation.report.kit.document import document
 from elicitation.report.kit.markup import escaped, numbers
@@ -21,10 +21,10 @@ from elicitation.report.study.answer import answer_sentence
 from elicitation.report.study.estimates_section import estimates_section
 from elicitation.report.study.figures import cover_figure, family_figure, guess_figure, ladder_figure, pass_at_k_figure
 from elicitation.report.study.ladder_table import glance, ladder_table
-from elicitation.report.study.ledger import Ledger
-from elicitation.report.study.published_section import rivals_section
+from elicitation.report.study.published_section import published_section
 from elicitation.report.study.record_words import rungs
 from elicitation.report.study.recovery_scatter import recovery_key, recovery_scatter
+from elicitation.report.study.tables import ReportTables
 from elicitation.report.study.traces import trace_cards, truncation_warning
 from lab.records.provenance import Provenance
 
@@ -44,7 +44,7 @@ class Page:
     """Name of the base model."""
     tuned: str
     """Name of the tuned model."""
-    ledger: Ledger
+    ledger: ReportTables
     estimates: pl.DataFrame
     """`ESTIMATES`; without rows the section is left out."""
     records: pl.DataFrame
@@ -55,7 +55,7 @@ class Page:
     command: str
     """What to type to make the page again."""
     files: tuple[TableFile, ...]
-    features: tuple[FeatureLedger, FeatureNames] | None = None
+    features: tuple[FeatureTables, FeatureNames] | None = None
     """What single features do, and what it is called; None where none were sought."""
 
 
@@ -72,7 +72,7 @@ def render(page: Page) -> str:
     parts = [
         _ladder(page, answer),
         _recovery(page),
-        sourced(rivals_section(ledger.rivals), page.files, "rivals"),
+        sourced(published_section(ledger.published_hybrids), page.files, "published_hybrids"),
         sourced(estimates_section(page.estimates, page.records), page.files, "estimates", "records"),
         sourced(_guess(ledger), page.files, "guess"),
         *_curves(page),
@@ -109,7 +109,7 @@ def _recovery(page: Page) -> str:
     return sourced(f"{caption.head}{recovery_key(ladder, page.leaks)}{plot}", page.files, "ladder", "leaks")
 
 
-def _guess(ledger: Ledger) -> str:
+def _guess(ledger: ReportTables) -> str:
     if ledger.guess.is_empty():
         return ""
     styles, caption = completed(arm_styles(ledger.ladder), ledger.guess["arm"]), captions.GUESS
@@ -127,7 +127,7 @@ def _curves(page: Page) -> tuple[str, str]:
     return sourced(first, page.files, "pass_at_k"), sourced(second, page.files, "cover")
 
 
-def _families(ledger: Ledger, checked: bool) -> str:
+def _families(ledger: ReportTables, checked: bool) -> str:
     caption, draw = captions.families(process_checked=checked), partial(family_figure, process_checked=checked)
     return _lines("families", ledger.families, draw, arm_styles(ledger.ladder), caption)
 

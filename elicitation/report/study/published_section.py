@@ -30,18 +30,18 @@ _SAME = 0.005
 """Two fractions closer than this are written alike."""
 
 
-def rivals_section(rivals: pl.DataFrame) -> str:
-    """`RIVALS` as one table a method, as published first, then with each fault switched; empty without rows."""
-    if rivals.is_empty():
+def published_section(published_hybrids: pl.DataFrame) -> str:
+    """`PUBLISHED` as one table a method, as published first, then with each fault switched; empty without rows."""
+    if published_hybrids.is_empty():
         return ""
-    reasons = Reasons.of(rivals["refusal"].drop_nulls())
-    names = rivals["rival"].unique(maintain_order=True)
-    blocks = (_block(name, rivals.filter(pl.col("rival") == name), reasons) for name in names)
+    reasons = Reasons.of(published_hybrids["refusal"].drop_nulls())
+    names = published_hybrids["published"].unique(maintain_order=True)
+    blocks = (_block(name, published_hybrids.filter(pl.col("published") == name), reasons) for name in names)
     return f"{_HEAD}{''.join(blocks)}{reasons.notes()}"
 
 
 def difference_words(row: Mapping[str, Any]) -> str:
-    """What it means that the two formulas differ on a row of `RIVALS`, or do not; plain text."""
+    """What it means that the two formulas differ on a row of `PUBLISHED`, or do not; plain text."""
     theirs, share, low, high = row["theirs"], row["share"], row["share_low"], row["share_high"]
     if math.isnan(theirs):
         return "Their formula is not defined where both models do equally well."

@@ -10,11 +10,11 @@ from elicitation.report.features.captions import FeatureCaption
 from elicitation.report.kit.canvas import sheet
 from elicitation.report.kit.document import guide
 from elicitation.report.kit.markup import escaped
-from elicitation.report.vectors.ledger import CONTROLS, DECODINGS, ENDS, VectorLedger
+from elicitation.report.vectors.tables import CONTROLS, DECODINGS, ENDS, VectorTables
 from lab.records.numerals import figures, interval, percent, points
 
 
-def vector_answer(ledger: VectorLedger, task: str) -> str:
+def vector_answer(ledger: VectorTables, task: str) -> str:
     """One honest sentence on the fit of the highest strict accuracy at temperature 1.
 
     `task` is what stands before the word problems, such as `held-out chain`. The sentence says how many fits it was the
@@ -49,14 +49,14 @@ def _part(row: Mapping[str, Any]) -> str:
 
 
 def _beyond(row: Mapping[str, Any]) -> str:
-    if row["rival"] is None or math.isnan(row["beyond"]):
+    if row["best_control"] is None or math.isnan(row["beyond"]):
         return "with no control to be compared with"
-    rival = f"its best control ({CONTROLS.get(row['rival'], row['rival'])})"
+    best_control = f"its best control ({CONTROLS.get(row['rival'], row['rival'])})"
     lead = f"{points(row['beyond'])} points {interval(row['beyond_low'], row['beyond_high'])}".strip()
     if row["beyond_low"] > 0:
-        return f"{lead} beyond {rival}"
+        return f"{lead} beyond {best_control}"
     side = "below" if row["beyond_high"] < 0 else "not clearly beyond"
-    return f"{side} {rival}: {lead}"
+    return f"{side} {best_control}: {lead}"
 
 
 HOW_TO_READ = guide(
@@ -115,7 +115,8 @@ def fit_block(fits: pl.DataFrame) -> str:
     found = fits.filter(pl.col("control").is_null(), pl.col("site").is_not_null())
     rows = [
         (
-            f'{escaped(row["label"])}<span class="what">{escaped(row["site"])}; {escaped(row["how"] or "")}</span>',
+            f'{escaped(row["label"])}<span class="what">{escaped(row["site"])}; '
+            f"{escaped(row['description'] or '')}</span>",
             figures(row["norm"]),
             figures(row["residual_norm"]),
             percent(row["relative_dose"]),

@@ -12,11 +12,11 @@ from elicitation.report.kit.markup import escaped
 from elicitation.report.kit.plot_block import arm_key, plot_block
 from elicitation.report.vectors.answer import DOSES, TRANSFERS
 from elicitation.report.vectors.effects import fit_styles
-from elicitation.report.vectors.ledger import VectorLedger
+from elicitation.report.vectors.tables import VectorTables
 from lab.records.numerals import figures, interval, percent, points, span
 
 
-def dose_block(ledger: VectorLedger, unrelated: str | None) -> str:
+def dose_block(ledger: VectorTables, unrelated: str | None) -> str:
     """Figure and table of the sweep, empty where there was none; `unrelated` is the task of the divergence's texts."""
     if ledger.doses.is_empty():
         return ""
@@ -31,7 +31,7 @@ def dose_block(ledger: VectorLedger, unrelated: str | None) -> str:
     return f"{DOSES.head(2)}{key}{plot}{dose_table(ledger)}{note}"
 
 
-def dose_figure(ledger: VectorLedger, canvas: Canvas) -> go.Figure:
+def dose_figure(ledger: VectorTables, canvas: Canvas) -> go.Figure:
     """Accuracy by dose; a line a fit, from what the base does without a vector."""
     labels = _labels(ledger)
     rows = []
@@ -56,7 +56,7 @@ def dose_figure(ledger: VectorLedger, canvas: Canvas) -> go.Figure:
     return curve_panels(pl.DataFrame(rows), horizontal, canvas, fit_styles(ledger), axis="Solved at the first try")
 
 
-def dose_table(ledger: VectorLedger) -> str:
+def dose_table(ledger: VectorTables) -> str:
     """One row a fit and dose."""
     labels, rows = _labels(ledger), []
     for (fit, dose), found in ledger.doses.group_by(["fit", "dose"], maintain_order=True):
@@ -72,7 +72,7 @@ def dose_table(ledger: VectorLedger) -> str:
     return sheet(("", "Relative dose", "Strict", "Answer only", "Incoherent", "KL, nats a token"), rows)
 
 
-def _labels(ledger: VectorLedger) -> dict[str, str]:
+def _labels(ledger: VectorTables) -> dict[str, str]:
     known = dict(ledger.effects.select("fit", "label").iter_rows())
     return {fit: known.get(fit, fit) for fit in ledger.doses["fit"].unique(maintain_order=True)}
 
@@ -88,7 +88,7 @@ _CHECKS = {
 }
 
 
-def transfer_block(ledger: VectorLedger) -> str:
+def transfer_block(ledger: VectorTables) -> str:
     """One row a fit and check, strict; empty where there is none."""
     strict = ledger.transfers.filter(pl.col("quantity") == "strict")
     if strict.is_empty():

@@ -14,7 +14,7 @@ from elicitation.report.kit.markup import Reasons, escaped
 from elicitation.report.kit.palette import ArmStyle, arm_styles
 from elicitation.report.kit.plot_block import plot_block
 from elicitation.report.vectors.answer import GREEDY, SAMPLED
-from elicitation.report.vectors.ledger import CONTROLS, ENDS, VectorLedger
+from elicitation.report.vectors.tables import CONTROLS, ENDS, VectorTables
 from lab.records.numerals import ABSENT, interval, percent, points
 
 _CAPTIONS: Mapping[str, FeatureCaption] = {"sampled": SAMPLED, "greedy": GREEDY}
@@ -24,7 +24,7 @@ _HEADINGS = (
 )  # fmt: skip
 
 
-def effect_block(ledger: VectorLedger, decoding: str) -> str:
+def effect_block(ledger: VectorTables, decoding: str) -> str:
     """Figure and table of one decoding."""
     caption = _CAPTIONS[decoding]
     plot = plot_block(
@@ -36,7 +36,7 @@ def effect_block(ledger: VectorLedger, decoding: str) -> str:
     return f"{caption.head(2)}{plot}{effect_table(ledger, decoding)}"
 
 
-def effect_figure(ledger: VectorLedger, decoding: str, canvas: Canvas) -> go.Figure:
+def effect_figure(ledger: VectorTables, decoding: str, canvas: Canvas) -> go.Figure:
     """Strict accuracy: the base at the bottom, the tuned model at the top, each fit above its controls."""
     rows, styles = ledger.rows("strict", decoding), fit_styles(ledger)
     base, tuned = (ledger.row(end, "strict", decoding) for end in ENDS)
@@ -50,7 +50,7 @@ def effect_figure(ledger: VectorLedger, decoding: str, canvas: Canvas) -> go.Fig
     return figure
 
 
-def effect_table(ledger: VectorLedger, decoding: str) -> str:
+def effect_table(ledger: VectorTables, decoding: str) -> str:
     """The tuned model, the fits each before its controls, and the base; refused shares point to their reasons."""
     answers = {(row["fit"], row["control"]): row for row in ledger.rows("answer", decoding)}
     broken = {(row["fit"], row["control"]): row for row in ledger.rows("incoherent", decoding)}
@@ -74,7 +74,7 @@ def effect_table(ledger: VectorLedger, decoding: str) -> str:
     return f"{sheet(_HEADINGS, body)}{reasons.notes()}"
 
 
-def fit_styles(ledger: VectorLedger) -> dict[str, ArmStyle]:
+def fit_styles(ledger: VectorTables) -> dict[str, ArmStyle]:
     """The look of the base, the tuned model, every fit and, as FIT.CONTROL, every control."""
     rows = ledger.rows("strict", "sampled")
     kinds = {**dict.fromkeys(ENDS, "end")}

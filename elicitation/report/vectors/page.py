@@ -9,13 +9,13 @@ from elicitation.report.study.captions import PROVENANCE
 from elicitation.report.vectors.answer import HOW_TO_READ, WITHOUT_SCRIPTS, fit_block, vector_answer
 from elicitation.report.vectors.doses import dose_block, transfer_block
 from elicitation.report.vectors.effects import effect_block
-from elicitation.report.vectors.ledger import (
+from elicitation.report.vectors.tables import (
     DECODINGS,
     VECTOR_DOSES,
     VECTOR_EFFECTS,
     VECTOR_FITS,
     VECTOR_TRANSFERS,
-    VectorLedger,
+    VectorTables,
 )
 from lab.records.provenance import Provenance
 
@@ -29,7 +29,7 @@ class VectorPage:
     """What stands before the word problems, such as `held-out chain`."""
     unrelated: str | None
     """Task of the texts on which damage was measured; None for the task itself."""
-    ledger: VectorLedger
+    ledger: VectorTables
     made_by: Provenance
     command: str
     """What to type to make the page again."""

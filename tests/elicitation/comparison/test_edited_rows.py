@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from elicitation.comparison.evaluate import Exam, chosen_edits, outcome, outcome_by_prompt
+from elicitation.comparison.evaluate import EvalSpec, chosen_edits, evaluate, evaluate_by_prompt
 from lab.models.load import load
 from lab.models.source import LocalModel
 from lab.sampling.decoding import Decoding
@@ -24,9 +24,9 @@ def model(checkpoints):
 
 
 @pytest.fixture(scope="module")
-def exam() -> Exam:
+def eval_spec() -> EvalSpec:
     task = open_task(task_source("chain:+:1-1"), n_problems=12, seed=0)
-    return Exam(task=task, n_samples=3, decoding=Decoding(max_new_tokens=12), batch_size=7)
+    return EvalSpec(task=task, n_samples=3, decoding=Decoding(max_new_tokens=12), batch_size=7)
 
 
 def drawn(model, n: int, where) -> list[Add]:
@@ -43,19 +43,19 @@ def chosen(model, problems, n: int) -> list[int]:
 
 
 @pytest.mark.parametrize("where", [EVERYWHERE, WhileWriting((0,))], ids=["every token", "first token"])
-def test_each_problem_does_as_it_does_under_its_own_edit(model, exam, where):
+def test_each_problem_does_as_it_does_under_its_own_edit(model, eval_spec, where):
     edits = drawn(model, 3, where)
-    found = outcome_by_prompt(model, edits, exam)
-    alone = [outcome(model, (edit,), exam) for edit in edits]
-    which = chosen(model, exam.task.problems, 3)
+    found = evaluate_by_prompt(model, edits, eval_spec)
+    alone = [evaluate(model, (edit,), eval_spec) for edit in edits]
+    which = chosen(model, eval_spec.task.problems, 3)
     assert len(set(which)) == 3
     for name in ("strict", "answer", "incoherent"):
         wanted = [getattr(alone[edit], name)[index] for index, edit in enumerate(which)]
         np.testing.assert_array_equal(getattr(found, name), wanted)
 
 
-def test_a_prompt_keeps_its_edit_in_another_batch_and_order(model, exam):
-    problems = exam.task.problems
+def test_a_prompt_keeps_its_edit_in_another_batch_and_order(model, eval_spec):
+    problems = eval_spec.task.problems
     forwards = chosen(model, problems, 256)
     assert chosen(model, problems[::-1], 256) == forwards[::-1]
     assert chosen(model, problems[4:6], 256) == forwards[4:6]

@@ -9,7 +9,7 @@ import torch
 from elicitation.comparison.effects import effect_table, fit_table, ladder_of
 from elicitation.comparison.fits import FIRST, Entry
 from elicitation.comparison.fitted import Fitted
-from elicitation.report.vectors.ledger import VECTOR_EFFECTS, VECTOR_FITS, VECTOR_OUTCOMES
+from elicitation.report.vectors.tables import VECTOR_EFFECTS, VECTOR_FITS, VECTOR_OUTCOMES
 from lab.records.errors import EstimateError
 from probes.capture.site import Site
 from steering.vector import SteeringVector
@@ -81,11 +81,11 @@ def test_values_gains_and_shares_are_those_of_hand_arithmetic(effects):
 
 def test_a_fit_stands_beside_the_best_of_its_controls_and_controls_beside_none(effects):
     mine = row(effects, "v")
-    assert mine["rival"] == "shuffled"
+    assert mine["best_control"] == "shuffled"
     assert mine["beyond"] == pytest.approx((20 - 8) / 40)
     assert mine["beyond_low"] < mine["beyond"] < mine["beyond_high"]
     for other in (row(effects, "v", "random"), row(effects, "base"), row(effects, "v", decoding="greedy")):
-        assert other["rival"] is None
+        assert other["best_control"] is None
         assert math.isnan(other["beyond"])
 
 

@@ -9,8 +9,8 @@ from torch import nn
 from elicitation.comparison.config import Comparison
 from elicitation.comparison.context import Ground, survey
 from elicitation.comparison.fits import FIRST, entries, fit_on, from_features
-from elicitation.comparison.training_pairs import Lessons
-from elicitation.study.evidence import DECISIONS
+from elicitation.comparison.training_pairs import TrainingPairs
+from elicitation.study.evidence import DISAGREEMENTS
 from lab.records.errors import VectorError
 from lab.sampling.sample import sample
 from lab.sampling.trace import TRACES, trace_table
@@ -48,7 +48,7 @@ def test_features_are_those_whose_rows_move_the_stream_furthest_at_the_dose_of_t
     assert both.directions[SITE].tolist() == [4.0, 0.0, 6.0, -4.0]
     lengths = torch.cat([positive, negative]).norm(dim=-1)
     assert both.residual_norms[SITE] == pytest.approx(float(lengths.mean()))
-    assert "decoder rows of SAE sae" in both.how
+    assert "decoder rows of SAE sae" in both.description
 
 
 @pytest.fixture(scope="module")
@@ -65,31 +65,31 @@ def ground(checkpoints, tmp_path_factory) -> Ground:
         n_boot=100,
     )
     found = survey(comparison, tmp_path_factory.mktemp("ground"), lambda *_: None)
-    return replace(found, sae=sae(found.bench.base.anatomy.d_model))
+    return replace(found, sae=sae(found.context.base.anatomy.d_model))
 
 
 @pytest.fixture(scope="module")
-def taught(ground) -> Lessons:
-    bench = ground.bench
-    problems = bench.fit_task.problems
+def taught(ground) -> TrainingPairs:
+    context = ground.context
+    problems = context.fit_task.problems
     by_tuned, by_base = (
         trace_table("x", sample(model, problems, 1, ground.comparison.decoding, seed=0))
-        for model in (bench.pair.tuned, bench.base)
+        for model in (context.pair.tuned, context.base)
     )
-    return Lessons(
+    return TrainingPairs(
         positive=by_tuned,
         negative=by_base,
-        decided=DECISIONS.frame([]),
+        decided=DISAGREEMENTS.frame([]),
         decided_in=by_tuned,
         problems={problem.id: problem for problem in problems},
-        told="by both",
+        description="by both",
         digest="0",
     )
 
 
 def streams(ground, site, taught, traces) -> torch.Tensor:
     """One text at a time, where its first token has been read."""
-    model, found = ground.bench.base, []
+    model, found = ground.context.base, []
     for row in trace_rows(model, traces, taught.problems):
         tokens = torch.tensor([row.context + row.completion])
         found.append(capture(model, tokens, torch.ones_like(tokens).bool(), [site])[site][0, len(row.context)])

@@ -6,8 +6,8 @@ from itertools import chain
 import polars as pl
 import pytest
 
-from elicitation.comparison.training_pairs import Lessons, sides_forgotten, some_rows, tokens_misplaced
-from elicitation.study.evidence import DECISIONS
+from elicitation.comparison.training_pairs import TrainingPairs, sides_forgotten, some_rows, tokens_misplaced
+from elicitation.study.evidence import DISAGREEMENTS
 from lab.records.seeds import torch_generator
 from lab.sampling.trace import TRACES
 
@@ -31,21 +31,21 @@ def traces(arm: str, n: int, token: int) -> pl.DataFrame:
 
 
 @pytest.fixture
-def taught() -> Lessons:
+def taught() -> TrainingPairs:
     positive, negative = traces("tuned", 60, 7), traces("base", 30, 8)
-    decided = DECISIONS.frame(
+    decided = DISAGREEMENTS.frame(
         [
             {"problem_id": f"p{index}", "sample_index": 0, "position": 0, "base_token": 8, "tuned_token": 7}
             for index in range(60)
         ]
     )
-    return Lessons(
+    return TrainingPairs(
         positive=positive,
         negative=negative,
         decided=decided,
         decided_in=positive,
         problems={},
-        told="by both",
+        description="by both",
         digest="d",
     )
 
@@ -75,7 +75,7 @@ def test_misplaced_tokens_are_the_same_tokens_in_texts_of_the_same_lengths(taugh
 
 
 def test_misplaced_targets_are_no_longer_the_tuned_models_choice_but_come_from_its_texts(taught):
-    decided = DECISIONS.checked(tokens_misplaced(taught, 0).decided)
+    decided = DISAGREEMENTS.checked(tokens_misplaced(taught, 0).decided)
     targets = decided["tuned_token"].to_list()
     assert set(targets) == {7, 107}
     # Of the 210 tokens, 60 open a text.
@@ -85,7 +85,7 @@ def test_misplaced_targets_are_no_longer_the_tuned_models_choice_but_come_from_i
 
 def test_lessons_without_any_text_can_be_shuffled_too(taught):
     nothing = replace(
-        taught, positive=TRACES.frame([]), negative=TRACES.frame([]), decided=DECISIONS.frame([]),
+        taught, positive=TRACES.frame([]), negative=TRACES.frame([]), decided=DISAGREEMENTS.frame([]),
         decided_in=TRACES.frame([]),
     )  # fmt: skip
     assert sides_forgotten(nothing, 0, 0).positive.is_empty()

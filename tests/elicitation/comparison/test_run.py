@@ -10,13 +10,13 @@ import pytest
 from rich.console import Console
 
 from elicitation.cli.commands import ExportCommand
-from elicitation.cli.perform_export import perform_export
-from elicitation.cli.perform_vectors import as_comparison, effects_shown
+from elicitation.cli.run_export import run_export
+from elicitation.cli.run_vectors import as_comparison, effects_shown
 from elicitation.cli.vector_commands import VectorsCommand
 from elicitation.comparison.config import Comparison
 from elicitation.comparison.run import compare
-from elicitation.report.study.ledger import LADDER
-from elicitation.report.vectors.ledger import (
+from elicitation.report.study.tables import LADDER
+from elicitation.report.vectors.tables import (
     VECTOR_DOSES,
     VECTOR_EFFECTS,
     VECTOR_FITS,
@@ -120,9 +120,9 @@ def test_only_whole_results_are_left_and_the_page_needs_no_network(finished):
 
 
 def test_a_finished_comparison_run_again_computes_nothing_and_gives_the_same_bytes(finished, comparison):
-    before, told = files(finished), []
-    compare(comparison, finished, command="lab vectors", watch=lambda *progress: told.append(progress))
-    assert told == []
+    before, description = files(finished), []
+    compare(comparison, finished, command="lab vectors", watch=lambda *progress: description.append(progress))
+    assert description == []
     assert files(finished) == before
 
 
@@ -153,11 +153,11 @@ def test_the_export_command_takes_the_vectors_and_its_card_tells_the_measured_ef
         study=finished,
         arms=("gradient-first-1", "gradient-first-1-greedy"),
     )
-    perform_export(command, Console(quiet=True))
+    run_export(command, Console(quiet=True))
     card = (tmp_path / "vector.safetensors.md").read_text(encoding="utf-8")
     assert "## Measured effect" in card
-    assert "gradient on decisions, block 1, first token, greedy decoding" in card
-    assert "random directions, for gradient on decisions" in card
+    assert "gradient on disagreements, block 1, first token, greedy decoding" in card
+    assert "random directions, for gradient on disagreements" in card
     ladder = read_table(finished / "tables" / "ladder.parquet", LADDER)
     accuracy = ladder.filter(pl.col("arm") == "gradient-first-1", pl.col("measure") == "strict")["accuracy"][0]
     assert f"{100 * accuracy:.1f} [" in card

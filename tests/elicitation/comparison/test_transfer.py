@@ -5,9 +5,9 @@ import polars as pl
 import pytest
 import torch
 
-from elicitation.comparison.evaluate import Exam, outcome
+from elicitation.comparison.evaluate import EvalSpec, evaluate
 from elicitation.comparison.transfer import other_base, other_skill, removal, shared, transfer
-from elicitation.report.vectors.ledger import TRANSFERS
+from elicitation.report.vectors.tables import TRANSFERS
 from lab.models.load import load
 from lab.models.pair import ModelPair
 from lab.models.source import LocalModel
@@ -29,9 +29,9 @@ def pair(checkpoints) -> ModelPair:
 
 
 @pytest.fixture(scope="module")
-def exam() -> Exam:
+def eval_spec() -> EvalSpec:
     task = open_task(task_source("chain:+:1-1"), n_problems=12, seed=0)
-    return Exam(task=task, n_samples=4, decoding=Decoding(max_new_tokens=16))
+    return EvalSpec(task=task, n_samples=4, decoding=Decoding(max_new_tokens=16))
 
 
 def opener(model) -> SteeringVector:
@@ -42,15 +42,15 @@ def opener(model) -> SteeringVector:
     return SteeringVector({SITE: direction * (40 / direction.norm())}, {SITE: 4.0}, "opener")
 
 
-def test_each_check_is_the_outcome_of_its_model_at_its_dose(pair, exam):
+def test_each_check_is_the_outcome_of_its_model_at_its_dose(pair, eval_spec):
     vector = opener(pair.base)
     zero = vector * 0.0
-    table = transfer([removal(pair, exam), other_base(pair.base, exam, dose=0.5)], vector, [zero], n_boot=200)
+    table = transfer([removal(pair, eval_spec), other_base(pair.base, eval_spec, dose=0.5)], vector, [zero], n_boot=200)
     TRANSFERS.checked(table)
     rows = {(row["check"], row["quantity"]): row for row in table.iter_rows(named=True)}
     for name, model, dose in (("removes", pair.tuned, -1.0), ("other base", pair.base, 0.5)):
         row = rows[name, "strict"]
-        plain, steered = outcome(model, (), exam).strict, outcome(model, (Add(vector, dose),), exam).strict
+        plain, steered = evaluate(model, (), eval_spec).strict, evaluate(model, (Add(vector, dose),), eval_spec).strict
         assert (row["model"], row["dose"]) == (model.name, dose)
         assert row["plain"] == pytest.approx(plain.mean())
         assert row["steered"] == pytest.approx(steered.mean())
@@ -59,24 +59,24 @@ def test_each_check_is_the_outcome_of_its_model_at_its_dose(pair, exam):
     assert rows["removes", "strict"]["change"] < -0.2
 
 
-def test_a_vector_that_is_its_own_control_goes_beyond_it_by_chance_only(pair, exam):
+def test_a_vector_that_is_its_own_control_goes_beyond_it_by_chance_only(pair, eval_spec):
     vector = opener(pair.base)
-    table = transfer([other_skill(pair.base, exam)], vector, [vector, vector], n_boot=200)
+    table = transfer([other_skill(pair.base, eval_spec)], vector, [vector, vector], n_boot=200)
     for row in table.iter_rows(named=True):
         assert row["beyond_low"] <= 0 <= row["beyond_high"]
         assert row["beyond"] == pytest.approx(row["steered"] - row["control"])
 
 
-def test_without_a_control_nothing_is_said(pair, exam):
+def test_without_a_control_nothing_is_said(pair, eval_spec):
     with pytest.raises(VectorError, match="without a control proves nothing"):
-        transfer([other_skill(pair.base, exam)], opener(pair.base), [])
+        transfer([other_skill(pair.base, eval_spec)], opener(pair.base), [])
 
 
-def test_a_gate_goes_to_the_vector_and_to_its_controls(pair, exam):
+def test_a_gate_goes_to_the_vector_and_to_its_controls(pair, eval_spec):
     vector, first = opener(pair.base), WhileWriting((0,))
-    table = transfer([other_base(pair.base, exam)], vector, [vector], where=first, n_boot=200)
+    table = transfer([other_base(pair.base, eval_spec)], vector, [vector], where=first, n_boot=200)
     row = table.filter(pl.col("quantity") == "answer").row(0, named=True)
-    assert row["steered"] == pytest.approx(outcome(pair.base, (Add(vector, 1.0, first),), exam).answer.mean())
+    assert row["steered"] == pytest.approx(evaluate(pair.base, (Add(vector, 1.0, first),), eval_spec).answer.mean())
     assert row["control"] == pytest.approx(
-        outcome(pair.base, (Add(vector, 1.0, first),), shared(exam, 0, 1)).answer.mean()
+        evaluate(pair.base, (Add(vector, 1.0, first),), shared(eval_spec, 0, 1)).answer.mean()
     )

@@ -1,14 +1,14 @@
 import pytest
 
 from elicitation.features.behaviour import Behaviour, behaviour, behaviour_contrasts
-from elicitation.study.evidence import DECISIONS
+from elicitation.study.evidence import DISAGREEMENTS
 from lab.models.tiny import tiny_model
 from lab.tasks.problem import Problem
 from probes.attribution.contrast import require_contrasts
 
 
-def decisions(*rows):
-    return DECISIONS.frame(
+def disagreements(*rows):
+    return DISAGREEMENTS.frame(
         [
             {"problem_id": f"p{i}", "sample_index": 0, "position": position, "base_token": base, "tuned_token": tuned}
             for i, (position, base, tuned) in enumerate(rows)
@@ -17,17 +17,17 @@ def decisions(*rows):
 
 
 def test_the_most_frequent_pair_of_first_tokens_is_sought():
-    found = behaviour(decisions((0, 65, 84), (0, 65, 66), (0, 65, 84), (3, 70, 71), (3, 70, 71), (3, 70, 71)))
+    found = behaviour(disagreements((0, 65, 84), (0, 65, 66), (0, 65, 84), (3, 70, 71), (3, 70, 71), (3, 70, 71)))
     assert found == Behaviour(toward=84, against=65)
 
 
 def test_of_pairs_as_frequent_the_lower_ids_are_taken():
-    assert behaviour(decisions((0, 65, 84), (0, 64, 80))) == Behaviour(toward=80, against=64)
+    assert behaviour(disagreements((0, 65, 84), (0, 64, 80))) == Behaviour(toward=80, against=64)
 
 
 @pytest.mark.parametrize("rows", [(), ((2, 65, 84),)], ids=["no decision", "none at the first token"])
 def test_models_that_open_alike_show_no_behaviour(rows):
-    assert behaviour(decisions(*rows)) is None
+    assert behaviour(disagreements(*rows)) is None
 
 
 def test_contrasts_are_of_the_prompts():

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 import torch
 
-from elicitation.features.top_features import carriers
+from elicitation.features.top_features import top_features
 from lab.models.load import assemble
 from probes.attribution.contrast import CONTRASTS
 
@@ -18,7 +18,7 @@ def contrasts(prompts):
 
 @pytest.fixture(scope="module")
 def found(model, signed_sae, contrasts):
-    return carriers(model, signed_sae, contrasts, n_top=5, n_boot=200, seed=0)
+    return top_features(model, signed_sae, contrasts, n_top=5, n_boot=200, seed=0)
 
 
 def test_top_features_are_those_of_the_largest_effect_surely_above_zero(found):
@@ -30,7 +30,7 @@ def test_top_features_are_those_of_the_largest_effect_surely_above_zero(found):
 
 def test_a_feature_whose_interval_is_not_known_is_not_chosen(model, signed_sae, contrasts):
     """One problem gives no interval at all."""
-    alone = carriers(model, signed_sae, contrasts.head(1), n_top=5, n_boot=100, seed=0)
+    alone = top_features(model, signed_sae, contrasts.head(1), n_top=5, n_boot=100, seed=0)
     assert alone.effects["low"].is_nan().all()
     assert (alone.top, alone.total) == ((), 0.0)
 
@@ -38,7 +38,7 @@ def test_a_feature_whose_interval_is_not_known_is_not_chosen(model, signed_sae, 
 def test_a_model_in_bfloat16_is_ablated_in_float32(model, signed_sae, contrasts, found):
     coarse = assemble(copy.deepcopy(model.network).bfloat16(), model.tokenizer, name="coarse")
     exact = found.effects.select("feature", "effect")
-    both = carriers(coarse, signed_sae, contrasts, n_top=5, n_boot=100, seed=0).effects.join(exact, on="feature")
+    both = top_features(coarse, signed_sae, contrasts, n_top=5, n_boot=100, seed=0).effects.join(exact, on="feature")
     assert np.corrcoef(both["effect"], both["effect_right"])[0, 1] > 0.99
 
 

@@ -3,12 +3,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elicitation.features.top_features import N_NEAREST, matched
+from elicitation.features.top_features import N_NEAREST, frequency_matched
 from lab.records.errors import EstimateError
 
 
 def drawn(features, shares, n_draws=20, seed=0):
-    return matched(features, np.asarray(shares, dtype=float), n_draws, np.random.default_rng(seed))
+    return frequency_matched(features, np.asarray(shares, dtype=float), n_draws, np.random.default_rng(seed))
 
 
 @given(

@@ -14,8 +14,18 @@ from elicitation.calibration.leak import LEAKS
 from elicitation.calibration.record import RECORDS
 from elicitation.estimators.estimate import ESTIMATES
 from elicitation.report.kit.provenance_section import TableFile
-from elicitation.report.study.ledger import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, RIVALS, SCHEMAS, Ledger
 from elicitation.report.study.page import Page
+from elicitation.report.study.tables import (
+    COVER,
+    EXAMPLES,
+    FAMILIES,
+    GUESS,
+    LADDER,
+    PASS_AT_K,
+    PUBLISHED,
+    SCHEMAS,
+    ReportTables,
+)
 from lab.records.provenance import Provenance, canonical_json
 
 NAN = math.nan
@@ -224,9 +234,9 @@ def rival_rows() -> list[dict[str, object]]:
     )
     return [
         {
-            "rival": rival,
-            "arm": f"{rival}-{index}",
-            "label": f"{rival} at every disagreement",
+            "published": published,
+            "arm": f"{published}-{index}",
+            "label": f"{published} at every disagreement",
             "fault": fault,
             "theirs": theirs,
             "share": NAN if share is None else share,
@@ -240,19 +250,19 @@ def rival_rows() -> list[dict[str, object]]:
             "truth": truth,
             "n_problems": 200,
         }
-        for index, (rival, fault, theirs, share, truth) in enumerate(found)
+        for index, (published, fault, theirs, share, truth) in enumerate(found)
     ]
 
 
-def made_ledger(*, refusal: str | None = None, examples: list[dict[str, object]] | None = None) -> Ledger:
+def made_ledger(*, refusal: str | None = None, examples: list[dict[str, object]] | None = None) -> ReportTables:
     taus = [index / 20 for index in range(1, 21)]
     guesses = [
         {"arm": arm, "label": label, "value": value, "low": value - 0.02, "high": value + 0.02}
         for (arm, label, *_), value in zip((ARMS[0], ARMS[3], ARMS[-1]), (0.101, 0.098, 0.1), strict=True)
     ]
-    return Ledger(
+    return ReportTables(
         ladder=LADDER.frame(ladder_rows(refusal)),
-        rivals=RIVALS.frame(rival_rows()),
+        published_hybrids=PUBLISHED.frame(rival_rows()),
         guess=GUESS.frame(guesses),
         pass_at_k=PASS_AT_K.frame(curve_rows("k", [1, 2, 4, 8, 16, 32], lambda p, k: 1 - (1 - p) ** k)),
         cover=COVER.frame(curve_rows("tau", taus, lambda p, tau: 1 - (1 - p ** (tau**2 + 0.1)) ** 1.1)),
@@ -261,7 +271,7 @@ def made_ledger(*, refusal: str | None = None, examples: list[dict[str, object]]
     )
 
 
-def made_page(ledger: Ledger, *, title: str = "How much did tuning zero-rl add to zero-base?") -> Page:
+def made_page(ledger: ReportTables, *, title: str = "How much did tuning zero-rl add to zero-base?") -> Page:
     config = {"kind": "StudyConfig", "task": {"operators": "+-", "lengths": [3, 8]}, "n_problems": 200, "seed": 7}
     return Page(
         title=title,
@@ -294,17 +304,17 @@ def made_page(ledger: Ledger, *, title: str = "How much did tuning zero-rl add t
 
 
 @pytest.fixture(scope="session")
-def ledger() -> Ledger:
+def ledger() -> ReportTables:
     return made_ledger()
 
 
 @pytest.fixture(scope="session")
-def refused() -> Ledger:
+def refused() -> ReportTables:
     return made_ledger(refusal=REFUSAL)
 
 
 @pytest.fixture(scope="session")
-def page(ledger: Ledger) -> Page:
+def page(ledger: ReportTables) -> Page:
     return made_page(ledger)
 
 
@@ -314,12 +324,12 @@ def hostile() -> Callable[[str], Page]:
 
     def make(payload: str) -> Page:
         clean = made_ledger(examples=example_rows(payload, (payload, *payload, "\n")))
-        words = {"label", "refusal", "family", "problem_id", "gold", "reason", "rival", "fault"}
+        words = {"label", "refusal", "family", "problem_id", "gold", "reason", "published", "fault"}
 
         def poisoned(frame: pl.DataFrame) -> pl.DataFrame:
             return frame.with_columns(pl.lit(payload).alias(name) for name in frame.columns if name in words)
 
-        ledger = Ledger(**{schema.name: poisoned(getattr(clean, schema.name)) for schema in SCHEMAS})
+        ledger = ReportTables(**{schema.name: poisoned(getattr(clean, schema.name)) for schema in SCHEMAS})
         cut = ledger.ladder.with_columns(truncated=pl.lit(0.5))
         ledger = dataclasses.replace(ledger, ladder=cut)
         page = made_page(ledger, title=f"study {payload}")

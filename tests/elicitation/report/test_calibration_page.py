@@ -15,7 +15,13 @@ from elicitation.calibration.record import AGREEMENT, RECORDS, TRIALS, agreement
 from elicitation.report.calibration.answer import ROOM_FOR_ALL, calibration_answer, calibration_summary
 from elicitation.report.calibration.page import PATH, CalibrationPage, path_plot, render_calibration
 from elicitation.report.calibration.share_panels import MARKS, share_panels
-from elicitation.report.calibration.tables import alarms_table, kinds_table, leaks_table, refused_list, rival_records
+from elicitation.report.calibration.tables import (
+    alarms_table,
+    kinds_table,
+    leaks_table,
+    published_records,
+    refused_list,
+)
 from elicitation.report.kit.canvas import NARROW, WIDE, Canvas
 from elicitation.report.kit.palette import DARK
 from elicitation.report.kit.provenance_section import TableFile
@@ -396,11 +402,11 @@ def with_rivals() -> pl.DataFrame:
     rows = trial_rows()
     for row in [row for row in rows if row["estimator"] == "E2" and not math.isnan(float(str(row["truth"])))]:
         value = 0.4 + 0.6 * float(str(row["truth"]))
-        for rival in ("1", "2"):
-            both = row | {"estimator": f"R{rival}", "value": value, "seconds": 90.0}
-            rows.append(both | {"quantity": f"rival P{rival}, their formula", "low": NAN, "high": NAN})
+        for published in ("1", "2"):
+            both = row | {"estimator": f"R{published}", "value": value, "seconds": 90.0}
+            rows.append(both | {"quantity": f"rival P{published}, their formula", "low": NAN, "high": NAN})
             rows.append(
-                both | {"quantity": f"rival P{rival}, with interval", "low": value - 0.05, "high": value + 0.05}
+                both | {"quantity": f"rival P{published}, with interval", "low": value - 0.05, "high": value + 0.05}
             )
     return TRIALS.frame(rows)
 
@@ -409,16 +415,16 @@ def test_rivals_stand_beside_our_estimators_with_error_coverage_and_leak():
     text = words(render_calibration(made(with_rivals())))
     # Off by 0.4 (1 - truth): 0, 30, 20, 10 and 40 points on the five truths.
     assert (
-        "<li>R1 (rival P1, their formula) errs by 20.0 points on average; it gave no interval in 15 trials, and it "
+        "<li>P1 (rival P1, their formula) errs by 20.0 points on average; it gave no interval in 15 trials, and it "
         "finds 40 % where the true share is 0.</li>" in text
     )
-    assert text.count('<span class="role">rival</span> R1') >= 2
+    assert text.count('<span class="role">rival</span> P1') >= 2
     assert 'data-heading="Interval holds the truth"><div>no interval</div>' in text
-    assert "R2: rival P2, with interval" in text
+    assert "P2: rival P2, with interval" in text
 
 
 def test_a_rival_is_never_the_labs_answer():
-    exact = record(estimator="R1", quantity="rival P1, with interval", mean_absolute_error=0.0, coverage=1.0)
+    exact = record(estimator="P1", quantity="rival P1, with interval", mean_absolute_error=0.0, coverage=1.0)
     assert answered(exact, record()).startswith("On 15 trials with a known share, E2 (within reach) errs")
     assert answered(exact).startswith("Not calibrated")
 
@@ -429,18 +435,18 @@ def test_no_coverage_does_not_meet_the_goal():
 
 
 def test_rivals_are_left_out_where_none_was_run():
-    assert rival_records(RECORDS.frame([record()])) == ""
-    assert rival_records(RECORDS.frame([record(estimator="R1", n_trials=0)])) == ""
+    assert published_records(RECORDS.frame([record()])) == ""
+    assert published_records(RECORDS.frame([record(estimator="P1", n_trials=0)])) == ""
 
 
 def test_a_rival_that_refused_all_is_said_to_and_stands_alone_without_ours():
-    refused = record(estimator="R2", n_refused=15, mean_absolute_error=NAN, coverage=NAN, leak=NAN)
-    text = words(rival_records(RECORDS.frame([refused])))
-    assert "<li>R2 (within reach) refused all 15 trials.</li>" in text
+    refused = record(estimator="P2", n_refused=15, mean_absolute_error=NAN, coverage=NAN, leak=NAN)
+    text = words(published_records(RECORDS.frame([refused])))
+    assert "<li>P2 (within reach) refused all 15 trials.</li>" in text
     assert "the lab's own" not in text
-    covered = words(rival_records(RECORDS.frame([record(estimator="R1"), record()])))
+    covered = words(published_records(RECORDS.frame([record(estimator="P1"), record()])))
     assert "its interval holds the truth in 93 % of 15 trials, and it finds 1 % where" in covered
-    assert covered.index("<li>R1") < covered.index("<li>E2")
+    assert covered.index("<li>P1") < covered.index("<li>E2")
 
 
 def shown(table: object, width: int) -> str:
@@ -467,9 +473,9 @@ def test_the_terminal_says_not_calibrated_and_obeys_no_markup():
 
 
 def test_the_rival_whose_fit_is_a_draw_is_said_to_be_one():
-    said = "What R1 reaches depends on how its vectors came out of their fit"
-    assert said in rival_records(RECORDS.frame([record(estimator="R1"), record()]))
-    assert said not in rival_records(RECORDS.frame([record(estimator="R2"), record()]))
+    said = "What P1 reaches depends on how its vectors came out of their fit"
+    assert said in published_records(RECORDS.frame([record(estimator="P1"), record()]))
+    assert said not in published_records(RECORDS.frame([record(estimator="P2"), record()]))
 
 
 def test_the_leakiest_help_comes_first_and_is_named():

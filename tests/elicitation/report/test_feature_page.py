@@ -12,10 +12,10 @@ from elicitation.report.features.captions import FeatureNames
 from elicitation.report.features.cards import feature_cards
 from elicitation.report.features.effects import difference_figure, difference_table, effect_figure, effect_table
 from elicitation.report.features.interventions import intervention_figure, intervention_table
-from elicitation.report.features.ledger import METHODS, TABLES, FeatureLedger, main_effects, shown_features
 from elicitation.report.features.page import FeaturePage, feature_section, render_features
 from elicitation.report.features.probes import probe_figure, probe_table, quality_block
 from elicitation.report.features.scatter import scatter_block, scatter_figure
+from elicitation.report.features.tables import METHODS, TABLES, FeatureTables, main_effects, shown_features
 from elicitation.report.kit.canvas import NARROW, WIDE, Canvas
 from elicitation.report.kit.provenance_section import TableFile
 from lab.records.errors import StorageError
@@ -158,11 +158,11 @@ def rows() -> dict[str, list[dict[str, object]]]:
     }  # fmt: skip
 
 
-def made(tables: dict[str, list[dict[str, object]]]) -> FeatureLedger:
-    return FeatureLedger(**{name: schema.frame(tables.get(name, [])) for name, schema in TABLES})
+def made(tables: dict[str, list[dict[str, object]]]) -> FeatureTables:
+    return FeatureTables(**{name: schema.frame(tables.get(name, [])) for name, schema in TABLES})
 
 
-def page_of(ledger: FeatureLedger, names: FeatureNames = NAMES, said: str = "lab") -> FeaturePage:
+def page_of(ledger: FeatureTables, names: FeatureNames = NAMES, said: str = "lab") -> FeaturePage:
     made_by = Provenance(
         stage=said, config=canonical_json({said: said}), parents={said: said}, commit=said, dirty=False,
         packages={said: said}, device=said, dtype=said, seed=7,
@@ -173,11 +173,11 @@ def page_of(ledger: FeatureLedger, names: FeatureNames = NAMES, said: str = "lab
     )
 
 
-def without(ledger: FeatureLedger, *names: str) -> FeatureLedger:
+def without(ledger: FeatureTables, *names: str) -> FeatureTables:
     return dataclasses.replace(ledger, **{name: getattr(ledger, name).clear() for name in names})
 
 
-def only(*names: str) -> FeatureLedger:
+def only(*names: str) -> FeatureTables:
     return made({name: table for name, table in rows().items() if name in names})
 
 
@@ -199,12 +199,12 @@ def intervened(*table: dict) -> str:
 
 
 @pytest.fixture(scope="module")
-def ledger() -> FeatureLedger:
+def ledger() -> FeatureTables:
     return made(rows())
 
 
 @pytest.fixture(scope="module")
-def text(ledger: FeatureLedger) -> str:
+def text(ledger: FeatureTables) -> str:
     return render_features(page_of(ledger))
 
 
@@ -221,7 +221,7 @@ def spoiled(payload: str) -> FeaturePage:
     clean = made(rows())
     odd = poisoned(clean.label_probes.head(1)).with_columns(probe=pl.lit(payload))
     method = clean.effects.head(3).with_columns(method=pl.lit(payload))
-    ledger = FeatureLedger(**{name: poisoned(getattr(clean, name)) for name, _ in TABLES})
+    ledger = FeatureTables(**{name: poisoned(getattr(clean, name)) for name, _ in TABLES})
     ledger = dataclasses.replace(
         ledger,
         label_probes=pl.concat([ledger.label_probes, odd]),
@@ -231,7 +231,7 @@ def spoiled(payload: str) -> FeaturePage:
     return page_of(ledger, names, payload)
 
 
-def test_equal_feature_pages_give_equal_text(ledger: FeatureLedger, text: str):
+def test_equal_feature_pages_give_equal_text(ledger: FeatureTables, text: str):
     assert render_features(page_of(made(rows()))) == text
 
 
@@ -261,7 +261,7 @@ def test_sections_of_features_come_in_reading_order(text: str):
     ],
 )
 def test_a_feature_table_without_rows_leaves_its_section_out(
-    ledger: FeatureLedger, text: str, table: str, lost: set[str]
+    ledger: FeatureTables, text: str, table: str, lost: set[str]
 ):
     left = headings(render_features(page_of(without(ledger, *table.split()))))
     assert set(headings(text)) - set(left) == lost
@@ -274,12 +274,12 @@ def test_a_page_of_nothing_says_so():
     assert headings(bare) == ["Where these numbers come from"]
 
 
-def test_a_ledger_refuses_a_feature_table_of_another_schema(ledger: FeatureLedger):
+def test_a_ledger_refuses_a_feature_table_of_another_schema(ledger: FeatureTables):
     with pytest.raises(StorageError, match="feature firing"):
         dataclasses.replace(ledger, firing=ledger.effects)
 
 
-def test_the_answer_says_what_acting_on_features_does(ledger: FeatureLedger):
+def test_the_answer_says_what_acting_on_features_does(ledger: FeatureTables):
     assert plain(feature_answer(ledger, NAMES)) == (
         "Ablating the 8 features that push most towards T lowers the rate of worked chains in zero-rl from 99.1 % "
         "[97.1, 101.1] to 12.4 % [10.4, 14.4] (with random ones that fire as often it is 96.9 % [94.9, 98.9]); adding "
@@ -288,7 +288,7 @@ def test_the_answer_says_what_acting_on_features_does(ledger: FeatureLedger):
     )
 
 
-def test_numbers_of_the_answer_are_those_of_the_table(ledger: FeatureLedger):
+def test_numbers_of_the_answer_are_those_of_the_table(ledger: FeatureTables):
     table = plain(intervention_table(ledger.interventions, NAMES))
     found = re.findall(r"[\d.]+ %|\[[^\]]*\]", plain(feature_answer(ledger, NAMES)))
     assert len(found) == 12
@@ -324,7 +324,7 @@ def test_random_features_alone_are_no_finding():
     assert intervened(intervention("ablated", "matched", 1.0, 0.5, -0.1)) == "Only random features were acted on."
 
 
-def test_without_interventions_the_answer_says_what_was_measured(ledger: FeatureLedger):
+def test_without_interventions_the_answer_says_what_was_measured(ledger: FeatureTables):
     strongest = max((i for i in range(N) if i != SILENT), key=lambda i: abs(effect_of(i)))
     unacted = without(ledger, "interventions")
     said = plain(feature_answer(unacted, NAMES))
@@ -341,7 +341,7 @@ def test_without_interventions_the_answer_says_what_was_measured(ledger: Feature
     assert "keep 98.3 % [97.9, 98.7] of what" in plain(feature_answer(only("quality"), NAMES))
 
 
-def test_every_number_of_a_table_that_has_an_interval_shows_it(ledger: FeatureLedger):
+def test_every_number_of_a_table_that_has_an_interval_shows_it(ledger: FeatureTables):
     assert len(intervals(intervention_table(ledger.interventions, NAMES))) == sum(
         {"none": 1, "top": 2, "matched": 3}[row["features"]] for row in INTERVENED
     )
@@ -352,7 +352,7 @@ def test_every_number_of_a_table_that_has_an_interval_shows_it(ledger: FeatureLe
 
 
 @pytest.mark.parametrize("canvas", [WIDE, NARROW], ids=["wide", "narrow"])
-def test_each_intervention_is_drawn_at_its_rate_under_its_model(ledger: FeatureLedger, canvas: Canvas):
+def test_each_intervention_is_drawn_at_its_rate_under_its_model(ledger: FeatureTables, canvas: Canvas):
     figure = intervention_figure(ledger.interventions, NAMES, canvas)
     drawn = [trace.x[0] for trace in figure.data][::-1]
     assert drawn == pytest.approx([99.1, 12.4, 96.9, 41.2, 78.3, 41.9, 95.1, 40.5])
@@ -361,14 +361,14 @@ def test_each_intervention_is_drawn_at_its_rate_under_its_model(ledger: FeatureL
     assert lines == {99.1: (tops[2], tops[0]), 41.2: (tops[7], tops[3])}
 
 
-def test_marks_of_effects_and_differences_carry_their_intervals(ledger: FeatureLedger):
+def test_marks_of_effects_and_differences_carry_their_intervals(ledger: FeatureTables):
     for figure in (effect_figure(ledger, NAMES, WIDE), difference_figure(ledger, WIDE)):
         assert len(figure.data) == 12
         assert all(trace.error_x.array[0] > 0 and trace.error_x.arrayminus[0] > 0 for trace in figure.data)
         assert [trace.x[0] for trace in figure.data] == sorted(trace.x[0] for trace in figure.data)
 
 
-def test_the_probes_drawn_are_the_widest_of_each_kind(ledger: FeatureLedger):
+def test_the_probes_drawn_are_the_widest_of_each_kind(ledger: FeatureTables):
     hovers = [trace.customdata[0] for trace in probe_figure(ledger.label_probes, WIDE).data][::-1]
     assert [plain(hover) for hover in hovers[:3]] == [
         "opener · the whole stream: 0.980 [0.970, 0.990]",
@@ -378,7 +378,7 @@ def test_the_probes_drawn_are_the_widest_of_each_kind(ledger: FeatureLedger):
     assert len(hovers) == 6
 
 
-def test_the_scatter_fills_the_marks_of_features_with_a_card(ledger: FeatureLedger):
+def test_the_scatter_fills_the_marks_of_features_with_a_card(ledger: FeatureTables):
     shown = shown_features(ledger, 3)
     hollow, filled = scatter_figure(ledger, NAMES, shown, WIDE).data
     assert [str(feature) for feature in shown] == list(filled.text)
@@ -388,12 +388,12 @@ def test_the_scatter_fills_the_marks_of_features_with_a_card(ledger: FeatureLedg
     assert "Not drawn: 1 that never fire." in scatter_block(ledger, NAMES, shown, 2)
 
 
-def test_without_effects_the_scatter_shows_reason_scores(ledger: FeatureLedger):
+def test_without_effects_the_scatter_shows_reason_scores(ledger: FeatureTables):
     hollow, _ = scatter_figure(without(ledger, "effects"), NAMES, [], WIDE).data
     assert "feature 23: ReasonScore 0.023, fires at 47.00\u202f% of tokens" in hollow.customdata
 
 
-def test_effects_by_the_exact_methods_come_first(ledger: FeatureLedger):
+def test_effects_by_the_exact_methods_come_first(ledger: FeatureTables):
     exact = ledger.effects.filter(pl.col("method") == "ablation")
     by = {method: exact.with_columns(method=pl.lit(method)) for method in METHODS}
     assert METHODS[:2] == ("ablation", "joint ablation")
@@ -423,7 +423,7 @@ def test_a_scatter_of_many_features_stays_small():
     assert "all but the 2000 strongest" in scatter_block(many, NAMES, [], 2)
 
 
-def test_undefined_is_a_dash_with_its_reason(ledger: FeatureLedger):
+def test_undefined_is_a_dash_with_its_reason(ledger: FeatureTables):
     assert "–</div>" not in effect_table(ledger)
     assert '– <span class="span">does not vary</span>' in difference_table(ledger)
     lost = ledger.quality.with_columns(pl.lit(NAN).alias(f"ce_recovered{end}") for end in ("", "_low", "_high"))
@@ -437,7 +437,7 @@ def test_undefined_is_a_dash_with_its_reason(ledger: FeatureLedger):
     assert "fires at none of 1" in card
 
 
-def test_cards_come_by_effect_and_else_by_what_there_is(ledger: FeatureLedger):
+def test_cards_come_by_effect_and_else_by_what_there_is(ledger: FeatureTables):
     by_effect = sorted((i for i in range(N) if i != SILENT), key=lambda i: -abs(effect_of(i)))
     assert shown_features(ledger, 5) == by_effect[:5]
     assert shown_features(without(ledger, "effects"), 2) == [23, 22]
@@ -445,7 +445,7 @@ def test_cards_come_by_effect_and_else_by_what_there_is(ledger: FeatureLedger):
     assert shown_features(made({}), 2) == []
 
 
-def test_a_card_tells_what_is_known_of_its_feature(ledger: FeatureLedger):
+def test_a_card_tells_what_is_known_of_its_feature(ledger: FeatureTables):
     card = plain(feature_cards(ledger, NAMES, [23], 2))
     assert "fires at 47.0 % of tokens, mean 24 there, largest 27" in card
     assert "mean in zero-rl minus zero-base <b>+0.230</b> [0.225, 0.235] from 0.100 to 0.330" in card
@@ -458,13 +458,13 @@ def test_a_card_tells_what_is_known_of_its_feature(ledger: FeatureLedger):
     assert "1 more text</summary>" in card
 
 
-def test_the_first_text_of_a_card_is_shaded_at_full_strength(ledger: FeatureLedger):
+def test_the_first_text_of_a_card_is_shaded_at_full_strength(ledger: FeatureTables):
     marks = re.findall(r'<mark class="tok act peak" style="--a:([\d.]+)"', feature_cards(ledger, NAMES, [0], 2))
     assert [float(mark) for mark in marks] == sorted(map(float, marks), reverse=True)
     assert marks[0] == "1.00"
 
 
-def test_the_section_of_a_study_says_the_same_under_one_heading(ledger: FeatureLedger, text: str):
+def test_the_section_of_a_study_says_the_same_under_one_heading(ledger: FeatureTables, text: str):
     section = feature_section(ledger, NAMES, n_cards=2)
     assert headings(section) == ["What single features do"]
     assert re.findall(r"<h3>(.*?)</h3>", section) == [

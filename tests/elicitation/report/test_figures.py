@@ -6,17 +6,17 @@ import polars as pl
 import pytest
 
 from elicitation.report.kit.canvas import NARROW, WIDE, Canvas
-from elicitation.report.kit.palette import ASSISTED, BASE, DARK, LOOKS, PAPER, RANKED, RIVAL, TUNED, arm_styles
+from elicitation.report.kit.palette import ASSISTED, BASE, DARK, LOOKS, PAPER, PUBLISHED_INK, RANKED, TUNED, arm_styles
 from elicitation.report.study.figures import cover_figure, family_figure, guess_figure, ladder_figure, pass_at_k_figure
-from elicitation.report.study.ledger import Family, Ledger
 from elicitation.report.study.record_words import rungs
+from elicitation.report.study.tables import Family, ReportTables
 from lab.records.errors import EstimateError
 
 CANVASES = pytest.mark.parametrize("canvas", [WIDE, NARROW], ids=["wide", "narrow"])
 
 
 @CANVASES
-def test_the_ladder_draws_one_dot_an_arm_from_base_to_tuned(ledger: Ledger, canvas: Canvas):
+def test_the_ladder_draws_one_dot_an_arm_from_base_to_tuned(ledger: ReportTables, canvas: Canvas):
     figure = ladder_figure(ledger.ladder, canvas)
     assert len(figure.data) == 11
     assert figure.data[0].x == pytest.approx([30.2])
@@ -25,40 +25,40 @@ def test_the_ladder_draws_one_dot_an_arm_from_base_to_tuned(ledger: Ledger, canv
     assert heights == sorted(heights)
 
 
-def test_interval_arms_reach_exactly_to_the_ends_of_the_interval(ledger: Ledger):
+def test_interval_arms_reach_exactly_to_the_ends_of_the_interval(ledger: ReportTables):
     row = rungs(ledger.ladder, "strict").row(3, named=True)
     trace = ladder_figure(ledger.ladder).data[3]
     assert trace.x[0] + trace.error_x.array[0] == pytest.approx(100 * row["high"])
     assert trace.x[0] - trace.error_x.arrayminus[0] == pytest.approx(100 * row["low"])
 
 
-def test_controls_stand_right_under_their_rung(ledger: Ledger):
+def test_controls_stand_right_under_their_rung(ledger: ReportTables):
     arms = rungs(ledger.ladder, "strict")["arm"].to_list()
     assert arms[3:6] == ["vector.random", "vector.placebo", "vector"]
     assert arms[6:8] == ["routed.schedule", "routed"]
     assert (arms[0], arms[-1]) == ("base", "tuned")
 
 
-def test_a_refused_share_is_never_drawn_as_a_number(refused: Ledger):
+def test_a_refused_share_is_never_drawn_as_a_number(refused: ReportTables):
     notes = [annotation.text for annotation in ladder_figure(refused.ladder).layout.annotations]
     assert notes.count("refused") == 9
     assert not any("[" in note for note in notes)
 
 
-def test_a_control_without_its_rung_is_an_error_that_names_it(ledger: Ledger):
+def test_a_control_without_its_rung_is_an_error_that_names_it(ledger: ReportTables):
     orphaned = ledger.ladder.filter(pl.col("arm") != "routed")
     with pytest.raises(EstimateError, match=r"routed\.schedule"):
         ladder_figure(orphaned)
 
 
-def test_a_ladder_without_both_ends_is_an_error(ledger: Ledger):
+def test_a_ladder_without_both_ends_is_an_error(ledger: ReportTables):
     with pytest.raises(EstimateError, match="1 strict rows"):
         ladder_figure(ledger.ladder.filter(pl.col("arm") != "tuned"))
 
 
 @CANVASES
 @pytest.mark.parametrize("draw", [pass_at_k_figure, cover_figure, family_figure])
-def test_curves_have_a_panel_for_each_measure(ledger: Ledger, canvas: Canvas, draw):
+def test_curves_have_a_panel_for_each_measure(ledger: ReportTables, canvas: Canvas, draw):
     frame = {pass_at_k_figure: ledger.pass_at_k, cover_figure: ledger.cover, family_figure: ledger.families}[draw]
     figure = draw(frame, canvas, arm_styles(ledger.ladder))
     lines = [trace for trace in figure.data if trace.hoverinfo != "skip"]
@@ -70,7 +70,7 @@ def test_curves_have_a_panel_for_each_measure(ledger: Ledger, canvas: Canvas, dr
 
 @CANVASES
 @pytest.mark.parametrize("draw", [pass_at_k_figure, cover_figure, family_figure])
-def test_an_unchecked_process_leaves_one_panel(ledger: Ledger, canvas: Canvas, draw):
+def test_an_unchecked_process_leaves_one_panel(ledger: ReportTables, canvas: Canvas, draw):
     frame = {pass_at_k_figure: ledger.pass_at_k, cover_figure: ledger.cover, family_figure: ledger.families}[draw]
     figure = draw(frame, canvas, arm_styles(ledger.ladder), process_checked=False)
     lines = [trace for trace in figure.data if trace.hoverinfo != "skip"]
@@ -79,35 +79,35 @@ def test_an_unchecked_process_leaves_one_panel(ledger: Ledger, canvas: Canvas, d
     assert [annotation.text for annotation in figure.layout.annotations] == ["Answer"]
 
 
-def test_pass_at_k_doubles_along_the_axis(ledger: Ledger):
+def test_pass_at_k_doubles_along_the_axis(ledger: ReportTables):
     figure = pass_at_k_figure(ledger.pass_at_k)
     assert list(figure.data[1].x) == [0, 1, 2, 3, 4, 5]
     assert list(figure.layout.xaxis.ticktext) == ["1", "2", "4", "8", "16", "32"]
 
 
-def test_families_keep_the_order_of_the_table(ledger: Ledger):
+def test_families_keep_the_order_of_the_table(ledger: ReportTables):
     figure = family_figure(ledger.families)
     assert list(figure.layout.xaxis.ticktext) == [f"{n} steps" for n in range(3, 9)]
 
 
-def test_the_guess_floor_is_drawn_from_zero(ledger: Ledger):
+def test_the_guess_floor_is_drawn_from_zero(ledger: ReportTables):
     figure = guess_figure(ledger.guess)
     assert figure.layout.xaxis.range[0] == 0
     assert len(figure.data) == 3
 
 
-def test_undefined_values_reach_the_browser_as_gaps(ledger: Ledger):
+def test_undefined_values_reach_the_browser_as_gaps(ledger: ReportTables):
     gapped = ledger.pass_at_k.with_columns(value=pl.when(pl.col("k") == 32).then(float("nan")).otherwise("value"))
     drawn = json.loads(str(pass_at_k_figure(gapped).to_json(engine="json")))
     assert drawn["data"][1]["y"][-1] is None
 
 
-def test_a_figure_is_a_pure_function_of_its_table(ledger: Ledger):
+def test_a_figure_is_a_pure_function_of_its_table(ledger: ReportTables):
     assert ladder_figure(ledger.ladder).to_json() == ladder_figure(ledger.ladder.clone()).to_json()
 
 
 @pytest.mark.parametrize("draw", [lambda led: ladder_figure(led.ladder), lambda led: pass_at_k_figure(led.pass_at_k)])
-def test_every_colour_of_a_figure_has_a_dark_twin(ledger: Ledger, draw):
+def test_every_colour_of_a_figure_has_a_dark_twin(ledger: ReportTables, draw):
     def colours(value: object, key: str = ""):
         if isinstance(value, dict):
             for name, item in value.items():
@@ -126,7 +126,7 @@ def test_every_kind_of_help_has_a_look_that_no_other_has():
     assert len(set(LOOKS.values())) == len({symbol for _, symbol in LOOKS.values()}) == len(LOOKS)
 
 
-def test_an_arm_looks_like_its_kind_of_help_and_a_control_like_its_rung(ledger: Ledger):
+def test_an_arm_looks_like_its_kind_of_help_and_a_control_like_its_rung(ledger: ReportTables):
     styles = arm_styles(ledger.ladder)
     assert (styles["gate"].ink, styles["gate"].symbol) == LOOKS["tuned router"]
     assert styles["vector.random"].ink == styles["vector"].ink == LOOKS["vector"][0]
@@ -160,7 +160,7 @@ def luminance(ink: str) -> float:
 @pytest.mark.parametrize("sight", SIGHTS)
 @pytest.mark.parametrize("night", [False, True], ids=["light", "dark"])
 def test_inks_stay_apart_for_every_kind_of_sight(sight: str, night: bool):
-    inks = [DARK[ink] if night else ink for ink in (BASE, ASSISTED, TUNED, RIVAL, *RANKED)]
+    inks = [DARK[ink] if night else ink for ink in (BASE, ASSISTED, TUNED, PUBLISHED_INK, *RANKED)]
     seen = [cielab(np.array(SIGHTS[sight]) @ linear(ink)) for ink in inks]
     gaps = [float(np.linalg.norm(a - b)) for i, a in enumerate(seen) for b in seen[:i]]
     assert min(gaps) > 15
@@ -169,6 +169,6 @@ def test_inks_stay_apart_for_every_kind_of_sight(sight: str, night: bool):
 @pytest.mark.parametrize("night", [False, True], ids=["light", "dark"])
 def test_inks_stand_out_from_the_paper_threefold(night: bool):
     paper = luminance(DARK[PAPER] if night else PAPER)
-    for ink in (BASE, ASSISTED, TUNED, RIVAL, *RANKED):
+    for ink in (BASE, ASSISTED, TUNED, PUBLISHED_INK, *RANKED):
         low, high = sorted((paper, luminance(DARK[ink] if night else ink)))
         assert (high + 0.05) / (low + 0.05) >= 2.95

@@ -11,7 +11,7 @@ from elicitation.estimators.estimate import ESTIMATES
 from elicitation.report.kit.document import contents, guide, sections
 from elicitation.report.kit.markup import numbers, packed
 from elicitation.report.study.ladder_table import glance
-from elicitation.report.study.ledger import EXAMPLES, Ledger
+from elicitation.report.study.tables import EXAMPLES, ReportTables
 from elicitation.report.study.traces import trace_cards
 from tests.elicitation.report.conftest import example_rows
 from tests.elicitation.report.test_best_estimate import RECORDED, estimates
@@ -54,11 +54,11 @@ def test_a_folded_table_has_a_place_only_where_one_is_given():
     assert 'id="there"' in numbers("All", "", place="there")
 
 
-def seen(ledger: Ledger, found: pl.DataFrame, *, process_checked: bool = True) -> str:
+def seen(ledger: ReportTables, found: pl.DataFrame, *, process_checked: bool = True) -> str:
     return glance(ledger.ladder, found, RECORDED, "<a> with <b>", process_checked=process_checked)
 
 
-def test_the_glance_says_what_was_compared_what_was_found_and_how_sure_it_is(ledger: Ledger):
+def test_the_glance_says_what_was_compared_what_was_found_and_how_sure_it_is(ledger: ReportTables):
     said = seen(ledger, estimates())
     assert "<dt>Compared</dt><dd>&lt;a&gt; with &lt;b&gt;, up to 16 samples of each</dd>" in said
     assert "<dt>Already in the base</dt><dd>60" in said
@@ -67,12 +67,12 @@ def test_the_glance_says_what_was_compared_what_was_found_and_how_sure_it_is(led
     assert "Answers alone are counted" in seen(ledger, estimates(), process_checked=False)
 
 
-def test_the_glance_says_how_far_estimators_lie_apart(ledger: Ledger):
+def test_the_glance_says_how_far_estimators_lie_apart(ledger: ReportTables):
     second = pl.when(pl.col("quantity") == "poor").then(pl.lit("E1")).otherwise(pl.col("estimator")).alias("estimator")
     assert "from 30\u202f% to 90\u202f%" in seen(ledger, estimates().with_columns(second))
 
 
-def test_a_study_without_estimates_leaves_the_share_out(ledger: Ledger):
+def test_a_study_without_estimates_leaves_the_share_out(ledger: ReportTables):
     assert "Already in the base" not in seen(ledger, ESTIMATES.frame([]))
 
 

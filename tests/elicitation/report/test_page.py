@@ -11,8 +11,8 @@ from elicitation.calibration.leak import LEAKS
 from elicitation.report.kit.markup import escaped, plotly_text, script_json
 from elicitation.report.kit.tokens import TokenStrip, token_strip
 from elicitation.report.study.ladder_table import ladder_table
-from elicitation.report.study.ledger import SCHEMAS, Ledger
 from elicitation.report.study.page import Page, render
+from elicitation.report.study.tables import SCHEMAS, ReportTables
 from elicitation.report.study.traces import truncation_warning
 from lab.records.errors import EstimateError
 from tests.elicitation.report.opened import opened, undressed
@@ -61,7 +61,7 @@ def test_a_table_without_rows_leaves_its_section_out(page: Page):
     empty = {schema.name: getattr(page.ledger, schema.name).clear() for schema in SCHEMAS[1:]}
     bare = Page(
         **{field.name: getattr(page, field.name) for field in dataclasses.fields(page) if field.name != "ledger"},
-        ledger=Ledger(ladder=page.ledger.ladder, **empty),
+        ledger=ReportTables(ladder=page.ledger.ladder, **empty),
     )
     assert len(re.findall(r"<h2>", render(bare))) == 3
 
@@ -171,7 +171,7 @@ def test_every_section_of_numbers_leads_to_its_table(page: Page):
     assert {link.removeprefix("#") for link in links} <= set(places)
     assert set(places) == {f"table-{schema.name}" for schema in (*SCHEMAS, LEAKS)}
     assert {link.removeprefix("#table-") for link in links} == {
-        "ladder", "leaks", "rivals", "guess", "pass_at_k", "cover", "families", "examples",
+        "ladder", "leaks", "published_hybrids", "guess", "pass_at_k", "cover", "families", "examples",
     }  # fmt: skip
 
 

@@ -6,10 +6,10 @@ import pytest
 
 from elicitation.calibration.leak import NOT_MEASURED
 from elicitation.report.kit.canvas import NARROW, WIDE, Canvas
-from elicitation.report.kit.palette import DARK, LOOKS, MUTED, RIVAL, TUNED
-from elicitation.report.study.ledger import LADDER, Ledger
+from elicitation.report.kit.palette import DARK, LOOKS, MUTED, PUBLISHED_INK, TUNED
 from elicitation.report.study.page import Page
 from elicitation.report.study.recovery_scatter import recovery_key, recovery_scatter, rung_numbers
+from elicitation.report.study.tables import LADDER, ReportTables
 
 NAN = float("nan")
 CANVASES = pytest.mark.parametrize("canvas", [WIDE, NARROW], ids=["wide", "narrow"])
@@ -70,7 +70,7 @@ def test_a_ladder_whose_leaks_are_not_measured_is_drawn_without_them(page: Page)
     assert "TAUGHT" not in recovery_key(page.ledger.ladder, NOT_MEASURED)
 
 
-def test_refused_shares_are_drawn_in_points_and_all_leaks_are_within_the_axis(refused: Ledger, page: Page):
+def test_refused_shares_are_drawn_in_points_and_all_leaks_are_within_the_axis(refused: ReportTables, page: Page):
     figure = recovery_scatter(refused.ladder, page.leaks)
     assert marks(figure)[2].y[0] == pytest.approx(39.3)
     assert "a share is refused" in figure.layout.yaxis.title.text
@@ -81,14 +81,14 @@ def test_refused_shares_are_drawn_in_points_and_all_leaks_are_within_the_axis(re
 
 
 def test_controls_are_hollow_and_rivals_have_an_ink_of_their_own(page: Page):
-    rival = page.ledger.ladder.with_columns(
-        family=pl.when(pl.col("arm") == "takeover").then(pl.lit("rival")).otherwise("family")
+    published = page.ledger.ladder.with_columns(
+        family=pl.when(pl.col("arm") == "takeover").then(pl.lit("published")).otherwise("family")
     )
-    found = marks(recovery_scatter(rival, page.leaks))
+    found = marks(recovery_scatter(published, page.leaks))
     assert [trace.marker.symbol for trace in found].count("circle-open") == 3
     assert found[3].marker.color == found[2].marker.color == LOOKS["vector"][0]
-    assert (found[-1].marker.color, found[-1].marker.symbol) == (RIVAL, "x")
-    assert [trace.marker.color for trace in found].count(RIVAL) == 1
+    assert (found[-1].marker.color, found[-1].marker.symbol) == (PUBLISHED_INK, "x")
+    assert [trace.marker.color for trace in found].count(PUBLISHED_INK) == 1
 
 
 def test_numbers_in_the_figure_are_those_of_the_key(page: Page):

@@ -3,8 +3,8 @@ import re
 
 import pytest
 
-from elicitation.report.study.ledger import RIVALS, Ledger
-from elicitation.report.study.published_section import difference_words, rivals_section
+from elicitation.report.study.published_section import difference_words, published_section
+from elicitation.report.study.tables import PUBLISHED, ReportTables
 
 NAN = math.nan
 
@@ -15,29 +15,29 @@ def words(text: str) -> str:
 
 def row(theirs: float, share: float, **changes: object) -> dict[str, object]:
     return {
-        "rival": "P1", "arm": "p1", "label": "P1", "fault": None, "theirs": theirs, "share": share,
+        "published": "P1", "arm": "p1", "label": "P1", "fault": None, "theirs": theirs, "share": share,
         "share_low": share - 0.1, "share_high": share + 0.1, "refusal": None, "accuracy": 0.5, "low": 0.45,
         "high": 0.55, "gap": 0.4, "truth": NAN, "n_problems": 200,
     } | changes  # fmt: skip
 
 
-def test_each_method_has_a_table_with_the_published_form_first(ledger: Ledger):
-    text = words(rivals_section(ledger.rivals))
+def test_each_method_has_a_table_with_the_published_form_first(ledger: ReportTables):
+    text = words(published_section(ledger.published_hybrids))
     assert re.findall(r"<h3>(.*?)</h3>", text) == ["P1", "P2"]
     second = text.split("<h3>P2</h3>")[1]
     assert second.index("as published") < second.index("the vectors of one seed")
 
 
-def test_both_formulas_stand_side_by_side_and_only_ours_has_an_interval(ledger: Ledger):
-    text = words(rivals_section(ledger.rivals))
+def test_both_formulas_stand_side_by_side_and_only_ours_has_an_interval(ledger: ReportTables):
+    text = words(published_section(ledger.published_hybrids))
     assert (
         'data-heading="Their formula"><div>82 % <span class="span">no interval</span></div></td>'
         '<td data-heading="Share, ours"><div>82 % <span class="span">[76, 89]</span>' in text
     )
 
 
-def test_a_refused_share_leads_to_its_reason(ledger: Ledger):
-    text = rivals_section(ledger.rivals)
+def test_a_refused_share_leads_to_its_reason(ledger: ReportTables):
+    text = published_section(ledger.published_hybrids)
     assert "refused<sup>1</sup>" in text
     assert "<ol><li>the gap of 1.2 points" in text
 
@@ -66,15 +66,15 @@ def test_an_interval_above_nought_is_not_said_to_hold_it():
 
 
 def test_a_study_without_rivals_has_no_section():
-    assert rivals_section(RIVALS.frame([])) == ""
+    assert published_section(PUBLISHED.frame([])) == ""
 
 
 def test_a_method_that_is_not_known_is_shown_without_a_description():
-    text = rivals_section(RIVALS.frame([row(0.3, 0.3, rival="<b>P9</b>")]))
+    text = published_section(PUBLISHED.frame([row(0.3, 0.3, published="<b>P9</b>")]))
     assert '<h3>&lt;b&gt;P9&lt;/b&gt;</h3><div class="scroll"><table' in text
 
 
 def test_the_method_whose_fit_is_a_draw_is_said_to_be_one():
     said = "depends on how its vectors came out of their fit"
-    assert said in rivals_section(RIVALS.frame([row(0.3, 0.3)]))
-    assert said not in rivals_section(RIVALS.frame([row(0.3, 0.3, rival="P2")]))
+    assert said in published_section(PUBLISHED.frame([row(0.3, 0.3)]))
+    assert said not in published_section(PUBLISHED.frame([row(0.3, 0.3, published="P2")]))

@@ -12,8 +12,8 @@ from elicitation.report.kit.provenance_section import TableFile
 from elicitation.report.vectors.answer import fit_block, vector_answer
 from elicitation.report.vectors.doses import dose_block, dose_figure, transfer_block
 from elicitation.report.vectors.effects import effect_figure, effect_table
-from elicitation.report.vectors.ledger import VECTOR_DOSES, VECTOR_EFFECTS, VECTOR_FITS, VECTOR_TRANSFERS, VectorLedger
 from elicitation.report.vectors.page import VectorPage, render_vectors
+from elicitation.report.vectors.tables import VECTOR_DOSES, VECTOR_EFFECTS, VECTOR_FITS, VECTOR_TRANSFERS, VectorTables
 from lab.records.errors import EstimateError, StorageError
 from lab.records.provenance import Provenance, canonical_json
 
@@ -33,7 +33,7 @@ LABELS = {"base": "zero-base", "tuned": "zero-rl", "mean-2": "difference of mean
 
 def effects(refusal: str | None = None, beyond: float = 0.0) -> pl.DataFrame:
     rows = []
-    for fit, control, values, share, rival, over in ARMS:
+    for fit, control, values, share, best_control, over in ARMS:
         for decoding, value in zip(("sampled", "greedy"), values, strict=True):
             for measure in ("strict", "answer", "incoherent"):
                 known = refusal is None and measure != "incoherent" and not math.isnan(share)
@@ -55,7 +55,7 @@ def effects(refusal: str | None = None, beyond: float = 0.0) -> pl.DataFrame:
                         "share_low": share - 0.04 if known else NAN,
                         "share_high": share + 0.04 if known else NAN,
                         "refusal": refusal if has_share else None,
-                        "rival": rival,
+                        "best_control": best_control,
                         "beyond": over + beyond,
                         "beyond_low": over + beyond - 0.05,
                         "beyond_high": over + beyond + 0.05,
@@ -68,8 +68,8 @@ def effects(refusal: str | None = None, beyond: float = 0.0) -> pl.DataFrame:
 
 def fits() -> pl.DataFrame:
     common = {"fit": "policy", "label": "policy gradient", "tokens": "every token"}
-    there = {"norm": 1.5, "residual_norm": 10.0, "relative_dose": 0.15, "how": "by rewards", "reason": None}
-    missing = {"site": None, "norm": NAN, "residual_norm": NAN, "relative_dose": NAN, "how": None}
+    there = {"norm": 1.5, "residual_norm": 10.0, "relative_dose": 0.15, "description": "by rewards", "reason": None}
+    missing = {"site": None, "norm": NAN, "residual_norm": NAN, "relative_dose": NAN, "description": None}
     return VECTOR_FITS.frame(
         [
             common | there | {"control": None, "site": "blocks.0.hook_resid_pre"},
@@ -115,12 +115,12 @@ def transfers() -> pl.DataFrame:
     )
 
 
-def made(**changes: pl.DataFrame) -> VectorLedger:
+def made(**changes: pl.DataFrame) -> VectorTables:
     given = {"effects": effects(), "fits": fits(), "doses": doses(), "transfers": transfers()}
-    return VectorLedger(**(given | changes))
+    return VectorTables(**(given | changes))
 
 
-def made_page(ledger: VectorLedger, text: str = "zero") -> VectorPage:
+def made_page(ledger: VectorTables, text: str = "zero") -> VectorPage:
     return VectorPage(
         title=text,
         task=text,
@@ -204,14 +204,14 @@ def test_what_was_not_measured_has_no_section():
 
 def test_hostile_text_comes_out_as_text_everywhere():
     payload = "</script><img src=x onerror=alert(7)><b>\u202e"
-    words = {"label", "refusal", "how", "reason", "model", "task", "site", "tokens"}
+    words = {"label", "refusal", "description", "reason", "model", "task", "site", "tokens"}
 
     def poisoned(frame: pl.DataFrame) -> pl.DataFrame:
         return frame.with_columns(pl.lit(payload).alias(name) for name in frame.columns if name in words)
 
     clean = made(effects=effects(refusal="x"))
-    names = [field.name for field in dataclasses.fields(VectorLedger)]
-    ledger = VectorLedger(**{name: poisoned(getattr(clean, name)) for name in names})
+    names = [field.name for field in dataclasses.fields(VectorTables)]
+    ledger = VectorTables(**{name: poisoned(getattr(clean, name)) for name in names})
     page = render_vectors(made_page(ledger, payload))
     without = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
     assert "<img" not in without

@@ -11,8 +11,8 @@ from rich.console import Console
 from elicitation.calibration.leak import NOT_MEASURED
 from elicitation.report.kit.canvas import AUROC, PERCENT, changes
 from elicitation.report.study.answer import answer_sentence
-from elicitation.report.study.ledger import LADDER, SCHEMAS, Ledger
 from elicitation.report.study.summary import ROOM_FOR_ALL, summary
+from elicitation.report.study.tables import LADDER, SCHEMAS, ReportTables
 from lab.records.errors import StorageError
 from lab.records.numerals import bits, figures, fixed, interval, percent, points, signed, span
 
@@ -32,7 +32,7 @@ def changed(ladder: pl.DataFrame, arm: str, **values: float) -> pl.DataFrame:
     )
 
 
-def test_the_answer_names_the_best_free_rung_and_its_best_control(ledger: Ledger):
+def test_the_answer_names_the_best_free_rung_and_its_best_control(ledger: ReportTables):
     ladder = ledger.ladder.filter(~pl.col("arm").is_in(["routed", "routed.schedule"]))
     assert said(ladder) == (
         "On 200 held-out chain problems, at temperature 1, zero-rl solves 94.6 % where zero-base solves 30.2 %; one "
@@ -42,12 +42,12 @@ def test_the_answer_names_the_best_free_rung_and_its_best_control(ledger: Ledger
     )
 
 
-def test_a_refused_share_is_said_to_be_refused(refused: Ledger):
+def test_a_refused_share_is_said_to_be_refused(refused: ReportTables):
     assert said(refused.ladder).startswith("No share can be given: the gap of 1.2 points")
     assert "recovers" not in said(refused.ladder)
 
 
-def test_a_rung_that_meets_its_control_is_not_called_a_success(ledger: Ledger):
+def test_a_rung_that_meets_its_control_is_not_called_a_success(ledger: ReportTables):
     level = changed(ledger.ladder, "routed", over_control=0.01, over_control_low=-0.02, over_control_high=0.04)
     assert (
         "but does not clearly beat its best control, “random schedule at the same rate”: +1.0 points [−2.0, 4.0]"
@@ -57,43 +57,43 @@ def test_a_rung_that_meets_its_control_is_not_called_a_success(ledger: Ledger):
     assert "but does not beat its best control" in said(worse)
 
 
-def test_a_control_without_a_difference_is_not_said_to_be_beaten(ledger: Ledger):
+def test_a_control_without_a_difference_is_not_said_to_be_beaten(ledger: ReportTables):
     unknown = changed(ledger.ladder, "routed", over_control=math.nan, over_control_low=math.nan)
     assert "but could not be compared with its best control" in said(unknown)
 
 
-def test_overlapping_intervals_do_not_hide_a_paired_difference(ledger: Ledger):
+def test_overlapping_intervals_do_not_hide_a_paired_difference(ledger: ReportTables):
     assert "and beats its best control" in said(changed(ledger.ladder, "routed.schedule", share_high=0.66))
 
 
-def test_a_share_past_the_whole_gain_reads_naturally(ledger: Ledger):
+def test_a_share_past_the_whole_gain_reads_naturally(ledger: ReportTables):
     past = changed(ledger.ladder, "routed", share=1.11, share_low=1.09, share_high=1.13)
     assert "recovers all of that gain and more: 111 % [109, 113], with no information" in said(past)
     level = changed(ledger.ladder, "routed", share=1.02, share_low=0.95, share_high=1.09)
     assert "recovers all of that gain in the estimate: 102 % [95, 109], with no information" in said(level)
 
 
-def test_sampling_may_be_left_unsaid(ledger: Ledger):
+def test_sampling_may_be_left_unsaid(ledger: ReportTables):
     sentence = answer_sentence(ledger.ladder, NOT_MEASURED, "held-out chain", "zero-base", "zero-rl", "")
     assert sentence.startswith("On 200 held-out chain problems zero-rl solves")
 
 
-def test_a_rung_without_control_says_so(ledger: Ledger):
+def test_a_rung_without_control_says_so(ledger: ReportTables):
     assert "no control" in said(ledger.ladder.filter(pl.col("kind") != "control"))
 
 
-def test_an_interval_over_nought_is_said_to_include_none(ledger: Ledger):
+def test_an_interval_over_nought_is_said_to_include_none(ledger: ReportTables):
     only = ledger.ladder.filter(pl.col("arm").is_in(["base", "prompt", "tuned"]))
     only = only.with_columns(share_low=pl.when(pl.col("arm") == "prompt").then(-0.01).otherwise("share_low"))
     assert "includes none" in said(only)
 
 
-def test_help_from_the_tuned_model_is_priced_in_bits(ledger: Ledger):
+def test_help_from_the_tuned_model_is_priced_in_bits(ledger: ReportTables):
     only = ledger.ladder.filter(pl.col("arm").is_in(["base", "gate", "takeover", "tuned"]))
     assert "with 0.29 bits per token from the tuned model" in said(only)
 
 
-def test_a_ladder_of_two_ends_gives_no_share(ledger: Ledger):
+def test_a_ladder_of_two_ends_gives_no_share(ledger: ReportTables):
     assert "no kind of help" in said(ledger.ladder.filter(pl.col("kind") == "end"))
 
 
@@ -112,7 +112,7 @@ def test_undefined_numerals_are_never_nought():
 
 
 @pytest.mark.parametrize("width", [100, 120, 130])
-def test_the_summary_shows_every_arm_in_a_terminal(ledger: Ledger, width: int):
+def test_the_summary_shows_every_arm_in_a_terminal(ledger: ReportTables, width: int):
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     console.print(summary(ledger.ladder, width))
     text = console.export_text()
@@ -123,7 +123,7 @@ def test_the_summary_shows_every_arm_in_a_terminal(ledger: Ledger, width: int):
     assert ("over control" in text) == ("+36.1 [33.0,\u00a039.2]" in text) == (width >= ROOM_FOR_ALL)
 
 
-def test_the_summary_spells_out_a_refusal_and_reads_no_markup(refused: Ledger):
+def test_the_summary_spells_out_a_refusal_and_reads_no_markup(refused: ReportTables):
     loud = refused.ladder.with_columns(label=pl.lit("[bold]x[/bold]\x1b[31m"))
     console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     console.print(summary(loud))
@@ -150,10 +150,10 @@ def test_the_ladder_holds_its_controls_and_cuts_where_producers_put_them():
     assert names[names.index("truncated") - 1] == "cost"
 
 
-def test_a_ledger_refuses_a_table_of_another_schema(ledger: Ledger):
+def test_a_ledger_refuses_a_table_of_another_schema(ledger: ReportTables):
     tables = {schema.name: getattr(ledger, schema.name) for schema in SCHEMAS}
     with pytest.raises(StorageError, match="guess"):
-        Ledger(**(tables | {"guess": ledger.pass_at_k}))
+        ReportTables(**(tables | {"guess": ledger.pass_at_k}))
 
 
 @given(st.floats(-1e6, 1e6), st.integers(0, 6))

@@ -41,7 +41,7 @@ def side(reader, *norms: float) -> CategoryVectors:
         model_digest="digest",
     )
     vectors = tuple(vector(norm, axis) for axis, norm in enumerate(norms))
-    return CategoryVectors(taxonomy=taxonomy, reader=reader, vectors=vectors, n_decisions=(10,) * n)
+    return CategoryVectors(taxonomy=taxonomy, reader=reader, vectors=vectors, n_disagreements=(10,) * n)
 
 
 def routing(*norms: float) -> Routing:
@@ -92,13 +92,13 @@ def test_a_control_stands_behind_its_rung_and_differs_in_its_vectors_alone(arms)
     for name, arm in arms.items():
         if arm.control_of is not None:
             assert names.index(arm.control_of) < names.index(name)
-            assert arm.way.router is arms[arm.control_of].way.router
-            assert arm.way.act != arms[arm.control_of].way.act
+            assert arm.method.router is arms[arm.control_of].method.router
+            assert arm.method.intervention != arms[arm.control_of].method.intervention
 
 
 def test_only_the_rungs_at_disagreement_ask_the_tuned_model(arms):
     for name, arm in arms.items():
-        assert arm.way.needs_tuned == name.endswith("disagreement")
+        assert arm.method.needs_tuned == name.endswith("disagreement")
 
 
 def test_controls_leave_out_one_thing_each(arms):
@@ -129,10 +129,10 @@ def test_without_a_category_vector_the_fitted_vector_is_left():
 @pytest.mark.parametrize("name", ["fitted-schedule", "fitted-entropy", "fitted-probe", "categories-probe"])
 def test_scattered_does_the_same_at_random_tokens(arms, name):
     control = scattered(arms[name], 0.25)
-    assert control.way == Hybrid(AtRandom(0.25), arms[name].way.act)
+    assert control.method == Hybrid(AtRandom(0.25), arms[name].method.intervention)
     assert (control.name, control.kind, control.control_of) == (f"{name}-scattered", "control", name)
 
 
 def table(arm: Arm):
-    assert isinstance(arm.way.act, Steer)
-    return arm.way.act.table
+    assert isinstance(arm.method.intervention, Steer)
+    return arm.method.intervention.table

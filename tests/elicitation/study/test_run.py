@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from elicitation.report.study.ledger import EXAMPLES, LADDER
+from elicitation.report.study.tables import EXAMPLES, LADDER
 from elicitation.study.context import claimed
 from elicitation.study.reported import Measured, report_stage
 from elicitation.study.run import prepare, problem_stage, run
@@ -74,7 +74,7 @@ STAGES = (
     "traces-base",
     "traces-tuned",
     "activations",
-    "decisions",
+    "disagreements",
     "vectors",
     "traces-fitted-always",
     "traces-takeover-scattered",
@@ -260,9 +260,9 @@ def test_whatever_a_model_wrote_reaches_the_report_as_text(small_study, finished
     )
     examples = examples.with_columns(routes=pl.col("routes").list.head(1), logprobs=pl.col("logprobs").list.head(1))
     write_table(path, examples, EXAMPLES, read_provenance(path))
-    bench = prepare(small_study, out, lambda *_: None)
+    context = prepare(small_study, out, lambda *_: None)
     stages = {name: Artefact(out / name, "0" * 16) for name in ("tables", "evidence", "estimates")}
-    report = report_stage(bench, Measured(**stages, features=None), f"lab study --pair {hostile}").report
+    report = report_stage(context, Measured(**stages, features=None), f"lab study --pair {hostile}").report
     page = report.read_text(encoding="utf-8")
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(7)" in page

@@ -10,5 +10,5 @@ def test_parents_stand_before_their_children_and_tasks_are_typed_as_they_are_cal
     for name, adapted in ADAPTED.items():
         assert (adapted.name, adapted.parent in known) == (name, True)
         known.append(name)
-        for exam in adapted.exams:
-            assert source_name(task_source(exam.task)) == exam.task
+        for eval_spec in adapted.eval_specs:
+            assert source_name(task_source(eval_spec.task)) == eval_spec.task

@@ -220,7 +220,7 @@ def test_a_child_of_a_larger_alphabet_is_a_whole_checkpoint_that_reads_the_new_c
         parent=Parent("small-base"),
         alphabet=GUARDED_ALPHABET,
         recipe=replace(BASE.recipe, writing=Mixture(task=ChainTask(operators="*"))),
-        exams=(ChainTask(operators="*"),),
+        eval_specs=(ChainTask(operators="*"),),
     )
     directory = build(child, tmp_path, seed=0, device=CPU)
     model = load(LocalModel(path=directory), device=CPU, dtype=torch.float32)

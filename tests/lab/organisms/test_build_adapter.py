@@ -12,7 +12,7 @@ from lab.models.load import load
 from lab.models.source import AdapterModel, model_source, organism_directory
 from lab.organisms import adapter_card as card
 from lab.organisms import build_adapter as build_module
-from lab.organisms.adapters import AdaptedModel, Distilled, Exam, Rewarded
+from lab.organisms.adapters import AdaptedModel, Distilled, EvalSpec, Rewarded
 from lab.organisms.build_adapter import adapted_named, build, ended
 from lab.organisms.recipe import Mixture
 from lab.post_training.reinforce import GrpoRun
@@ -24,14 +24,14 @@ CPU = torch.device("cpu")
 # TRL, accelerate and datasets warn of their own affairs.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-EXAM = Exam(task="chain:+-:3-3", decoding=Decoding(max_new_tokens=16))
+EXAM = EvalSpec(task="chain:+-:3-3", decoding=Decoding(max_new_tokens=16))
 DISTILLED = AdaptedModel(
     name="small-distilled",
     parent="zero-base",
     rank=2,
     recipe=Distilled(writing=Mixture(), run=SupervisedRun(n_steps=2, batch_size=4, n_parts=1, warmup_steps=0)),
     story="Two steps.",
-    exams=(EXAM,),
+    eval_specs=(EXAM,),
     kind="TAUGHT",
     truth=0.0,
 )

@@ -79,8 +79,8 @@ def test_numbers_of_a_card_have_four_decimals_and_an_undefined_one_is_null():
 def test_every_exam_is_taken_in_every_way_and_its_rates_are_those_of_the_sampled_row(monkeypatch, alphabet, decodings):
     monkeypatch.setattr(card, "N_PROBLEMS", 6)
     monkeypatch.setattr(card, "N_BOOT", 100)
-    exams = (ChainTask(operators="+-", lengths=(1, 2)), ChainTask(operators="#", lengths=(3, 3)))
-    organism = replace(ORGANISMS["zero-base"], exams=exams, alphabet=alphabet)
+    eval_specs = (ChainTask(operators="+-", lengths=(1, 2)), ChainTask(operators="#", lengths=(3, 3)))
+    organism = replace(ORGANISMS["zero-base"], eval_specs=eval_specs, alphabet=alphabet)
     prompts = []
 
     def solved(model, problems, n_samples, decoding, *, seed):

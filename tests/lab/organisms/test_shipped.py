@@ -82,7 +82,7 @@ def test_a_shipped_organism_is_a_card_and_safetensors_of_at_most_four_megabytes(
     assert card["parent"] is None or card["parent"] in organism_names(), "a pair is shipped whole"
     assert card["command"] == f"lab organisms build {definition.name} --seed {seed} --device cpu"
     assert all(row["low"] <= row["value"] <= row["high"] for row in card["measured"])
-    assert {row["task"] for row in card["measured"]} == {exam.operators for exam in definition.exams}
+    assert {row["task"] for row in card["measured"]} == {eval_spec.operators for eval_spec in definition.eval_specs}
 
 
 @pytest.mark.parametrize("name", organism_names())
@@ -97,7 +97,7 @@ def test_the_recipe_on_a_card_is_the_one_that_is_defined(name):
 def test_a_card_states_the_truth_of_every_case_between_its_ends_or_why_there_is_none(name):
     definition, _ = HOMES[name]
     card = card_of(name)
-    assert card["old_task"] == source_name(definition.exams[0])
+    assert card["old_task"] == source_name(definition.eval_specs[0])
     assert [(truth["kind"], truth["task"]) for truth in card["truth"]] == [
         (case.kind, case.task) for case in definition.cases
     ]

@@ -210,8 +210,10 @@ def test_a_skill_is_elicited_exactly_where_some_ancestor_saw_chains_of_it_worked
 def test_every_skill_of_a_case_is_an_exam_of_the_same_distribution(organism, case):
     assert organism.parent is not None
     for part in case_parts(case):
-        assert part.task in organism.exams
-    assert len({exam.operators for exam in organism.exams}) == len(organism.exams), "rates are named by operators"
+        assert part.task in organism.eval_specs
+    assert len({eval_spec.operators for eval_spec in organism.eval_specs}) == len(organism.eval_specs), (
+        "rates are named by operators"
+    )
     base = ORGANISMS[organism.parent.name]
     assert organism.alphabet == base.alphabet, "a pair speaks the same tokens"
     assert organism.parent.seed is None, "and was built with one seed"

@@ -5,13 +5,13 @@ import stat
 import pytest
 from safetensors import SafetensorError
 
-from lab.records.atomic_directory import whole_directory
+from lab.records.atomic_directory import atomic_directory
 from lab.records.errors import StorageError
 
 
 def test_it_is_not_there_before_the_end_and_whole_after_it(tmp_path):
     path = tmp_path / "new" / "out"
-    with whole_directory(path) as temporary:
+    with atomic_directory(path) as temporary:
         (temporary / "inner").mkdir()
         (temporary / "inner" / "file").write_text("all of it")
         assert not path.exists()
@@ -32,7 +32,7 @@ def test_it_is_not_there_before_the_end_and_whole_after_it(tmp_path):
 )
 def test_a_fault_within_leaves_nothing(fault, raised, message, tmp_path):
     def fill() -> None:
-        with whole_directory(tmp_path / "out") as temporary:
+        with atomic_directory(tmp_path / "out") as temporary:
             (temporary / "file").write_text("some of it")
             raise fault
 
@@ -45,7 +45,7 @@ def test_what_is_there_is_left_alone(tmp_path):
     (tmp_path / "out").write_text("mine")
     with (
         pytest.raises(StorageError, match="out exists; delete it or choose another --out"),
-        whole_directory(tmp_path / "out"),
+        atomic_directory(tmp_path / "out"),
     ):
         pytest.fail("it was opened")
     assert (tmp_path / "out").read_text() == "mine"
@@ -55,6 +55,6 @@ def test_a_place_that_cannot_hold_it_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(StorageError, match=r"cannot write .*; choose another --out"),
-        whole_directory(tmp_path / "file" / "out"),
+        atomic_directory(tmp_path / "file" / "out"),
     ):
         pytest.fail("it was opened")

@@ -39,7 +39,7 @@ class Acting:
             raise ModelError(f"no model for {torch.get_num_threads()} threads")
         print("a worker's noise")
 
-        def act(shard: str) -> None:
+        def intervention(shard: str) -> None:
             verb, name = shard.split()
             tried = self.out / f"{name}.tried"
             if verb == "die" or (verb == "stumble" and not tried.exists()):
@@ -54,7 +54,7 @@ class Acting:
             print("a worker's noise", file=sys.stderr)
             (self.out / name).write_text(f"{os.getpid()}")
 
-        return act
+        return intervention
 
     def meet(self, name: str) -> None:
         """Waits for another process that was given a shard to meet at."""

@@ -7,7 +7,7 @@ import torch
 from lab.models.load import Model
 from lab.models.tiny import tiny_model
 from lab.sampling.cache import ROOM
-from lab.sampling.decoder import Batch, CachedRows
+from lab.sampling.decoder import Batch, CachedDecoder
 
 PROMPTS = ("a", "what is 2+3?", "chains of unequal length are the point", "no")
 OWNER = (0, 2, 1, 1, 3, 0)
@@ -52,7 +52,7 @@ def tokens_for(texts, step):
 
 @torch.inference_mode()
 def test_cached_logits_equal_uncached_ones_as_unequal_prompts_grow(model):
-    rows, texts = CachedRows(model, batch_of(model)), texts_of(model)
+    rows, texts = CachedDecoder(model, batch_of(model)), texts_of(model)
     for step in range(4):
         assert_close(rows.propose().logits, uncached(model, texts))
         tokens = tokens_for(texts, step)
@@ -64,7 +64,7 @@ def test_cached_logits_equal_uncached_ones_as_unequal_prompts_grow(model):
 
 @torch.inference_mode()
 def test_reading_again_equals_an_uncached_pass_and_leaves_the_cache_bit_identical(model):
-    rows, texts = CachedRows(model, batch_of(model)), texts_of(model)
+    rows, texts = CachedDecoder(model, batch_of(model)), texts_of(model)
     chosen = torch.tensor([4, 1, 2])
     for step in range(3):
         before, logits = contents(rows), rows.propose().logits.clone()
@@ -79,7 +79,7 @@ def test_reading_again_equals_an_uncached_pass_and_leaves_the_cache_bit_identica
 
 @torch.inference_mode()
 def test_reading_again_changes_no_later_logit(model):
-    plain, watched = CachedRows(model, batch_of(model)), CachedRows(model, batch_of(model))
+    plain, watched = CachedDecoder(model, batch_of(model)), CachedDecoder(model, batch_of(model))
     for step in range(3):
         watched.again(torch.tensor([0, 3]))
         for rows in (plain, watched):
@@ -89,7 +89,7 @@ def test_reading_again_changes_no_later_logit(model):
 
 @torch.inference_mode()
 def test_branches_from_any_number_of_tokens_back_equal_uncached_passes_and_leave_the_cache_bit_identical(model):
-    rows, texts = CachedRows(model, batch_of(model)), texts_of(model)
+    rows, texts = CachedDecoder(model, batch_of(model)), texts_of(model)
     chosen = torch.tensor([1, 4, 1, 0, 2, 5])
     for step in range(3):
         before = contents(rows)
@@ -104,7 +104,7 @@ def test_branches_from_any_number_of_tokens_back_equal_uncached_passes_and_leave
 @torch.inference_mode()
 @pytest.mark.parametrize("chosen", [[4, 1, 2], list(range(len(OWNER)))])
 def test_revising_writes_the_last_position_of_the_chosen_rows_alone(model, chosen):
-    rows, texts = CachedRows(model, batch_of(model)), texts_of(model)
+    rows, texts = CachedDecoder(model, batch_of(model)), texts_of(model)
     for step in range(2):
         tokens = tokens_for(texts, step)
         rows.append(tokens)
@@ -131,7 +131,7 @@ def test_revising_writes_the_last_position_of_the_chosen_rows_alone(model, chose
 
 @torch.inference_mode()
 def test_rows_that_stay_are_the_same_texts_in_the_order_asked_for(model):
-    rows, texts = CachedRows(model, batch_of(model)), texts_of(model)
+    rows, texts = CachedDecoder(model, batch_of(model)), texts_of(model)
     for step, kept in enumerate(([5, 0, 2, 3], [0, 1, 2], [2])):
         tokens = tokens_for(texts, step)
         rows.append(tokens)
@@ -150,7 +150,7 @@ def test_rows_that_stay_are_the_same_texts_in_the_order_asked_for(model):
 
 @torch.inference_mode()
 def test_rows_outgrow_the_spare_room_of_the_cache(model):
-    rows, texts = CachedRows(model, batch_of(model, owner=(1, 3))), texts_of(model, owner=(1, 3))
+    rows, texts = CachedDecoder(model, batch_of(model, owner=(1, 3))), texts_of(model, owner=(1, 3))
     for step in range(2 * ROOM + 3):
         tokens = tokens_for(texts, step)
         rows.append(tokens)
@@ -165,7 +165,7 @@ def test_a_sliding_window_shorter_than_the_text_is_kept(family):
     model = tiny_model(family, seed=5)
     whole = uncached(model, texts_of(model))
     model.network.config.sliding_window = 6
-    rows, texts = CachedRows(model, batch_of(model)), texts_of(model)
+    rows, texts = CachedDecoder(model, batch_of(model)), texts_of(model)
     assert_close(rows.propose().logits, uncached(model, texts))
     assert not torch.allclose(rows.propose().logits, whole, atol=0.1)
     for step in range(9):
@@ -184,7 +184,7 @@ def test_each_distinct_prompt_is_read_once_however_many_rows_continue_it(model):
     )
     try:
         batch = batch_of(model)
-        CachedRows(model, batch).append(tokens_for(OWNER, 0))
+        CachedDecoder(model, batch).append(tokens_for(OWNER, 0))
     finally:
         handle.remove()
     assert sizes == [(len(PROMPTS), batch.prompts.shape[1]), (len(OWNER), 1)]

@@ -12,7 +12,7 @@ from lab.records.errors import DecodingError
 from lab.sampling.decoding import GREEDY, Decoding
 from lab.sampling.sample import sample
 from lab.tasks.problem import Problem
-from lab.test_time.partial_completion import Draft, continued, groups
+from lab.test_time.partial_completion import PartialCompletion, continued, groups
 
 PROMPTS = ("what is 2+3?", "no", "chains of unequal length are the point", "xyz")
 PROBLEMS = [Problem(id=f"p{i}", prompt=text, answer="", family="all", source="test") for i, text in enumerate(PROMPTS)]
@@ -29,53 +29,58 @@ def model(request) -> Model:
     return tiny_model(request.param, seed=5)
 
 
-def greedy_drafts(model: Model) -> list[Draft]:
+def greedy_drafts(model: Model) -> list[PartialCompletion]:
     return [
-        Draft(prompt=tuple(model.tokenizer(trace_prompt).input_ids), tokens=trace.tokens, logprobs=trace.logprobs)
+        PartialCompletion(
+            prompt=tuple(model.tokenizer(trace_prompt).input_ids), tokens=trace.tokens, logprobs=trace.logprobs
+        )
         for trace_prompt, trace in zip(PROMPTS, sample(model, PROBLEMS, 1, LIMIT, seed=0), strict=True)
     ]
 
 
 def test_a_cut_draft_is_written_again_as_it_was(model):
     whole = greedy_drafts(model)
-    cut = [draft.cut(n) for draft, n in zip(whole, (0, 3, 7, 19), strict=True)]
+    cut = [partial.cut(n) for partial, n in zip(whole, (0, 3, 7, 19), strict=True)]
     again = continued(model, cut, KEYS, LIMIT, watch=most)
-    assert [draft.tokens for draft in again] == [draft.tokens for draft in whole]
+    assert [partial.tokens for partial in again] == [partial.tokens for partial in whole]
     for found, wanted in zip(again, whole, strict=True):
         np.testing.assert_allclose(found.logprobs, wanted.logprobs, atol=1e-4)
 
 
 def test_notes_are_of_the_distribution_that_each_token_was_chosen_from(model):
-    drafts = [Draft(prompt=draft.prompt) for draft in greedy_drafts(model)]
-    for draft in continued(model, drafts, KEYS, LIMIT, watch=most):
+    drafts = [PartialCompletion(prompt=partial.prompt) for partial in greedy_drafts(model)]
+    for partial in continued(model, drafts, KEYS, LIMIT, watch=most):
         with torch.no_grad():
-            logits = model.network(torch.tensor([[*draft.prompt, *draft.tokens]])).logits[0]
-        wanted = logits[len(draft.prompt) - 1 : -1].max(dim=-1).values
-        np.testing.assert_allclose(draft.notes, wanted.numpy(), atol=1e-4, rtol=1e-4)
+            logits = model.network(torch.tensor([[*partial.prompt, *partial.tokens]])).logits[0]
+        wanted = logits[len(partial.prompt) - 1 : -1].max(dim=-1).values
+        np.testing.assert_allclose(partial.notes, wanted.numpy(), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_sampled_continuations_do_not_depend_on_the_batch(model, batch_size):
-    cut = [draft.cut(n) for draft, n in zip(greedy_drafts(model), (0, 3, 7, 19), strict=True)]
+    cut = [partial.cut(n) for partial, n in zip(greedy_drafts(model), (0, 3, 7, 19), strict=True)]
     decoding = Decoding(max_new_tokens=20)
     reference = continued(model, cut, KEYS, decoding, watch=most)
     again = continued(model, cut, KEYS, decoding, watch=most, batch_size=batch_size)
-    assert [draft.tokens for draft in again] == [draft.tokens for draft in reference]
+    assert [partial.tokens for partial in again] == [partial.tokens for partial in reference]
     assert reference[0].tokens != greedy_drafts(model)[0].tokens
 
 
 def test_an_ended_or_full_draft_stays_as_it_is(model):
-    full, ended = Draft(prompt=(65,), tokens=(66,) * 20), Draft(prompt=(65,), tokens=(66, 257), stop="eos")
+    full, ended = (
+        PartialCompletion(prompt=(65,), tokens=(66,) * 20),
+        PartialCompletion(prompt=(65,), tokens=(66, 257), stop="eos"),
+    )
     assert continued(model, [full, ended], KEYS[:2], LIMIT, watch=most) == [full, ended]
 
 
 def test_an_end_token_ends_a_draft_and_the_text_does_not_show_it(model):
-    drafts = [Draft(prompt=(65,))] * 400
+    drafts = [PartialCompletion(prompt=(65,))] * 400
     written = continued(model, drafts, np.arange(400, dtype=np.uint64), Decoding(max_new_tokens=20), watch=most)
-    ended = [draft for draft in written if draft.stop == "eos"]
+    ended = [partial for partial in written if partial.stop == "eos"]
     assert ended
-    assert all(draft.tokens.count(257) == 1 and draft.tokens[-1] == 257 for draft in ended)
-    assert all(257 not in draft.tokens and len(draft.tokens) == 20 for draft in written if draft.stop is None)
+    assert all(partial.tokens.count(257) == 1 and partial.tokens[-1] == 257 for partial in ended)
+    assert all(257 not in partial.tokens and len(partial.tokens) == 20 for partial in written if partial.stop is None)
     trace = ended[0].trace(model, PROBLEMS[0], 2, Decoding())
     assert (trace.stop, trace.sample_index, trace.routes) == ("eos", 2, (0,) * len(trace.tokens))
     assert "eos" not in trace.text
@@ -87,14 +92,14 @@ def test_a_stop_string_that_begins_before_the_cut_ends_the_text(model):
     start = next(n for n in range(18) if all(32 < token < 127 for token in whole.tokens[n : n + 2]))
     stop = bytes(whole.tokens[start : start + 2]).decode()
     stopping = replace(LIMIT, stop=(stop,))
-    (draft,) = continued(model, [whole.cut(start + 1)], KEYS[:1], stopping, watch=most)
-    assert (draft.tokens, draft.stop) == (whole.tokens[: start + 2], "stop")
-    assert stop not in draft.trace(model, PROBLEMS[0], 0, stopping).text
+    (partial,) = continued(model, [whole.cut(start + 1)], KEYS[:1], stopping, watch=most)
+    assert (partial.tokens, partial.stop) == (whole.tokens[: start + 2], "stop")
+    assert stop not in partial.trace(model, PROBLEMS[0], 0, stopping).text
 
 
 def test_no_group_writes_past_the_context_and_none_is_larger_than_the_batch(model):
-    drafts = [Draft(prompt=(65,) * (240 - n), tokens=(65,) * n) for n in range(16)]
-    room = [16 - len(draft.tokens) for draft in drafts]
+    drafts = [PartialCompletion(prompt=(65,) * (240 - n), tokens=(65,) * n) for n in range(16)]
+    room = [16 - len(partial.tokens) for partial in drafts]
     order = sorted(range(16), key=lambda index: room[index])
     found = list(groups(model, drafts, room, order, 6))
     assert [index for group in found for index in group] == order
@@ -105,13 +110,13 @@ def test_no_group_writes_past_the_context_and_none_is_larger_than_the_batch(mode
 
 
 def test_drafts_that_fill_the_context_are_written_in_groups_of_equal_room(model):
-    drafts = [Draft(prompt=(65,) * 240), Draft(prompt=(65,) * 240, tokens=(66,) * 15)]
+    drafts = [PartialCompletion(prompt=(65,) * 240), PartialCompletion(prompt=(65,) * 240, tokens=(66,) * 15)]
     written = continued(model, drafts, KEYS[:2], replace(LIMIT, max_new_tokens=16), watch=most)
-    assert [len(draft.tokens) for draft in written] == [16, 16]
+    assert [len(partial.tokens) for partial in written] == [16, 16]
 
 
 def test_running_out_of_memory_halves_the_batch_and_one_row_too_many_is_a_clear_error(model, monkeypatch):
-    drafts = [Draft(prompt=draft.prompt) for draft in greedy_drafts(model)]
+    drafts = [PartialCompletion(prompt=partial.prompt) for partial in greedy_drafts(model)]
     reference = continued(model, drafts, KEYS, LIMIT, watch=most)
     forward, room = type(model.network).forward, [2]
 
@@ -122,7 +127,7 @@ def test_running_out_of_memory_halves_the_batch_and_one_row_too_many_is_a_clear_
 
     monkeypatch.setattr(type(model.network), "forward", cramped)
     again = continued(model, drafts, KEYS, LIMIT, watch=most)
-    assert [draft.tokens for draft in again] == [draft.tokens for draft in reference]
+    assert [partial.tokens for partial in again] == [partial.tokens for partial in reference]
     room[0] = 0
     with pytest.raises(DecodingError, match="memory ran out with a single row"):
         continued(model, drafts, KEYS, LIMIT, watch=most)

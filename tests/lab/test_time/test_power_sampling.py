@@ -18,7 +18,7 @@ from lab.organisms.build import chain_tokenizer
 from lab.records.errors import DecodingError
 from lab.sampling.decoding import Decoding
 from lab.tasks.problem import Problem
-from lab.test_time.partial_completion import Draft
+from lab.test_time.partial_completion import PartialCompletion
 from lab.test_time.power_sampling import Chain, PowerSampling, log_normaliser, move_once, power_sampling, proposed
 
 PROBLEM = Problem(id="p", prompt="01", answer="", family="all", source="test")
@@ -96,7 +96,7 @@ def test_low_temperature_is_not_the_power(model):
 
 def test_at_alpha_one_every_proposal_is_accepted_and_the_model_is_sampled(model):
     chains = [Chain(PROBLEM, index, 0) for index in range(500)]
-    drafts = [Draft(prompt=tuple(model.tokenizer(PROBLEM.prompt).input_ids)) for _ in chains]
+    drafts = [PartialCompletion(prompt=tuple(model.tokenizer(PROBLEM.prompt).input_ids)) for _ in chains]
     drafts = proposed(model, chains, drafts, 1.0, SHORT, ("block", 0), 256)
     answers = []
     for move in range(4):
@@ -104,13 +104,13 @@ def test_at_alpha_one_every_proposal_is_accepted_and_the_model_is_sampled(model)
         drafts = moved.drafts
         answers += moved.accepted
     assert {True, None} == set(answers)
-    counts = Counter(draft.tokens for draft in drafts)
+    counts = Counter(partial.tokens for partial in drafts)
     assert fit_p_value(counts, text_probabilities(model, SHORT), 1.0) > 1e-3
 
 
 def test_a_refused_proposal_costs_its_tokens_and_leaves_the_text(model):
     chains = [Chain(PROBLEM, index, 3) for index in range(200)]
-    drafts = [Draft(prompt=tuple(model.tokenizer(PROBLEM.prompt).input_ids)) for _ in chains]
+    drafts = [PartialCompletion(prompt=tuple(model.tokenizer(PROBLEM.prompt).input_ids)) for _ in chains]
     drafts = proposed(model, chains, drafts, 1.5, SHORT, ("block", 0), 256)
     moved = move_once(model, chains, drafts, 1.5, SHORT, (0, 0), 256)
     assert {True, False, None} == set(moved.accepted)

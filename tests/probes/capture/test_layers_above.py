@@ -9,7 +9,7 @@ from lab.models.load import assemble
 from lab.models.padding import left_padded, token_positions
 from lab.models.tiny import FAMILIES, byte_tokenizer, tiny_model
 from lab.records.errors import SiteError
-from probes.capture.layers_above import remainder
+from probes.capture.layers_above import layers_above
 from probes.capture.site import Site, hook_site
 
 N_LAYERS = 3
@@ -41,7 +41,7 @@ def n_hooks(model) -> int:
 @torch.no_grad()
 def test_the_streams_own_logits_are_those_of_the_full_pass_bit_for_bit(model, site):
     ids, mask = alone(TEXTS[0])
-    rest = remainder(model, site, ids, mask)
+    rest = layers_above(model, site, ids, mask)
     assert torch.equal(rest.logits(rest.stream, everywhere(rest)), model.network(ids).logits)
     assert n_hooks(model) == 0
 
@@ -53,7 +53,7 @@ def test_texts_of_unequal_length_share_a_batch_whatever_the_padding(model, side)
     if side == "right":
         order = (~mask).long().argsort(dim=1, stable=True)
         tokens, mask = tokens.gather(1, order), mask.gather(1, order)
-    rest = remainder(model, Site(1), tokens, mask)
+    rest = layers_above(model, Site(1), tokens, mask)
     assert rest.lengths.tolist() == [9, 2, 5]
     last = rest.logits(rest.stream, rest.lengths[:, None] - 1)[:, 0]
     for text, logits in zip(TEXTS, last, strict=True):
@@ -65,7 +65,7 @@ def test_texts_of_unequal_length_share_a_batch_whatever_the_padding(model, side)
 def test_edits_of_several_texts_mix_in_any_number(model):
     site = Site(0)
     tokens, mask = left_padded(model, TEXTS)
-    rest = remainder(model, site, tokens, mask)
+    rest = layers_above(model, site, tokens, mask)
     edits = torch.randn(5, *rest.stream.shape[1:], generator=torch.Generator().manual_seed(0))
     rows = torch.tensor([2, 0, 0, 1, 2])
     came = rest.logits(rest.stream[rows] + edits, rest.lengths[rows, None] - 1)[:, 0]
@@ -90,7 +90,7 @@ def test_windows_shorter_than_the_text_are_kept(family):
     network.load_state_dict(wide.network.state_dict())
     model = assemble(network, byte_tokenizer(), name="windowed")
     tokens, mask = left_padded(model, TEXTS)
-    rest = remainder(model, Site(0, "resid_pre"), tokens, mask)
+    rest = layers_above(model, Site(0, "resid_pre"), tokens, mask)
     for row, text in enumerate(TEXTS):
         wanted = model.network(torch.tensor([text])).logits
         came = rest.logits(rest.stream[[row]], torch.arange(len(text))[None])
@@ -102,7 +102,7 @@ def test_windows_shorter_than_the_text_are_kept(family):
 def test_gradients_reach_the_stream_and_nothing_else(model):
     site = Site(0)
     ids, mask = alone(TEXTS[0])
-    rest = remainder(model, site, ids, mask)
+    rest = layers_above(model, site, ids, mask)
     assert not rest.stream.requires_grad
     last = torch.tensor([[len(TEXTS[0]) - 1]])
     stream = rest.stream.clone().requires_grad_()
@@ -135,7 +135,7 @@ def test_blocks_below_the_site_run_once_however_many_edits_follow():
         return add
 
     handles = [block.register_forward_hook(count(layer)) for layer, block in enumerate(model.anatomy.blocks)]
-    rest = remainder(model, Site(1), *alone(TEXTS[0]))
+    rest = layers_above(model, Site(1), *alone(TEXTS[0]))
     for _ in range(3):
         rest.logits(rest.stream, torch.tensor([[0]]))
     for handle in handles:
@@ -147,7 +147,7 @@ def test_blocks_below_the_site_run_once_however_many_edits_follow():
 def test_a_layer_out_of_range_is_refused_and_leaves_no_hook(layer):
     model = tiny_model("llama", seed=5, n_layers=N_LAYERS)
     with pytest.raises(SiteError, match=rf"layer {layer} is out of range"):
-        remainder(model, Site(layer), *alone(TEXTS[0]))
+        layers_above(model, Site(layer), *alone(TEXTS[0]))
     assert n_hooks(model) == 0
 
 
@@ -157,10 +157,10 @@ def test_a_network_that_goes_around_its_blocks_is_refused_by_name():
     with pytest.raises(
         SiteError, match=r"a pass of tiny-llama-5 ran 1 blocks above blocks\.0\.hook_resid_post, want 2"
     ):
-        remainder(model, Site(0), *alone(TEXTS[0]))
+        layers_above(model, Site(0), *alone(TEXTS[0]))
 
 
 def test_half_a_block_is_no_remainder():
     model = tiny_model("llama", seed=0)
     with pytest.raises(SiteError, match="lies inside a block, and only whole blocks are run again"):
-        remainder(model, Site(0, "resid_mid"), torch.tensor([[1, 2]]), torch.ones(1, 2).bool())
+        layers_above(model, Site(0, "resid_mid"), torch.tensor([[1, 2]]), torch.ones(1, 2).bool())

@@ -17,7 +17,7 @@ from steering.export.export import Adapter, BakedBias, Gguf, LayerTable, Safeten
 from steering.export.vector_file import ModelFacts, Origin, facts_of
 from steering.vector import SteeringVector
 
-MADE_BY = provenance("vectors", {"steps": 3}, {"decisions": "0" * 16}, device="cpu", dtype="float32", seed=7)
+MADE_BY = provenance("vectors", {"steps": 3}, {"disagreements": "0" * 16}, device="cpu", dtype="float32", seed=7)
 FILES = (Safetensors(), Gguf(), VllmLens(), LayerTable())
 N_LAYERS = 6
 ENTRIES = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -67,7 +67,7 @@ def test_every_vector_comes_back_exactly_with_all_that_is_said_of_it(form, vecto
     export(vector, form, path, origin_for(vector, measured))
     found = import_vector(path, facts(vector.d_model))
     assert same_bits(found.vector, vector)
-    assert found.vector.how == vector.how
+    assert found.vector.description == vector.description
     assert found.origin == origin_for(vector, measured)
     for site, norm in vector.residual_norms.items():
         assert found.vector.residual_norms[site] == pytest.approx(norm, abs=0, rel=0, nan_ok=True)

@@ -97,7 +97,7 @@ def test_files_of_repeng_and_easysteer_are_read(tmp_path):
     foreign(tmp_path / "happy.gguf", rows, floats=[("explained_variance", 0.5)])
     found = read_gguf_vector(tmp_path / "happy.gguf")
     assert found.origin is None
-    assert found.vector.how == "GGUF control vector happy.gguf, fitted on llama"
+    assert found.vector.description == "GGUF control vector happy.gguf, fitted on llama"
     # repeng counts block 0 too.
     assert found.vector.sites == (Site(0), Site(7))
     assert found.vector.directions[Site(7)].tolist() == [-1, -1, -1]

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elicitation.report.study.ledger import LADDER
+from elicitation.report.study.tables import LADDER
 from lab.models.tiny import tiny_model
 from lab.records.errors import StorageError
 from lab.records.provenance import provenance
@@ -22,13 +22,13 @@ from steering.export.vector_file import ModelFacts, Origin, VectorFile
 from steering.vector import SteeringVector
 
 FACTS = ModelFacts(name="zero-base", digest="ab12", tokenizer_digest="cd34", family="llama", d_model=4, n_layers=3)
-MADE_BY = provenance("vectors", {"steps": 3}, {"decisions": "ef56"}, device="cpu", dtype="float32", seed=7)
+MADE_BY = provenance("vectors", {"steps": 3}, {"disagreements": "ef56"}, device="cpu", dtype="float32", seed=7)
 FENCED = re.compile(r"^(`{3,})(\w+)\n(.*?)\n\1$", re.MULTILINE | re.DOTALL)
 
 
-def file_of(*, how="by hand", facts=FACTS, made_by=MADE_BY):
+def file_of(*, description="by hand", facts=FACTS, made_by=MADE_BY):
     vector = SteeringVector(
-        {Site(1): torch.tensor([3.0, 0, 4, 0]), Site(2): torch.ones(4)}, {Site(1): 50.0, Site(2): math.nan}, how
+        {Site(1): torch.tensor([3.0, 0, 4, 0]), Site(2): torch.ones(4)}, {Site(1): 50.0, Site(2): math.nan}, description
     )
     return VectorFile(vector=vector, origin=Origin(made_by=made_by, fitted_on=facts, measured_dose=2.0))
 
@@ -60,7 +60,7 @@ def test_the_card_says_what_the_vector_is():
     assert "| `blocks.1.hook_resid_post` | 5 | 50 | 0.2 |" in card
     assert "| `blocks.2.hook_resid_post` | 2 | unknown | unknown |" in card
     assert f"commit {MADE_BY.commit}" in card
-    assert "- From: decisions ef56" in card
+    assert "- From: disagreements ef56" in card
     assert "seed 7" in card
 
 
@@ -97,7 +97,7 @@ def test_python_compiles_and_shell_commands_hold_the_path_as_one_word():
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", "[x](javascript:1)", "a\n# b", "a|b", "`c`", "*d*"])
 def test_texts_from_outside_have_no_effect(name):
     facts = ModelFacts(name=name, digest=name, tokenizer_digest=name, family=name, d_model=4, n_layers=3)
-    card = model_card(name, file_of(how=name, facts=facts), exported(Path(name)), ladder(label=name))
+    card = model_card(name, file_of(description=name, facts=facts), exported(Path(name)), ladder(label=name))
     prose = FENCED.sub("", card)
     assert "<" not in prose
     assert not re.search(r"(?<!\\)\[x", prose)

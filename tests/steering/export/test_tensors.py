@@ -21,7 +21,7 @@ from steering.export.tensors import load_vector, read_vector, save_vector
 from steering.export.vector_file import FORMAT, HEADER, ModelFacts
 from steering.vector import SteeringVector
 
-MADE_BY = provenance("vectors", {"steps": 3}, {"decisions": "0" * 16}, device="cpu", dtype="float32", seed=7)
+MADE_BY = provenance("vectors", {"steps": 3}, {"disagreements": "0" * 16}, device="cpu", dtype="float32", seed=7)
 SITES = st.builds(Site, st.integers(0, 200), st.sampled_from(["resid_pre", "resid_post"]))
 ENTRIES = st.floats(width=32, allow_nan=False, allow_infinity=False)
 ROOT = Path(__file__).parents[3]
@@ -71,7 +71,7 @@ def test_every_vector_comes_back_exactly(vector, tmp_path_factory):
     save_vector(path, vector, MADE_BY)
     again = load_vector(path)
     assert again == vector
-    assert again.how == vector.how
+    assert again.description == vector.description
     assert again.sites == vector.sites
     for site in vector.sites:
         # Bit for bit, so that -0.0 stays what it was.
@@ -96,7 +96,7 @@ def test_the_header_holds_the_provenance_and_one_fp32_tensor_a_site(path):
         assert list(file.keys()) == ["blocks.2.hook_resid_post"]
         assert file.get_tensor("blocks.2.hook_resid_post").dtype == torch.float32
     assert described["format"] == FORMAT
-    assert described["how"] == "by hand"
+    assert described["description"] == "by hand"
     assert Provenance.from_json(json.dumps(described["provenance"])) == MADE_BY
     assert described["residual_norms"] == {"blocks.2.hook_resid_post": 3.5}
     assert described["d_model"] == 8
@@ -198,8 +198,8 @@ def damaged(path, tensor=None, name=SITE, **changes):
             r"tells of blocks\.1\.\S*, its tensors are at blocks\.0",
         ),
         ({"residual_norms": ...}, "its header lacks 'residual_norms'"),
-        ({"how": ...}, "its header lacks 'how'"),
-        ({"how": 3}, "`how` is 3, want a text"),
+        ({"description": ...}, "its header lacks 'how'"),
+        ({"description": 3}, "`how` is 3, want a text"),
         ({"provenance": ...}, "its header lacks 'provenance'"),
         ({"provenance": {}}, "its header lacks 'stage'"),
         ({"provenance": json.loads(MADE_BY.to_json()) | {"seed": "<b>"}}, "seed is '<b>'"),

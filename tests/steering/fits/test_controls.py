@@ -17,7 +17,7 @@ from steering.fits.controls import (
     shuffled_difference,
     shuffled_targets,
 )
-from steering.fits.examples import Decisions
+from steering.fits.examples import Disagreements
 from steering.fits.gradient import GradientFit, fit_gradient
 from steering.vector import SteeringVector
 
@@ -30,30 +30,30 @@ def model():
     return tiny_model("llama", seed=5)
 
 
-def decisions(model, prompts, targets) -> Decisions:
+def disagreements(model, prompts, targets) -> Disagreements:
     padded = model.tokenizer(prompts, return_tensors="pt", padding=True)
-    return Decisions(padded.input_ids, padded.attention_mask.bool(), torch.tensor(targets))
+    return Disagreements(padded.input_ids, padded.attention_mask.bool(), torch.tensor(targets))
 
 
-def additions(model) -> Decisions:
-    return decisions(model, [f"{index}+1=" for index in range(9)], [49 + index for index in range(9)])
+def additions(model) -> Disagreements:
+    return disagreements(model, [f"{index}+1=" for index in range(9)], [49 + index for index in range(9)])
 
 
 def test_every_control_has_the_norm_of_the_vector_and_says_what_it_is(model):
-    vector = fit_gradient(model, SITE, additions(model), FIT, torch_generator(0), how="sums")
-    words = decisions(model, ["the ", "a "], [65, 66])
+    vector = fit_gradient(model, SITE, additions(model), FIT, torch_generator(0), description="sums")
+    words = disagreements(model, ["the ", "a "], [65, 66])
     controls = {
         "random": NormMatched(),
         "shuffled": ShuffledLabels(additions(model)),
         "words": WrongDomain(words),
-        "placebo": Placebo(decisions(model, ["2+1="], [70])),
+        "placebo": Placebo(disagreements(model, ["2+1="], [70])),
     }
     found = fit_controls(model, vector, controls, FIT, seed=0)
     assert list(found) == list(controls)
     for control in found.values():
         assert control.norms[SITE] == pytest.approx(vector.norms[SITE], rel=1e-5)
         assert control.residual_norms == vector.residual_norms
-    assert [control.how for control in found.values()] == [
+    assert [control.description for control in found.values()] == [
         "random, norm-matched to (sums)",
         "gradient on shuffled labels, norm-matched to (sums)",
         "gradient on another task, norm-matched to (sums)",
@@ -64,10 +64,10 @@ def test_every_control_has_the_norm_of_the_vector_and_says_what_it_is(model):
 
 
 def test_a_control_on_other_examples_is_the_fit_on_those_stretched(model):
-    vector = fit_gradient(model, SITE, additions(model), FIT, torch_generator(0), how="sums")
-    words = decisions(model, ["the ", "a "], [65, 66])
+    vector = fit_gradient(model, SITE, additions(model), FIT, torch_generator(0), description="sums")
+    words = disagreements(model, ["the ", "a "], [65, 66])
     control = fit_controls(model, vector, {"words": WrongDomain(words)}, FIT, seed=3)["words"]
-    alone = fit_gradient(model, SITE, words, FIT, torch_generator(3, "control", "words"), how="")
+    alone = fit_gradient(model, SITE, words, FIT, torch_generator(3, "control", "words"), description="")
     cosine = torch.nn.functional.cosine_similarity(control.directions[SITE], alone.directions[SITE], dim=0)
     assert float(cosine) == pytest.approx(1, abs=1e-5)
 

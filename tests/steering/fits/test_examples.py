@@ -5,14 +5,14 @@ import torch
 
 from lab.records.errors import VectorError
 from lab.records.seeds import numpy_generator
-from steering.fits.examples import Completions, Decisions, Example, chosen, listed, split_by_problem
+from steering.fits.examples import Completions, Disagreements, Example, chosen, listed, split_by_problem
 
 TOKENS = torch.tensor([[0, 5, 6, 7], [1, 2, 3, 4]])
 MASK = torch.tensor([[False, True, True, True], [True, True, True, True]])
 
 
 def test_a_decision_is_at_the_last_position_of_its_context():
-    assert listed(Decisions(TOKENS, MASK, torch.tensor([8, 9]))) == [
+    assert listed(Disagreements(TOKENS, MASK, torch.tensor([8, 9]))) == [
         Example([5, 6, 7], 2, [2], [8]),
         Example([1, 2, 3, 4], 3, [3], [9]),
     ]
@@ -25,9 +25,9 @@ def test_the_tokens_of_a_completion_are_at_stake_where_each_is_next_and_the_vect
     ]
 
 
-def many(n=40) -> Decisions:
+def many(n=40) -> Disagreements:
     """A decision for each number, whose target is the number."""
-    return Decisions(torch.arange(n)[:, None], torch.ones(n, 1).bool(), torch.arange(n))
+    return Disagreements(torch.arange(n)[:, None], torch.ones(n, 1).bool(), torch.arange(n))
 
 
 def test_a_choice_keeps_contexts_and_targets_together():

@@ -12,7 +12,7 @@ from lab.records.seeds import torch_generator
 from probes.capture.capture import capture
 from probes.capture.site import Site, hook_site
 from steering.edit import Add, apply
-from steering.fits.examples import Completions, Decisions, listed
+from steering.fits.examples import Completions, Disagreements, listed
 from steering.fits.gradient import Category, GradientFit, fit_gradient, fit_gradients, read_examples
 
 SITE = Site(0)
@@ -30,22 +30,22 @@ def llama() -> Model:
     return tiny_model("llama", seed=5)
 
 
-def decisions(model, prompts, target=65) -> Decisions:
+def disagreements(model, prompts, target=65) -> Disagreements:
     """In every context, `target` should have been written."""
     padded = model.tokenizer(prompts, return_tensors="pt", padding=True)
-    return Decisions(padded.input_ids, padded.attention_mask.bool(), torch.full((len(prompts),), target))
+    return Disagreements(padded.input_ids, padded.attention_mask.bool(), torch.full((len(prompts),), target))
 
 
-def seen(model) -> Decisions:
-    return decisions(model, [f"{index}+{7 * index}=" for index in range(12)])
+def seen(model) -> Disagreements:
+    return disagreements(model, [f"{index}+{7 * index}=" for index in range(12)])
 
 
-def held(model) -> Decisions:
-    return decisions(model, [f"{index}-{3 * index}=" for index in range(20, 28)])
+def held(model) -> Disagreements:
+    return disagreements(model, [f"{index}-{3 * index}=" for index in range(20, 28)])
 
 
 def fitted(model, fit=FIT, seed=0):
-    return fit_gradient(model, SITE, seen(model), fit, torch_generator(seed, "fit"), how="test")
+    return fit_gradient(model, SITE, seen(model), fit, torch_generator(seed, "fit"), description="test")
 
 
 def slow_loss(model, direction, decided, rows) -> torch.Tensor:
@@ -114,7 +114,7 @@ def test_a_fit_on_completions_makes_them_likely_with_the_vector_at_every_token(m
                 losses += [-float(logprobs[place - 1, ids[place]]) for place in range(len(ids) - 4, len(ids))]
         return sum(losses) / len(losses)
 
-    vector = fit_gradient(model, SITE, texts, FIT, torch_generator(0), how="")
+    vector = fit_gradient(model, SITE, texts, FIT, torch_generator(0), description="")
     assert loss(vector) < 0.8 * loss(vector * 0.0)
     # The same loss as the fit's own, which holds texts out to say what it reached.
     likelihood = read_examples(model, SITE, listed(texts), batch_size=1)
@@ -126,22 +126,23 @@ def test_a_fit_on_completions_makes_them_likely_with_the_vector_at_every_token(m
 def test_the_vectors_of_a_table_are_those_of_fits_of_their_own(model):
     parts = {"low": seen(model), "high": held(model), "words": completions(model, "1+1=", "two;")}
     table = {
-        name: Category(examples=part, generator=torch_generator(0, name), how=name) for name, part in parts.items()
+        name: Category(examples=part, generator=torch_generator(0, name), description=name)
+        for name, part in parts.items()
     }
     together = fit_gradients(model, SITE, table, replace(FIT, n_steps=5))
     assert list(together) == list(parts)
     for name, part in parts.items():
-        alone = fit_gradient(model, SITE, part, replace(FIT, n_steps=5), torch_generator(0, name), how=name)
+        alone = fit_gradient(model, SITE, part, replace(FIT, n_steps=5), torch_generator(0, name), description=name)
         scale = alone.residual_norms[SITE]
         assert together[name].residual_norms[SITE] == pytest.approx(scale, rel=1e-5)
         torch.testing.assert_close(together[name].directions[SITE], alone.directions[SITE], atol=2e-3 * scale, rtol=0)
-        assert together[name].how == name
+        assert together[name].description == name
 
 
 def test_a_fit_that_only_harms_what_is_held_out_stops_and_leaves_the_vector_at_zero(llama):
-    wrong = decisions(llama, [f"{index}-{3 * index}=" for index in range(20, 28)], target=66)
+    wrong = disagreements(llama, [f"{index}-{3 * index}=" for index in range(20, 28)], target=66)
     generator, fit = torch_generator(0), replace(FIT, check_every=2, patience=3)
-    vector = fit_gradient(llama, SITE, seen(llama), fit, generator, how="", held_out=wrong)
+    vector = fit_gradient(llama, SITE, seen(llama), fit, generator, description="", held_out=wrong)
     assert vector == vector * 0.0
     # It looked before steps 0, 2, 4 and 6, and took no step after the third look that was worse than the first.
     reference = torch_generator(0)
@@ -152,9 +153,9 @@ def test_a_fit_that_only_harms_what_is_held_out_stops_and_leaves_the_vector_at_z
 
 def test_of_all_looks_the_vector_with_the_lowest_held_out_loss_is_kept(llama):
     fit = replace(FIT, n_steps=12, check_every=1, patience=12)
-    kept = fit_gradient(llama, SITE, seen(llama), fit, torch_generator(0), how="", held_out=held(llama))
+    kept = fit_gradient(llama, SITE, seen(llama), fit, torch_generator(0), description="", held_out=held(llama))
     every = [
-        fit_gradient(llama, SITE, seen(llama), replace(fit, n_steps=n), torch_generator(0), how="")
+        fit_gradient(llama, SITE, seen(llama), replace(fit, n_steps=n), torch_generator(0), description="")
         for n in range(1, 13)
     ]
     best = min(every, key=lambda vector: loss_with(llama, vector, held(llama)))
@@ -162,25 +163,25 @@ def test_of_all_looks_the_vector_with_the_lowest_held_out_loss_is_kept(llama):
 
 
 def test_one_category_that_stops_does_not_stop_another(llama):
-    wrong = decisions(llama, [f"{index}-{3 * index}=" for index in range(20, 28)], target=66)
+    wrong = disagreements(llama, [f"{index}-{3 * index}=" for index in range(20, 28)], target=66)
     fit = replace(FIT, n_steps=12, check_every=2, patience=1)
     table = {
-        "stops": Category(examples=seen(llama), generator=torch_generator(0), how="", held_out=wrong),
-        "goes on": Category(examples=seen(llama), generator=torch_generator(0), how=""),
+        "stops": Category(examples=seen(llama), generator=torch_generator(0), description="", held_out=wrong),
+        "goes on": Category(examples=seen(llama), generator=torch_generator(0), description=""),
     }
     together = fit_gradients(llama, SITE, table, fit)
     assert together["stops"] == together["stops"] * 0.0
-    alone = fit_gradient(llama, SITE, seen(llama), fit, torch_generator(0), how="")
+    alone = fit_gradient(llama, SITE, seen(llama), fit, torch_generator(0), description="")
     torch.testing.assert_close(
         together["goes on"].directions[SITE], alone.directions[SITE], atol=2e-3 * alone.residual_norms[SITE], rtol=0
     )
 
 
 def test_a_category_of_no_example_is_named(llama):
-    empty = Decisions(torch.zeros(0, 3).long(), torch.ones(0, 3).bool(), torch.zeros(0).long())
+    empty = Disagreements(torch.zeros(0, 3).long(), torch.ones(0, 3).bool(), torch.zeros(0).long())
     table = {
-        "full": Category(examples=seen(llama), generator=torch_generator(1), how=""),
-        "bare": Category(examples=empty, generator=torch_generator(1), how=""),
+        "full": Category(examples=seen(llama), generator=torch_generator(1), description=""),
+        "bare": Category(examples=empty, generator=torch_generator(1), description=""),
     }
     with pytest.raises(VectorError, match="'bare': no decision"):
         fit_gradients(llama, SITE, table, FIT)
@@ -189,7 +190,9 @@ def test_a_category_of_no_example_is_named(llama):
 def test_while_fitting_the_vector_acts_at_the_last_position_of_a_context_alone(llama):
     streams = []
     handle = hook_site(llama, Site(1, "resid_pre"), lambda stream: streams.append(stream.detach().clone()))
-    fit_gradient(llama, SITE, decisions(llama, ["2+2="]), replace(FIT, n_steps=3), torch_generator(0), how="")
+    fit_gradient(
+        llama, SITE, disagreements(llama, ["2+2="]), replace(FIT, n_steps=3), torch_generator(0), description=""
+    )
     handle.remove()
     # Three passes under the vector, which starts at zero.
     plain, *moved = streams[-3:]
@@ -226,7 +229,9 @@ def test_contexts_of_unequal_length_and_their_order_change_the_scale_only_by_rou
     prompts = ["=", "1+1=", "a rather longer context ends here ="]
     shuffled = [prompts[2], prompts[0], prompts[1]]
     scales = [
-        fit_gradient(llama, SITE, decisions(llama, given), replace(FIT, n_steps=1), torch_generator(0), how="")
+        fit_gradient(
+            llama, SITE, disagreements(llama, given), replace(FIT, n_steps=1), torch_generator(0), description=""
+        )
         for given in (prompts, shuffled)
     ]
     alone = [
@@ -254,9 +259,9 @@ def test_no_pass_reads_more_contexts_than_a_batch(llama):
 
 
 def test_nothing_to_learn_from_is_refused(llama):
-    empty = Decisions(torch.zeros(0, 3).long(), torch.ones(0, 3).bool(), torch.zeros(0).long())
+    empty = Disagreements(torch.zeros(0, 3).long(), torch.ones(0, 3).bool(), torch.zeros(0).long())
     with pytest.raises(VectorError, match="no decision to fit a vector on"):
-        fit_gradient(llama, SITE, empty, FIT, torch_generator(0), how="")
+        fit_gradient(llama, SITE, empty, FIT, torch_generator(0), description="")
 
 
 def test_a_loss_that_is_not_finite_is_refused_and_leaves_no_hook(llama):

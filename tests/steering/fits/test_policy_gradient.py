@@ -137,4 +137,4 @@ def test_a_fit_goes_on_from_a_vector(model, task, tmp_path):
     for site in SITES:
         torch.testing.assert_close(found.directions[site], start.directions[site])
     assert not found.directions[Site(1, "resid_mid")].any()
-    assert found.how.endswith("from (hand)")
+    assert found.description.endswith("from (hand)")

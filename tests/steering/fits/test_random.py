@@ -44,4 +44,4 @@ def test_a_zero_vector_is_controlled_for_by_a_zero_vector():
 
 
 def test_it_says_what_it_is():
-    assert random_like(VECTOR, torch_generator(0)).how == "random, norm-matched to (x)"
+    assert random_like(VECTOR, torch_generator(0)).description == "random, norm-matched to (x)"

@@ -43,7 +43,7 @@ def test_it_is_what_the_features_at_these_activations_add_to_the_decoded_stream(
 
 
 def test_it_says_which_features_and_doses():
-    assert sae_decoder(SAE, {4: 1.5, 2: -1.0}, residual_norm=math.nan).how == (
+    assert sae_decoder(SAE, {4: 1.5, 2: -1.0}, residual_norm=math.nan).description == (
         "decoder rows of SAE small: -1 x 2, 1.5 x 4"
     )
 

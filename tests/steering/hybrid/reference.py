@@ -28,8 +28,8 @@ from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid
 from steering.hybrid.intervention import (
-    Act,
     FirstChooser,
+    Intervention,
     LikelyToken,
     RandomChooser,
     SecondChoice,
@@ -153,8 +153,8 @@ def write(
         tuned = read(pair.tuned, text, (), watched) if hybrid.needs_tuned else None
         now = Moment(pair, tuple(text), key, step, tuple(kept), base, tuned)
         one = write_token(now, hybrid, decoding)
-        if one.route and isinstance(hybrid.act, Steer) and hybrid.act.memory == "kept":
-            kept.append(edit_here(hybrid.act.table, now)[0])
+        if one.route and isinstance(hybrid.intervention, Steer) and hybrid.intervention.memory == "kept":
+            kept.append(edit_here(hybrid.intervention.table, now)[0])
         written.append(one)
         text.append(one.token)
         if one.token in ends:
@@ -165,7 +165,7 @@ def write(
 def write_token(now: Moment, hybrid: Hybrid, decoding: Decoding) -> Written:
     """The next token."""
     away, asked = routed(hybrid.router, now)
-    offer = acted(hybrid.act, now) if away else Offer(now.base.logits, 0)
+    offer = acted(hybrid.intervention, now) if away else Offer(now.base.logits, 0)
     drawn, logprob = drawn_from(offer.logits, now, decoding)
     bits = offer.choice_bits
     if offer.route == 2:
@@ -176,14 +176,14 @@ def write_token(now: Moment, hybrid: Hybrid, decoding: Decoding) -> Written:
     return Written(drawn.number, logprob, offer.route, category, bits, min(asked.margin, offer.margin, drawn.margin))
 
 
-def acted(act: Act, now: Moment) -> Offer:
+def acted(intervention: Intervention, now: Moment) -> Offer:
     """What happens at a routed token."""
-    match act:
+    match intervention:
         case Steer(table=table):
             here, category = edit_here(table, now)
             return Offer(read(now.pair.base, now.text, [*now.kept, here]).logits, 1, category.margin, category.number)
         case Sweep():
-            return swept(act, now)
+            return swept(intervention, now)
         case Takeover():
             return Offer(now.tuned_reading.logits, 2)
         case SecondChoice():
@@ -290,7 +290,7 @@ def sites_read(hybrid: Hybrid) -> set[Site]:
             sites.add(site)
         case _:
             pass
-    match hybrid.act:
+    match hybrid.intervention:
         case Steer(table=PerCategory(taxonomy=taxonomy)) | Sweep(table=PerCategory(taxonomy=taxonomy)):
             sites.add(taxonomy.site)
         case _:

@@ -85,7 +85,7 @@ def by_definition(pair, hybrid, problem, decoding, sample_index=0):
         base, tuned = last_logits(pair.base, text), last_logits(pair.tuned, text)
         logits, writer = base, 0
         if bool(route(hybrid.router, step=step, keys=key, base=View(base, {}), tuned=View(tuned, {}))[0]):
-            match hybrid.act:
+            match hybrid.intervention:
                 case Steer(table=Drawn(edits=edits)):
                     logits, writer = last_logits(pair.base, text, edits[int(key[0]) % len(edits)]), 1
                 case Takeover():
@@ -108,10 +108,10 @@ def essence(traces):
 
 @pytest.mark.parametrize("act", [STEER, Takeover(), SecondChoice(), LikelyToken()])
 @pytest.mark.parametrize("decoding", [SAMPLED, GREEDY])
-def test_a_router_that_never_fires_leaves_the_base_to_itself(pair, act, decoding):
+def test_a_router_that_never_fires_leaves_the_base_to_itself(pair, intervention, decoding):
     decoding = replace(decoding, max_new_tokens=10)
     alone = sample(pair.base, FEW, 2, decoding, seed=SEED)
-    assert written(pair, Hybrid(Never(), act), FEW, decoding, n_samples=2) == alone
+    assert written(pair, Hybrid(Never(), intervention), FEW, decoding, n_samples=2) == alone
 
 
 @pytest.mark.parametrize("decoding", [SAMPLED, GREEDY])
@@ -139,13 +139,13 @@ def test_a_takeover_of_every_token_is_the_tuned_model_itself(pair, decoding):
         (Reranked(3), SecondChoice()),
     ],
 )
-def test_a_hybrid_that_compares_the_models_equals_its_definition_token_for_token(pair, router, act):
-    hybrid = Hybrid(router, act)
+def test_a_hybrid_that_compares_the_models_equals_its_definition_token_for_token(pair, router, intervention):
+    hybrid = Hybrid(router, intervention)
     traces = written(pair, hybrid, PROBLEMS, SHORT)
     for problem, trace in zip(PROBLEMS, traces, strict=True):
         assert (trace.tokens, trace.routes) == by_definition(pair, hybrid, problem, SHORT)
     # The test means something only where some tokens are routed and some are not.
-    assert {route for trace in traces for route in trace.routes} == {0, 2 if act == Takeover() else 1}
+    assert {route for trace in traces for route in trace.routes} == {0, 2 if intervention == Takeover() else 1}
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,9 @@ def several() -> list[Hybrid]:
         InCategories(taxonomy, frozenset({0, 2})),
         InCategories(taxonomy, frozenset({1})),
     )
-    return [Hybrid(Always(), act) for act in acts] + [Hybrid(router, Takeover()) for router in routers]
+    return [Hybrid(Always(), intervention) for intervention in acts] + [
+        Hybrid(router, Takeover()) for router in routers
+    ]
 
 
 def test_equal_hybrids_have_one_identity_and_different_ones_another():

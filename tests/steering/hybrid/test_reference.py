@@ -239,7 +239,7 @@ def test_a_hybrid_equals_its_definition_token_for_token(tiny, parts, name, decod
             assert routes == {1}
         case _:
             # Else the test would say nothing of the act, or nothing of what follows it.
-            assert routes == {0, 2 if isinstance(hybrid.act, Takeover) else 1}
+            assert routes == {0, 2 if isinstance(hybrid.intervention, Takeover) else 1}
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gpt2"])

@@ -81,11 +81,11 @@ def test_a_router_by_probe_asks_the_bases_stream(pair):
 def test_texts_do_not_depend_on_the_batch_whatever_is_read(llamas):
     taxonomy = taxonomy_of(llamas.tuned)
     stops = replace(SAMPLED, stop=tuple("aeio "))
-    for act in (
+    for intervention in (
         Steer(PerCategory(taxonomy, "tuned", EDITS), "kept"),
         Steer(RandomCategory(EDITS)),
     ):
-        hybrid = Hybrid(InCategories(taxonomy, frozenset({0, 1})), act)
+        hybrid = Hybrid(InCategories(taxonomy, frozenset({0, 1})), intervention)
         whole = written(llamas, hybrid, FEW, stops, n_samples=2)
         alone = written(llamas, hybrid, FEW, stops, n_samples=2, batch_size=1)
         assert [(trace.tokens, trace.routes, trace.categories) for trace in whole] == [
@@ -104,15 +104,15 @@ def test_each_model_makes_one_full_pass_a_token_and_an_edit_runs_only_what_lies_
     taxonomy = taxonomy_of(llamas.tuned)
     n, decoding = 7, replace(GREEDY, max_new_tokens=7)
     try:
-        for act in (
+        for intervention in (
             Steer(PerCategory(taxonomy, "tuned", EDITS)),
             Steer(PerCategory(taxonomy, "tuned", EDITS), "kept"),
             Sweep(PerCategory(taxonomy, "tuned", EDITS), (1.0,), (1, 2), FirstChooser()),
         ):
             passes.clear()
-            written(llamas, Hybrid(Always(), act), FEW[:1], decoding)
+            written(llamas, Hybrid(Always(), intervention), FEW[:1], decoding)
             # Sweeps of two candidates in a batch of one row run one after the other.
-            again = 2 * n if isinstance(act, Sweep) else n
+            again = 2 * n if isinstance(intervention, Sweep) else n
             assert passes == {"base 0": n, "base 1": n + again, "tuned 0": n, "tuned 1": n}
     finally:
         for handle in handles:

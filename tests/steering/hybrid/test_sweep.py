@@ -99,7 +99,7 @@ def test_only_a_choice_by_the_tuned_model_costs_bits(llamas):
         hybrid = Hybrid(AtSteps((0, 1)), Sweep(TABLE, DOSES, WINDOWS, chooser))
         assert not hybrid.needs_tuned
         assert {bits for trace in written(llamas, hybrid, FEW, SHORT) for bits in trace.content_bits} == {0}
-        assert Hybrid(Disagreement(), hybrid.act).needs_tuned
+        assert Hybrid(Disagreement(), hybrid.intervention).needs_tuned
     assert Hybrid(AtSteps((0,)), Sweep(TABLE, DOSES, WINDOWS, TunedChooser())).needs_tuned
 
 

@@ -14,25 +14,32 @@ from lab.sampling.sample import sample
 from lab.sampling.trace import trace_table
 from lab.tasks.source import Task, open_task, task_source
 from probes.taxonomy.segments import Steps
-from steering.published_hybrids.fit_published import fit_rivals
+from steering.published_hybrids.fit_published import fit_published
 from steering.published_hybrids.material import Descent
-from steering.published_hybrids.published_hybrids import Rivals
-from steering.published_hybrids.recipe import RivalSettings
+from steering.published_hybrids.published_hybrids import PublishedHybrids
+from steering.published_hybrids.recipe import PublishedSettings
 
 QUICK = Descent(n_epochs=12, batch_size=8, learning_rate=0.05, patience=10)
 SCALED = Descent(n_epochs=15, batch_size=8, learning_rate=0.2, patience=10)
-SETTINGS = RivalSettings(
-    n_categories=3, n_traces=24, n_segments=12, n_decisions=64, d_hidden=8, bias=QUICK, categories=QUICK, scaled=SCALED
+SETTINGS = PublishedSettings(
+    n_categories=3,
+    n_traces=24,
+    n_segments=12,
+    n_disagreements=64,
+    d_hidden=8,
+    bias=QUICK,
+    categories=QUICK,
+    scaled=SCALED,
 )
 
 
-class Bench(NamedTuple):
+class StudyContext(NamedTuple):
     """What the rivals are fitted on."""
 
     pair: ModelPair
     task: Task
     traces: pl.DataFrame
-    settings: RivalSettings = SETTINGS
+    settings: PublishedSettings = SETTINGS
 
     @property
     def problems(self):
@@ -45,14 +52,14 @@ class Bench(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def bench(checkpoints) -> Bench:
+def context(checkpoints) -> StudyContext:
     cpu = torch.device("cpu")
     base, tuned = (load(LocalModel(path=path), device=cpu, dtype=torch.float32) for path in checkpoints)
     task = open_task(task_source("chain:+:1-1"), n_problems=20, seed=0, held_out=False)
     traces = sample(tuned, task.problems, 2, Decoding(max_new_tokens=12), seed=1)
-    return Bench(ModelPair(base=base, tuned=tuned), task, trace_table("fit-tuned", traces))
+    return StudyContext(ModelPair(base=base, tuned=tuned), task, trace_table("fit-tuned", traces))
 
 
 @pytest.fixture(scope="session")
-def rivals(bench: Bench) -> Rivals:
-    return fit_rivals(bench.pair, bench.traces, bench.problems, bench.rule, bench.settings, seed=0)
+def published(context: StudyContext) -> PublishedHybrids:
+    return fit_published(context.pair, context.traces, context.problems, context.rule, context.settings, seed=0)

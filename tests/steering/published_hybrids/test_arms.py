@@ -10,7 +10,7 @@ from probes.taxonomy.taxonomy import require_fit
 from steering.hybrid.intervention import FirstChooser, RandomChooser, Sweep, TunedChooser
 from steering.hybrid.router import AtRandom, Disagreement
 from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
-from steering.published_hybrids.arms import LISTED, MENDED, rival_arms, scattered_rival
+from steering.published_hybrids.arms import LISTED, MENDED, published_arms, scattered_rival
 from steering.published_hybrids.hybrid_of import N_RANDOM, hybrid_of, raw_taxonomy
 from steering.published_hybrids.recipe import (
     DOSES,
@@ -32,8 +32,8 @@ from steering.published_hybrids.recipe import (
 INPUT, OUTPUT = Site(1, "resid_pre"), Site(1)
 
 
-def made(rivals, recipe=None, seed=0):
-    return hybrid_of(rivals, recipe or P1(), seed=seed)
+def made(published, recipe=None, seed=0):
+    return hybrid_of(published, recipe or P1(), seed=seed)
 
 
 def directions(table):
@@ -46,23 +46,23 @@ def assert_same(one, other):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_the_first_rival_is_fifty_candidates_among_which_the_tuned_model_chooses(rivals):
-    hybrid = made(rivals)
+def test_the_first_rival_is_fifty_candidates_among_which_the_tuned_model_chooses(published):
+    hybrid = made(published)
     assert hybrid.router == Disagreement()
-    assert isinstance(hybrid.act, Sweep)
-    assert len(hybrid.act.doses) * len(hybrid.act.windows) == 50
-    assert max(hybrid.act.doses) == hybrid.act.doses[0] == 1.0
-    assert hybrid.act.windows[0] is None
-    assert hybrid.act.chooser == TunedChooser()
-    table, fit = hybrid.act.table, rivals.on_all_tokens
+    assert isinstance(hybrid.intervention, Sweep)
+    assert len(hybrid.intervention.doses) * len(hybrid.intervention.windows) == 50
+    assert max(hybrid.intervention.doses) == hybrid.intervention.doses[0] == 1.0
+    assert hybrid.intervention.windows[0] is None
+    assert hybrid.intervention.chooser == TunedChooser()
+    table, fit = hybrid.intervention.table, published.on_all_tokens
     assert isinstance(table, PerCategory)
     assert table.reader == "tuned"
     assert_same(directions(table), [fit.bias.directions[INPUT] + one.directions[INPUT] for one in fit.categories])
 
 
 @pytest.mark.parametrize("chooser", [FirstChooser(), RandomChooser()])
-def test_a_chooser_changes_who_chooses_and_nothing_else(rivals, chooser):
-    theirs, ours = made(rivals).act, made(rivals, P1(chooser=chooser)).act
+def test_a_chooser_changes_who_chooses_and_nothing_else(published, chooser):
+    theirs, ours = made(published).intervention, made(published, P1(chooser=chooser)).intervention
     assert ours.chooser == chooser
     # Of candidates that nobody reads none is written.
     n = 1 if chooser == FirstChooser() else 10
@@ -70,78 +70,80 @@ def test_a_chooser_changes_who_chooses_and_nothing_else(rivals, chooser):
     assert_same(directions(ours.table), directions(theirs.table))
 
 
-def test_the_targets_of_the_fit_change_the_vectors_and_not_their_site(rivals):
-    theirs, ours = (made(rivals, P1(fitted_on=on)).act.table for on in (AllTokens(), Disagreements()))
-    fit = rivals.on_disagreements
+def test_the_targets_of_the_fit_change_the_vectors_and_not_their_site(published):
+    theirs, ours = (made(published, P1(fitted_on=on)).intervention.table for on in (AllTokens(), Disagreements()))
+    fit = published.on_disagreements
     assert_same(directions(ours), [fit.bias.directions[INPUT] + one.directions[INPUT] for one in fit.categories])
     assert not any(torch.equal(one, two) for one, two in zip(directions(ours), directions(theirs), strict=True))
     assert {site for edit in ours.edits for site in edit.vector.sites} == {OUTPUT}
 
 
 @pytest.mark.parametrize("vectors", [BiasOnly(), RandomFiring(), NormOne(), NormMatched(), AllRandom()])
-def test_the_place_moves_vectors_by_one_block_and_leaves_them_as_they_are(rivals, vectors):
+def test_the_place_moves_vectors_by_one_block_and_leaves_them_as_they_are(published, vectors):
     for recipe in (P1(), P1(vectors=vectors)):
-        theirs, ours = (made(rivals, one).act.table for one in (recipe, replace(recipe, place=FittedSite())))
+        theirs, ours = (
+            made(published, one).intervention.table for one in (recipe, replace(recipe, place=FittedSite()))
+        )
         assert {edit.vector.sites for edit in theirs.edits} == {(OUTPUT,)}
         assert {edit.vector.sites for edit in ours.edits} == {(INPUT,)}
         assert_same(directions(theirs), directions(ours))
 
 
-def test_doses_and_windows_are_the_recipes(rivals):
-    act = made(rivals, P1(doses=(0.5,), windows=(3, None))).act
-    assert (act.doses, act.windows) == ((0.5,), (3, None))
+def test_doses_and_windows_are_the_recipes(published):
+    intervention = made(published, P1(doses=(0.5,), windows=(3, None))).intervention
+    assert (intervention.doses, intervention.windows) == ((0.5,), (3, None))
     assert (P1().doses, P1().windows) == (DOSES, WINDOWS)
 
 
-def test_raw_reading_skips_centring_and_norms_and_orders_categories_as_raw_scores_do(rivals, bench):
-    taxonomy = made(rivals).act.table.taxonomy
-    assert made(rivals, P1(reading=Normalised())).act.table.taxonomy is rivals.taxonomy
-    assert made(rivals, P2()).act.table.taxonomy is rivals.taxonomy
-    assert torch.equal(made(rivals, P2(reading=Raw())).act.table.taxonomy.mean, taxonomy.mean)
-    require_fit(taxonomy, bench.pair.tuned)
+def test_raw_reading_skips_centring_and_norms_and_orders_categories_as_raw_scores_do(published, context):
+    taxonomy = made(published).intervention.table.taxonomy
+    assert made(published, P1(reading=Normalised())).intervention.table.taxonomy is published.taxonomy
+    assert made(published, P2()).intervention.table.taxonomy is published.taxonomy
+    assert torch.equal(made(published, P2(reading=Raw())).intervention.table.taxonomy.mean, taxonomy.mean)
+    require_fit(taxonomy, context.pair.tuned)
     streams = torch.randn(200, 32, generator=torch.Generator().manual_seed(0))
-    streams *= rivals.stream_norm / streams.norm(dim=1, keepdim=True)
-    raw = streams @ rivals.taxonomy.W_enc + rivals.taxonomy.b_enc
+    streams *= published.stream_norm / streams.norm(dim=1, keepdim=True)
+    raw = streams @ published.taxonomy.W_enc + published.taxonomy.b_enc
     assert torch.equal(taxonomy.category(streams), raw.argmax(dim=1))
-    torch.testing.assert_close(taxonomy.scores(streams) * rivals.stream_norm, raw, atol=1e-3, rtol=1e-4)
-    assert not torch.equal(taxonomy.category(streams), rivals.taxonomy.category(streams))
+    torch.testing.assert_close(taxonomy.scores(streams) * published.stream_norm, raw, atol=1e-3, rtol=1e-4)
+    assert not torch.equal(taxonomy.category(streams), published.taxonomy.category(streams))
     # Exact for one norm only: a bias as large as the scores makes the others depend on it.
-    biased = replace(rivals.taxonomy, b_enc=torch.tensor([50.0, 0.0, 0.0]))
+    biased = replace(published.taxonomy, b_enc=torch.tensor([50.0, 0.0, 0.0]))
     assert torch.equal(
-        raw_taxonomy(biased, rivals.stream_norm).category(streams),
+        raw_taxonomy(biased, published.stream_norm).category(streams),
         (streams @ biased.W_enc + biased.b_enc).argmax(dim=1),
     )
 
 
-def test_controls_of_the_first_rival_replace_its_vectors_as_they_say(rivals):
-    fit = rivals.on_all_tokens
+def test_controls_of_the_first_rival_replace_its_vectors_as_they_say(published):
+    fit = published.on_all_tokens
     bias = fit.bias.directions[INPUT]
     norms = [one.norms[INPUT] for one in fit.categories]
 
     def table(vectors, seed=0):
-        return made(rivals, P1(vectors=vectors), seed).act.table
+        return made(published, P1(vectors=vectors), seed).intervention.table
 
     assert isinstance(table(BiasOnly()), Drawn)
     assert_same(directions(table(BiasOnly())), [bias])
     assert isinstance(table(RandomFiring()), RandomCategory)
-    assert_same(directions(table(RandomFiring())), directions(made(rivals).act.table))
-    ones, matched, whole = (directions(table(kind())) for kind in (NormOne, NormMatched, AllRandom))
-    assert len(ones) == len(matched) == len(whole) == N_RANDOM
+    assert_same(directions(table(RandomFiring())), directions(made(published).intervention.table))
+    ones, frequency_matched, whole = (directions(table(kind())) for kind in (NormOne, NormMatched, AllRandom))
+    assert len(ones) == len(frequency_matched) == len(whole) == N_RANDOM
     for draw in range(N_RANDOM):
         assert float((ones[draw] - bias).norm()) == pytest.approx(1.0, rel=1e-4)
-        assert float((matched[draw] - bias).norm()) == pytest.approx(norms[draw % 3], rel=1e-4)
+        assert float((frequency_matched[draw] - bias).norm()) == pytest.approx(norms[draw % 3], rel=1e-4)
         learned = bias + fit.categories[draw % 3].directions[INPUT]
         assert float(whole[draw].norm()) == pytest.approx(float(learned.norm()), rel=1e-4)
-    assert_same(matched, directions(table(NormMatched())))
-    assert not torch.equal(matched[0], directions(table(NormMatched(), seed=1))[0])
+    assert_same(frequency_matched, directions(table(NormMatched())))
+    assert not torch.equal(frequency_matched[0], directions(table(NormMatched(), seed=1))[0])
 
 
-def test_controls_of_the_second_rival_replace_its_vectors_as_they_say(rivals):
-    tables = [made(rivals, P2(vectors=kind())).act.table for kind in (NormMatched, RandomFiring)]
-    learned = made(rivals, P2()).act.table
+def test_controls_of_the_second_rival_replace_its_vectors_as_they_say(published):
+    tables = [made(published, P2(vectors=kind())).intervention.table for kind in (NormMatched, RandomFiring)]
+    learned = made(published, P2()).intervention.table
     assert isinstance(learned, PerCategory)
     assert learned.reader == "tuned"
-    assert_same(directions(learned), [one.directions[OUTPUT] for one in rivals.scaled.categories])
+    assert_same(directions(learned), [one.directions[OUTPUT] for one in published.scaled.categories])
     assert isinstance(tables[0], PerCategory)
     assert isinstance(tables[1], RandomCategory)
     assert_same(directions(tables[1]), directions(learned))
@@ -149,7 +151,7 @@ def test_controls_of_the_second_rival_replace_its_vectors_as_they_say(rivals):
         assert float(ours.norm()) == pytest.approx(float(theirs.norm()), rel=1e-4)
         assert not torch.allclose(ours, theirs)
     for table in (learned, *tables):
-        assert tuple(edit.coefficient for edit in table.edits) == rivals.scaled.coefficients
+        assert tuple(edit.coefficient for edit in table.edits) == published.scaled.coefficients
 
 
 def test_a_mended_rival_has_every_switch_the_other_way():
@@ -158,8 +160,8 @@ def test_a_mended_rival_has_every_switch_the_other_way():
         assert (getattr(MENDED, field.name) == getattr(P1(), field.name)) == (field.name in kept)
 
 
-def test_arms_are_the_listed_recipes_each_control_behind_its_arm_and_one_change_apart(rivals):
-    arms = rival_arms(rivals, seed=0)
+def test_arms_are_the_listed_recipes_each_control_behind_its_arm_and_one_change_apart(published):
+    arms = published_arms(published, seed=0)
     names = [arm.name for arm in arms]
     assert len(set(names)) == len(names) == len({arm.label for arm in arms})
     recipes = {listed.name: listed.recipe for listed in LISTED}
@@ -169,5 +171,5 @@ def test_arms_are_the_listed_recipes_each_control_behind_its_arm_and_one_change_
         plain = recipes[arm.control_of or arm.name.split("-")[0]]
         changed = [field.name for field in fields(recipe) if getattr(recipe, field.name) != getattr(plain, field.name)]
         assert len(changed) == (0 if arm.name in ("p1", "p2") else 6 if arm.name == "p1-mended" else 1)
-    assert scattered_rival(rivals, 0.25, seed=0).hybrid.router == AtRandom(0.25)
-    assert scattered_rival(rivals, 0.25, seed=0).control_of == "p2"
+    assert scattered_rival(published, 0.25, seed=0).hybrid.router == AtRandom(0.25)
+    assert scattered_rival(published, 0.25, seed=0).control_of == "p2"

@@ -12,65 +12,67 @@ from steering.published_hybrids.published_hybrids import (
     VECTORS,
     ConstantVectors,
     ScaledVectors,
-    load_rivals,
-    save_rivals,
+    load_published,
+    save_published,
 )
 
 MADE_BY = provenance("test", {}, {}, device="cpu", dtype="float32", seed=0)
 
 
-def test_they_come_back_as_they_were_and_equal_work_gives_equal_bytes(rivals, tmp_path):
+def test_they_come_back_as_they_were_and_equal_work_gives_equal_bytes(published, tmp_path):
     for name in ("one", "two"):
-        save_rivals(tmp_path / name, rivals, MADE_BY)
-    back = load_rivals(tmp_path / "one")
-    assert back.stream_norm == rivals.stream_norm
+        save_published(tmp_path / name, published, MADE_BY)
+    back = load_published(tmp_path / "one")
+    assert back.stream_norm == published.stream_norm
     for ours, theirs in (
-        (back.on_all_tokens, rivals.on_all_tokens),
-        (back.on_disagreements, rivals.on_disagreements),
+        (back.on_all_tokens, published.on_all_tokens),
+        (back.on_disagreements, published.on_disagreements),
     ):
         assert ours == theirs
         assert ours.bias.residual_norms == theirs.bias.residual_norms
-        assert [vector.how for vector in ours.categories] == [vector.how for vector in theirs.categories]
-    assert back.scaled.categories == rivals.scaled.categories
+        assert [vector.description for vector in ours.categories] == [
+            vector.description for vector in theirs.categories
+        ]
+    assert back.scaled.categories == published.scaled.categories
     streams = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
-    for ours, theirs in zip(back.scaled.coefficients, rivals.scaled.coefficients, strict=True):
+    for ours, theirs in zip(back.scaled.coefficients, published.scaled.coefficients, strict=True):
         assert torch.equal(ours.of(streams), theirs.of(streams))
-    for name, tensor in rivals.taxonomy.tensors.items():
+    for name, tensor in published.taxonomy.tensors.items():
         assert torch.equal(back.taxonomy.tensors[name], tensor)
     for file in (VECTORS, TAXONOMY):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
-def test_a_norm_that_is_not_known_stays_so(rivals, tmp_path):
-    fit = rivals.on_all_tokens
+def test_a_norm_that_is_not_known_stays_so(published, tmp_path):
+    fit = published.on_all_tokens
     unknown = replace(fit.bias, residual_norms={site: float("nan") for site in fit.bias.sites})
-    save_rivals(tmp_path, replace(rivals, on_all_tokens=ConstantVectors(unknown, fit.categories)), MADE_BY)
-    (norm,) = load_rivals(tmp_path).on_all_tokens.bias.residual_norms.values()
+    save_published(tmp_path, replace(published, on_all_tokens=ConstantVectors(unknown, fit.categories)), MADE_BY)
+    (norm,) = load_published(tmp_path).on_all_tokens.bias.residual_norms.values()
     assert norm != norm
 
 
-def test_files_that_are_missing_damaged_or_of_another_kind_are_refused(rivals, tmp_path):
+def test_files_that_are_missing_damaged_or_of_another_kind_are_refused(published, tmp_path):
     with pytest.raises(StorageError, match=r"cannot read a taxonomy from .*taxonomy\.safetensors"):
-        load_rivals(tmp_path)
-    save_rivals(tmp_path, rivals, MADE_BY)
+        load_published(tmp_path)
+    save_published(tmp_path, published, MADE_BY)
     whole = (tmp_path / VECTORS).read_bytes()
     (tmp_path / VECTORS).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(
         StorageError, match=r"cannot read rivals from .*rivals\.safetensors: .*; name another directory"
     ):
-        load_rivals(tmp_path)
+        load_published(tmp_path)
     (tmp_path / VECTORS).write_bytes((tmp_path / TAXONOMY).read_bytes())
     with pytest.raises(StorageError, match=r"holds no rivals: its format is None, want 'elicitation-lab\.rivals\.1'"):
-        load_rivals(tmp_path)
+        load_published(tmp_path)
     (tmp_path / VECTORS).unlink()
     with pytest.raises(StorageError, match="cannot read rivals from"):
-        load_rivals(tmp_path)
+        load_published(tmp_path)
 
 
-def test_parts_that_do_not_belong_together_are_refused(rivals):
-    fit, scaled = rivals.on_all_tokens, rivals.scaled
+def test_parts_that_do_not_belong_together_are_refused(published):
+    fit, scaled = published.on_all_tokens, published.scaled
     with pytest.raises(VectorError, match=r"vectors for \[2, 3\] categories, and a taxonomy of 3"):
-        replace(rivals, on_all_tokens=ConstantVectors(fit.bias, fit.categories[:2]))
+        replace(published, on_all_tokens=ConstantVectors(fit.bias, fit.categories[:2]))
     with pytest.raises(VectorError, match="bias and vectors lie at several sites: want one site for all"):
         ConstantVectors(fit.bias, scaled.categories)
     with pytest.raises(VectorError, match="3 vectors and 2 coefficients: want one each"):

@@ -1,4 +1,4 @@
-"""Hand-written traces of a tiny model, with decisions planted behind every question mark."""
+"""Hand-written traces of a tiny model, with disagreements planted behind every question mark."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ class Written(NamedTuple):
 
     problems: Mapping[str, Problem]
     traces: pl.DataFrame
-    decisions: pl.DataFrame
+    disagreements: pl.DataFrame
 
 
 def problem(prompt: str) -> Problem:
@@ -37,7 +37,7 @@ def trace_frame(completions: Mapping[str, Sequence[str]]) -> pl.DataFrame:
 
 
 def decision_frame(rows: Sequence[tuple[str, int, int, int]]) -> pl.DataFrame:
-    """What routing reads of a `DECISIONS` table, from (prompt, sample, position, tuned token)."""
+    """What routing reads of a `DISAGREEMENTS` table, from (prompt, sample, position, tuned token)."""
     return pl.DataFrame(
         [(problem(prompt).id, sample, position, token) for prompt, sample, position, token in rows],
         schema={"problem_id": pl.String, "sample_index": pl.Int32, "position": pl.Int32, "tuned_token": pl.Int32},

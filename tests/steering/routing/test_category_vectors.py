@@ -1,4 +1,4 @@
-"""Category vectors are single fits on each category's decisions, and controls leave out one thing each."""
+"""Category vectors are single fits on each category's disagreements, and controls leave out one thing each."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from lab.records.seeds import torch_generator
 from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
-from steering.fits.examples import Decisions, chosen
+from steering.fits.examples import Disagreements, chosen
 from steering.fits.gradient import GradientFit, fit_gradient
 from steering.hybrid.vector_table import PerCategory
 from steering.routing.category_vectors import (
@@ -47,9 +47,9 @@ def axes(n_categories=4, names=NAMES) -> Taxonomy:
 
 
 @pytest.fixture(scope="module")
-def decisions(model) -> Decisions:
+def disagreements(model) -> Disagreements:
     padded = left_padded(model, [list(b"what is it" + bytes([65 + row]) * (1 + row % 3)) for row in range(8)])
-    return Decisions(padded.tokens, padded.mask, torch.arange(65, 73))
+    return Disagreements(padded.tokens, padded.mask, torch.arange(65, 73))
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +58,15 @@ def streams() -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def found(model, streams, decisions) -> CategoryVectors:
-    return fit_category_vectors(model, SITE, axes(), "base", streams, decisions, FIT, min_decisions=3, seed=2)
+def found(model, streams, disagreements) -> CategoryVectors:
+    return fit_category_vectors(model, SITE, axes(), "base", streams, disagreements, FIT, min_disagreements=3, seed=2)
 
 
-def test_each_vector_is_the_fit_on_the_decisions_of_its_category_alone(model, decisions, found):
+def test_each_vector_is_the_fit_on_the_decisions_of_its_category_alone(model, disagreements, found):
     for category in (0, 1):
         rows = torch.tensor([row for row, other in enumerate(CATEGORIES) if other == category])
         generator = torch_generator(2, "base", "category", category)
-        alone = fit_gradient(model, SITE, chosen(decisions, rows), FIT, generator, how="alone")
+        alone = fit_gradient(model, SITE, chosen(disagreements, rows), FIT, generator, description="alone")
         torch.testing.assert_close(
             found.vectors[category].directions[SITE], alone.directions[SITE], rtol=1e-3, atol=1e-4
         )
@@ -74,17 +74,17 @@ def test_each_vector_is_the_fit_on_the_decisions_of_its_category_alone(model, de
 
 
 def test_a_category_with_too_few_decisions_is_not_steered_and_says_so(found):
-    assert found.n_decisions == (4, 3, 1, 0)
+    assert found.n_disagreements == (4, 3, 1, 0)
     assert found.fitted == (0, 1)
     assert [vector.norms[SITE] for vector in found.vectors[2:]] == [0.0, 0.0]
-    assert found.vectors[2].how == "none: 1 decisions in category 'third', too few"
-    assert found.vectors[0].how == "gradient on 4 decisions where the base model's stream is in category 'first'"
+    assert found.vectors[2].description == "none: 1 disagreements in category 'third', too few"
+    assert found.vectors[0].description == "gradient on 4 tokens where the base model's stream is in category 'first'"
 
 
-def test_a_table_without_any_fitted_vector_is_no_error(model, streams, decisions):
-    none = fit_category_vectors(model, SITE, axes(), "tuned", streams, decisions, FIT, min_decisions=9, seed=2)
+def test_a_table_without_any_fitted_vector_is_no_error(model, streams, disagreements):
+    none = fit_category_vectors(model, SITE, axes(), "tuned", streams, disagreements, FIT, min_disagreements=9, seed=2)
     assert none.fitted == ()
-    assert none.n_decisions == (4, 3, 1, 0)
+    assert none.n_disagreements == (4, 3, 1, 0)
     assert none.table.reader == "tuned"
 
 
@@ -92,18 +92,18 @@ def test_the_table_holds_the_vectors_in_the_order_of_categories(found):
     assert found.table == PerCategory(found.taxonomy, "base", tuple(Add(vector) for vector in found.vectors))
 
 
-def test_streams_of_other_decisions_are_refused(model, streams, decisions):
-    with pytest.raises(VectorError, match="7 streams of 8 decisions: want one each"):
-        fit_category_vectors(model, SITE, axes(), "base", streams[:7], decisions, FIT, min_decisions=1, seed=0)
+def test_streams_of_other_decisions_are_refused(model, streams, disagreements):
+    with pytest.raises(VectorError, match="7 streams of 8 disagreements: want one each"):
+        fit_category_vectors(model, SITE, axes(), "base", streams[:7], disagreements, FIT, min_disagreements=1, seed=0)
 
 
 def test_a_vector_too_few_is_refused(found):
-    with pytest.raises(VectorError, match="3 vectors and 4 counts of decisions for a taxonomy of 4 categories"):
+    with pytest.raises(VectorError, match="3 vectors and 4 counts of disagreements for a taxonomy of 4 categories"):
         replace(found, vectors=found.vectors[:3])
 
 
 def made(*norms: float) -> CategoryVectors:
-    """A table of vectors of these norms, with as many decisions as ten times the category's number."""
+    """A table of vectors of these norms, with as many disagreements as ten times the category's number."""
     n = len(norms)
     return CategoryVectors(
         taxonomy=axes(n, tuple(map(str, range(n)))),
@@ -111,7 +111,7 @@ def made(*norms: float) -> CategoryVectors:
         vectors=tuple(
             SteeringVector({SITE: norm * torch.eye(32)[index]}, {SITE: 1.0}, "") for index, norm in enumerate(norms)
         ),
-        n_decisions=tuple(10 * index for index in range(n)),
+        n_disagreements=tuple(10 * index for index in range(n)),
     )
 
 
@@ -144,7 +144,7 @@ def test_random_vectors_are_as_long_as_those_of_the_categories_as_often_as_these
     norms = torch.tensor([edit.vector.norms[SITE] for edit in drawn])
     short = (norms - 1).abs() < 1e-5
     assert ((norms - 4).abs() < 1e-4)[~short].all()
-    # 10 decisions of one and 30 of the other; the standard error of the share is 0.022.
+    # 10 disagreements of one and 30 of the other; the standard error of the share is 0.022.
     assert float(short.float().mean()) == pytest.approx(0.25, abs=0.07)
     assert len({tuple(edit.vector.directions[SITE].tolist()) for edit in drawn}) == 400
 

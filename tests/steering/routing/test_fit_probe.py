@@ -1,4 +1,4 @@
-"""A probe finds decisions that the stream tells of, none that it does not, and says how well."""
+"""A probe finds disagreements that the stream tells of, none that it does not, and says how well."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ SITE = Site(0, "resid_pre")
 
 @pytest.fixture(scope="module")
 def when(model, written) -> Moments:
-    return moments(model, written.traces, written.decisions, written.problems)
+    return moments(model, written.traces, written.disagreements, written.problems)
 
 
 def probe_of(model, when, seed=0):
@@ -93,5 +93,5 @@ def test_decisions_everywhere_are_refused(model, when):
 
 
 def moments_of(model, texts) -> Moments:
-    problems, traces, decisions = planted(texts)
-    return moments(model, traces, decisions, problems)
+    problems, traces, disagreements = planted(texts)
+    return moments(model, traces, disagreements, problems)

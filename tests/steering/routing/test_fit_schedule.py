@@ -23,7 +23,7 @@ def of(*texts: str) -> Moments:
 
 
 def test_a_rate_is_the_share_of_texts_with_a_decision_there_and_one_more_of_the_mean():
-    # 4 decisions in 12 tokens. Step 0: 3 of 4 texts, 1: 0 of 4, 2: 0 of 2, then 3 and 4 of a single text: 1 of 2.
+    # 4 disagreements in 12 tokens. Step 0: 3 of 4 texts, 1: 0 of 4, 2: 0 of 2, then 3 and 4 of a single text: 1 of 2.
     found = fit_schedule(of("xoo", "xo", "oo", "xooxo"))
     third = 4 / 12
     assert found.rates == pytest.approx(((3 + third) / 5, third / 5, third / 3, (1 + third) / 3))

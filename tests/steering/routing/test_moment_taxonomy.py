@@ -25,7 +25,7 @@ RULE = Sentences((".", "?"))
 
 @pytest.fixture(scope="module")
 def when(model, written) -> Moments:
-    return moments(model, written.traces, written.decisions, written.problems)
+    return moments(model, written.traces, written.disagreements, written.problems)
 
 
 @pytest.mark.parametrize("method", [KMeans(), ClusteringSae(n_epochs=5)], ids=["k-means", "sae"])
@@ -56,14 +56,14 @@ def test_what_a_segment_begins_after_is_told_apart(model, when):
 
 
 def test_texts_without_a_segment_are_refused(model):
-    problems, traces, decisions = planted({"1?": ("  ",), "2?": (" ",), "3?": ("\t",)})
+    problems, traces, disagreements = planted({"1?": ("  ",), "2?": (" ",), "3?": ("\t",)})
     with pytest.raises(StorageError, match="no segment in 3 texts"):
-        moment_taxonomy(model, SITE, moments(model, traces, decisions, problems), RULE, 2, method=KMeans(), seed=0)
+        moment_taxonomy(model, SITE, moments(model, traces, disagreements, problems), RULE, 2, method=KMeans(), seed=0)
 
 
 def test_more_categories_than_segments_are_refused(model):
-    problems, traces, decisions = planted({f"{n}?": ("a.",) for n in range(4)})
-    when = moments(model, traces, decisions, problems)
+    problems, traces, disagreements = planted({f"{n}?": ("a.",) for n in range(4)})
+    when = moments(model, traces, disagreements, problems)
     assert np.array_equal(when.positions, [0, 1] * 4)
     with pytest.raises(EstimateError, match="5 categories of"):
         moment_taxonomy(model, SITE, when, RULE, 5, method=KMeans(), seed=0)

@@ -54,11 +54,11 @@ def test_a_stream_is_that_of_the_text_alone_up_to_the_token_before(family):
 @pytest.mark.parametrize("stray", [("1?", 0, 2, 33), ("1?", 2, 0, 33), ("9?", 0, 0, 33)])
 def test_a_decision_at_a_token_that_no_trace_has_is_refused(model, stray):
     problems, traces, _ = planted(TEXTS)
-    with pytest.raises(VectorError, match=r"^1 decisions, such as .* want the decisions of these 3 traces$"):
+    with pytest.raises(VectorError, match=r"^1 disagreements, such as .* want the disagreements of these 3 traces$"):
         moments(model, traces, decision_frame([("1?", 0, 0, 33), stray]), problems)
 
 
 def written_of(texts):
     """Arguments of `moments` behind the model."""
     problems = {problem(prompt).id: problem(prompt) for prompt in texts}
-    return trace_frame(texts), planted(texts).decisions, problems
+    return trace_frame(texts), planted(texts).disagreements, problems

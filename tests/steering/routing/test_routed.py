@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from elicitation.study.evidence import decisions
+from elicitation.study.evidence import disagreements
 from lab.models.load import load
 from lab.models.pair import ModelPair
 from lab.models.source import LocalModel
@@ -32,7 +32,7 @@ from steering.routing.moments import streams_before
 from steering.routing.routed import Routing, RoutingFit, fit_routing, load_routing, save_routing
 
 SITE = Site(0)
-SETTINGS = RoutingFit(n_categories=3, min_decisions=4, vectors=GradientFit(n_steps=5, batch_size=16))
+SETTINGS = RoutingFit(n_categories=3, min_disagreements=4, vectors=GradientFit(n_steps=5, batch_size=16))
 
 
 class Drawn(NamedTuple):
@@ -42,7 +42,7 @@ class Drawn(NamedTuple):
     task: Task
     by_base: pl.DataFrame
     by_tuned: pl.DataFrame
-    decisions: pl.DataFrame
+    disagreements: pl.DataFrame
 
     def fit(self, seed=0, **other) -> Routing:
         given = self._asdict() | other
@@ -63,7 +63,7 @@ def drawn(checkpoints) -> Drawn:
         for name, model in (("base", pair.base), ("tuned", pair.tuned))
     )
     solved = tuned.filter(verdict_table(tuned, task.problems, task.verify)["strict"])
-    found = decisions(pair, solved, {problem.id: problem for problem in task.problems})
+    found = disagreements(pair, solved, {problem.id: problem for problem in task.problems})
     return Drawn(pair, task, base, solved, found)
 
 
@@ -75,7 +75,7 @@ def routing(drawn) -> Routing:
 def test_decisions_fall_into_categories_of_either_model(drawn, routing):
     for side, reader in ((routing.base_side, "base"), (routing.tuned_side, "tuned")):
         assert side.reader == reader
-        assert sum(side.n_decisions) == drawn.decisions.height
+        assert sum(side.n_disagreements) == drawn.disagreements.height
         assert side.taxonomy.n_categories == 3
         assert side.fitted
     assert routing.base_side.taxonomy.model_digest == drawn.pair.base.digest
@@ -88,7 +88,7 @@ def test_the_probe_reads_the_base_model_and_tells_decisions(drawn, routing):
 
 
 def test_the_schedule_opens_where_this_pair_differs(drawn, routing):
-    opening = (drawn.decisions["position"] == 0).sum() / drawn.by_tuned.height
+    opening = (drawn.disagreements["position"] == 0).sum() / drawn.by_tuned.height
     assert routing.schedule.rates[0] == pytest.approx(opening, abs=0.05)
 
 
@@ -122,35 +122,35 @@ def test_equal_arguments_give_an_equal_routing(drawn, routing):
 
 def test_vectors_are_fitted_on_no_more_decisions_than_allowed(drawn):
     by_id = {problem.id: problem for problem in drawn.task.problems}
-    few = RoutingFit(n_categories=2, min_decisions=1, max_decisions=7, vectors=GradientFit(n_steps=1))
+    few = RoutingFit(n_categories=2, min_disagreements=1, max_disagreements=7, vectors=GradientFit(n_steps=1))
     found = fit_routing(
         drawn.pair,
         SITE,
         drawn.by_base,
         drawn.by_tuned,
-        drawn.decisions,
+        drawn.disagreements,
         by_id,
         Steps(drawn.task.steps, by_id),
         few,
         seed=0,
     )
-    assert sum(found.base_side.n_decisions) == sum(found.tuned_side.n_decisions) == 7
+    assert sum(found.base_side.n_disagreements) == sum(found.tuned_side.n_disagreements) == 7
 
 
 def test_a_pair_of_equal_models_has_nothing_to_route(drawn):
     alike = ModelPair(base=drawn.pair.base, tuned=drawn.pair.base)
     by_id = {problem.id: problem for problem in drawn.task.problems}
-    none = decisions(alike, drawn.by_tuned, by_id)
+    none = disagreements(alike, drawn.by_tuned, by_id)
     with pytest.raises(VectorError, match=r"^0 of .* leave routing out where a model is paired with its like$"):
-        drawn.fit(pair=alike, decisions=none)
+        drawn.fit(pair=alike, disagreements=none)
 
 
 def test_decisions_of_other_traces_are_refused(drawn):
-    with pytest.raises(VectorError, match="want the decisions of these 2 traces"):
+    with pytest.raises(VectorError, match="want the disagreements of these 2 traces"):
         drawn.fit(by_tuned=drawn.by_tuned.head(2))
 
 
-@pytest.mark.parametrize("name", ["n_categories", "min_decisions", "max_decisions"])
+@pytest.mark.parametrize("name", ["n_categories", "min_disagreements", "max_disagreements"])
 def test_settings_below_one_are_refused(name):
     with pytest.raises(VectorError, match="want 1 or more of each"):
         RoutingFit(**{name: 0})
@@ -172,8 +172,8 @@ def test_a_file_gives_back_the_routing(drawn, routing, tmp_path):
         routing.probe_quality,
     )
     for side, other in ((again.base_side, routing.base_side), (again.tuned_side, routing.tuned_side)):
-        assert (side.reader, side.n_decisions, side.vectors) == (other.reader, other.n_decisions, other.vectors)
-        assert [vector.how for vector in side.vectors] == [vector.how for vector in other.vectors]
+        assert (side.reader, side.n_disagreements, side.vectors) == (other.reader, other.n_disagreements, other.vectors)
+        assert [vector.description for vector in side.vectors] == [vector.description for vector in other.vectors]
         assert side.taxonomy.names == other.taxonomy.names
         for name, tensor in side.taxonomy.tensors.items():
             assert torch.equal(tensor, other.taxonomy.tensors[name])

@@ -18,7 +18,9 @@ _MEASURE = Column(
 _LOW = Column("low", pl.Float64, "Lower end of the 95 % interval of the value; problems are resampled.")
 _HIGH = Column("high", pl.Float64, "Upper end of the 95 % interval of the value.")
 
-Family = Literal["end", "prompt", "decoding", "vector", "own router", "tuned router", "selector", "takeover", "rival"]
+Family = Literal[
+    "end", "prompt", "decoding", "vector", "own router", "tuned router", "selector", "takeover", "published"
+]
 """Which kind of help a rung is, in the order of the ladder; a control is of its rung's family, a model an `end`."""
 
 LADDER = Schema(
@@ -35,7 +37,7 @@ LADDER = Schema(
             pl.Utf8,
             "Kind of help: `prompt`, `decoding`, `vector` (everywhere, or at fixed tokens), `own router` (the base "
             "says when), `tuned router` (the tuned model does), `selector` (it picks among candidates), `takeover` (it "
-            "writes the token), `rival` (a published method); `end` for the two models.",
+            "writes the token), `published` (a published method); `end` for the two models.",
         ),
         Column("order", pl.Int32, "Place on the ladder; the base is lowest, the tuned model highest."),
         _MEASURE,
@@ -106,10 +108,10 @@ FAMILIES = Schema(
         Column("n_problems", pl.Int32, "Problems in the family."),
     ),
 )
-RIVALS = Schema(
-    "rivals",
+PUBLISHED = Schema(
+    "published_hybrids",
     (
-        Column("rival", pl.Utf8, "Which published method: `P1` or `P2`."),
+        Column("published", pl.Utf8, "Which published method: `P1` or `P2`."),
         _ARM,
         _LABEL,
         Column("fault", pl.Utf8, "Which fault of the published method is switched, in words; null as published."),
@@ -157,16 +159,16 @@ EXAMPLES = Schema(
         Column("reason", pl.Utf8, "`ok`, or the first fault found."),
     ),
 )
-SCHEMAS = (LADDER, RIVALS, GUESS, PASS_AT_K, COVER, FAMILIES, EXAMPLES)
+SCHEMAS = (LADDER, PUBLISHED, GUESS, PASS_AT_K, COVER, FAMILIES, EXAMPLES)
 """Every table of a report, in reading order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Ledger:
+class ReportTables:
     """All that a report says of one study. A table without rows leaves its section out; the ladder may not be empty."""
 
     ladder: pl.DataFrame
-    rivals: pl.DataFrame
+    published_hybrids: pl.DataFrame
     guess: pl.DataFrame
     pass_at_k: pl.DataFrame
     cover: pl.DataFrame

@@ -13,7 +13,7 @@ from lab.models.source import organism_directory, organism_names
 from lab.organisms.build import build, organism_named
 
 
-def perform_build(command: BuildCommand, console: Console) -> None:
+def run_build(command: BuildCommand, console: Console) -> None:
     """Trains an organism under a progress bar, and prints its card."""
     organism, device = organism_named(command.name), resolve_device(command.device)
     with progress(console) as watch:
@@ -22,7 +22,7 @@ def perform_build(command: BuildCommand, console: Console) -> None:
     console.print(f"checkpoint: {directory.resolve()}", highlight=False, soft_wrap=True)
 
 
-def perform_list(console: Console) -> None:
+def run_list(console: Console) -> None:
     """The shipped organisms: what each can do on its exams, the true elicited share of its gain, and its story."""
     console.print(
         "Organisms in this installation: strict accuracy in % on each exam, sampled at temperature 1; the kind of "
@@ -31,7 +31,7 @@ def perform_list(console: Console) -> None:
     width = max(map(len, organism_names()), default=0)
     for name in organism_names():
         card = json.loads((organism_directory(name) / "card.json").read_text(encoding="utf-8"))
-        exams = [
+        eval_specs = [
             f"{row['task']} {100 * row['value']:.1f}"
             for row in card["measured"]
             if (row["family"], row["decoding"], row["measure"]) == ("all", "sampled", "strict")
@@ -40,7 +40,7 @@ def perform_list(console: Console) -> None:
             f"{truth['kind']} " + ("none" if truth["share"] is None else f"{truth['share']:.2f}")
             for truth in card["truth"]
         ]
-        rest = "  ".join([*exams, ", ".join(shares)])
+        rest = "  ".join([*eval_specs, ", ".join(shares)])
         told = Text.assemble((f"{name:<{width}}", "bold"), "  ", rest.rstrip())
         console.print(told, highlight=False)
         console.print(Padding(Text(card["story"]), (0, 0, 0, 4)))

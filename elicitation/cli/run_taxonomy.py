@@ -33,7 +33,7 @@ from probes.taxonomy.survey import survey
 from probes.taxonomy.taxonomy import save_taxonomy
 
 
-def perform_taxonomy(command: TaxonomyCommand, console: Console) -> None:
+def run_taxonomy(command: TaxonomyCommand, console: Console) -> None:
     """Fits taxonomies under a progress bar, writes them with their tables, and prints how they are judged."""
     store = open_store(command.store)
     device = resolve_device("cpu")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from elicitation.report.features.ledger import FeatureLedger, shown_features
+from elicitation.report.features.tables import FeatureTables, shown_features
 from lab.metrics.bootstrap import resamples
 from lab.models.load import Model
 from lab.records.seeds import numpy_generator
@@ -56,7 +56,7 @@ def feature_ledger(
     n_shown: int,
     n_boot: int,
     seed: int,
-) -> FeatureLedger:
+) -> FeatureTables:
     """The ledger of `read.sae`, with contexts and logit effects of the `n_shown` features most worth a look.
 
     What was measured elsewhere is passed through. Raises as the scores do, for stores without the SAE's site.
@@ -65,7 +65,7 @@ def feature_ledger(
     if read.tuned is not None:
         weights = resamples(n_problems(read.base), n_boot, numpy_generator(seed, "bootstrap of differences"))
         changed = differences(read.base, read.tuned, read.sae, weights)
-    ledger = FeatureLedger(
+    ledger = FeatureTables(
         quality=SAE_QUALITY.frame([]) if quality is None else quality,
         interventions=INTERVENTIONS.frame([]) if interventions is None else interventions,
         effects=FEATURE_EFFECTS.frame([]) if effects is None else effects,

@@ -11,10 +11,10 @@ from rich.console import Console
 
 from elicitation.cli.feature_commands import FeaturesCommand
 from elicitation.cli.progress import progress
-from elicitation.features.ledger import Read, feature_ledger
+from elicitation.features.tables import Read, feature_ledger
 from elicitation.report.features.captions import FeatureNames
-from elicitation.report.features.ledger import TABLES
 from elicitation.report.features.page import FeaturePage, render_features
+from elicitation.report.features.tables import TABLES
 from elicitation.report.kit.provenance_section import TableFile
 from lab.metrics.bootstrap import resamples
 from lab.models.device import resolve_double_device
@@ -102,7 +102,7 @@ def token_labels(command: FeaturesCommand, store: Store, model: Model) -> pl.Dat
             return step_labels(read, model.tokenizer, problems, CHAIN_STEPS)
 
 
-def perform_page(command: FeaturesCommand, typed: str, console: Console) -> None:
+def run_page(command: FeaturesCommand, typed: str, console: Console) -> None:
     """Scores the features and writes tables and page into one directory, which is then never changed."""
     if command.n_shown < 1:
         raise EstimateError(f"n_shown = {command.n_shown}: want at least 1")

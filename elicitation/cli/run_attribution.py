@@ -40,7 +40,7 @@ from probes.tables import TEXT_EFFECTS
 N_BOOT, N_LISTED = 2000, 10
 
 
-def perform_attribute(command: AttributeCommand, console: Console) -> None:
+def run_attribute(command: AttributeCommand, console: Console) -> None:
     """Attributes under a progress bar, and prints the features of the largest effect."""
     device = resolve_double_device(command.device)
     model = load(model_source(command.model), device=device, dtype=resolve_dtype(command.dtype, device))

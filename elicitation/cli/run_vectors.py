@@ -10,13 +10,13 @@ from elicitation.cli.progress import progress
 from elicitation.cli.vector_commands import VectorsCommand
 from elicitation.comparison.config import Comparison
 from elicitation.comparison.run import compare
-from elicitation.report.vectors.ledger import VectorLedger
+from elicitation.report.vectors.tables import VectorTables
 from lab.post_training.reinforce import GrpoRun
 from lab.records.numerals import ABSENT, interval, percent, points
 from steering.fits.gradient import GradientFit
 
 
-def perform_vectors(command: VectorsCommand, pair: tuple[str, str], typed: str, console: Console) -> None:
+def run_vectors(command: VectorsCommand, pair: tuple[str, str], typed: str, console: Console) -> None:
     """Runs a comparison of `pair`, (base, tuned), under a progress bar, then prints its effects and where they are."""
     with progress(console) as watch:
         compared = compare(as_comparison(command, pair), command.out, command=typed, watch=watch)
@@ -58,7 +58,7 @@ def as_comparison(command: VectorsCommand, pair: tuple[str, str]) -> Comparison:
     )
 
 
-def effects_shown(ledger: VectorLedger) -> Table:
+def effects_shown(ledger: VectorTables) -> Table:
     """Strict accuracy of every fit at either decoding, for a terminal of 80 columns."""
     table = Table(title="Strict accuracy, with 95 % intervals", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("fit", overflow="fold")

@@ -11,7 +11,7 @@ from elicitation.cli.progress import progress
 from lab.models.source import ADAPTERS, adapter_names, fetched_directory
 
 
-def perform_pairs(command: PairsCommand, console: Console) -> None:
+def run_pairs(command: PairsCommand, console: Console) -> None:
     """Fetches, lists or builds."""
     match command.do:
         case PairFetchCommand(name=name):
@@ -22,10 +22,10 @@ def perform_pairs(command: PairsCommand, console: Console) -> None:
         case PairListCommand():
             console.print(pair_table())
         case PairBuildCommand() as build:
-            perform_build(build, console)
+            run_build(build, console)
 
 
-def perform_build(command: PairBuildCommand, console: Console) -> None:
+def run_build(command: PairBuildCommand, console: Console) -> None:
     """Trains an adapter under a progress bar, and prints its card."""
     import torch
 

@@ -22,7 +22,7 @@ VECTOR_FITS = Schema(
         Column("norm", pl.Float64, "L2 norm of the direction there; NaN where there is no vector"),
         Column("residual_norm", pl.Float64, "mean L2 norm of the model's own stream there; NaN where unknown"),
         Column("relative_dose", pl.Float64, "norm / residual_norm"),
-        Column("how", pl.String, "how it was found; null where there is no vector"),
+        Column("description", pl.String, "how it was found; null where there is no vector"),
         Column("reason", pl.String, "why there is no vector; null where there is one"),
     ),
 )
@@ -59,7 +59,9 @@ VECTOR_EFFECTS = Schema(
         Column("share_low", pl.Float64, "lower end of its 95 % interval, by Fieller"),
         Column("share_high", pl.Float64, "upper end of its 95 % interval, by Fieller"),
         Column("refusal", pl.String, "why no share is given; null where it is given or has no meaning"),
-        Column("rival", pl.String, "the fit's best control: the one of the highest value; null where there is none"),
+        Column(
+            "best_control", pl.String, "the fit's best control: the one of the highest value; null where there is none"
+        ),
         Column("beyond", pl.Float64, "value minus that of the rival, paired by problem; NaN where there is none"),
         Column("beyond_low", pl.Float64, "lower end of its 95 % interval"),
         Column("beyond_high", pl.Float64, "upper end of its 95 % interval"),
@@ -121,7 +123,7 @@ CONTROLS = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class VectorLedger:
+class VectorTables:
     """Tables of one comparison; only the effects, which begin with the base and the tuned model, may not be empty."""
 
     effects: pl.DataFrame

@@ -34,7 +34,7 @@ TABLES: tuple[tuple[str, Schema], ...] = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class FeatureLedger:
+class FeatureTables:
     """All that is known of the features of one SAE. Any table may have no rows; what it would show is then left out."""
 
     quality: pl.DataFrame
@@ -76,7 +76,7 @@ def ranked_scores(scores: pl.DataFrame) -> pl.DataFrame:
     return scores.filter(pl.col("score").is_not_nan()).sort("score", "feature", descending=[True, False])
 
 
-def shown_features(ledger: FeatureLedger, n: int) -> list[int]:
+def shown_features(ledger: FeatureTables, n: int) -> list[int]:
     """The `n` features that get a card: by effect, else by ReasonScore, difference, or how often they fire."""
     ranked = (
         main_effects(ledger.effects),

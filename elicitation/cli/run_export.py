@@ -6,7 +6,7 @@ import polars as pl
 from rich.console import Console
 
 from elicitation.cli.commands import ExportCommand
-from elicitation.report.study.ledger import LADDER
+from elicitation.report.study.tables import LADDER
 from lab.models.device import resolve_device, resolve_dtype
 from lab.models.load import Model, load
 from lab.models.source import model_source
@@ -29,7 +29,7 @@ from steering.export.push import CARD, hub_repository, push, pushed_files
 from steering.export.vector_file import Origin, VectorFile, facts_of
 
 
-def perform_export(command: ExportCommand, console: Console) -> None:
+def run_export(command: ExportCommand, console: Console) -> None:
     """Exports the vector, writes its card, and says where both are; pushes them to the hub where that is asked for.
 
     Raises VectorError for what cannot be written, and StorageError, before anything is written, without a token.

@@ -37,7 +37,7 @@ from probes.storage.store import open_store
 from probes.tables import CROSSCODER_QUALITY, LATENT_KINDS, LATENTS
 
 
-def perform_sae_train(command: SaeTrainCommand, console: Console) -> None:
+def run_sae_train(command: SaeTrainCommand, console: Console) -> None:
     """Trains a grid of SAEs under a progress bar, and prints their quality."""
     store, device, on = open_store(command.store), resolve_double_device(command.device), place(command.ray)
     if not (command.architectures and command.sizes):
@@ -102,7 +102,7 @@ def quality_tables(quality: pl.DataFrame) -> Iterator[Table]:
         yield table
 
 
-def perform_sae_compare(command: SaeCompareCommand, console: Console) -> None:
+def run_sae_compare(command: SaeCompareCommand, console: Console) -> None:
     """Trains a crosscoder of a pair, and of a placebo pair where there is one, and prints the kinds of latents."""
     device = resolve_double_device(command.device)
     training = CrosscoderTraining(d_sae=command.d_sae, k=command.k, n_steps=command.n_steps, seed=command.seed)

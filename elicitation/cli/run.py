@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from lab.sampling.decoding import Decoding
 
 
-def perform(command: Work, typed: str) -> None:
+def run(command: Work, typed: str) -> None:
     """Does what `command` asks, which the user gave as `typed`. Raises LabError for what the user can mend."""
     # Bars and warnings of libraries would bury our own.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -70,61 +70,61 @@ def perform(command: Work, typed: str) -> None:
     console = Console(markup=False)
     match command:
         case DemoCommand(out=out, seed=seed):
-            perform_study(demo_study(seed), out, typed, console)
+            run_study(demo_study(seed), out, typed, console)
         case StudyCommand():
-            perform_study(as_study(command), command.out, typed, console)
+            run_study(as_study(command), command.out, typed, console)
         case CalibrateCommand():
-            perform_calibrate(command, typed, console)
+            run_calibrate(command, typed, console)
         case SampleCommand():
-            perform_sample(command, console)
+            run_sample(command, console)
         case CaptureCommand(do=do):
             match do:
                 case CaptureRunCommand():
-                    perform_capture(do, console)
+                    run_capture(do, console)
                 case CaptureVerifyCommand(store=path):
-                    perform_verify(path, console)
+                    run_verify(path, console)
                 case CaptureRepairCommand(store=path):
-                    perform_repair(path, console)
+                    run_repair(path, console)
         case SaeCommand(do=do):
-            from elicitation.cli.perform_sae import perform_sae_compare, perform_sae_train
+            from elicitation.cli.run_sae import run_sae_compare, run_sae_train
 
             match do:
                 case SaeTrainCommand():
-                    perform_sae_train(do, console)
+                    run_sae_train(do, console)
                 case SaeCompareCommand():
-                    perform_sae_compare(do, console)
+                    run_sae_compare(do, console)
         case FeaturesCommand():
-            from elicitation.cli.perform_features import perform_page
+            from elicitation.cli.run_features import run_page
 
-            perform_page(command, typed, console)
+            run_page(command, typed, console)
         case AttributeCommand():
-            from elicitation.cli.perform_attribution import perform_attribute
+            from elicitation.cli.run_attribution import run_attribute
 
-            perform_attribute(command, console)
+            run_attribute(command, console)
         case TaxonomyCommand():
-            from elicitation.cli.perform_taxonomy import perform_taxonomy
+            from elicitation.cli.run_taxonomy import run_taxonomy
 
-            perform_taxonomy(command, console)
+            run_taxonomy(command, console)
         case VectorsCommand():
-            from elicitation.cli.perform_vectors import perform_vectors
+            from elicitation.cli.run_vectors import run_vectors
 
-            perform_vectors(command, named_pair(command.pair), typed, console)
+            run_vectors(command, named_pair(command.pair), typed, console)
         case ExportCommand():
-            from elicitation.cli.perform_export import perform_export
+            from elicitation.cli.run_export import run_export
 
-            perform_export(command, console)
+            run_export(command, console)
         case OrganismsCommand(do=do):
-            from elicitation.cli.perform_organisms import perform_build, perform_list
+            from elicitation.cli.run_organisms import run_build, run_list
 
             match do:
                 case BuildCommand():
-                    perform_build(do, console)
+                    run_build(do, console)
                 case ListCommand():
-                    perform_list(console)
+                    run_list(console)
         case PairsCommand():
-            from elicitation.cli.perform_pairs import perform_pairs
+            from elicitation.cli.run_pairs import run_pairs
 
-            perform_pairs(command, console)
+            run_pairs(command, console)
 
 
 def demo_study(seed: int) -> Study:
@@ -136,7 +136,7 @@ def demo_study(seed: int) -> Study:
         task="chain",
         features=FeatureSearch(layers=(2, 3)),
         own_help=OwnHelp(n_fit_samples=2, n_votes=8),
-        routing=RoutingFit(max_decisions=2048),
+        routing=RoutingFit(max_disagreements=2048),
         n_problems=200,
         n_samples=4,
         n_curve_samples=16,
@@ -150,7 +150,7 @@ def demo_study(seed: int) -> Study:
 def as_study(command: StudyCommand) -> Study:
     """The configuration that a `lab study` command describes."""
     from lab.sampling.decoding import Decoding
-    from steering.published_hybrids.recipe import RivalSettings
+    from steering.published_hybrids.recipe import PublishedSettings
 
     base, tuned = named_pair(command.pair)
     task, own = own_task(command.pair)
@@ -172,7 +172,7 @@ def as_study(command: StudyCommand) -> Study:
         n_fit_problems=command.n_fit_problems,
         layer=command.layer,
         features=FeatureSearch(layers=command.feature_layers) if command.feature_layers else None,
-        rivals=RivalSettings() if command.rivals else None,
+        published_hybrids=PublishedSettings() if command.published_hybrids else None,
         decoding=decoding,
         seed=command.seed,
         batch_size=command.batch_size,
@@ -186,8 +186,8 @@ def own_task(names: tuple[str, ...]) -> tuple[str, "Decoding"]:
     from lab.organisms.adapters import ADAPTED
     from lab.sampling.decoding import Decoding
 
-    exam = ADAPTED[names[-1]].exams[0] if names[-1] in ADAPTED else None
-    return ("chain", Decoding()) if exam is None else (exam.task, exam.decoding)
+    eval_spec = ADAPTED[names[-1]].eval_specs[0] if names[-1] in ADAPTED else None
+    return ("chain", Decoding()) if eval_spec is None else (eval_spec.task, eval_spec.decoding)
 
 
 def named_pair(names: tuple[str, ...]) -> tuple[str, str]:
@@ -212,7 +212,7 @@ def shipped_card(source: ModelSource) -> Path | None:
             return None
 
 
-def perform_study(study: Study, out: Path, typed: str, console: Console) -> None:
+def run_study(study: Study, out: Path, typed: str, console: Console) -> None:
     """Runs a study under a progress bar, then prints its summary and where the report is."""
     from elicitation.calibration.leak import shipped_leaks
     from elicitation.study.run import run
@@ -226,7 +226,7 @@ def perform_study(study: Study, out: Path, typed: str, console: Console) -> None
     console.print(f"report: {finished.report.resolve()}", highlight=False, soft_wrap=True)
 
 
-def perform_calibrate(command: CalibrateCommand, typed: str, console: Console) -> None:
+def run_calibrate(command: CalibrateCommand, typed: str, console: Console) -> None:
     """Runs a calibration under a progress bar, then prints its records and where the page is."""
     from elicitation.calibration.case import FULL, QUICK
     from elicitation.calibration.run import calibrate
@@ -247,7 +247,7 @@ def perform_calibrate(command: CalibrateCommand, typed: str, console: Console) -
     console.print(f"page: {calibrated.page.resolve()}", highlight=False, soft_wrap=True)
 
 
-def perform_sample(command: SampleCommand, console: Console) -> None:
+def run_sample(command: SampleCommand, console: Console) -> None:
     """Samples, verifies and writes three tables."""
     from lab.models.device import resolve_device, resolve_dtype
     from lab.models.load import load
@@ -313,7 +313,7 @@ def beside(traces: Path) -> Path:
     return traces.with_suffix(".problems.parquet")
 
 
-def perform_capture(command: CaptureRunCommand, console: Console) -> None:
+def run_capture(command: CaptureRunCommand, console: Console) -> None:
     """Stores the activations of a model on traces."""
     from lab.models.device import resolve_device, resolve_dtype
     from lab.models.load import load
@@ -364,7 +364,7 @@ def perform_capture(command: CaptureRunCommand, console: Console) -> None:
     )
 
 
-def perform_verify(path: Path, console: Console) -> None:
+def run_verify(path: Path, console: Console) -> None:
     """Reads a whole store; StorageError naming what is damaged."""
     from probes.storage.repair import require_whole
     from probes.storage.store import open_store
@@ -374,7 +374,7 @@ def perform_verify(path: Path, console: Console) -> None:
     console.print(f"{path}: {len(store.files)} files are as they were written", highlight=False, soft_wrap=True)
 
 
-def perform_repair(path: Path, console: Console) -> None:
+def run_repair(path: Path, console: Console) -> None:
     """Captures damaged shards again; the model is loaded only if there are any."""
     from lab.models.device import resolve_device
     from lab.models.load import load
