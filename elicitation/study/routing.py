@@ -30,9 +30,9 @@ def routing_arms(routing: Routing, vectors: Mapping[str, tuple[SteeringVector, .
     """The arms that can be listed before any of them has run, each control behind its rung.
 
     First those that leave the tuned model alone: the vector fitted on all disagreements (`fitted` in `vectors`, with
-    random draws of its norm in `like-fitted`) when the schedule, the entropy or the probe says so, and category vectors when
-    the probe does. Then category vectors that the tuned model chooses. `scattered` gives each of the former the control
-    of its router. A table of which no category has a vector has no arm.
+    random draws of its norm in `like-fitted`) when the schedule, the entropy or the probe says so, and category vectors
+    when the probe does. Then category vectors that the tuned model chooses. `scattered` gives each of the former the
+    control of its router. A table of which no category has a vector has no arm.
     """
     probe = BaseProbe(routing.probe)
     return (

@@ -37,8 +37,8 @@ class CategoryVectors:
         n = self.taxonomy.n_categories
         if not len(self.vectors) == len(self.n_disagreements) == n:
             raise VectorError(
-                f"{len(self.vectors)} vectors and {len(self.n_disagreements)} counts of disagreements for a taxonomy of "
-                f"{n} categories: want one each"
+                f"{len(self.vectors)} vectors and {len(self.n_disagreements)} counts of disagreements for a taxonomy "
+                f"of {n} categories: want one each"
             )
 
     @property
@@ -103,8 +103,8 @@ def _nothing(base: Model, site: Site, name: str, n_disagreements: int) -> Steeri
 def exchanged(found: CategoryVectors, generator: torch.Generator) -> PerCategory:
     """The fitted vectors passed on in a ring, in a random order: each category that has one gets another's.
 
-    The zero vectors stay where they are: to move these as well would be to compare with no edit where disagreements fall
-    in few categories. Raises VectorError where fewer than two categories have a vector.
+    The zero vectors stay where they are: to move these as well would be to compare with no edit where disagreements
+    fall in few categories. Raises VectorError where fewer than two categories have a vector.
     """
     if len(found.fitted) < 2:
         raise VectorError(

@@ -89,8 +89,8 @@ def fit_probe(
 
     A logistic regression with an L2 penalty (C = 1) on standardised inputs, fitted on half of the problems. Its
     threshold is set on the other half, so that it opens there as often as disagreements occur; its quality is that
-    half's too. Either half has its share of the problems with a decision. The probe reads one model alone: what it owes to the
-    other is in the labels.
+    half's too. Either half has its share of the problems with a decision. The probe reads one model alone: what it owes
+    to the other is in the labels.
 
     At most `max_tokens` moments are read, drawn at random. Raises VectorError where fewer than two problems have a
     decision, or where every token of a half is one; SiteError for a layer out of range.

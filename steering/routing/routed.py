@@ -97,8 +97,8 @@ def fit_routing(
 
     `by_base` and `by_tuned` are `TRACES` rows of training problems, one arm each; `disagreements` are all
     `DISAGREEMENTS` in `by_tuned`, which is therefore to hold those traces only in which they were looked for. `rule`
-    cuts texts into the segments that categories are learned from. Probe, schedule, taxonomies and vectors come of `by_tuned`, the bound
-    on entropy of `by_base` and the share of disagreements.
+    cuts texts into the segments that categories are learned from. Probe, schedule, taxonomies and vectors come of
+    `by_tuned`, the bound on entropy of `by_base` and the share of disagreements.
 
     Raises VectorError where fewer than two problems have a decision, as in a pair of equal models; StorageError and
     EstimateError as `moment_taxonomy` does; SiteError for a layer out of range.
