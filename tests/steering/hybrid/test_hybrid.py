@@ -130,7 +130,7 @@ def test_a_takeover_of_every_token_is_the_tuned_model_itself(pair, decoding):
 
 
 @pytest.mark.parametrize(
-    ("router", "act"),
+    ("router", "intervention"),
     [
         (Disagreement(), STEER),
         (Disagreement(), Takeover()),
