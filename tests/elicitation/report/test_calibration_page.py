@@ -405,9 +405,7 @@ def with_rivals() -> pl.DataFrame:
         for published in ("1", "2"):
             both = row | {"estimator": f"P{published}", "value": value, "seconds": 90.0}
             rows.append(both | {"quantity": f"P{published}, their formula", "low": NAN, "high": NAN})
-            rows.append(
-                both | {"quantity": f"P{published}, with interval", "low": value - 0.05, "high": value + 0.05}
-            )
+            rows.append(both | {"quantity": f"P{published}, with interval", "low": value - 0.05, "high": value + 0.05})
     return TRIALS.frame(rows)
 
 
