@@ -106,7 +106,7 @@ def devices() -> Iterator[Finding]:
     try:
         import torch
 
-        from lab.models.device import resolve_device, resolve_dtype
+        from lab.models.device import resolve_device, resolve_dtype, threads_rule
     except (ImportError, OSError) as error:
         yield Finding(
             section="devices",
@@ -116,7 +116,7 @@ def devices() -> Iterator[Finding]:
             mend=pip("torch"),
         )
         return
-    yield Finding(section="devices", name="torch threads", state="ok", description=str(torch.get_num_threads()))
+    yield Finding(section="devices", name="torch threads", state="ok", description=threads_rule())
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
         description = f"{gpu.name}, {gpu.total_memory / 1e9:.1f} GB"
