@@ -225,7 +225,7 @@ def cache(environment: Mapping[str, str]) -> Path:
 def organisms(shelf: Path) -> Iterator[Finding]:
     """Whether the models that come with the package are whole."""
     names = sorted(folder.name for folder in shelf.glob("*/"))
-    faults = {name: fault for name in names if (fault := weights_fault(shelf / name / "model.safetensors"))}
+    faults = {name: fault for name in names if (fault := weights_fault(weights_of(shelf / name)))}
     if names and not faults:
         yield Finding(section="organisms", name="shipped", state="ok", description=f"{len(names)}, all whole")
     elif not names:
@@ -239,6 +239,12 @@ def organisms(shelf: Path) -> Iterator[Finding]:
 def reinstall() -> str:
     """How to get the package's own files again."""
     return f"git -C {ROOT} checkout -- lab" if checkout() else pip(f"--force-reinstall --no-deps {PROJECT}")
+
+
+def weights_of(model: Path) -> Path:
+    """The safetensors file of a shipped model, which may be an adapter."""
+    adapter = model / "adapter_model.safetensors"
+    return adapter if adapter.is_file() else model / "model.safetensors"
 
 
 def weights_fault(path: Path) -> str | None:
