@@ -14,6 +14,7 @@ from elicitation.study.routing import routing_arms, routing_stage, scattered
 from elicitation.study.sampled import elicited_traces, hybrid_traces, own_traces, read_traces
 from elicitation.study.tables import table_stage
 from elicitation.study.vectors import Fitting, fitting_stage, read_vectors, vector_stage
+from lab.models.device import settled_threads
 from lab.records.provenance import canonical_json, digest
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import write_table
@@ -29,7 +30,7 @@ def run(study: Study, out: Path, *, command: str, watch: Watch = lambda *_: None
     for a bad request, and StorageError where `out` belongs to another study.
     """
     context = prepare(study, out, watch)
-    with claimed(out, study):
+    with claimed(out, study), settled_threads(context.base.n_parameters):
         return run_stages(context, command)
 
 
