@@ -143,7 +143,11 @@ def prompt_forms(task: Task) -> tuple[PromptForm, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Study:
-    """Everything that determines a study's results, except the content of the models and files it names."""
+    """Everything that determines a study's results, except the content of the models and files it names.
+
+    >>> el.Study(base="zero-base", tuned="zero-rl").task
+    'chain'
+    """
 
     base: str
     """Base model, as a user types it."""

@@ -22,14 +22,18 @@ from steering.hybrid.hybrid import Hybrid
 from steering.routing.routed import load_routing
 
 
-def run(study: Study, out: Path, *, command: str, watch: Watch = lambda *_: None) -> Finished:
+def run(study: Study, out: Path | str, *, command: str = "elicitation.run", watch: Watch = lambda *_: None) -> Finished:
     """Runs what is not yet there and writes `out/report.html`.
 
     Everything that can be found wrong with the request is found before the first file is written. Raises a LabError
     for a bad request, and StorageError where `out` belongs to another study.
+
+    >>> el.run(el.Study(base="zero-base", tuned="none"), "runs/none")
+    Traceback (most recent call last):
+    lab.records.errors.ModelError: no model 'none'; accepted: ...
     """
-    context = prepare(study, out, watch)
-    with claimed(out, study):
+    context = prepare(study, Path(out), watch)
+    with claimed(context.out, study):
         return run_stages(context, command)
 
 

@@ -36,7 +36,11 @@ from steering.vector import SteeringVector
 
 @dataclass(frozen=True, slots=True)
 class Hybrid:
-    """When (the router) and what (the act)."""
+    """When (the router) and what (the act).
+
+    >>> el.Hybrid(el.routers.Disagreement(), el.interventions.Takeover()).needs_tuned
+    True
+    """
 
     router: Router
     intervention: Intervention
