@@ -81,6 +81,11 @@ class Model:
         """The weights' dtype."""
         return self.network.dtype
 
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers its weights are, tied ones once."""
+        return sum(weight.numel() for weight in self.network.parameters())
+
 
 class Unembedding(nn.Linear):
     """The linear map that it was, of residuals in one piece.

@@ -41,13 +41,14 @@ class RoutingFit:
     """How to look for routers and categories."""
 
     n_categories: int = 5
-    method: Method = field(default_factory=KMeans)
+    """Kinds of decisions, each with a vector of its own."""
+    method: Method = field(default_factory=KMeans, metadata={"flag": None})
     """Of the taxonomies. Centres of `k_means` come out much alike from seed to seed, which few categories need."""
     min_disagreements: int = 8
     """A category with fewer is not steered."""
     max_disagreements: int = 4096
     """Decisions that the vectors are fitted on, at most; drawn at random from all."""
-    vectors: GradientFit = field(default_factory=lambda: GradientFit(n_steps=40))
+    vectors: GradientFit = field(default_factory=lambda: GradientFit(n_steps=40), metadata={"flag": None})
     """There are several, each of one kind of decision, which takes fewer steps than one vector of all kinds."""
 
     def __post_init__(self) -> None:

@@ -106,7 +106,7 @@ def essence(traces):
     return [(trace.problem_id, trace.sample_index, trace.tokens, trace.routes, trace.stop) for trace in traces]
 
 
-@pytest.mark.parametrize("act", [STEER, Takeover(), SecondChoice(), LikelyToken()])
+@pytest.mark.parametrize("intervention", [STEER, Takeover(), SecondChoice(), LikelyToken()])
 @pytest.mark.parametrize("decoding", [SAMPLED, GREEDY])
 def test_a_router_that_never_fires_leaves_the_base_to_itself(pair, intervention, decoding):
     decoding = replace(decoding, max_new_tokens=10)
@@ -130,7 +130,7 @@ def test_a_takeover_of_every_token_is_the_tuned_model_itself(pair, decoding):
 
 
 @pytest.mark.parametrize(
-    ("router", "act"),
+    ("router", "intervention"),
     [
         (Disagreement(), STEER),
         (Disagreement(), Takeover()),
