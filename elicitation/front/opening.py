@@ -1,6 +1,7 @@
 """Opening: models and tasks by the names that a person types, and what else is typed, as the lab's own values."""
 
 import json
+import os
 import warnings
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -86,13 +87,12 @@ def quiet() -> None:
 
     >>> el.quiet()
     """
-    import datasets
     import plotly.io
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    datasets.disable_progress_bars()
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     # peft 0.21 reads a property that transformers 5.23 deprecates.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     pl.Config.set_tbl_hide_dataframe_shape(True).set_tbl_hide_column_data_types(True).set_fmt_str_lengths(80)
