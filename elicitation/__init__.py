@@ -60,8 +60,7 @@ if TYPE_CHECKING:
     from probes.capture.site import Site
     from steering import gate as gates
     from steering.edit import Ablate, Add, ClampFeature, apply
-    from steering.hybrid import intervention as interventions
-    from steering.hybrid import router as routers
+    from steering.hybrid import interventions, routers
     from steering.hybrid.hybrid import Hybrid
     from steering.vector import SteeringVector
 
@@ -87,7 +86,11 @@ ROOMS = {
 }
 NAMES = {name: module for module, names in ROOMS.items() for name in names.split()}
 """Name -> the module that has it."""
-KINDS = {"gates": "steering.gate", "routers": "steering.hybrid.router", "interventions": "steering.hybrid.intervention"}
+KINDS = {
+    "gates": "steering.gate",
+    "routers": "steering.hybrid.routers",
+    "interventions": "steering.hybrid.interventions",
+}
 """Name -> the module that it is: every value of a kind stands there."""
 
 

@@ -31,7 +31,8 @@ from lab.scoring.scores import Readings, Row, completion_logits, pieces, scores
 from lab.tasks.source import Task
 from probes.capture.positions import single_token
 from steering.edit import apply
-from steering.hybrid.hybrid import Hybrid, open_hybrid
+from steering.hybrid.hybrid import Hybrid
+from steering.hybrid.open_hybrid import open_hybrid
 
 PROMPTED = Schema("prompted traces", (*TRACES.columns, Column("prompt", pl.String, "the text that was continued")))
 """`TRACES` that need no list of problems beside them."""

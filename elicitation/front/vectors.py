@@ -36,7 +36,7 @@ from steering.fits import controls, gradient, policy_gradient
 from steering.fits import mean_difference as means
 from steering.fits.examples import Disagreements
 from steering.gate import EVERYWHERE, Gate
-from steering.hybrid.intervention import Steer
+from steering.hybrid.interventions import Steer
 from steering.hybrid.vector_table import Drawn
 from steering.vector import SteeringVector
 

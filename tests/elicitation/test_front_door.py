@@ -36,8 +36,8 @@ def test_editors_are_told_the_very_names_that_are_brought():
     for node in block.body:
         assert isinstance(node, ast.ImportFrom)
         for alias in node.names:
-            told[alias.asname or alias.name] = node.module if alias.asname is None else f"{node.module}.{alias.name}"
-    assert told == el.NAMES | el.KINDS
+            told[alias.asname or alias.name] = getattr(import_module(node.module), alias.name)
+    assert told == {name: getattr(el, name) for name in dir(el)}
 
 
 def test_no_name_is_also_a_package_that_would_take_its_place():
