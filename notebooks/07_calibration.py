@@ -168,7 +168,7 @@ from elicitation.calibration.leak import shipped_leaks
 
 leaks = shipped_leaks().filter(kind="TAUGHT")
 figure = go.Figure()
-for arm, ink in (("fitted-opening", RANKED[0]), ("takeover-disagreement", "#cc79a7")):
+for arm, ink in (("fitted-first-token", RANKED[0]), ("takeover-disagreement", "#cc79a7")):
     rows = leaks.filter(arm=arm).select("case", "share", low="share_low", high="share_high")
     figure.add_bar(x=rows["case"], y=rows["share"], error_y=error_bars(rows, "share"), name=arm, marker_color=ink)
 figure.update_layout(height=380, title="What an arm recovers where nothing was elicited")

@@ -9,8 +9,7 @@ from polars.testing import assert_frame_equal
 from elicitation.estimators.coverage import coverage
 from elicitation.estimators.estimate import ESTIMATES, Analysis
 from lab.records.errors import EstimateError
-from lab.sampling.trace import VERDICTS
-from lab.scoring.evidence import PROCESS, RANKS, SCORES, Evidence
+from tests.evidence import evidence_of
 
 FAST = Analysis(n_boot=400)
 
@@ -32,12 +31,8 @@ def evidence(base, tuned):
         strict="strict",
         reason=pl.lit("ok"),
     )
-    return Evidence(
-        verdicts=verdicts,
-        scores=SCORES.frame([]),
-        ranks=RANKS.frame([]),
-        process=PROCESS.frame([]),
-        old_verdicts=VERDICTS.frame([]),
+    return evidence_of(
+        verdicts,
     )
 
 

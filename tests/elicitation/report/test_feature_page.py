@@ -54,7 +54,7 @@ def effect_of(feature: int) -> float:
 
 
 def intervention(kind: str, features: str, dose: float, rate: float, change: float, half: float = 0.02) -> dict:
-    beyond = 0.3 if features in ("matched", "opening") else NAN
+    beyond = 0.3 if features in ("frequency_matched", "first_token") else NAN
     return {
         "intervention": kind, "features": features, "n_features": 8, "dose": dose, "active_share": 0.5, "rate": rate,
         "low": rate - half, "high": rate + half, "change": change, "change_low": change - half,

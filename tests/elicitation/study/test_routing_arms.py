@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from elicitation.study.arms import Arm
-from elicitation.study.routing import routing_arms, scattered
+from elicitation.study.arms import Arm, scattered
+from elicitation.study.routing import routing_arms
 from lab.metrics.bootstrap import Interval
 from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
@@ -60,7 +60,12 @@ VECTORS = {"fitted": (vector(2.0),), "like-fitted": (vector(2.0, 1), vector(2.0,
 
 def arms_of(*norms: float) -> dict[str, Arm]:
     found = routing_arms(routing(*norms), VECTORS, seed=0)
-    assert len({arm.name for arm in found}) == len({arm.label for arm in found}) == len(found)
+    assert (
+        len({arm.key for arm in found})
+        == len({arm.name for arm in found})
+        == len({arm.label for arm in found})
+        == len(found)
+    )
     return {arm.name: arm for arm in found}
 
 
@@ -128,7 +133,7 @@ def test_without_a_category_vector_the_fitted_vector_is_left():
 
 @pytest.mark.parametrize("name", ["fitted-schedule", "fitted-entropy", "fitted-probe", "categories-probe"])
 def test_scattered_does_the_same_at_random_tokens(arms, name):
-    control = scattered(arms[name], 0.25)
+    control = scattered(arms[name], 0.25, top=5)
     assert control.method == Hybrid(AtRandom(0.25), arms[name].method.intervention)
     assert (control.name, control.kind, control.control_of) == (f"{name}-scattered", "control", name)
 

@@ -7,7 +7,8 @@ from elicitation.estimators.estimate import Analysis, rates
 from elicitation.estimators.panel import panel
 from lab.records.errors import EstimateError
 from lab.sampling.trace import VERDICTS
-from lab.scoring.evidence import PROCESS, RANKS, SCORES, Evidence
+from lab.scoring.evidence import SCORES, Evidence
+from tests.evidence import evidence_of
 
 
 def verdicts(**solved: list[str]) -> pl.DataFrame:
@@ -44,11 +45,9 @@ def evidence(of: pl.DataFrame, old: pl.DataFrame | None = None, scored: str | No
             }
         ]
     )
-    return Evidence(
-        verdicts=of,
+    return evidence_of(
+        of,
         scores=scores,
-        ranks=RANKS.frame([]),
-        process=PROCESS.frame([]),
         old_verdicts=VERDICTS.frame([]) if old is None else old,
     )
 
@@ -81,7 +80,7 @@ def test_no_estimator_gives_a_share_of_a_loss():
     worse = pl.concat(
         [
             verdicts(**{arm: names}).with_columns(strict=pl.lit(solved), sample_index=pl.lit(index, dtype=pl.Int32))
-            for arm, solved in (("base", True), ("tuned", False), ("greedy", True), ("tuned-greedy", False))
+            for arm, solved in (("base", True), ("tuned", False), ("base greedy", True), ("tuned greedy", False))
             for index in range(8)
         ]
     )
