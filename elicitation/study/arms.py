@@ -85,7 +85,7 @@ def ladder(vectors: Mapping[str, tuple[SteeringVector, ...]], first_rate: float,
     """
     steers = {kind: Steer(Drawn(tuple(map(Add, drawn)))) for kind, drawn in vectors.items()}
     return (
-        *rung(Role.BASE, "greedy", "+ greedy decoding", Hybrid(Never(), Takeover()), temperature=0.0),
+        *rung(Role.BASE, "base-greedy", "+ greedy decoding", Hybrid(Never(), Takeover()), temperature=0.0),
         *(mean_arms(steers) if "mean" in steers else ()),
         *(fitted_arms(steers) if "fitted" in steers else ()),
         *(first_token_arms(steers, first_rate) if "first_token" in steers else ()),

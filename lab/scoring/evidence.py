@@ -222,7 +222,7 @@ class Evidence:
             check_arms(name, getattr(self, name))
         named, judged = self.arms["arm"].to_list(), {*self.verdicts["arm"]}
         if len(named) != len(judged) or {*named} != judged:
-            raise EstimateError(f"arms {sorted(named)}, and verdicts of {sorted(judged)}: want the same, each once")
+            raise EstimateError(f"arms {sorted(named)}, but verdicts of {sorted(judged)}: want the same, each once")
         known = self.verdicts["problem_id"].unique().to_list()
         for name in ("scores", "ranks", "process"):
             strangers = getattr(self, name).filter(~pl.col("problem_id").is_in(known))["problem_id"]

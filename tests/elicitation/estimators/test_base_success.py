@@ -276,8 +276,8 @@ def test_what_does_not_fit_is_named():
         judged_scores(replace(data, verdicts=data.verdicts[1:]))
     with pytest.raises(EstimateError, match="'steered' wrote"):
         judged_scores(replace(data, scores=data.scores.with_columns(writer=pl.lit("steered"))))
-    with pytest.raises(EstimateError, match="'base' on problem 'p0'"):
-        base_success(replace(data, verdicts=data.verdicts.filter(pl.col("arm") != "base")), FAST)
+    with pytest.raises(EstimateError, match="no verdicts of the arm 'base, sampled': there are tuned"):
+        base_success(evidence_of(data.verdicts.filter(pl.col("arm") != "base"), scores=data.scores), FAST)
     for wrong in (0.5, -np.inf, np.nan):
         with pytest.raises(EstimateError, match=r"logp_base of sample 0 of problem 'p0' by tuned"):
             judged_scores(replace(data, scores=data.scores.with_columns(logp_base=pl.lit(wrong))))

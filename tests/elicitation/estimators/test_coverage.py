@@ -166,8 +166,8 @@ def test_a_gap_that_may_be_noise_has_no_share():
 
 def test_a_missing_arm_is_named():
     whole = evidence(counted([1, 2], 8), counted([3, 4], 8))
-    with pytest.raises(EstimateError, match="'tuned' on problem 'p0000'"):
-        coverage(replace(whole, verdicts=whole.verdicts.filter(pl.col("arm") != "tuned")), FAST)
+    with pytest.raises(EstimateError, match="no verdicts of the arm 'tuned, sampled': there are base"):
+        coverage(evidence_of(whole.verdicts.filter(pl.col("arm") != "tuned")), FAST)
 
 
 def test_every_row_is_named_once():

@@ -69,9 +69,9 @@ def test_beyond_is_the_top_rate_minus_the_controls(table):
 def test_ablated_features_are_zero_and_others_stay(candidates, prompts):
     features = candidates.sae.encode(2 * drawn(4, 5, candidates.sae.d_model))
     sets = feature_sets(candidates, len(prompts), seed=0)
-    cut = alteration(Ablated(), candidates, sets["matched"])(features, [3, 0, 7, 7])
+    cut = alteration(Ablated(), candidates, sets["frequency_matched"])(features, [3, 0, 7, 7])
     for row, prompt in enumerate((3, 0, 7, 7)):
-        chosen = sets["matched"][prompt].tolist()
+        chosen = sets["frequency_matched"][prompt].tolist()
         others = [feature for feature in range(candidates.sae.d_sae) if feature not in chosen]
         assert (cut[row][:, chosen] == 0).all()
         assert (cut[row][:, others] == features[row][:, others]).all()

@@ -63,9 +63,7 @@ def test_at_the_last_block_only_the_last_token_counts_and_the_effect_is_what_abl
     assert effect == pytest.approx(np.mean(lost), abs=1e-4)
 
 
-def test_first_token_shares_count_the_prompts_at_whose_last_token_a_feature_is_active(
-    model, signed_sae, prompts, found
-):
+def test_first_token_shares_count_prompts_at_whose_last_token_a_feature_is_active(model, signed_sae, prompts, found):
     active = []
     for prompt in prompts:
         streams = []
