@@ -3,7 +3,7 @@
 import polars as pl
 
 from lab.sampling.trace import VERDICTS
-from lab.scoring.evidence import ARMS, PROCESS, RANKS, SCORES, ArmKey, Control, Evidence, Role
+from lab.scoring.evidence import ARMS, PROCESS, RANKS, SCORES, ArmKey, Control, Evidence, Role, arm_row
 
 KEYS = {
     "base": ArmKey(Role.BASE),
@@ -24,19 +24,7 @@ KEYS = {
 
 def arms_of(verdicts: pl.DataFrame) -> pl.DataFrame:
     """`ARMS` of those arms of `KEYS` that have verdicts."""
-    return ARMS.frame(
-        [
-            {
-                "arm": name,
-                "label": name,
-                "role": KEYS[name].role,
-                "decoding": KEYS[name].decoding,
-                "control": KEYS[name].control,
-                "control_of": None,
-            }
-            for name in verdicts["arm"].unique(maintain_order=True)
-        ]
-    )
+    return ARMS.frame([arm_row(name, KEYS[name]) for name in verdicts["arm"].unique(maintain_order=True)])
 
 
 def evidence_of(

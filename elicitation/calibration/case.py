@@ -15,7 +15,6 @@ from lab.post_training.path_test import PathTest
 from lab.records.seeds import child_seed
 from lab.sampling.decoding import Decoding
 from lab.scoring.evidence import ArmKey, Control, Role
-from steering.published_hybrids.recipe import PublishedSettings
 from steering.routing.routed import RoutingFit
 
 NEEDED = (
@@ -89,6 +88,7 @@ FULL = Effort(
     n_replica_boot=200,
     path=PathTest(n_problems=200),
 )
+EFFORTS = {"quick": QUICK, "full": FULL}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,7 +158,7 @@ def case_study(case: KnownCase, effort: Effort, *, seed: int, device: str) -> St
         arms=() if leaks else (*effort.arms, *(ArmKey(role, "greedy") for role in PUBLISHED.values() if compared)),
         own_help=OwnHelp() if leaks else None,
         routing=RoutingFit() if leaks else None,
-        published_hybrids=PublishedSettings() if compared else None,
+        published_hybrids=compared,
         published_arms=effort.published_arms,
         ks=tuple(k for k in (1, 2, 4, 8, 16, 32, 64) if k <= effort.n_curve_samples),
         decoding=Decoding(max_new_tokens=96),

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from elicitation.cli.commands import ExportCommand
 from elicitation.report.study.tables import LADDER
-from lab.models.device import resolve_device, resolve_dtype
+from lab.models.device import resolve_device, resolve_dtype, settle_threads
 from lab.models.load import Model, load
 from lab.models.source import model_source
 from lab.records.errors import StorageError, VectorError
@@ -39,6 +39,7 @@ def run_export(command: ExportCommand, console: Console) -> None:
     model = None
     if command.model is not None:
         model = load(model_source(command.model), device=device, dtype=resolve_dtype(command.dtype, device))
+        settle_threads(model.n_parameters)
     form, measured = chosen_format(command, model), measured_effect(command)
     file = import_vector(command.vector, None if model is None else facts_of(model))
     origin = known_origin(command, file, model)

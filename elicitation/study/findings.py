@@ -16,7 +16,7 @@ from lab.metrics.guess_floor import guess_floor
 from lab.metrics.pass_at_k import cover_curve, pass_at_k_curve
 from lab.metrics.share import elicited_share
 from lab.sampling.trace import ROUTES
-from lab.scoring.evidence import ARMS, ArmKey, Role
+from lab.scoring.evidence import ARMS, ArmKey, Role, arm_row
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
 
@@ -106,19 +106,7 @@ def crossed(
 
 def arm_table(arms: Sequence[Answered]) -> pl.DataFrame:
     """`ARMS`: what each arm is called, and what it is there for."""
-    return ARMS.frame(
-        [
-            {
-                "arm": arm.name,
-                "label": arm.label,
-                "role": arm.key.role,
-                "decoding": arm.key.decoding,
-                "control": arm.key.control,
-                "control_of": arm.control_of,
-            }
-            for arm in arms
-        ]
-    )
+    return ARMS.frame([arm_row(arm.name, arm.key, label=arm.label, control_of=arm.control_of) for arm in arms])
 
 
 def ladder_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:

@@ -14,6 +14,7 @@ from elicitation.study.routing import routing_arms, routing_stage
 from elicitation.study.sampled import elicited_traces, hybrid_traces, own_traces, read_traces
 from elicitation.study.tables import table_stage
 from elicitation.study.vectors import Fitting, fitting_stage, read_vectors, vector_stage
+from lab.models.device import settled_threads
 from lab.records.provenance import canonical_json, digest
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import write_table
@@ -22,14 +23,18 @@ from steering.hybrid.hybrid import Hybrid
 from steering.routing.routed import load_routing
 
 
-def run(study: Study, out: Path, *, command: str, watch: Watch = lambda *_: None) -> Finished:
+def run(study: Study, out: Path | str, *, command: str = "elicitation.run", watch: Watch = lambda *_: None) -> Finished:
     """Runs what is not yet there and writes `out/report.html`.
 
     Everything that can be found wrong with the request is found before the first file is written. Raises a LabError
     for a bad request, and StorageError where `out` belongs to another study.
+
+    >>> el.run(el.Study(base="zero-base", tuned="none"), "runs/none")
+    Traceback (most recent call last):
+    lab.records.errors.ModelError: no model 'none'; accepted: ...
     """
-    context = prepare(study, out, watch)
-    with claimed(out, study):
+    context = prepare(study, Path(out), watch)
+    with claimed(context.out, study), settled_threads(context.base.n_parameters):
         return run_stages(context, command)
 
 
@@ -58,7 +63,7 @@ def measure(context: StudyContext) -> Measured:
 
 def sought_features(context: StudyContext, fitting: Fitting) -> Artefact | None:
     """The feature stage, where the study has one."""
-    if context.study.features is None:
+    if not context.study.features.layers:
         return None
     # It brings sae_lens, which is slow to import.
     from elicitation.study.features import feature_stage
@@ -96,8 +101,8 @@ def listed(context: StudyContext, fitting: Fitting) -> Iterator[tuple[Arm, dict[
         for arm in routing_arms(load_routing(routing.path), vectors, seed=study.seed):
             yield arm, fitted
     if (
-        study.published_hybrids is not None
-        and (published_hybrids := published_stage(context, study.published_hybrids, fitting)) is not None
+        study.published_hybrids
+        and (published_hybrids := published_stage(context, study.published, fitting)) is not None
     ):
         for arm in arms_of_published(published_hybrids, study.seed):
             if not study.published_arms or arm.key in study.published_arms:

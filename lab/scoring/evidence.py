@@ -133,7 +133,17 @@ ARMS = Schema(
         Column("control_of", pl.String, "for a control, the arm of its rung; else null"),
     ),
 )
-"""The arms of a study, in the order of its ladder."""
+"""The arms of a study."""
+
+
+def arm_row(name: str, key: ArmKey, *, label: str = "", control_of: str | None = None) -> dict[str, object]:
+    """A row of `ARMS`; an arm without a label goes by its name."""
+    named = {"arm": name, "label": label or name, "control_of": control_of}
+    return named | {"role": key.role, "decoding": key.decoding, "control": key.control}
+
+
+TWO_MODELS = ARMS.frame([arm_row(role, ArmKey(role)) for role in (Role.BASE, Role.TUNED)])
+"""The arms `base` and `tuned`: what has been sampled from a pair alone."""
 
 _WRITER = Column("writer", pl.String, "whose completion it is: base or tuned")
 _PROBLEM = Column("problem_id", pl.String, "the problem it answers")

@@ -5,7 +5,7 @@ import torch
 from lab.metrics.bootstrap import Interval
 from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
-from steering.hybrid.router import EntropyAbove, LinearProbe, Scheduled
+from steering.hybrid.routers import EntropyAbove, LinearProbe, Scheduled
 from steering.routing.category_vectors import CategoryVectors
 from steering.routing.fit_router import ProbeQuality
 from steering.routing.routed import Routing

@@ -6,8 +6,8 @@ from elicitation.study.arms import Arm, scattered
 from elicitation.study.routing import routing_arms
 from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.intervention import Steer
-from steering.hybrid.router import AtRandom
+from steering.hybrid.interventions import Steer
+from steering.hybrid.routers import AtRandom
 from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
 from tests.elicitation.study.by_hand import SITE, VECTORS, routing
 

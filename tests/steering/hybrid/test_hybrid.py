@@ -15,13 +15,11 @@ from lab.sampling.sample import end_tokens, sample
 from probes.capture.site import Site, hook_site
 from steering.edit import Ablate, Add, Rotate, apply
 from steering.gate import AtPositions, WhileWriting
-from steering.hybrid.hybrid import (
-    Hybrid,
-    insisting,
-)
-from steering.hybrid.intervention import LikelyToken, SecondChoice, Steer, Takeover
-from steering.hybrid.router import Always, AtRandom, AtSteps, Disagreement, Never, Reranked, View, route
+from steering.hybrid.hybrid import Hybrid, Moment, insisting
+from steering.hybrid.interventions import LikelyToken, SecondChoice, Steer, Takeover
+from steering.hybrid.routers import Always, AtRandom, AtSteps, Disagreement, Never, Reranked
 from steering.hybrid.vector_table import Drawn
+from steering.hybrid.watched_decoder import View
 
 from .by_hand import FEW, PROBLEMS, SAMPLED, SEED, pair_of, vector, written
 
@@ -84,7 +82,8 @@ def by_definition(pair, hybrid, problem, decoding, sample_index=0):
         text = prompt + tokens
         base, tuned = last_logits(pair.base, text), last_logits(pair.tuned, text)
         logits, writer = base, 0
-        if bool(route(hybrid.router, step=step, keys=key, base=View(base, {}), tuned=View(tuned, {}))[0]):
+        now = Moment(step=step, keys=key, base=View(base, {}), tuned=View(tuned, {}))
+        if bool(hybrid.router.route(now)[0]):
             match hybrid.intervention:
                 case Steer(table=Drawn(edits=edits)):
                     logits, writer = last_logits(pair.base, text, edits[int(key[0]) % len(edits)]), 1
@@ -106,7 +105,7 @@ def essence(traces):
     return [(trace.problem_id, trace.sample_index, trace.tokens, trace.routes, trace.stop) for trace in traces]
 
 
-@pytest.mark.parametrize("act", [STEER, Takeover(), SecondChoice(), LikelyToken()])
+@pytest.mark.parametrize("intervention", [STEER, Takeover(), SecondChoice(), LikelyToken()])
 @pytest.mark.parametrize("decoding", [SAMPLED, GREEDY])
 def test_a_router_that_never_fires_leaves_the_base_to_itself(pair, intervention, decoding):
     decoding = replace(decoding, max_new_tokens=10)
@@ -130,7 +129,7 @@ def test_a_takeover_of_every_token_is_the_tuned_model_itself(pair, decoding):
 
 
 @pytest.mark.parametrize(
-    ("router", "act"),
+    ("router", "intervention"),
     [
         (Disagreement(), STEER),
         (Disagreement(), Takeover()),
