@@ -65,7 +65,10 @@ origin = Origin(made_by=made_by, fitted_on=facts_of(base), measured_dose=1.0)
 # the model.
 
 # %%
-from steering.export.export import Gguf, LayerTable, Safetensors, VllmLens, export, import_vector
+from steering.export.export import export, import_vector
+from steering.export.gguf import Gguf
+from steering.export.tensors import LayerTable, Safetensors
+from steering.export.vllm_lens import VllmLens
 
 formats = {
     "opening.safetensors": ("this lab", Safetensors()),
@@ -87,7 +90,7 @@ pl.DataFrame(rows)
 
 # %%
 from steering.edit import Add, apply
-from steering.export.export import BakedBias
+from steering.export.baked_bias import BakedBias
 
 export(vector, BakedBias(into=base), work / "baked", origin)
 baked = load(model_source(str(work / "baked")), device=CPU, dtype=torch.float32)
