@@ -106,7 +106,7 @@ def devices() -> Iterator[Finding]:
     try:
         import torch
 
-        from lab.models.device import resolve_device, resolve_dtype
+        from lab.models.device import resolve_device, resolve_dtype, threads_rule
     except (ImportError, OSError) as error:
         yield Finding(
             section="devices",
@@ -116,7 +116,7 @@ def devices() -> Iterator[Finding]:
             mend=pip("torch"),
         )
         return
-    yield Finding(section="devices", name="torch threads", state="ok", description=str(torch.get_num_threads()))
+    yield Finding(section="devices", name="torch threads", state="ok", description=threads_rule())
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
         description = f"{gpu.name}, {gpu.total_memory / 1e9:.1f} GB"
@@ -225,7 +225,7 @@ def cache(environment: Mapping[str, str]) -> Path:
 def organisms(shelf: Path) -> Iterator[Finding]:
     """Whether the models that come with the package are whole."""
     names = sorted(folder.name for folder in shelf.glob("*/"))
-    faults = {name: fault for name in names if (fault := weights_fault(shelf / name / "model.safetensors"))}
+    faults = {name: fault for name in names if (fault := weights_fault(weights_of(shelf / name)))}
     if names and not faults:
         yield Finding(section="organisms", name="shipped", state="ok", description=f"{len(names)}, all whole")
     elif not names:
@@ -239,6 +239,12 @@ def organisms(shelf: Path) -> Iterator[Finding]:
 def reinstall() -> str:
     """How to get the package's own files again."""
     return f"git -C {ROOT} checkout -- lab" if checkout() else pip(f"--force-reinstall --no-deps {PROJECT}")
+
+
+def weights_of(model: Path) -> Path:
+    """The safetensors file of a shipped model, which may be an adapter."""
+    adapter = model / "adapter_model.safetensors"
+    return adapter if adapter.is_file() else model / "model.safetensors"
 
 
 def weights_fault(path: Path) -> str | None:

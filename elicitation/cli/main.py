@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import io
 import operator
+import os
 import re
 import shlex
 import shutil
@@ -53,6 +54,9 @@ New here? `lab demo` runs a whole study on models that come with the package, in
 def main() -> None:
     """Entry point: 0 when done, 2 with one line on standard error for what the user can mend, 130 or 143 if stopped."""
     typed = sys.argv[1:]
+    # OpenMP reads it once, with torch. Threads that spin while they wait for each other stand still where another
+    # process keeps a core busy: sampling took 30 times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         command = parsed(typed or ["--help"])
         line = shlex.join(["lab", *typed])

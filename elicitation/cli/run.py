@@ -150,7 +150,6 @@ def demo_study(seed: int) -> Study:
 def as_study(command: StudyCommand) -> Study:
     """The configuration that a `lab study` command describes."""
     from lab.sampling.decoding import Decoding
-    from steering.published_hybrids.recipe import PublishedSettings
 
     base, tuned = named_pair(command.pair)
     task, own = own_task(command.pair)
@@ -171,8 +170,8 @@ def as_study(command: StudyCommand) -> Study:
         ks=command.ks,
         n_fit_problems=command.n_fit_problems,
         layer=command.layer,
-        features=FeatureSearch(layers=command.feature_layers) if command.feature_layers else None,
-        published_hybrids=PublishedSettings() if command.published_hybrids else None,
+        features=FeatureSearch(layers=command.feature_layers),
+        published_hybrids=command.published_hybrids,
         decoding=decoding,
         seed=command.seed,
         batch_size=command.batch_size,
@@ -249,7 +248,7 @@ def run_calibrate(command: CalibrateCommand, typed: str, console: Console) -> No
 
 def run_sample(command: SampleCommand, console: Console) -> None:
     """Samples, verifies and writes three tables."""
-    from lab.models.device import resolve_device, resolve_dtype
+    from lab.models.device import resolve_device, resolve_dtype, settle_threads
     from lab.models.load import load
     from lab.records.seeds import child_seed
     from lab.sampling.decoding import Decoding
@@ -266,6 +265,7 @@ def run_sample(command: SampleCommand, console: Console) -> None:
     device = resolve_device(command.device)
     dtype = resolve_dtype(command.dtype, device)
     model = load(model_source(command.model), device=device, dtype=dtype)
+    settle_threads(model.n_parameters)
     task = open_task(task_source(command.task), n_problems=command.n_problems, seed=command.seed)
     decoding = Decoding(
         temperature=command.temperature, top_p=command.top_p, max_new_tokens=command.max_new_tokens, stop=command.stop
@@ -315,7 +315,7 @@ def beside(traces: Path) -> Path:
 
 def run_capture(command: CaptureRunCommand, console: Console) -> None:
     """Stores the activations of a model on traces."""
-    from lab.models.device import resolve_device, resolve_dtype
+    from lab.models.device import resolve_device, resolve_dtype, settle_threads
     from lab.models.load import load
     from lab.records.scale_out import place
     from lab.sampling.trace import TRACES
@@ -333,6 +333,7 @@ def run_capture(command: CaptureRunCommand, console: Console) -> None:
     traces, asked = read_table(command.traces, TRACES), read_table(problems, PROBLEMS)
     device = resolve_device(command.device)
     model = load(model_source(command.model), device=device, dtype=resolve_dtype(command.dtype, device))
+    settle_threads(model.n_parameters)
     chosen = texts(model, traces, asked)
     planned = plan(
         model,
@@ -376,7 +377,7 @@ def run_verify(path: Path, console: Console) -> None:
 
 def run_repair(path: Path, console: Console) -> None:
     """Captures damaged shards again; the model is loaded only if there are any."""
-    from lab.models.device import resolve_device
+    from lab.models.device import resolve_device, settle_threads
     from lab.models.load import load
     from probes.storage.plan import DTYPES
     from probes.storage.repair import repair, verify
@@ -387,6 +388,7 @@ def run_repair(path: Path, console: Console) -> None:
     if damaged:
         device = resolve_device(store.plan.device)
         model = load(model_source(store.plan.model), device=device, dtype=DTYPES[store.plan.weights])
+        settle_threads(model.n_parameters)
         with progress(console) as watch:
             repair(store, damaged, model, on_progress=lambda n, total: watch("shards", n, total))
     mended = ", ".join(f"{name} was {fault}" for name, fault in damaged) or "nothing was damaged"

@@ -12,7 +12,7 @@ from rich.text import Text
 from elicitation.cli.feature_commands import AttributeCommand
 from elicitation.cli.progress import progress
 from lab.metrics.bootstrap import resamples
-from lab.models.device import resolve_double_device, resolve_dtype
+from lab.models.device import resolve_double_device, resolve_dtype, settle_threads
 from lab.models.load import Model, load
 from lab.models.source import model_source
 from lab.records.errors import EstimateError
@@ -44,6 +44,7 @@ def run_attribute(command: AttributeCommand, console: Console) -> None:
     """Attributes under a progress bar, and prints the features of the largest effect."""
     device = resolve_double_device(command.device)
     model = load(model_source(command.model), device=device, dtype=resolve_dtype(command.dtype, device))
+    settle_threads(model.n_parameters)
     sae, method, on = load_sae(command.sae.resolve(), device=device), chosen_method(command), place(command.ray)
     asked = contrasts(command, model, console)
     plan = attribution_plan(model, sae, asked, method, batch=command.batch, shard_texts=command.shard_texts)

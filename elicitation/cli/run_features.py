@@ -17,7 +17,7 @@ from elicitation.report.features.page import FeaturePage, render_features
 from elicitation.report.features.tables import TABLES
 from elicitation.report.kit.provenance_section import TableFile
 from lab.metrics.bootstrap import resamples
-from lab.models.device import resolve_double_device
+from lab.models.device import resolve_double_device, settle_threads
 from lab.models.load import Model, load
 from lab.models.source import model_source
 from lab.records.errors import EstimateError, StorageError
@@ -116,6 +116,7 @@ def run_page(command: FeaturesCommand, typed: str, console: Console) -> None:
     if sae.trained_on not in (None, base.plan.model_digest):
         console.print(f"{sae.name} learnt another model than {base.plan.model}, which reads here", highlight=False)
     model = load(model_source(base.plan.model), device=device, dtype=DTYPES[base.plan.weights])
+    settle_threads(model.n_parameters)
     labels = token_labels(command, base, model)
     attributed = None if command.effects is None else Attributed.read(command.effects, sae)
     parents = {"sae": sae.digest, "store": digest(base.files)}

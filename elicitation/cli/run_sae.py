@@ -13,7 +13,7 @@ from rich.text import Text
 
 from elicitation.cli.feature_commands import SaeCompareCommand, SaeTrainCommand
 from elicitation.cli.progress import progress
-from lab.models.device import resolve_double_device
+from lab.models.device import resolve_double_device, settle_threads
 from lab.models.load import load
 from lab.models.source import model_source
 from lab.records.errors import ModelError, SiteError
@@ -76,6 +76,7 @@ def run_sae_train(command: SaeTrainCommand, console: Console) -> None:
                     trainer, units, on, device=device, on_done=lambda unit: told(0 if unit in there else n_tokens)
                 )
     model = load(model_source(store.plan.model), device=device, dtype=DTYPES[store.plan.weights])
+    settle_threads(model.n_parameters)
     for table in quality_tables(judge(model, units, seed=command.seed)):
         console.print(table)
     console.print(f"in {command.out.resolve()}", highlight=False, soft_wrap=True)

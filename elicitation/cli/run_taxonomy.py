@@ -13,7 +13,7 @@ from rich.text import Text
 
 from elicitation.cli.feature_commands import TaxonomyCommand
 from elicitation.cli.progress import progress
-from lab.models.device import resolve_device
+from lab.models.device import resolve_device, settle_threads
 from lab.models.load import load
 from lab.models.source import model_source
 from lab.records.errors import StorageError
@@ -38,6 +38,7 @@ def run_taxonomy(command: TaxonomyCommand, console: Console) -> None:
     store = open_store(command.store)
     device = resolve_device("cpu")
     model = load(model_source(store.plan.model), device=device, dtype=DTYPES[store.plan.weights])
+    settle_threads(model.n_parameters)
     sites = tuple(Site.parse(name) for name in command.sites) or store.plan.sites
     config = {
         "segments": command.segments,

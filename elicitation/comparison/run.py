@@ -28,6 +28,7 @@ from elicitation.report.vectors.tables import (
 from elicitation.study.context import Watch, claimed
 from elicitation.study.evidence import DISAGREEMENTS
 from elicitation.study.run import problem_stage
+from lab.models.device import settled_threads
 from lab.records.provenance import file_digest
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import Schema, read_provenance, read_table, write_table, write_text
@@ -65,7 +66,7 @@ def compare(comparison: Comparison, out: Path, *, command: str, watch: Watch = l
     request, and StorageError where `out` belongs to another comparison.
     """
     ground = survey(comparison, out, watch)
-    with claimed(out, comparison, "comparison"):
+    with claimed(out, comparison, "comparison"), settled_threads(ground.context.base.n_parameters):
         measured, vectors = measure(ground)
         # Every stage has moved out of it; a kill may have left hidden parts of files.
         shutil.rmtree(out / ".work", ignore_errors=True)

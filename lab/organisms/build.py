@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from lab.models.device import settled_threads
 from lab.models.load import load
 from lab.models.source import LocalModel, organism_directory, organism_names
 from lab.organisms.card import EVALUATION_SEED, examine, write_card
@@ -83,7 +84,8 @@ def build(
     tokenizer = chain_tokenizer(organism.alphabet)
     network = starting_network(organism, parent, tokenizer, seed=seed, device=device)
     told = partial(watch, f"steps: {final.name}")
-    train(organism, network, tokenizer, work / "trainer", seed=seed, device=device, on_progress=told)
+    with settled_threads(network.num_parameters()):
+        train(organism, network, tokenizer, work / "trainer", seed=seed, device=device, on_progress=told)
     network = network.cpu().bfloat16()
     checkpoint = work / "checkpoint"
     network.save_pretrained(checkpoint)
