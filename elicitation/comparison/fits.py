@@ -7,7 +7,7 @@ from elicitation.comparison.context import Ground
 from probes.capture.site import Site
 from steering.fits.fit import Fit, Taught
 from steering.fits.fits import DecoderRows, MeanDifference
-from steering.fits.gradient import OpeningGradient, TextGradient
+from steering.fits.gradient import FirstTokenGradient, TextGradient
 from steering.fits.policy_gradient import PolicyGradient
 from steering.gate import EVERYWHERE, Gate, WhileWriting
 
@@ -43,7 +43,7 @@ def entries(ground: Ground) -> tuple[Entry, ...]:
         "mean": ("difference of means", MeanDifference(), each, EVERYWHERE),
         "mean-first": ("difference of means", MeanDifference(), each, FIRST),
         "gradient": ("gradient on texts", TextGradient(comparison.fit, comparison.n_texts), each, EVERYWHERE),
-        "gradient-first": ("gradient on disagreements", OpeningGradient(comparison.fit), each, FIRST),
+        "gradient-first": ("gradient on disagreements", FirstTokenGradient(comparison.fit), each, FIRST),
         "policy": (f"policy gradient at {len(ground.policy_sites)} sites", policy, [ground.policy_sites], EVERYWHERE),
     }
     if ground.sae is not None:

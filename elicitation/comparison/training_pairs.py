@@ -12,7 +12,7 @@ from torch import Tensor
 
 from elicitation.comparison.context import Ground
 from elicitation.study.context import StudyContext
-from elicitation.study.evidence import DISAGREEMENTS, contexts, disagreements, opening_activations
+from elicitation.study.evidence import DISAGREEMENTS, contexts, disagreements, first_token_activations
 from elicitation.study.sampled import own_traces, read_traces
 from elicitation.study.vectors import strict
 from lab.models.load import Model
@@ -53,7 +53,7 @@ class TrainingPairs:
     def sides(self, model: Model, site: Site) -> tuple[Float[Tensor, "_ d_model"], Float[Tensor, "_ d_model"]]:
         """Streams just after the first token of the positive and of the negative traces."""
         positive, negative = (
-            opening_activations(model, site, {"side": side}, self.problems)[0]
+            first_token_activations(model, site, {"side": side}, self.problems)[0]
             for side in (self.positive, self.negative)
         )
         if not (len(positive) and len(negative)):
@@ -70,7 +70,7 @@ class TrainingPairs:
         lengths = torch.tensor([len(row.completion) for row in rows], device=model.device)
         return Completions(padded.tokens, padded.mask, lengths)
 
-    def openings(self, model: Model, generator: torch.Generator) -> Disagreements:
+    def first_tokens(self, model: Model, generator: torch.Generator) -> Disagreements:
         """Disagreements at the first token of a completion."""
         chosen = self._some(self.decided.filter(pl.col("position") == 0), MAX_DISAGREEMENTS, generator)
         return contexts(model, chosen, self.decided_in, self.problems)

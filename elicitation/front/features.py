@@ -23,7 +23,7 @@ from lab.records.tables import read_table
 from lab.tasks.problem import problem_table
 from lab.tasks.source import Task
 from probes.attribution import attribute as attribution
-from probes.attribution.contrast import opening_contrasts
+from probes.attribution.contrast import first_token_contrasts
 from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation, Method
 from probes.attribution.feature_effects import feature_effects
 from probes.capture import capture as capturing
@@ -211,7 +211,7 @@ def matched_features(found: Carriers, n_draws: int = 1, *, seed: int = 0) -> lis
     >>> [len(draw) for draw in el.matched_features(found, n_draws=2)]
     [3, 3]
     """
-    return frequency_matched(found.top, found.opening_share, n_draws, numpy_generator(seed, "matched")).tolist()
+    return frequency_matched(found.top, found.first_token_share, n_draws, numpy_generator(seed, "matched")).tolist()
 
 
 def token_strip(
@@ -250,7 +250,7 @@ def contrasts_of(
 ) -> pl.DataFrame:
     """One side's tokens against the other's behind every prompt."""
     sides = ([side] if isinstance(side, str) else side for side in (toward, against))
-    return opening_contrasts(model, problems_of(prompts), *sides)
+    return first_token_contrasts(model, problems_of(prompts), *sides)
 
 
 def directory(out: Path | str | None) -> Path:
