@@ -14,7 +14,6 @@ from lab.models.source import organism_directory, organism_names
 from lab.post_training.path_test import PathTest
 from lab.records.seeds import child_seed
 from lab.sampling.decoding import Decoding
-from steering.published_hybrids.recipe import PublishedSettings
 from steering.routing.routed import RoutingFit
 
 NEEDED = (
@@ -151,7 +150,7 @@ def case_study(case: KnownCase, effort: Effort, *, seed: int, device: str) -> St
         arms=() if leaks else (*effort.arms, *(PUBLISHED.values() if compared else ())),
         own_help=OwnHelp() if leaks else None,
         routing=RoutingFit() if leaks else None,
-        published_hybrids=PublishedSettings() if compared else None,
+        published_hybrids=compared,
         published_arms=effort.published_arms,
         ks=tuple(k for k in (1, 2, 4, 8, 16, 32, 64) if k <= effort.n_curve_samples),
         decoding=Decoding(max_new_tokens=96),

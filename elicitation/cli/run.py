@@ -150,7 +150,6 @@ def demo_study(seed: int) -> Study:
 def as_study(command: StudyCommand) -> Study:
     """The configuration that a `lab study` command describes."""
     from lab.sampling.decoding import Decoding
-    from steering.published_hybrids.recipe import PublishedSettings
 
     base, tuned = named_pair(command.pair)
     task, own = own_task(command.pair)
@@ -171,8 +170,8 @@ def as_study(command: StudyCommand) -> Study:
         ks=command.ks,
         n_fit_problems=command.n_fit_problems,
         layer=command.layer,
-        features=FeatureSearch(layers=command.feature_layers) if command.feature_layers else None,
-        published_hybrids=PublishedSettings() if command.published_hybrids else None,
+        features=FeatureSearch(layers=command.feature_layers),
+        published_hybrids=command.published_hybrids,
         decoding=decoding,
         seed=command.seed,
         batch_size=command.batch_size,

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from elicitation.estimators.estimate import Analysis
 from elicitation.study.arms import Arm
+from lab.models.device import DtypeName
 from lab.models.load import Model
 from lab.records.errors import DecodingError, EstimateError, TaskError
 from lab.sampling.decoding import Decoding
@@ -26,8 +27,9 @@ from steering.routing.routed import RoutingFit
 class FeatureSearch:
     """TopK SAEs of the base model's stream, and what their features do to how answers open."""
 
-    layers: tuple[int, ...]
-    """Blocks at whose output features are sought, from 0; what is shown is of the one where they do most."""
+    layers: tuple[int, ...] = ()
+    """Blocks at whose outputs features are sought, from 0, such as 2 3; what is shown is of the one where they do most.
+    None are sought where none is named."""
     expansion: int = 4
     """Features for each dimension of the stream."""
     k: int = 16
@@ -42,8 +44,8 @@ class FeatureSearch:
     """Features that the report shows with their contexts."""
 
     def __post_init__(self) -> None:
-        if not self.layers or len(set(self.layers)) < len(self.layers):
-            raise EstimateError(f"features at blocks {list(self.layers)}: want at least one block, and none twice")
+        if len(set(self.layers)) < len(self.layers):
+            raise EstimateError(f"features at blocks {list(self.layers)}: want none twice")
         counts = {name: getattr(self, name) for name in ("expansion", "k", "n_tokens", "n_texts", "n_top", "n_shown")}
         if low := {name: count for name, count in counts.items() if count < 1}:
             raise EstimateError(f"{', '.join(f'{name} = {count}' for name, count in low.items())}: want at least 1")
@@ -68,6 +70,7 @@ class OwnHelp:
     n_fit_samples: int = 4
     """Completions of each training problem, by every prompt and at every temperature that is tried."""
     temperatures: tuple[float, ...] = (1.0, 0.6, 0.3, 0.0)
+    """Those that are tried."""
     n_votes: int = 16
     """Completions that vote on one answer."""
     n_branches: int = 10
@@ -143,20 +146,26 @@ def prompt_forms(task: Task) -> tuple[PromptForm, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Study:
-    """Everything that determines a study's results, except the content of the models and files it names."""
+    """Everything that determines a study's results, except the content of the models and files it names.
 
-    base: str
+    The flags of `lab study` are these fields: what stands below each is their help, and `metadata` says "flag" where
+    one has another name than the field, "" for a part whose own fields have no prefix, or none.
+    """
+
+    base: str = field(metadata={"flag": None})
     """Base model, as a user types it."""
-    tuned: str
+    tuned: str = field(metadata={"flag": None})
     """Model tuned from it."""
     companions: tuple[str, ...] = ()
     """Further models whose pass@k curves stand beside the pair's."""
     task: str = "chain"
-    """Task source, as a user types it."""
+    """chain, chain:OPERATORS, chain:OPERATORS:FEWEST-MOST, a mix of these such as 25%chain:#,75%chain:+-, gym:DATASET,
+    gym:DATASET:OPTION=VALUE,..., hub:ORG/NAME[@REVISION][:CONFIG[:SPLIT]], or a path to GSM8K- or MATH-shaped .jsonl.
+    """
     n_problems: int = 200
     """Held-out problems."""
     n_samples: int = 16
-    """Samples of each problem in every arm between base and tuned model."""
+    """Samples of each problem in every arm of the ladder."""
     n_curve_samples: int = 64
     """Samples of each problem by the models themselves, for pass@k."""
     ks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
@@ -164,7 +173,7 @@ class Study:
     n_score_samples: int = 16
     """Of these, how many a problem, at most, both models read again for the estimators that compare probabilities."""
     old_task: str | None = None
-    """A task that the tuning was not about, as a user types it, on which forgetting is measured."""
+    """A task that the tuning was not about; with it, the report says what was forgotten."""
     n_old_samples: int = 4
     """Samples of each of its problems, of which there are as many as held-out ones."""
     arms: tuple[str, ...] = ()
@@ -173,20 +182,21 @@ class Study:
     """Training problems on which vectors are fitted; they share no question with the held-out ones."""
     n_fit_samples: int = 4
     """Traces of each of them, by either model."""
-    features: FeatureSearch | None = None
-    """Where features are looked for in those traces; nowhere when None."""
     layer: int | None = None
-    """Block at whose output vectors act; None takes the middle of the network."""
+    """Block at whose output vectors act, from 0; the middle one if not given."""
+    features: FeatureSearch = field(default_factory=FeatureSearch)
+    """Where features are looked for in those traces."""
     fit: GradientFit = field(default_factory=GradientFit)
     own_help: OwnHelp | None = field(default_factory=OwnHelp)
     """Rungs of prompt and decoding alone; none when None."""
     routing: RoutingFit | None = field(default_factory=RoutingFit)
     """Routers and category vectors that are fitted; none when None."""
-    published_hybrids: PublishedSettings | None = None
-    """Two published hybrids that stand beside the ladder, with their faults switched; none when None."""
+    published_hybrids: bool = False
+    """Also run two published hybrids, with each of their faults switched."""
+    published: PublishedSettings = field(default_factory=PublishedSettings, metadata={"flag": None})
     published_arms: tuple[str, ...] = ()
     """Which of their arms run, by name; all of them when empty."""
-    decoding: Decoding = field(default_factory=Decoding)
+    decoding: Decoding = field(default_factory=Decoding, metadata={"flag": ""})
     reach: int = 1000
     """Samples of one problem that still count as within the base model's reach."""
     top: int = 5
@@ -194,10 +204,13 @@ class Study:
     n_boot: int = 2000
     """Resamples of the problems behind every interval."""
     seed: int = 0
+    """Decides problems, samples, vectors and intervals."""
     batch_size: int = 256
     """Rows decoded at once; halved where memory runs out."""
     device: str = "auto"
-    dtype: str = "auto"
+    """auto (cuda, then mps, then cpu), cpu, cuda, cuda:N or mps."""
+    dtype: DtypeName = "auto"
+    """Precision of the weights; auto is bfloat16 on cuda, float32 elsewhere."""
 
     @property
     def sampling(self) -> str:

@@ -59,7 +59,7 @@ def measure(context: StudyContext) -> Measured:
 
 def sought_features(context: StudyContext, fitting: Fitting) -> Artefact | None:
     """The feature stage, where the study has one."""
-    if context.study.features is None:
+    if not context.study.features.layers:
         return None
     # It brings sae_lens, which is slow to import.
     from elicitation.study.features import feature_stage
@@ -97,8 +97,8 @@ def listed(context: StudyContext, fitting: Fitting) -> Iterator[tuple[Arm, dict[
         for arm in routing_arms(load_routing(routing.path), vectors, seed=study.seed):
             yield arm, fitted
     if (
-        study.published_hybrids is not None
-        and (published_hybrids := published_stage(context, study.published_hybrids, fitting)) is not None
+        study.published_hybrids
+        and (published_hybrids := published_stage(context, study.published, fitting)) is not None
     ):
         for arm in arms_of_published(published_hybrids, study.seed):
             if not study.published_arms or arm.name in study.published_arms:

@@ -15,10 +15,11 @@ class Decoding:
     """Limits and distribution of a completion."""
 
     temperature: float = 1.0
-    """0 takes the most likely token; other values divide the logits."""
+    """Of sampling: the logits are divided by it; 0 takes the most likely token (greedy)."""
     top_p: float = 1.0
     """Keep the smallest set of most likely tokens whose probability reaches this; 1 keeps all (use 1 for coverage)."""
     max_new_tokens: int = 96
+    """Longest completion."""
     stop: tuple[str, ...] = ()
     """Texts that end a completion; the text of the trace is cut before them."""
 

@@ -51,7 +51,7 @@ def _part(row: Mapping[str, Any]) -> str:
 def _beyond(row: Mapping[str, Any]) -> str:
     if row["best_control"] is None or math.isnan(row["beyond"]):
         return "with no control to be compared with"
-    best_control = f"its best control ({CONTROLS.get(row['rival'], row['rival'])})"
+    best_control = f"its best control ({CONTROLS.get(row['best_control'], row['best_control'])})"
     lead = f"{points(row['beyond'])} points {interval(row['beyond_low'], row['beyond_high'])}".strip()
     if row["beyond_low"] > 0:
         return f"{lead} beyond {best_control}"

@@ -62,7 +62,7 @@ VECTOR_EFFECTS = Schema(
         Column(
             "best_control", pl.String, "the fit's best control: the one of the highest value; null where there is none"
         ),
-        Column("beyond", pl.Float64, "value minus that of the rival, paired by problem; NaN where there is none"),
+        Column("beyond", pl.Float64, "value minus the best control's, paired by problem; NaN where there is none"),
         Column("beyond_low", pl.Float64, "lower end of its 95 % interval"),
         Column("beyond_high", pl.Float64, "upper end of its 95 % interval"),
         Column("n_problems", pl.Int32, "problems answered"),

@@ -403,11 +403,9 @@ def with_rivals() -> pl.DataFrame:
     for row in [row for row in rows if row["estimator"] == "E2" and not math.isnan(float(str(row["truth"])))]:
         value = 0.4 + 0.6 * float(str(row["truth"]))
         for published in ("1", "2"):
-            both = row | {"estimator": f"R{published}", "value": value, "seconds": 90.0}
-            rows.append(both | {"quantity": f"rival P{published}, their formula", "low": NAN, "high": NAN})
-            rows.append(
-                both | {"quantity": f"rival P{published}, with interval", "low": value - 0.05, "high": value + 0.05}
-            )
+            both = row | {"estimator": f"P{published}", "value": value, "seconds": 90.0}
+            rows.append(both | {"quantity": f"P{published}, their formula", "low": NAN, "high": NAN})
+            rows.append(both | {"quantity": f"P{published}, with interval", "low": value - 0.05, "high": value + 0.05})
     return TRIALS.frame(rows)
 
 
@@ -415,12 +413,12 @@ def test_rivals_stand_beside_our_estimators_with_error_coverage_and_leak():
     text = words(render_calibration(made(with_rivals())))
     # Off by 0.4 (1 - truth): 0, 30, 20, 10 and 40 points on the five truths.
     assert (
-        "<li>P1 (rival P1, their formula) errs by 20.0 points on average; it gave no interval in 15 trials, and it "
+        "<li>P1 (P1, their formula) errs by 20.0 points on average; it gave no interval in 15 trials, and it "
         "finds 40 % where the true share is 0.</li>" in text
     )
     assert text.count('<span class="role">rival</span> P1') >= 2
     assert 'data-heading="Interval holds the truth"><div>no interval</div>' in text
-    assert "P2: rival P2, with interval" in text
+    assert "P2: P2, with interval" in text
 
 
 def test_a_rival_is_never_the_labs_answer():
