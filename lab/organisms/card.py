@@ -104,6 +104,11 @@ def percent(*, value: float, low: float, high: float, **_: object) -> str:
     return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
+def read_card(name: str) -> dict:
+    """The card of a shipped model, as `write_card` wrote it; ModelError listing those there are for another name."""
+    return json.loads((shipped_directory(name) / "card.json").read_text(encoding="utf-8"))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listed:
     """What there is to say of one built-in model."""
@@ -126,7 +131,7 @@ def listed() -> Iterator[Listed]:
         where = "fetched" if fetched_directory(name).is_dir() else f"lab models fetch {name}"
         yield Listed(name=name, parent=None, where=where, story=pretrained_named(name).story)
     for name in shipped_names():
-        card = json.loads((shipped_directory(name) / "card.json").read_text(encoding="utf-8"))
+        card = read_card(name)
         yield Listed(
             name=name,
             parent=card["parent"],

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lab.models.load import load
-from lab.models.source import LocalModel, organism_directory
+from lab.models.source import LocalModel, shipped_directory
 from lab.organisms import build as build_module
 from lab.organisms import card
 from lab.organisms.build import build, chain_tokenizer, organism_named, parent_directory, starting_network
@@ -181,8 +181,8 @@ def test_a_parent_comes_from_beside_then_from_the_wheel_and_else_is_built(tmp_pa
         return out / "made"
 
     monkeypatch.setattr(build_module, "build", noted)
-    assert parent_directory(Parent("zero-base"), tmp_path, 0, CPU) == organism_directory("zero-base")
-    assert parent_directory(Parent("zero-base", seed=0), tmp_path, 5, CPU) == organism_directory("zero-base")
+    assert parent_directory(Parent("zero-base"), tmp_path, 0, CPU) == shipped_directory("zero-base")
+    assert parent_directory(Parent("zero-base", seed=0), tmp_path, 5, CPU) == shipped_directory("zero-base")
     (tmp_path / "zero-base").mkdir()
     assert parent_directory(Parent("zero-base"), tmp_path, 0, CPU) == tmp_path / "zero-base"
     assert not built

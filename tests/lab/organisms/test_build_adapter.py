@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-
-from lab.models.load import load
-from lab.models.source import AdapterModel, model_source, organism_directory
-from lab.organisms import adapter_card as card
-from lab.organisms import build_adapter as build_module
 from lab.organisms.adapters import AdaptedModel, Distilled, EvalSpec, Rewarded
 from lab.organisms.build_adapter import adapted_named, build, ended
+
+from lab.models.load import load
+from lab.models.source import AdapterModel, model_source, shipped_directory
+from lab.organisms import adapter_card as card
+from lab.organisms import build_adapter as build_module
 from lab.organisms.recipe import Mixture
 from lab.post_training.reinforce import GrpoRun
 from lab.post_training.supervised import Document, SupervisedRun, with_low_rank
@@ -88,7 +88,7 @@ def test_the_card_tells_how_it_was_made_and_measures_both_models(tmp_path):
 
 
 def test_a_parent_that_lies_beside_it_has_its_own_name_on_the_card(tmp_path):
-    shutil.copytree(organism_directory("zero-base"), tmp_path / "zero-base")
+    shutil.copytree(shipped_directory("zero-base"), tmp_path / "zero-base")
     home = build(DISTILLED, tmp_path, seed=0, device=CPU, dtype=torch.float32)
     told = json.loads((home / "card.json").read_text())
     assert {row["model"] for row in told["measured"]} == {"zero-base", "small-distilled"}

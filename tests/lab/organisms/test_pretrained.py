@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lab.organisms.pretrained import PRETRAINED, Pretrained, fetch, pretrained_named
 
 from lab.models.gguf_weights import GgufParts
 from lab.models.load import load
@@ -13,7 +14,6 @@ from lab.models.source import PRETRAINED as NAMES
 from lab.models.source import PairModel, fetched_directory, model_source, source_name
 from lab.models.tiny import byte_tokenizer, tiny_network
 from lab.organisms import pretrained as module
-from lab.organisms.pretrained import PRETRAINED, Pretrained, fetch, pretrained_named
 from lab.records.errors import ModelError
 from lab.records.provenance import file_digest
 

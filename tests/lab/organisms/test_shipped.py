@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lab.models.load import Model, load
-from lab.models.source import OrganismModel, organism_directory, organism_names
+from lab.models.source import BuiltInModel, shipped_directory, shipped_names
 from lab.organisms.card import EVALUATION_SEED, N_PROBLEMS
 from lab.organisms.catalogue import ORGANISMS, ZERO
 from lab.organisms.recipe import Organism, home
@@ -28,7 +28,7 @@ HOMES = {home(name, seed): (definition, seed) for name, definition in ORGANISMS.
 
 
 def organism(name: str) -> Model:
-    return load(OrganismModel(name=name), device=torch.device("cpu"), dtype=torch.float32)
+    return load(BuiltInModel(name=name), device=torch.device("cpu"), dtype=torch.float32)
 
 
 def strict_rate(model: Model, name: str, task: ChainTask, *, forced: bool = False) -> float:
@@ -50,22 +50,22 @@ def card_value(name: str, task: str, decoding: str) -> float:
 
 
 def card_of(name: str) -> dict:
-    return json.loads((organism_directory(name) / "card.json").read_text())
+    return json.loads((shipped_directory(name) / "card.json").read_text())
 
 
 def seeds_of(definition: Organism) -> set[int]:
     """Seeds of an organism that are shipped."""
-    return {HOMES[name][1] for name in organism_names() if HOMES[name][0] == definition}
+    return {HOMES[name][1] for name in shipped_names() if HOMES[name][0] == definition}
 
 
 def test_every_shipped_directory_is_a_defined_organism_of_some_seed_and_organism_zero_is_there():
-    assert set(organism_names()) <= set(HOMES)
-    assert set(organism_names()) >= {definition.name for definition in ZERO}
+    assert set(shipped_names()) <= set(HOMES)
+    assert set(shipped_names()) >= {definition.name for definition in ZERO}
 
 
-@pytest.mark.parametrize("name", organism_names())
+@pytest.mark.parametrize("name", shipped_names())
 def test_a_shipped_organism_is_a_card_and_safetensors_of_at_most_four_megabytes(name):
-    directory, (definition, seed) = organism_directory(name), HOMES[name]
+    directory, (definition, seed) = shipped_directory(name), HOMES[name]
     assert {path.name for path in directory.iterdir()} == {
         "README.md",
         "card.json",
@@ -79,13 +79,13 @@ def test_a_shipped_organism_is_a_card_and_safetensors_of_at_most_four_megabytes(
     card = card_of(name)
     assert (card["name"], card["seed"]) == (definition.name, seed)
     assert card["parent"] == (None if definition.parent is None else definition.parent.home(seed))
-    assert card["parent"] is None or card["parent"] in organism_names(), "a pair is shipped whole"
+    assert card["parent"] is None or card["parent"] in shipped_names(), "a pair is shipped whole"
     assert card["command"] == f"lab organisms build {definition.name} --seed {seed} --device cpu"
     assert all(row["low"] <= row["value"] <= row["high"] for row in card["measured"])
     assert {row["task"] for row in card["measured"]} == {eval_spec.operators for eval_spec in definition.eval_specs}
 
 
-@pytest.mark.parametrize("name", organism_names())
+@pytest.mark.parametrize("name", shipped_names())
 def test_the_recipe_on_a_card_is_the_one_that_is_defined(name):
     definition, _ = HOMES[name]
     card = card_of(name)
@@ -93,7 +93,7 @@ def test_the_recipe_on_a_card_is_the_one_that_is_defined(name):
     assert card["architecture"] == json.loads(canonical_json(definition.architecture))
 
 
-@pytest.mark.parametrize("name", organism_names())
+@pytest.mark.parametrize("name", shipped_names())
 def test_a_card_states_the_truth_of_every_case_between_its_ends_or_why_there_is_none(name):
     definition, _ = HOMES[name]
     card = card_of(name)
