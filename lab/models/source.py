@@ -131,7 +131,7 @@ def fetched_directory(name: str) -> Path:
 
 def shipped_names() -> tuple[str, ...]:
     """The models in this installation, in alphabetical order."""
-    return tuple(sorted(card.parent.name for card in SHIPPED.glob("*/card.json")))
+    return tuple(sorted({file.parent.name for file in SHIPPED.glob("*/*config.json")}))
 
 
 def shipped_directory(name: str) -> Path:

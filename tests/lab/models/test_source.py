@@ -109,7 +109,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 
 
 def test_an_unknown_organism_is_refused_with_the_known_ones(shipped):
-    with pytest.raises(ModelError, match="no organism 'zero'; there are: zero-base, zero-rl"):
+    with pytest.raises(ModelError, match="no built-in model 'zero'; there are: zero-base, zero-rl"):
         shipped_directory("zero")
 
 
