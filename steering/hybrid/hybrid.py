@@ -180,7 +180,11 @@ class Intervention(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Hybrid:
-    """When (the router) and what (the intervention)."""
+    """When (the router) and what (the intervention).
+
+    >>> el.Hybrid(el.routers.Disagreement(), el.interventions.Takeover()).needs_tuned
+    True
+    """
 
     router: Router
     intervention: Intervention
