@@ -63,8 +63,8 @@ def models() -> pl.DataFrame:
     columns = dict.fromkeys(("name", "parent", "kind", "task"), pl.String) | {"share": pl.Float64, "story": pl.String}
     told: list[dict[str, object]] = []
     for name in shipped_names():
-        card = read_card(name) | {"name": name}
-        told += [card | truth for truth in card["truth"] or [{}]]
+        card = read_card(name)
+        told += [{**card, **truth, "name": name} for truth in card["truth"] or [{}]]
     return pl.DataFrame([{name: row.get(name) for name in columns} for row in told], schema=columns)
 
 
