@@ -1,95 +1,64 @@
-"""Controls are as long as what they control for, and are fitted on what cannot teach the same."""
+"""Random vectors have the norms of the vector they control for, and nothing else of it."""
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lab.models.tiny import tiny_model
 from lab.records.errors import VectorError
 from lab.records.seeds import torch_generator
 from probes.capture.site import Site
-from steering.fits.controls import (
-    NormMatched,
-    Placebo,
-    ShuffledLabels,
-    WrongDomain,
-    fit_controls,
-    norm_matched,
-    shuffled_difference,
-    shuffled_targets,
-)
-from steering.fits.examples import Disagreements
-from steering.fits.gradient import GradientFit, fit_gradient
+from steering.fits.controls import norm_matched, random_like
 from steering.vector import SteeringVector
 
-SITE = Site(0)
-FIT = GradientFit(n_steps=10, batch_size=8, learning_rate=0.3)
+VECTOR = SteeringVector(
+    {Site(0): torch.arange(64.0), Site(2): torch.full((64,), 0.25)}, {Site(0): 3.0, Site(2): 5.0}, "x"
+)
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model("llama", seed=5)
+@given(st.integers(0, 10**6))
+def test_norms_and_sites_are_those_of_the_vector(seed):
+    drawn = random_like(VECTOR, torch_generator(seed))
+    assert drawn.sites == VECTOR.sites
+    assert drawn.residual_norms == VECTOR.residual_norms
+    for site, norm in drawn.norms.items():
+        assert norm == pytest.approx(VECTOR.norms[site], rel=1e-5)
 
 
-def disagreements(model, prompts, targets) -> Disagreements:
-    padded = model.tokenizer(prompts, return_tensors="pt", padding=True)
-    return Disagreements(padded.input_ids, padded.attention_mask.bool(), torch.tensor(targets))
+def test_one_generator_gives_one_vector_and_another_gives_another():
+    assert random_like(VECTOR, torch_generator(1, "a")) == random_like(VECTOR, torch_generator(1, "a"))
+    assert random_like(VECTOR, torch_generator(1, "a")) != random_like(VECTOR, torch_generator(1, "b"))
 
 
-def additions(model) -> Disagreements:
-    return disagreements(model, [f"{index}+1=" for index in range(9)], [49 + index for index in range(9)])
+def test_directions_are_unrelated_to_the_vector_and_to_each_other():
+    draws = torch.stack([random_like(VECTOR, torch_generator(0, index)).directions[Site(0)] for index in range(400)])
+    units = torch.nn.functional.normalize(draws, dim=1)
+    along = units @ torch.nn.functional.normalize(VECTOR.directions[Site(0)], dim=0)
+    # Cosines of random directions in 64 dimensions have mean 0 and variance 1/64.
+    assert abs(float(along.mean())) < 4 * (1 / 64 / 400) ** 0.5
+    assert float(along.var()) == pytest.approx(1 / 64, rel=0.3)
 
 
-def test_every_control_has_the_norm_of_the_vector_and_says_what_it_is(model):
-    vector = fit_gradient(model, SITE, additions(model), FIT, torch_generator(0), description="sums")
-    words = disagreements(model, ["the ", "a "], [65, 66])
-    controls = {
-        "random": NormMatched(),
-        "shuffled": ShuffledLabels(additions(model)),
-        "words": WrongDomain(words),
-        "placebo": Placebo(disagreements(model, ["2+1="], [70])),
-    }
-    found = fit_controls(model, vector, controls, FIT, seed=0)
-    assert list(found) == list(controls)
-    for control in found.values():
-        assert control.norms[SITE] == pytest.approx(vector.norms[SITE], rel=1e-5)
-        assert control.residual_norms == vector.residual_norms
-    assert [control.description for control in found.values()] == [
-        "random, norm-matched to (sums)",
-        "gradient on shuffled labels, norm-matched to (sums)",
-        "gradient on another task, norm-matched to (sums)",
-        "gradient on a placebo pair, norm-matched to (sums)",
-    ]
-    assert fit_controls(model, vector, controls, FIT, seed=0) == found
-    assert fit_controls(model, vector, {"random": NormMatched()}, FIT, seed=1)["random"] != found["random"]
+def test_a_zero_vector_is_controlled_for_by_a_zero_vector():
+    zero = random_like(VECTOR * 0.0, torch_generator(0))
+    assert zero == VECTOR * 0.0
 
 
-def test_a_control_on_other_examples_is_the_fit_on_those_stretched(model):
-    vector = fit_gradient(model, SITE, additions(model), FIT, torch_generator(0), description="sums")
-    words = disagreements(model, ["the ", "a "], [65, 66])
-    control = fit_controls(model, vector, {"words": WrongDomain(words)}, FIT, seed=3)["words"]
-    alone = fit_gradient(model, SITE, words, FIT, torch_generator(3, "control", "words"), description="")
-    cosine = torch.nn.functional.cosine_similarity(control.directions[SITE], alone.directions[SITE], dim=0)
-    assert float(cosine) == pytest.approx(1, abs=1e-5)
+def test_it_says_what_it_is():
+    assert random_like(VECTOR, torch_generator(0)).description == "random, norm-matched to (x)"
 
 
-def test_shuffled_targets_are_the_same_targets_in_another_pairing(model):
-    before = additions(model)
-    after = shuffled_targets(before, torch_generator(0))
-    assert torch.equal(after.tokens, before.tokens)
-    assert sorted(after.targets.tolist()) == sorted(before.targets.tolist())
-    assert after.targets.tolist() != before.targets.tolist()
-
-
-def test_a_shuffled_difference_of_means_forgets_the_sides():
-    positive, negative = torch.ones(400, 2) * torch.tensor([5.0, 0.0]), torch.zeros(200, 2)
-    shuffled = shuffled_difference(SITE, positive, negative, torch_generator(0))
-    # Of 600 values, 5 in two of three; the difference of two means has a standard error of about 0.2.
-    assert float(shuffled.directions[SITE].norm()) < 1.0
-    assert shuffled.residual_norms[SITE] == pytest.approx(5 * 400 / 600)
+def test_a_control_of_another_length_is_stretched_to_that_of_the_vector_at_each_site():
+    control = SteeringVector({Site(0): torch.eye(64)[3], Site(2): -torch.eye(64)[5]}, {Site(0): 1.0, Site(2): 1.0}, "c")
+    stretched = norm_matched(control, VECTOR)
+    for site, norm in VECTOR.norms.items():
+        torch.testing.assert_close(stretched.directions[site], norm * control.directions[site])
+    assert stretched.residual_norms == VECTOR.residual_norms
+    assert stretched.description == "c, norm-matched to (x)"
 
 
 def test_a_control_without_a_direction_or_at_another_site_is_refused():
-    vector = SteeringVector({SITE: torch.ones(4)}, {SITE: 2.0}, "v")
+    vector = SteeringVector({Site(0): torch.ones(4)}, {Site(0): 2.0}, "v")
     for control in (vector * 0.0, SteeringVector({Site(1): torch.ones(4)}, {Site(1): 2.0}, "w")):
         with pytest.raises(VectorError, match="cannot be stretched to a vector at blocks"):
             norm_matched(control, vector)
