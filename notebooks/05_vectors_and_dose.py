@@ -66,9 +66,9 @@ print(f"{decided.height} decisions in {n_tokens} tokens, {n_first} of them at th
 from elicitation.study.evidence import contexts, first_token_activations
 from lab.records.seeds import torch_generator
 from probes.capture.site import Site
-from steering.fits.controls import random_like
 from steering.fits.fits import mean_difference
 from steering.fits.gradient import GradientFit, fit_gradient
+from steering.vector import random_like
 
 site = Site(2, "resid_post")
 opening = contexts(base, decided.filter(position=0), by_tuned, by_id)

@@ -47,8 +47,8 @@ solved = traces.filter(verdict_table(traces, training.problems, training.verify)
 from elicitation.study.evidence import contexts, disagreements
 from lab.records.seeds import torch_generator
 from probes.capture.site import Site
-from steering.fits.controls import random_like
 from steering.fits.gradient import GradientFit, fit_gradient
+from steering.vector import random_like
 
 by_id = {problem.id: problem for problem in training.problems}
 first = disagreements(pair, solved, by_id).filter(position=0)

@@ -90,7 +90,7 @@ pl.DataFrame(rows)
 
 # %%
 from steering.edit import Add, apply
-from steering.export.baked_bias import BakedBias
+from steering.export.biases import BakedBias
 
 export(vector, BakedBias(into=base), work / "baked", origin)
 baked = load(model_source(str(work / "baked")), device=CPU, dtype=torch.float32)
@@ -186,5 +186,5 @@ except VectorError as error:
 # ## Try next
 #
 # - Export at another strength: `export(vector, Gguf(), path, origin, dose=0.5)`.
-# - `steering.export.model_card` writes the page that `lab export` puts beside a file.
+# - `steering.export.publish` writes the page that `lab export` puts beside a file.
 # - `Adapter(of=base)` writes the vector as a PEFT adapter.

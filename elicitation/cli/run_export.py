@@ -14,8 +14,7 @@ from lab.records.errors import StorageError
 from lab.records.provenance import file_digest, provenance
 from lab.records.tables import read_table, write_text
 from steering.export.export import FORMATS, export, import_vector
-from steering.export.model_card import model_card
-from steering.export.push import CARD, hub_repository, push, pushed_files
+from steering.export.publish import CARD, hub_repository, model_card, push, pushed_files
 from steering.export.vector_file import Origin, VectorFile, facts_of
 
 

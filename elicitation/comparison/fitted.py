@@ -20,10 +20,9 @@ from lab.tasks.problem import Problem
 from lab.tasks.source import Task
 from steering.export.tensors import load_vector, save_vector
 from steering.export.vector_file import facts_of
-from steering.fits.controls import norm_matched, random_like
 from steering.fits.fit import Fit, Rewarded, Taught
 from steering.fits.policy_gradient import PolicyGradient, answer_reward
-from steering.vector import SteeringVector
+from steering.vector import SteeringVector, norm_matched, random_like
 
 ITSELF, REASONS = "itself", "reasons.json"
 

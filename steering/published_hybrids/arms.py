@@ -14,14 +14,13 @@ from lab.scoring.evidence import Control, Role
 from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add, AddScaled
-from steering.fits.controls import random_like
 from steering.hybrid.hybrid import Hybrid
 from steering.hybrid.interventions import Steer
 from steering.hybrid.sweep import FirstChooser, RandomChooser, Sweep
 from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory, VectorTable
 from steering.published_hybrids.published_hybrids import PublishedHybrids
 from steering.published_hybrids.recipe import P1, P2, FittedOn, Place, Reading, Recipe, Vectors
-from steering.vector import SteeringVector
+from steering.vector import SteeringVector, random_like
 
 N_RANDOM = 64
 """Random vectors that a control of P1 spreads its rows over."""

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from lab.records.errors import VectorError
 from lab.records.seeds import torch_generator
 from probes.capture.site import Site
-from steering.fits.controls import norm_matched, random_like
-from steering.vector import SteeringVector
+from steering.vector import SteeringVector, norm_matched, random_like
 
 VECTOR = SteeringVector(
     {Site(0): torch.arange(64.0), Site(2): torch.full((64,), 0.25)}, {Site(0): 3.0, Site(2): 5.0}, "x"
