@@ -13,8 +13,8 @@ from lab.records.errors import VectorError
 from lab.records.seeds import torch_generator
 from probes.capture.site import Site
 from steering.fits.examples import Completions, Disagreements
+from steering.fits.fits import mean_difference
 from steering.fits.gradient import Category, GradientFit, fit_gradients
-from steering.fits.mean_difference import mean_difference
 from steering.vector import SteeringVector
 
 
