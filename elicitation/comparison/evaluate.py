@@ -3,14 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float
 
 from elicitation.comparison.context import Ground
-from elicitation.comparison.fitted import Fitted
+from elicitation.comparison.fits import Fitted
 from lab.models.load import Model
 from lab.records.seeds import child_seed
 from lab.records.stage import Artefact, memoised
@@ -128,7 +127,9 @@ def fit_by_fit(
                     of_fit = measure(fitted).select(pl.lit(fitted.entry.name).alias("fit"), pl.all())
                     write_table(path, of_fit, schema, made_by)
                 context.watch(name, 1, len(paths))
-            write_table(table, pl.concat([schema.frame([]), *(read_table(path, schema) for path in paths)]), schema, made_by)
+            write_table(
+                table, pl.concat([schema.frame([]), *(read_table(path, schema) for path in paths)]), schema, made_by
+            )
         for path in parts.glob("*"):
             path.unlink()
         if parts.exists():

@@ -10,10 +10,9 @@ from elicitation.comparison.config import Comparison
 from elicitation.comparison.context import Ground, survey
 from elicitation.comparison.dose import dose_stage
 from elicitation.comparison.evaluate import parents_of
-from elicitation.comparison.fits import entries
-from elicitation.comparison.fitted import ITSELF, Fitted, fit_stage
+from elicitation.comparison.fits import Fitted, entries, fit_stage
 from elicitation.comparison.tables import table_stage
-from elicitation.comparison.training_pairs import TrainingPairs, other_lessons, pair_lessons, placebo_lessons
+from elicitation.comparison.training_pairs import training_pairs
 from elicitation.comparison.transfer import transfer_stage
 from elicitation.report.kit.provenance_section import TableFile
 from elicitation.report.study.tables import LADDER
@@ -32,9 +31,9 @@ from elicitation.study.run import problem_stage
 from lab.models.device import settled_threads
 from lab.records.provenance import file_digest
 from lab.records.stage import Artefact, memoised
-from lab.records.tables import Schema, read_provenance, read_table, write_table, write_text
+from lab.records.tables import Schema, read_provenance, read_table, write_text
 from lab.sampling.trace import TRACES, VERDICTS
-from lab.scoring.evidence import ARMS, Control
+from lab.scoring.evidence import ARMS
 from lab.tasks.problem import PROBLEMS
 from steering.export.tensors import save_vector
 from steering.export.vector_file import facts_of
@@ -78,19 +77,10 @@ def compare(comparison: Comparison, out: Path, *, command: str, watch: Watch = l
 def measure(ground: Ground) -> tuple[Measured, Artefact]:
     """Everything but the page."""
     problems = problem_stage(ground.context)
-    taught = all_lessons(ground, problems)
+    taught = training_pairs(ground, problems)
     fits = [fit_stage(ground, entry, taught) for entry in entries(ground)]
     measured = Measured(table_stage(ground, fits), dose_stage(ground, fits), transfer_stage(ground, fits))
     return measured, vector_stage(ground, fits)
-
-
-def all_lessons(ground: Ground, problems: Artefact) -> dict[str, TrainingPairs]:
-    """Those of the pair as `itself`, and those of other texts by their names; a policy gradient needs none."""
-    if set(ground.methods) == {"policy"}:
-        return {}
-    own = pair_lessons(ground, problems)
-    rest = {Control.OTHER_TASK: other_lessons(ground), Control.PLACEBO_PAIR: placebo_lessons(ground, problems)}
-    return {ITSELF: own} | {name: training_pairs for name, training_pairs in rest.items() if training_pairs is not None}
 
 
 def vector_stage(ground: Ground, fits: Sequence[Fitted]) -> Artefact:

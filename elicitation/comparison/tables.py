@@ -10,7 +10,7 @@ import polars as pl
 
 from elicitation.comparison.context import Ground
 from elicitation.comparison.evaluate import DRAWS, is_coherent, parents_of
-from elicitation.comparison.fitted import ITSELF, Fitted
+from elicitation.comparison.fits import ITSELF, Fitted
 from elicitation.report.study.tables import LADDER
 from elicitation.report.vectors.tables import CONTROLS, DECODINGS, INCOHERENT, VECTOR_FITS
 from elicitation.study.arms import Arm, Instead, rung
@@ -19,6 +19,7 @@ from elicitation.study.findings import Answered, Weights, arm_table, ladder_tabl
 from elicitation.study.run import arm_traces
 from elicitation.study.tables import answered_arm, end
 from lab.metrics.bootstrap import mean_interval, resamples
+from lab.records.provenance import digest
 from lab.records.seeds import numpy_generator
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import write_table
@@ -73,7 +74,9 @@ def table_stage(ground: Ground, fits: Sequence[Fitted]) -> Artefact:
     found = {
         name: [(arm, arm_traces(context, arm, of_arms)) for arm in arms(context, fits, name)] for name in DECODINGS
     }
-    parents = parents_of(fits) | {f"traces of {arm.name}": traces.digest for rungs in found.values() for arm, traces in rungs}
+    parents = parents_of(fits) | {
+        f"traces of {arm.name}": traces.digest for rungs in found.values() for arm, traces in rungs
+    }
     config = {"n_boot": study.n_boot, "seed": study.seed}
 
     def compute(work: Path) -> None:

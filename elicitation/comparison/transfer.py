@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from elicitation.comparison.context import Ground
 from elicitation.comparison.evaluate import EvalResult, EvalSpec, evaluate, fit_by_fit, spec_of
-from elicitation.comparison.fitted import Fitted
+from elicitation.comparison.fits import Fitted
 from elicitation.report.vectors.tables import TRANSFERS, VECTOR_TRANSFERS
 from lab.metrics.bootstrap import difference_interval, resamples
 from lab.models.load import Model

@@ -13,7 +13,6 @@ from elicitation.report.vectors.effects import effect_block
 from elicitation.report.vectors.tables import (
     DECODINGS,
     VECTOR_DOSES,
-
     VECTOR_FITS,
     VECTOR_TRANSFERS,
     VectorTables,

@@ -120,7 +120,9 @@ class VectorTables:
         fit's `best_control` is `beyond`, and `fit` and `label` are of the fit that a control belongs to.
         """
         if measure == "incoherent":
-            of = {row["arm"]: {name: row[name] for name in ("value", "low", "high")} for row in self.incoherent.to_dicts()}
+            of = {
+                row["arm"]: {name: row[name] for name in ("value", "low", "high")} for row in self.incoherent.to_dicts()
+            }
             unmeasured = {"share": nan, "refusal": None, "measure": measure}
             return [row | unmeasured | of[row["arm"]] for row in self.rows("strict", decoding)]
         here = self.ladder.filter(pl.col("measure") == measure, pl.col("decoding") == decoding).to_dicts()
