@@ -11,7 +11,7 @@ from torch import Tensor
 
 from elicitation.comparison.context import Ground
 from elicitation.study.context import StudyContext
-from elicitation.study.evidence import DISAGREEMENTS, contexts, opening_activations
+from elicitation.study.evidence import DISAGREEMENTS, contexts, first_token_activations
 from elicitation.study.sampled import own_traces, read_traces
 from elicitation.study.vectors import decision_stage, fitting_stage, strict
 from lab.models.load import Model
@@ -55,7 +55,7 @@ class TrainingPairs:
     def sides(self, model: Model, site: Site) -> tuple[Float[Tensor, "_ d_model"], Float[Tensor, "_ d_model"]]:
         """Streams just after the first token of the positive and of the negative traces."""
         positive, negative = (
-            opening_activations(model, site, {"side": side}, self.problems)[0]
+            first_token_activations(model, site, {"side": side}, self.problems)[0]
             for side in (self.positive, self.negative)
         )
         if not (len(positive) and len(negative)):
@@ -119,7 +119,7 @@ def all_pairs(
     parents: dict[str, str],
     description: str,
 ) -> TrainingPairs:
-    """All traces of two models, with the stages of the `names` that sample them and the one that finds disagreements."""
+    """All traces of two models, sampled in the stages `names`, and their disagreements."""
     base, tuned = (
         own_traces(context, model, name, parents, fitting=True)
         for model, name in zip((pair.base, pair.tuned), names, strict=True)

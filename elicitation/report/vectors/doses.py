@@ -74,7 +74,7 @@ def dose_table(ledger: VectorTables) -> str:
 
 def _labels(ledger: VectorTables) -> dict[str, str]:
     known = ledger.labels
-    return {fit: known.get(fit, fit) for fit in ledger.doses["fit"].unique(maintain_order=True)}
+    return {str(fit): known.get(fit, str(fit)) for fit in ledger.doses["fit"].unique(maintain_order=True)}
 
 
 def _fraction(row: Mapping[str, Any]) -> str:
