@@ -25,7 +25,7 @@ from steering.export.vector_file import facts_of
 from steering.fits.controls import norm_matched, random_like
 from steering.fits.fit import Fit, Rewarded, Taught
 from steering.fits.fits import DecoderRows, MeanDifference
-from steering.fits.gradient import OpeningGradient, TextGradient
+from steering.fits.gradient import FirstTokenGradient, TextGradient
 from steering.fits.policy_gradient import PolicyGradient, answer_reward
 from steering.gate import EVERYWHERE, Gate, WhileWriting
 from steering.vector import SteeringVector
@@ -62,7 +62,7 @@ def entries(ground: Ground) -> tuple[Entry, ...]:
         "mean": ("difference of means", MeanDifference(), each, EVERYWHERE),
         "mean-first": ("difference of means", MeanDifference(), each, FIRST),
         "gradient": ("gradient on texts", TextGradient(comparison.fit, comparison.n_texts), each, EVERYWHERE),
-        "gradient-first": ("gradient on disagreements", OpeningGradient(comparison.fit), each, FIRST),
+        "gradient-first": ("gradient on disagreements", FirstTokenGradient(comparison.fit), each, FIRST),
         "policy": (f"policy gradient at {len(ground.policy_sites)} sites", policy, [ground.policy_sites], EVERYWHERE),
     }
     if ground.sae is not None:

@@ -72,7 +72,7 @@ class TrainingPairs:
         lengths = torch.tensor([len(row.completion) for row in rows], device=model.device)
         return Completions(padded.tokens, padded.mask, lengths)
 
-    def openings(self, model: Model, generator: torch.Generator) -> Disagreements:
+    def first_tokens(self, model: Model, generator: torch.Generator) -> Disagreements:
         """Disagreements at the first token of a completion."""
         chosen = self._some(self.decided.filter(pl.col("position") == 0), MAX_DISAGREEMENTS, generator)
         return contexts(model, chosen, self.decided_in, self.problems)

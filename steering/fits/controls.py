@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 import torch
 from jaxtyping import Float
@@ -80,6 +80,8 @@ def fit_controls(
                 table[name] = Category(examples=examples, generator=generator, description="gradient on another task")
             case Placebo(examples=examples):
                 table[name] = Category(examples=examples, generator=generator, description="gradient on a placebo pair")
+            case never:
+                assert_never(never)
     fitted = fit_gradients(model, site, table, fit) if table else {}
     frequency_matched = {name: norm_matched(control, vector) for name, control in fitted.items()}
     return {name: (drawn | frequency_matched)[name] for name in controls}

@@ -43,7 +43,7 @@ class Taught(Protocol):
         """The texts to move towards; of more than `most`, some."""
         ...
 
-    def openings(self, model: Model, generator: torch.Generator) -> Disagreements:
+    def first_tokens(self, model: Model, generator: torch.Generator) -> Disagreements:
         """First tokens that one model should write as the other does."""
         ...
 

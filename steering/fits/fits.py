@@ -15,7 +15,7 @@ from lab.records.errors import VectorError
 from probes.capture.site import Site
 from probes.sae.dictionary import Sae
 from steering.fits.fit import Fit, Taught
-from steering.fits.gradient import OpeningGradient, TextGradient
+from steering.fits.gradient import FirstTokenGradient, TextGradient
 from steering.fits.policy_gradient import PolicyGradient
 from steering.vector import SteeringVector
 
@@ -107,7 +107,7 @@ class DecoderRows(Fit[Taught]):
 FITS: Mapping[str, type[Fit[Taught]] | type[PolicyGradient]] = {
     "mean": MeanDifference,
     "gradient": TextGradient,
-    "gradient-first": OpeningGradient,
+    "gradient-first": FirstTokenGradient,
     "policy": PolicyGradient,
     "sae": DecoderRows,
 }

@@ -189,7 +189,7 @@ class TextGradient(Fit[Taught]):
 
 
 @dataclass(frozen=True, slots=True)
-class OpeningGradient(Fit[Taught]):
+class FirstTokenGradient(Fit[Taught]):
     """A vector at the prompt's last token under which the first token is what the other model would write."""
 
     settings: GradientFit = GradientFit()
@@ -202,7 +202,7 @@ class OpeningGradient(Fit[Taught]):
     def fit(self, model: Model, sites: Sequence[Site], lesson: Taught, *, seed: int) -> SteeringVector:
         """At the one site, as `fit_gradient`."""
         (site,) = sites
-        first = lesson.openings(model, torch_generator(seed, "examples"))
+        first = lesson.first_tokens(model, torch_generator(seed, "examples"))
         found = f"gradient on {len(first.targets)} disagreements at the first token, {lesson.description}"
         return fit_gradient(model, site, first, self.settings, torch_generator(seed, "fit"), description=found)
 

@@ -12,7 +12,7 @@ from probes.capture.site import Site
 from steering.fits.examples import Completions, Disagreements
 from steering.fits.fit import Fit, Taught
 from steering.fits.fits import FITS, MeanDifference, mean_difference
-from steering.fits.gradient import GradientFit, OpeningGradient, TextGradient, fit_gradient
+from steering.fits.gradient import FirstTokenGradient, GradientFit, TextGradient, fit_gradient
 from steering.vector import SteeringVector
 
 SITE = Site(1)
@@ -38,7 +38,7 @@ class ByHand:
         read = left_padded(model, GOOD[:most])
         return Completions(read.tokens, read.mask, torch.tensor([len(text) - 1 for text in GOOD[:most]]))
 
-    def openings(self, model, generator):
+    def first_tokens(self, model, generator):
         read = left_padded(model, [text[:1] for text in GOOD])
         return Disagreements(read.tokens, read.mask, torch.tensor([text[1] for text in GOOD]))
 
@@ -76,10 +76,10 @@ def test_the_listed_fits_of_texts_are_the_functions_on_the_same_texts(model):
     texts = TextGradient(FEW, n_texts=1).fit(model, (SITE,), lesson, seed=3)
     # One text is drawn whatever the generator.
     assert texts == fit_gradient(model, SITE, lesson.texts(model, 1, None), FEW, generator(), description="")
-    opening = OpeningGradient(FEW).fit(model, (SITE,), lesson, seed=3)
+    opening = FirstTokenGradient(FEW).fit(model, (SITE,), lesson, seed=3)
     assert opening.description == "gradient on 2 disagreements at the first token, by hand"
-    assert opening == OpeningGradient(FEW).fit(model, (SITE,), lesson, seed=3)
-    assert [kind.learns_from for kind in (MeanDifference(), TextGradient(), OpeningGradient())] == [
+    assert opening == FirstTokenGradient(FEW).fit(model, (SITE,), lesson, seed=3)
+    assert [kind.learns_from for kind in (MeanDifference(), TextGradient(), FirstTokenGradient())] == [
         "sides",
         "tokens",
         "tokens",
