@@ -2,7 +2,7 @@
 
 import io
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import polars as pl
@@ -21,6 +21,7 @@ from elicitation.report.vectors.tables import (
     VECTOR_FITS,
     VECTOR_TRANSFERS,
 )
+from elicitation.study.config import Study
 from lab.post_training.reinforce import GrpoRun
 from lab.records.errors import LabError, ModelError, SiteError, StorageError, TaskError, VectorError
 from lab.records.tables import read_table
@@ -69,8 +70,8 @@ def test_every_arm_is_run_and_judged_at_either_decoding(finished, comparison):
     assert set(ladder["arm"]) == set(verdicts["arm"]) == names
     assert ladder.height == 2 * len(names)
     sizes = dict(verdicts.group_by("arm").len().iter_rows())
-    assert sizes["mean-1"] == comparison.n_problems * comparison.n_samples
-    assert sizes["mean-1-greedy"] == comparison.n_problems
+    assert sizes["mean-1"] == comparison.study.n_problems * comparison.study.n_samples
+    assert sizes["mean-1-greedy"] == comparison.study.n_problems
 
 
 def test_gains_and_controls_of_a_greedy_fit_are_those_of_greedy_arms(finished):
@@ -163,17 +164,30 @@ def test_the_export_command_takes_the_vectors_and_its_card_tells_the_measured_ef
 def test_another_configuration_is_refused_and_the_first_one_is_left_as_it_was(finished, comparison):
     before = files(finished)
     with pytest.raises(StorageError, match="holds a comparison of another configuration"):
-        compare(replace(comparison, seed=1), finished, command="lab vectors")
+        compare(replace(comparison, study=replace(comparison.study, seed=1)), finished, command="lab vectors")
     assert files(finished) == before
 
 
 def test_a_pair_of_one_model_gets_reasons_and_refusals_and_a_page(comparison, tmp_path):
-    alike = replace(comparison, base=comparison.tuned, methods=("mean", "gradient-first"), placebo=None, doses=())
+    alike = replace(
+        comparison,
+        study=replace(comparison.study, base=comparison.study.tuned),
+        methods=("mean", "gradient-first"),
+        placebo=None,
+        doses=(),
+    )
     compared = compare(alike, tmp_path / "runs", command="lab vectors")
     reasons = compared.ledger.fits["reason"].drop_nulls().to_list()
     assert any("nothing to learn from" in reason for reason in reasons)
     assert not (compared.vectors / "gradient-first-1.safetensors").exists()
     assert "What could not be fitted" in compared.page.read_text(encoding="utf-8")
+
+
+def changed(comparison: Comparison, changes: dict) -> Comparison:
+    """With `changes` of its own fields or of its study's."""
+    shared = {name: value for name, value in changes.items() if name in {part.name for part in fields(Study)}}
+    own = {name: value for name, value in changes.items() if name not in shared}
+    return replace(comparison, study=replace(comparison.study, **shared), **own)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +212,7 @@ def test_a_pair_of_one_model_gets_reasons_and_refusals_and_a_page(comparison, tm
 )
 def test_a_bad_request_is_refused_before_anything_is_written(comparison, tmp_path, changes, error, message):
     with pytest.raises(error, match=message) as caught:
-        compare(replace(comparison, **changes), tmp_path / "runs", command="lab vectors")
+        compare(changed(comparison, changes), tmp_path / "runs", command="lab vectors")
     assert isinstance(caught.value, LabError)
     assert not (tmp_path / "runs").exists()
 
@@ -218,4 +232,4 @@ def test_the_command_is_a_configuration_and_its_effects_fit_a_terminal(finished,
     console.print(effects_shown(ledger))
     shown = console.export_text()
     assert "gradient-first-1, greedy" in " ".join(shown.split())
-    assert json.loads((finished / "comparison.json").read_text())["task"] == comparison.task
+    assert json.loads((finished / "comparison.json").read_text())["study"]["task"] == comparison.study.task
