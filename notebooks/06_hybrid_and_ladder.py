@@ -70,8 +70,8 @@ randoms = tuple(random_like(vector, torch_generator(0, "random", draw)) for draw
 # %%
 from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.intervention import Steer, Takeover
-from steering.hybrid.router import AtRandom, AtSteps, Disagreement
+from steering.hybrid.interventions import Steer, Takeover
+from steering.hybrid.routers import AtRandom, AtSteps, Disagreement
 from steering.hybrid.vector_table import Drawn
 
 steer = Steer(Drawn((Add(vector),)))
@@ -89,7 +89,7 @@ hybrids = {
 # All arms answer the same 60 problems with the same random numbers, so they are paired sample by sample.
 
 # %%
-from steering.hybrid.hybrid import open_hybrid
+from steering.hybrid.open_hybrid import open_hybrid
 
 task = open_task(task_source("chain"), n_problems=60, seed=0)
 settings = {"seed": 0, "batch_size": 1024}

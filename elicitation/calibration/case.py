@@ -81,6 +81,7 @@ FULL = Effort(
     n_replica_boot=200,
     path=PathTest(n_problems=200),
 )
+EFFORTS = {"quick": QUICK, "full": FULL}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

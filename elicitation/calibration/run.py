@@ -10,13 +10,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import polars as pl
 import torch
 
 from elicitation.calibration.assess import assess
-from elicitation.calibration.case import Effort, KnownCase, case_out, case_study, known_cases
+from elicitation.calibration.case import EFFORTS, Effort, KnownCase, case_out, case_study, known_cases
 from elicitation.calibration.leak import LEAKING, LEAKS, Case, leaks
 from elicitation.calibration.paths import path_rows, path_starts, shipped_paths
 from elicitation.calibration.record import AGREEMENT, RECORDS, TRIALS, agreement, records
@@ -116,13 +116,26 @@ class Calibrated(NamedTuple):
 
 
 def calibrate(
-    effort: Effort, out: Path, *, seed: int, device: str, jobs: int, only: Sequence[str], command: str, watch: Watch
+    effort: Effort | Literal["quick", "full"],
+    out: Path | str,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    jobs: int = 1,
+    only: Sequence[str] = (),
+    command: str = "elicitation.calibrate",
+    watch: Watch = lambda *_: None,
 ) -> Calibrated:
     """Runs every case that is not yet there, then writes trials, records, agreement and `calibration.html`.
 
     `jobs` cases run at once, one thread each, so that they do not wait for each other's cores; `only` names organisms
     to keep to, all when empty. Raises ModelError where `only` names none with a known answer.
+
+    >>> el.calibrate("quick", "runs/none", only=["nobody"])
+    Traceback (most recent call last):
+    lab.records.errors.ModelError: no organism with a known answer among nobody: there are ...
     """
+    out, effort = Path(out), EFFORTS[effort] if isinstance(effort, str) else effort
     chosen_device = resolve_device(device)
     cases = [case for case in known_cases() if not only or case.tuned in only]
     if not cases:

@@ -9,8 +9,8 @@ from lab.test_time.elicit import Elicitation
 from lab.test_time.prompts import BestPrompt
 from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.intervention import LikelyToken, SecondChoice, Steer, Sweep, Takeover, TunedChooser
-from steering.hybrid.router import (
+from steering.hybrid.interventions import LikelyToken, SecondChoice, Steer, Takeover
+from steering.hybrid.routers import (
     Always,
     AtRandom,
     AtSteps,
@@ -21,6 +21,7 @@ from steering.hybrid.router import (
     Reranked,
     Scheduled,
 )
+from steering.hybrid.sweep import Sweep, TunedChooser
 from steering.hybrid.vector_table import Drawn, PerCategory
 from steering.vector import SteeringVector
 

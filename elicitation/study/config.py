@@ -150,6 +150,9 @@ class Study:
 
     The flags of `lab study` are these fields: what stands below each is their help, and `metadata` says "flag" where
     one has another name than the field, "" for a part whose own fields have no prefix, or none.
+
+    >>> el.Study(base="zero-base", tuned="zero-rl").task
+    'chain'
     """
 
     base: str = field(metadata={"flag": None})

@@ -17,9 +17,9 @@ from lab.records.tables import read_table
 from probes.taxonomy.segments import finest_rule
 from steering.edit import Add
 from steering.export.vector_file import facts_of
-from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.intervention import Steer
-from steering.hybrid.router import AtRandom, BaseProbe, Disagreement, Router
+from steering.hybrid.hybrid import Hybrid, Router
+from steering.hybrid.interventions import Steer
+from steering.hybrid.routers import AtRandom, BaseProbe, Disagreement
 from steering.hybrid.vector_table import Drawn, VectorTable
 from steering.routing.category_vectors import CategoryVectors, any_category, exchanged, random_vectors
 from steering.routing.routed import Routing, RoutingFit, fit_routing, save_routing

@@ -23,14 +23,18 @@ from steering.hybrid.hybrid import Hybrid
 from steering.routing.routed import load_routing
 
 
-def run(study: Study, out: Path, *, command: str, watch: Watch = lambda *_: None) -> Finished:
+def run(study: Study, out: Path | str, *, command: str = "elicitation.run", watch: Watch = lambda *_: None) -> Finished:
     """Runs what is not yet there and writes `out/report.html`.
 
     Everything that can be found wrong with the request is found before the first file is written. Raises a LabError
     for a bad request, and StorageError where `out` belongs to another study.
+
+    >>> el.run(el.Study(base="zero-base", tuned="none"), "runs/none")
+    Traceback (most recent call last):
+    lab.records.errors.ModelError: no model 'none'; accepted: ...
     """
-    context = prepare(study, out, watch)
-    with claimed(out, study), settled_threads(context.base.n_parameters):
+    context = prepare(study, Path(out), watch)
+    with claimed(context.out, study), settled_threads(context.base.n_parameters):
         return run_stages(context, command)
 
 

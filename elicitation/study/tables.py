@@ -32,8 +32,6 @@ from lab.records.stage import Artefact, memoised
 from lab.records.tables import write_table
 from lab.sampling.trace import VERDICTS, verdict_table
 from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.intervention import reads_tuned_category
-from steering.hybrid.router import asks_tuned
 
 
 def problem_bits(traces: pl.DataFrame, hybrid: Hybrid) -> pl.DataFrame:
@@ -54,9 +52,9 @@ def problem_bits(traces: pl.DataFrame, hybrid: Hybrid) -> pl.DataFrame:
         routed=pl.col("routes").list.eval(pl.element() > 0),
     ).explode("content_bits", "categories", "routed")
     bits = pl.col("content_bits").cast(pl.Float64)
-    if asks_tuned(hybrid.router):
+    if hybrid.router.reads.asks_tuned:
         bits = bits + code_length("routed")
-    if reads_tuned_category(hybrid.intervention):
+    if hybrid.intervention.categories_of == "tuned":
         bits = bits + pl.when("routed").then(code_length("routed", "categories") - code_length("routed")).otherwise(0.0)
     keys = ("problem_id", "sample_index")
     return tokens.with_columns(bits=bits).group_by(*keys, maintain_order=True).agg(pl.col("bits").sum())

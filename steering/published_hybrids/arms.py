@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 
 from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.intervention import FirstChooser, RandomChooser
-from steering.hybrid.router import AtRandom
+from steering.hybrid.routers import AtRandom
+from steering.hybrid.sweep import FirstChooser, RandomChooser
 from steering.published_hybrids.hybrid_of import hybrid_of
 from steering.published_hybrids.published_hybrids import PublishedHybrids
 from steering.published_hybrids.recipe import (

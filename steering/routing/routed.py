@@ -30,7 +30,7 @@ from steering.export.tensors import load_vector, save_vector
 from steering.export.vector_file import ModelFacts
 from steering.fits.examples import Disagreements
 from steering.fits.gradient import GradientFit
-from steering.hybrid.router import EntropyAbove, LinearProbe, Scheduled
+from steering.hybrid.routers import EntropyAbove, LinearProbe, Scheduled
 from steering.routing.category_vectors import CategoryVectors, fit_category_vectors
 from steering.routing.fit_router import ProbeQuality, fit_entropy, fit_probe, fit_schedule
 from steering.routing.moments import Moments, moment_taxonomy, moments, streams_before

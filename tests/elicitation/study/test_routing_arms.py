@@ -10,8 +10,8 @@ from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.intervention import Steer
-from steering.hybrid.router import AtRandom, EntropyAbove, LinearProbe, Scheduled
+from steering.hybrid.interventions import Steer
+from steering.hybrid.routers import AtRandom, EntropyAbove, LinearProbe, Scheduled
 from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
 from steering.routing.category_vectors import CategoryVectors
 from steering.routing.fit_router import ProbeQuality
