@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import partial, wraps
 from types import NoneType
-from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, get_args, get_origin, runtime_checkable
 
 import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
@@ -17,13 +17,14 @@ Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     tyro.conf.arg(help="Precision of the weights; auto is bfloat16 on cuda, float32 elsewhere."),
 ]
-RAY_HELP = """Work in processes of Ray's: alone, on this machine; with an address or auto, on a running cluster whose
+RAY_HELP = """Work in processes of Ray's: alone, on this machine; with an address or auto, on a running cluster whose \
 machines see the same files. A worker takes as many cores as OMP_NUM_THREADS says, or a GPU. Same bytes as without."""
 RayPlace = Annotated[
     tuple[()] | tuple[str] | None, tyro.conf.arg(help=RAY_HELP, metavar="[ADDRESS]", help_behavior_hint="")
 ]
 
 
+@runtime_checkable
 class Command(Protocol):
     """What a verb is asked for: a frozen dataclass."""
 
@@ -35,7 +36,8 @@ class Command(Protocol):
         ...
 
 
-Asked = TypeVar("Asked", bound=Command)
+Asked = TypeVar("Asked")
+"""A kind of `Command`."""
 
 
 class _Refused(Exception):

@@ -13,12 +13,9 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from elicitation.calibration.leak import shipped_leaks
 from elicitation.cli.parse import parse
 from elicitation.cli.terminal import Terminal
-from elicitation.report.study.summary import summary
 from elicitation.study.config import Study
-from elicitation.study.run import run
 from lab.models.source import (
     ADAPTERS,
     ModelSource,
@@ -31,8 +28,8 @@ from lab.models.source import (
 from lab.organisms.adapters import ADAPTED
 from lab.records.errors import ModelError
 
-PAIR_HELP = """The base model and the model tuned from it, or one model that comes with the package, whose parent is then
-the base. Names of models (`lab models list`), directories of transformers checkpoints or LoRA adapters, GGUF files, or
+PAIR_HELP = """The base model and the model tuned from it, or one model that comes with the package, whose parent is then \
+the base. Names of models (`lab models list`), directories of transformers checkpoints or LoRA adapters, GGUF files, or \
 hub names."""
 Pair = Annotated[tuple[str, ...], tyro.conf.arg(metavar="BASE TUNED", help=PAIR_HELP)]
 
@@ -88,6 +85,10 @@ def shipped_card(source: ModelSource) -> Path | None:
 
 def run_study(study: Study, out: Path, terminal: Terminal) -> None:
     """Runs a study under a progress bar, then shows its summary and says where the report is."""
+    from elicitation.calibration.leak import shipped_leaks
+    from elicitation.report.study.summary import summary
+    from elicitation.study.run import run
+
     with terminal.progress() as watch:
         finished = run(study, out, command=terminal.line, watch=watch)
     terminal.show(summary(finished.ledger.ladder, terminal.console.width, shipped_leaks()))
