@@ -193,7 +193,9 @@ def extras() -> Iterator[Finding]:
         if not faults:
             yield Finding("extras", extra, "ok", "all there")
             continue
-        lacks = "; ".join([*(f"{fault.name} {fault.description}" for fault in faults), *filter(None, [ALONE.get(extra)])])
+        lacks = "; ".join(
+            [*(f"{fault.name} {fault.description}" for fault in faults), *filter(None, [ALONE.get(extra)])]
+        )
         mend = pip(quoted(extra))
         if extra in ALONE:
             # Constraints would refuse the older transformers that it wants.

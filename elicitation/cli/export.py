@@ -1,13 +1,13 @@
 """Write a steering vector for another program, and a card that says what it is and how to use it there.
 
-Example: lab export --vector runs/demo/vectors/opening.safetensors --format gguf --out opening.gguf
+Example: lab export --vector runs/demo/vectors/first_token.safetensors --format gguf --out first_token.gguf
 
 Files of other programs are read too: GGUF control vectors (repeng, EasySteer), vllm-lens JSON.
 """
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import polars as pl
 import tyro
@@ -18,7 +18,6 @@ from lab.records.errors import StorageError, VectorError
 
 if TYPE_CHECKING:
     from lab.models.load import Model
-    from steering.export.export import Format
     from steering.export.vector_file import Origin, VectorFile
 
 
@@ -29,7 +28,7 @@ class ExportCommand:
     RESUMES: ClassVar[bool] = False
     vector: Path
     """File of the vector, in any of the formats."""
-    format: Literal["safetensors", "gguf", "vllm-lens", "layer-table", "baked", "adapter"] = "gguf"
+    format: str = "gguf"
     """safetensors: this lab's own file; gguf: llama.cpp, repeng, EasySteer; vllm-lens: JSON; layer-table: one tensor
     for programs whose own files are pickles; baked: a checkpoint with the vector in its biases, which plain
     transformers and vLLM serve unchanged; adapter: a PEFT adapter."""
@@ -42,7 +41,7 @@ class ExportCommand:
     """Strength, which is written into the numbers."""
     study: Path | None = None
     """A study whose ladder holds the vector's measured effect, for the card."""
-    arms: tuple[str, ...] = ("fitted-opening", "fitted-greedy")
+    arms: tuple[str, ...] = ("fitted-first-token", "fitted-greedy")
     """Arms of that study that used the vector."""
     card: Path | None = None
     """Markdown file of the card; OUT with .md appended if not given."""
@@ -62,17 +61,19 @@ class ExportCommand:
         from lab.models.load import load
         from lab.models.source import model_source
         from lab.records.tables import write_text
-        from steering.export.export import export, import_vector
+        from steering.export.export import FORMATS, export, import_vector
         from steering.export.model_card import model_card
         from steering.export.push import CARD, hub_repository, push, pushed_files
         from steering.export.vector_file import VectorFile, facts_of
 
+        if self.format not in FORMATS:
+            raise VectorError(f"no format {self.format!r}: want one of {', '.join(FORMATS)}")
         repository = None if self.push is None else hub_repository(self.push)
         device, model = resolve_device(self.device), None
         if self.model is not None:
             model = load(model_source(self.model), device=device, dtype=resolve_dtype(self.dtype, device))
             settle_threads(model.n_parameters)
-        form, measured = self.form(model), self.measured_effect()
+        form, measured = FORMATS[self.format].for_model(model), self.measured_effect()
         file = import_vector(self.vector, None if model is None else facts_of(model))
         origin = self.origin(file, model)
         if self.out.exists():
@@ -92,17 +93,6 @@ class ExportCommand:
             terminal.say(f"to {repository.name}: {told}, and the card as {CARD}")
             hub_card = model_card(self.vector.stem, described, {place: form}, measured)
             terminal.say(f"pushed: {push(self.out, hub_card, repository)}")
-
-    def form(self, model: "Model | None") -> "Format":
-        """The format as a value; VectorError where it needs a model and none was named."""
-        from steering.export.export import Adapter, BakedBias, Gguf, LayerTable, Safetensors, VllmLens
-
-        plain = {"safetensors": Safetensors, "gguf": Gguf, "vllm-lens": VllmLens, "layer-table": LayerTable}
-        if self.format in plain:
-            return plain[self.format]()
-        if model is None:
-            raise VectorError(f"--format {self.format} is written for one model: name it with --model")
-        return BakedBias(into=model) if self.format == "baked" else Adapter(of=model)
 
     def origin(self, file: "VectorFile", model: "Model | None") -> "Origin":
         """Where the vector comes from: as its file says, and else this import, with the model that the user names."""

@@ -59,8 +59,9 @@ class ModelsFetch:
 
     def run(self, terminal: Terminal) -> None:
         """Fetches, unless it is there, and says where it is."""
-        from lab.organisms.catalogue import pretrained_named
         from lab.organisms.fetch import fetch
+
+        from lab.organisms.catalogue import pretrained_named
 
         terminal.say(f"{self.name} is in {fetch(pretrained_named(self.name))}")
 

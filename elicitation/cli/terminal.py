@@ -172,7 +172,9 @@ class Terminal:
 def _filled(paragraph: str, width: int) -> list[str]:
     if not paragraph.startswith("Example:") or len(paragraph) <= width:
         return textwrap.wrap(paragraph, width, break_long_words=False, break_on_hyphens=False)
-    lines = textwrap.wrap(paragraph, width - 2, break_long_words=False, break_on_hyphens=False, subsequent_indent="    ")
+    lines = textwrap.wrap(
+        paragraph, width - 2, break_long_words=False, break_on_hyphens=False, subsequent_indent="    "
+    )
     return [*(f"{line} \\" for line in lines[:-1]), lines[-1]]
 
 
