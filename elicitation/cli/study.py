@@ -28,9 +28,9 @@ from lab.models.source import (
 from lab.organisms.adapters import ADAPTED
 from lab.records.errors import ModelError
 
-PAIR_HELP = """The base model and the model tuned from it, or one model that comes with the package, whose parent is then \
-the base. Names of models (`lab models list`), directories of transformers checkpoints or LoRA adapters, GGUF files, or \
-hub names."""
+PAIR_HELP = """The base model and the model tuned from it, or one model that comes with the package, whose parent is \
+then the base. Names of models (`lab models list`), directories of transformers checkpoints or LoRA adapters, GGUF \
+files, or hub names."""
 Pair = Annotated[tuple[str, ...], tyro.conf.arg(metavar="BASE TUNED", help=PAIR_HELP)]
 
 

@@ -170,11 +170,11 @@ class Terminal:
 
 
 def _filled(paragraph: str, width: int) -> list[str]:
+    wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
     if not paragraph.startswith("Example:") or len(paragraph) <= width:
-        return textwrap.wrap(paragraph, width, break_long_words=False, break_on_hyphens=False)
-    lines = textwrap.wrap(
-        paragraph, width - 2, break_long_words=False, break_on_hyphens=False, subsequent_indent="    "
-    )
+        return wrapper.wrap(paragraph)
+    wrapper.width, wrapper.subsequent_indent = width - 2, "    "
+    lines = wrapper.wrap(paragraph)
     return [*(f"{line} \\" for line in lines[:-1]), lines[-1]]
 
 

@@ -1,4 +1,4 @@
-"""The doctor: what it says of this installation and of broken ones, in words within the terminal's columns or in JSON."""
+"""The doctor: what it says of this installation and of broken ones, as words that fit the terminal or as JSON."""
 
 import io
 import json

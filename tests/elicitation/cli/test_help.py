@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[3]
 EXAMPLE = re.compile(r"^Example: (lab .+)$", re.MULTILINE)
 MODULES = {verb: import_module(module) for verb, module in VERBS.items()}
 SEVERAL = {verb: module.COMMAND for verb, module in MODULES.items() if isinstance(module.COMMAND, dict)}
-HELPS = {(verb,): module.__doc__ for verb, module in MODULES.items()} | {
-    (verb, word): kind.__doc__ for verb, kinds in SEVERAL.items() for word, kind in kinds.items()
+HELPS = {(verb,): module.__doc__ or "" for verb, module in MODULES.items()} | {
+    (verb, word): kind.__doc__ or "" for verb, kinds in SEVERAL.items() for word, kind in kinds.items()
 }
 """The words of every verb, and its help."""
 FLAGS = [words for words in HELPS if words[0] not in SEVERAL or len(words) == 2]
@@ -177,5 +177,5 @@ def test_flags_are_the_fields_of_configurations_as_their_metadata_says(capsys):
 
 
 def test_what_a_configuration_refuses_is_its_own_error_however_deep_it_lies():
-    with pytest.raises(TaskError, match="^size 0: want at least 1$"):
+    with pytest.raises(TaskError, match=r"^size 0: want at least 1$"):
         parse(Example, ["--other.size", "0"], prog="lab")
