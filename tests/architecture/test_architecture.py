@@ -94,7 +94,7 @@ SURFACE = {
         --other-skill-task --sae --methods --layers --policy-controls --doses --n-fit-problems --n-fit-samples --n-texts
         --n-features --max-new-tokens --n-boot --policy.n-steps --policy.n-prompts --policy.n-rollouts
         --policy.learning-rate --policy.warmup-steps --policy.max-new-tokens --policy.temperature""",
-    "export": "--vector --format --out --model --dose --study --card --push --device --dtype",
+    "export": "--vector --format --out --model --dose --study --arms --card --push --device --dtype",
     "models": "list fetch build",
     "models list": "",
     "models fetch": "",
