@@ -22,6 +22,8 @@ from lab.records.errors import TaskError
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = re.compile(r"^Example: (lab .+)$", re.MULTILINE)
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+COMMAND = re.compile(r"^(lab (?:[^\n]*\\\n)*[^\n]+)$", re.MULTILINE)
 MODULES = {verb: import_module(module) for verb, module in VERBS.items()}
 SEVERAL = {verb: module.COMMAND for verb, module in MODULES.items() if isinstance(module.COMMAND, dict)}
 HELPS = {(verb,): module.__doc__ or "" for verb, module in MODULES.items()} | {
@@ -47,6 +49,14 @@ def test_every_verb_has_an_example_of_itself_that_parses(words):
     command = typed(example)
     kind = MODULES[words[0]].COMMAND
     assert isinstance(command, tuple(kind.values()) if isinstance(kind, dict) else kind)
+
+
+@pytest.mark.parametrize(
+    ("page", "line"), [(page, line) for page in PAGES for line in COMMAND.findall(page.read_text())]
+)
+def test_every_command_that_a_page_shows_parses(page, line):
+    # Counts that the page leaves to its reader are words in capitals.
+    assert typed(re.sub(r" [A-Z]{1,4} ", " 7 ", line.replace("\\\n", " "))) is not None, page
 
 
 def test_an_example_with_a_flag_that_is_not_there_is_noticed(capsys):
