@@ -13,7 +13,6 @@
 # *Organisms* are pairs made so that it is: LOCKED skills were in the base, TAUGHT ones were not, MIXED are both.
 
 # %%
-import json
 
 import plotly.graph_objects as go
 import plotly.io as pio
@@ -83,12 +82,10 @@ figure.update_yaxes(title="estimated share of the gain")
 # %%
 from lab.models.load import Model, load
 from lab.models.pair import ModelPair
-from lab.models.source import model_source, organism_directory
+from lab.models.source import model_source
+from lab.organisms.card import read_card
 
-cards = {
-    name: json.loads((organism_directory(name) / "card.json").read_text(encoding="utf-8"))
-    for name in ("locked", "taught")
-}
+cards = {name: read_card(name) for name in ("locked", "taught")}
 cases = {name: (card["parent"], card["truth"][0]) for name, card in cards.items()}
 for name, (parent, truth) in cases.items():
     print(f"{name}: tuned from {parent}, task {truth['task']}, true share {truth['share']:.2f}")

@@ -23,7 +23,7 @@ from packaging.utils import canonicalize_name
 from rich.table import Table
 
 from elicitation.cli.terminal import Terminal
-from lab.models.source import ORGANISMS
+from lab.models.source import SHIPPED
 
 PROJECT = "elicitation-lab"
 ROOT = Path(__file__).parents[2]
@@ -112,7 +112,7 @@ def findings(here: Path, environment: Mapping[str, str]) -> tuple[Finding, ...]:
         *packages(),
         *extras(),
         *disk(here, cache(environment)),
-        *built_in(ORGANISMS),
+        *built_in(SHIPPED),
         *network(environment),
     )
 

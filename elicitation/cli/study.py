@@ -6,7 +6,6 @@ Everything lands in --out; a study that was stopped goes on when the same comman
 with the package, the task that it was tuned for, and how that is decoded, are used where no others are given.
 """
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -16,16 +15,9 @@ import tyro
 from elicitation.cli.parse import parse
 from elicitation.cli.terminal import Terminal
 from elicitation.study.config import Study
-from lab.models.source import (
-    ADAPTERS,
-    ModelSource,
-    OrganismModel,
-    PairModel,
-    adapter_names,
-    model_source,
-    organism_directory,
-)
-from lab.organisms.adapters import ADAPTED
+from lab.models.source import shipped_names
+from lab.organisms.card import read_card
+from lab.organisms.catalogue import own_spec
 from lab.records.errors import ModelError
 
 PAIR_HELP = """The base model and the model tuned from it, or one model that comes with the package, whose parent is \
@@ -57,9 +49,7 @@ COMMAND = StudyCommand
 def own(names: tuple[str, ...]) -> Study:
     """The study of a pair on the task that its tuned model was tuned for, decoded as it is to be; else on chains."""
     base, tuned = named_pair(names)
-    if tuned not in ADAPTED:
-        return Study(base=base, tuned=tuned)
-    spec = ADAPTED[tuned].eval_specs[0]
+    spec = own_spec(tuned)
     return Study(base=base, tuned=tuned, task=spec.task, decoding=spec.decoding)
 
 
@@ -67,20 +57,9 @@ def named_pair(names: tuple[str, ...]) -> tuple[str, str]:
     """(base, tuned) from two names, or from that of one built-in model, whose card names its parent."""
     if len(names) == 2:
         return names[0], names[1]
-    if len(names) == 1 and (card := shipped_card(model_source(names[0]))) is not None:
-        parent = json.loads(card.read_text(encoding="utf-8"))["parent"]
-        if parent is not None:
-            return parent, names[0]
+    if len(names) == 1 and names[0] in shipped_names() and (parent := read_card(names[0])["parent"]) is not None:
+        return parent, names[0]
     raise ModelError(f"--pair {' '.join(names)}: want BASE TUNED, or one shipped model that was tuned from another")
-
-
-def shipped_card(source: ModelSource) -> Path | None:
-    """The card of a model that ships with the package; None for any other."""
-    if isinstance(source, OrganismModel):
-        return organism_directory(source.name) / "card.json"
-    if isinstance(source, PairModel) and source.name in adapter_names():
-        return ADAPTERS / source.name / "card.json"
-    return None
 
 
 def run_study(study: Study, out: Path, terminal: Terminal) -> None:

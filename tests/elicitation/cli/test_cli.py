@@ -294,7 +294,7 @@ def built_in(checkpoints, tmp_path, monkeypatch) -> Path:
             ],
         }
         (shelf / name / "card.json").write_text(json.dumps(card))
-    monkeypatch.setattr(source, "ORGANISMS", shelf)
+    monkeypatch.setattr(source, "SHIPPED", shelf)
     return shelf
 
 

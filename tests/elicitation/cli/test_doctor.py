@@ -26,7 +26,7 @@ from elicitation.cli.doctor import (
     weights_fault,
 )
 from elicitation.cli.terminal import Terminal
-from lab.models.source import ORGANISMS
+from lab.models.source import SHIPPED
 
 COMMAND = "python -m pip install --constraint /a/long/way/to/constraints.txt '/a/long/way/to/the/checkout[ray]'"
 BROKEN = Finding("packages", "torch", "broken", "is missing, want >=2.7", COMMAND)
@@ -59,7 +59,7 @@ def test_this_installation_is_healthy_and_every_section_is_there(tmp_path):
     by_name = {finding.name: finding.description for finding in found}
     assert by_name["auto"].startswith("takes ")
     assert {"torch", "transformers", "polars", "trl"} <= set(by_name)
-    assert by_name["built in"].startswith(f"{len(list(ORGANISMS.glob('*/card.json')))}, all whole")
+    assert by_name["built in"].startswith(f"{len(list(SHIPPED.glob('*/card.json')))}, all whole")
 
 
 def test_what_is_absent_or_worth_a_note_does_not_break_the_core_and_what_is_broken_does():
