@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 import tyro
-from rich.padding import Padding
+from rich.table import Column, Table
 from rich.text import Text
 
 from elicitation.cli.parse import Device
@@ -32,15 +32,14 @@ class ModelsList:
             "Strict accuracy in % on each task, sampled at temperature 1; the kind of gain, and which share of it was "
             "there before.\n"
         )
-        models = tuple(listed())
-        width = max(len(model.name) for model in models)
-        for model in models:
+        models = Table.grid(Column(no_wrap=True), padding=(0, 2))
+        for model in listed():
+            parent = [f"from {model.parent}"] if model.parent else []
             levels = [f"{task} {100 * value:.1f}" for task, value in model.strict] or [model.where]
             shares = [f"{kind} " + ("none" if share is None else f"{share:.2f}") for kind, share in model.truths]
-            parent = [f"from {model.parent}"] if model.parent else []
-            rest = "  ".join([*parent, *levels, ", ".join(shares)]).rstrip()
-            terminal.show(Text.assemble((f"{model.name:<{width}}", "bold"), "  ", rest))
-            terminal.show(Padding(Text(model.story), (0, 0, 0, 4)))
+            told = "  ".join([*parent, *levels, ", ".join(shares)]).rstrip()
+            models.add_row(Text(model.name, "bold"), Text(f"{told}\n{model.story}"))
+        terminal.show(models)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +58,8 @@ class ModelsFetch:
 
     def run(self, terminal: Terminal) -> None:
         """Fetches, unless it is there, and says where it is."""
-        from lab.organisms.fetch import fetch
-
         from lab.organisms.catalogue import pretrained_named
+        from lab.organisms.fetch import fetch
 
         terminal.say(f"{self.name} is in {fetch(pretrained_named(self.name))}")
 

@@ -61,7 +61,7 @@ def parse(kind: type[Asked], argv: Sequence[str], *, prog: str, default: Asked |
             description="",
             args=argv,
             default=tyro.MISSING_NONPROP if default is None else default,
-            config=(tyro.conf.FlagCreatePairsOff,),
+            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName),
             registry=registry,
         )
     except _RefusedError as refused:

@@ -289,8 +289,8 @@ def built_in(checkpoints, tmp_path, monkeypatch) -> Path:
             "story": f"The story of [bold] {name}.",
             "truth": [{"kind": "LOCKED", "share": None if parent is None else 0.75}],
             "measured": [
-                figure | {"decoding": "sampled", "value": 0.3},
-                figure | {"decoding": "forced chain", "value": 0.35},
+                figure | {"model": name, "decoding": "sampled", "value": 0.3},
+                figure | {"model": name, "decoding": "forced chain", "value": 0.35},
             ],
         }
         (shelf / name / "card.json").write_text(json.dumps(card))
