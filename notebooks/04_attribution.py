@@ -75,10 +75,10 @@ sae = load_sae(unit.path, device=CPU)
 # prompts of problems that the SAE has not seen.
 
 # %%
-from probes.attribution.contrast import opening_contrasts
+from probes.attribution.contrast import first_token_contrasts
 
 task = open_task(task_source("chain"), n_problems=60, seed=0)
-contrasts = opening_contrasts(tuned, task.problems, toward=["T"], against=["A"])
+contrasts = first_token_contrasts(tuned, task.problems, toward=["T"], against=["A"])
 print(f"{len(contrasts)} prompts, the first is {task.problems[0].prompt}")
 
 # %% [markdown]

@@ -67,8 +67,8 @@ from elicitation.study.evidence import contexts, first_token_activations
 from lab.records.seeds import torch_generator
 from probes.capture.site import Site
 from steering.fits.controls import random_like
+from steering.fits.fits import mean_difference
 from steering.fits.gradient import GradientFit, fit_gradient
-from steering.fits.mean_difference import mean_difference
 
 site = Site(2, "resid_post")
 opening = contexts(base, decided.filter(position=0), by_tuned, by_id)

@@ -130,14 +130,14 @@ class AttributeCommand:
         from lab.records.tables import read_table
         from lab.sampling.trace import TRACES
         from lab.tasks.source import open_task, task_source
-        from probes.attribution.contrast import answer_contrasts, can_be_asked, opening_contrasts
+        from probes.attribution.contrast import answer_contrasts, can_be_asked, first_token_contrasts
 
         given = bool(self.toward), bool(self.against), self.traces is not None
         if given not in ((True, True, False), (False, False, True)):
             raise EstimateError("want either --toward with --against, or --traces: say what is to be explained")
         task = open_task(task_source(self.task), n_problems=self.n_problems, seed=self.seed)
         if self.traces is None:
-            return opening_contrasts(model, task.problems, self.toward, self.against)
+            return first_token_contrasts(model, task.problems, self.toward, self.against)
         traces = read_table(self.traces, TRACES)
         # A trace of another task is an error, and not one whose answer is hard to find.
         strays = traces.filter(~pl.col("problem_id").is_in([problem.id for problem in task.problems]))

@@ -32,8 +32,7 @@ from probes.capture.site import Site
 from steering.edit import Add, Edit
 from steering.export import export as exporting
 from steering.export.vector_file import Origin, facts_of
-from steering.fits import controls, gradient, policy_gradient
-from steering.fits import mean_difference as means
+from steering.fits import controls, fits, gradient, policy_gradient
 from steering.fits.examples import Disagreements
 from steering.gate import EVERYWHERE, Gate
 from steering.hybrid.interventions import Steer
@@ -131,7 +130,7 @@ def mean_difference(
         for texts in (positive, negative)
     )
     one, other = (capture(model, texts, place)[place][:, -1] for texts in sides)
-    return means.mean_difference(place, one, other, description=f"difference of means on {model.name}")
+    return fits.mean_difference(place, one, other, description=f"difference of means on {model.name}")
 
 
 def random_like(vector: SteeringVector, *, seed: int = 0) -> SteeringVector:
@@ -229,18 +228,11 @@ def export(
     chosen = form or SUFFIXES.get(file.suffix)
     if chosen is None:
         raise VectorError(f"no format is known by the end of {file}: want {', '.join(SUFFIXES)}, or name it as `form`")
-    formats: dict[FormatName, exporting.Format] = {
-        "safetensors": exporting.Safetensors(),
-        "gguf": exporting.Gguf(),
-        "vllm-lens": exporting.VllmLens(),
-        "layer-table": exporting.LayerTable(),
-        "baked": exporting.BakedBias(into=model),
-        "adapter": exporting.Adapter(of=model),
-    }
     made_by = provenance(
         "export", {"form": chosen, "dose": dose}, {"model": model.digest}, device="cpu", dtype="float32", seed=0
     )
-    exporting.export(vector, formats[chosen], file, Origin(made_by=made_by, fitted_on=facts_of(model)), dose=dose)
+    written = exporting.FORMATS[chosen].for_model(model)
+    exporting.export(vector, written, file, Origin(made_by=made_by, fitted_on=facts_of(model)), dose=dose)
     return file
 
 
