@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from elicitation.cli.commands import ExportCommand
-from elicitation.cli.run_export import run_export
-from elicitation.cli.run_vectors import as_comparison, effects_shown
-from elicitation.cli.vector_commands import VectorsCommand
+from elicitation.cli.export import ExportCommand
+from elicitation.cli.parse import parse
+from elicitation.cli.terminal import Terminal
+from elicitation.cli.vectors import VectorsCommand, effects_shown
 from elicitation.comparison.config import Comparison
 from elicitation.comparison.run import compare
 from elicitation.report.study.tables import LADDER
@@ -151,7 +151,7 @@ def test_the_export_command_takes_the_vectors_and_its_card_tells_the_measured_ef
         study=finished,
         arms=("gradient-first-1", "gradient-first-1-greedy"),
     )
-    run_export(command, Console(quiet=True))
+    command.run(Terminal([], Console(quiet=True)))
     card = (tmp_path / "vector.safetensors.md").read_text(encoding="utf-8")
     assert "## Measured effect" in card
     assert "gradient on disagreements, block 1, first token, greedy decoding" in card
@@ -224,9 +224,10 @@ def test_a_comparison_of_nothing_but_decoder_rows_without_an_sae_says_so(compari
 
 
 def test_the_command_is_a_configuration_and_its_effects_fit_a_terminal(finished, comparison, tmp_path):
-    asked = as_comparison(VectorsCommand(pair=("a", "b"), out=tmp_path, layers=(2,), policy_steps=7), ("a", "b"))
-    assert (asked.base, asked.tuned, asked.layers, asked.policy.n_steps) == ("a", "b", (2,), 7)
-    assert asked == Comparison(base="a", tuned="b", layers=(2,), policy=replace(asked.policy, n_steps=7))
+    argv = ["--pair", "a", "b", "--out", str(tmp_path), "--layers", "2", "--policy.n-steps", "7"]
+    asked = parse(VectorsCommand, argv, prog="lab vectors").comparison
+    assert (asked.layers, asked.policy.n_steps) == ((2,), 7)
+    assert asked == Comparison(base="", tuned="", layers=(2,), policy=replace(asked.policy, n_steps=7))
     ledger = compare(comparison, finished, command="lab vectors").ledger
     console = Console(width=80, record=True, file=io.StringIO(), markup=False)
     console.print(effects_shown(ledger))
