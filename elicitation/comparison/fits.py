@@ -57,18 +57,13 @@ def entries(comparing: ComparisonContext) -> tuple[Entry, ...]:
     """All fits that are asked for, in the order of the methods; one a layer where its vectors have one site."""
     comparison, study = comparing.comparison, comparing.context.study
     policy = PolicyGradient(replace(comparison.policy, max_new_tokens=study.decoding.max_new_tokens))
-    each = [(site,) for site in comparing.sites]
+    each, several = [(site,) for site in comparing.sites], [comparing.policy_sites]
     listed: dict[str, tuple[str, AnyFit, list[tuple[Site, ...]], Gate]] = {
         "mean": ("difference of means", MeanDifference(), each, EVERYWHERE),
         "mean-first": ("difference of means", MeanDifference(), each, FIRST),
         "gradient": ("gradient on texts", TextGradient(study.fit, comparison.n_texts), each, EVERYWHERE),
         "gradient-first": ("gradient on disagreements", FirstTokenGradient(study.fit), each, FIRST),
-        "policy": (
-            f"policy gradient at {len(comparing.policy_sites)} sites",
-            policy,
-            [comparing.policy_sites],
-            EVERYWHERE,
-        ),
+        "policy": (f"policy gradient at {len(comparing.policy_sites)} sites", policy, several, EVERYWHERE),
     }
     if comparing.sae is not None:
         features = DecoderRows(comparing.sae, comparison.n_features)

@@ -34,7 +34,7 @@ def comparison(checkpoints) -> Comparison:
         other_task=OTHER,
         placebo=str(checkpoints.base),
         other_base=str(checkpoints.base),
-        methods=("mean", "mean-first", "gradient", "gradient-first", "policy"),
+        methods=("mean-first", "gradient", "gradient-first", "policy"),
         policy_controls=("shuffled",),
         doses=(1.0,),
         policy=GrpoRun(n_steps=2, n_prompts=2, n_rollouts=4, learning_rate=0.05),
