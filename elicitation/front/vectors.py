@@ -2,7 +2,9 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from math import inf, nan
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -14,7 +16,11 @@ from elicitation.comparison.evaluate import EvalSpec
 from elicitation.front.answers import N_BOOT, accuracy, judge, sample
 from elicitation.front.features import capture, directory, words
 from elicitation.front.opening import Prompts, problems_of, prompted, site_of
+from elicitation.report.kit.tokens import TokenStrip
 from elicitation.study import evidence
+from elicitation.study.arms import Arm, arm_family
+from elicitation.study.findings import Answered, ladder_table, routed_share
+from elicitation.study.tables import problem_bits
 from elicitation.widgets.dose_slider import Dosed, DoseSlider
 from lab.metrics.bootstrap import Interval, mean_interval, resamples
 from lab.models.load import Model, assemble
@@ -36,6 +42,7 @@ from steering.fits import controls, gradient, policy_gradient
 from steering.fits import mean_difference as means
 from steering.fits.examples import Disagreements
 from steering.gate import EVERYWHERE, Gate
+from steering.hybrid.hybrid import Hybrid
 from steering.hybrid.interventions import Steer
 from steering.hybrid.vector_table import Drawn
 from steering.vector import SteeringVector
@@ -154,6 +161,63 @@ def steer(*edits: SteeringVector | Edit, memory: Literal["forgotten", "kept"] = 
     False
     """
     return Steer(Drawn(tuple(Add(one) if isinstance(one, SteeringVector) else one for one in edits)), memory)
+
+
+def ladder(
+    pair: ModelPair,
+    task: Task,
+    traces: pl.DataFrame,
+    hybrids: Mapping[str, Hybrid],
+    controls: Mapping[str, str] = MappingProxyType({}),
+    *,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """Every arm of `el.sample(pair, task, hybrids=hybrids)` between base and tuned model, as a study's ladder has it.
+
+    Of each: accuracy, the share of the gain that it recovers or why none is given, what it has beyond its control
+    (`controls` names the arm that a control is one of), and the bits that crossed from the tuned model.
+
+    >>> pair, task = el.pair("zero-base", "zero-rl"), el.task("chain", n=20)
+    >>> half = {"half": el.Hybrid(el.routers.AtRandom(0.5), el.interventions.Takeover())}
+    >>> table = el.ladder(pair, task, el.sample(pair, task, n=4, hybrids=half), half)
+    >>> table.filter(arm="half", measure="strict")["share"].round(2).to_list()
+    [0.4]
+    """
+    verdicts = judge(traces, task)
+
+    def answered(name: str, bits: float) -> Answered:
+        mine = traces.filter(arm=name)
+        arm = {"name": name, "label": name, "traces": mine, "verdicts": verdicts.filter(arm=name), "cost": 1.0}
+        if name not in hybrids:
+            end = {"kind": "end", "control_of": None, "family": "end", "steered_share": 0.0}
+            return Answered(**arm, **end, bits=np.full(len(task.problems), bits))
+        kind = "control" if name in controls else "rung"
+        told = Arm(name=name, label=name, kind=kind, control_of=controls.get(name), method=hybrids[name])
+        crossed = (
+            problem_bits(mine, hybrids[name]).group_by("problem_id", maintain_order=True).agg(pl.col("bits").mean())
+        )
+        return Answered(
+            **arm,
+            kind=kind,
+            control_of=told.control_of,
+            family=arm_family(told),
+            steered_share=routed_share(mine),
+            bits=crossed["bits"].to_numpy(),
+        )
+
+    arms = [answered(pair.base.name, 0.0), *(answered(name, nan) for name in hybrids), answered(pair.tuned.name, inf)]
+    return ladder_table(arms, resamples(len(task.problems), N_BOOT, numpy_generator(seed, "bootstrap")))
+
+
+def route_strip(model: Model, traces: pl.DataFrame) -> TokenStrip:
+    """The first of some traces, token by token, coloured by who wrote it; each token's probability is in its title.
+
+    >>> el.route_strip(base, el.sample(base, "<8-1+9?")).counted()
+    '24 tokens'
+    """
+    row = traces.row(0, named=True)
+    routes, logprobs = tuple(row["routes"]), tuple(row["logprobs"])
+    return TokenStrip(tokens=words(model, row["tokens"]), routes=routes, logprobs=logprobs)
 
 
 def dose_sweep(
