@@ -83,7 +83,7 @@ refused.select("pair", "estimator", "refusal").head(4)
 
 # %%
 leaks = el.shipped_leaks().filter(
-    pl.col("kind") == "TAUGHT", pl.col("arm").is_in(["fitted-opening", "takeover-disagreement"])
+    pl.col("kind") == "TAUGHT", pl.col("arm").is_in(["fitted-first-token", "takeover-disagreement"])
 )
 leaks = leaks.select("arm", "case", value="share", low="share_low", high="share_high")
 labels = {"case": "TAUGHT model", "value": "share of the gain"}

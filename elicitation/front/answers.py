@@ -26,7 +26,7 @@ from lab.sampling import sample as sampling
 from lab.sampling.decoder import OpenDecoder
 from lab.sampling.decoding import GREEDY, Decoding
 from lab.sampling.trace import TRACES, VERDICTS, trace_table, verdict_table
-from lab.scoring.evidence import PROCESS, Evidence
+from lab.scoring.evidence import PROCESS, TWO_MODELS, Evidence
 from lab.scoring.scores import Readings, Row, completion_logits, pieces, scores
 from lab.tasks.source import Task
 from probes.capture.positions import single_token
@@ -247,6 +247,7 @@ def evidence(pair: ModelPair, task: Task, n: int = 16, *, seed: int = 0) -> Evid
     named = pl.col("arm").replace({pair.base.name: "base", pair.tuned.name: "tuned"})
     read = score(pair, traces)
     return Evidence(
+        arms=TWO_MODELS,
         verdicts=judge(traces, task).with_columns(named),
         scores=read.scores,
         ranks=read.ranks,

@@ -217,7 +217,7 @@ def matched_features(found: Carriers, n_draws: int = 1, *, seed: int = 0) -> lis
     >>> [len(draw) for draw in el.matched_features(found, n_draws=2)]
     [3, 3]
     """
-    return frequency_matched(found.top, found.opening_share, n_draws, numpy_generator(seed, "matched")).tolist()
+    return frequency_matched(found.top, found.first_token_share, n_draws, numpy_generator(seed, "matched")).tolist()
 
 
 def token_strip(

@@ -2,10 +2,10 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from math import inf, nan
+from math import inf
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -17,6 +17,7 @@ from elicitation.front.answers import N_BOOT, accuracy, judge, sample
 from elicitation.front.features import capture, directory, words
 from elicitation.front.opening import Prompts, problems_of, prompted, site_of
 from elicitation.report.kit.tokens import TokenStrip
+from elicitation.report.study.tables import Family
 from elicitation.study import evidence
 from elicitation.study.arms import Arm, arm_family
 from elicitation.study.findings import Answered, ladder_table, routed_share
@@ -31,6 +32,7 @@ from lab.post_training.supervised import Document, SupervisedRun, train_on_docum
 from lab.records.errors import VectorError
 from lab.records.provenance import provenance
 from lab.records.seeds import numpy_generator, torch_generator
+from lab.scoring.evidence import ArmKey, Control, Role
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
 from probes.capture.positions import single_token
@@ -47,13 +49,8 @@ from steering.hybrid.interventions import Steer
 from steering.hybrid.vector_table import Drawn
 from steering.vector import SteeringVector
 
-FormatName: TypeAlias = Literal["safetensors", "gguf", "vllm-lens", "layer-table", "baked", "adapter"]
-SUFFIXES: Mapping[str, FormatName] = {
-    ".safetensors": "safetensors",
-    ".gguf": "gguf",
-    ".json": "vllm-lens",
-    "": "baked",
-}
+SUFFIXES = {".safetensors": "safetensors", ".gguf": "gguf", ".json": "vllm-lens", "": "baked"}
+"""End of a file's name -> the format that it is of."""
 
 
 def disagreements(pair: ModelPair, traces: pl.DataFrame) -> pl.DataFrame:
@@ -184,28 +181,33 @@ def ladder(
     [0.4]
     """
     verdicts = judge(traces, task)
-
-    def answered(name: str, bits: float) -> Answered:
-        mine = traces.filter(arm=name)
-        arm = {"name": name, "label": name, "traces": mine, "verdicts": verdicts.filter(arm=name), "cost": 1.0}
-        if name not in hybrids:
-            end = {"kind": "end", "control_of": None, "family": "end", "steered_share": 0.0}
-            return Answered(**arm, **end, bits=np.full(len(task.problems), bits))
-        kind = "control" if name in controls else "rung"
-        told = Arm(name=name, label=name, kind=kind, control_of=controls.get(name), method=hybrids[name])
-        crossed = (
-            problem_bits(mine, hybrids[name]).group_by("problem_id", maintain_order=True).agg(pl.col("bits").mean())
+    names = [pair.base.name, *hybrids, pair.tuned.name]
+    keys = {pair.base.name: ArmKey(Role.BASE), pair.tuned.name: ArmKey(Role.TUNED)}
+    families: dict[str, Family] = {}
+    bits = {pair.base.name: np.zeros(len(task.problems)), pair.tuned.name: np.full(len(task.problems), inf)}
+    for name, hybrid in hybrids.items():
+        role = Role.VECTOR if isinstance(hybrid.intervention, Steer) else Role.TAKEOVER
+        rung = hybrids.get(controls.get(name, name), hybrid)
+        left_out = Control.RANDOM_VECTORS if rung.router == hybrid.router else Control.RANDOM_TOKENS
+        arm = Arm(role=role, name=name, label=name, method=hybrid, control=left_out if name in controls else None)
+        keys[name], families[name] = arm.key, arm_family(arm)
+        crossed = problem_bits(traces.filter(arm=name), hybrid).group_by("problem_id", maintain_order=True)
+        bits[name] = crossed.agg(pl.col("bits").mean())["bits"].to_numpy()
+    arms = [
+        Answered(
+            name=name,
+            label=name,
+            key=keys[name],
+            control_of=controls.get(name),
+            family=families.get(name, "end"),
+            traces=traces.filter(arm=name),
+            verdicts=verdicts.filter(arm=name),
+            steered_share=routed_share(traces.filter(arm=name)),
+            bits=bits[name],
+            cost=1.0,
         )
-        return Answered(
-            **arm,
-            kind=kind,
-            control_of=told.control_of,
-            family=arm_family(told),
-            steered_share=routed_share(mine),
-            bits=crossed["bits"].to_numpy(),
-        )
-
-    arms = [answered(pair.base.name, 0.0), *(answered(name, nan) for name in hybrids), answered(pair.tuned.name, inf)]
+        for name in names
+    ]
     return ladder_table(arms, resamples(len(task.problems), N_BOOT, numpy_generator(seed, "bootstrap")))
 
 
@@ -278,7 +280,7 @@ def dose_slider(
 
 
 def export(
-    vector: SteeringVector, path: Path | str, model: Model, *, form: FormatName | None = None, dose: float = 1.0
+    vector: SteeringVector, path: Path | str, model: Model, *, form: str | None = None, dose: float = 1.0
 ) -> Path:
     """Writes a vector of `model` for another program; `form` is told by the end of the name where it is not given.
 
@@ -290,21 +292,16 @@ def export(
     True
     """
     file = Path(path)
-    chosen = form or SUFFIXES.get(file.suffix)
-    if chosen is None:
-        raise VectorError(f"no format is known by the end of {file}: want {', '.join(SUFFIXES)}, or name it as `form`")
-    formats: dict[FormatName, exporting.Format] = {
-        "safetensors": exporting.Safetensors(),
-        "gguf": exporting.Gguf(),
-        "vllm-lens": exporting.VllmLens(),
-        "layer-table": exporting.LayerTable(),
-        "baked": exporting.BakedBias(into=model),
-        "adapter": exporting.Adapter(of=model),
-    }
+    chosen = form or SUFFIXES.get(file.suffix, file.suffix)
+    if chosen not in exporting.FORMATS:
+        raise VectorError(
+            f"{file} as {chosen!r}: want a form of {', '.join(exporting.FORMATS)}, or a name that ends so"
+        )
     made_by = provenance(
         "export", {"form": chosen, "dose": dose}, {"model": model.digest}, device="cpu", dtype="float32", seed=0
     )
-    exporting.export(vector, formats[chosen], file, Origin(made_by=made_by, fitted_on=facts_of(model)), dose=dose)
+    written = exporting.FORMATS[chosen].for_model(model)
+    exporting.export(vector, written, file, Origin(made_by=made_by, fitted_on=facts_of(model)), dose=dose)
     return file
 
 

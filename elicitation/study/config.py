@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field, replace
 
 from elicitation.estimators.estimate import Analysis
-from elicitation.study.arms import Arm
+from elicitation.study.arms import Arm, Instead, rung
 from lab.models.device import DtypeName
 from lab.models.load import Model
 from lab.records.errors import DecodingError, EstimateError, TaskError
 from lab.sampling.decoding import Decoding
+from lab.scoring.evidence import ArmKey, Control, Role
 from lab.tasks.source import Task
 from lab.test_time.choice import Fitting
 from lab.test_time.cot_decoding import CotDecoding
@@ -84,63 +85,43 @@ def own_help_arms(settings: OwnHelp, task: Task, fit_task: Task) -> tuple[Arm, .
     The control of a rung is the same without its one ingredient; of the prompt and the temperature that is the base.
     """
     fitting = Fitting(problems=fit_task.problems, n_samples=settings.n_fit_samples)
+    votes, branches, power = settings.n_votes, settings.n_branches, settings.power
     return (
-        Arm(
-            name="prompt",
-            label="+ best prompt",
-            kind="rung",
-            method=BestPrompt(forms=prompt_forms(task), fitting=fitting),
+        *rung(Role.PROMPT, "prompt", "+ best prompt", BestPrompt(forms=prompt_forms(task), fitting=fitting)),
+        *rung(
+            Role.TEMPERATURE,
+            "temperature",
+            "+ best temperature",
+            Temperature(temperatures=settings.temperatures, fitting=fitting),
         ),
-        Arm(
-            name="temperature",
-            label="+ best temperature",
-            kind="rung",
-            method=Temperature(temperatures=settings.temperatures, fitting=fitting),
+        *rung(
+            Role.SELF_CONSISTENCY,
+            "self-consistency",
+            f"+ majority of {votes}",
+            SelfConsistency(n_votes=votes),
+            Instead(Control.ONE_VOTE, "one-vote", "one answer, as the voters draw it", SelfConsistency(n_votes=1)),
         ),
-        Arm(
-            name="self-consistency",
-            label=f"+ majority of {settings.n_votes}",
-            kind="rung",
-            method=SelfConsistency(n_votes=settings.n_votes),
+        *rung(
+            Role.COT_DECODING,
+            "cot-decoding",
+            "+ CoT-decoding",
+            CotDecoding(n_branches=branches),
+            Instead(Control.ONE_BRANCH, "one-branch", "its first branch alone", CotDecoding(n_branches=1)),
         ),
-        Arm(
-            name="one-vote",
-            label="one answer, as the voters draw it",
-            kind="control",
-            control_of="self-consistency",
-            method=SelfConsistency(n_votes=1),
-        ),
-        Arm(
-            name="cot-decoding",
-            label="+ CoT-decoding",
-            kind="rung",
-            method=CotDecoding(n_branches=settings.n_branches),
-        ),
-        Arm(
-            name="one-branch",
-            label="its first branch alone",
-            kind="control",
-            control_of="cot-decoding",
-            method=CotDecoding(n_branches=1),
-        ),
-        Arm(
-            name="power",
-            label=f"+ power sampling, alpha {settings.power.alpha:g}",
-            kind="rung",
-            method=settings.power,
-        ),
-        Arm(
-            name="power-unmoved",
-            label="temperature 1 / alpha, without moves",
-            kind="control",
-            control_of="power",
-            method=replace(settings.power, n_moves=0),
+        *rung(
+            Role.POWER_SAMPLING,
+            "power",
+            f"+ power sampling, alpha {power.alpha:g}",
+            power,
+            Instead(
+                Control.NO_MOVES, "power-unmoved", "temperature 1 / alpha, without moves", replace(power, n_moves=0)
+            ),
         ),
     )
 
 
 def prompt_forms(task: Task) -> tuple[PromptForm, ...]:
-    """The listed prompts: worked examples and a forced opening where the task has chains, else instructions."""
+    """The listed prompts: worked examples and a forced first token where the task has chains, else instructions."""
     return chain_forms() if task.steps is not None else TEXT_FORMS
 
 
@@ -179,8 +160,8 @@ class Study:
     """A task that the tuning was not about; with it, the report says what was forgotten."""
     n_old_samples: int = 4
     """Samples of each of its problems, of which there are as many as held-out ones."""
-    arms: tuple[str, ...] = ()
-    """Rungs and controls of the ladder to run, by name; all of them when empty."""
+    arms: tuple[ArmKey, ...] = field(default=(), metadata={"flag": None})
+    """Rungs and controls of the ladder to run; all of them when empty."""
     n_fit_problems: int = 200
     """Training problems on which vectors are fitted; they share no question with the held-out ones."""
     n_fit_samples: int = 4
@@ -197,8 +178,8 @@ class Study:
     published_hybrids: bool = False
     """Also run two published hybrids, with each of their faults switched."""
     published: PublishedSettings = field(default_factory=PublishedSettings, metadata={"flag": None})
-    published_arms: tuple[str, ...] = ()
-    """Which of their arms run, by name; all of them when empty."""
+    published_arms: tuple[ArmKey, ...] = field(default=(), metadata={"flag": None})
+    """Which of their arms run; all of them when empty."""
     decoding: Decoding = field(default_factory=Decoding, metadata={"flag": ""})
     reach: int = 1000
     """Samples of one problem that still count as within the base model's reach."""

@@ -27,7 +27,7 @@ from lab.records.provenance import file_digest
 from lab.records.stage import Artefact
 from lab.records.tables import Schema, read_provenance, read_table, write_text
 from lab.sampling.trace import TRACES, VERDICTS
-from lab.scoring.evidence import PROCESS, RANKS, SCORES
+from lab.scoring.evidence import ARMS, PROCESS, RANKS, SCORES
 from lab.tasks.problem import PROBLEMS
 from lab.test_time.choice import CANDIDATES
 from probes.sae.recipe import QUALITY_FILE
@@ -127,7 +127,7 @@ def feature_page(page: Page, out: Path) -> FeaturePage:
 def table_files(out: Path) -> Iterator[TableFile]:
     """Every table of a study, with its schema."""
     tables: list[tuple[Path, Schema]] = [
-        (out / "tables" / f"{schema.name}.parquet", schema) for schema in (*SCHEMAS, VERDICTS)
+        (out / "tables" / f"{schema.name}.parquet", schema) for schema in (*SCHEMAS, VERDICTS, ARMS)
     ]
     for name, schema in (("traces", TRACES), ("costs", COSTS), ("candidates", CANDIDATES)):
         tables += [(path, schema) for path in sorted(out.glob(f"traces-*/{name}.parquet"))]

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from elicitation.study.arms import Arm, ladder, replacement_control, takeover_control
+from elicitation.study.arms import Arm, ladder, scattered
 from elicitation.study.config import Study, own_help_arms
 from elicitation.study.context import StudyContext, Watch, claimed, prepare
 from elicitation.study.estimated import estimate_stage, evidence_stage
 from elicitation.study.findings import routed_share
 from elicitation.study.published import arms_of_published, published_stage
 from elicitation.study.reported import Finished, Measured, report_stage
-from elicitation.study.routing import routing_arms, routing_stage, scattered
+from elicitation.study.routing import routing_arms, routing_stage
 from elicitation.study.sampled import elicited_traces, hybrid_traces, own_traces, read_traces
 from elicitation.study.tables import table_stage
 from elicitation.study.vectors import Fitting, fitting_stage, read_vectors, vector_stage
@@ -77,11 +77,11 @@ def between(context: StudyContext, fitting: Fitting, parents: dict[str, str]) ->
     Some controls act as often as their rung did when it ran, so they can be told only then.
     """
     for arm, more in listed(context, fitting):
-        if context.study.arms and arm.name not in context.study.arms:
+        if context.study.arms and arm.key not in context.study.arms:
             continue
         traces = arm_traces(context, arm, parents | more)
         yield arm, traces
-        if control := control_after(context, arm, traces):
+        if control := scattered(arm, round(routed_share(read_traces(traces)), 4), context.study.top):
             yield control, arm_traces(context, control, parents | more | {"rung": traces.digest})
 
 
@@ -92,9 +92,9 @@ def listed(context: StudyContext, fitting: Fitting) -> Iterator[tuple[Arm, dict[
         fit_problems = {"fit-problems": digest(context.fit_task.problems)}
         for arm in own_help_arms(study.own_help, context.task, context.fit_task):
             yield arm, fit_problems
-    found, opening_rate = vector_stage(context, fitting)
+    found, first_rate = vector_stage(context, fitting)
     vectors = read_vectors(found, study.seed)
-    for arm in ladder(vectors, opening_rate, study.top):
+    for arm in ladder(vectors, first_rate, study.top):
         yield arm, {"vectors": found.digest}
     if study.routing is not None and (routing := routing_stage(context, study.routing, fitting)) is not None:
         fitted = {"vectors": found.digest, "routing": routing.digest}
@@ -105,7 +105,7 @@ def listed(context: StudyContext, fitting: Fitting) -> Iterator[tuple[Arm, dict[
         and (published_hybrids := published_stage(context, study.published, fitting)) is not None
     ):
         for arm in arms_of_published(published_hybrids, study.seed):
-            if not study.published_arms or arm.name in study.published_arms:
+            if not study.published_arms or arm.key in study.published_arms:
                 yield arm, {"published_hybrids": published_hybrids.digest}
 
 
@@ -116,20 +116,6 @@ def arm_traces(context: StudyContext, arm: Arm, parents: dict[str, str]) -> Arte
             return hybrid_traces(context, arm, hybrid, parents)
         case method:
             return elicited_traces(context, arm.name, method, parents)
-
-
-def control_after(context: StudyContext, arm: Arm, traces: Artefact) -> Arm | None:
-    """The control of a rung that acts at random tokens, as often as the rung did."""
-    rate = round(routed_share(read_traces(traces)), 4)
-    match arm.name:
-        case "takeover-disagreement":
-            return takeover_control(rate)
-        case "reranked-greedy":
-            return replacement_control(rate, context.study.top)
-        case "fitted-schedule" | "fitted-entropy" | "fitted-probe" | "categories-probe":
-            return scattered(arm, rate)
-        case _:
-            return None
 
 
 def problem_stage(context: StudyContext) -> Artefact:

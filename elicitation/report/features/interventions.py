@@ -16,10 +16,10 @@ from lab.records.numerals import ABSENT, figures, interval, percent, points
 
 _STYLES = {
     "top": ArmStyle(ink=STEERED, symbol="square", dash="solid", faint=False),
-    "matched": ArmStyle(ink=STEERED, symbol="circle-open", dash="dot", faint=True),
-    "opening": ArmStyle(ink=STEERED, symbol="triangle-up-open", dash="dot", faint=True),
+    "frequency_matched": ArmStyle(ink=STEERED, symbol="circle-open", dash="dot", faint=True),
+    "first_token": ArmStyle(ink=STEERED, symbol="triangle-up-open", dash="dot", faint=True),
 }
-_WORDS = {"top": "chosen", "matched": "random", "opening": "random opening"}
+_WORDS = {"top": "chosen", "frequency_matched": "random", "first_token": "random opening"}
 _TUNED = ArmStyle(ink=TUNED, symbol="diamond", dash="solid", faint=False)
 _BASE = ArmStyle(ink=BASE, symbol="circle", dash="solid", faint=False)
 

@@ -8,7 +8,8 @@ from elicitation.estimators.estimate import Analysis, problem_weights
 from elicitation.estimators.token_ranks import token_ranks
 from lab.metrics.bootstrap import percentile_interval
 from lab.sampling.trace import VERDICTS
-from lab.scoring.evidence import PROCESS, RANKS, SCORES, Evidence
+from lab.scoring.evidence import RANKS
+from tests.evidence import KEYS, evidence_of
 
 ANALYSIS = Analysis(n_boot=200)
 RATES = [
@@ -24,11 +25,11 @@ N = 20
 SOLVED = {
     "base": [0] * 10 + [1] * 10,
     "tuned": [4] * 10 + [3] * 10,
-    "greedy": [0] * 16 + [1] * 4,
-    "tuned-greedy": [1] * 20,
-    "reranked-greedy": [0] * 8 + [1] * 12,
-    "rank2-greedy": [0] * 17 + [1] * 3,
-    "scattered-greedy": [0] * 20,
+    "base greedy": [0] * 16 + [1] * 4,
+    "tuned greedy": [1] * 20,
+    "reranked greedy": [0] * 8 + [1] * 12,
+    "second greedy": [0] * 17 + [1] * 3,
+    "scattered greedy": [0] * 20,
 }
 
 
@@ -71,12 +72,9 @@ def ranks(texts):
 
 def evidence(texts, solved=SOLVED):
     table = texts if isinstance(texts, pl.DataFrame) else ranks(texts)
-    return Evidence(
-        verdicts=solved if isinstance(solved, pl.DataFrame) else verdicts(solved),
-        scores=SCORES.frame([]),
+    return evidence_of(
+        solved if isinstance(solved, pl.DataFrame) else verdicts(solved),
         ranks=table,
-        process=PROCESS.frame([]),
-        old_verdicts=VERDICTS.frame([]),
     )
 
 
@@ -207,8 +205,8 @@ def test_the_share_passes_the_sampled_gate_and_its_own():
     sampled = rows(evidence(TEXTS, SOLVED | {"tuned": [1] * 10 + [0] * 9 + [1]}))
     assert "the gap between tuned and base" in sampled[SHARE]["refusal"]
     assert "greedy" not in sampled[SHARE]["refusal"]
-    greedy = rows(evidence(TEXTS, SOLVED | {"tuned-greedy": [0] * 15 + [1] * 5}))
-    assert "'tuned-greedy' and 'greedy'" in greedy[SHARE]["refusal"]
+    greedy = rows(evidence(TEXTS, SOLVED | {"tuned greedy": [0] * 15 + [1] * 5}))
+    assert "'tuned greedy' and 'base greedy'" in greedy[SHARE]["refusal"]
     for found in (sampled, greedy):
         assert np.isnan([found[SHARE][end] for end in ("value", "low", "high")]).all()
         assert all(found[quantity]["refusal"] is None for quantity in CONTROLS)
@@ -217,17 +215,17 @@ def test_the_share_passes_the_sampled_gate_and_its_own():
 @pytest.mark.parametrize(
     ("arm", "refused"),
     [
-        ("reranked-greedy", [SHARE]),
-        ("rank2-greedy", CONTROLS[:1]),
-        ("scattered-greedy", CONTROLS[1:]),
-        ("greedy", [SHARE, *CONTROLS]),
+        ("reranked greedy", [SHARE]),
+        ("second greedy", CONTROLS[:1]),
+        ("scattered greedy", CONTROLS[1:]),
+        ("base greedy", [SHARE, *CONTROLS]),
         ("tuned", [SHARE]),
     ],
 )
 def test_a_missing_arm_refuses_what_needs_it_by_name(arm, refused):
     found = rows(evidence(TEXTS, {name: counts for name, counts in SOLVED.items() if name != arm}))
     assert [quantity for quantity in found if found[quantity]["refusal"]] == refused
-    assert all(repr(arm) in found[quantity]["refusal"] for quantity in refused)
+    assert all(f"'{KEYS[arm]}'" in found[quantity]["refusal"] for quantity in refused)
 
 
 @settings(max_examples=10)

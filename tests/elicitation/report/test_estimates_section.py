@@ -12,7 +12,7 @@ from elicitation.estimators.panel import panel
 from elicitation.report.study.estimates_section import ASKS, estimates_section, quantity, quantity_words
 from elicitation.report.study.record_words import record_words
 from lab.sampling.trace import VERDICTS
-from lab.scoring.evidence import PROCESS, RANKS, SCORES, Evidence
+from tests.evidence import evidence_of
 
 NAN = math.nan
 GAP = "the gap of 1.2 points is 0.8 standard errors, under the five that a share needs"
@@ -140,11 +140,7 @@ def test_every_quantity_of_every_estimator_is_put_in_words():
             for sample in range(8)
         ]
     )  # fmt: skip
-    bare = Evidence(
-        verdicts=verdicts, scores=SCORES.frame([]), ranks=RANKS.frame([]), process=PROCESS.frame([]),
-        old_verdicts=VERDICTS.frame([]),
-    )  # fmt: skip
-    asked = panel(bare, Analysis(n_boot=100)).select("estimator", "quantity").rows()
+    asked = panel(evidence_of(verdicts), Analysis(n_boot=100)).select("estimator", "quantity").rows()
     assert {estimator for estimator, _ in asked} == set(ASKS)
     assert [pair for pair in asked if not quantity_words(*pair)] == []
     assert quantity_words("E99", "SRR") == ""

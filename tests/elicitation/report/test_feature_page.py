@@ -54,7 +54,7 @@ def effect_of(feature: int) -> float:
 
 
 def intervention(kind: str, features: str, dose: float, rate: float, change: float, half: float = 0.02) -> dict:
-    beyond = 0.3 if features in ("matched", "opening") else NAN
+    beyond = 0.3 if features in ("frequency_matched", "first_token") else NAN
     return {
         "intervention": kind, "features": features, "n_features": 8, "dose": dose, "active_share": 0.5, "rate": rate,
         "low": rate - half, "high": rate + half, "change": change, "change_low": change - half,
@@ -70,12 +70,12 @@ def untouched(row: dict) -> dict:
 INTERVENED = [
     untouched(intervention("ablated in the tuned model", "top", 1.0, 0.124, -0.867)),
     intervention("ablated in the tuned model", "top", 1.0, 0.124, -0.867),
-    intervention("ablated in the tuned model", "matched", 1.0, 0.969, -0.022),
+    intervention("ablated in the tuned model", "frequency_matched", 1.0, 0.969, -0.022),
     untouched(intervention("added to the base model", "top", 1.0, 0.783, 0.371)),
     intervention("added to the base model", "top", 1.0, 0.783, 0.371),
-    intervention("added to the base model", "matched", 1.0, 0.419, 0.007),
+    intervention("added to the base model", "frequency_matched", 1.0, 0.419, 0.007),
     intervention("added to the base model", "top", 2.0, 0.951, 0.539),
-    intervention("added to the base model", "matched", 2.0, 0.405, -0.007),
+    intervention("added to the base model", "frequency_matched", 2.0, 0.405, -0.007),
 ]
 PROBES = (("shuffled", 12, 0.51), ("sparse", 12, 0.95), ("sparse", 1, 0.8), ("linear", 64, 0.98))
 
@@ -321,7 +321,10 @@ def test_one_feature_is_spoken_of_as_one():
 
 
 def test_random_features_alone_are_no_finding():
-    assert intervened(intervention("ablated", "matched", 1.0, 0.5, -0.1)) == "Only random features were acted on."
+    assert (
+        intervened(intervention("ablated", "frequency_matched", 1.0, 0.5, -0.1))
+        == "Only random features were acted on."
+    )
 
 
 def test_without_interventions_the_answer_says_what_was_measured(ledger: FeatureTables):
@@ -343,7 +346,7 @@ def test_without_interventions_the_answer_says_what_was_measured(ledger: Feature
 
 def test_every_number_of_a_table_that_has_an_interval_shows_it(ledger: FeatureTables):
     assert len(intervals(intervention_table(ledger.interventions, NAMES))) == sum(
-        {"none": 1, "top": 2, "matched": 3}[row["features"]] for row in INTERVENED
+        {"none": 1, "top": 2, "frequency_matched": 3}[row["features"]] for row in INTERVENED
     )
     assert len(intervals(effect_table(ledger))) == 2 * 12
     assert len(intervals(difference_table(ledger))) == 12
