@@ -13,7 +13,6 @@
 # that makes the base decide like the tuned one; then it is tried at many doses.
 
 # %%
-
 import elicitation as el
 
 el.quiet()

@@ -68,8 +68,8 @@ el.route_strip(pair.base, third.filter(arm="takeover, at disagreement"))
 
 # %% [markdown]
 # The ladder as a table: `share` is the part of the gain that a rung recovers, with its 95 % interval, and
-# `over_control` what it has beyond its control. What crossed from the tuned model is counted in bits, as a code would: nothing for a
-# vector at a fixed step, the gate for a vector at disagreement, the gate and the tokens for takeover.
+# `over_control` what it has beyond its control. What crossed from the tuned model is counted in bits, as a code would:
+# nothing for a vector at a fixed step, the gate for a vector at disagreement, the gate and the tokens for takeover.
 
 # %%
 ladder = el.ladder(pair, task, traces, hybrids, controls)

@@ -14,7 +14,6 @@
 
 # %%
 import tempfile
-from pathlib import Path
 
 import polars as pl
 
@@ -23,27 +22,30 @@ from lab.models.tiny import tiny_model
 from lab.post_training.supervised import SupervisedRun
 
 el.quiet()
-work = Path(tempfile.mkdtemp())
+work = tempfile.mkdtemp()
 
 # %% [markdown]
-# **The task**: lines with a question and a worked answer that ends with `#### 42`. A hash of each question says whether
-# it is held out.
+# **The task**: lines with a question and a worked answer that ends with `#### 42`.
 
 # %%
-lines = """
-{"question": "Ann has 3 apples and buys 4. How many?", "answer": "3 + 4 = 7. #### 7"}
-{"question": "Bob had 9 eggs and broke 5. How many?", "answer": "9 - 5 = 4. #### 4"}
-{"question": "Two cars have 4 wheels each. How many?", "answer": "2 * 4 = 8. #### 8"}
-{"question": "Half of 12 birds flew off. How many stay?", "answer": "12 / 2 = 6. #### 6"}
-{"question": "Three boxes hold 3 pens each. How many?", "answer": "3 * 3 = 9. #### 9"}
-{"question": "Cy reads 2 books a week. How many in 3?", "answer": "2 * 3 = 6. #### 6"}
-{"question": "Five of 11 lamps are lit. How many are not?", "answer": "11 - 5 = 6. #### 6"}
-{"question": "A dog eats 6 bones, then 2. How many?", "answer": "6 + 2 = 8. #### 8"}
-"""
-_ = (work / "mine.jsonl").write_text(lines.strip())
+rows = [
+    ("Ann has 3 apples and buys 4. How many?", "3 + 4 = 7. #### 7"),
+    ("Bob had 9 eggs and broke 5. How many?", "9 - 5 = 4. #### 4"),
+    ("Two cars have 4 wheels each. How many?", "2 * 4 = 8. #### 8"),
+    ("Half of 12 birds flew off. How many stay?", "12 / 2 = 6. #### 6"),
+    ("Three boxes hold 3 pens each. How many?", "3 * 3 = 9. #### 9"),
+    ("Cy reads 2 books a week. How many in 3?", "2 * 3 = 6. #### 6"),
+    ("Five of 11 lamps are lit. How many are not?", "11 - 5 = 6. #### 6"),
+    ("A dog eats 6 bones, then 2. How many?", "6 + 2 = 8. #### 8"),
+]
+pl.DataFrame(rows, schema=["question", "answer"], orient="row").write_ndjson(f"{work}/mine.jsonl")
+
+# %% [markdown]
+# A hash of each question says whether it is held out; these are the four that are not. The prompt asks for the form that
+# the verifier reads.
 
 # %%
-task = el.task(str(work / "mine.jsonl"), n=4, held_out=False)
+task = el.task(f"{work}/mine.jsonl", n=4, held_out=False)
 [(problem.prompt, problem.answer) for problem in task.problems]
 
 # %% [markdown]
@@ -59,16 +61,15 @@ tuned = el.finetune(
 
 # %%
 for name, model in (("my-base", made), ("my-tuned", tuned)):
-    model.network.save_pretrained(work / name)
-    model.tokenizer.save_pretrained(work / name)
-sorted(path.name for path in (work / "my-tuned").iterdir())
+    model.network.save_pretrained(f"{work}/{name}")
+    model.tokenizer.save_pretrained(f"{work}/{name}")
 
 # %% [markdown]
 # **Load**, as any checkpoint: safetensors only, no code of a repository is run. The two must have the same shape and
 # read the same tokens. What cannot be opened is refused in one line that says what to try.
 
 # %%
-pair = el.pair(str(work / "my-base"), str(work / "my-tuned"))
+pair = el.pair(f"{work}/my-base", f"{work}/my-tuned")
 try:
     el.load("my-tuned")
 except ValueError as error:

@@ -17,7 +17,6 @@ from elicitation.front.answers import N_BOOT, accuracy, judge, sample
 from elicitation.front.features import capture, directory, words
 from elicitation.front.opening import Prompts, problems_of, prompted, site_of
 from elicitation.report.kit.tokens import TokenStrip
-from elicitation.report.study.tables import Family
 from elicitation.study import evidence
 from elicitation.study.arms import Arm, arm_family
 from elicitation.study.findings import Answered, ladder_table, routed_share
@@ -180,42 +179,39 @@ def ladder(
     >>> table.filter(arm="half", measure="strict")["share"].round(2).to_list()
     [0.4]
     """
-    verdicts = judge(traces, task)
-    names = [pair.base.name, *hybrids, pair.tuned.name]
-    keys = {pair.base.name: ArmKey(Role.BASE), pair.tuned.name: ArmKey(Role.TUNED)}
-    families: dict[str, Family] = {}
-    bits = {pair.base.name: np.zeros(len(task.problems)), pair.tuned.name: np.full(len(task.problems), inf)}
-    for name, hybrid in hybrids.items():
-        role = Role.VECTOR if isinstance(hybrid.intervention, Steer) else Role.TAKEOVER
-        rung = hybrids.get(controls.get(name, name), hybrid)
-        left_out = Control.RANDOM_VECTORS if rung.router == hybrid.router else Control.RANDOM_TOKENS
-        arm = Arm(role=role, name=name, label=name, method=hybrid, control=left_out if name in controls else None)
-        keys[name], families[name] = arm.key, arm_family(arm)
-        crossed = problem_bits(traces.filter(arm=name), hybrid).group_by("problem_id", maintain_order=True)
-        bits[name] = crossed.agg(pl.col("bits").mean())["bits"].to_numpy()
-    arms = [
-        Answered(
+    verdicts, n_problems = judge(traces, task), len(task.problems)
+    arms: dict[str, Answered] = {}
+    for name in (pair.base.name, *hybrids, pair.tuned.name):
+        mine = traces.filter(arm=name)
+        key, family = ArmKey(Role.TUNED if arms else Role.BASE), "end"
+        bits = np.full(n_problems, inf if arms else 0.0)
+        if hybrid := hybrids.get(name):
+            place = hybrids[controls.get(name, name)].router
+            left_out = Control.RANDOM_VECTORS if place == hybrid.router else Control.RANDOM_TOKENS
+            role = Role.VECTOR if isinstance(hybrid.intervention, Steer) else Role.TAKEOVER
+            told = Arm(role=role, name=name, label=name, method=hybrid, control=left_out if name in controls else None)
+            key, family = told.key, arm_family(told)
+            bits = problem_bits(mine, hybrid)["bits"].to_numpy().reshape(n_problems, -1).mean(axis=1)
+        arms[name] = Answered(
             name=name,
             label=name,
-            key=keys[name],
+            key=key,
             control_of=controls.get(name),
-            family=families.get(name, "end"),
-            traces=traces.filter(arm=name),
+            family=family,
+            traces=mine,
             verdicts=verdicts.filter(arm=name),
-            steered_share=routed_share(traces.filter(arm=name)),
-            bits=bits[name],
+            steered_share=routed_share(mine),
+            bits=bits,
             cost=1.0,
         )
-        for name in names
-    ]
-    return ladder_table(arms, resamples(len(task.problems), N_BOOT, numpy_generator(seed, "bootstrap")))
+    return ladder_table([*arms.values()], resamples(n_problems, N_BOOT, numpy_generator(seed, "bootstrap")))
 
 
 def route_strip(model: Model, traces: pl.DataFrame) -> TokenStrip:
     """The first of some traces, token by token, coloured by who wrote it; each token's probability is in its title.
 
     >>> el.route_strip(base, el.sample(base, "<8-1+9?")).counted()
-    '24 tokens'
+    '25 tokens'
     """
     row = traces.row(0, named=True)
     routes, logprobs = tuple(row["routes"]), tuple(row["logprobs"])

@@ -24,7 +24,7 @@ def chart(
     labels: Mapping[str, str] = MappingProxyType({}),
     log_x: bool = False,
 ) -> go.Figure:
-    """The column `y` over `x`, a colour for each value of `color`, with the intervals `low` and `high` if there are any.
+    """The column `y` over `x`, a colour for each value of `color`; the columns `low` and `high` are its interval.
 
     Bars and dots have error bars, lines a band. `labels` say in words what columns mean.
 
@@ -55,8 +55,9 @@ def chart(
     beside = "overlay" if color is None or table[x].dtype.is_numeric() else "group"
     layout = {"title": title, "height": 380, "margin": {"t": 60 if title else 20, "b": 50}, "scattermode": beside}
     figure.update_layout(**layout, showlegend=color is not None)
-    ticks = {"type": "log", "tickvals": sorted({*table[x]})} if log_x else {"type": "category"} if kind == "bar" else {}
-    figure.update_xaxes(title=labels.get(x, x), **ticks)
+    figure.update_xaxes(title=labels.get(x, x), type="category" if kind == "bar" else "log" if log_x else None)
+    if log_x:
+        figure.update_xaxes(tickvals=sorted({*table[x]}))
     return figure.update_yaxes(title=labels.get(y, y), rangemode="normal" if kind == "dots" else "tozero")
 
 
