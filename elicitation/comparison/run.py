@@ -168,7 +168,7 @@ def table_files(out: Path) -> Iterator[TableFile]:
         (out / "transfers" / "transfers.parquet", VECTOR_TRANSFERS),
     ]
     tables += [(path, PROBLEMS) for path in sorted(out.glob("problems/*.parquet"))]
-    tables += [(path, TRACES) for path in sorted(out.glob("traces-*/*.parquet"))]
+    tables += [(path, TRACES) for path in sorted(out.glob("traces/*/*.parquet"))]
     tables += [(path, DISAGREEMENTS) for path in sorted(out.glob("disagreements*/*.parquet"))]
     for path, schema in tables:
         yield TableFile(

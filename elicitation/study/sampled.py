@@ -57,14 +57,14 @@ def sampled(
     also_ends: frozenset[int],
     on_progress: Callable[[int], None],
 ) -> Artefact:
-    """The stage `traces-<arm>`: one `TRACES` table, written in shards of whole problems and joined at the end.
+    """The stage `traces/<arm>`: one `TRACES` table, written in shards of whole problems and joined at the end.
 
     A shard is always sampled as the same batches, whoever starts it, so a resumed run gives the same bytes.
     """
 
     def compute(work: Path) -> None:
         made_by = provenance(
-            f"traces-{config.arm}", config, parents, device=config.device, dtype=config.dtype, seed=config.seed
+            f"traces/{config.arm}", config, parents, device=config.device, dtype=config.dtype, seed=config.seed
         )
         shards = []
         for start in range(0, len(problems), config.shard_size):
@@ -91,7 +91,7 @@ def sampled(
         for path in shards:
             path.unlink(missing_ok=True)
 
-    return memoised(out, f"traces-{config.arm}", config, parents, compute)
+    return memoised(out / "traces", config.arm, config, parents, compute)
 
 
 def read_traces(artefact: Artefact) -> pl.DataFrame:
@@ -183,7 +183,7 @@ COSTS = Schema(
 
 
 def elicited_traces(context: StudyContext, arm: str, method: Elicitation, parents: dict[str, str]) -> Artefact:
-    """`traces-<arm>/`: its `TRACES`, its `COSTS` and, where something was chosen, the `CANDIDATES`."""
+    """`traces/<arm>/`: its `TRACES`, its `COSTS` and, where something was chosen, the `CANDIDATES`."""
     study, problems = context.study, context.task.problems
     config = {"method": method, "n_samples": study.n_samples, "decoding": study.decoding, "seed": study.seed}
     parents = parents | {"model": context.base.digest}
@@ -201,7 +201,7 @@ def elicited_traces(context: StudyContext, arm: str, method: Elicitation, parent
             seed=child_seed(study.seed, "tokens"),
             batch_size=study.batch_size,
         )
-        made_by = context.made_by(f"traces-{arm}", config, parents)
+        made_by = context.made_by(f"traces/{arm}", config, parents)
         n_answers = len(answered.traces) // len(problems)
         costs = [
             {
@@ -218,7 +218,7 @@ def elicited_traces(context: StudyContext, arm: str, method: Elicitation, parent
         write_table(work / TABLE, trace_table(arm, answered.traces), TRACES, made_by)
         context.watch(f"traces: {arm}", len(problems), len(problems))
 
-    return memoised(context.out, f"traces-{arm}", config, parents, compute)
+    return memoised(context.out / "traces", arm, config, parents, compute)
 
 
 def tokens_per_answer(artefact: Artefact) -> float:

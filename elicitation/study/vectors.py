@@ -39,7 +39,7 @@ class Fitting:
 
 
 def fitting_stage(context: StudyContext, problems: Artefact) -> Fitting:
-    """`traces-fit-base/`, `traces-fit-tuned/` and `disagreements/`."""
+    """`traces/fit-base/`, `traces/fit-tuned/` and `disagreements/`."""
     parents = {"problems": problems.digest}
     base = own_traces(context, context.base, "fit-base", parents, fitting=True)
     tuned = own_traces(context, context.pair.tuned, "fit-tuned", parents, fitting=True)

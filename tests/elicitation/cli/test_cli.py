@@ -185,7 +185,7 @@ def test_weights_that_are_not_numbers_get_one_line_and_no_traces(
     assert nursery.lab(tmp_path, argv) == 2
     assert "not finite" in one_line((tmp_path / "stderr.txt").read_text())
     assert leftovers(tmp_path) == []
-    assert not list((tmp_path / "runs").glob("traces-*"))
+    assert not list((tmp_path / "runs").glob("traces/*"))
 
 
 @pytest.mark.parametrize("limit", [300, 3000, 10_000])

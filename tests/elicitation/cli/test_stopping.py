@@ -29,15 +29,15 @@ def test_a_stopped_study_says_how_to_go_on_and_keeps_the_stages_that_are_done(
     nursery, study_argv, tmp_path, number, code
 ):
     process = nursery.start(tmp_path, study_argv)
-    wait_for(tmp_path / "runs" / "traces-base")
+    wait_for(tmp_path / "runs" / "traces" / "base")
     os.kill(process, number)
     assert nursery.answer() == code
     told = one_line((tmp_path / "stderr.txt").read_text())
     assert told == f"lab: stopped; to go on: {shlex.join(['lab', *study_argv])}"
     assert [*tmp_path.rglob("*.partial")] == []
-    done = [path for path in (tmp_path / "runs").glob("*/*") if path.parent.name != ".work"]
+    done = [path for path in (tmp_path / "runs").glob("*/**/*") if ".work" not in path.parts]
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in done if path.is_file()}
-    assert any(path.parent.name == "traces-base" for path in before)
+    assert any(path.parent.name == "base" for path in before)
     assert not (tmp_path / "runs" / "report.html").exists()
     given_again = shlex.split(told.partition("to go on: ")[2])
     assert nursery.lab(tmp_path, given_again[1:]) == 0, (tmp_path / "stderr.txt").read_text()
