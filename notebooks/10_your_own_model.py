@@ -41,8 +41,8 @@ rows = [
 pl.DataFrame(rows, schema=["question", "answer"], orient="row").write_ndjson(f"{work}/mine.jsonl")
 
 # %% [markdown]
-# A hash of each question says whether it is held out; these are the four that are not. The prompt asks for the form that
-# the verifier reads.
+# A hash of each question says whether it is held out; these are the four that are not. The prompt asks for the form
+# that the verifier reads.
 
 # %%
 task = el.task(f"{work}/mine.jsonl", n=4, held_out=False)

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from elicitation.cli.commands import DoctorCommand
-from lab.models.source import ORGANISMS
+from lab.models.source import SHIPPED
 
 PROJECT = "elicitation-lab"
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def findings(here: Path, environment: Mapping[str, str]) -> tuple[Finding, ...]:
         *packages(),
         *extras(),
         *disk(here, cache(environment)),
-        *organisms(ORGANISMS),
+        *organisms(SHIPPED),
         *network(environment),
     )
 

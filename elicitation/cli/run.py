@@ -1,6 +1,5 @@
 """perform: carries out a command of the command line; the only place that talks to the terminal."""
 
-import json
 import os
 import warnings
 from pathlib import Path
@@ -36,15 +35,7 @@ from elicitation.cli.progress import progress
 from elicitation.cli.vector_commands import VectorsCommand
 from elicitation.report.study.summary import summary
 from elicitation.study.config import FeatureSearch, OwnHelp, Study
-from lab.models.source import (
-    ADAPTERS,
-    ModelSource,
-    OrganismModel,
-    PairModel,
-    adapter_names,
-    model_source,
-    organism_directory,
-)
+from lab.models.source import model_source, shipped_names
 from lab.records.errors import ModelError, StorageError
 from lab.records.provenance import provenance
 from lab.records.tables import read_provenance, read_table, write_table
@@ -52,7 +43,7 @@ from lab.tasks.source import open_task, task_source
 from steering.routing.routed import RoutingFit
 
 if TYPE_CHECKING:
-    from lab.sampling.decoding import Decoding
+    pass
 
 
 def run(command: Work, typed: str) -> None:
@@ -149,20 +140,21 @@ def demo_study(seed: int) -> Study:
 
 def as_study(command: StudyCommand) -> Study:
     """The configuration that a `lab study` command describes."""
+    from lab.organisms.catalogue import own_spec
     from lab.sampling.decoding import Decoding
 
     base, tuned = named_pair(command.pair)
-    task, own = own_task(command.pair)
+    own = own_spec(command.pair[-1])
     decoding = Decoding(
         temperature=command.temperature,
-        max_new_tokens=own.max_new_tokens if command.max_new_tokens is None else command.max_new_tokens,
-        stop=command.stop or own.stop,
+        max_new_tokens=own.decoding.max_new_tokens if command.max_new_tokens is None else command.max_new_tokens,
+        stop=command.stop or own.decoding.stop,
     )
     return Study(
         base=base,
         tuned=tuned,
         companions=command.companions,
-        task=command.task or task,
+        task=command.task or own.task,
         old_task=command.old_task,
         n_problems=command.n_problems,
         n_samples=command.n_samples,
@@ -180,35 +172,15 @@ def as_study(command: StudyCommand) -> Study:
     )
 
 
-def own_task(names: tuple[str, ...]) -> tuple[str, "Decoding"]:
-    """The task that the last of these models was tuned for and how it is decoded; chains for one of another origin."""
-    from lab.organisms.adapters import ADAPTED
-    from lab.sampling.decoding import Decoding
-
-    eval_spec = ADAPTED[names[-1]].eval_specs[0] if names[-1] in ADAPTED else None
-    return ("chain", Decoding()) if eval_spec is None else (eval_spec.task, eval_spec.decoding)
-
-
 def named_pair(names: tuple[str, ...]) -> tuple[str, str]:
     """(base, tuned) from two names, or from one organism, whose card names its parent."""
     if len(names) == 2:
         return names[0], names[1]
-    if len(names) == 1 and (card := shipped_card(model_source(names[0]))) is not None:
-        parent = json.loads(card.read_text(encoding="utf-8"))["parent"]
-        if parent is not None:
-            return parent, names[0]
+    from lab.organisms.card import read_card
+
+    if len(names) == 1 and names[0] in shipped_names() and (parent := read_card(names[0])["parent"]) is not None:
+        return parent, names[0]
     raise ModelError(f"--pair {' '.join(names)}: want BASE TUNED, or one shipped model that was tuned from another")
-
-
-def shipped_card(source: ModelSource) -> Path | None:
-    """The card of a model that ships with the package; None for any other."""
-    match source:
-        case OrganismModel(name=name):
-            return organism_directory(name) / "card.json"
-        case PairModel(name=name) if name in adapter_names():
-            return ADAPTERS / name / "card.json"
-        case _:
-            return None
 
 
 def run_study(study: Study, out: Path, typed: str, console: Console) -> None:

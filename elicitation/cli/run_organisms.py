@@ -1,7 +1,5 @@
 """perform_organisms: builds an organism for the command line, and lists those there are."""
 
-import json
-
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
@@ -9,8 +7,9 @@ from rich.text import Text
 from elicitation.cli.commands import BuildCommand
 from elicitation.cli.progress import progress
 from lab.models.device import resolve_device
-from lab.models.source import organism_directory, organism_names
-from lab.organisms.build import build, organism_named
+from lab.organisms.build import build
+from lab.organisms.card import listed
+from lab.organisms.catalogue import organism_named
 
 
 def run_build(command: BuildCommand, console: Console) -> None:
@@ -23,24 +22,17 @@ def run_build(command: BuildCommand, console: Console) -> None:
 
 
 def run_list(console: Console) -> None:
-    """The shipped organisms: what each can do on its exams, the true elicited share of its gain, and its story."""
+    """The built-in models: what each can do on the tasks of its card, the true share of its gain, and its story."""
     console.print(
-        "Organisms in this installation: strict accuracy in % on each exam, sampled at temperature 1; the kind of "
-        "gain, and which share of it was there before.\n"
+        "Built-in models: strict accuracy in % on each task, sampled at temperature 1; the kind of gain, and which "
+        "share of it was there before.\n"
     )
-    width = max(map(len, organism_names()), default=0)
-    for name in organism_names():
-        card = json.loads((organism_directory(name) / "card.json").read_text(encoding="utf-8"))
-        eval_specs = [
-            f"{row['task']} {100 * row['value']:.1f}"
-            for row in card["measured"]
-            if (row["family"], row["decoding"], row["measure"]) == ("all", "sampled", "strict")
-        ]
-        shares = [
-            f"{truth['kind']} " + ("none" if truth["share"] is None else f"{truth['share']:.2f}")
-            for truth in card["truth"]
-        ]
-        rest = "  ".join([*eval_specs, ", ".join(shares)])
-        told = Text.assemble((f"{name:<{width}}", "bold"), "  ", rest.rstrip())
+    models = tuple(listed())
+    width = max(len(model.name) for model in models)
+    for model in models:
+        shares = ", ".join(f"{kind} " + ("none" if share is None else f"{share:.2f}") for kind, share in model.truths)
+        levels = [f"{task} {100 * value:.1f}" for task, value in model.strict]
+        rest = "  ".join([*(levels or [model.where]), shares])
+        told = Text.assemble((f"{model.name:<{width}}", "bold"), "  ", rest.rstrip())
         console.print(told, highlight=False)
-        console.print(Padding(Text(card["story"]), (0, 0, 0, 4)))
+        console.print(Padding(Text(model.story), (0, 0, 0, 4)))

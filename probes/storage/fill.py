@@ -11,12 +11,11 @@ import torch
 from lab.models.load import Model, load
 from lab.models.source import (
     AdapterModel,
+    BuiltInModel,
     GgufModel,
     HubModel,
     LocalModel,
     ModelSource,
-    OrganismModel,
-    PairModel,
     model_source,
 )
 from lab.records.errors import StorageError
@@ -134,7 +133,7 @@ def _anywhere(source: ModelSource) -> ModelSource:
     match source:
         case LocalModel(path=path) | GgufModel(path=path) | AdapterModel(path=path):
             return replace(source, path=path.resolve())
-        case HubModel() | OrganismModel() | PairModel():
+        case HubModel() | BuiltInModel():
             return source
 
 

@@ -291,7 +291,7 @@ def organisms(checkpoints, tmp_path, monkeypatch) -> Path:
             ],
         }
         (shelf / name / "card.json").write_text(json.dumps(card))
-    monkeypatch.setattr(source, "ORGANISMS", shelf)
+    monkeypatch.setattr(source, "SHIPPED", shelf)
     return shelf
 
 

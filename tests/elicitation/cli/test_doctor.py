@@ -21,7 +21,7 @@ from elicitation.cli.doctor import (
     required,
     weights_fault,
 )
-from lab.models.source import ORGANISMS
+from lab.models.source import SHIPPED
 
 
 def written(path: Path, header: bytes, n_bytes: int) -> Path:
@@ -50,7 +50,7 @@ def test_this_installation_is_healthy_and_every_section_is_there(tmp_path):
     by_name = {finding.name: finding.description for finding in found}
     assert by_name["auto"].startswith("takes ")
     assert {"torch", "transformers", "polars", "trl"} <= set(by_name)
-    assert by_name["shipped"].startswith(f"{len(list(ORGANISMS.glob('*/card.json')))}, all whole")
+    assert by_name["shipped"].startswith(f"{len(list(SHIPPED.glob('*/card.json')))}, all whole")
 
 
 def test_what_is_absent_or_worth_a_note_does_not_break_the_core_and_what_is_broken_does():

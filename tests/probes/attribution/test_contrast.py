@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.models.load import load
-from lab.models.source import OrganismModel
+from lab.models.source import BuiltInModel
 from lab.models.tiny import tiny_model
 from lab.records.errors import EstimateError, SiteError, StorageError
 from lab.sampling.trace import Trace, trace_table
@@ -36,7 +36,7 @@ from .conftest import made_contrasts
 
 @pytest.fixture(scope="module")
 def organism():
-    return load(OrganismModel(name="zero-base"), device=torch.device("cpu"), dtype=torch.float32)
+    return load(BuiltInModel(name="zero-base"), device=torch.device("cpu"), dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
