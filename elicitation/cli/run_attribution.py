@@ -23,7 +23,7 @@ from lab.records.seeds import numpy_generator
 from lab.records.tables import read_table
 from lab.sampling.trace import TRACES
 from lab.tasks.source import open_task, task_source
-from probes.attribution.contrast import answer_contrasts, can_be_asked, opening_contrasts
+from probes.attribution.contrast import answer_contrasts, can_be_asked, first_token_contrasts
 from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation, Method
 from probes.attribution.feature_effects import completeness, feature_effects
 from probes.attribution.shards import (
@@ -95,7 +95,7 @@ def contrasts(command: AttributeCommand, model: Model, console: Console) -> pl.D
         raise EstimateError("want either --toward with --against, or --traces: say what is to be explained")
     task = open_task(task_source(command.task), n_problems=command.n_problems, seed=command.seed)
     if command.traces is None:
-        return opening_contrasts(model, task.problems, command.toward, command.against)
+        return first_token_contrasts(model, task.problems, command.toward, command.against)
     traces = read_table(command.traces, TRACES)
     # A trace of another task is an error, and not one whose answer is hard to find.
     strays = traces.filter(~pl.col("problem_id").is_in([problem.id for problem in task.problems]))

@@ -1,14 +1,14 @@
-"""Fit stages: lessons -> a vector, and the same fit on lessons that cannot teach the same, for each entry."""
+"""Fit stages: training pairs -> a vector, and the same fit on pairs that cannot teach the same, for each entry."""
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from elicitation.comparison.context import Ground
-from elicitation.comparison.fits import Entry, fit_on
+from elicitation.comparison.fits import Entry
 from elicitation.comparison.training_pairs import TrainingPairs, sides_forgotten, tokens_misplaced
 from lab.post_training.reinforce import Reward
 from lab.records.errors import VectorError
@@ -18,44 +18,29 @@ from lab.records.stage import Artefact, memoised
 from lab.records.tables import write_text
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
-from probes.capture.site import Site
 from steering.export.tensors import load_vector, save_vector
 from steering.export.vector_file import facts_of
 from steering.fits.controls import norm_matched, random_like
-from steering.fits.policy_gradient import answer_reward, fit_policy_gradient
+from steering.fits.fit import Fit, Rewarded, Taught
+from steering.fits.policy_gradient import PolicyGradient, answer_reward
 from steering.vector import SteeringVector
 
+ITSELF, REASONS = "itself", "reasons.json"
 
-def policy_fits(
-    ground: Ground, sites: Sequence[Site], work: Path
-) -> Iterator[tuple[str, Callable[[], SteeringVector]]]:
-    """(name, training) of the fit and of the controls that were asked for; each has its checkpoints below `work`."""
+
+def rewarded(ground: Ground, work: Path) -> Iterator[tuple[str, Rewarded]]:
+    """What the fit is rewarded for, and what those controls are that were asked for; checkpoints lie below `work`."""
     task, wanted = ground.context.fit_task, ground.comparison.policy_controls
-    yield "itself", partial(trained, ground, sites, task, answer_reward(task.verify), work / "steps-itself")
+
+    def under(name: str, task: Task, reward: Reward) -> tuple[str, Rewarded]:
+        watch = partial(ground.context.watch, f"policy gradient: {name}")
+        return name, Rewarded(task.problems, reward, work / f"steps-{name}", watch)
+
+    yield under(ITSELF, task, answer_reward(task.verify))
     if "shuffled" in wanted:
-        reward = misplaced_reward(task, ground.comparison.seed)
-        yield "shuffled", partial(trained, ground, sites, task, reward, work / "steps-shuffled")
+        yield under("shuffled", task, misplaced_reward(task, ground.comparison.seed))
     if "other-task" in wanted and ground.other_fit_task is not None:
-        other = ground.other_fit_task
-        yield (
-            "other-task",
-            partial(trained, ground, sites, other, answer_reward(other.verify), work / "steps-other-task"),
-        )
-
-
-def trained(ground: Ground, sites: Sequence[Site], task: Task, reward: Reward, work: Path) -> SteeringVector:
-    """One training, which goes on from its last whole checkpoint."""
-    comparison = ground.comparison
-    return fit_policy_gradient(
-        ground.context.base,
-        sites,
-        task.problems,
-        reward,
-        replace(comparison.policy, max_new_tokens=comparison.max_new_tokens),
-        seed=child_seed(comparison.seed, "policy", work.name),
-        work=work,
-        on_progress=partial(ground.context.watch, f"policy gradient: {work.name.removeprefix('steps-')}"),
-    )
+        yield under("other-task", ground.other_fit_task, answer_reward(ground.other_fit_task.verify))
 
 
 def misplaced_reward(task: Task, seed: int) -> Reward:
@@ -74,7 +59,6 @@ N_RANDOM = 256
 """Random directions that the problems are spread over: so many that which were drawn hardly matters."""
 N_SHUFFLES = 8
 """Shuffles of the sides of a difference, which the problems are spread over: of one, chance decides the sign."""
-ITSELF, REASONS = "itself", "reasons.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -146,20 +130,21 @@ def makers(
     ground: Ground, entry: Entry, training_pairs: dict[str, TrainingPairs], work: Path
 ) -> Iterator[tuple[str, Callable[[], SteeringVector]]]:
     """(name, how to find it) of the vector, which comes first, and of its controls."""
-    if entry.method == "policy":
-        yield from policy_fits(ground, entry.sites, work)
+    base, seed = ground.context.base, ground.comparison.seed
+    if isinstance(entry.fit, PolicyGradient):
+        for name, lesson in rewarded(ground, work):
+            own = child_seed(seed, "policy", f"steps-{name}")
+            yield name, partial(entry.fit.fit, base, entry.sites, lesson, seed=own)
         return
-    for name, taught in (training_pairs | shuffled(entry, training_pairs[ITSELF], ground.comparison.seed)).items():
-        yield name, partial(fit_on, ground, entry, taught)
+    for name, taught in (training_pairs | shuffled(entry.fit, training_pairs[ITSELF], seed)).items():
+        yield name, partial(entry.fit.fit, base, entry.sites, taught, seed=seed)
 
 
-def shuffled(entry: Entry, taught: TrainingPairs, seed: int) -> dict[str, TrainingPairs]:
-    """Lessons with the labels shuffled that the method looks at."""
-    match entry.method:
-        case "gradient" | "gradient-first":
-            return {"shuffled": tokens_misplaced(taught, seed)}
-        case _:
-            return {f"shuffled.{draw}": sides_forgotten(taught, seed, draw) for draw in range(N_SHUFFLES)}
+def shuffled(fit: Fit[Taught], taught: TrainingPairs, seed: int) -> dict[str, TrainingPairs]:
+    """The same with the labels shuffled that the fit looks at."""
+    if fit.learns_from == "tokens":
+        return {"shuffled": tokens_misplaced(taught, seed)}
+    return {f"shuffled.{draw}": sides_forgotten(taught, seed, draw) for draw in range(N_SHUFFLES)}
 
 
 def control_of(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Lessons: what a fit learns from, as traces of two models and the disagreements in which they differ."""
+"""TrainingPairs: what a fit learns from, as traces of two models and the disagreements in which they differ."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,18 +7,26 @@ from pathlib import Path
 
 import polars as pl
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from elicitation.comparison.context import Ground
 from elicitation.study.context import StudyContext
-from elicitation.study.evidence import DISAGREEMENTS, disagreements
+from elicitation.study.evidence import DISAGREEMENTS, contexts, disagreements, first_token_activations
 from elicitation.study.sampled import own_traces, read_traces
 from elicitation.study.vectors import strict
+from lab.models.load import Model
+from lab.models.padding import left_padded
 from lab.models.pair import ModelPair
+from lab.records.errors import VectorError
 from lab.records.provenance import digest
 from lab.records.seeds import torch_generator
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import read_table, write_table
+from lab.scoring.scores import trace_rows
 from lab.tasks.problem import Problem
+from probes.capture.site import Site
+from steering.fits.examples import Completions, Disagreements
 
 MAX_DISAGREEMENTS = 4096
 """Of these, a fit sees at most so many, drawn at random."""
@@ -41,6 +49,36 @@ class TrainingPairs:
     """What the sides are, in a few words."""
     digest: str
     """Of what determines them."""
+
+    def sides(self, model: Model, site: Site) -> tuple[Float[Tensor, "_ d_model"], Float[Tensor, "_ d_model"]]:
+        """Streams just after the first token of the positive and of the negative traces."""
+        positive, negative = (
+            first_token_activations(model, site, {"side": side}, self.problems)[0]
+            for side in (self.positive, self.negative)
+        )
+        if not (len(positive) and len(negative)):
+            raise VectorError(
+                f"{len(positive)} and {len(negative)} traces {self.description}: want one at least on either side; "
+                "draw more training traces"
+            )
+        return positive, negative
+
+    def texts(self, model: Model, most: int, generator: torch.Generator) -> Completions:
+        """The positive traces; of more than `most`, some."""
+        rows = trace_rows(model, self._some(self.positive, most, generator), self.problems)
+        padded = left_padded(model, [row.context + row.completion for row in rows])
+        lengths = torch.tensor([len(row.completion) for row in rows], device=model.device)
+        return Completions(padded.tokens, padded.mask, lengths)
+
+    def first_tokens(self, model: Model, generator: torch.Generator) -> Disagreements:
+        """Disagreements at the first token of a completion."""
+        chosen = self._some(self.decided.filter(pl.col("position") == 0), MAX_DISAGREEMENTS, generator)
+        return contexts(model, chosen, self.decided_in, self.problems)
+
+    def _some(self, frame: pl.DataFrame, most: int, generator: torch.Generator) -> pl.DataFrame:
+        if frame.is_empty():
+            raise VectorError(f"nothing to learn from: no such text or decision among those {self.description}")
+        return some_rows(frame, most, generator)
 
 
 def pair_lessons(ground: Ground, problems: Artefact) -> TrainingPairs:

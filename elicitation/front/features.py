@@ -23,7 +23,7 @@ from lab.records.tables import read_table
 from lab.tasks.problem import problem_table
 from lab.tasks.source import Task
 from probes.attribution import attribute as attribution
-from probes.attribution.contrast import opening_contrasts
+from probes.attribution.contrast import first_token_contrasts
 from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation, Method
 from probes.attribution.feature_effects import feature_effects
 from probes.capture import capture as capturing
@@ -256,7 +256,7 @@ def contrasts_of(
 ) -> pl.DataFrame:
     """One side's tokens against the other's behind every prompt."""
     sides = ([side] if isinstance(side, str) else side for side in (toward, against))
-    return opening_contrasts(model, problems_of(prompts), *sides)
+    return first_token_contrasts(model, problems_of(prompts), *sides)
 
 
 def directory(out: Path | str | None) -> Path:

@@ -39,8 +39,7 @@ from probes.capture.site import Site
 from steering.edit import Add, Edit
 from steering.export import export as exporting
 from steering.export.vector_file import Origin, facts_of
-from steering.fits import controls, gradient, policy_gradient
-from steering.fits import mean_difference as means
+from steering.fits import controls, fits, gradient, policy_gradient
 from steering.fits.examples import Disagreements
 from steering.gate import EVERYWHERE, Gate
 from steering.hybrid.hybrid import Hybrid
@@ -134,7 +133,7 @@ def mean_difference(
         for texts in (positive, negative)
     )
     one, other = (capture(model, texts, place)[place][:, -1] for texts in sides)
-    return means.mean_difference(place, one, other, description=f"difference of means on {model.name}")
+    return fits.mean_difference(place, one, other, description=f"difference of means on {model.name}")
 
 
 def random_like(vector: SteeringVector, *, seed: int = 0) -> SteeringVector:
@@ -288,11 +287,17 @@ def export(
     True
     """
     file = Path(path)
+<<<<<<< HEAD
     chosen = form or SUFFIXES.get(file.suffix, file.suffix)
     if chosen not in exporting.FORMATS:
         raise VectorError(
             f"{file} as {chosen!r}: want a form of {', '.join(exporting.FORMATS)}, or a name that ends so"
         )
+=======
+    chosen = form or SUFFIXES.get(file.suffix)
+    if chosen is None:
+        raise VectorError(f"no format is known by the end of {file}: want {', '.join(SUFFIXES)}, or name it as `form`")
+>>>>>>> main
     made_by = provenance(
         "export", {"form": chosen, "dose": dose}, {"model": model.digest}, device="cpu", dtype="float32", seed=0
     )

@@ -21,8 +21,8 @@ from lab.tasks.problem import Problem
 from steering.export.tensors import load_vector, save_vector
 from steering.export.vector_file import facts_of
 from steering.fits.controls import random_like
+from steering.fits.fits import mean_difference
 from steering.fits.gradient import fit_gradient
-from steering.fits.mean_difference import mean_difference
 from steering.vector import SteeringVector
 
 

@@ -1,6 +1,7 @@
 """recipe: all that decides an SAE but the activations it learns from."""
 
 from dataclasses import dataclass
+from typing import assert_never
 
 import polars as pl
 
@@ -70,6 +71,8 @@ class Recipe:
                 least = k
             case JumpReLU() | Standard():
                 least = 1
+            case never:
+                assert_never(never)
         if self.d_sae < least:
             raise ModelError(f"{self.architecture} with {self.d_sae} features: want at least {least}")
 

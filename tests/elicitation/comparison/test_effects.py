@@ -12,6 +12,7 @@ from elicitation.comparison.fitted import Fitted
 from elicitation.report.vectors.tables import VECTOR_EFFECTS, VECTOR_FITS, VECTOR_OUTCOMES
 from lab.records.errors import EstimateError
 from probes.capture.site import Site
+from steering.fits.fits import MeanDifference
 from steering.vector import SteeringVector
 
 N = 40
@@ -136,7 +137,7 @@ def test_the_table_of_fits_has_a_row_a_site_and_a_reason_for_what_is_missing():
     sites = (Site(0), Site(1))
     directions = {sites[0]: torch.tensor([3.0, 4.0]), sites[1]: torch.tensor([0.0, 1.0])}
     vector = SteeringVector(directions, {sites[0]: 10.0, sites[1]: math.nan}, "by hand")
-    entry = Entry(name="v", label="vector", method="mean-first", sites=sites, where=FIRST)
+    entry = Entry(name="v", label="vector", method="mean-first", fit=MeanDifference(), sites=sites, where=FIRST)
     fitted = Fitted(
         entry=entry,
         vector=vector,
