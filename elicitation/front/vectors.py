@@ -287,17 +287,9 @@ def export(
     True
     """
     file = Path(path)
-<<<<<<< HEAD
     chosen = form or SUFFIXES.get(file.suffix, file.suffix)
     if chosen not in exporting.FORMATS:
-        raise VectorError(
-            f"{file} as {chosen!r}: want a form of {', '.join(exporting.FORMATS)}, or a name that ends so"
-        )
-=======
-    chosen = form or SUFFIXES.get(file.suffix)
-    if chosen is None:
-        raise VectorError(f"no format is known by the end of {file}: want {', '.join(SUFFIXES)}, or name it as `form`")
->>>>>>> main
+        raise VectorError(f"{file} as {chosen!r}: want one of {', '.join(SUFFIXES)}, or as form {[*exporting.FORMATS]}")
     made_by = provenance(
         "export", {"form": chosen, "dose": dose}, {"model": model.digest}, device="cpu", dtype="float32", seed=0
     )
