@@ -1,15 +1,34 @@
-"""Entries: the fits that a comparison makes, each at a place and for a use."""
+"""Fits: those that a comparison makes, each at a place and for a use: training pairs -> a vector and its controls."""
 
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import TypeAlias
 
 from elicitation.comparison.context import Ground
+from elicitation.comparison.training_pairs import ITSELF, TrainingPairs, sides_forgotten, tokens_misplaced
+from lab.post_training.reinforce import Reward
+from lab.records.errors import VectorError
+from lab.records.provenance import digest
+from lab.records.seeds import child_seed, numpy_generator, torch_generator
+from lab.records.stage import Artefact, memoised
+from lab.records.tables import write_text
+from lab.scoring.evidence import Control
+from lab.tasks.problem import Problem
+from lab.tasks.source import Task
 from probes.capture.site import Site
-from steering.fits.fit import Fit, Taught
+from steering.export.tensors import load_vector, save_vector
+from steering.export.vector_file import facts_of
+from steering.fits.controls import norm_matched, random_like
+from steering.fits.fit import Fit, Rewarded, Taught
 from steering.fits.fits import DecoderRows, MeanDifference
 from steering.fits.gradient import FirstTokenGradient, TextGradient
-from steering.fits.policy_gradient import PolicyGradient
+from steering.fits.policy_gradient import PolicyGradient, answer_reward
 from steering.gate import EVERYWHERE, Gate, WhileWriting
+from steering.vector import SteeringVector
 
 AnyFit: TypeAlias = Fit[Taught] | PolicyGradient
 FIRST = WhileWriting((0,))
@@ -59,3 +78,138 @@ def entries(ground: Ground) -> tuple[Entry, ...]:
             label = f"{words}{place}, {use}"
             found.append(Entry(name=name, label=label, method=method, fit=fit, sites=sites, where=where))
     return tuple(found)
+
+
+REASONS = "reasons.json"
+
+
+def rewarded(ground: Ground, work: Path) -> Iterator[tuple[str, Rewarded]]:
+    """What the fit is rewarded for, and what those controls are that were asked for; checkpoints lie below `work`."""
+    task, wanted = ground.context.fit_task, ground.comparison.policy_controls
+
+    def under(reward: Reward, task: Task, steps: str) -> Rewarded:
+        watch = partial(ground.context.watch, f"policy gradient: {steps}")
+        return Rewarded(task.problems, reward, work / f"steps-{steps}", watch)
+
+    yield ITSELF, under(answer_reward(task.verify), task, "itself")
+    if "shuffled" in wanted:
+        yield Control.SHUFFLED_LABELS, under(misplaced_reward(task, ground.comparison.seed), task, "shuffled")
+    if "other-task" in wanted and (other := ground.other_fit_task) is not None:
+        yield Control.OTHER_TASK, under(answer_reward(other.verify), other, "other-task")
+
+
+def misplaced_reward(task: Task, seed: int) -> Reward:
+    """1 where a completion states the answer of another problem, each problem having one of the others' for good."""
+    order = numpy_generator(seed, "misplaced answers").permutation(len(task.problems))
+    following = dict(zip(order, [*order[1:], order[0]], strict=True))
+    answers = {problem.id: task.problems[following[index]].answer for index, problem in enumerate(task.problems)}
+
+    def reward(problem: Problem, completion: str) -> float:
+        return float(task.verify(replace(problem, answer=answers[problem.id]), completion).answer_correct)
+
+    return reward
+
+
+N_RANDOM = 256
+"""Random directions that the problems are spread over: so many that which were drawn hardly matters."""
+N_SHUFFLES = 8
+"""Shuffles of the sides of a difference, which the problems are spread over: of one, chance decides the sign."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Fitted:
+    """An entry with its vector and its controls, each of the vector's norms, or with why there is none."""
+
+    entry: Entry
+    vector: SteeringVector | None
+    controls: Mapping[Control, tuple[SteeringVector, ...]]
+    """Those with vectors of their own, several where chance decides the sign of one."""
+    reasons: Mapping[str, str]
+    """What could not be fitted (`itself`, or a control) -> why."""
+    digest: str
+
+    def random(self, seed: int, n: int = N_RANDOM) -> tuple[SteeringVector, ...]:
+        """`n` random directions of the vector's norms at its sites; there has to be a vector."""
+        assert self.vector is not None, "nothing can be as long as a vector that is not there"
+        return tuple(
+            random_like(self.vector, torch_generator(seed, "random vector", self.entry.name, draw)) for draw in range(n)
+        )
+
+
+def fit_stage(ground: Ground, entry: Entry, training_pairs: dict[str, TrainingPairs]) -> Fitted:
+    """`fit-<entry>/`: a file for the vector and for each control. What is there after a kill is not fitted again.
+
+    `training_pairs` has those of the pair as `itself`, and those that other texts give by the name of the control.
+    """
+    context, comparison = ground.context, ground.comparison
+    config = {
+        "entry": {"method": entry.method, "sites": [str(site) for site in entry.sites]},
+        "fit": comparison.policy if entry.method == "policy" else comparison.fit,
+        "n_texts": comparison.n_texts,
+        "n_features": comparison.n_features,
+        "max_new_tokens": comparison.max_new_tokens,
+        "seed": comparison.seed,
+    }
+    parents = {"base": context.base.digest} | {name: taught.digest for name, taught in training_pairs.items()}
+    if entry.method == "sae" and ground.sae is not None:
+        parents["sae"] = ground.sae.digest
+    if entry.method == "policy":
+        config["policy_controls"] = comparison.policy_controls
+        parents = {"base": context.base.digest, "problems": digest(context.fit_task.problems)}
+        if ground.other_fit_task is not None:
+            parents["other task"] = digest(ground.other_fit_task.problems)
+
+    def compute(work: Path) -> None:
+        made_by = context.made_by(f"fit-{entry.name}", config, parents)
+        reasons: dict[str, str] = {}
+        vector: SteeringVector | None = None
+        for name, make in makers(ground, entry, training_pairs, work):
+            path = work / f"{name}.safetensors"
+            try:
+                if not path.exists():
+                    found = make() if vector is None else norm_matched(make(), vector)
+                    save_vector(path, found, made_by, fitted_on=facts_of(context.base))
+            except VectorError as error:
+                reasons[name.partition(".")[0]] = str(error)
+            if ITSELF in reasons:
+                break
+            vector = vector or load_vector(path)
+        write_text(work / REASONS, json.dumps(reasons, sort_keys=True))
+        for checkpoints in work.glob("steps-*"):
+            shutil.rmtree(checkpoints)
+
+    return read_fitted(entry, memoised(context.out, f"fit-{entry.name}", config, parents, compute))
+
+
+def makers(
+    ground: Ground, entry: Entry, training_pairs: dict[str, TrainingPairs], work: Path
+) -> Iterator[tuple[str, Callable[[], SteeringVector]]]:
+    """(name, how to find it) of the vector, which comes first, and of its controls."""
+    base, seed = ground.context.base, ground.comparison.seed
+    if isinstance(entry.fit, PolicyGradient):
+        for name, lesson in rewarded(ground, work):
+            own = child_seed(seed, "policy", lesson.work.name)
+            yield name, partial(entry.fit.fit, base, entry.sites, lesson, seed=own)
+        return
+    for name, taught in (training_pairs | shuffled(entry.fit, training_pairs[ITSELF], seed)).items():
+        yield name, partial(entry.fit.fit, base, entry.sites, taught, seed=seed)
+
+
+def shuffled(fit: Fit[Taught], taught: TrainingPairs, seed: int) -> dict[str, TrainingPairs]:
+    """The same with the labels shuffled that the fit looks at."""
+    if fit.learns_from == "tokens":
+        return {Control.SHUFFLED_LABELS: tokens_misplaced(taught, seed)}
+    return {f"{Control.SHUFFLED_LABELS}.{draw}": sides_forgotten(taught, seed, draw) for draw in range(N_SHUFFLES)}
+
+
+def read_fitted(entry: Entry, stage: Artefact) -> Fitted:
+    """The result of a finished stage."""
+    found = {path.stem: load_vector(path) for path in sorted(stage.path.glob("*.safetensors"))}
+    vector = found.pop(ITSELF, None)
+    controls: dict[Control, tuple[SteeringVector, ...]] = {}
+    for name, vector_of in found.items():
+        # Of several, `shuffled-labels.3` is one.
+        control = Control(name.partition(".")[0])
+        controls[control] = (*controls.get(control, ()), vector_of)
+    reasons = json.loads((stage.path / REASONS).read_text(encoding="utf-8"))
+    return Fitted(entry=entry, vector=vector, controls=controls, reasons=reasons, digest=stage.digest)
