@@ -1,15 +1,34 @@
-"""Entries: the fits that a comparison makes, each at a place and for a use."""
+"""Fits: those that a comparison makes, each at a place and for a use: training pairs -> a vector and its controls."""
 
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import TypeAlias
 
-from elicitation.comparison.context import Ground
+from elicitation.comparison.config import ComparisonContext
+from elicitation.comparison.training_pairs import ITSELF, TrainingPairs, sides_forgotten, tokens_misplaced
+from lab.post_training.reinforce import Reward
+from lab.records.errors import VectorError
+from lab.records.provenance import digest
+from lab.records.seeds import child_seed, numpy_generator, torch_generator
+from lab.records.stage import Artefact, memoised
+from lab.records.tables import write_text
+from lab.scoring.evidence import Control
+from lab.tasks.problem import Problem
+from lab.tasks.source import Task
 from probes.capture.site import Site
-from steering.fits.fit import Fit, Taught
+from steering.export.tensors import load_vector, save_vector
+from steering.export.vector_file import facts_of
+from steering.fits.fit import Fit, Rewarded, Taught
 from steering.fits.fits import DecoderRows, MeanDifference
 from steering.fits.gradient import FirstTokenGradient, TextGradient
-from steering.fits.policy_gradient import PolicyGradient
+from steering.fits.policy_gradient import PolicyGradient, answer_reward
 from steering.gate import EVERYWHERE, Gate, WhileWriting
+from steering.hybrid.hybrid import identity
+from steering.vector import SteeringVector, norm_matched, random_like
 
 AnyFit: TypeAlias = Fit[Taught] | PolicyGradient
 FIRST = WhileWriting((0,))
@@ -23,7 +42,6 @@ class Entry:
     name: str
     """Unique, and the name of its files."""
     label: str
-    method: str
     fit: AnyFit
     sites: tuple[Site, ...]
     where: Gate
@@ -34,28 +52,154 @@ class Entry:
         return "every token" if self.where == EVERYWHERE else "first token"
 
 
-def entries(ground: Ground) -> tuple[Entry, ...]:
+def entries(comparing: ComparisonContext) -> tuple[Entry, ...]:
     """All fits that are asked for, in the order of the methods; one a layer where its vectors have one site."""
-    comparison = ground.comparison
-    policy = PolicyGradient(replace(comparison.policy, max_new_tokens=comparison.max_new_tokens))
-    each = [(site,) for site in ground.sites]
+    comparison, study = comparing.comparison, comparing.context.study
+    policy = PolicyGradient(replace(comparison.policy, max_new_tokens=study.decoding.max_new_tokens))
+    each, several = [(site,) for site in comparing.sites], [comparing.policy_sites]
     listed: dict[str, tuple[str, AnyFit, list[tuple[Site, ...]], Gate]] = {
         "mean": ("difference of means", MeanDifference(), each, EVERYWHERE),
         "mean-first": ("difference of means", MeanDifference(), each, FIRST),
-        "gradient": ("gradient on texts", TextGradient(comparison.fit, comparison.n_texts), each, EVERYWHERE),
-        "gradient-first": ("gradient on disagreements", FirstTokenGradient(comparison.fit), each, FIRST),
-        "policy": (f"policy gradient at {len(ground.policy_sites)} sites", policy, [ground.policy_sites], EVERYWHERE),
+        "gradient": ("gradient on texts", TextGradient(study.fit, comparison.n_texts), each, EVERYWHERE),
+        "gradient-first": ("gradient on disagreements", FirstTokenGradient(study.fit), each, FIRST),
+        "policy": (f"policy gradient at {len(comparing.policy_sites)} sites", policy, several, EVERYWHERE),
     }
-    if ground.sae is not None:
-        features = DecoderRows(ground.sae, comparison.n_features)
-        listed["sae"] = (f"{comparison.n_features} SAE features", features, [(ground.sae.site,)], FIRST)
+    if comparing.sae is not None:
+        features = DecoderRows(comparing.sae, comparison.n_features)
+        listed["sae"] = (f"{comparison.n_features} SAE features", features, [(comparing.sae.site,)], FIRST)
     found: list[Entry] = []
-    for method in ground.methods:
+    for method in comparing.methods:
         words, fit, places, where = listed[method]
         for sites in places:
             place = f", block {sites[0].layer}" if len(sites) == 1 else ""
             use = "every token" if where == EVERYWHERE else "first token"
             name = f"{method}-{sites[0].layer}" if places is each else method
             label = f"{words}{place}, {use}"
-            found.append(Entry(name=name, label=label, method=method, fit=fit, sites=sites, where=where))
+            found.append(Entry(name=name, label=label, fit=fit, sites=sites, where=where))
     return tuple(found)
+
+
+REASONS = "reasons.json"
+
+
+def rewarded(comparing: ComparisonContext, work: Path) -> Iterator[tuple[str, Rewarded]]:
+    """What the fit is rewarded for, and what those controls are that were asked for; checkpoints lie below `work`."""
+    task, wanted = comparing.context.fit_task, comparing.comparison.policy_controls
+
+    def under(reward: Reward, task: Task, steps: str) -> Rewarded:
+        watch = partial(comparing.context.watch, f"policy gradient: {steps}")
+        return Rewarded(task.problems, reward, work / f"steps-{steps}", watch)
+
+    yield ITSELF, under(answer_reward(task.verify), task, "itself")
+    if "shuffled" in wanted:
+        yield Control.SHUFFLED_LABELS, under(misplaced_reward(task, comparing.context.study.seed), task, "shuffled")
+    if "other-task" in wanted and (other := comparing.other_fit_task) is not None:
+        yield Control.OTHER_TASK, under(answer_reward(other.verify), other, "other-task")
+
+
+def misplaced_reward(task: Task, seed: int) -> Reward:
+    """1 where a completion states the answer of another problem, each problem having one of the others' for good."""
+    order = numpy_generator(seed, "misplaced answers").permutation(len(task.problems))
+    following = dict(zip(order, [*order[1:], order[0]], strict=True))
+    answers = {problem.id: task.problems[following[index]].answer for index, problem in enumerate(task.problems)}
+
+    def reward(problem: Problem, completion: str) -> float:
+        return float(task.verify(replace(problem, answer=answers[problem.id]), completion).answer_correct)
+
+    return reward
+
+
+N_RANDOM = 256
+"""Random directions that the problems are spread over: so many that which were drawn hardly matters."""
+N_SHUFFLES = 8
+"""Shuffles of the sides of a difference, which the problems are spread over: of one, chance decides the sign."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Fitted:
+    """An entry with its vector and its controls, each of the vector's norms, or with why there is none."""
+
+    entry: Entry
+    vector: SteeringVector | None
+    controls: Mapping[Control, tuple[SteeringVector, ...]]
+    """Those with vectors of their own, several where chance decides the sign of one."""
+    reasons: Mapping[str, str]
+    """What could not be fitted (`itself`, or a control) -> why."""
+    digest: str
+
+    def random(self, seed: int, n: int = N_RANDOM) -> tuple[SteeringVector, ...]:
+        """`n` random directions of the vector's norms at its sites; there has to be a vector."""
+        assert self.vector is not None, "nothing can be as long as a vector that is not there"
+        return tuple(
+            random_like(self.vector, torch_generator(seed, "random vector", self.entry.name, draw)) for draw in range(n)
+        )
+
+
+def fit_stage(comparing: ComparisonContext, entry: Entry, training_pairs: dict[str, TrainingPairs]) -> Fitted:
+    """`fits/<entry>/`: a file for the vector and for each control. What is there after a kill is not fitted again.
+
+    `training_pairs` has those of the pair as `itself`, and those that other texts give by the name of the control.
+    """
+    context = comparing.context
+    config = {"fit": identity(entry.fit), "sites": [str(site) for site in entry.sites], "seed": context.study.seed}
+    parents = {"base": context.base.digest} | {name: taught.digest for name, taught in training_pairs.items()}
+    if isinstance(entry.fit, PolicyGradient):
+        config["controls"] = list(comparing.comparison.policy_controls)
+        parents = {"base": context.base.digest, "problems": digest(context.fit_task.problems)}
+        if comparing.other_fit_task is not None:
+            parents["other task"] = digest(comparing.other_fit_task.problems)
+
+    def compute(work: Path) -> None:
+        made_by = context.made_by(f"fits/{entry.name}", config, parents)
+        reasons: dict[str, str] = {}
+        vector: SteeringVector | None = None
+        for name, make in makers(comparing, entry, training_pairs, work):
+            path = work / f"{name}.safetensors"
+            try:
+                if not path.exists():
+                    found = make() if vector is None else norm_matched(make(), vector)
+                    save_vector(path, found, made_by, fitted_on=facts_of(context.base))
+            except VectorError as error:
+                reasons[name.partition(".")[0]] = str(error)
+            if ITSELF in reasons:
+                break
+            vector = vector or load_vector(path)
+        write_text(work / REASONS, json.dumps(reasons, sort_keys=True))
+        for checkpoints in work.glob("steps-*"):
+            shutil.rmtree(checkpoints)
+
+    return read_fitted(entry, memoised(context.out / "fits", entry.name, config, parents, compute))
+
+
+def makers(
+    comparing: ComparisonContext, entry: Entry, training_pairs: dict[str, TrainingPairs], work: Path
+) -> Iterator[tuple[str, Callable[[], SteeringVector]]]:
+    """(name, how to find it) of the vector, which comes first, and of its controls."""
+    base, seed = comparing.context.base, comparing.context.study.seed
+    if isinstance(entry.fit, PolicyGradient):
+        for name, lesson in rewarded(comparing, work):
+            own = child_seed(seed, "policy", lesson.work.name)
+            yield name, partial(entry.fit.fit, base, entry.sites, lesson, seed=own)
+        return
+    for name, taught in (training_pairs | shuffled(entry.fit, training_pairs[ITSELF], seed)).items():
+        yield name, partial(entry.fit.fit, base, entry.sites, taught, seed=seed)
+
+
+def shuffled(fit: Fit[Taught], taught: TrainingPairs, seed: int) -> dict[str, TrainingPairs]:
+    """The same with the labels shuffled that the fit looks at."""
+    if fit.learns_from == "tokens":
+        return {Control.SHUFFLED_LABELS: tokens_misplaced(taught, seed)}
+    return {f"{Control.SHUFFLED_LABELS}.{draw}": sides_forgotten(taught, seed, draw) for draw in range(N_SHUFFLES)}
+
+
+def read_fitted(entry: Entry, stage: Artefact) -> Fitted:
+    """The result of a finished stage."""
+    found = {path.stem: load_vector(path) for path in sorted(stage.path.glob("*.safetensors"))}
+    vector = found.pop(ITSELF, None)
+    controls: dict[Control, tuple[SteeringVector, ...]] = {}
+    for name, vector_of in found.items():
+        # Of several, `shuffled-labels.3` is one.
+        control = Control(name.partition(".")[0])
+        controls[control] = (*controls.get(control, ()), vector_of)
+    reasons = json.loads((stage.path / REASONS).read_text(encoding="utf-8"))
+    return Fitted(entry=entry, vector=vector, controls=controls, reasons=reasons, digest=stage.digest)

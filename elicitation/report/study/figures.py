@@ -20,7 +20,12 @@ NO_STYLES: Mapping[str, ArmStyle] = MappingProxyType({})
 
 
 def ladder_figure(ladder: pl.DataFrame, canvas: Canvas = WIDE) -> go.Figure:
-    """Strict pass@1 of every arm, the base at the bottom, the tuned model at the top."""
+    """Strict pass@1 of every arm, the base at the bottom, the tuned model at the top.
+
+    >>> pair, task = el.pair("zero-base", "zero-rl"), el.task("chain", n=8)
+    >>> el.ladder_figure(el.ladder(pair, task, el.sample(pair, task), {})).layout.xaxis.title.text
+    'Problems solved at the first try, strict'
+    """
     styles = arm_styles(ladder)
     rows = rungs(ladder, "strict")
     dots = [_dot(row, styles, value="accuracy", note=_share(row)) for row in rows.iter_rows(named=True)]

@@ -73,8 +73,8 @@ def dose_table(ledger: VectorTables) -> str:
 
 
 def _labels(ledger: VectorTables) -> dict[str, str]:
-    known = dict(ledger.effects.select("fit", "label").iter_rows())
-    return {fit: known.get(fit, fit) for fit in ledger.doses["fit"].unique(maintain_order=True)}
+    known = ledger.labels
+    return {str(fit): known.get(fit, str(fit)) for fit in ledger.doses["fit"].unique(maintain_order=True)}
 
 
 def _fraction(row: Mapping[str, Any]) -> str:
@@ -93,7 +93,7 @@ def transfer_block(ledger: VectorTables) -> str:
     strict = ledger.transfers.filter(pl.col("quantity") == "strict")
     if strict.is_empty():
         return ""
-    labels = dict(ledger.effects.select("fit", "label").iter_rows())
+    labels = ledger.labels
     rows = [_row(row, labels) for row in strict.iter_rows(named=True)]
     headings = ("", "Strict without", "With the vector", "With random ones", "Change, points", "Beyond random, points")
     return f'{TRANSFERS.head(2)}{sheet(headings, rows)}<p class="note">{TRANSFERS.key}</p>'

@@ -6,13 +6,13 @@ from elicitation.report.kit.document import document
 from elicitation.report.kit.markup import escaped
 from elicitation.report.kit.provenance_section import TableFile, provenance_section, sourced
 from elicitation.report.study.captions import PROVENANCE
+from elicitation.report.study.tables import LADDER
 from elicitation.report.vectors.answer import HOW_TO_READ, WITHOUT_SCRIPTS, fit_block, vector_answer
 from elicitation.report.vectors.doses import dose_block, transfer_block
 from elicitation.report.vectors.effects import effect_block
 from elicitation.report.vectors.tables import (
     DECODINGS,
     VECTOR_DOSES,
-    VECTOR_EFFECTS,
     VECTOR_FITS,
     VECTOR_TRANSFERS,
     VectorTables,
@@ -41,7 +41,7 @@ def render_vectors(page: VectorPage) -> str:
     ledger = page.ledger
     answer = f'<p class="answer">{escaped(vector_answer(ledger, page.task))}</p>'
     parts = [
-        *(sourced(effect_block(ledger, how), page.files, VECTOR_EFFECTS.name) for how in DECODINGS),
+        *(sourced(effect_block(ledger, how), page.files, LADDER.name) for how in DECODINGS),
         sourced(dose_block(ledger, page.unrelated), page.files, VECTOR_DOSES.name),
         sourced(transfer_block(ledger), page.files, VECTOR_TRANSFERS.name),
         sourced(fit_block(ledger.fits), page.files, VECTOR_FITS.name),
