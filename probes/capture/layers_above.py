@@ -1,4 +1,4 @@
-"""remainder: what a network does above a site, as a function of the stream there."""
+"""LayersAbove: what a network does above a site, as a function of the stream there."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

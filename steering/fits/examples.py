@@ -17,10 +17,10 @@ class Disagreements(NamedTuple):
     The vector acts at the last position of a context alone, as a hybrid uses it.
     """
 
-    tokens: Int[Tensor, "decision pos"]
+    tokens: Int[Tensor, "disagreement pos"]
     """Contexts, padded on the left."""
-    mask: Bool[Tensor, "decision pos"]
-    targets: Int[Tensor, " decision"]
+    mask: Bool[Tensor, "disagreement pos"]
+    targets: Int[Tensor, " disagreement"]
 
 
 class Completions(NamedTuple):

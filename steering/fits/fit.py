@@ -59,16 +59,16 @@ class Rewarded(NamedTuple):
     """Is told steps just done, and steps in all."""
 
 
-Lesson = TypeVar("Lesson", contravariant=True)
+Teaching = TypeVar("Teaching", contravariant=True)
 """What a fit learns from: `Taught` or `Rewarded`."""
 
 
 @runtime_checkable
-class Fit(Protocol[Lesson]):
+class Fit(Protocol[Teaching]):
     """A way to find a vector."""
 
     @abstractmethod
-    def fit(self, model: Model, sites: Sequence[Site], lesson: Lesson, *, seed: int) -> SteeringVector:
+    def fit(self, model: Model, sites: Sequence[Site], taught: Teaching, *, seed: int) -> SteeringVector:
         """The vector of `model`, which stays as it is, at `sites`: one, unless the fit is made for several.
 
         Raises VectorError, with the reason, where there is nothing to learn from.

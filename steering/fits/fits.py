@@ -48,12 +48,12 @@ def mean_difference(
 class MeanDifference(Fit[Taught]):
     """The difference of the two sides' mean streams just after the first token."""
 
-    def fit(self, model: Model, sites: Sequence[Site], lesson: Taught, *, seed: int) -> SteeringVector:
+    def fit(self, model: Model, sites: Sequence[Site], taught: Taught, *, seed: int) -> SteeringVector:
         """Of the one site; no random number is drawn."""
         del seed
         (site,) = sites
-        positive, negative = lesson.sides(model, site)
-        found = f"difference of means after the first token: {len(positive)} and {len(negative)}, {lesson.description}"
+        positive, negative = taught.sides(model, site)
+        found = f"difference of means after the first token: {len(positive)} and {len(negative)}, {taught.description}"
         return mean_difference(site, positive, negative, description=found)
 
 
@@ -84,11 +84,11 @@ class DecoderRows(Fit[Taught]):
     sae: Sae
     n_features: int = 8
 
-    def fit(self, model: Model, sites: Sequence[Site], lesson: Taught, *, seed: int) -> SteeringVector:
+    def fit(self, model: Model, sites: Sequence[Site], taught: Taught, *, seed: int) -> SteeringVector:
         """At the SAE's site; no random number is drawn."""
         del seed
         (site,) = sites
-        return self.of_sides(*lesson.sides(model, site))
+        return self.of_sides(*taught.sides(model, site))
 
     @torch.inference_mode()
     def of_sides(

@@ -136,11 +136,11 @@ def fit_gradients(
 ) -> dict[str, SteeringVector]:
     """A vector at `site` for each category, all in one loop, each as if it were fitted alone.
 
-    Minimises the mean cross-entropy of the targets: of decisions with the vector at the last position of each context,
-    of completions with the vector at every position. Starts from zero, is projected back onto the ball of `max_dose`
-    after every step of Adam, and the model stays frozen. What lies below the vector is computed once, and a step runs
-    the blocks above alone. Where examples are held out, the vector of the lowest loss on them is kept; zero is one.
-    Raises VectorError where a category has no example, or a loss is not finite.
+    Minimises the mean cross-entropy of the targets: of disagreements with the vector at the last position of each
+    context, of completions with the vector at every position. Starts from zero, is projected back onto the ball of
+    `max_dose` after every step of Adam, and the model stays frozen. What lies below the vector is computed once, and a
+    step runs the blocks above alone. Where examples are held out, the vector of the lowest loss on them is kept; zero
+    is one. Raises VectorError where a category has no example, or a loss is not finite.
     """
     likelihood, fittings = _opened(model, site, table, fit)
     optimiser = torch.optim.Adam(
@@ -180,11 +180,11 @@ class TextGradient(Fit[Taught]):
         """What comes next."""
         return "tokens"
 
-    def fit(self, model: Model, sites: Sequence[Site], lesson: Taught, *, seed: int) -> SteeringVector:
+    def fit(self, model: Model, sites: Sequence[Site], taught: Taught, *, seed: int) -> SteeringVector:
         """At the one site, as `fit_gradient`."""
         (site,) = sites
-        texts = lesson.texts(model, self.n_texts, torch_generator(seed, "examples"))
-        found = f"gradient on {len(texts.tokens)} completions, {lesson.description}"
+        texts = taught.texts(model, self.n_texts, torch_generator(seed, "examples"))
+        found = f"gradient on {len(texts.tokens)} completions, {taught.description}"
         return fit_gradient(model, site, texts, self.settings, torch_generator(seed, "fit"), description=found)
 
 
@@ -199,11 +199,11 @@ class FirstTokenGradient(Fit[Taught]):
         """What comes next."""
         return "tokens"
 
-    def fit(self, model: Model, sites: Sequence[Site], lesson: Taught, *, seed: int) -> SteeringVector:
+    def fit(self, model: Model, sites: Sequence[Site], taught: Taught, *, seed: int) -> SteeringVector:
         """At the one site, as `fit_gradient`."""
         (site,) = sites
-        first = lesson.first_tokens(model, torch_generator(seed, "examples"))
-        found = f"gradient on {len(first.targets)} disagreements at the first token, {lesson.description}"
+        first = taught.first_tokens(model, torch_generator(seed, "examples"))
+        found = f"gradient on {len(first.targets)} disagreements at the first token, {taught.description}"
         return fit_gradient(model, site, first, self.settings, torch_generator(seed, "fit"), description=found)
 
 
@@ -220,8 +220,8 @@ def _opened(
     for name, rows in zip(table, sides[::2], strict=True):
         if not len(rows):
             raise VectorError(
-                f"{name!r}: no decision to fit a vector on; either the two models never disagree on these problems, or "
-                "nothing was solved: draw more fitting traces"
+                f"{name!r}: no disagreement to fit a vector on; either the two models never disagree on these "
+                "problems, or nothing was solved: draw more fitting traces"
             )
     likelihood = read_examples(model, site, examples, batch_size=fit.batch_size)
     norms = likelihood.streams.last().float().norm(dim=-1)

@@ -94,17 +94,17 @@ class PolicyGradient(Fit[Rewarded]):
         """What is rewarded."""
         return "rewards"
 
-    def fit(self, model: Model, sites: Sequence[Site], lesson: Rewarded, *, seed: int) -> SteeringVector:
+    def fit(self, model: Model, sites: Sequence[Site], taught: Rewarded, *, seed: int) -> SteeringVector:
         """As `fit_policy_gradient`, from zero."""
         return fit_policy_gradient(
             model,
             sites,
-            lesson.problems,
-            lesson.reward,
+            taught.problems,
+            taught.reward,
             self.run,
             seed=seed,
-            work=lesson.work,
-            on_progress=lesson.on_progress,
+            work=taught.work,
+            on_progress=taught.on_progress,
         )
 
 

@@ -56,7 +56,7 @@ def fit_category_vectors(
     site: Site,
     taxonomy: Taxonomy,
     reader: Literal["base", "tuned"],
-    streams: Float[Tensor, "decision d_model"],
+    streams: Float[Tensor, "disagreement d_model"],
     disagreements: Disagreements,
     fit: GradientFit,
     *,
@@ -65,10 +65,10 @@ def fit_category_vectors(
 ) -> CategoryVectors:
     """Vectors at `site` of `base`, all in one loop; each is as if it were fitted alone.
 
-    `streams` are what the reader has, where the taxonomy reads it, at the last token of the context of each decision:
-    they say which category it belongs to. A category of fewer than `min_disagreements` disagreements, 1 or more, is not
-    steered: its vector is zero and says so. Raises VectorError where a loss is not finite, or where streams and
-    disagreements differ in number.
+    `streams` are what the reader has, where the taxonomy reads it, at the last token of the context of each
+    disagreement: they say which category it belongs to. A category of fewer than `min_disagreements` disagreements, 1
+    or more, is not steered: its vector is zero and says so. Raises VectorError where a loss is not finite, or where
+    streams and disagreements differ in number.
     """
     if len(streams) != len(disagreements.targets):
         raise VectorError(f"{len(streams)} streams of {len(disagreements.targets)} disagreements: want one each")

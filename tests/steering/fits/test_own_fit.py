@@ -47,11 +47,11 @@ class ByHand:
 class Drawn(Fit[Taught]):
     """A random direction as long as the first side's mean stream."""
 
-    def fit(self, model, sites, lesson, *, seed):
+    def fit(self, model, sites, taught, *, seed):
         (site,) = sites
-        norm = lesson.sides(model, site)[0].mean(dim=0).norm()
+        norm = taught.sides(model, site)[0].mean(dim=0).norm()
         noise = torch.randn(model.anatomy.d_model, generator=torch.Generator().manual_seed(seed))
-        return SteeringVector({site: norm * noise / noise.norm()}, {site: float(norm)}, lesson.description)
+        return SteeringVector({site: norm * noise / noise.norm()}, {site: float(norm)}, taught.description)
 
 
 @pytest.fixture(scope="module")
@@ -69,16 +69,16 @@ def test_a_fit_from_outside_is_given_what_it_asks_for(model):
 
 
 def test_the_listed_fits_of_texts_are_the_functions_on_the_same_texts(model):
-    lesson, generator = ByHand(), torch.Generator
-    mean = MeanDifference().fit(model, (SITE,), lesson, seed=3)
-    assert mean == mean_difference(SITE, *lesson.sides(model, SITE), description="")
+    taught, generator = ByHand(), torch.Generator
+    mean = MeanDifference().fit(model, (SITE,), taught, seed=3)
+    assert mean == mean_difference(SITE, *taught.sides(model, SITE), description="")
     assert mean.description == "difference of means after the first token: 2 and 2, by hand"
-    texts = TextGradient(FEW, n_texts=1).fit(model, (SITE,), lesson, seed=3)
+    texts = TextGradient(FEW, n_texts=1).fit(model, (SITE,), taught, seed=3)
     # One text is drawn whatever the generator.
-    assert texts == fit_gradient(model, SITE, lesson.texts(model, 1, None), FEW, generator(), description="")
-    opening = FirstTokenGradient(FEW).fit(model, (SITE,), lesson, seed=3)
+    assert texts == fit_gradient(model, SITE, taught.texts(model, 1, None), FEW, generator(), description="")
+    opening = FirstTokenGradient(FEW).fit(model, (SITE,), taught, seed=3)
     assert opening.description == "gradient on 2 disagreements at the first token, by hand"
-    assert opening == FirstTokenGradient(FEW).fit(model, (SITE,), lesson, seed=3)
+    assert opening == FirstTokenGradient(FEW).fit(model, (SITE,), taught, seed=3)
     assert [kind.learns_from for kind in (MeanDifference(), TextGradient(), FirstTokenGradient())] == [
         "sides",
         "tokens",
