@@ -1,4 +1,4 @@
-"""VectorLedger: all that a page of steering vectors says, as tables."""
+"""Vector tables: all that a page of steering vectors says."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -147,6 +147,11 @@ class VectorTables:
     def row(self, fit: str, measure: str, decoding: str) -> dict[str, Any]:
         """The row of a fit itself, or of one of the two models."""
         return next(row for row in self.rows(measure, decoding) if row["fit"] == fit and row["control"] is None)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Fit, or one of the two models -> its name in human words."""
+        return dict(self.effects.select("fit", "label").iter_rows())
 
     def main(self, measure: str) -> list[dict[str, Any]]:
         """Rows of both models and of the fits, without controls, at temperature 1 and then greedily."""
