@@ -57,7 +57,7 @@ def share_panels(trials: pl.DataFrame, canvas: Canvas = WIDE) -> go.Figure:
     placed = drawable(trials)
     drawn = {
         f"{estimator}: {quantity}": [
-            level([-9, 109], [-9, 109]),
+            level([-9.0, 109.0], [-9.0, 109.0]),
             *_points(placed.filter(pl.col("estimator") == estimator, pl.col("quantity") == quantity)),
         ]
         for estimator, quantity in placed.select("estimator", "quantity").unique(maintain_order=True).iter_rows()

@@ -204,7 +204,7 @@ def scatter_figure(tables: FeatureTables, names: FeatureNames, shown: list[int],
     figure.update_yaxes(quiet_axis(plotly_text(title) if canvas.columns > 1 else ""))
     if canvas.columns == 1:
         top = {"xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom", "yshift": 6}
-        figure.add_annotation(**word(title, 0, 1, **top))
+        figure.add_annotation(**word(title, 0.0, 1.0, **top))
     return figure
 
 

@@ -70,7 +70,7 @@ def quiet_axis(title: str) -> dict[str, object]:
 
 
 def marks(
-    xs: Sequence[float], ys: Sequence[float], style: Style, said: Sequence[str], *, size: float, **placed: object
+    xs: Sequence[float], ys: Sequence[float], style: Style, said: Sequence[str], *, size: int, **placed: object
 ) -> go.Scatter:
     """One mark a value; `said` is shown over each, `placed` is what else plotly is to know, such as error bars."""
     solid = not style.symbol.endswith("-open")
@@ -108,7 +108,7 @@ def _arm(length: float) -> float:
     return 0.0 if math.isnan(length) else length
 
 
-def level(xs: Sequence[float], ys: Sequence[float], ink: str = MUTED, *, width: float = 1) -> go.Scatter:
+def level(xs: Sequence[float], ys: Sequence[float], ink: str = MUTED, *, width: float = 1.0) -> go.Scatter:
     """A quiet line that marks are compared with."""
     line = {"color": ink, "width": width, "dash": "dot"}
     return go.Scatter(x=list(xs), y=list(ys), mode="lines", line=line, hoverinfo="skip")
@@ -143,7 +143,7 @@ def panels(
         lines = textwrap.wrap(heading, _HEADING, max_lines=2, placeholder=" …")
         corner = {"xref": f"x{at} domain", "xanchor": "left", "yref": f"y{at} domain", "yanchor": "bottom", "yshift": 6}
         text = "<br>".join(map(plotly_text, lines))
-        figure.add_annotation(**word("", 0, 1, size=13, align="left", **corner) | {"text": text})
+        figure.add_annotation(**word("", 0.0, 1.0, size=13, align="left", **corner) | {"text": text})
         for trace in traces:
             figure.add_trace(trace.update(xaxis=f"x{at}", yaxis=f"y{at}"))
     return figure

@@ -96,8 +96,9 @@ def contents(body: str) -> Markup:
 
 def sections(body: str) -> Markup:
     """`body`, each of its sections to be linked to by the words of its heading, its special words to the glossary."""
-    placed = _SECTION.sub(lambda found: f'<section id="{_place(found[1])}">{found[0].removeprefix("<section>")}', body)
-    return linked(Markup(placed))
+    return linked(
+        _SECTION.sub(lambda found: f'<section id="{_place(found[1])}">{found[0].removeprefix("<section>")}', body)
+    )
 
 
 def _place(heading: str) -> str:

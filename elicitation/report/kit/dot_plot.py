@@ -54,7 +54,7 @@ def dot_plot(
         if canvas.note_room and dot.note:
             words.append(_beside(dot.note, middle, MUTED if faint else INK))
     if canvas.note_room and note_title:
-        words.append(_beside(note_title, 1, MUTED) | {"yref": "paper", "yanchor": "bottom", "yshift": 6})
+        words.append(_beside(note_title, 1.0, MUTED) | {"yref": "paper", "yanchor": "bottom", "yshift": 6})
     start, stop = ruler.reach(end for dot in dots for end in (dot.value, dot.low, dot.high))
     if start < ruler.factor * ruler.origin:
         figure.add_vline(x=ruler.factor * ruler.origin, line={"color": MUTED, "width": 1, "dash": "dot"}, layer="below")
@@ -78,7 +78,7 @@ def mark_gain(figure: go.Figure, base: float, tuned: float, canvas: Canvas) -> N
         figure.add_vline(x=100 * value, line={"color": ink, "width": 1, "dash": "dot"}, layer="below")
     figure.add_vrect(x0=100 * base, x1=100 * tuned, fillcolor=SHADE, line_width=0, layer="below")
     said = f"the gain: {100 * (tuned - base):.0f} points".replace("-", "−")
-    figure.add_annotation(**word(said, 50 * (base + tuned), 1, yref="paper", yanchor="bottom", yshift=6))
+    figure.add_annotation(**word(said, 50 * (base + tuned), 1.0, yref="paper", yanchor="bottom", yshift=6))
 
 
 def _lines(dot: Dot, canvas: Canvas) -> list[str]:
@@ -114,11 +114,11 @@ def _name(dot: Dot, middle: float, canvas: Canvas) -> dict[str, object]:
     placed = {"xanchor": "left", "align": "left"} if narrow else {"xanchor": "right", "align": "right", "xshift": -14}
     text = "<br>".join(map(plotly_text, _lines(dot, canvas)))
     ink, size = (MUTED, 12) if faint else (INK, 13)
-    return word("", 0, middle, ink=ink, size=size, xref="paper", yanchor="middle", **placed) | {"text": text}
+    return word("", 0.0, middle, ink=ink, size=size, xref="paper", yanchor="middle", **placed) | {"text": text}
 
 
 def _beside(text: str, middle: float, ink: str) -> dict[str, object]:
-    return word(text, 1, middle, ink=ink, xref="paper", xanchor="left", xshift=14, yanchor="middle", align="left")
+    return word(text, 1.0, middle, ink=ink, xref="paper", xanchor="left", xshift=14, yanchor="middle", align="left")
 
 
 def _right(dots: Sequence[Dot], canvas: Canvas) -> int:

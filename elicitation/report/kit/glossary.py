@@ -39,16 +39,16 @@ def glossary() -> Markup:
     return filled("kit/glossary.html", entries=entries())
 
 
-def linked(body: Markup) -> Markup:
-    """`body` with the first use of a word in each section, in running text, led to its entry."""
+def linked(body: str) -> Markup:
+    """`body`, which is trusted HTML, with the first use of a word in each section, in running text, led to its entry."""
     written: list[str] = []
     open_tags: list[str] = []
     seen: set[str] = set()
-    end = 0
-    for tag in _TAG.finditer(body):
+    text, end = str(body), 0
+    for tag in _TAG.finditer(text):
         prose = any(name in _PROSE for name in open_tags) and not any(name in _APART for name in open_tags)
-        text = body[end : tag.start()]
-        written += [_with_links(text, seen) if prose else text, tag[0]]
+        between = text[end : tag.start()]
+        written += [_with_links(between, seen) if prose else between, tag[0]]
         end = tag.end()
         if tag[2] == "section":
             seen.clear()
@@ -56,7 +56,7 @@ def linked(body: Markup) -> Markup:
             open_tags.append(tag[2])
         elif tag[2] in open_tags:
             del open_tags[len(open_tags) - 1 - open_tags[::-1].index(tag[2]) :]
-    return Markup("".join(written) + body[end:])
+    return Markup("".join(written) + text[end:])
 
 
 def _with_links(text: str, seen: set[str]) -> str:

@@ -166,7 +166,7 @@ def _climbed(ladder: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def _mark(arm: Arm, place: float, scale: Scale, style: Style, axis: BitsAxis) -> go.Scatter:
-    value, thickness = 100 * arm[scale], 1 if style.faint else 1.8
+    value, thickness = 100 * arm[scale], 1.0 if style.faint else 1.8
     low, high = (100 * end for end in ends(arm, scale))
     # Exactly nothing, and what is undefined, has no interval along the bits.
     free = arm["bits_per_token"] == 0 or math.isnan(arm["bits_low"]) or math.isnan(arm["bits_high"])
@@ -200,7 +200,7 @@ def _leak_marks(arm: Arm, place: float, scale: Scale, found: Leak) -> list[go.Sc
     leaked, style = _on(found, scale), _leak_style(is_leaky(found))
     value, low, high = (100 * end for end in leaked)
     said = f"{arm['label']}, on TAUGHT organisms: {_written(scale, leaked._asdict(), 'value')}"
-    bar = bars([value], [low], [high], style.ink, 1)
+    bar = bars([value], [low], [high], style.ink, 1.0)
     return [
         level([place, place], [100 * arm[scale], value]),
         marks([place], [value], style, [said], size=9, error_y=bar),
@@ -251,13 +251,16 @@ def _names(axis: BitsAxis, whole: float, canvas: Canvas) -> list[dict[str, objec
     left = {"size": 11, "xref": "paper", "xanchor": "left"}
     if canvas.columns > 1:
         beside = {"xshift": 6, "yanchor": "middle"}
-        words = [word("base model", 1, 0, **left, **beside), word("tuned model", 1, 100 * whole, **left, **beside)]
+        words = [
+            word("base model", 1.0, 0.0, **left, **beside),
+            word("tuned model", 1.0, 100 * whole, **left, **beside),
+        ]
     else:
         words = [
-            word("base model", 0, 0, **left, xshift=3, yanchor="top", yshift=-6),
-            word("tuned model", 0, 100 * whole, **left, xshift=3, yanchor="bottom"),
+            word("base model", 0.0, 0.0, **left, xshift=3, yanchor="top", yshift=-6),
+            word("tuned model", 0.0, 100 * whole, **left, xshift=3, yanchor="bottom"),
         ]
     if axis.strip:
         above = {"yref": "paper", "yanchor": "bottom", "yshift": 6}
-        words.append(word("exactly nothing", -axis.strip / 2, 1, size=11, **above))
+        words.append(word("exactly nothing", -axis.strip / 2, 1.0, size=11, **above))
     return words

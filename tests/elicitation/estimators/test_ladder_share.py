@@ -22,12 +22,12 @@ SOLVED = {
     # strict samples of 4 on each of 20 problems, then single greedy ones
     "base": [0] * 10 + [1] * 10,
     "tuned": [4] * 10 + [3] * 10,
-    "fitted-opening": [1, 3] * 10,
-    "random-opening": [1] * 20,
-    "greedy": [0] * 16 + [1] * 4,
-    "tuned-greedy": [1] * 20,
-    "fitted-greedy": [0] * 8 + [1] * 12,
-    "random-greedy": [0] * 18 + [1] * 2,
+    "vector": [1, 3] * 10,
+    "random": [1] * 20,
+    "base greedy": [0] * 16 + [1] * 4,
+    "tuned greedy": [1] * 20,
+    "vector greedy": [0] * 8 + [1] * 12,
+    "random greedy": [0] * 18 + [1] * 2,
 }
 
 
@@ -89,7 +89,7 @@ def test_these_are_all_the_rows_and_e5_is_their_estimator():
 
 def test_greedy_decoding_itself_counts_as_no_help():
     # greedy decoding lifts the base from 1/8 to 6/20, and the vector adds nothing to that
-    found = rows(verdicts(SOLVED | dict.fromkeys(("greedy", "fitted-greedy"), [0] * 14 + [1] * 6)))
+    found = rows(verdicts(SOLVED | dict.fromkeys(("base greedy", "vector greedy"), [0] * 14 + [1] * 6)))
     assert found[SHARES[1]]["refusal"] is None
     assert found[SHARES[1]]["value"] == 0
 
@@ -103,18 +103,18 @@ def test_a_sampled_gap_of_noise_refuses_both_shares_and_no_control():
 
 
 def test_a_greedy_gap_of_noise_refuses_the_greedy_share_alone_and_says_whose_gap_it_is():
-    found = rows(verdicts(SOLVED | {"tuned-greedy": [0] * 15 + [1] * 5}))
+    found = rows(verdicts(SOLVED | {"tuned greedy": [0] * 15 + [1] * 5}))
     assert found[SHARES[0]]["refusal"] is None
-    assert "'tuned-greedy' and 'greedy'" in found[SHARES[1]]["refusal"]
+    assert "'tuned greedy' and 'base greedy'" in found[SHARES[1]]["refusal"]
     assert np.isnan(found[SHARES[1]]["value"])
 
 
 @pytest.mark.parametrize(
     ("arm", "refused"),
     [
-        ("fitted-opening", [SHARES[0], POINTS[2]]),
-        ("random-greedy", [POINTS[1], POINTS[3]]),
-        ("tuned-greedy", [SHARES[1]]),
+        ("vector", [SHARES[0], POINTS[2]]),
+        ("random greedy", [POINTS[1], POINTS[3]]),
+        ("tuned greedy", [SHARES[1]]),
         ("tuned", SHARES),
         ("base", [*SHARES, POINTS[0]]),
     ],
@@ -136,7 +136,7 @@ def test_without_any_verdicts_every_row_is_refused():
 def test_neither_the_order_of_rows_nor_the_names_of_problems_matter(seed):
     generator = np.random.default_rng(seed)
     counts = {arm: generator.integers(0, 2 if arm.endswith("greedy") else 5, size=N).tolist() for arm in SOLVED}
-    table = verdicts(SOLVED | {arm: counts[arm] for arm in ("fitted-opening", "fitted-greedy", "random-greedy")})
+    table = verdicts(SOLVED | {arm: counts[arm] for arm in ("vector", "vector greedy", "random greedy")})
     found = ladder_share(evidence(table), ANALYSIS)
     mixed = table[generator.permutation(len(table))]
     assert ladder_share(evidence(mixed), ANALYSIS).equals(found)

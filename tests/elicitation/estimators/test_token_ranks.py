@@ -24,11 +24,11 @@ N = 20
 SOLVED = {
     "base": [0] * 10 + [1] * 10,
     "tuned": [4] * 10 + [3] * 10,
-    "greedy": [0] * 16 + [1] * 4,
-    "tuned-greedy": [1] * 20,
-    "reranked-greedy": [0] * 8 + [1] * 12,
-    "rank2-greedy": [0] * 17 + [1] * 3,
-    "scattered-greedy": [0] * 20,
+    "base greedy": [0] * 16 + [1] * 4,
+    "tuned greedy": [1] * 20,
+    "reranked greedy": [0] * 8 + [1] * 12,
+    "second greedy": [0] * 17 + [1] * 3,
+    "scattered greedy": [0] * 20,
 }
 
 
@@ -207,8 +207,8 @@ def test_the_share_passes_the_sampled_gate_and_its_own():
     sampled = rows(evidence(TEXTS, SOLVED | {"tuned": [1] * 10 + [0] * 9 + [1]}))
     assert "the gap between tuned and base" in sampled[SHARE]["refusal"]
     assert "greedy" not in sampled[SHARE]["refusal"]
-    greedy = rows(evidence(TEXTS, SOLVED | {"tuned-greedy": [0] * 15 + [1] * 5}))
-    assert "'tuned-greedy' and 'greedy'" in greedy[SHARE]["refusal"]
+    greedy = rows(evidence(TEXTS, SOLVED | {"tuned greedy": [0] * 15 + [1] * 5}))
+    assert "'tuned greedy' and 'base greedy'" in greedy[SHARE]["refusal"]
     for found in (sampled, greedy):
         assert np.isnan([found[SHARE][end] for end in ("value", "low", "high")]).all()
         assert all(found[quantity]["refusal"] is None for quantity in CONTROLS)
@@ -217,10 +217,10 @@ def test_the_share_passes_the_sampled_gate_and_its_own():
 @pytest.mark.parametrize(
     ("arm", "refused"),
     [
-        ("reranked-greedy", [SHARE]),
-        ("rank2-greedy", CONTROLS[:1]),
-        ("scattered-greedy", CONTROLS[1:]),
-        ("greedy", [SHARE, *CONTROLS]),
+        ("reranked greedy", [SHARE]),
+        ("second greedy", CONTROLS[:1]),
+        ("scattered greedy", CONTROLS[1:]),
+        ("base greedy", [SHARE, *CONTROLS]),
         ("tuned", [SHARE]),
     ],
 )

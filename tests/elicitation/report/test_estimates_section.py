@@ -1,4 +1,3 @@
-import html.parser
 import math
 import re
 from typing import Any
@@ -9,10 +8,12 @@ import pytest
 from elicitation.calibration.record import RECORDS
 from elicitation.estimators.estimate import ESTIMATES, Analysis
 from elicitation.estimators.panel import panel
-from elicitation.report.study.estimates_section import ASKS, estimates_section, quantity, quantity_words
-from elicitation.report.study.record_words import record_words
+from elicitation.report.calibration.record_words import record_words
+from elicitation.report.study.estimates import estimates_section, quantity
+from elicitation.report.study.estimator_words import ASKS, quantity_words
 from lab.sampling.trace import VERDICTS
 from lab.scoring.evidence import PROCESS, RANKS, SCORES, Evidence
+from tests.elicitation.report.opened import kinds, plain
 
 NAN = math.nan
 GAP = "the gap of 1.2 points is 0.8 standard errors, under the five that a share needs"
@@ -50,12 +51,8 @@ def records(**changes: object) -> pl.DataFrame:
     return RECORDS.frame(rows)
 
 
-def words(text: str) -> str:
-    return text.replace("\u202f", " ").replace("\u00a0", " ")
-
-
 def section(rows: tuple[tuple[Any, ...], ...] = ROWS) -> str:
-    return words(estimates_section(estimates(rows), records()))
+    return plain(estimates_section(estimates(rows), records()))
 
 
 def test_shares_stand_first_with_their_calibration_record():
@@ -70,7 +67,7 @@ def test_shares_stand_first_with_their_calibration_record():
 
 def test_a_share_without_a_record_is_said_to_be_not_calibrated():
     assert section().count("not calibrated") == 1
-    assert words(estimates_section(estimates(), RECORDS.frame([]))).count("not calibrated") == 4
+    assert plain(estimates_section(estimates(), RECORDS.frame([]))).count("not calibrated") == 4
 
 
 def test_a_refused_share_has_a_number_that_leads_to_its_reason():
@@ -125,10 +122,10 @@ def test_a_study_without_estimates_has_no_section_and_one_without_shares_says_so
     ],
 )
 def test_an_estimate_is_written_in_its_unit(unit: str, numbers: tuple[float, float, float], written: tuple[str, str]):
-    assert tuple(map(words, quantity(unit, *numbers))) == written
+    assert tuple(map(plain, quantity(unit, *numbers))) == written
 
 
-def test_every_quantity_of_every_estimator_is_put_in_words():
+def test_every_quantity_of_every_estimator_is_put_in_plain():
     verdicts = VERDICTS.frame(
         [
             {
@@ -155,21 +152,11 @@ def test_a_record_says_what_it_lacks():
     assert record_words(None) == "not calibrated"
     assert record_words(row | {"n_trials": 0, "n_silent": 0}) == "not calibrated"
     assert record_words(row | {"n_refused": 15, "n_silent": 0}) == "on organisms of known share: refused all 15"
-    some = words(record_words(row | {"n_refused": 3, "leak": NAN, "n_false_alarms": 1}))
+    some = plain(record_words(row | {"n_refused": 3, "leak": NAN, "n_false_alarms": 1}))
     assert some == (
         "on organisms of known share: mean error 3.4 points, interval held the truth in 95 % of 12, refused 3 of 15; "
         "1 false alarm in 4 with no gain to explain"
     )
-
-
-class Tags(html.parser.HTMLParser):
-    def __init__(self, text: str):
-        super().__init__()
-        self.found: set[tuple[str, tuple[str, ...]]] = set()
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]):
-        self.found.add((tag, tuple(name for name, _ in attrs)))
 
 
 @pytest.mark.parametrize("payload", ["<script>x</script>", "\"' onclick='x' y=\"", "</td><img src=x onerror=x>"])
@@ -182,5 +169,5 @@ def test_hostile_text_makes_no_element_of_the_section(payload: str):
 
     named = ("estimator", "quantity")
     text = estimates_section(poisoned(estimates(), *named, "refusal"), poisoned(records(), *named))
-    assert Tags(text).found <= Tags(section()).found
+    assert kinds(text) <= kinds(section())
     assert payload not in text

@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 
 from elicitation.report.kit.canvas import NARROW, WIDE
-from elicitation.report.kit.provenance_section import TableFile
-from elicitation.report.vectors.answer import fit_block, vector_answer
-from elicitation.report.vectors.doses import dose_block, dose_figure, transfer_block
-from elicitation.report.vectors.effects import effect_figure, effect_table
+from elicitation.report.kit.document import Origin, TableFile
+from elicitation.report.vectors.answer import vector_answer
+from elicitation.report.vectors.figures import dose_figure, effect_figure
 from elicitation.report.vectors.page import VectorPage, render_vectors
+from elicitation.report.vectors.sheets import effect_table
 from elicitation.report.vectors.tables import VECTOR_DOSES, VECTOR_EFFECTS, VECTOR_FITS, VECTOR_TRANSFERS, VectorTables
 from lab.records.errors import EstimateError, StorageError
 from lab.records.provenance import Provenance, canonical_json
@@ -120,25 +120,27 @@ def made(**changes: pl.DataFrame) -> VectorTables:
     return VectorTables(**(given | changes))
 
 
-def made_page(ledger: VectorTables, text: str = "zero") -> VectorPage:
+def made_page(tables: VectorTables, text: str = "zero") -> VectorPage:
     return VectorPage(
         title=text,
         task=text,
         unrelated=text,
-        ledger=ledger,
-        made_by=Provenance(
-            stage=text,
-            config=canonical_json({text: text}),
-            parents={text: text},
-            commit=text,
-            dirty=True,
-            packages={text: text},
-            device=text,
-            dtype=text,
-            seed=0,
+        tables=tables,
+        origin=Origin(
+            made_by=Provenance(
+                stage=text,
+                config=canonical_json({text: text}),
+                parents={text: text},
+                commit=text,
+                dirty=True,
+                packages={text: text},
+                device=text,
+                dtype=text,
+                seed=0,
+            ),
+            command=text,
+            files=(TableFile(path=text, schema=VECTOR_EFFECTS, n_rows=1, digest=text),),
         ),
-        command=text,
-        files=(TableFile(path=text, schema=VECTOR_EFFECTS, n_rows=1, digest=text),),
     )
 
 
@@ -164,9 +166,9 @@ def test_a_fit_that_does_not_clear_its_control_is_not_said_to(beyond, words):
 
 
 def test_a_refused_share_is_not_given_and_its_reason_stands_below_the_table():
-    ledger = made(effects=effects(refusal="the gap is noise"))
-    assert "no share that can be given" in vector_answer(ledger, "chain")
-    table = effect_table(ledger, "sampled")
+    tables = made(effects=effects(refusal="the gap is noise"))
+    assert "no share that can be given" in vector_answer(tables, "chain")
+    table = effect_table(tables, "sampled")
     assert "refused<sup>1</sup>" in table
     assert "<li>the gap is noise</li>" in table
 
@@ -198,7 +200,6 @@ def test_the_tables_of_the_page_hold_the_numbers():
 
 def test_what_was_not_measured_has_no_section():
     empty = made(doses=VECTOR_DOSES.frame([]), transfers=VECTOR_TRANSFERS.frame([]), fits=VECTOR_FITS.frame([]))
-    assert dose_block(empty, None) == transfer_block(empty) == fit_block(empty.fits) == ""
     assert render_vectors(made_page(empty)).count("<section") == 3
 
 
@@ -211,8 +212,8 @@ def test_hostile_text_comes_out_as_text_everywhere():
 
     clean = made(effects=effects(refusal="x"))
     names = [field.name for field in dataclasses.fields(VectorTables)]
-    ledger = VectorTables(**{name: poisoned(getattr(clean, name)) for name in names})
-    page = render_vectors(made_page(ledger, payload))
+    tables = VectorTables(**{name: poisoned(getattr(clean, name)) for name in names})
+    page = render_vectors(made_page(tables, payload))
     without = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
     assert "<img" not in without
     assert "\u202e" not in without

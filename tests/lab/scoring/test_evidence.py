@@ -81,7 +81,7 @@ def test_no_estimator_gives_a_share_of_a_loss():
     worse = pl.concat(
         [
             verdicts(**{arm: names}).with_columns(strict=pl.lit(solved), sample_index=pl.lit(index, dtype=pl.Int32))
-            for arm, solved in (("base", True), ("tuned", False), ("greedy", True), ("tuned-greedy", False))
+            for arm, solved in (("base", True), ("tuned", False), ("base greedy", True), ("tuned greedy", False))
             for index in range(8)
         ]
     )
