@@ -47,9 +47,11 @@ from lab.tasks.source import open_task, task_source
 from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
-from steering.hybrid.hybrid import Hybrid, open_hybrid
-from steering.hybrid.intervention import Sweep, Takeover, TunedChooser
-from steering.hybrid.router import Disagreement
+from steering.hybrid.hybrid import Hybrid
+from steering.hybrid.interventions import Takeover
+from steering.hybrid.open_hybrid import open_hybrid
+from steering.hybrid.routers import Disagreement
+from steering.hybrid.sweep import Sweep, TunedChooser
 from steering.hybrid.vector_table import PerCategory
 from steering.vector import SteeringVector
 from tests.steering.hybrid.reference import write

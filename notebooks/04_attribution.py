@@ -141,12 +141,12 @@ for name, rank in agreed.items():
 # %%
 import numpy as np
 
-from elicitation.features.behaviour import opening_rates
+from elicitation.features.behaviour import first_token_rates
 from elicitation.features.top_features import frequency_matched, top_features
 
 prompts = contrasts["tokens"].to_list()
 strongest = top_features(tuned, sae, contrasts, n_top=8, n_boot=200, seed=0)
-drawn = frequency_matched(strongest.top, strongest.opening_share, len(prompts), numpy_generator(0, "matched"))
+drawn = frequency_matched(strongest.top, strongest.first_token_share, len(prompts), numpy_generator(0, "matched"))
 sets = {"8 strongest": np.tile(strongest.top, (len(prompts), 1)), "8 random, as often active": drawn}
 opening = base.tokenizer.convert_tokens_to_ids("T")
 
@@ -158,11 +158,11 @@ def rates_without(chosen: np.ndarray) -> np.ndarray:
     def silenced(features: torch.Tensor, rows: list[int]) -> torch.Tensor:
         return features.scatter(2, torch.from_numpy(chosen[rows])[:, None].expand(-1, features.shape[1], -1), 0.0)
 
-    return opening_rates(tuned, prompts, [opening], sae, silenced)
+    return first_token_rates(tuned, prompts, [opening], sae, silenced)
 
 
 # %%
-rates = {"zero-rl as it is": opening_rates(tuned, prompts, [opening])}
+rates = {"zero-rl as it is": first_token_rates(tuned, prompts, [opening])}
 rates |= {f"without {name}": rates_without(chosen) for name, chosen in sets.items()}
 table = pl.DataFrame([mean_interval(rate, weights) for rate in rates.values()])
 figure = go.Figure(

@@ -63,7 +63,7 @@ print(f"{decided.height} decisions in {n_tokens} tokens, {n_first} of them at th
 # means between solved and failed traces. A random direction of the same norm is the control.
 
 # %%
-from elicitation.study.evidence import contexts, opening_activations
+from elicitation.study.evidence import contexts, first_token_activations
 from lab.records.seeds import torch_generator
 from probes.capture.site import Site
 from steering.fits.controls import random_like
@@ -77,7 +77,7 @@ fitted = fit_gradient(
 )
 
 # %%
-streams, index = opening_activations(base, site, {"positive": solved, "negative": failed}, by_id)
+streams, index = first_token_activations(base, site, {"positive": solved, "negative": failed}, by_id)
 is_positive = torch.from_numpy((index["side"] == "positive").to_numpy())
 mean = mean_difference(site, streams[is_positive], streams[~is_positive], description="solved minus failed")
 random = random_like(fitted, torch_generator(0, "random"))

@@ -70,8 +70,8 @@ randoms = tuple(random_like(vector, torch_generator(0, "random", draw)) for draw
 # %%
 from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.intervention import Steer, Takeover
-from steering.hybrid.router import AtRandom, AtSteps, Disagreement
+from steering.hybrid.interventions import Steer, Takeover
+from steering.hybrid.routers import AtRandom, AtSteps, Disagreement
 from steering.hybrid.vector_table import Drawn
 
 steer = Steer(Drawn((Add(vector),)))
@@ -89,7 +89,7 @@ hybrids = {
 # All arms answer the same 60 problems with the same random numbers, so they are paired sample by sample.
 
 # %%
-from steering.hybrid.hybrid import open_hybrid
+from steering.hybrid.open_hybrid import open_hybrid
 
 task = open_task(task_source("chain"), n_problems=60, seed=0)
 settings = {"seed": 0, "batch_size": 1024}
@@ -101,7 +101,7 @@ for name, (_, _, hybrid) in hybrids.items():
 # Who wrote which token? The first answers of two hybrids to the same problem.
 
 # %%
-from elicitation.report.kit.tokens import TokenStrip
+from elicitation.report.study.traces import TokenStrip
 
 
 def routed(name: str, number: int) -> TokenStrip:
@@ -125,7 +125,16 @@ import numpy as np
 from elicitation.report.study.tables import Family
 from elicitation.study.findings import Answered, routed_share
 from elicitation.study.tables import problem_bits
+from lab.scoring.evidence import ArmKey, Control, Role
 
+keys = {
+    "vector": ArmKey(Role.VECTOR_FIRST_TOKEN),
+    "random-vector": ArmKey(Role.VECTOR_FIRST_TOKEN, control=Control.RANDOM_VECTORS),
+    "disagreement": ArmKey(Role.VECTOR_DISAGREEMENT),
+    "random-place": ArmKey(Role.VECTOR_DISAGREEMENT, control=Control.RANDOM_TOKENS),
+    "takeover": ArmKey(Role.TAKEOVER),
+    "random-takeover": ArmKey(Role.TAKEOVER, control=Control.RANDOM_TOKENS),
+}
 families: dict[str, Family] = {"vector": "vector", "random-vector": "vector"}
 families |= {"disagreement": "tuned router", "random-place": "tuned router", "zero-base": "end", "zero-rl": "end"}
 
@@ -136,17 +145,17 @@ def bits_of(name: str, hybrid: Hybrid) -> np.ndarray:
 
 
 # %%
-def arm(name: str, label: str, kind: str, control_of: str | None, bits: np.ndarray) -> Answered:
+def arm(name: str, label: str, key: ArmKey, control_of: str | None, bits: np.ndarray) -> Answered:
     table = trace_table(name, written[name])
     return Answered(
         name=name,
         label=label,
-        kind=kind,
+        key=key,
         control_of=control_of,
         family=families.get(name, "takeover"),
         traces=table,
         verdicts=verdict_table(table, task.problems, task.verify),
-        steered_share=0.0 if kind == "end" else routed_share(table),
+        steered_share=routed_share(table),
         bits=bits,
         cost=1.0,
     )
@@ -155,13 +164,13 @@ def arm(name: str, label: str, kind: str, control_of: str | None, bits: np.ndarr
 # %%
 none, all_of_them = np.zeros(len(task.problems)), np.full(len(task.problems), np.inf)
 between = [
-    arm(name, label, "control" if control_of else "rung", control_of, bits_of(name, hybrid))
+    arm(name, label, keys[name], control_of, bits_of(name, hybrid))
     for name, (label, control_of, hybrid) in hybrids.items()
 ]
 arms = [
-    arm("zero-base", "zero-base", "end", None, none),
+    arm("zero-base", "zero-base", ArmKey(Role.BASE), None, none),
     *between,
-    arm("zero-rl", "zero-rl", "end", None, all_of_them),
+    arm("zero-rl", "zero-rl", ArmKey(Role.TUNED), None, all_of_them),
 ]
 
 # %% [markdown]

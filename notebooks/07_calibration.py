@@ -100,7 +100,7 @@ for name, (parent, truth) in cases.items():
 from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
 from lab.sampling.trace import VERDICTS, trace_table, verdict_table
-from lab.scoring.evidence import PROCESS, Evidence
+from lab.scoring.evidence import PROCESS, TWO_MODELS, Evidence
 from lab.scoring.scores import scores
 from lab.tasks.source import open_task, task_source
 
@@ -119,6 +119,7 @@ def evidence_of(pair: ModelPair, task_name: str) -> Evidence:
         verdicts.append(verdict_table(traces, task.problems, task.verify))
         readings.append(scores(pair, side, traces, by_id))
     return Evidence(
+        arms=TWO_MODELS,
         verdicts=pl.concat(verdicts),
         scores=pl.concat([read.scores for read in readings]),
         ranks=pl.concat([read.ranks for read in readings]),
@@ -168,7 +169,7 @@ from elicitation.calibration.leak import shipped_leaks
 
 leaks = shipped_leaks().filter(kind="TAUGHT")
 figure = go.Figure()
-for arm, ink in (("fitted-opening", RANKED[0]), ("takeover-disagreement", "#cc79a7")):
+for arm, ink in (("fitted-first-token", RANKED[0]), ("takeover-disagreement", "#cc79a7")):
     rows = leaks.filter(arm=arm).select("case", "share", low="share_low", high="share_high")
     figure.add_bar(x=rows["case"], y=rows["share"], error_y=error_bars(rows, "share"), name=arm, marker_color=ink)
 figure.update_layout(height=380, title="What an arm recovers where nothing was elicited")

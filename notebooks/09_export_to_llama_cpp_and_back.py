@@ -65,7 +65,10 @@ origin = Origin(made_by=made_by, fitted_on=facts_of(base), measured_dose=1.0)
 # the model.
 
 # %%
-from steering.export.export import Gguf, LayerTable, Safetensors, VllmLens, export, import_vector
+from steering.export.export import export, import_vector
+from steering.export.gguf import Gguf
+from steering.export.tensors import LayerTable, Safetensors
+from steering.export.vllm_lens import VllmLens
 
 formats = {
     "opening.safetensors": ("this lab", Safetensors()),
@@ -87,7 +90,7 @@ pl.DataFrame(rows)
 
 # %%
 from steering.edit import Add, apply
-from steering.export.export import BakedBias
+from steering.export.baked_bias import BakedBias
 
 export(vector, BakedBias(into=base), work / "baked", origin)
 baked = load(model_source(str(work / "baked")), device=CPU, dtype=torch.float32)
@@ -162,7 +165,7 @@ if package is not None:
 # With a language model, such as SmolLM2 as a GGUF file, the same vector file steers `llama-cli`:
 #
 # ```
-# lab export --vector runs/study/vectors/opening.safetensors --format gguf --out opening.gguf --study runs/study
+# lab export --vector runs/study/vectors/first_token.safetensors --format gguf --out opening.gguf --study runs/study
 # llama-cli -m SmolLM2-135M-Instruct.Q4_1.gguf --control-vector opening.gguf -p "What is 17 + 25?"
 # llama-cli -m SmolLM2-135M-Instruct.Q4_1.gguf --control-vector-scaled opening.gguf:0.5 -p "What is 17 + 25?"
 # ```

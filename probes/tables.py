@@ -140,8 +140,8 @@ INTERVENTIONS = Schema(
         Column(
             "features",
             pl.String,
-            "none: the model as it is; top: chosen by attribution; matched: random ones that fire about as often; "
-            "opening: random ones that fire about as often at the last token of a prompt",
+            "none: the model as it is; top: chosen by attribution; frequency_matched: random ones that fire about as "
+            "often; first_token: random ones that fire about as often at the last token of a prompt",
         ),
         Column("n_features", pl.Int32, "features acted on at once"),
         Column("dose", pl.Float64, "strength: 1 is the mean activation where active (added), or all of it (ablated)"),

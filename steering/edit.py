@@ -23,7 +23,11 @@ from steering.vector import SteeringVector
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """Adds `dose * vector`."""
+    """Adds `dose * vector`.
+
+    >>> el.Add(el.SteeringVector({el.Site(1): torch.ones(128)}, {el.Site(1): 9.0}, "mine"), dose=2.0).dose
+    2.0
+    """
 
     vector: SteeringVector
     dose: float = 1.0
@@ -61,6 +65,9 @@ class Ablate:
 
     Directional ablation (Arditi et al. 2024, arXiv 2406.11717): h - (h . u) u with u the direction over its norm. To
     ablate one direction in the whole network, give the vector all sites.
+
+    >>> el.Ablate(el.SteeringVector({el.Site(1): torch.ones(128)}, {el.Site(1): 9.0}, "mine")).where
+    Everywhere()
     """
 
     vector: SteeringVector
@@ -78,6 +85,10 @@ class ClampFeature:
     The stream becomes h + (value - f(h)) * W_dec[feature] with f(h) the feature's activation (Templeton et al. 2024,
     Scaling Monosemanticity, who also keep the SAE's error). Read afresh, the feature need not have exactly that value:
     encoders are not inverse to decoders.
+
+    >>> silenced = [el.ClampFeature(sae, feature, 0.0) for feature in (3, 5)]
+    >>> el.next_token(base, "<8-1+9?", ["T"], edits=silenced)["arm"].to_list()
+    ['zero-base']
     """
 
     sae: Sae
@@ -154,6 +165,13 @@ def apply(model: Model, *edits: Edit, n_prompt: Int[Tensor, " batch"] | None = N
     Raises VectorError for a vector of another width, ModelError for an SAE of another width, SiteError for a layer out
     of range, for a pass that does not say what a gate has to know or, on a clean exit, for an edit whose hook never
     fired although the model ran.
+
+    >>> vector = el.SteeringVector({el.Site(1): torch.ones(128)}, {el.Site(1): 9.0}, "mine")
+    >>> with el.apply(base, el.Add(vector)):
+    ...     steered = el.capture(base, "<1+2?", el.Site(1))
+    >>> plain = el.capture(base, "<1+2?", el.Site(1))
+    >>> torch.allclose(steered[el.Site(1)] - plain[el.Site(1)], torch.ones(128), atol=1e-5)
+    True
     """
     for edit in edits:
         check_fit(model, edit)

@@ -18,6 +18,10 @@ class SteeringVector:
 
     Vectors form a vector space: `v + w`, `v - w`, `a * v` and `-v` act at every site, a site that only one of two has
     counts as zero in the other.
+
+    >>> vector = el.SteeringVector({el.Site(1): torch.tensor([3.0, 4.0])}, {el.Site(1): 9.0}, "mine")
+    >>> (2.0 * vector - vector == vector), vector.norms
+    (True, {Site(layer=1, stream='resid_post'): 5.0})
     """
 
     directions: Mapping[Site, Float[Tensor, " d_model"]]

@@ -19,10 +19,10 @@ def test_the_worked_example_runs_where_the_demo_left_its_vector(tmp_path, monkey
     base = load(model_source("zero-base"), device=torch.device("cpu"), dtype=torch.float32)
     vector = SteeringVector({Site(2): torch.ones(base.anatomy.d_model)}, {Site(2): 1.0}, "test")
     made_by = provenance("test", {}, {}, device="cpu", dtype="float32", seed=0)
-    save_vector(tmp_path / "runs/demo/vectors/opening.safetensors", vector, made_by)
+    save_vector(tmp_path / "runs/demo/vectors/first_token.safetensors", vector, made_by)
     monkeypatch.chdir(tmp_path)
     (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     exec(compile(example, "README.md", "exec"), {})
     first, second = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"\d+ of 80 samples are right by a valid chain", first)
-    assert len(second) == 1
+    assert re.fullmatch(r"\d+% of samples are right by a valid chain", first)
+    assert second

@@ -27,12 +27,12 @@ def replica(evidence: Evidence, generator: np.random.Generator) -> Evidence:
     tables = {
         field.name: redrawn(getattr(evidence, field.name), drawn)
         for field in fields(evidence)
-        if field.name != "old_verdicts"
+        if field.name not in ("arms", "old_verdicts")
     }
     old = evidence.old_verdicts
     if not old.is_empty():
         old = redrawn(old, drawing(np.array(sorted(old["problem_id"].unique().to_list())), generator))
-    return Evidence(**tables, old_verdicts=old)
+    return Evidence(arms=evidence.arms, **tables, old_verdicts=old)
 
 
 def drawing(ids: Shaped[np.ndarray, " problem"], generator: np.random.Generator) -> pl.DataFrame:

@@ -14,21 +14,27 @@ from lab.models.source import organism_directory, organism_names
 from lab.post_training.path_test import PathTest
 from lab.records.seeds import child_seed
 from lab.sampling.decoding import Decoding
-from steering.published_hybrids.recipe import PublishedSettings
+from lab.scoring.evidence import ArmKey, Control, Role
 from steering.routing.routed import RoutingFit
 
 NEEDED = (
-    "greedy",
-    "fitted-opening",
-    "random-opening",
-    "fitted-greedy",
-    "random-greedy",
-    "tuned-greedy",
-    "reranked-greedy",
-    "rank2-greedy",
+    ArmKey(Role.VECTOR_FIRST_TOKEN),
+    ArmKey(Role.VECTOR_FIRST_TOKEN, "sampled", Control.RANDOM_VECTORS),
+    ArmKey(Role.BASE, "greedy"),
+    ArmKey(Role.TUNED, "greedy"),
+    ArmKey(Role.VECTOR_FIRST_TOKEN, "greedy"),
+    ArmKey(Role.VECTOR_FIRST_TOKEN, "greedy", Control.RANDOM_VECTORS),
+    ArmKey(Role.RERANKED, "greedy"),
+    ArmKey(Role.RERANKED, "greedy", Control.SECOND_CHOICE),
 )
 """The arms that estimators look at."""
-RIVALLED = ("p1", "p1-mended", "p1-mended-random", "p2", "p2-norm-matched")
+PUBLISHED_ARMS = (
+    ArmKey(Role.P1, "greedy"),
+    ArmKey(Role.P1_MENDED, "greedy"),
+    ArmKey(Role.P1_MENDED, "greedy", Control.ALL_RANDOM),
+    ArmKey(Role.P2, "greedy"),
+    ArmKey(Role.P2, "greedy", Control.RANDOM_VECTORS),
+)
 """Both published methods, the first with its faults mended, and random vectors."""
 
 
@@ -42,9 +48,9 @@ class Effort:
     n_score_samples: int
     n_old_samples: int
     n_fit_problems: int
-    arms: tuple[str, ...]
+    arms: tuple[ArmKey, ...]
     """Of the ladder; all when empty."""
-    published_arms: tuple[str, ...]
+    published_arms: tuple[ArmKey, ...]
     """Of the published methods; all when empty."""
     n_boot: int
     n_replicas: int
@@ -62,7 +68,7 @@ QUICK = Effort(
     n_old_samples=2,
     n_fit_problems=64,
     arms=NEEDED,
-    published_arms=RIVALLED,
+    published_arms=PUBLISHED_ARMS,
     n_boot=1000,
     n_replicas=10,
     n_replica_boot=200,
@@ -76,12 +82,13 @@ FULL = Effort(
     n_old_samples=2,
     n_fit_problems=96,
     arms=NEEDED,
-    published_arms=RIVALLED,
+    published_arms=PUBLISHED_ARMS,
     n_boot=2000,
     n_replicas=30,
     n_replica_boot=200,
     path=PathTest(n_problems=200),
 )
+EFFORTS = {"quick": QUICK, "full": FULL}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,10 +155,10 @@ def case_study(case: KnownCase, effort: Effort, *, seed: int, device: str) -> St
         n_score_samples=effort.n_score_samples,
         n_old_samples=effort.n_old_samples,
         n_fit_problems=effort.n_fit_problems,
-        arms=() if leaks else (*effort.arms, *(PUBLISHED.values() if compared else ())),
+        arms=() if leaks else (*effort.arms, *(ArmKey(role, "greedy") for role in PUBLISHED.values() if compared)),
         own_help=OwnHelp() if leaks else None,
         routing=RoutingFit() if leaks else None,
-        published_hybrids=PublishedSettings() if compared else None,
+        published_hybrids=compared,
         published_arms=effort.published_arms,
         ks=tuple(k for k in (1, 2, 4, 8, 16, 32, 64) if k <= effort.n_curve_samples),
         decoding=Decoding(max_new_tokens=96),

@@ -137,7 +137,11 @@ def mean_over_cases(rows: pl.DataFrame, name: str) -> Mean:
 
 
 def shipped_leaks() -> pl.DataFrame:
-    """The leaks that came with this version of the lab; no rows if it came with none."""
+    """The leaks that came with this version of the lab; no rows if it came with none.
+
+    >>> el.shipped_leaks().filter(kind="TAUGHT", arm="takeover-disagreement").height
+    3
+    """
     return read_table(SHIPPED, LEAKS) if SHIPPED.exists() else NOT_MEASURED
 
 

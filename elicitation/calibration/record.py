@@ -99,8 +99,18 @@ def records(trials: pl.DataFrame) -> pl.DataFrame:
 
 
 def shipped_records() -> pl.DataFrame:
-    """The records that came with this version of the lab; no rows if it came with none."""
+    """The records that came with this version of the lab; no rows if it came with none.
+
+    >>> el.shipped_records().filter(estimator="E1")["n_trials"].to_list()
+    [15]
+    """
     return read_table(SHIPPED, RECORDS) if SHIPPED.exists() else RECORDS.frame([])
+
+
+def shipped_trials() -> pl.DataFrame:
+    """The trials behind the shipped records, one a case and share; no rows if the lab came with none."""
+    trials = SHIPPED.with_name("trials.parquet")
+    return read_table(trials, TRIALS) if trials.exists() else TRIALS.frame([])
 
 
 AGREEMENT = Schema(

@@ -10,22 +10,22 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import polars as pl
 import torch
 
 from elicitation.calibration.assess import assess
-from elicitation.calibration.case import Effort, KnownCase, case_out, case_study, known_cases
+from elicitation.calibration.case import EFFORTS, Effort, KnownCase, case_out, case_study, known_cases
 from elicitation.calibration.leak import LEAKING, LEAKS, Case, leaks
 from elicitation.calibration.paths import path_rows, path_starts, shipped_paths
 from elicitation.calibration.record import AGREEMENT, RECORDS, TRIALS, agreement, records
 from elicitation.estimators.estimate import ESTIMATES
 from elicitation.estimators.forgetting import DIVERGENCE, DROP
 from elicitation.estimators.ladder_share import published_share
-from elicitation.report.calibration.page import PATH, CalibrationPage, render_calibration
-from elicitation.report.kit.provenance_section import TableFile
-from elicitation.report.study.forgetting_scatter import FORGETTING
+from elicitation.report.calibration.figures import FORGETTING, PATH
+from elicitation.report.calibration.page import CalibrationPage, render_calibration
+from elicitation.report.kit.document import Origin, TableFile
 from elicitation.report.study.tables import LADDER
 from elicitation.study.context import claimed, prepare
 from elicitation.study.estimated import read_estimates, read_evidence
@@ -35,6 +35,7 @@ from lab.records.errors import ModelError
 from lab.records.provenance import canonical_json, digest, file_digest, provenance
 from lab.records.seeds import numpy_generator
 from lab.records.tables import Schema, read_table, write_table, write_text
+from lab.scoring.evidence import ARMS, Control, Role
 
 
 class Stopwatch:
@@ -51,18 +52,26 @@ class Stopwatch:
         self.spent[key] = self.spent.get(key, 0.0) + now - self.last
         self.last = now
 
-    def by_estimator(self) -> dict[str, float]:
-        """Seconds for the evidence that only this estimator, or only it and one other, needs."""
-        reading = self._of("reading")
-        replaced = self._of("traces: tuned-greedy", "traces: reranked", "traces: rank2", "traces: scattered")
-        fitted = self._of("traces: fit-", "traces: fitted-opening", "traces: fitted-greedy", "traces: random-")
-        led = sum(seconds for key, seconds in self.spent.items() if key.startswith("before traces: greedy"))
-        fits_of_rivals = self._of("before traces: p1")
-        published = {"P1": fits_of_rivals + self._of("traces: p1"), "P2": fits_of_rivals + self._of("traces: p2")}
-        return {"E1": 0.0, "E2": reading, "E3": reading, "E4": replaced, "E5": fitted + led} | published
+    def by_estimator(self, arms: pl.DataFrame) -> dict[str, float]:
+        """Seconds for the evidence that only this estimator, or only it and one other, needs; `arms` is `ARMS`."""
 
-    def _of(self, *stages: str) -> float:
-        return sum(seconds for key, seconds in self.spent.items() if key.startswith(stages))
+        def of(wanted: pl.Expr, when: str = "") -> float:
+            return sum(self.spent.get(f"{when}traces: {name}", 0.0) for name in arms.filter(wanted)["arm"])
+
+        role, greedy, control = pl.col("role"), pl.col("decoding") == "greedy", pl.col("control")
+        vector = (role == Role.VECTOR_FIRST_TOKEN) & control.fill_null("").is_in(["", Control.RANDOM_VECTORS])
+        fitted = sum(seconds for key, seconds in self.spent.items() if key.startswith("traces: fit-"))
+        reading = self.spent.get("reading", 0.0)
+        return {
+            "E1": 0.0,
+            "E2": reading,
+            "E3": reading,
+            "E4": of((role == Role.RERANKED) | ((role == Role.TUNED) & greedy)),
+            # Vectors are fitted before the base is decoded greedily, the published methods before their first arm.
+            "E5": fitted + of(vector) + of((role == Role.BASE) & greedy, "before "),
+            "P1": of(role.str.starts_with(Role.P1)) + of(role.str.starts_with(Role.P1), "before "),
+            "P2": of(role.str.starts_with(Role.P2)),
+        }
 
 
 def trials(case: KnownCase, effort: Effort, out: Path, *, seed: int, device: str) -> pl.DataFrame:
@@ -78,7 +87,8 @@ def trials(case: KnownCase, effort: Effort, out: Path, *, seed: int, device: str
         measured = measure(context)
         timing = directory / "seconds.json"
         if not timing.exists():
-            write_text(timing, canonical_json(stopwatch.by_estimator()))
+            arms = read_table(measured.tables.path / "arms.parquet", ARMS)
+            write_text(timing, canonical_json(stopwatch.by_estimator(arms)))
     analysis = study.analysis
     evidence = read_evidence(measured.evidence, measured.tables)
     table = assess(
@@ -116,13 +126,26 @@ class Calibrated(NamedTuple):
 
 
 def calibrate(
-    effort: Effort, out: Path, *, seed: int, device: str, jobs: int, only: Sequence[str], command: str, watch: Watch
+    effort: Effort | Literal["quick", "full"],
+    out: Path | str,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    jobs: int = 1,
+    only: Sequence[str] = (),
+    command: str = "elicitation.calibrate",
+    watch: Watch = lambda *_: None,
 ) -> Calibrated:
     """Runs every case that is not yet there, then writes trials, records, agreement and `calibration.html`.
 
     `jobs` cases run at once, one thread each, so that they do not wait for each other's cores; `only` names organisms
     to keep to, all when empty. Raises ModelError where `only` names none with a known answer.
+
+    >>> el.calibrate("quick", "runs/none", only=["nobody"])
+    Traceback (most recent call last):
+    lab.records.errors.ModelError: no organism with a known answer among nobody: there are ...
     """
+    out, effort = Path(out), EFFORTS[effort] if isinstance(effort, str) else effort
     chosen_device = resolve_device(device)
     cases = [case for case in known_cases() if not only or case.tuned in only]
     if not cases:
@@ -161,10 +184,8 @@ def calibrate(
         leaks=found["leaks"],
         forgetting=forgetting_rows(cases, out),
         path=path,
-        made_by=made_by,
-        command=command,
         minutes=(time.monotonic() - started) / 60,
-        files=tuple(files),
+        origin=Origin(made_by=made_by, command=command, files=tuple(files)),
     )
     write_text(out / "calibration.html", render_calibration(page))
     return Calibrated(out / "calibration.html", found["records"], table)

@@ -260,7 +260,7 @@ class CaptureCommand:
 class ExportCommand:
     """Write a steering vector for another program, and a card that says what it is and how to use it there.
 
-    Example: lab export --vector runs/demo/vectors/opening.safetensors --format gguf --out opening.gguf
+    Example: lab export --vector runs/demo/vectors/first_token.safetensors --format gguf --out first_token.gguf
 
     Files of other programs are read too: GGUF control vectors (repeng, EasySteer), vllm-lens JSON.
     """
@@ -280,7 +280,7 @@ class ExportCommand:
     """Strength, which is written into the numbers."""
     study: OptionalPath = None
     """A study whose ladder holds the vector's measured effect, for the card."""
-    arms: tuple[str, ...] = ("fitted-opening", "fitted-greedy")
+    arms: tuple[str, ...] = ("fitted-first-token", "fitted-greedy")
     """Arms of that study that used the vector."""
     card: OptionalPath = None
     """Markdown file of the card; OUT with .md appended if not given."""

@@ -34,7 +34,7 @@ from elicitation.cli.feature_commands import (
 from elicitation.cli.pair_commands import PairsCommand
 from elicitation.cli.progress import progress
 from elicitation.cli.vector_commands import VectorsCommand
-from elicitation.report.study.summary import summary
+from elicitation.report.study.ladder_table import summary
 from elicitation.study.config import FeatureSearch, OwnHelp, Study
 from lab.models.source import (
     ADAPTERS,
@@ -150,7 +150,6 @@ def demo_study(seed: int) -> Study:
 def as_study(command: StudyCommand) -> Study:
     """The configuration that a `lab study` command describes."""
     from lab.sampling.decoding import Decoding
-    from steering.published_hybrids.recipe import PublishedSettings
 
     base, tuned = named_pair(command.pair)
     task, own = own_task(command.pair)
@@ -171,8 +170,8 @@ def as_study(command: StudyCommand) -> Study:
         ks=command.ks,
         n_fit_problems=command.n_fit_problems,
         layer=command.layer,
-        features=FeatureSearch(layers=command.feature_layers) if command.feature_layers else None,
-        published_hybrids=PublishedSettings() if command.published_hybrids else None,
+        features=FeatureSearch(layers=command.feature_layers),
+        published_hybrids=command.published_hybrids,
         decoding=decoding,
         seed=command.seed,
         batch_size=command.batch_size,

@@ -10,20 +10,10 @@ from elicitation.report.study.tables import LADDER
 from lab.models.device import resolve_device, resolve_dtype, settle_threads
 from lab.models.load import Model, load
 from lab.models.source import model_source
-from lab.records.errors import StorageError, VectorError
+from lab.records.errors import StorageError
 from lab.records.provenance import file_digest, provenance
 from lab.records.tables import read_table, write_text
-from steering.export.export import (
-    Adapter,
-    BakedBias,
-    Format,
-    Gguf,
-    LayerTable,
-    Safetensors,
-    VllmLens,
-    export,
-    import_vector,
-)
+from steering.export.export import FORMATS, export, import_vector
 from steering.export.model_card import model_card
 from steering.export.push import CARD, hub_repository, push, pushed_files
 from steering.export.vector_file import Origin, VectorFile, facts_of
@@ -40,7 +30,7 @@ def run_export(command: ExportCommand, console: Console) -> None:
     if command.model is not None:
         model = load(model_source(command.model), device=device, dtype=resolve_dtype(command.dtype, device))
         settle_threads(model.n_parameters)
-    form, measured = chosen_format(command, model), measured_effect(command)
+    form, measured = FORMATS[command.format].for_model(model), measured_effect(command)
     file = import_vector(command.vector, None if model is None else facts_of(model))
     origin = known_origin(command, file, model)
     if command.out.exists():
@@ -60,23 +50,6 @@ def run_export(command: ExportCommand, console: Console) -> None:
         console.print(f"to {repository.name}: {told}, and the card as {CARD}", highlight=False, soft_wrap=True)
         hub_card = model_card(command.vector.stem, described, {place: form}, measured)
         console.print(f"pushed: {push(command.out, hub_card, repository)}", highlight=False, soft_wrap=True)
-
-
-def chosen_format(command: ExportCommand, model: Model | None) -> Format:
-    """The format as a value; VectorError where it needs a model and none was named."""
-    match command.format:
-        case "safetensors":
-            return Safetensors()
-        case "gguf":
-            return Gguf()
-        case "vllm-lens":
-            return VllmLens()
-        case "layer-table":
-            return LayerTable()
-        case "baked" | "adapter":
-            if model is None:
-                raise VectorError(f"--format {command.format} is written for one model: name it with --model")
-            return BakedBias(into=model) if command.format == "baked" else Adapter(of=model)
 
 
 def known_origin(command: ExportCommand, file: VectorFile, model: Model | None) -> Origin:

@@ -12,10 +12,9 @@ from rich.console import Console
 from elicitation.cli.feature_commands import FeaturesCommand
 from elicitation.cli.progress import progress
 from elicitation.features.tables import Read, feature_ledger
-from elicitation.report.features.captions import FeatureNames
 from elicitation.report.features.page import FeaturePage, render_features
-from elicitation.report.features.tables import TABLES
-from elicitation.report.kit.provenance_section import TableFile
+from elicitation.report.features.tables import TABLES, FeatureNames
+from elicitation.report.kit.document import Origin, TableFile
 from lab.metrics.bootstrap import resamples
 from lab.models.device import resolve_double_device, settle_threads
 from lab.models.load import Model, load
@@ -153,10 +152,8 @@ def run_page(command: FeaturesCommand, typed: str, console: Console) -> None:
         page = FeaturePage(
             title=f"Features of {base.plan.model}",
             names=names,
-            ledger=ledger,
-            made_by=made_by,
-            command=typed,
-            files=tuple(files),
+            tables=ledger,
+            origin=Origin(made_by=made_by, command=typed, files=tuple(files)),
         )
         write_text(work / PAGE, render_features(page))
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
 from elicitation.study.config import Study
+from lab.models.device import DtypeName
 from lab.post_training.reinforce import GrpoRun
 from lab.records.errors import TaskError, VectorError
 from lab.sampling.decoding import Decoding
@@ -18,30 +19,39 @@ POLICY_CONTROLS: tuple[PolicyControl, ...] = get_args(PolicyControl)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """Everything that determines the results, except the content of the models and files it names."""
+    """Everything that determines the results, except the content of the models and files it names; its fields are the
+    flags of `lab vectors`, as those of `Study` are.
+    """
 
-    base: str
+    base: str = field(metadata={"flag": None})
     """Base model, as a user types it."""
-    tuned: str
+    tuned: str = field(metadata={"flag": None})
     """Model tuned from it."""
     task: str = "chain"
+    """As in `lab study`."""
     placebo: str | None = None
-    """A model continued from the base without tuning; fits on its traces are a control."""
+    """A model continued from the base without tuning; fits on its traces are a further control."""
     other_task: str | None = None
-    """A task of another domain: fits on it are a control, and damage is measured on its texts."""
+    """A task of another domain: fits on it are a further control, and the damage of a dose is measured on its texts."""
     other_base: str | None = None
-    """A base of the same kind on which the vectors are tried too."""
+    """A base of the same kind, such as another seed's, on which the vectors are tried too."""
     other_skill_base: str | None = None
-    """A model that lacks the skill of `other_skill_task`, where no vector may help."""
+    """A model that lacks the skill of --other-skill-task, where no vector may help."""
     other_skill_task: str | None = None
+    """That task."""
     sae: str | None = None
-    """Directory of the SAE whose decoder rows are a fit of their own."""
+    """Directory of an SAE of the base model, in SAELens' format, whose decoder rows are a fit of their own; without it
+    there is no fit called sae."""
     methods: tuple[Method, ...] = METHODS
+    """mean: difference of means; gradient: on completions, or, first, on decisions at the first token; policy: policy
+    gradient at several sites; sae: decoder rows. Those called first act at the first token, sae too, others at all."""
     layers: tuple[int, ...] = ()
-    """Blocks at whose outputs vectors of one site act; the middle one when empty."""
+    """Blocks at whose outputs vectors of one site act, from 0; the middle one if not given."""
     policy_controls: tuple[PolicyControl, ...] = POLICY_CONTROLS
+    """Controls of the policy gradient besides random directions, each as long as the fit itself: misplaced rewards, and
+    the other task's rewards."""
     doses: tuple[float, ...] = (0.5, 1.0, 2.0)
-    """Of the dose sweep; no sweep when empty."""
+    """Strengths of the dose sweep; no sweep where none is named."""
     n_problems: int = 200
     """Held-out problems."""
     n_samples: int = 8
@@ -57,11 +67,17 @@ class Comparison:
     fit: GradientFit = field(default_factory=GradientFit)
     policy: GrpoRun = field(default_factory=lambda: GrpoRun(n_steps=60, n_prompts=16, learning_rate=0.05))
     max_new_tokens: int = 96
+    """Longest completion."""
     n_boot: int = 2000
+    """Resamples of the problems behind every interval."""
     seed: int = 0
+    """Decides problems, samples, fits and intervals."""
     batch_size: int = 512
+    """Rows decoded at once."""
     device: str = "auto"
-    dtype: str = "auto"
+    """auto (cuda, then mps, then cpu), cpu, cuda, cuda:N or mps."""
+    dtype: DtypeName = "auto"
+    """Precision of the weights; auto is bfloat16 on cuda, float32 elsewhere."""
 
     def __post_init__(self) -> None:
         if not self.methods or len(set(self.methods)) < len(self.methods):

@@ -14,6 +14,7 @@ from lab.metrics.bootstrap import difference_interval, mean_interval, resamples
 from lab.metrics.share import elicited_share
 from lab.records.errors import EstimateError
 from lab.records.seeds import numpy_generator
+from lab.scoring.evidence import Control, Role
 
 MEASURES = ("strict", "answer", "incoherent")
 Rates = Mapping[tuple[str, str | None], Float[np.ndarray, " problem"]]
@@ -134,6 +135,15 @@ BITS = (
 """What crosses from the tuned model at test time is nothing or, for itself, everything: the interval is that point."""
 
 
+CONTROL = {
+    "random": Control.RANDOM_VECTORS,
+    "shuffled": Control.SHUFFLED_LABELS,
+    "other-task": Control.OTHER_TASK,
+    "placebo": Control.PLACEBO_PAIR,
+}
+"""Control of a fit -> what it controls for."""
+
+
 def ladder_of(effects: pl.DataFrame) -> pl.DataFrame:
     """The same numbers as a `LADDER`, for the cards of exported vectors: arm FIT at temperature 1, and FIT-greedy."""
     rows: list[dict[str, object]] = []
@@ -147,6 +157,9 @@ def ladder_of(effects: pl.DataFrame) -> pl.DataFrame:
                 "arm": f"{row['fit']}{'' if control is None else '.' + control}{suffix}",
                 "label": f"{label}{', greedy decoding' if suffix else ''}",
                 "kind": "end" if end else "rung" if control is None else "control",
+                "role": Role(row["fit"]) if end else Role.VECTOR,
+                "decoding": row["decoding"],
+                "control": None if control is None else CONTROL[control],
                 "control_of": None if control is None else f"{row['fit']}{suffix}",
                 "order": len(rows),
                 "measure": row["measure"],

@@ -11,7 +11,7 @@ from torch import Tensor
 from elicitation.comparison.config import Method
 from elicitation.comparison.context import Ground
 from elicitation.comparison.training_pairs import MAX_DISAGREEMENTS, TrainingPairs, some_rows
-from elicitation.study.evidence import contexts, opening_activations
+from elicitation.study.evidence import contexts, first_token_activations
 from lab.models.load import Model
 from lab.models.padding import left_padded
 from lab.records.errors import VectorError
@@ -127,7 +127,7 @@ def require(n: int, taught: TrainingPairs) -> None:
 def openings(model: Model, site: Site, taught: TrainingPairs) -> tuple[Float[Tensor, "_ d"], Float[Tensor, "_ d"]]:
     """Streams just after the first token of the positive and of the negative traces."""
     positive, negative = (
-        opening_activations(model, site, {"side": side}, taught.problems)[0]
+        first_token_activations(model, site, {"side": side}, taught.problems)[0]
         for side in (taught.positive, taught.negative)
     )
     if not (len(positive) and len(negative)):

@@ -13,7 +13,7 @@ from elicitation.comparison.fits import entries
 from elicitation.comparison.fitted import ITSELF, Fitted, fit_stage
 from elicitation.comparison.judged import dose_stage, outcome_stage, parents_of, transfer_stage
 from elicitation.comparison.training_pairs import TrainingPairs, other_lessons, pair_lessons, placebo_lessons
-from elicitation.report.kit.provenance_section import TableFile
+from elicitation.report.kit.document import Origin, TableFile
 from elicitation.report.study.tables import LADDER
 from elicitation.report.vectors.answer import vector_answer
 from elicitation.report.vectors.page import VectorPage, render_vectors
@@ -148,10 +148,8 @@ def page_stage(ground: Ground, measured: Measured, vectors: Artefact, command: s
         title=f"Steering vectors of {context.base.name}, towards {context.pair.tuned.name}",
         task=task,
         unrelated=None if context.old_task is None else context.old_task.name,
-        ledger=ledger,
-        made_by=made_by,
-        command=command,
-        files=tuple(table_files(out)),
+        tables=ledger,
+        origin=Origin(made_by=made_by, command=command, files=tuple(table_files(out))),
     )
     write_text(out / PAGE, render_vectors(page))
     return Compared(out / PAGE, vectors.path, ledger, vector_answer(ledger, task))

@@ -8,11 +8,19 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
-from elicitation.estimators.estimate import ESTIMATES, Analysis, estimate, loss_refusal, problem_ids, problem_weights
+from elicitation.estimators.estimate import (
+    ESTIMATES,
+    Analysis,
+    estimate,
+    loss_refusal,
+    named,
+    problem_ids,
+    problem_weights,
+)
 from lab.metrics.bootstrap import Interval, mean_interval, percentile_interval
 from lab.metrics.share import elicited_share
 from lab.records.errors import EstimateError
-from lab.scoring.evidence import Evidence
+from lab.scoring.evidence import ArmKey, Evidence, Role, arm_of
 
 SUCCESSES = 4
 """PassUntil stops at this many successes of a problem."""
@@ -52,7 +60,7 @@ def base_success(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     Rows that need scores are refused without any. Raises EstimateError where an arm is missing, or a problem's scores.
     """
     problems, weights = problem_ids(evidence), problem_weights(evidence, analysis)
-    base_tries, tuned_tries = _strict_tries(evidence, "base"), _strict_tries(evidence, "tuned")
+    base_tries, tuned_tries = _strict_tries(evidence, Role.BASE), _strict_tries(evidence, Role.TUNED)
     base, tuned = (np.array([tries.mean() for tries in arm]) for arm in (base_tries, tuned_tries))
     until = np.array([pass_until(tries) for tries in base_tries])
     rows = [
@@ -127,7 +135,7 @@ def base_rates(evidence: Evidence, problems: Sequence[str]) -> BaseRates:
             f"no scores of problem {missing[0]!r} (and {len(missing) - 1} more): score some samples of every problem"
         )
     where = np.array([place[problem] for problem in judged["problem_id"]], dtype=np.int64)
-    by_tuned = (judged["writer"] == "tuned").to_numpy()
+    by_tuned = (judged["writer"] == Role.TUNED).to_numpy()
     success = judged["strict"].to_numpy()
     with np.errstate(divide="ignore"):  # the log of no samples is -inf, which logaddexp takes
         log_n0 = np.log(np.bincount(where[~by_tuned], minlength=len(place)))
@@ -153,9 +161,15 @@ def judged_scores(evidence: Evidence) -> pl.DataFrame:
     Raises EstimateError where a score has no verdict or more than one, a writer is neither model, or a log-probability
     is none.
     """
-    verdicts = evidence.verdicts.select(pl.col("arm").alias("writer"), "problem_id", "sample_index", "strict")
+    writers = {arm: role for role in (Role.BASE, Role.TUNED) if (arm := arm_of(evidence, ArmKey(role))) is not None}
+    verdicts = evidence.verdicts.filter(pl.col("arm").is_in(writers)).select(
+        pl.col("arm").replace_strict(writers, return_dtype=pl.String).alias("writer"),
+        "problem_id",
+        "sample_index",
+        "strict",
+    )
     scores = evidence.scores
-    if strangers := sorted({*scores["writer"]} - {"base", "tuned"}):
+    if strangers := sorted({*scores["writer"]} - {Role.BASE, Role.TUNED}):
         raise EstimateError(f"scores of a sample that {strangers[0]!r} wrote: score samples of base and tuned only")
     for model in ("logp_base", "logp_tuned"):
         # Sums of log-softmaxes may pass 0 by rounding.
@@ -190,14 +204,9 @@ def pass_until(tries: Bool[np.ndarray, " sample"]) -> float:
     return (SUCCESSES - 1) / float(successes[SUCCESSES - 1])
 
 
-def _strict_tries(evidence: Evidence, arm: str) -> list[Bool[np.ndarray, " _sample"]]:
-    """Strict verdicts of the arm by problem, in the order of their samples; EstimateError where a problem has none."""
-    mine = evidence.verdicts.filter(pl.col("arm") == arm).sort("problem_id", "sample_index")
-    if missing := sorted({*problem_ids(evidence)} - {*mine["problem_id"]}):
-        raise EstimateError(
-            f"no verdicts of the arm {arm!r} on problem {missing[0]!r} (and {len(missing) - 1} more): "
-            "sample both models on every problem"
-        )
+def _strict_tries(evidence: Evidence, role: Role) -> list[Bool[np.ndarray, " _sample"]]:
+    """Strict verdicts of a model by problem, in the order of their samples; EstimateError where there are none."""
+    mine = evidence.verdicts.filter(pl.col("arm") == named(evidence, ArmKey(role))).sort("problem_id", "sample_index")
     return [tries["strict"].to_numpy() for tries in mine.partition_by("problem_id", maintain_order=True)]
 
 

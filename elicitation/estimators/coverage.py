@@ -11,12 +11,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
-from elicitation.estimators.estimate import ESTIMATES, Analysis, estimate, loss_refusal, problem_ids, problem_weights
+from elicitation.estimators.estimate import ESTIMATES, Analysis, estimate, loss_refusal, named, problem_weights
 from lab.metrics.bootstrap import Interval, difference_interval, mean_interval, percentile_interval
 from lab.metrics.pass_at_k import cover_curve, problem_pass_at_k
 from lab.metrics.share import elicited_share
-from lab.records.errors import EstimateError
-from lab.scoring.evidence import Evidence
+from lab.scoring.evidence import ArmKey, Evidence, Role
 
 SAMPLES_PER_TRY = 4
 """pass@k is asked only where every problem has this many samples a try: near k = n it hangs on single samples."""
@@ -43,7 +42,7 @@ class Tries(NamedTuple):
 
 
 def coverage(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
-    """`ESTIMATES` rows of E1, from strict verdicts of `base` and `tuned`; no other table is read.
+    """`ESTIMATES` rows of E1, from strict verdicts of base and tuned model; no other table is read.
 
     pass@1, pass@k (Chen et al., arXiv 2107.03374) at the largest power of two k with at least `SAMPLES_PER_TRY` * k
     samples of every problem by either arm, and Cover@0.5 (Dragoi et al., arXiv 2510.08325).
@@ -57,10 +56,10 @@ def coverage(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     tuned minus base success on all of them. Losses count with their sign. A share of problems, not of samples: on a
     problem that the base solves once, all of the gain counts. It is low where successes are rarer than the floor.
 
-    Raises EstimateError where an arm or one of its problems is missing.
+    Raises EstimateError where one of the two arms is missing.
     """
     weights = problem_weights(evidence, analysis)
-    base, tuned = _tries(evidence, "base"), _tries(evidence, "tuned")
+    base, tuned = _tries(evidence, Role.BASE), _tries(evidence, Role.TUNED)
     m = int(min(base.n.min(), tuned.n.min()))
     floor = -log(MISS) / m
     solved = elicited_share(
@@ -81,10 +80,10 @@ def coverage(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     return ESTIMATES.frame(rows)
 
 
-def _tries(evidence: Evidence, arm: str) -> Tries:
-    """The arm's tries; EstimateError where it has none on a problem."""
+def _tries(evidence: Evidence, role: Role) -> Tries:
+    """The tries of a model as the study samples; EstimateError where there are none."""
     counts = (
-        evidence.verdicts.filter(pl.col("arm") == arm)
+        evidence.verdicts.filter(pl.col("arm") == named(evidence, ArmKey(role)))
         .sort("problem_id", "sample_index")
         .group_by("problem_id", maintain_order=True)
         .agg(
@@ -93,11 +92,6 @@ def _tries(evidence: Evidence, arm: str) -> Tries:
             first=pl.col("strict").arg_true().first().cast(pl.Int64).fill_null(pl.len()),
         )
     )
-    if missing := sorted({*problem_ids(evidence)} - {*counts["problem_id"]}):
-        raise EstimateError(
-            f"no verdicts of the arm {arm!r} on problem {missing[0]!r} (and {len(missing) - 1} more): "
-            "sample both models on every problem"
-        )
     return Tries(n=counts["n"].to_numpy(), n_correct=counts["n_correct"].to_numpy(), first=counts["first"].to_numpy())
 
 

@@ -14,7 +14,7 @@ from lab.metrics.share import Share, elicited_share
 from lab.records.errors import EstimateError
 from lab.records.seeds import numpy_generator
 from lab.records.tables import Column, Schema
-from lab.scoring.evidence import Evidence
+from lab.scoring.evidence import ArmKey, DecodingName, Evidence, Role, arm_of
 
 Unit = Literal["share", "probability", "points", "nats", "bits", "samples", "tokens", "problems"]
 
@@ -76,12 +76,22 @@ def rates(
     return mine.group_by("problem_id").agg(pl.col(measure).mean()).sort("problem_id")[measure].to_numpy()
 
 
+def named(evidence: Evidence, key: ArmKey) -> str:
+    """What the arm that `key` means is called; EstimateError where it is missing."""
+    if (arm := arm_of(evidence, key)) is None:
+        present = ", ".join(sorted(evidence.arms["arm"])) or "none"
+        raise EstimateError(
+            f"no verdicts of the arm {str(key)!r}: there are {present}; sample both models on every problem"
+        )
+    return arm
+
+
 def gap_refusal(evidence: Evidence, analysis: Analysis) -> str | None:
     """Why no share of the strict gain may be given, or None: every share passes this gate.
 
     The gap must be a gain, and five standard errors of it: of a loss nothing was elicited.
     """
-    base, tuned = rates(evidence.verdicts, "base"), rates(evidence.verdicts, "tuned")
+    base, tuned = (rates(evidence.verdicts, named(evidence, ArmKey(role))) for role in (Role.BASE, Role.TUNED))
     return loss_refusal(elicited_share(base, base, tuned, problem_weights(evidence, analysis)))
 
 
@@ -103,40 +113,39 @@ def estimate(
 
 
 def share_row(
-    evidence: Evidence, analysis: Analysis, estimator: str, quantity: str, *, arm: str, base: str, tuned: str
+    evidence: Evidence, analysis: Analysis, estimator: str, quantity: str, *, arm: Role, decoding: DecodingName
 ) -> dict[str, object]:
-    """The share of the strict gap between the arms `base` and `tuned` that `arm` recovers.
+    """The share of the strict gap between base and tuned model that the rung `arm` recovers, all decoded alike.
 
     Refused where an arm is missing, where the sampled gap of the pair is (every share passes that gate), and where the
-    gap between these two arms is.
+    gap between the two models so decoded is.
     """
-    refusal = missing_arm(evidence, "base", "tuned") or gap_refusal(evidence, analysis)
-    if refusal := refusal or missing_arm(evidence, arm, base, tuned):
+    refusal = missing_arm(evidence, ArmKey(Role.BASE), ArmKey(Role.TUNED)) or gap_refusal(evidence, analysis)
+    keys = [ArmKey(role, decoding) for role in (arm, Role.BASE, Role.TUNED)]
+    if refusal := refusal or missing_arm(evidence, *keys):
         return estimate(estimator, quantity, "share", None, refusal)
-    verdicts = evidence.verdicts
-    share = elicited_share(
-        rates(verdicts, arm), rates(verdicts, base), rates(verdicts, tuned), problem_weights(evidence, analysis)
-    )
+    names = [named(evidence, key) for key in keys]
+    mine, base, tuned = (rates(evidence.verdicts, name) for name in names)
+    share = elicited_share(mine, base, tuned, problem_weights(evidence, analysis))
     reason = loss_refusal(share)
-    refusal = None if reason is None else f"the arms {tuned!r} and {base!r}: {reason}"
+    refusal = None if reason is None else f"the arms {names[2]!r} and {names[1]!r}: {reason}"
     return estimate(estimator, quantity, "share", share, refusal)
 
 
 def gain_row(
-    evidence: Evidence, analysis: Analysis, estimator: str, quantity: str, *, arm: str, over: str
+    evidence: Evidence, analysis: Analysis, estimator: str, quantity: str, *, arm: ArmKey, over: ArmKey
 ) -> dict[str, object]:
     """Strict accuracy of `arm` minus that of the arm `over`, paired by problem, in [-1, 1]; no gate."""
     if refusal := missing_arm(evidence, arm, over):
         return estimate(estimator, quantity, "points", None, refusal)
-    weights = problem_weights(evidence, analysis)
-    gain = difference_interval(rates(evidence.verdicts, arm), rates(evidence.verdicts, over), weights)
+    mine, other = (rates(evidence.verdicts, named(evidence, key)) for key in (arm, over))
+    gain = difference_interval(mine, other, problem_weights(evidence, analysis))
     return estimate(estimator, quantity, "points", gain)
 
 
-def missing_arm(evidence: Evidence, *arms: str) -> str | None:
-    """The first of the arms that has no verdicts; None where all have."""
-    present = set(evidence.verdicts["arm"])
-    for arm in arms:
-        if arm not in present:
-            return f"no verdicts of the arm {arm!r}: run it on the problems of the base model"
+def missing_arm(evidence: Evidence, *keys: ArmKey) -> str | None:
+    """Says which of the arms is the first that there is not; None where all are."""
+    for key in keys:
+        if arm_of(evidence, key) is None:
+            return f"no verdicts of the arm {str(key)!r}: run it on the problems of the base model"
     return None

@@ -17,7 +17,7 @@ from lab.metrics.bootstrap import (
 )
 from lab.metrics.share import REFUSAL_STDERRS
 from lab.records.seeds import numpy_generator
-from lab.scoring.evidence import Evidence
+from lab.scoring.evidence import Evidence, Role
 
 DIVERGENCE = "KL of base from tuned on the new task"
 DROP = "old-task drop, strict"
@@ -64,7 +64,7 @@ def forgetting(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
 
 def _divergence(evidence: Evidence, analysis: Analysis) -> _Mean:
     problems = (
-        evidence.scores.filter(pl.col("writer") == "base")
+        evidence.scores.filter(pl.col("writer") == Role.BASE)
         .group_by("problem_id")
         .agg(nats=(pl.col("logp_base") - pl.col("logp_tuned")).mean())
         .sort("problem_id")
@@ -79,14 +79,15 @@ def _divergence(evidence: Evidence, analysis: Analysis) -> _Mean:
 
 def _drop(evidence: Evidence, analysis: Analysis, measure: Measure) -> _Mean:
     verdicts = evidence.old_verdicts
-    solved = {arm: set(verdicts.filter(pl.col("arm") == arm)["problem_id"].to_list()) for arm in ("base", "tuned")}
-    if not solved["base"] or solved["base"] != solved["tuned"]:
+    models = (Role.BASE, Role.TUNED)
+    solved = {arm: set(verdicts.filter(pl.col("arm") == arm)["problem_id"].to_list()) for arm in models}
+    if not solved[Role.BASE] or solved[Role.BASE] != solved[Role.TUNED]:
         return _none(
-            f"the base model has verdicts on {len(solved['base'])} problems of an old task, the tuned one on "
-            f"{len(solved['tuned'])}, {len(solved['base'] & solved['tuned'])} in common: "
+            f"the base model has verdicts on {len(solved[Role.BASE])} problems of an old task, the tuned one on "
+            f"{len(solved[Role.TUNED])}, {len(solved[Role.BASE] & solved[Role.TUNED])} in common: "
             "run both on the same problems of a task that the tuning was not about"
         )
-    base, tuned = rates(verdicts, "base", measure), rates(verdicts, "tuned", measure)
+    base, tuned = (rates(verdicts, arm, measure) for arm in models)
     weights = resamples(base.size, analysis.n_boot, numpy_generator(analysis.seed, "estimates", "old"))
     interval = difference_interval(base, tuned, weights)
     return _Mean(interval, resampled_means(base - tuned, weights), base.size, None)

@@ -11,7 +11,7 @@ from elicitation.estimators.base_success import NO_SCORES, base_rates, judged_sc
 from elicitation.estimators.estimate import ESTIMATES, Analysis, estimate, gap_refusal, problem_ids, problem_weights
 from lab.metrics.bootstrap import Interval, mean_interval, percentile_interval
 from lab.records.errors import EstimateError
-from lab.scoring.evidence import Evidence
+from lab.scoring.evidence import Evidence, Role
 
 ANY = (-inf, inf)
 """Bounds of a quantity that is no rate."""
@@ -93,7 +93,7 @@ def split(evidence: Evidence) -> Split:
     ratio = pl.col("logp_tuned") - pl.col("logp_base")
     mine = (
         judged_scores(evidence)
-        .filter(pl.col("writer") == "tuned")
+        .filter(pl.col("writer") == Role.TUNED)
         .group_by("problem_id", maintain_order=True)
         .agg(
             total=ratio.mean(),

@@ -4,10 +4,19 @@ from math import nan
 
 import polars as pl
 
-from elicitation.estimators.estimate import ESTIMATES, Analysis, estimate, gain_row, missing_arm, rates, share_row
+from elicitation.estimators.estimate import (
+    ESTIMATES,
+    Analysis,
+    estimate,
+    gain_row,
+    missing_arm,
+    named,
+    rates,
+    share_row,
+)
 from lab.metrics.bootstrap import Interval
 from lab.metrics.share import gap_recovered
-from lab.scoring.evidence import Evidence
+from lab.scoring.evidence import ArmKey, Control, DecodingName, Evidence, Role
 
 
 def ladder_share(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
@@ -21,22 +30,34 @@ def ladder_share(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     Chain-of-Thought" (arXiv 2601.08058), and "Small Vectors, Big Effects" (arXiv 2509.06608) for a fitted vector.
     Departure: they compare accuracies; here it is a ratio with Fieller's interval, refused where the gap is noise.
     """
-    sampled = {"base": "base", "tuned": "tuned"}
-    greedy = {"base": "greedy", "tuned": "tuned-greedy"}
+    decodings: tuple[DecodingName, ...] = ("sampled", "greedy")
+    vector, drawn, base = (
+        {how: ArmKey(role, how, control) for how in decodings}
+        for role, control in (
+            (Role.VECTOR_FIRST_TOKEN, None),
+            (Role.VECTOR_FIRST_TOKEN, Control.RANDOM_VECTORS),
+            (Role.BASE, None),
+        )
+    )
     rows = [
         share_row(
-            evidence, analysis, "E5", "fitted vector at the first token, sampled", arm="fitted-opening", **sampled
-        ),
-        share_row(evidence, analysis, "E5", "fitted vector at the first token, greedy", arm="fitted-greedy", **greedy),
-        gain_row(evidence, analysis, "E5", "random vectors, sampled", arm="random-opening", over="base"),
-        gain_row(evidence, analysis, "E5", "random vectors, greedy", arm="random-greedy", over="greedy"),
-        gain_row(evidence, analysis, "E5", "fitted over random, sampled", arm="fitted-opening", over="random-opening"),
-        gain_row(evidence, analysis, "E5", "fitted over random, greedy", arm="fitted-greedy", over="random-greedy"),
+            evidence,
+            analysis,
+            "E5",
+            f"fitted vector at the first token, {how}",
+            arm=Role.VECTOR_FIRST_TOKEN,
+            decoding=how,
+        )
+        for how in decodings
     ]
+    for what, arm, over in (("random vectors", drawn, base), ("fitted over random", vector, drawn)):
+        rows += [
+            gain_row(evidence, analysis, "E5", f"{what}, {how}", arm=arm[how], over=over[how]) for how in decodings
+        ]
     return ESTIMATES.frame(rows)
 
 
-PUBLISHED = {"P1": "p1", "P2": "p2"}
+PUBLISHED = {"P1": Role.P1, "P2": Role.P2}
 """Name -> the arm that is the method as published; decoded greedily, as are the models it lies between."""
 
 
@@ -47,22 +68,14 @@ def published_share(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     where base and tuned model are equal. The share is refused as every share is.
     """
     rows: list[dict[str, object]] = []
-    for name, arm in PUBLISHED.items():
-        if missing_arm(evidence, arm, "greedy", "tuned-greedy") is not None:
+    for name, role in PUBLISHED.items():
+        keys = [ArmKey(each, "greedy") for each in (role, Role.BASE, Role.TUNED)]
+        if missing_arm(evidence, *keys) is not None:
             continue
-        hybrid, base, tuned = (float(rates(evidence.verdicts, one).mean()) for one in (arm, "greedy", "tuned-greedy"))
-        theirs = Interval(value=gap_recovered(hybrid, base, tuned), low=nan, high=nan, stderr=nan)
-        method = f"rival P{name[1:]}"
-        rows.append(estimate(name, f"{method}, their formula", "share", theirs))
-        rows.append(
-            share_row(
-                evidence,
-                analysis,
-                name,
-                f"{method}, with interval",
-                arm=arm,
-                base="greedy",
-                tuned="tuned-greedy",
-            )
-        )
+        accuracies = [float(rates(evidence.verdicts, named(evidence, key)).mean()) for key in keys]
+        theirs = Interval(value=gap_recovered(*accuracies), low=nan, high=nan, stderr=nan)
+        rows += [
+            estimate(name, "published hybrid, their formula", "share", theirs),
+            share_row(evidence, analysis, name, "published hybrid, with interval", arm=role, decoding="greedy"),
+        ]
     return ESTIMATES.frame(rows)

@@ -5,7 +5,7 @@ import polars as pl
 
 from elicitation.estimators.estimate import ESTIMATES, Analysis, Unit, estimate, problem_ids, problem_weights
 from lab.metrics.bootstrap import mean_interval
-from lab.scoring.evidence import Evidence
+from lab.scoring.evidence import Evidence, Role
 
 _ANY = (-np.inf, np.inf)
 _RATE = (0.0, 1.0)
@@ -35,7 +35,7 @@ def process_gain(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     with length alone), the model's own steps instead of a paraphrase, and the stop before leakage. The follow rate and
     the early answers are not in it.
     """
-    return ESTIMATES.frame([row for reader in ("base", "tuned") for row in _rows(evidence, analysis, reader)])
+    return ESTIMATES.frame([row for reader in (Role.BASE, Role.TUNED) for row in _rows(evidence, analysis, reader)])
 
 
 def _rows(evidence: Evidence, analysis: Analysis, reader: str) -> list[dict[str, object]]:

@@ -14,9 +14,9 @@ from elicitation.estimators.estimate import (
     share_row,
 )
 from lab.metrics.bootstrap import FEW, Interval, percentile_interval, resampled_means, unlike_bounds
-from lab.scoring.evidence import Evidence
+from lab.scoring.evidence import ArmKey, Control, Evidence, Role
 
-_TEXTS = {"base": "in the base's texts", "tuned": "in the tuned model's texts"}
+_TEXTS = {Role.BASE: "in the base's texts", Role.TUNED: "in the tuned model's texts"}
 
 
 def token_ranks(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
@@ -35,17 +35,23 @@ def token_ranks(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     """
     rows = [row for writer in _TEXTS for row in _rates(evidence, analysis, writer)]
     rows.append(_entropy(evidence, analysis))
-    replaced = {"arm": "reranked-greedy", "base": "greedy", "tuned": "tuned-greedy"}
-    second, scattered = "base's second choice at those tokens", "random likely token, at random tokens"
+    replaced, controls = (
+        share_row(evidence, analysis, "E4", "reranked tokens replaced", arm=Role.RERANKED, decoding="greedy"),
+        {
+            Control.SECOND_CHOICE: "base's second choice at those tokens",
+            Control.RANDOM_TOKENS: "random likely token, at random tokens",
+        },
+    )
+    greedy = ArmKey(Role.BASE, "greedy")
+    rows.append(replaced)
     rows += [
-        share_row(evidence, analysis, "E4", "reranked tokens replaced", **replaced),
-        gain_row(evidence, analysis, "E4", second, arm="rank2-greedy", over="greedy"),
-        gain_row(evidence, analysis, "E4", scattered, arm="scattered-greedy", over="greedy"),
+        gain_row(evidence, analysis, "E4", name, arm=ArmKey(Role.RERANKED, "greedy", control), over=greedy)
+        for control, name in controls.items()
     ]
     return ESTIMATES.frame(rows)
 
 
-def _rates(evidence: Evidence, analysis: Analysis, writer: str) -> list[dict[str, object]]:
+def _rates(evidence: Evidence, analysis: Analysis, writer: Role) -> list[dict[str, object]]:
     """The rows of shifted and reranked tokens in the texts of `writer`."""
     quantities = {kind: f"{kind} tokens, {_TEXTS[writer]}" for kind in ("shifted", "reranked")}
     sums = _sums(evidence, analysis, writer)
@@ -60,10 +66,10 @@ def _rates(evidence: Evidence, analysis: Analysis, writer: str) -> list[dict[str
 
 def _entropy(evidence: Evidence, analysis: Analysis) -> dict[str, object]:
     """Mean base entropy over the reranked tokens minus that over all others (shifted ones too), in tuned texts."""
-    quantity = f"entropy where reranked minus elsewhere, {_TEXTS['tuned']}"
-    sums = _sums(evidence, analysis, "tuned")
+    quantity = f"entropy where reranked minus elsewhere, {_TEXTS[Role.TUNED]}"
+    sums = _sums(evidence, analysis, Role.TUNED)
     if sums.is_empty():
-        return estimate("E4", quantity, "nats", None, _unread("tuned"))
+        return estimate("E4", quantity, "nats", None, _unread(Role.TUNED))
     n_here, here, n_tokens, entropy = (
         sums[name].to_numpy() for name in ("n_reranked", "entropy_reranked", "n_tokens", "entropy")
     )
@@ -80,7 +86,7 @@ def _entropy(evidence: Evidence, analysis: Analysis) -> dict[str, object]:
     return estimate("E4", quantity, "nats", percentile_interval(value, replicates, len(sums)))
 
 
-def _sums(evidence: Evidence, analysis: Analysis, writer: str) -> pl.DataFrame:
+def _sums(evidence: Evidence, analysis: Analysis, writer: Role) -> pl.DataFrame:
     """Counts of tokens and sums of entropies (nats) of each problem with texts of `writer`, by problem."""
     rank, entropy = pl.col("rank"), pl.col("entropy")
     reranked = rank.is_between(2, analysis.top)
@@ -132,5 +138,5 @@ def _ratios(
     return np.divide(above, below, out=np.full(below.size, np.nan), where=below > 0)
 
 
-def _unread(writer: str) -> str:
+def _unread(writer: Role) -> str:
     return f"no ranks of tokens {_TEXTS[writer]}: read some of its completions with both models"

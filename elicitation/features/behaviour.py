@@ -58,7 +58,7 @@ Alteration = Callable[[Float[Tensor, "row pos d_sae"], Sequence[int]], Float[Ten
 
 
 @torch.no_grad()
-def opening_rates(
+def first_token_rates(
     model: Model,
     prompts: Sequence[Sequence[int]],
     toward: Sequence[int],

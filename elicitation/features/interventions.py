@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from elicitation.features.behaviour import Alteration, opening_rates
+from elicitation.features.behaviour import Alteration, first_token_rates
 from elicitation.features.top_features import frequency_matched
 from lab.metrics.bootstrap import Interval, difference_interval, mean_interval, resamples
 from lab.models.pair import ModelPair
@@ -50,7 +50,7 @@ class Candidates:
     """Mean activation where active; NaN where it never is."""
     firing_share: Float[np.ndarray, " d_sae"]
     """Share of all tokens at which it fires."""
-    opening_share: Float[np.ndarray, " d_sae"]
+    first_token_share: Float[np.ndarray, " d_sae"]
     """Share of some prompts at whose last token it is active."""
 
 
@@ -66,9 +66,9 @@ def interventions(
     """`INTERVENTIONS`: how often the models open their answers to `prompts` with a token of `toward`.
 
     Two controls stand beside the top features, and give every prompt features of its own, so that their intervals hold
-    the spread between draws: `frequency_matched` fire as often over all tokens, `opening` as often at the last token
-    of a prompt. What a control adds is scaled to the length of what the top features add. Raises EstimateError where
-    no feature was chosen, or nothing fires as often.
+    the spread between draws: `frequency_matched` fire as often over all tokens, `first_token` as often at the last
+    token of a prompt. What a control adds is scaled to the length of what the top features add. Raises EstimateError
+    where no feature was chosen, or nothing fires as often.
     """
     if not candidates.top:
         raise EstimateError("no feature was chosen, so there is nothing to act on: attribute more texts")
@@ -79,12 +79,12 @@ def interventions(
         (pair.tuned, "ablated in the tuned model", (Ablated(),)),
         (pair.base, "added to the base model", tuple(map(Added, DOSES))),
     ):
-        untouched = opening_rates(model, prompts, toward)
+        untouched = first_token_rates(model, prompts, toward)
         told = {"intervention": name, "features": "none", "n_features": 0, "dose": 0.0, "active_share": np.nan}
         rows.append(told | _rates(untouched, untouched, None, weights))
         for intervention in acts:
             rates = {
-                which: opening_rates(
+                which: first_token_rates(
                     model, prompts, toward, candidates.sae, alteration(intervention, candidates, chosen)
                 )
                 for which, chosen in sets.items()
@@ -95,7 +95,7 @@ def interventions(
                     "features": which,
                     "n_features": len(candidates.top),
                     "dose": intervention.dose if isinstance(intervention, Added) else 1.0,
-                    "active_share": float(candidates.opening_share[sets[which]].mean()),
+                    "active_share": float(candidates.first_token_share[sets[which]].mean()),
                 }
                 rows.append(told | _rates(rate, untouched, None if which == "top" else rates["top"], weights))
     return INTERVENTIONS.frame(rows)
@@ -105,10 +105,11 @@ def feature_sets(candidates: Candidates, n_prompts: int, seed: int) -> dict[str,
     """The features that each prompt's reading is altered in: the same top ones, and controls drawn for each."""
     # A feature that fires somewhere but never at the last token of a prompt is matched with its like.
     rare = np.where(candidates.firing_share > 0, 0.5 / n_prompts, 0.0)
-    shares = {"matched": candidates.firing_share, "opening": np.maximum(candidates.opening_share, rare)}
+    shares = {"matched": candidates.firing_share, "opening": np.maximum(candidates.first_token_share, rare)}
+    names = {"matched": "frequency_matched", "opening": "first_token"}
     controls = {
-        name: frequency_matched(candidates.top, share, n_prompts, numpy_generator(seed, name, "features"))
-        for name, share in shares.items()
+        names[word]: frequency_matched(candidates.top, share, n_prompts, numpy_generator(seed, word, "features"))
+        for word, share in shares.items()
     }
     return {"top": np.tile(np.array(candidates.top), (n_prompts, 1)), **controls}
 

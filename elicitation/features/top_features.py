@@ -28,7 +28,7 @@ class Carriers:
     """Features whose mean effect has an interval above 0, the largest effect first."""
     total: float
     """Sum of the mean effects of `top`, in nats."""
-    opening_share: Float[np.ndarray, " d_sae"]
+    first_token_share: Float[np.ndarray, " d_sae"]
     """Share of the texts at whose last token each feature is active."""
 
 
@@ -56,7 +56,7 @@ def top_features(model: Model, sae: Sae, contrasts: pl.DataFrame, *, n_top: int,
         effects=effects,
         top=tuple(raising["feature"].to_list()),
         total=float(raising["effect"].sum()),
-        opening_share=share,
+        first_token_share=share,
     )
 
 

@@ -1,16 +1,17 @@
 """Arms: the rungs of the ladder and their controls, as values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 from elicitation.report.study.tables import Family
+from lab.scoring.evidence import ArmKey, Control, Role
 from lab.test_time.elicit import Elicitation
 from lab.test_time.prompts import BestPrompt
 from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.intervention import LikelyToken, SecondChoice, Steer, Sweep, Takeover, TunedChooser
-from steering.hybrid.router import (
+from steering.hybrid.interventions import LikelyToken, SecondChoice, Steer, Takeover
+from steering.hybrid.routers import (
     Always,
     AtRandom,
     AtSteps,
@@ -21,76 +22,101 @@ from steering.hybrid.router import (
     Reranked,
     Scheduled,
 )
+from steering.hybrid.sweep import Sweep, TunedChooser
 from steering.hybrid.vector_table import Drawn, PerCategory
 from steering.vector import SteeringVector
 
-OPENING = AtSteps((0,))
+FIRST_TOKEN = AtSteps((0,))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arm:
     """One way of answering between the base and the tuned model."""
 
+    role: Role
+    """What it is there for; a control has the role of its rung."""
     name: str
     label: str
-    kind: Literal["rung", "control"]
-    control_of: str | None = None
     method: Hybrid | Elicitation
+    control: Control | None = None
+    """What it controls for; None for a rung."""
+    control_of: str | None = None
     temperature: float | None = None
     """Another temperature than the study's: a help of its own, since sampling costs accuracy; 0 draws one sample."""
-    is_published: bool = False
-    """Whether it is a published method of others, or a control of one."""
+
+    @property
+    def kind(self) -> Literal["rung", "control"]:
+        """Whether it adds one kind of help, or is the placebo of a rung."""
+        return "rung" if self.control is None else "control"
+
+    @property
+    def key(self) -> ArmKey:
+        """By which estimators ask for it."""
+        return ArmKey(self.role, "greedy" if self.temperature == 0 else "sampled", self.control)
 
 
-def ladder(vectors: Mapping[str, tuple[SteeringVector, ...]], opening_rate: float, top: int) -> tuple[Arm, ...]:
+class Instead(NamedTuple):
+    """A control, as far as it differs from its rung."""
+
+    control: Control
+    name: str
+    label: str
+    method: Hybrid | Elicitation
+
+
+def rung(
+    role: Role,
+    name: str,
+    label: str,
+    method: Hybrid | Elicitation,
+    *controls: Instead,
+    temperature: float | None = None,
+) -> tuple[Arm, ...]:
+    """A rung and, behind it, its controls, decoded as it is."""
+    first = Arm(role=role, name=name, label=label, method=method, temperature=temperature)
+    return (first, *(replace(first, **each._asdict(), control_of=name) for each in controls))
+
+
+def ladder(vectors: Mapping[str, tuple[SteeringVector, ...]], first_rate: float, top: int) -> tuple[Arm, ...]:
     """The arms that can be listed before any of them has run, each control behind its rung; takeover comes last.
 
-    `vectors` may have `mean`, `fitted` (on all disagreements) and `opening` (on those of first tokens), each with many
-    random draws of its norm, `like-mean` and so on; arms whose vectors are missing are left out. `opening_rate` is the
-    share of tokens that open a completion, `top` the number of first choices that count as likely.
+    `vectors` may have `mean`, `fitted` (on all disagreements) and `first_token` (on those of first tokens), each with
+    many random draws of its norm, `like-mean` and so on; arms whose vectors are missing are left out. `first_rate` is
+    the share of tokens that are the first of a completion, `top` the number of first choices that count as likely.
     """
     steers = {kind: Steer(Drawn(tuple(map(Add, drawn)))) for kind, drawn in vectors.items()}
-    arms = (
-        Arm(name="greedy", label="+ greedy decoding", kind="rung", method=Hybrid(Never(), Takeover()), temperature=0.0),
-    )
-    arms += mean_arms(steers) if "mean" in steers else ()
-    arms += fitted_arms(steers) if "fitted" in steers else ()
-    arms += opening_arms(steers, opening_rate) if "opening" in steers else ()
     return (
-        *arms,
+        *rung(Role.BASE, "base-greedy", "+ greedy decoding", Hybrid(Never(), Takeover()), temperature=0.0),
+        *(mean_arms(steers) if "mean" in steers else ()),
+        *(fitted_arms(steers) if "fitted" in steers else ()),
+        *(first_token_arms(steers, first_rate) if "first_token" in steers else ()),
         *replacement_arms(top),
-        Arm(
-            name="takeover-disagreement",
-            label="+ token takeover, at disagreement",
-            kind="rung",
-            method=Hybrid(Disagreement(), Takeover()),
+        *rung(
+            Role.TAKEOVER,
+            "takeover-disagreement",
+            "+ token takeover, at disagreement",
+            Hybrid(Disagreement(), Takeover()),
         ),
     )
 
 
 def replacement_arms(top: int) -> tuple[Arm, ...]:
     """Oracle replacement of reranked tokens, greedily, between the base and the tuned model decoded so."""
+    second = Hybrid(Reranked(top), SecondChoice())
     return (
-        Arm(
-            name="tuned-greedy",
-            label="tuned model, greedy decoding",
-            kind="rung",
-            method=Hybrid(Always(), Takeover()),
+        *rung(
+            Role.TUNED,
+            "tuned-greedy",
+            "tuned model, greedy decoding",
+            Hybrid(Always(), Takeover()),
             temperature=0.0,
         ),
-        Arm(
-            name="reranked-greedy",
-            label="+ reranked tokens taken over, greedy",
-            kind="rung",
-            method=Hybrid(Reranked(top), Takeover()),
-            temperature=0.0,
-        ),
-        Arm(
-            name="rank2-greedy",
-            label="base's second choice there, greedy",
-            kind="control",
-            control_of="reranked-greedy",
-            method=Hybrid(Reranked(top), SecondChoice()),
+        *rung(
+            Role.RERANKED,
+            "reranked-greedy",
+            "+ reranked tokens taken over, greedy",
+            Hybrid(Reranked(top), Takeover()),
+            Instead(Control.SECOND_CHOICE, "rank2-greedy", "base's second choice there, greedy", second),
             temperature=0.0,
         ),
     )
@@ -98,124 +124,91 @@ def replacement_arms(top: int) -> tuple[Arm, ...]:
 
 def mean_arms(steers: Mapping[str, Steer]) -> tuple[Arm, ...]:
     """The mean difference, where it was measured."""
-    return (
-        Arm(
-            name="mean-opening",
-            label="+ mean difference, first token",
-            kind="rung",
-            method=Hybrid(OPENING, steers["mean"]),
-        ),
-        Arm(
-            name="random-mean",
-            label="random vectors, first token",
-            kind="control",
-            control_of="mean-opening",
-            method=Hybrid(OPENING, steers["like-mean"]),
-        ),
+    drawn = Hybrid(FIRST_TOKEN, steers["like-mean"])
+    return rung(
+        Role.MEAN_DIFFERENCE,
+        "mean-first-token",
+        "+ mean difference, first token",
+        Hybrid(FIRST_TOKEN, steers["mean"]),
+        Instead(Control.RANDOM_VECTORS, "random-mean", "random vectors, first token", drawn),
     )
 
 
 def fitted_arms(steers: Mapping[str, Steer]) -> tuple[Arm, ...]:
     """The vector fitted on all disagreements, everywhere and where the tuned model disagrees."""
-    fitted, drawn = steers["fitted"], steers["like-fitted"]
-    return (
-        Arm(
-            name="fitted-always",
-            label="+ fitted vector, every token",
-            kind="rung",
-            method=Hybrid(Always(), fitted),
-        ),
-        Arm(
-            name="random-always",
-            label="random vectors, every token",
-            kind="control",
-            control_of="fitted-always",
-            method=Hybrid(Always(), drawn),
-        ),
-        Arm(
-            name="fitted-disagreement",
-            label="+ fitted vector, at disagreement",
-            kind="rung",
-            method=Hybrid(Disagreement(), fitted),
-        ),
-        Arm(
-            name="random-disagreement",
-            label="random vectors, at disagreement",
-            kind="control",
-            control_of="fitted-disagreement",
-            method=Hybrid(Disagreement(), drawn),
-        ),
+    places = (
+        (Role.VECTOR_ALWAYS, "always", "every token", Always()),
+        (Role.VECTOR_DISAGREEMENT, "disagreement", "at disagreement", Disagreement()),
+    )
+    return tuple(
+        arm
+        for role, name, words, router in places
+        for arm in rung(
+            role,
+            f"fitted-{name}",
+            f"+ fitted vector, {words}",
+            Hybrid(router, steers["fitted"]),
+            Instead(
+                Control.RANDOM_VECTORS,
+                f"random-{name}",
+                f"random vectors, {words}",
+                Hybrid(router, steers["like-fitted"]),
+            ),
+        )
     )
 
 
-def opening_arms(steers: Mapping[str, Steer], opening_rate: float) -> tuple[Arm, ...]:
+def first_token_arms(steers: Mapping[str, Steer], first_rate: float) -> tuple[Arm, ...]:
     """The vector fitted on first tokens, at the first token."""
-    fitted, drawn = steers["opening"], steers["like-opening"]
+    vector, role = steers["first_token"], Role.VECTOR_FIRST_TOKEN
+    fitted, drawn = Hybrid(FIRST_TOKEN, vector), Hybrid(FIRST_TOKEN, steers["like-first_token"])
+    scattered = Hybrid(AtRandom(first_rate), vector)
     return (
-        Arm(
-            name="fitted-opening",
-            label="+ fitted vector, first token",
-            kind="rung",
-            method=Hybrid(OPENING, fitted),
+        *rung(
+            role,
+            "fitted-first-token",
+            "+ fitted vector, first token",
+            fitted,
+            Instead(Control.RANDOM_VECTORS, "random-first-token", "random vectors, first token", drawn),
+            Instead(Control.RANDOM_TOKENS, "fitted-scattered", "fitted vector, random tokens", scattered),
         ),
-        Arm(
-            name="random-opening",
-            label="random vectors, first token",
-            kind="control",
-            control_of="fitted-opening",
-            method=Hybrid(OPENING, drawn),
-        ),
-        Arm(
-            name="fitted-scattered",
-            label="fitted vector, random tokens",
-            kind="control",
-            control_of="fitted-opening",
-            method=Hybrid(AtRandom(opening_rate), fitted),
-        ),
-        Arm(
-            name="fitted-greedy",
-            label="+ fitted vector, first token, greedy",
-            kind="rung",
-            method=Hybrid(OPENING, fitted),
-            temperature=0.0,
-        ),
-        Arm(
-            name="random-greedy",
-            label="random vectors, first token, greedy",
-            kind="control",
-            control_of="fitted-greedy",
-            method=Hybrid(OPENING, drawn),
+        *rung(
+            role,
+            "fitted-greedy",
+            "+ fitted vector, first token, greedy",
+            fitted,
+            Instead(Control.RANDOM_VECTORS, "random-greedy", "random vectors, first token, greedy", drawn),
             temperature=0.0,
         ),
     )
 
 
-def replacement_control(rate: float, top: int) -> Arm:
-    """A likely token at random tokens, as often as the replacement rung replaced when it ran."""
-    return Arm(
-        name="scattered-greedy",
-        label="a likely token at random tokens, greedy",
-        kind="control",
-        control_of="reranked-greedy",
-        method=Hybrid(AtRandom(rate), LikelyToken(top)),
-        temperature=0.0,
-    )
+def scattered(arm: Arm, rate: float, top: int) -> Arm | None:
+    """The control of a rung's router: what the rung does, at random tokens, as often as it did when it ran.
 
-
-def takeover_control(rate: float) -> Arm:
-    """Takeover at random tokens, as often as the takeover rung took over when it ran."""
-    return Arm(
-        name="takeover-scattered",
-        label="token takeover, random tokens",
-        kind="control",
-        control_of="takeover-disagreement",
-        method=Hybrid(AtRandom(rate), Takeover()),
-    )
+    None for what has no router of its own, or has this control already. Where the rung takes over likely tokens, the
+    control draws one of the base's `top` first choices.
+    """
+    if arm.control is not None or not isinstance(arm.method, Hybrid):
+        return None
+    name, label = f"{arm.name}-scattered", f"{arm.label.removeprefix('+ ')}, at random tokens instead"
+    method = replace(arm.method, router=AtRandom(rate))
+    match arm.role:
+        case Role.TAKEOVER:
+            name, label = "takeover-scattered", "token takeover, random tokens"
+        case Role.RERANKED:
+            name, label = "scattered-greedy", "a likely token at random tokens, greedy"
+            method = Hybrid(AtRandom(rate), LikelyToken(top))
+        case Role.VECTOR_SCHEDULE | Role.VECTOR_ENTROPY | Role.VECTOR_PROBE | Role.CATEGORIES_PROBE:
+            pass
+        case _:
+            return None
+    return replace(arm, name=name, label=label, method=method, control=Control.RANDOM_TOKENS, control_of=arm.name)
 
 
 def arm_family(arm: Arm) -> Family:
     """The group of the ladder in which an arm, or the rung that it controls, is shown."""
-    if arm.is_published:
+    if arm.role in PUBLISHED_ROLES:
         return "published"
     match arm.method:
         case BestPrompt():
@@ -233,3 +226,7 @@ def arm_family(arm: Arm) -> Family:
             return "takeover"
         case _:
             return "decoding"
+
+
+PUBLISHED_ROLES = (Role.P1, Role.P1_SWITCHED, Role.P1_MENDED, Role.P2, Role.P2_SWITCHED)
+"""Roles of published methods of others, and of the same with a fault switched."""

@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field, replace
 
 from elicitation.estimators.estimate import Analysis
-from elicitation.study.arms import Arm
+from elicitation.study.arms import Arm, Instead, rung
+from lab.models.device import DtypeName
 from lab.models.load import Model
 from lab.records.errors import DecodingError, EstimateError, TaskError
 from lab.sampling.decoding import Decoding
+from lab.scoring.evidence import ArmKey, Control, Role
 from lab.tasks.source import Task
 from lab.test_time.choice import Fitting
 from lab.test_time.cot_decoding import CotDecoding
@@ -26,8 +28,9 @@ from steering.routing.routed import RoutingFit
 class FeatureSearch:
     """TopK SAEs of the base model's stream, and what their features do to how answers open."""
 
-    layers: tuple[int, ...]
-    """Blocks at whose output features are sought, from 0; what is shown is of the one where they do most."""
+    layers: tuple[int, ...] = ()
+    """Blocks at whose outputs features are sought, from 0, such as 2 3; what is shown is of the one where they do most.
+    None are sought where none is named."""
     expansion: int = 4
     """Features for each dimension of the stream."""
     k: int = 16
@@ -42,8 +45,8 @@ class FeatureSearch:
     """Features that the report shows with their contexts."""
 
     def __post_init__(self) -> None:
-        if not self.layers or len(set(self.layers)) < len(self.layers):
-            raise EstimateError(f"features at blocks {list(self.layers)}: want at least one block, and none twice")
+        if len(set(self.layers)) < len(self.layers):
+            raise EstimateError(f"features at blocks {list(self.layers)}: want none twice")
         counts = {name: getattr(self, name) for name in ("expansion", "k", "n_tokens", "n_texts", "n_top", "n_shown")}
         if low := {name: count for name, count in counts.items() if count < 1}:
             raise EstimateError(f"{', '.join(f'{name} = {count}' for name, count in low.items())}: want at least 1")
@@ -68,6 +71,7 @@ class OwnHelp:
     n_fit_samples: int = 4
     """Completions of each training problem, by every prompt and at every temperature that is tried."""
     temperatures: tuple[float, ...] = (1.0, 0.6, 0.3, 0.0)
+    """Those that are tried."""
     n_votes: int = 16
     """Completions that vote on one answer."""
     n_branches: int = 10
@@ -81,82 +85,71 @@ def own_help_arms(settings: OwnHelp, task: Task, fit_task: Task) -> tuple[Arm, .
     The control of a rung is the same without its one ingredient; of the prompt and the temperature that is the base.
     """
     fitting = Fitting(problems=fit_task.problems, n_samples=settings.n_fit_samples)
+    votes, branches, power = settings.n_votes, settings.n_branches, settings.power
     return (
-        Arm(
-            name="prompt",
-            label="+ best prompt",
-            kind="rung",
-            method=BestPrompt(forms=prompt_forms(task), fitting=fitting),
+        *rung(Role.PROMPT, "prompt", "+ best prompt", BestPrompt(forms=prompt_forms(task), fitting=fitting)),
+        *rung(
+            Role.TEMPERATURE,
+            "temperature",
+            "+ best temperature",
+            Temperature(temperatures=settings.temperatures, fitting=fitting),
         ),
-        Arm(
-            name="temperature",
-            label="+ best temperature",
-            kind="rung",
-            method=Temperature(temperatures=settings.temperatures, fitting=fitting),
+        *rung(
+            Role.SELF_CONSISTENCY,
+            "self-consistency",
+            f"+ majority of {votes}",
+            SelfConsistency(n_votes=votes),
+            Instead(Control.ONE_VOTE, "one-vote", "one answer, as the voters draw it", SelfConsistency(n_votes=1)),
         ),
-        Arm(
-            name="self-consistency",
-            label=f"+ majority of {settings.n_votes}",
-            kind="rung",
-            method=SelfConsistency(n_votes=settings.n_votes),
+        *rung(
+            Role.COT_DECODING,
+            "cot-decoding",
+            "+ CoT-decoding",
+            CotDecoding(n_branches=branches),
+            Instead(Control.ONE_BRANCH, "one-branch", "its first branch alone", CotDecoding(n_branches=1)),
         ),
-        Arm(
-            name="one-vote",
-            label="one answer, as the voters draw it",
-            kind="control",
-            control_of="self-consistency",
-            method=SelfConsistency(n_votes=1),
-        ),
-        Arm(
-            name="cot-decoding",
-            label="+ CoT-decoding",
-            kind="rung",
-            method=CotDecoding(n_branches=settings.n_branches),
-        ),
-        Arm(
-            name="one-branch",
-            label="its first branch alone",
-            kind="control",
-            control_of="cot-decoding",
-            method=CotDecoding(n_branches=1),
-        ),
-        Arm(
-            name="power",
-            label=f"+ power sampling, alpha {settings.power.alpha:g}",
-            kind="rung",
-            method=settings.power,
-        ),
-        Arm(
-            name="power-unmoved",
-            label="temperature 1 / alpha, without moves",
-            kind="control",
-            control_of="power",
-            method=replace(settings.power, n_moves=0),
+        *rung(
+            Role.POWER_SAMPLING,
+            "power",
+            f"+ power sampling, alpha {power.alpha:g}",
+            power,
+            Instead(
+                Control.NO_MOVES, "power-unmoved", "temperature 1 / alpha, without moves", replace(power, n_moves=0)
+            ),
         ),
     )
 
 
 def prompt_forms(task: Task) -> tuple[PromptForm, ...]:
-    """The listed prompts: worked examples and a forced opening where the task has chains, else instructions."""
+    """The listed prompts: worked examples and a forced first token where the task has chains, else instructions."""
     return chain_forms() if task.steps is not None else TEXT_FORMS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Study:
-    """Everything that determines a study's results, except the content of the models and files it names."""
+    """Everything that determines a study's results, except the content of the models and files it names.
 
-    base: str
+    The flags of `lab study` are these fields: what stands below each is their help, and `metadata` says "flag" where
+    one has another name than the field, "" for a part whose own fields have no prefix, or none.
+
+    >>> el.Study(base="zero-base", tuned="zero-rl").task
+    'chain'
+    """
+
+    base: str = field(metadata={"flag": None})
     """Base model, as a user types it."""
-    tuned: str
+    tuned: str = field(metadata={"flag": None})
     """Model tuned from it."""
     companions: tuple[str, ...] = ()
     """Further models whose pass@k curves stand beside the pair's."""
     task: str = "chain"
-    """Task source, as a user types it."""
+    """chain, chain:OPERATORS, chain:OPERATORS:FEWEST-MOST, a mix of these such as 25%chain:#,75%chain:+-, gym:DATASET,
+    gym:DATASET:OPTION=VALUE,..., hub:ORG/NAME[@REVISION][:CONFIG[:SPLIT]], or a path to GSM8K- or MATH-shaped .jsonl.
+    """
     n_problems: int = 200
     """Held-out problems."""
     n_samples: int = 16
-    """Samples of each problem in every arm between base and tuned model."""
+    """Samples of each problem in every arm of the ladder."""
     n_curve_samples: int = 64
     """Samples of each problem by the models themselves, for pass@k."""
     ks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
@@ -164,29 +157,30 @@ class Study:
     n_score_samples: int = 16
     """Of these, how many a problem, at most, both models read again for the estimators that compare probabilities."""
     old_task: str | None = None
-    """A task that the tuning was not about, as a user types it, on which forgetting is measured."""
+    """A task that the tuning was not about; with it, the report says what was forgotten."""
     n_old_samples: int = 4
     """Samples of each of its problems, of which there are as many as held-out ones."""
-    arms: tuple[str, ...] = ()
-    """Rungs and controls of the ladder to run, by name; all of them when empty."""
+    arms: tuple[ArmKey, ...] = field(default=(), metadata={"flag": None})
+    """Rungs and controls of the ladder to run; all of them when empty."""
     n_fit_problems: int = 200
     """Training problems on which vectors are fitted; they share no question with the held-out ones."""
     n_fit_samples: int = 4
     """Traces of each of them, by either model."""
-    features: FeatureSearch | None = None
-    """Where features are looked for in those traces; nowhere when None."""
     layer: int | None = None
-    """Block at whose output vectors act; None takes the middle of the network."""
+    """Block at whose output vectors act, from 0; the middle one if not given."""
+    features: FeatureSearch = field(default_factory=FeatureSearch)
+    """Where features are looked for in those traces."""
     fit: GradientFit = field(default_factory=GradientFit)
     own_help: OwnHelp | None = field(default_factory=OwnHelp)
     """Rungs of prompt and decoding alone; none when None."""
     routing: RoutingFit | None = field(default_factory=RoutingFit)
     """Routers and category vectors that are fitted; none when None."""
-    published_hybrids: PublishedSettings | None = None
-    """Two published hybrids that stand beside the ladder, with their faults switched; none when None."""
-    published_arms: tuple[str, ...] = ()
-    """Which of their arms run, by name; all of them when empty."""
-    decoding: Decoding = field(default_factory=Decoding)
+    published_hybrids: bool = False
+    """Also run two published hybrids, with each of their faults switched."""
+    published: PublishedSettings = field(default_factory=PublishedSettings, metadata={"flag": None})
+    published_arms: tuple[ArmKey, ...] = field(default=(), metadata={"flag": None})
+    """Which of their arms run; all of them when empty."""
+    decoding: Decoding = field(default_factory=Decoding, metadata={"flag": ""})
     reach: int = 1000
     """Samples of one problem that still count as within the base model's reach."""
     top: int = 5
@@ -194,10 +188,13 @@ class Study:
     n_boot: int = 2000
     """Resamples of the problems behind every interval."""
     seed: int = 0
+    """Decides problems, samples, vectors and intervals."""
     batch_size: int = 256
     """Rows decoded at once; halved where memory runs out."""
     device: str = "auto"
-    dtype: str = "auto"
+    """auto (cuda, then mps, then cpu), cpu, cuda, cuda:N or mps."""
+    dtype: DtypeName = "auto"
+    """Precision of the weights; auto is bfloat16 on cuda, float32 elsewhere."""
 
     @property
     def sampling(self) -> str:

@@ -61,7 +61,7 @@ class StudyContext:
 def prepare(study: Study, out: Path, watch: Watch) -> StudyContext:
     """Loads and checks everything; writes nothing."""
     device = resolve_device(study.device)
-    dtype = resolve_dtype(study.dtype, device)  # pyright: ignore[reportArgumentType]
+    dtype = resolve_dtype(study.dtype, device)
 
     def opened(text: str) -> Model:
         return load(model_source(text), device=device, dtype=dtype)
@@ -69,8 +69,7 @@ def prepare(study: Study, out: Path, watch: Watch) -> StudyContext:
     pair = ModelPair(base=opened(study.base), tuned=opened(study.tuned))
     site = Site(study.layer if study.layer is not None else pair.base.anatomy.n_layers // 2)
     check_site(pair.base, site)
-    if study.features is not None:
-        require_room(study.features, pair.base)
+    require_room(study.features, pair.base)
     companions = tuple(opened(text) for text in study.companions)
     source = task_source(study.task)
     task = open_task(source, n_problems=study.n_problems, seed=study.seed)
@@ -82,7 +81,7 @@ def prepare(study: Study, out: Path, watch: Watch) -> StudyContext:
         for problem in (*task.problems, *fit_task.problems, *(old_task.problems if old_task else ())):
             # Raises where a prompt and its completion do not fit the model's context.
             encode_prompt(model, problem.prompt, study.decoding)
-    if study.features is not None:
+    if study.features.layers:
         prompts = [encode_prompt(pair.base, problem.prompt, study.decoding) for problem in fit_task.problems[:16]]
         require_no_sink(pair.base, study.features.layers, prompts)
     return StudyContext(

@@ -11,7 +11,7 @@ from elicitation.study.sampled import old_traces, read_traces
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import read_table, write_table
 from lab.sampling.trace import VERDICTS, verdict_table
-from lab.scoring.evidence import PROCESS, RANKS, SCORES, Evidence
+from lab.scoring.evidence import ARMS, PROCESS, RANKS, SCORES, Evidence, Role
 from lab.scoring.process import process
 from lab.scoring.scores import scores
 
@@ -21,14 +21,14 @@ def evidence_stage(context: StudyContext, base: Artefact, tuned: Artefact, table
     parents = {"base": base.digest, "tuned": tuned.digest, "tables": tables.digest}
     old: dict[str, Artefact] = {}
     if context.old_task is not None:
-        models = {"base": context.base, "tuned": context.pair.tuned}
+        models = {Role.BASE: context.base, Role.TUNED: context.pair.tuned}
         old = {arm: old_traces(context, model, arm, context.old_task) for arm, model in models.items()}
     parents |= {f"old-{arm}": artefact.digest for arm, artefact in old.items()}
     config = {"n_score_samples": context.study.n_score_samples}
 
     def compute(work: Path) -> None:
         made_by = context.made_by("evidence", config, parents)
-        traces = {"base": read_traces(base), "tuned": read_traces(tuned)}
+        traces = {Role.BASE: read_traces(base), Role.TUNED: read_traces(tuned)}
         by_id = {problem.id: problem for problem in context.task.problems}
         # Probabilities are compared at temperature 1; samples of another distribution would bias what rests on them.
         decoding = context.study.decoding
@@ -40,9 +40,9 @@ def evidence_stage(context: StudyContext, base: Artefact, tuned: Artefact, table
             readings.append(scores(context.pair, writer, table.filter(first), by_id))
             context.watch("reading", 1, 3)
         steps = process(
-            {"base": context.base, "tuned": context.pair.tuned},
+            {Role.BASE: context.base, Role.TUNED: context.pair.tuned},
             context.task,
-            traces["tuned"],
+            traces[Role.TUNED],
             context.study.decoding,
             batch_size=context.study.batch_size,
         )
@@ -72,6 +72,7 @@ def old_verdicts(context: StudyContext, old: dict[str, Artefact]) -> pl.DataFram
 def read_evidence(evidence: Artefact, tables: Artefact) -> Evidence:
     """The finished stages as one value."""
     return Evidence(
+        arms=read_table(tables.path / "arms.parquet", ARMS),
         verdicts=read_table(tables.path / "verdicts.parquet", VERDICTS),
         scores=read_table(evidence.path / "scores.parquet", SCORES),
         ranks=read_table(evidence.path / "ranks.parquet", RANKS),

@@ -84,7 +84,7 @@ def contexts(
     return Disagreements(padded.tokens, padded.mask, targets)
 
 
-def opening_activations(
+def first_token_activations(
     model: Model, site: Site, sides: Mapping[str, pl.DataFrame], problems: Mapping[str, Problem]
 ) -> tuple[Float[Tensor, "row d_model"], pl.DataFrame]:
     """The residual just after the first token of every trace of every side, with its `ACTIVATIONS` index."""

@@ -161,7 +161,7 @@ def intervened(context: StudyContext, best: Carriers, summed: Sums, sought: Beha
         top=best.top,
         mean_active=fires["mean_active"].to_numpy(),
         firing_share=fires["firing_share"].to_numpy(),
-        opening_share=best.opening_share,
+        first_token_share=best.first_token_share,
     )
     prompts = [context.base.tokenizer(problem.prompt).input_ids for problem in context.task.problems]
     study = context.study

@@ -16,6 +16,7 @@ from lab.metrics.guess_floor import guess_floor
 from lab.metrics.pass_at_k import cover_curve, pass_at_k_curve
 from lab.metrics.share import elicited_share
 from lab.sampling.trace import ROUTES
+from lab.scoring.evidence import ARMS, ArmKey, Role, arm_row
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
 
@@ -33,8 +34,9 @@ class Answered:
 
     name: str
     label: str
-    kind: Literal["end", "rung", "control"]
+    key: ArmKey
     control_of: str | None
+    """For a control, the name of its rung."""
     family: Family
     traces: pl.DataFrame
     """`TRACES`, ordered by problem and sample."""
@@ -45,6 +47,13 @@ class Answered:
     """Bits that a completion of each problem took from the tuned model, the mean over samples; infinite for itself."""
     cost: float
     """Tokens generated for an answer, as a multiple of the base's single sample."""
+
+    @property
+    def kind(self) -> Literal["end", "rung", "control"]:
+        """Whether it is one of the two models, one kind of help, or the placebo of one."""
+        if self.family == "end":
+            return "end"
+        return "rung" if self.key.control is None else "control"
 
     @property
     def n_samples(self) -> int:
@@ -95,6 +104,11 @@ def crossed(
     return Crossed(float(found.value[0]), float(found.low[0]), float(found.high[0]))
 
 
+def arm_table(arms: Sequence[Answered]) -> pl.DataFrame:
+    """`ARMS`: what each arm is called, and what it is there for."""
+    return ARMS.frame([arm_row(arm.name, arm.key, label=arm.label, control_of=arm.control_of) for arm in arms])
+
+
 def ladder_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
     """`LADDER`: every arm under both measures; the first arm is the base, the last the tuned model."""
     base, tuned = arms[0], arms[-1]
@@ -117,6 +131,9 @@ def ladder_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
                     "arm": arm.name,
                     "label": arm.label,
                     "kind": arm.kind,
+                    "role": arm.key.role,
+                    "decoding": arm.key.decoding,
+                    "control": arm.key.control,
                     "control_of": arm.control_of,
                     "family": arm.family,
                     "order": order,
@@ -248,7 +265,7 @@ def example_table(
                     "gold": problem.answer,
                     "text": trace["text"],
                     "tokens": [piece(token) for token in trace["tokens"]],
-                    "routes": [TUNED] * len(trace["routes"]) if arm.name == "tuned" else trace["routes"],
+                    "routes": [TUNED] * len(trace["routes"]) if arm.key == ArmKey(Role.TUNED) else trace["routes"],
                     "logprobs": trace["logprobs"],
                     "answer_correct": verdict["answer_correct"],
                     "process_valid": verdict["process_valid"],

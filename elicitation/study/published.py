@@ -1,6 +1,6 @@
-"""Rival stage: the tuned model's fitting traces -> two published methods, their arms, and what both formulas say."""
+"""Published stage: the tuned model's fitting traces -> two published methods, their arms, what both formulas say."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from math import nan
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from lab.metrics.accuracy import accuracy
 from lab.metrics.share import elicited_share, gap_recovered
 from lab.records.errors import EstimateError, VectorError
 from lab.records.stage import Artefact, memoised
+from lab.scoring.evidence import Role
 from probes.taxonomy.segments import finest_rule
 from steering.published_hybrids.arms import published_arms
 from steering.published_hybrids.fit_published import fit_published
@@ -26,7 +27,7 @@ from steering.published_hybrids.recipe import PublishedSettings
 
 
 def published_stage(context: StudyContext, settings: PublishedSettings, fitting: Fitting) -> Artefact | None:
-    """`rivals/`; None where the tuned model's traces have nothing to fit on."""
+    """`published_hybrids/`; None where the tuned model's traces have nothing to fit on."""
     config = {"published_hybrids": settings, "seed": context.study.seed}
     parents = {"fit-tuned": fitting.tuned.digest, "base": context.base.digest, "tuned": context.pair.tuned.digest}
 
@@ -39,7 +40,7 @@ def published_stage(context: StudyContext, settings: PublishedSettings, fitting:
     try:
         return memoised(context.out, "published_hybrids", config, parents, compute)
     except (VectorError, EstimateError) as reason:
-        context.watch(f"rivals left out: {reason}", 1, 1)
+        context.watch(f"published hybrids left out: {reason}", 1, 1)
         return None
 
 
@@ -49,22 +50,23 @@ def arms_of_published(published_hybrids: Artefact, seed: int) -> tuple[Arm, ...]
         Arm(
             name=arm.name,
             label=arm.label if arm.control_of else f"+ {arm.label}",
-            kind="rung" if arm.control_of is None else "control",
+            role=arm.role,
+            control=arm.control,
             control_of=arm.control_of,
             method=arm.hybrid,
             temperature=0.0,
-            is_published=True,
         )
         for arm in published_arms(load_published(published_hybrids.path), seed=seed)
     )
 
 
-def published_table(arms: Mapping[str, Answered], weights: Int[np.ndarray, "boot _problem"]) -> pl.DataFrame:
+def published_table(arms: Sequence[Answered], weights: Int[np.ndarray, "boot _problem"]) -> pl.DataFrame:
     """`PUBLISHED`: every arm of a published method between the two models decoded greedily; without those no row."""
-    mine = [arm for arm in arms.values() if arm.family == "published"]
-    if not mine or not {"greedy", "tuned-greedy"} <= set(arms):
+    mine = [arm for arm in arms if arm.family == "published"]
+    ends = {arm.key.role: arm.rates("strict") for arm in arms if arm.key.decoding == "greedy" and arm.kind != "control"}
+    if not mine or not {Role.BASE, Role.TUNED} <= ends.keys():
         return PUBLISHED.frame([])
-    base, tuned = (arms[name].rates("strict") for name in ("greedy", "tuned-greedy"))
+    base, tuned = ends[Role.BASE], ends[Role.TUNED]
     rows = []
     for arm in mine:
         rates = arm.rates("strict")
@@ -73,7 +75,7 @@ def published_table(arms: Mapping[str, Answered], weights: Int[np.ndarray, "boot
         switched = arm.label.split(", ", maxsplit=1)[1]
         rows.append(
             {
-                "published": "P1" if arm.name.startswith("p1") else "P2",
+                "published": arm.key.role.partition("-")[0],
                 "arm": arm.name,
                 "label": arm.label,
                 "fault": None if switched == "as published" else switched,

@@ -1,12 +1,11 @@
 """Routing arms: the rungs whose router or vector table was fitted, and their controls, as values."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
-from elicitation.study.arms import Arm
+from elicitation.study.arms import Arm, Instead, rung
 from elicitation.study.context import StudyContext
 from elicitation.study.evidence import DISAGREEMENTS
 from elicitation.study.sampled import read_traces
@@ -14,12 +13,13 @@ from elicitation.study.vectors import N_RANDOM, Fitting, strict
 from lab.records.seeds import child_seed, torch_generator
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import read_table
+from lab.scoring.evidence import Control, Role
 from probes.taxonomy.segments import finest_rule
 from steering.edit import Add
 from steering.export.vector_file import facts_of
-from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.intervention import Steer
-from steering.hybrid.router import AtRandom, BaseProbe, Disagreement, Router
+from steering.hybrid.hybrid import Hybrid, Router
+from steering.hybrid.interventions import Steer
+from steering.hybrid.routers import BaseProbe, Disagreement
 from steering.hybrid.vector_table import Drawn, VectorTable
 from steering.routing.category_vectors import CategoryVectors, any_category, exchanged, random_vectors
 from steering.routing.routed import Routing, RoutingFit, fit_routing, save_routing
@@ -31,14 +31,18 @@ def routing_arms(routing: Routing, vectors: Mapping[str, tuple[SteeringVector, .
 
     First those that leave the tuned model alone: the vector fitted on all disagreements (`fitted` in `vectors`, with
     random draws of its norm in `like-fitted`) when the schedule, the entropy or the probe says so, and category vectors
-    when the probe does. Then category vectors that the tuned model chooses. `scattered` gives each of the former the
-    control of its router. A table of which no category has a vector has no arm.
+    when the probe does. Then category vectors that the tuned model chooses.
+    `scattered` gives each of the former the control of its router. A table of which no category has a vector has no
+    arm.
     """
     probe = BaseProbe(routing.probe)
     return (
         *fitted_vector_arms(routing, Steer(Drawn(tuple(map(Add, vectors["fitted"])))), vectors["like-fitted"]),
-        *category_arms(routing.base_side, probe, "probe", "base's probe", child_seed(seed, "probe")),
         *category_arms(
+            Role.CATEGORIES_PROBE, routing.base_side, probe, "probe", "base's probe", child_seed(seed, "probe")
+        ),
+        *category_arms(
+            Role.CATEGORIES_DISAGREEMENT,
             routing.tuned_side,
             Disagreement(),
             "disagreement",
@@ -51,80 +55,52 @@ def routing_arms(routing: Routing, vectors: Mapping[str, tuple[SteeringVector, .
 def fitted_vector_arms(routing: Routing, fitted: Steer, drawn: tuple[SteeringVector, ...]) -> tuple[Arm, ...]:
     """One vector under each router that runs without the tuned model."""
     probe = BaseProbe(routing.probe)
+    by_chance = Hybrid(probe, Steer(Drawn(tuple(map(Add, drawn)))))
     return (
-        Arm(
-            name="fitted-schedule",
-            label="+ fitted vector, schedule",
-            kind="rung",
-            method=Hybrid(routing.schedule, fitted),
-        ),
-        Arm(
-            name="fitted-entropy",
-            label="+ fitted vector, entropy",
-            kind="rung",
-            method=Hybrid(routing.entropy, fitted),
-        ),
-        Arm(
-            name="fitted-probe",
-            label="+ fitted vector, base's probe",
-            kind="rung",
-            method=Hybrid(probe, fitted),
-        ),
-        Arm(
-            name="random-probe",
-            label="random vectors, base's probe",
-            kind="control",
-            control_of="fitted-probe",
-            method=Hybrid(probe, Steer(Drawn(tuple(map(Add, drawn))))),
+        *rung(Role.VECTOR_SCHEDULE, "fitted-schedule", "+ fitted vector, schedule", Hybrid(routing.schedule, fitted)),
+        *rung(Role.VECTOR_ENTROPY, "fitted-entropy", "+ fitted vector, entropy", Hybrid(routing.entropy, fitted)),
+        *rung(
+            Role.VECTOR_PROBE,
+            "fitted-probe",
+            "+ fitted vector, base's probe",
+            Hybrid(probe, fitted),
+            Instead(Control.RANDOM_VECTORS, "random-probe", "random vectors, base's probe", by_chance),
         ),
     )
 
 
-def category_arms(found: CategoryVectors, router: Router, suffix: str, when: str, seed: int) -> tuple[Arm, ...]:
+def category_arms(
+    role: Role, found: CategoryVectors, router: Router, suffix: str, when: str, seed: int
+) -> tuple[Arm, ...]:
     """Category vectors where `router` opens, beside vectors of other categories and of none.
 
     With a single fitted vector there is no other category, and random vectors alone are the control.
     """
     if not found.fitted:
         return ()
-    rung = Arm(
-        name=f"categories-{suffix}",
-        label=f"+ category vectors, {when}",
-        kind="rung",
-        method=Hybrid(router, Steer(found.table)),
-    )
-    tables: dict[str, tuple[str, VectorTable]] = {
-        "random-categories": ("random vectors of their norms", random_vectors(found, N_RANDOM, seed=seed)),
-    }
+    tables: list[tuple[Control, str, str, VectorTable]] = [
+        (
+            Control.RANDOM_VECTORS,
+            "random-categories",
+            "random vectors of their norms",
+            random_vectors(found, N_RANDOM, seed=seed),
+        )
+    ]
     if len(found.fitted) > 1:
-        generator = torch_generator(seed, "exchanged")
-        tables["shuffled-categories"] = ("vectors of other categories", exchanged(found, generator))
-        tables["any-category"] = ("vectors of random categories", any_category(found))
-    return (
-        rung,
+        others = exchanged(found, torch_generator(seed, "exchanged"))
+        tables += [
+            (Control.OTHER_CATEGORIES, "shuffled-categories", "vectors of other categories", others),
+            (Control.RANDOM_CATEGORIES, "any-category", "vectors of random categories", any_category(found)),
+        ]
+    return rung(
+        role,
+        f"categories-{suffix}",
+        f"+ category vectors, {when}",
+        Hybrid(router, Steer(found.table)),
         *(
-            Arm(
-                name=f"{name}-{suffix}",
-                label=f"{label}, {when}",
-                kind="control",
-                control_of=rung.name,
-                method=Hybrid(router, Steer(table)),
-            )
-            for name, (label, table) in tables.items()
+            Instead(control, f"{name}-{suffix}", f"{label}, {when}", Hybrid(router, Steer(table)))
+            for control, name, label, table in tables
         ),
-    )
-
-
-def scattered(rung: Arm, rate: float) -> Arm:
-    """What `rung` does, at random tokens, as often as its router opened when it ran: the control of the router."""
-    assert isinstance(rung.method, Hybrid), "only a hybrid has a router"
-    return replace(
-        rung,
-        name=f"{rung.name}-scattered",
-        label=f"{rung.label.removeprefix('+ ')}, at random tokens instead",
-        kind="control",
-        control_of=rung.name,
-        method=replace(rung.method, router=AtRandom(rate)),
     )
 
 

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from elicitation.study.arms import Arm, ladder, replacement_control, takeover_control
+from elicitation.study.arms import Arm, ladder, scattered
 from elicitation.study.config import Study, own_help_arms
 from elicitation.study.context import StudyContext, Watch, claimed, prepare
 from elicitation.study.estimated import estimate_stage, evidence_stage
 from elicitation.study.findings import routed_share
 from elicitation.study.published import arms_of_published, published_stage
 from elicitation.study.reported import Finished, Measured, report_stage
-from elicitation.study.routing import routing_arms, routing_stage, scattered
+from elicitation.study.routing import routing_arms, routing_stage
 from elicitation.study.sampled import elicited_traces, hybrid_traces, own_traces, read_traces
 from elicitation.study.tables import table_stage
 from elicitation.study.vectors import Fitting, fitting_stage, read_vectors, vector_stage
@@ -23,14 +23,18 @@ from steering.hybrid.hybrid import Hybrid
 from steering.routing.routed import load_routing
 
 
-def run(study: Study, out: Path, *, command: str, watch: Watch = lambda *_: None) -> Finished:
+def run(study: Study, out: Path | str, *, command: str = "elicitation.run", watch: Watch = lambda *_: None) -> Finished:
     """Runs what is not yet there and writes `out/report.html`.
 
     Everything that can be found wrong with the request is found before the first file is written. Raises a LabError
     for a bad request, and StorageError where `out` belongs to another study.
+
+    >>> el.run(el.Study(base="zero-base", tuned="none"), "runs/none")
+    Traceback (most recent call last):
+    lab.records.errors.ModelError: no model 'none'; accepted: ...
     """
-    context = prepare(study, out, watch)
-    with claimed(out, study), settled_threads(context.base.n_parameters):
+    context = prepare(study, Path(out), watch)
+    with claimed(context.out, study), settled_threads(context.base.n_parameters):
         return run_stages(context, command)
 
 
@@ -59,7 +63,7 @@ def measure(context: StudyContext) -> Measured:
 
 def sought_features(context: StudyContext, fitting: Fitting) -> Artefact | None:
     """The feature stage, where the study has one."""
-    if context.study.features is None:
+    if not context.study.features.layers:
         return None
     # It brings sae_lens, which is slow to import.
     from elicitation.study.features import feature_stage
@@ -73,11 +77,11 @@ def between(context: StudyContext, fitting: Fitting, parents: dict[str, str]) ->
     Some controls act as often as their rung did when it ran, so they can be told only then.
     """
     for arm, more in listed(context, fitting):
-        if context.study.arms and arm.name not in context.study.arms:
+        if context.study.arms and arm.key not in context.study.arms:
             continue
         traces = arm_traces(context, arm, parents | more)
         yield arm, traces
-        if control := control_after(context, arm, traces):
+        if control := scattered(arm, round(routed_share(read_traces(traces)), 4), context.study.top):
             yield control, arm_traces(context, control, parents | more | {"rung": traces.digest})
 
 
@@ -88,20 +92,20 @@ def listed(context: StudyContext, fitting: Fitting) -> Iterator[tuple[Arm, dict[
         fit_problems = {"fit-problems": digest(context.fit_task.problems)}
         for arm in own_help_arms(study.own_help, context.task, context.fit_task):
             yield arm, fit_problems
-    found, opening_rate = vector_stage(context, fitting)
+    found, first_rate = vector_stage(context, fitting)
     vectors = read_vectors(found, study.seed)
-    for arm in ladder(vectors, opening_rate, study.top):
+    for arm in ladder(vectors, first_rate, study.top):
         yield arm, {"vectors": found.digest}
     if study.routing is not None and (routing := routing_stage(context, study.routing, fitting)) is not None:
         fitted = {"vectors": found.digest, "routing": routing.digest}
         for arm in routing_arms(load_routing(routing.path), vectors, seed=study.seed):
             yield arm, fitted
     if (
-        study.published_hybrids is not None
-        and (published_hybrids := published_stage(context, study.published_hybrids, fitting)) is not None
+        study.published_hybrids
+        and (published_hybrids := published_stage(context, study.published, fitting)) is not None
     ):
         for arm in arms_of_published(published_hybrids, study.seed):
-            if not study.published_arms or arm.name in study.published_arms:
+            if not study.published_arms or arm.key in study.published_arms:
                 yield arm, {"published_hybrids": published_hybrids.digest}
 
 
@@ -112,20 +116,6 @@ def arm_traces(context: StudyContext, arm: Arm, parents: dict[str, str]) -> Arte
             return hybrid_traces(context, arm, hybrid, parents)
         case method:
             return elicited_traces(context, arm.name, method, parents)
-
-
-def control_after(context: StudyContext, arm: Arm, traces: Artefact) -> Arm | None:
-    """The control of a rung that acts at random tokens, as often as the rung did."""
-    rate = round(routed_share(read_traces(traces)), 4)
-    match arm.name:
-        case "takeover-disagreement":
-            return takeover_control(rate)
-        case "reranked-greedy":
-            return replacement_control(rate, context.study.top)
-        case "fitted-schedule" | "fitted-entropy" | "fitted-probe" | "categories-probe":
-            return scattered(arm, rate)
-        case _:
-            return None
 
 
 def problem_stage(context: StudyContext) -> Artefact:

@@ -21,7 +21,8 @@ from lab.tasks.problem import Problem
 from lab.tasks.source import Task
 from lab.test_time.choice import CANDIDATES
 from lab.test_time.elicit import Elicitation, elicit
-from steering.hybrid.hybrid import Hybrid, identity, open_hybrid
+from steering.hybrid.hybrid import Hybrid, identity
+from steering.hybrid.open_hybrid import open_hybrid
 
 BATCHES_A_SHARD = 4
 TABLE = "traces.parquet"

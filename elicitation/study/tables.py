@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import polars as pl
@@ -15,6 +15,7 @@ from elicitation.study.arms import Arm, arm_family
 from elicitation.study.context import StudyContext
 from elicitation.study.findings import (
     Answered,
+    arm_table,
     cover_table,
     example_table,
     family_table,
@@ -31,9 +32,8 @@ from lab.records.seeds import numpy_generator
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import write_table
 from lab.sampling.trace import VERDICTS, verdict_table
+from lab.scoring.evidence import ARMS, ArmKey, Role
 from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.intervention import reads_tuned_category
-from steering.hybrid.router import asks_tuned
 
 
 def problem_bits(traces: pl.DataFrame, hybrid: Hybrid) -> pl.DataFrame:
@@ -54,9 +54,9 @@ def problem_bits(traces: pl.DataFrame, hybrid: Hybrid) -> pl.DataFrame:
         routed=pl.col("routes").list.eval(pl.element() > 0),
     ).explode("content_bits", "categories", "routed")
     bits = pl.col("content_bits").cast(pl.Float64)
-    if asks_tuned(hybrid.router):
+    if hybrid.router.reads.asks_tuned:
         bits = bits + code_length("routed")
-    if reads_tuned_category(hybrid.intervention):
+    if hybrid.intervention.categories_of == "tuned":
         bits = bits + pl.when("routed").then(code_length("routed", "categories") - code_length("routed")).otherwise(0.0)
     keys = ("problem_id", "sample_index")
     return tokens.with_columns(bits=bits).group_by(*keys, maintain_order=True).agg(pl.col("bits").sum())
@@ -83,11 +83,12 @@ def table_stage(
     def compute(work: Path) -> None:
         made_by = context.made_by("tables", config, parents)
         names = [context.base.name, context.pair.tuned.name, *(model.name for model in context.companions)]
-        sources = [("base", base), ("tuned", tuned)]
+        sources: list[tuple[str, Artefact]] = [(Role.BASE, base), (Role.TUNED, tuned)]
         sources += [(f"companion-{index}", artefact) for index, artefact in enumerate(companions)]
+        roles = [Role.BASE, Role.TUNED, *(Role.COMPANION for _ in companions)]
         own = [
-            end(context, artefact, name=name, label=label, bits=0.0 if name == "base" else inf)
-            for (name, artefact), label in zip(sources, names, strict=True)
+            end(context, artefact, name=name, label=label, role=role)
+            for (name, artefact), label, role in zip(sources, names, roles, strict=True)
         ]
         base_tokens = float(own[0].n_tokens.sum() / (own[0].n_samples * len(own[0].n_tokens)))
         between = [answered_arm(context, *arm, base_tokens) for arm in in_order(arms)]
@@ -97,7 +98,7 @@ def table_stage(
         )
         tables = {
             "ladder": ladder_table(rungs, weights),
-            "published_hybrids": published_table({arm.name: arm for arm in between}, weights),
+            "published_hybrids": published_table(between, weights),
             "guess": guess_table(own, context.task, weights),
             "pass_at_k": pass_at_k_table(own, context.study.ks, weights),
             "cover": cover_table(own, weights),
@@ -106,6 +107,7 @@ def table_stage(
         }
         verdicts = pl.concat([arm.verdicts for arm in [*own, *between]])
         write_table(work / "verdicts.parquet", verdicts, VERDICTS, made_by)
+        write_table(work / "arms.parquet", arm_table([*own, *between]), ARMS, made_by)
         for schema in SCHEMAS:
             write_table(work / f"{schema.name}.parquet", tables[schema.name], schema, made_by)
 
@@ -117,10 +119,10 @@ def piece(model: Model, token: int) -> str:
     return str(model.tokenizer.decode([token]))
 
 
-def end(context: StudyContext, artefact: Artefact, *, name: str, label: str, bits: float) -> Answered:
+def end(context: StudyContext, artefact: Artefact, *, name: str, label: str, role: Role) -> Answered:
     """A model that answers alone."""
-    n_problems = len(context.task.problems)
-    return answered(context, artefact, name=name, label=label, steered_share=0.0, bits=np.full(n_problems, bits))
+    bits = np.full(len(context.task.problems), 0.0 if role == Role.BASE else inf)
+    return answered(context, artefact, name=name, label=label, key=ArmKey(role), steered_share=0.0, bits=bits)
 
 
 def in_order(arms: Sequence[tuple[Arm, Artefact]]) -> list[tuple[Arm, Artefact, Family]]:
@@ -151,7 +153,7 @@ def answered_arm(context: StudyContext, arm: Arm, artefact: Artefact, family: Fa
         artefact,
         name=arm.name,
         label=arm.label,
-        kind=arm.kind,
+        key=arm.key,
         control_of=arm.control_of,
         family=family,
         steered_share=routed_share(traces),
@@ -166,7 +168,7 @@ def answered(
     *,
     name: str,
     label: str,
-    kind: Literal["end", "rung", "control"] = "end",
+    key: ArmKey,
     control_of: str | None = None,
     family: Family = "end",
     steered_share: float,
@@ -178,7 +180,7 @@ def answered(
     return Answered(
         name=name,
         label=label,
-        kind=kind,
+        key=key,
         control_of=control_of,
         family=family,
         traces=traces,

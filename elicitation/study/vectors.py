@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from elicitation.study.context import StudyContext
-from elicitation.study.evidence import ACTIVATIONS, DISAGREEMENTS, contexts, disagreements, opening_activations
+from elicitation.study.evidence import ACTIVATIONS, DISAGREEMENTS, contexts, disagreements, first_token_activations
 from elicitation.study.sampled import own_traces, read_traces
 from lab.records.seeds import numpy_generator, torch_generator
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import read_table, replacing, write_table
 from lab.sampling.trace import verdict_table
+from lab.scoring.evidence import ArmKey, Role
 from lab.tasks.problem import Problem
 from steering.export.tensors import load_vector, save_vector
 from steering.export.vector_file import facts_of
@@ -65,7 +66,7 @@ MAX_DISAGREEMENTS = 4096
 
 
 def vector_stage(context: StudyContext, fitting: Fitting) -> tuple[Artefact, float]:
-    """`activations/` and `vectors/`, and the share of tokens that open a completion."""
+    """`activations/` and `vectors/`, and the share of tokens that are the first of a completion."""
     parents = {"fit-base": fitting.base.digest, "fit-tuned": fitting.tuned.digest}
     by_base, by_tuned = read_traces(fitting.base), read_traces(fitting.tuned)
     failed = by_base.filter(~strict(context, by_base))
@@ -73,7 +74,9 @@ def vector_stage(context: StudyContext, fitting: Fitting) -> tuple[Artefact, flo
     by_id = {problem.id: problem for problem in context.fit_task.problems}
 
     def compute_activations(work: Path) -> None:
-        tensor, index = opening_activations(context.base, context.site, {"positive": solved, "negative": failed}, by_id)
+        tensor, index = first_token_activations(
+            context.base, context.site, {"positive": solved, "negative": failed}, by_id
+        )
         made_by = context.made_by("activations", str(context.site), parents)
         with replacing(work / "activations.safetensors") as path:
             save_file({"activations": tensor}, path, metadata={"provenance": made_by.to_json()})
@@ -97,10 +100,11 @@ def vector_stage(context: StudyContext, fitting: Fitting) -> tuple[Artefact, flo
     return vectors, round(1 / float(by_tuned["tokens"].list.len().mean()), 4)  # pyright: ignore[reportArgumentType]
 
 
-def wanted_fits(arms: Sequence[str]) -> tuple[str, ...]:
-    """Which gradient fits the named arms use; both where none is named, which means all arms."""
-    users = {"fitted": ("fitted-always", "fitted-disagreement"), "opening": ("fitted-opening", "fitted-greedy")}
-    return tuple(kind for kind, names in users.items() if not arms or set(names) & set(arms))
+def wanted_fits(arms: Sequence[ArmKey]) -> tuple[str, ...]:
+    """Which gradient fits these arms use; both where there is none, which means all arms."""
+    users = {"fitted": {Role.VECTOR_ALWAYS, Role.VECTOR_DISAGREEMENT}, "first_token": {Role.VECTOR_FIRST_TOKEN}}
+    asked = {key.role for key in arms if key.control is None}
+    return tuple(kind for kind, roles in users.items() if not arms or roles & asked)
 
 
 def fitted_vectors(
@@ -127,7 +131,7 @@ def fitted_vectors(
         description = f"first tokens: {len(positive)} solved by {names[1]} minus {len(negative)} failed by {names[0]}"
         fits["mean"] = mean_difference(context.site, positive, negative, description=description)
     # A vector serves one moment best if nothing else is asked of it: first tokens have a fit of their own.
-    for kind, chosen in {"fitted": found, "opening": found.filter(pl.col("position") == 0)}.items():
+    for kind, chosen in {"fitted": found, "first_token": found.filter(pl.col("position") == 0)}.items():
         if chosen.height and kind in wanted_fits(context.study.arms):
             fits[kind] = fit_gradient(
                 context.base,
@@ -136,13 +140,13 @@ def fitted_vectors(
                 context.study.fit,
                 torch_generator(context.study.seed, "fit"),
                 description=f"gradient on {chosen.height} tokens where {names[1]} disagrees with {names[0]}"
-                + (", first tokens only" if kind == "opening" else ""),
+                + (", first tokens only" if kind == "first_token" else ""),
             )
     return fits
 
 
 def read_vectors(vectors: Artefact, seed: int) -> dict[str, tuple[SteeringVector, ...]]:
-    """The vectors of a finished stage by kind (`mean`, `fitted`, `opening`), and random draws of each (`like-mean`)."""
+    """The vectors of a finished stage by kind (`mean`, `fitted`, `first_token`), and draws like each (`like-mean`)."""
     fits = {path.stem: load_vector(path) for path in sorted(vectors.path.glob("*.safetensors"))}
     return {kind: (vector,) for kind, vector in fits.items()} | {
         f"like-{kind}": tuple(

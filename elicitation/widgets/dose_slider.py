@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import polars as pl
-
 from elicitation.report.kit.markup import escaped, visible
 from elicitation.widgets.mime_bundle import mime_bundle
 from lab.metrics.bootstrap import Interval
@@ -78,13 +76,4 @@ def _data(slider: DoseSlider) -> dict[str, object]:
             }
             for row in slider.doses
         ],
-    }
-
-
-def error_bars(table: pl.DataFrame, value: str = "value") -> dict[str, object]:
-    """`error_y` or `error_x` of the column `value`, whose intervals are the columns `low` and `high`."""
-    return {
-        "symmetric": False,
-        "array": (table["high"] - table[value]).to_list(),
-        "arrayminus": (table[value] - table["low"]).to_list(),
     }

@@ -66,6 +66,11 @@ class Model:
     digest: str
     """Sixteen hex digits of SHA-256 over the files (or, in memory, the tensors) that it was made from."""
 
+    def __repr__(self) -> str:
+        """In a line: the network and the tokenizer would fill pages."""
+        shape = f"{self.anatomy.family} of {self.anatomy.n_layers} blocks, d_model {self.anatomy.d_model}"
+        return f"Model({self.name!r}, {shape}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
+
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""

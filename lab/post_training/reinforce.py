@@ -20,6 +20,7 @@ class GrpoRun:
     """Group-relative policy optimisation (Shao et al. 2024), without a KL term, one update a batch of rollouts."""
 
     n_steps: int = 60
+    """Steps of AdamW."""
     n_prompts: int = 32
     """Problems a step."""
     n_rollouts: int = 8
@@ -29,7 +30,9 @@ class GrpoRun:
     warmup_steps: int = 5
     """Without them the first, noisiest steps of Adam undo part of what the parent can do."""
     max_new_tokens: int = 96
+    """Longest rollout."""
     temperature: float = 1.0
+    """Of the rollouts."""
 
 
 def reinforce(

@@ -12,13 +12,18 @@ from lab.records.errors import DecodingError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoding:
-    """Limits and distribution of a completion."""
+    """Limits and distribution of a completion.
+
+    >>> el.sample(base, "<8-1+9?T", n=2, decoding=el.Decoding(temperature=0.0))["text"].to_list()
+    ['8-1=7;7+9=6;V6;A6', '8-1=7;7+9=6;V6;A6']
+    """
 
     temperature: float = 1.0
-    """0 takes the most likely token; other values divide the logits."""
+    """Of sampling: the logits are divided by it; 0 takes the most likely token (greedy)."""
     top_p: float = 1.0
     """Keep the smallest set of most likely tokens whose probability reaches this; 1 keeps all (use 1 for coverage)."""
     max_new_tokens: int = 96
+    """Longest completion."""
     stop: tuple[str, ...] = ()
     """Texts that end a completion; the text of the trace is cut before them."""
 

@@ -83,13 +83,13 @@ def read_positions(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> 
     if name == "ends":
         return SentenceEnds(tuple(strings) or ENDS)
     if name == "tokens" and strings:
-        return TokenSet(frozenset(_single_token(text, tokenizer) for text in strings))
+        return TokenSet(frozenset(single_token(text, tokenizer) for text in strings))
     raise SiteError(
         f"no positions {' '.join(words)!r}: want all, completion, ends [STRING ...] or tokens STRING [STRING ...]"
     )
 
 
-def _single_token(text: str, tokenizer: PreTrainedTokenizerBase) -> int:
+def single_token(text: str, tokenizer: PreTrainedTokenizerBase) -> int:
     ids = tokenizer.encode(text, add_special_tokens=False)
     if len(ids) != 1:
         raise SiteError(

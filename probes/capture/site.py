@@ -17,7 +17,11 @@ Stream = Literal["resid_pre", "resid_mid", "resid_post"]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Site:
-    """A stream at a layer; layers count from 0, `resid_post` of block N is what block N + 1 reads."""
+    """A stream at a layer; layers count from 0, `resid_post` of block N is what block N + 1 reads.
+
+    >>> str(el.Site(2)), el.Site.parse("blocks.2.hook_resid_post") == el.Site(2)
+    ('blocks.2.hook_resid_post', True)
+    """
 
     layer: int
     stream: Stream = "resid_post"

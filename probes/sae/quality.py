@@ -29,7 +29,7 @@ BATCH_SIZE, N_BOOT = 4096, 2000
 
 @torch.inference_mode()
 def quality(
-    model: Model, sae: Sae, store: Store, *, held_out_share: float, n_texts: int = 1000, seed: int = 0
+    model: Model, sae: Sae, store: Store, *, held_out_share: float = 0.1, n_texts: int = 1000, seed: int = 0
 ) -> pl.DataFrame:
     """One row of `SAE_QUALITY`: `sae` on the activations and texts of the store's held-out problems.
 

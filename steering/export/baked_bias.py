@@ -17,6 +17,7 @@ from lab.records.atomic_directory import atomic_directory
 from lab.records.errors import VectorError
 from probes.capture.site import Site
 from steering.export.block_outputs import EMBEDDED, LAST_MAPS, at_block_outputs, last_map
+from steering.export.format import Format, quoted, section, shell
 from steering.export.vector_file import HEADER, Origin, check_fits, facts_of, header_text
 from steering.vector import SteeringVector
 
@@ -67,6 +68,39 @@ def bake(path: Path, vector: SteeringVector, model: Model, origin: Origin) -> Ba
         note = {"baked": json.loads(header_text(told, origin)), "rounding": _named(rounding), "into": model.digest}
         (temporary / f"{HEADER}.json").write_text(json.dumps(note, indent=1, sort_keys=True), encoding="utf-8")
     return Baked(path, rounding)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BakedBias(Format):
+    """A checkpoint of a model with the vector in its biases, for plain transformers and vLLM."""
+
+    into: Model
+
+    @classmethod
+    def for_model(cls, model: Model | None) -> "BakedBias":
+        """Into `model`."""
+        if model is None:
+            raise VectorError("a baked checkpoint is written for one model: name it with --model")
+        return cls(model)
+
+    def write(self, path: Path, vector: SteeringVector, origin: Origin) -> None:
+        """As `bake`."""
+        bake(path, vector, self.into, origin)
+
+    def use(self, path: Path, _: str) -> str:
+        """Transformers and vLLM."""
+        return "\n\n".join(
+            (
+                section(
+                    "transformers (baked checkpoint; always steered)",
+                    "python",
+                    "from transformers import AutoModelForCausalLM, AutoTokenizer",
+                    f"model = AutoModelForCausalLM.from_pretrained({quoted(path)})",
+                    f"tokenizer = AutoTokenizer.from_pretrained({quoted(path)})",
+                ),
+                section("vLLM (the same checkpoint)", "sh", f"vllm serve {shell(path)}"),
+            )
+        )
 
 
 def _require_bias(model: Model) -> None:

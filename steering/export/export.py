@@ -2,56 +2,29 @@
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias
 
-from lab.models.load import Model
 from lab.records.errors import VectorError
-from steering.export.adapter import save_adapter
-from steering.export.baked_bias import bake
-from steering.export.layer_table import is_layer_table, read_layer_table, save_layer_table
-from steering.export.tensors import read_vector, save_vector
+from steering.export.adapter import Adapter
+from steering.export.baked_bias import BakedBias
+from steering.export.format import Format
+from steering.export.gguf import Gguf
+from steering.export.tensors import LayerTable, Safetensors
 from steering.export.vector_file import PICKLE_REASON, ModelFacts, Origin, VectorFile, check_fits, file_kind
-from steering.export.vllm_lens import read_vllm_lens, save_vllm_lens
+from steering.export.vllm_lens import VllmLens
 from steering.vector import SteeringVector
 
-
-@dataclass(frozen=True, slots=True)
-class Safetensors:
-    """This project's own file, which loses nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gguf:
-    """A control vector for llama.cpp, repeng and EasySteer."""
-
-
-@dataclass(frozen=True, slots=True)
-class VllmLens:
-    """JSON for requests to a vLLM that runs vllm-lens."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerTable:
-    """One tensor, a row a block; for programs whose own files are pickles (hotwire, steering-vectors)."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BakedBias:
-    """A checkpoint of a model with the vector in its biases, for plain transformers and vLLM."""
-
-    into: Model
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Adapter:
-    """A PEFT adapter that is only a bias, for a model."""
-
-    of: Model
-
-
-Format: TypeAlias = Safetensors | Gguf | VllmLens | LayerTable | BakedBias | Adapter
+FORMATS: Mapping[str, type[Format]] = {
+    "gguf": Gguf,
+    "vllm-lens": VllmLens,
+    "layer-table": LayerTable,
+    "baked": BakedBias,
+    "adapter": Adapter,
+    "safetensors": Safetensors,
+}
+"""Every format by its name. A file is read by the first that knows it: those that take all JSON, or all safetensors,
+stand behind those that do not."""
 
 
 def export(vector: SteeringVector, form: Format, path: Path, origin: Origin, *, dose: float = 1.0) -> None:
@@ -67,21 +40,7 @@ def export(vector: SteeringVector, form: Format, path: Path, origin: Origin, *, 
         vector = dose * vector
         measured = None if origin.measured_dose is None else origin.measured_dose / dose
         origin = dataclasses.replace(origin, measured_dose=measured)
-    match form:
-        case Safetensors():
-            save_vector(path, vector, origin.made_by, fitted_on=origin.fitted_on, measured_dose=origin.measured_dose)
-        case Gguf():
-            from steering.export.gguf import save_gguf
-
-            save_gguf(path, vector, origin)
-        case VllmLens():
-            save_vllm_lens(path, vector, origin)
-        case LayerTable():
-            save_layer_table(path, vector, origin)
-        case BakedBias(into=model):
-            bake(path, vector, model, origin)
-        case Adapter(of=model):
-            save_adapter(path, vector, model, origin)
+    form.write(path, vector, origin)
 
 
 def import_vector(path: Path, model: ModelFacts | None = None) -> VectorFile:
@@ -106,16 +65,9 @@ def _read(path: Path) -> VectorFile:
         kind = file_kind(path)
     except OSError as error:
         raise VectorError(f"cannot read {path}: {error.strerror or error}; check the path") from error
-    match kind:
-        case "gguf":
-            from steering.export.gguf import read_gguf_vector
-
-            return read_gguf_vector(path)
-        case "json":
-            return read_vllm_lens(path)
-        case "safetensors":
-            return read_layer_table(path) if is_layer_table(path) else read_vector(path)
-        case "pickle":
-            raise VectorError(f"cannot read a vector from {path}: {PICKLE_REASON}")
-        case "other":
-            raise VectorError(f"{path} holds no vector: it is neither safetensors, GGUF nor JSON")
+    if kind == "pickle":
+        raise VectorError(f"cannot read a vector from {path}: {PICKLE_REASON}")
+    for form in FORMATS.values():
+        if (found := form.read(path)) is not None:
+            return found
+    raise VectorError(f"{path} holds no vector: it is neither safetensors, GGUF nor JSON")

@@ -1,17 +1,29 @@
 """Control vectors in GGUF, as llama.cpp, repeng and EasySteer read them: a door to gguf."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 
-from lab.records.errors import LabError, VectorError
+from lab.records.errors import VectorError
 from lab.records.tables import replacing
 from probes.capture.site import Site
 from steering.export.block_outputs import only_block_outputs
-from steering.export.vector_file import HEADER, Origin, VectorFile, check_fits, header_text, read_header
+from steering.export.format import Format, quoted, section, shell
+from steering.export.vector_file import (
+    HEADER,
+    Origin,
+    VectorFile,
+    check_fits,
+    file_kind,
+    header_text,
+    reading,
+    under_header,
+    without_header,
+)
 from steering.vector import SteeringVector
 
 ARCHITECTURE = "controlvector"
@@ -19,64 +31,101 @@ OWN_KEY = f"{ARCHITECTURE}.{HEADER}"
 """Our header; the other readers look up the keys they know and pass over this one."""
 
 
-def save_gguf(path: Path, vector: SteeringVector, origin: Origin) -> None:
-    """Writes `vector` whole or not at all, as one 1-D F32 tensor `direction.N` for the output of block N, from 0.
+@dataclass(frozen=True, slots=True)
+class Gguf(Format):
+    """A control vector for llama.cpp, repeng and EasySteer."""
 
-    The strength lies in the tensors: runtimes add them times their own scale, which is 1 unless the user sets it. Needs
-    `origin.fitted_on`, whose family becomes `controlvector.model_hint`. Raises VectorError without it, for another
-    width, and for what llama.cpp cannot reach: the output of block 0 and what comes before; SiteError for a layer that
-    the model has not.
-    """
-    facts = origin.fitted_on
-    if facts is None:
-        raise VectorError("a GGUF control vector names the family of its model: say which model it was fitted on")
-    told = only_block_outputs(vector, "llama.cpp")
-    check_fits(told, facts)
-    if Site(0) in told.directions:
-        raise VectorError(
-            f"{Site(0)} would be direction.0, which llama.cpp refuses: its control vectors start at the output of "
-            "block 1; leave that site out, or use a format that reaches it"
+    def write(self, path: Path, vector: SteeringVector, origin: Origin) -> None:
+        """Writes `vector` whole or not at all, as one 1-D F32 tensor `direction.N` for the output of block N, from 0.
+
+        The strength lies in the tensors: runtimes add them times their own scale, which is 1 unless the user sets it.
+        Needs `origin.fitted_on`, whose family becomes `controlvector.model_hint`. Raises VectorError without it, for
+        another width, and for what llama.cpp cannot reach: the output of block 0 and what comes before; SiteError for a
+        layer that the model has not.
+        """
+        facts = origin.fitted_on
+        if facts is None:
+            raise VectorError("a GGUF control vector names the family of its model: say which model it was fitted on")
+        told = only_block_outputs(vector, "llama.cpp")
+        check_fits(told, facts)
+        if Site(0) in told.directions:
+            raise VectorError(
+                f"{Site(0)} would be direction.0, which llama.cpp refuses: its control vectors start at the output of "
+                "block 1; leave that site out, or use a format that reaches it"
+            )
+        with replacing(path) as temporary:
+            writer = GGUFWriter(temporary, ARCHITECTURE)
+            try:
+                writer.add_string(f"{ARCHITECTURE}.model_hint", facts.family)
+                writer.add_uint32(f"{ARCHITECTURE}.layer_count", len(told.sites))
+                writer.add_string(OWN_KEY, header_text(told, origin))
+                for site, direction in told.directions.items():
+                    writer.add_tensor(f"direction.{site.layer}", np.ascontiguousarray(direction.numpy()))
+                writer.write_header_to_file()
+                writer.write_kv_data_to_file()
+                writer.write_tensors_to_file()
+            finally:
+                writer.close()
+
+    @classmethod
+    def read(cls, path: Path) -> VectorFile | None:
+        """The control vector in a GGUF file, `direction.N` at the output of block N; also of repeng and EasySteer.
+
+        Residual norms are NaN where the file is not ours. Raises VectorError for a file that is truncated, no control
+        vector, or whose directions are not 1-D F32.
+        """
+        if file_kind(path) != "gguf":
+            return None
+        with reading("a control vector", path):
+            reader = GGUFReader(path)
+            architecture = _text(reader, "general.architecture")
+            if architecture != ARCHITECTURE:
+                raise VectorError(f"its architecture is {architecture!r}, want {ARCHITECTURE!r}")
+            directions = _directions(reader)
+            header = _text(reader, OWN_KEY)
+            if header is not None:
+                return under_header(header, directions)
+            family, method = _text(reader, f"{ARCHITECTURE}.model_hint"), _text(reader, f"{ARCHITECTURE}.method")
+            description = f"GGUF control vector {path.name}, fitted on {family or 'an unnamed model'}"
+            return without_header(directions, description + (f" by {method}" if method else ""))
+
+    def use(self, path: Path, _: str) -> str:
+        """llama.cpp, from its command line and from Python, repeng and EasySteer."""
+        file = shell(path)
+        return "\n\n".join(
+            (
+                section(
+                    "llama.cpp (GGUF control vector)",
+                    "sh",
+                    f"llama-cli -m MODEL.gguf --control-vector {file}",
+                    "# at another strength; older builds take the number as an argument of its own",
+                    f"llama-cli -m MODEL.gguf --control-vector-scaled {shell(f'{path}:0.5')}",
+                ),
+                section(
+                    "llama.cpp from Python (llama-cpp-python)",
+                    "python",
+                    "import ctypes, llama_cpp, numpy as np",
+                    "from gguf import GGUFReader",
+                    'llama = llama_cpp.Llama("MODEL.gguf", n_ctx=512, verbose=False)',
+                    "width, last = llama.n_embd(), llama_cpp.llama_model_n_layer(llama.model)",
+                    "rows = np.zeros((last - 1, width), np.float32)  # the first is of block 1",
+                    f"for tensor in GGUFReader({quoted(path)}).tensors:",
+                    '    rows[int(tensor.name.removeprefix("direction.")) - 1] = tensor.data',
+                    "numbers = rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float))",
+                    "llama_cpp.llama_set_adapter_cvec(llama.ctx, numbers, rows.size, width, 1, last)",
+                    "llama.reset()  # forgets what was read without the vector",
+                    'print(llama("A prompt", max_tokens=16, temperature=0)["choices"][0]["text"])',
+                ),
+                section("repeng (the same file)", "python", f"ControlVector.import_gguf({quoted(path)})"),
+                section(
+                    "EasySteer (the same file)",
+                    "python",
+                    "import easysteer.vectors",
+                    f'payload = easysteer.vectors.load({quoted(path)}, format="gguf")',
+                    "# then VectorSpec(data=payload, ...)",
+                ),
+            )
         )
-    with replacing(path) as temporary:
-        writer = GGUFWriter(temporary, ARCHITECTURE)
-        try:
-            writer.add_string(f"{ARCHITECTURE}.model_hint", facts.family)
-            writer.add_uint32(f"{ARCHITECTURE}.layer_count", len(told.sites))
-            writer.add_string(OWN_KEY, header_text(told, origin))
-            for site, direction in told.directions.items():
-                writer.add_tensor(f"direction.{site.layer}", np.ascontiguousarray(direction.numpy()))
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-        finally:
-            writer.close()
-
-
-def read_gguf_vector(path: Path) -> VectorFile:
-    """The control vector in a GGUF file, `direction.N` at the output of block N; also of repeng and EasySteer.
-
-    Residual norms are NaN where the file is not ours. Raises VectorError for a file that is missing, truncated, no
-    control vector, or whose directions are not 1-D F32.
-    """
-    try:
-        reader = GGUFReader(path)
-        architecture = _text(reader, "general.architecture")
-        if architecture != ARCHITECTURE:
-            raise VectorError(f"its architecture is {architecture!r}, want {ARCHITECTURE!r}")
-        directions = _directions(reader)
-        header = _text(reader, OWN_KEY)
-        if header is not None:
-            description, norms, origin = read_header(header, directions)
-            return VectorFile(vector=SteeringVector(directions, norms, description), origin=origin)
-        family, method = _text(reader, f"{ARCHITECTURE}.model_hint"), _text(reader, f"{ARCHITECTURE}.method")
-        description = f"GGUF control vector {path.name}, fitted on {family or 'an unnamed model'}"
-        description += f" by {method}" if method else ""
-        return VectorFile(
-            vector=SteeringVector(directions, dict.fromkeys(directions, float("nan")), description), origin=None
-        )
-    # A cut-off file ends anywhere inside the reader's parsing.
-    except (LabError, OSError, ValueError, KeyError, IndexError, TypeError, OverflowError) as error:
-        raise VectorError(f"cannot read a control vector from {path}: {error}") from error
 
 
 def _directions(reader: GGUFReader) -> dict[Site, torch.Tensor]:

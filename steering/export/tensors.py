@@ -1,15 +1,26 @@
-"""Steering vectors as safetensors, with all that describes them in the header: the file that loses nothing."""
+"""Steering vectors as safetensors: with all that describes them in the header, which loses nothing; and as one table.
 
+A layer table is one tensor, a row a block: what runtimes that keep pickles can be given. hotwire, steering-vectors and
+hidden-directions read `.pt` files, which are pickles and can run code; this project neither writes nor reads them.
+Where the vector is served, by whoever runs that program, one line converts the table:
+
+    import torch; from safetensors.torch import load_file; torch.save(load_file("x.safetensors")["directions"], "x.pt")
+"""
+
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lab.records.errors import LabError, VectorError
+from lab.records.errors import VectorError
 from lab.records.provenance import Provenance
 from lab.records.tables import replacing
 from probes.capture.site import Site
+from steering.export.block_outputs import only_block_outputs
+from steering.export.format import Format, quoted, section
 from steering.export.vector_file import (
     FORMAT,
     HEADER,
@@ -20,7 +31,8 @@ from steering.export.vector_file import (
     check_fits,
     file_kind,
     header_text,
-    read_header,
+    reading,
+    under_header,
 )
 from steering.vector import SteeringVector
 
@@ -60,7 +72,7 @@ def load_vector(path: Path, model: ModelFacts | None = None) -> SteeringVector:
 
 def read_vector(path: Path) -> VectorFile:
     """The inverse of `save_vector`: the vector and its origin. Raises VectorError as `load_vector` does."""
-    try:
+    with reading("a steering vector", path):
         if file_kind(path) == "pickle":
             raise VectorError(PICKLE_REASON)
         with safe_open(path, framework="pt") as file:
@@ -68,13 +80,96 @@ def read_vector(path: Path) -> VectorFile:
             if header is None:
                 raise VectorError(f"it has no header {HEADER!r}, want one of format {FORMAT!r}")
             directions = {Site.parse(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        description, norms, origin = read_header(header, directions)
         if other := [
             f"{site} is {tensor.dtype}" for site, tensor in directions.items() if tensor.dtype != torch.float32
         ]:
             raise VectorError(f"{other[0]}, want float32")
         if other := [f"{site} has {tensor.ndim} axes" for site, tensor in directions.items() if tensor.ndim != 1]:
             raise VectorError(f"{other[0]}, want 1")
-        return VectorFile(vector=SteeringVector(directions, norms, description), origin=origin)
-    except (OSError, SafetensorError, LabError) as error:
-        raise VectorError(f"cannot read a steering vector from {path}: {error}") from error
+        return under_header(header, directions)
+
+
+@dataclass(frozen=True, slots=True)
+class Safetensors(Format):
+    """This project's own file, which loses nothing."""
+
+    def write(self, path: Path, vector: SteeringVector, origin: Origin) -> None:
+        """As `save_vector`."""
+        save_vector(path, vector, origin.made_by, fitted_on=origin.fitted_on, measured_dose=origin.measured_dose)
+
+    @classmethod
+    def read(cls, path: Path) -> VectorFile | None:
+        """As `read_vector`, for a file of safetensors."""
+        return read_vector(path) if file_kind(path) == "safetensors" else None
+
+    def use(self, path: Path, model: str) -> str:
+        """Loading it here."""
+        return section(
+            "This project (safetensors)",
+            "python",
+            "from pathlib import Path",
+            "import torch",
+            "from lab.models.load import load",
+            "from lab.models.source import model_source",
+            "from steering.edit import Add, apply",
+            "from steering.export.tensors import load_vector",
+            f'model = load(model_source({quoted(model)}), device=torch.device("cpu"), dtype=torch.float32)',
+            f"with apply(model, Add(load_vector(Path({quoted(path)})), dose=1.0)):",
+            "    ...  # every forward pass in here is steered",
+        )
+
+
+TABLE = "directions"
+TABLE_HEADER = f"{HEADER}.layer_table"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTable(Format):
+    """One tensor, a row a block; for programs whose own files are pickles (hotwire, steering-vectors)."""
+
+    def write(self, path: Path, vector: SteeringVector, origin: Origin) -> None:
+        """Writes `vector` whole or not at all, as fp32 `directions` of shape (n_layers, d_model).
+
+        Row N is for the output of block N; rows of blocks that the vector leaves alone are zero. Needs
+        `origin.fitted_on` for the number of layers. Raises VectorError without it, for another width and for
+        `resid_pre` of block 0; SiteError for a layer out of range.
+        """
+        if origin.fitted_on is None:
+            raise VectorError("a table has a row for each block: say which model the vector was fitted on")
+        told = only_block_outputs(vector, "a layer table")
+        check_fits(told, origin.fitted_on)
+        table = torch.zeros(origin.fitted_on.n_layers, told.d_model)
+        for site, direction in told.directions.items():
+            table[site.layer] = direction
+        with replacing(path) as temporary:
+            save_file({TABLE: table}, temporary, metadata={TABLE_HEADER: header_text(told, origin)})
+
+    @classmethod
+    def read(cls, path: Path) -> VectorFile | None:
+        """The vector, where a file of safetensors says that it is such a table."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = (file.metadata() or {}).get(TABLE_HEADER)
+        except (OSError, SafetensorError):
+            return None
+        if header is None:
+            return None
+        with reading("a layer table", path), safe_open(path, framework="pt") as file:
+            table = file.get_tensor(TABLE)
+            if table.ndim != 2 or table.dtype != torch.float32:
+                raise VectorError(f"{TABLE} is {table.dtype} of {table.ndim} axes, want float32 of 2")
+            # The header says which rows are meant, since a direction may itself be zero.
+            sites = [Site.parse(name) for name in json.loads(header)["residual_norms"]]
+            return under_header(header, {site: table[site.layer] for site in sites})
+
+    def use(self, path: Path, _: str) -> str:
+        """A pickle made where the vector is served."""
+        return section(
+            "hotwire, steering-vectors (one row a layer; their own files are pickles, made where they are served)",
+            "python",
+            "import torch",
+            "from safetensors.torch import load_file",
+            f'torch.save(load_file({quoted(path)})["directions"], "vector.pt")',
+            "# hotwire: HOTWIRE_VECTORS=vector.pt for the server, and in a request",
+            """# {"vllm_xargs": {"hotwire": '{"id": "vector", "layer": N, "scale": 1.0}'}}""",
+        )

@@ -1,12 +1,16 @@
-"""VectorFile: what a file holds, a vector and where it comes from."""
+"""VectorFile: what a file holds, a vector and where it comes from; the header that says so, and kinds of files."""
 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar, get_origin
+
+from safetensors import SafetensorError
+from torch import Tensor
 
 from lab.models.load import Model
 from lab.records.errors import LabError, SiteError, VectorError
@@ -88,6 +92,19 @@ SCALE = (
     "the tensor as it is; the relative dose is |dose| * norm / residual_norm"
 )
 
+DAMAGE = (
+    LabError,
+    OSError,
+    SafetensorError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+"""What parsing a damaged file may end in."""
+
 T = TypeVar("T", Provenance, ModelFacts)
 
 
@@ -97,7 +114,7 @@ def header_text(vector: SteeringVector, origin: Origin) -> str:
     return canonical_json(
         {
             "format": FORMAT,
-            "description": vector.description,
+            "how": vector.description,
             "d_model": vector.d_model,
             "norms": {str(site): norm for site, norm in vector.norms.items()},
             "residual_norms": {
@@ -111,8 +128,8 @@ def header_text(vector: SteeringVector, origin: Origin) -> str:
     )
 
 
-def read_header(text: str, directions: Mapping[Site, object]) -> tuple[str, dict[Site, float], Origin]:
-    """(`how`, residual norms, origin) of a header that stands over `directions`.
+def under_header(text: str, directions: Mapping[Site, Tensor]) -> VectorFile:
+    """What a file holds whose header stands over `directions`.
 
     Raises VectorError for another format, missing fields, fields of other types, and sites other than those of
     `directions`.
@@ -124,7 +141,7 @@ def read_header(text: str, directions: Mapping[Site, object]) -> tuple[str, dict
         norms = {
             Site.parse(name): math.nan if norm is None else float(norm) for name, norm in told["residual_norms"].items()
         }
-        description, dose, facts = told["description"], told["measured_dose"], told["model"]
+        description, dose, facts = told["how"], told["measured_dose"], told["model"]
         origin = Origin(
             made_by=_checked(Provenance, told["provenance"]),
             fitted_on=None if facts is None else _checked(ModelFacts, facts),
@@ -143,7 +160,21 @@ def read_header(text: str, directions: Mapping[Site, object]) -> tuple[str, dict
             f"its header tells of {', '.join(map(str, sorted(norms))) or 'no site'}, "
             f"its tensors are at {', '.join(map(str, sorted(directions))) or 'none'}"
         )
-    return description, norms, origin
+    return VectorFile(vector=SteeringVector(directions, norms, description), origin=origin)
+
+
+def without_header(directions: Mapping[Site, Tensor], description: str) -> VectorFile:
+    """What a file of another program holds, whose residual norms nobody knows."""
+    return VectorFile(vector=SteeringVector(directions, dict.fromkeys(directions, math.nan), description), origin=None)
+
+
+@contextmanager
+def reading(what: str, path: Path) -> Iterator[None]:
+    """Within the block, a file at `path` that is missing, cut off anywhere or damaged is a VectorError that says so."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise VectorError(f"cannot read {what} from {path}: {error}") from error
 
 
 def _checked(kind: type[T], told: Mapping[str, object]) -> T:

@@ -2,7 +2,7 @@
 
 import base64
 import json
-import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,75 +10,102 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lab.records.errors import LabError, VectorError
+from lab.records.errors import VectorError
 from lab.records.tables import write_text
 from probes.capture.site import Site
 from steering.export.block_outputs import only_block_outputs
-from steering.export.vector_file import HEADER, Origin, VectorFile, check_fits, header_text, read_header
+from steering.export.format import Format, quoted, section
+from steering.export.vector_file import (
+    HEADER,
+    Origin,
+    VectorFile,
+    check_fits,
+    file_kind,
+    header_text,
+    reading,
+    under_header,
+    without_header,
+)
 from steering.vector import SteeringVector
 
 # What vllm-lens may write without compression, by the dtype of the tensor that it came from.
 STORED = {"torch.float32": "float32", "torch.float16": "float16", "torch.bfloat16": "int16", None: "float32"}
 
 
-def save_vllm_lens(path: Path, vector: SteeringVector, origin: Origin) -> None:
-    """Writes `vector` whole or not at all, as one `SteeringVector` of vllm-lens with scale 1 and no matching of norms.
+@dataclass(frozen=True, slots=True)
+class VllmLens(Format):
+    """JSON for requests to a vLLM that runs vllm-lens."""
 
-    Layer N is the output of block N, from 0. The tensor is fp32 and not compressed, which vllm-lens reads too. Raises
-    VectorError for another width than the model's and for `resid_pre` of block 0, SiteError for a layer that the model
-    has not.
-    """
-    told = only_block_outputs(vector, "vllm-lens")
-    if origin.fitted_on is not None:
-        check_fits(told, origin.fitted_on)
-    table = torch.stack(list(told.directions.values()))
-    request = {
-        "activations": {
-            "data": base64.b64encode(table.numpy().astype("<f4").tobytes()).decode("ascii"),
-            "dtype": "float32",
-            "original_dtype": "torch.float32",
-            "shape": list(table.shape),
-        },
-        "layer_indices": [site.layer for site in told.sites],
-        "scale": 1.0,
-        "norm_match": False,
-        "position_indices": None,
-        HEADER: json.loads(header_text(told, origin)),
-    }
-    write_text(path, json.dumps(request, indent=1, sort_keys=True) + "\n")
+    def write(self, path: Path, vector: SteeringVector, origin: Origin) -> None:
+        """Writes `vector` whole or not at all, as one `SteeringVector` of vllm-lens with scale 1 and norms not matched.
 
+        Layer N is the output of block N, from 0. The tensor is fp32 and not compressed, which vllm-lens reads too.
+        Raises VectorError for another width than the model's and for `resid_pre` of block 0, SiteError for a layer that
+        the model has not.
+        """
+        told = only_block_outputs(vector, "vllm-lens")
+        if origin.fitted_on is not None:
+            check_fits(told, origin.fitted_on)
+        table = torch.stack(list(told.directions.values()))
+        request = {
+            "activations": {
+                "data": base64.b64encode(table.numpy().astype("<f4").tobytes()).decode("ascii"),
+                "dtype": "float32",
+                "original_dtype": "torch.float32",
+                "shape": list(table.shape),
+            },
+            "layer_indices": [site.layer for site in told.sites],
+            "scale": 1.0,
+            "norm_match": False,
+            "position_indices": None,
+            HEADER: json.loads(header_text(told, origin)),
+        }
+        write_text(path, json.dumps(request, indent=1, sort_keys=True) + "\n")
 
-def read_vllm_lens(path: Path) -> VectorFile:
-    """The vector in a vllm-lens file, its scale multiplied in; residual norms are NaN where the file is not ours.
+    @classmethod
+    def read(cls, path: Path) -> VectorFile | None:
+        """The vector in a JSON file, its scale multiplied in; residual norms are NaN where the file is not ours.
 
-    Raises VectorError for a file that is missing, truncated or of another kind, and for what a vector does not hold:
-    positions, matching of norms, and compression, which needs a library that this project does without.
-    """
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(told, dict) or not {"activations", "layer_indices"} <= told.keys():
-            raise VectorError("it is JSON, but has no `activations` and `layer_indices`")
-        if told.get("norm_match"):
-            raise VectorError("it keeps the norm of the stream (`norm_match`), which is no addition of a vector")
-        table = _tensor(told["activations"]) * float(told.get("scale", 1.0))
-        layers = told["layer_indices"]
-        if any(type(layer) is not int or layer < 0 for layer in layers):
-            raise VectorError(f"its layers are {layers}, want numbers of blocks, from 0")
-        if table.ndim != 2 or len(layers) != len(table) or len(set(layers)) != len(layers):
-            raise VectorError(
-                f"activations of shape {tuple(table.shape)} for layers {layers}, want (n_layers, d_model) with one row "
-                "a layer; a vector for some positions only is not a steering vector here"
-            )
-        directions = {Site(layer): row for layer, row in zip(layers, table, strict=True)}
-        if HEADER in told:
-            description, norms, origin = read_header(json.dumps(told[HEADER]), directions)
-            return VectorFile(vector=SteeringVector(directions, norms, description), origin=origin)
-        description = f"vllm-lens vector {path.name}"
-        return VectorFile(
-            vector=SteeringVector(directions, dict.fromkeys(directions, math.nan), description), origin=None
+        Raises VectorError for a file that is truncated or no such vector, and for what a vector does not hold:
+        positions, matching of norms, and compression, which needs a library that this project does without.
+        """
+        if file_kind(path) != "json":
+            return None
+        with reading("a vllm-lens vector", path):
+            told = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(told, dict) or not {"activations", "layer_indices"} <= told.keys():
+                raise VectorError("it is JSON, but has no `activations` and `layer_indices`")
+            if told.get("norm_match"):
+                raise VectorError("it keeps the norm of the stream (`norm_match`), which is no addition of a vector")
+            table = _tensor(told["activations"]) * float(told.get("scale", 1.0))
+            layers = told["layer_indices"]
+            if any(type(layer) is not int or layer < 0 for layer in layers):
+                raise VectorError(f"its layers are {layers}, want numbers of blocks, from 0")
+            if table.ndim != 2 or len(layers) != len(table) or len(set(layers)) != len(layers):
+                raise VectorError(
+                    f"activations of shape {tuple(table.shape)} for layers {layers}, want (n_layers, d_model) with one "
+                    "row a layer; a vector for some positions only is not a steering vector here"
+                )
+            directions = {Site(layer): row for layer, row in zip(layers, table, strict=True)}
+            if HEADER in told:
+                return under_header(json.dumps(told[HEADER]), directions)
+            return without_header(directions, f"vllm-lens vector {path.name}")
+
+    def use(self, path: Path, _: str) -> str:
+        """A request to a vLLM that runs vllm-lens."""
+        return section(
+            "vLLM with vllm-lens",
+            "python",
+            "import json",
+            f"vector = json.load(open({quoted(path)}))",
+            "# over HTTP, in the body of a request",
+            'body = {"vllm_xargs": {"apply_steering_vectors": json.dumps([vector])}}',
+            "# in process",
+            "from vllm import SamplingParams",
+            "from vllm_lens import SteeringVector",
+            "vectors = [SteeringVector.model_validate(vector)]",
+            'SamplingParams(extra_args={"apply_steering_vectors": vectors})',
         )
-    except (OSError, LabError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise VectorError(f"cannot read a vllm-lens vector from {path}: {error}") from error
 
 
 def _tensor(told: dict[str, object]) -> Float[Tensor, "..."]:

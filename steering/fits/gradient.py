@@ -68,7 +68,9 @@ class GradientFit:
     """How to look for the vector."""
 
     n_steps: int = 100
+    """Steps of Adam."""
     batch_size: int = 64
+    """Examples a step."""
     learning_rate: float = 0.1
     """Adam's rate, in units of the mean residual norm divided by the square root of d_model."""
     max_dose: float = 1.0

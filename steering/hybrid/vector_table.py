@@ -1,17 +1,21 @@
 """VectorTable: which edit a routed row gets."""
 
-from dataclasses import dataclass
-from typing import Literal, NewType, TypeAlias
+from dataclasses import dataclass, replace
+from typing import NewType, TypeAlias, assert_never
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt64
 from torch import Tensor
 
+from lab.models.pair import ModelPair
 from lab.records.errors import VectorError
 from lab.records.seeds import uniforms
-from probes.taxonomy.taxonomy import Taxonomy
-from steering.edit import Edit
+from probes.capture.site import Site, check_site
+from probes.taxonomy.taxonomy import Taxonomy, require_fit
+from steering.edit import Edit, check_fit, edit_sites
+from steering.hybrid.hybrid import Moment, Reads, Side
+from steering.hybrid.watched_decoder import lowest
 
 Stream = NewType("Stream", np.uint64)
 """Keeps the draws of one kind apart from those of another, and from those that route and choose tokens."""
@@ -49,7 +53,7 @@ class PerCategory:
 
     taxonomy: Taxonomy
     """Learned from the stream of the model that is read."""
-    reader: Literal["base", "tuned"]
+    reader: Side
     edits: tuple[Edit, ...]
     """In the order of the taxonomy's categories."""
 
@@ -86,6 +90,52 @@ def edit_of(
             return category
         case RandomCategory(edits=edits):
             return draws(CATEGORY, keys, step, len(edits), category.device)
+        case _ as never:
+            assert_never(never)
+
+
+def category_in(table: VectorTable, now: Moment, rows: Int[Tensor, " routed"]) -> Int[Tensor, " routed"] | None:
+    """The category of some rows of a batch by the table's taxonomy; None where it has none."""
+    if not isinstance(table, PerCategory):
+        return None
+    view = now.asked if table.reader == "tuned" else now.base
+    return table.taxonomy.category(view.streams[table.taxonomy.site][rows])
+
+
+def reader_of(table: VectorTable) -> Side | None:
+    """The model whose stream names a category; None where nothing is looked up by one."""
+    return table.reader if isinstance(table, PerCategory) else None
+
+
+def table_reads(table: VectorTable, n_last: int | None) -> Reads:
+    """What an intervention reads that changes the last `n_last` positions by the table's edits; None is all of them."""
+    reads = Reads(base={start(table): n_last})
+    if not isinstance(table, PerCategory):
+        return reads
+    read = {table.taxonomy.site: 1}
+    return reads | (Reads(tuned=read) if table.reader == "tuned" else Reads(base=read))
+
+
+def start(table: VectorTable) -> Site:
+    """The lowest site of all edits of a table: whatever is steered is computed from there up."""
+    return lowest([site for edit in table.edits for site in edit_sites(edit)])
+
+
+def placed_table(pair: ModelPair, table: VectorTable) -> VectorTable:
+    """`table` with its taxonomy on the device of the model that it reads.
+
+    Raises ModelError for a taxonomy of another model than it is to read, VectorError or ModelError for an edit of
+    another width than the base model's, and SiteError for a layer that the models lack.
+    """
+    for edit in table.edits:
+        check_fit(pair.base, edit)
+        for site in edit_sites(edit):
+            check_site(pair.base, site)
+    if not isinstance(table, PerCategory):
+        return table
+    model = pair.tuned if table.reader == "tuned" else pair.base
+    require_fit(table.taxonomy, model)
+    return replace(table, taxonomy=table.taxonomy.to(model.device))
 
 
 def _require_some(edits: tuple[Edit, ...]) -> None:

@@ -1,7 +1,8 @@
-"""WatchedRows: cached rows of a model that keep its streams at some sites, from the passes that give the logits."""
+"""WatchedDecoder: a cached decoder that keeps what its passes compute at some sites."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -10,7 +11,15 @@ from torch import Tensor, nn
 from lab.models.load import Model
 from lab.sampling.decoder import Batch, CachedDecoder
 from probes.capture.site import Site, hook_site
-from steering.hybrid.router import View
+
+
+class View(NamedTuple):
+    """What one model of a hybrid can be asked."""
+
+    logits: Float[Tensor, "row d_vocab"]
+    """Of the next token, at temperature 1."""
+    streams: Mapping[Site, Float[Tensor, "row d_model"]]
+    """At the last token, for the sites that the hybrid reads."""
 
 
 class WatchedDecoder:
@@ -20,6 +29,7 @@ class WatchedDecoder:
         """`n_kept` says for each site how many of the last positions are kept; None is all of them."""
         self.model = model
         self.n_kept = n_kept
+        self.max_rows = len(batch.keys)
         with self._watching() as read:
             self.cached = CachedDecoder(model, batch)
         self.streams: dict[Site, Float[Tensor, "row pos d_model"]] = {

@@ -11,7 +11,8 @@ from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add, AddScaled
 from steering.fits.controls import random_like
 from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.intervention import FirstChooser, Steer, Sweep
+from steering.hybrid.interventions import Steer
+from steering.hybrid.sweep import FirstChooser, Sweep
 from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory, VectorTable
 from steering.published_hybrids.published_hybrids import PublishedHybrids
 from steering.published_hybrids.recipe import (

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from lab.records.errors import VectorError
-from steering.hybrid.intervention import Chooser, TunedChooser
-from steering.hybrid.router import Disagreement, Router
+from steering.hybrid.hybrid import Router
+from steering.hybrid.routers import Disagreement
+from steering.hybrid.sweep import Chooser, TunedChooser
 from steering.published_hybrids.material import Descent
 
 DOSES = tuple(dose / 10 for dose in range(10, 0, -1))

@@ -17,7 +17,7 @@ from lab.scoring.scores import completion_logits, pieces, trace_rows
 from lab.tasks.problem import Problem
 from probes.capture.site import Site
 from probes.scores.label_probes import auroc_interval
-from steering.hybrid.router import EntropyAbove, LinearProbe, Scheduled
+from steering.hybrid.routers import EntropyAbove, LinearProbe, Scheduled
 from steering.routing.moments import Moments, streams_before
 
 REACHED_SHARE = 0.5

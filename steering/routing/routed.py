@@ -30,7 +30,7 @@ from steering.export.tensors import load_vector, save_vector
 from steering.export.vector_file import ModelFacts
 from steering.fits.examples import Disagreements
 from steering.fits.gradient import GradientFit
-from steering.hybrid.router import EntropyAbove, LinearProbe, Scheduled
+from steering.hybrid.routers import EntropyAbove, LinearProbe, Scheduled
 from steering.routing.category_vectors import CategoryVectors, fit_category_vectors
 from steering.routing.fit_router import ProbeQuality, fit_entropy, fit_probe, fit_schedule
 from steering.routing.moments import Moments, moment_taxonomy, moments, streams_before
@@ -41,13 +41,14 @@ class RoutingFit:
     """How to look for routers and categories."""
 
     n_categories: int = 5
-    method: Method = field(default_factory=KMeans)
+    """Kinds of decisions, each with a vector of its own."""
+    method: Method = field(default_factory=KMeans, metadata={"flag": None})
     """Of the taxonomies. Centres of `k_means` come out much alike from seed to seed, which few categories need."""
     min_disagreements: int = 8
     """A category with fewer is not steered."""
     max_disagreements: int = 4096
     """Decisions that the vectors are fitted on, at most; drawn at random from all."""
-    vectors: GradientFit = field(default_factory=lambda: GradientFit(n_steps=40))
+    vectors: GradientFit = field(default_factory=lambda: GradientFit(n_steps=40), metadata={"flag": None})
     """There are several, each of one kind of decision, which takes fewer steps than one vector of all kinds."""
 
     def __post_init__(self) -> None:

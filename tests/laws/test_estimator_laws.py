@@ -15,7 +15,8 @@ from elicitation.estimators.estimate import ESTIMATES, Analysis
 from elicitation.estimators.kl_split import kl_split
 from lab.metrics.pass_at_k import cover_curve, problem_pass_at_k
 from lab.sampling.trace import VERDICTS
-from lab.scoring.evidence import PROCESS, RANKS, SCORES, Evidence
+from lab.scoring.evidence import SCORES
+from tests.evidence import evidence_of
 
 FAST = Analysis(n_boot=100)
 ESTIMATORS = [
@@ -45,8 +46,8 @@ def evidence(seed, n_problems=12, n=8):
         pl.col("strict").cast(pl.Boolean),
         pl.col("logp_tuned") / 4,  # so the divergence of the tuned model is positive
     )
-    return Evidence(
-        verdicts=frame.select(
+    return evidence_of(
+        frame.select(
             "problem_id",
             "sample_index",
             "strict",
@@ -56,9 +57,6 @@ def evidence(seed, n_problems=12, n=8):
             reason=pl.lit("ok"),
         ).select(list(VERDICTS.dtypes)),
         scores=frame.with_columns(n_tokens=pl.lit(3, dtype=pl.Int32)).select(list(SCORES.dtypes)),
-        ranks=RANKS.frame([]),
-        process=PROCESS.frame([]),
-        old_verdicts=VERDICTS.frame([]),
     )
 
 

@@ -20,8 +20,8 @@ from elicitation.report.kit.ruler import PERCENT
 from lab.records.numerals import figures
 
 _CONTROLS = {
-    "matched": "with random ones that fire as often it is",
-    "opening": "with random ones that fire as often where the answer begins,",
+    "frequency_matched": "with random ones that fire as often it is",
+    "first_token": "with random ones that fire as often where the answer begins,",
 }
 
 

@@ -43,8 +43,8 @@ _CHOSEN = Style(ink=STEERED, symbol="square")
 _ACTED: Mapping[str, tuple[str, Style]] = MappingProxyType(
     {
         "top": ("chosen", _CHOSEN),
-        "matched": ("random", hollow(STEERED)),
-        "opening": ("random opening", hollow(STEERED, "triangle-up-open")),
+        "frequency_matched": ("random", hollow(STEERED)),
+        "first_token": ("random first-token", hollow(STEERED, "triangle-up-open")),
     }
 )
 """Which features were acted on -> in words, and its look, in reading order."""

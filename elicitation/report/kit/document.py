@@ -69,7 +69,7 @@ def document(template: str, title: str, origin: Origin, /, **values: object) -> 
     itself it is larger than a page may be; the page's own script unpacks it.
     """
     style, script = ((PAGES / "kit" / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    return filled(
+    page = filled(
         template,
         title=title,
         origin=origin,
@@ -84,6 +84,7 @@ def document(template: str, title: str, origin: Origin, /, **values: object) -> 
         glossary=glossary(),
         **values,
     )
+    return str(page)
 
 
 def contents(body: str) -> Markup:

@@ -40,7 +40,7 @@ def glossary() -> Markup:
 
 
 def linked(body: str) -> Markup:
-    """`body`, which is trusted HTML, with the first use of a word in each section, in running text, led to its entry."""
+    """`body`, which is trusted HTML, with the first use of a word in a section, in running text, led to its entry."""
     written: list[str] = []
     open_tags: list[str] = []
     seen: set[str] = set()

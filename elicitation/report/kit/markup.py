@@ -86,7 +86,7 @@ def counted(n: int, noun: str) -> str:
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
-def grouped(n: float, digits: int = 0) -> str:
+def grouped(n: int | float, digits: int = 0) -> str:
     """A number with its thousands apart: 20000 -> `20 000`."""
     return f"{n:,.{digits}f}".replace(",", "\u202f")
 

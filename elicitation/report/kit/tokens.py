@@ -49,7 +49,7 @@ class Token(NamedTuple):
 
     text: str
     remark: str
-    """Shown over it, after its text."""
+    """Shown over it, after its text; a token without a remark is a word of a key."""
     kind: str = ""
     """How it is set: names of classes of `strip.css`."""
     strength: float = 0.0
@@ -75,11 +75,11 @@ def strip_css() -> str:
 
 def _span(token: Token) -> Markup:
     tag = "mark" if token.peak else "span"
-    kind = f"tok {token.kind}".rstrip()
-    shade = f' style="--a:{_FAINTEST + (1 - _FAINTEST) * min(1.0, token.strength):.2f}"' if token.strength > 0 else ""
+    shade = _FAINTEST + (1 - _FAINTEST) * min(1.0, token.strength)
+    style = markup(' style="--a:{}"', f"{shade:.2f}") if token.strength > 0 else ""
     title = markup(' title="{}"', f"“{token.text}” – {token.remark}") if token.remark else ""
     body = token_body(token.text) if token.remark else token.text
-    return markup('<{0} class="{1}"{2}{3}>{4}</{0}>', tag, kind, title, Markup(shade), body)
+    return markup('<{0} class="{1}"{2}{3}>{4}</{0}>', tag, f"tok {token.kind}".rstrip(), style, title, body)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,8 +7,8 @@ from typing import Any
 import polars as pl
 
 from elicitation.calibration.leak import leak
-from elicitation.report.calibration.record_words import leak_sentence, ranking, record_words
 from elicitation.report.kit.ruler import POINTS, WHOLE
+from elicitation.report.record_words import leak_sentence, ranking, record_words
 from elicitation.report.study.tables import rungs
 from lab.records.numerals import bits, percent
 

@@ -10,11 +10,11 @@ import polars as pl
 from markupsafe import Markup
 
 from elicitation.calibration.leak import Leak, Mean, leak
-from elicitation.report.calibration.record_words import LEAKY, is_leaky
 from elicitation.report.kit.canvas import WIDE, Canvas, bars, blank, key, level, marks, quiet_axis, word
 from elicitation.report.kit.markup import joined, markup
 from elicitation.report.kit.palette import BASE, INK, MUTED, SHADE, TUNED, Style, hollow
 from elicitation.report.kit.ruler import BITS, POINTS, WHOLE, ends
+from elicitation.report.record_words import LEAKY, is_leaky
 from elicitation.report.study.answer import bare
 from elicitation.report.study.figures import LOOKS, UNKNOWN, arm_styles
 from elicitation.report.study.tables import rungs

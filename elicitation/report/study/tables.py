@@ -32,6 +32,18 @@ LADDER = Schema(
         Column(
             "kind", pl.Utf8, "`end`: the base or the tuned model; `rung`: one kind of help; `control`: its placebo."
         ),
+        Column(
+            "role",
+            pl.Utf8,
+            "What the arm is there for, as `lab.scoring.evidence.Role` lists: `base`, `tuned`, or one kind of help, "
+            "which a control shares with its rung.",
+        ),
+        Column("decoding", pl.Utf8, "`sampled`: as the study samples; `greedy`: one completion at temperature 0."),
+        Column(
+            "control",
+            pl.Utf8,
+            "What it controls for, as `lab.scoring.evidence.Control` lists; null for what is no control.",
+        ),
         Column("control_of", pl.Utf8, "For a control, the arm of its rung; else null."),
         Column(
             "family",

@@ -12,7 +12,8 @@ from elicitation.calibration.record import TRIALS
 from elicitation.estimators.coverage import coverage
 from elicitation.estimators.estimate import ESTIMATES, Analysis
 from lab.sampling.trace import VERDICTS
-from lab.scoring.evidence import PROCESS, RANKS, SCORES, Evidence
+from lab.scoring.evidence import Evidence
+from tests.evidence import evidence_of
 
 FAST = Analysis(n_boot=100)
 NAMED = {"case": "mixed / 0", "kind": "MIXED", "seed": 0, "truth_low": 0.4, "truth_high": 0.6}
@@ -21,8 +22,8 @@ QUANTITY = "gain on problems the base solves when sampled"
 
 def evidence(base: list[int], tuned: list[int], n: int = 8) -> Evidence:
     """Counts of strict successes among `n` samples of each problem, and nothing else."""
-    return Evidence(
-        verdicts=VERDICTS.frame(
+    return evidence_of(
+        VERDICTS.frame(
             [
                 {
                     "arm": arm,
@@ -38,10 +39,6 @@ def evidence(base: list[int], tuned: list[int], n: int = 8) -> Evidence:
                 for sample in range(n)
             ]
         ),
-        scores=SCORES.frame([]),
-        ranks=RANKS.frame([]),
-        process=PROCESS.frame([]),
-        old_verdicts=VERDICTS.frame([]),
     )
 
 

@@ -16,6 +16,7 @@ from elicitation.estimators.kl_split import kl_split, split
 from elicitation.estimators.token_ranks import token_ranks
 from lab.sampling.trace import VERDICTS
 from lab.scoring.evidence import PROCESS, RANKS, SCORES, Evidence
+from tests.evidence import evidence_of
 
 FAST = Analysis(n_boot=100)
 TABLES = ("verdicts", "scores", "ranks", "process", "old_verdicts")
@@ -72,8 +73,8 @@ def evidence(seed: int, n_problems: int = 12, n: int = 4) -> Evidence:
          "followed": None if step == 0 else True}
         for reader in ("base", "tuned") for problem in list(marks)[::2] for step in range(2)
     ]  # fmt: skip
-    return Evidence(
-        verdicts=found,
+    return evidence_of(
+        found,
         scores=SCORES.frame(scores),
         ranks=RANKS.frame(ranks),
         process=PROCESS.frame(process),
@@ -164,17 +165,12 @@ def test_equal_generators_draw_equal_replicas_whatever_the_order_of_rows():
 
 
 def test_tables_without_rows_stay_without():
-    bare = replace(
-        evidence(0),
-        scores=SCORES.frame([]),
-        ranks=RANKS.frame([]),
-        process=PROCESS.frame([]),
-        old_verdicts=VERDICTS.frame([]),
-    )
+    bare = evidence_of(evidence(0).verdicts)
     again = replica(bare, np.random.default_rng(0))
     assert again.verdicts.height == bare.verdicts.height
     assert all(getattr(again, name).is_empty() for name in TABLES[1:])
-    assert {field.name for field in fields(again)} == set(TABLES)
+    assert {field.name for field in fields(again)} == {"arms", *TABLES}
+    assert again.arms.equals(bare.arms)
 
 
 def share(table: pl.DataFrame, quantity: str) -> dict:

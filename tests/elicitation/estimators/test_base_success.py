@@ -13,7 +13,8 @@ from elicitation.estimators.estimate import ESTIMATES, Analysis, problem_ids, pr
 from lab.metrics.bootstrap import percentile_interval
 from lab.records.errors import EstimateError
 from lab.sampling.trace import VERDICTS
-from lab.scoring.evidence import PROCESS, RANKS, SCORES, Evidence
+from lab.scoring.evidence import SCORES
+from tests.evidence import evidence_of
 
 FAST = Analysis(n_boot=400)
 
@@ -27,8 +28,8 @@ def evidence(samples):
         pl.col("strict").cast(pl.Boolean),
         sample_index=pl.int_range(pl.len()).over("writer", "problem_id").cast(pl.Int32),
     )
-    return Evidence(
-        verdicts=samples.select(
+    return evidence_of(
+        samples.select(
             "problem_id",
             "sample_index",
             "strict",
@@ -40,9 +41,6 @@ def evidence(samples):
         scores=samples.with_columns(n_tokens=pl.lit(1, dtype=pl.Int32), token_kl=pl.lit(0.0)).select(
             list(SCORES.dtypes)
         ),
-        ranks=RANKS.frame([]),
-        process=PROCESS.frame([]),
-        old_verdicts=VERDICTS.frame([]),
     )
 
 
@@ -278,8 +276,8 @@ def test_what_does_not_fit_is_named():
         judged_scores(replace(data, verdicts=data.verdicts[1:]))
     with pytest.raises(EstimateError, match="'steered' wrote"):
         judged_scores(replace(data, scores=data.scores.with_columns(writer=pl.lit("steered"))))
-    with pytest.raises(EstimateError, match="'base' on problem 'p0'"):
-        base_success(replace(data, verdicts=data.verdicts.filter(pl.col("arm") != "base")), FAST)
+    with pytest.raises(EstimateError, match="no verdicts of the arm 'base, sampled': there are tuned"):
+        base_success(evidence_of(data.verdicts.filter(pl.col("arm") != "base"), scores=data.scores), FAST)
     for wrong in (0.5, -np.inf, np.nan):
         with pytest.raises(EstimateError, match=r"logp_base of sample 0 of problem 'p0' by tuned"):
             judged_scores(replace(data, scores=data.scores.with_columns(logp_base=pl.lit(wrong))))

@@ -9,8 +9,7 @@ from polars.testing import assert_frame_equal
 from elicitation.estimators.coverage import coverage
 from elicitation.estimators.estimate import ESTIMATES, Analysis
 from lab.records.errors import EstimateError
-from lab.sampling.trace import VERDICTS
-from lab.scoring.evidence import PROCESS, RANKS, SCORES, Evidence
+from tests.evidence import evidence_of
 
 FAST = Analysis(n_boot=400)
 
@@ -32,12 +31,8 @@ def evidence(base, tuned):
         strict="strict",
         reason=pl.lit("ok"),
     )
-    return Evidence(
-        verdicts=verdicts,
-        scores=SCORES.frame([]),
-        ranks=RANKS.frame([]),
-        process=PROCESS.frame([]),
-        old_verdicts=VERDICTS.frame([]),
+    return evidence_of(
+        verdicts,
     )
 
 
@@ -171,8 +166,8 @@ def test_a_gap_that_may_be_noise_has_no_share():
 
 def test_a_missing_arm_is_named():
     whole = evidence(counted([1, 2], 8), counted([3, 4], 8))
-    with pytest.raises(EstimateError, match="'tuned' on problem 'p0000'"):
-        coverage(replace(whole, verdicts=whole.verdicts.filter(pl.col("arm") != "tuned")), FAST)
+    with pytest.raises(EstimateError, match="no verdicts of the arm 'tuned, sampled': there are base"):
+        coverage(evidence_of(whole.verdicts.filter(pl.col("arm") != "tuned")), FAST)
 
 
 def test_every_row_is_named_once():

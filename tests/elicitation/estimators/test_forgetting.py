@@ -8,7 +8,8 @@ from elicitation.estimators.estimate import Analysis, problem_weights
 from elicitation.estimators.forgetting import forgetting
 from lab.metrics.bootstrap import mean_interval
 from lab.sampling.trace import VERDICTS
-from lab.scoring.evidence import PROCESS, RANKS, SCORES, Evidence
+from lab.scoring.evidence import SCORES
+from tests.evidence import evidence_of
 
 ANALYSIS = Analysis(n_boot=200)
 KL, STRICT, ANSWER, PER_NAT = QUANTITIES = [
@@ -61,11 +62,9 @@ def scores(nats, writer="base"):
 
 def evidence(table, old, n_problems=10):
     new = {"base": [1] * n_problems, "tuned": [3] * n_problems}
-    return Evidence(
-        verdicts=verdicts(new).with_columns(pl.col("problem_id").str.replace("o", "p")),
+    return evidence_of(
+        verdicts(new).with_columns(pl.col("problem_id").str.replace("o", "p")),
         scores=table,
-        ranks=RANKS.frame([]),
-        process=PROCESS.frame([]),
         old_verdicts=old,
     )
 

@@ -11,7 +11,8 @@ from elicitation.estimators.estimate import ESTIMATES, Analysis
 from elicitation.estimators.kl_split import kl_split, split
 from lab.records.errors import EstimateError
 from lab.sampling.trace import VERDICTS
-from lab.scoring.evidence import PROCESS, RANKS, SCORES, Evidence
+from lab.scoring.evidence import SCORES
+from tests.evidence import evidence_of
 
 FAST = Analysis(n_boot=400)
 PARTS = ("filtering", "mode change", "waste")
@@ -61,8 +62,8 @@ def evidence(rows):
         pl.col("strict").cast(pl.Boolean),
         sample_index=pl.int_range(pl.len()).over("writer", "problem_id").cast(pl.Int32),
     )
-    return Evidence(
-        verdicts=frame.select(
+    return evidence_of(
+        frame.select(
             "problem_id",
             "sample_index",
             "strict",
@@ -72,9 +73,6 @@ def evidence(rows):
             reason=pl.lit("ok"),
         ).select(list(VERDICTS.dtypes)),
         scores=frame.with_columns(n_tokens=pl.lit(2, dtype=pl.Int32)).select(list(SCORES.dtypes)),
-        ranks=RANKS.frame([]),
-        process=PROCESS.frame([]),
-        old_verdicts=VERDICTS.frame([]),
     )
 
 

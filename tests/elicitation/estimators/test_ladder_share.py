@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from elicitation.estimators.estimate import Analysis
 from elicitation.estimators.ladder_share import ladder_share
 from lab.sampling.trace import VERDICTS
-from lab.scoring.evidence import PROCESS, RANKS, SCORES, Evidence
+from tests.evidence import KEYS, evidence_of
 
 ANALYSIS = Analysis(n_boot=200)
 SHARES = ["fitted vector at the first token, sampled", "fitted vector at the first token, greedy"]
@@ -51,12 +51,8 @@ def verdicts(solved):
 
 
 def evidence(table):
-    return Evidence(
-        verdicts=table,
-        scores=SCORES.frame([]),
-        ranks=RANKS.frame([]),
-        process=PROCESS.frame([]),
-        old_verdicts=VERDICTS.frame([]),
+    return evidence_of(
+        table,
     )
 
 
@@ -122,7 +118,7 @@ def test_a_greedy_gap_of_noise_refuses_the_greedy_share_alone_and_says_whose_gap
 def test_a_missing_arm_refuses_what_needs_it_by_name(arm, refused):
     found = rows(verdicts(SOLVED).filter(pl.col("arm") != arm))
     assert [quantity for quantity in found if found[quantity]["refusal"]] == refused
-    assert all(repr(arm) in found[quantity]["refusal"] for quantity in refused)
+    assert all(f"'{KEYS[arm]}'" in found[quantity]["refusal"] for quantity in refused)
 
 
 def test_without_any_verdicts_every_row_is_refused():

@@ -10,7 +10,8 @@ from elicitation.estimators.estimate import Analysis, problem_weights
 from elicitation.estimators.process_gain import process_gain
 from lab.metrics.bootstrap import mean_interval
 from lab.sampling.trace import VERDICTS
-from lab.scoring.evidence import PROCESS, RANKS, SCORES, Evidence
+from lab.scoring.evidence import PROCESS
+from tests.evidence import evidence_of
 
 ANALYSIS = Analysis(n_boot=200)
 KINDS = {
@@ -57,12 +58,9 @@ def evidence(process, problems=("a", "b", "c", "d")):
         for arm in ("base", "tuned")
         for problem in problems
     ]
-    return Evidence(
-        verdicts=VERDICTS.frame(verdicts),
-        scores=SCORES.frame([]),
-        ranks=RANKS.frame([]),
+    return evidence_of(
+        VERDICTS.frame(verdicts),
         process=process if isinstance(process, pl.DataFrame) else PROCESS.frame([*chain(*process)]),
-        old_verdicts=VERDICTS.frame([]),
     )
 
 

@@ -8,7 +8,8 @@ from elicitation.estimators.estimate import Analysis, problem_weights
 from elicitation.estimators.token_ranks import token_ranks
 from lab.metrics.bootstrap import percentile_interval
 from lab.sampling.trace import VERDICTS
-from lab.scoring.evidence import PROCESS, RANKS, SCORES, Evidence
+from lab.scoring.evidence import RANKS
+from tests.evidence import KEYS, evidence_of
 
 ANALYSIS = Analysis(n_boot=200)
 RATES = [
@@ -71,12 +72,9 @@ def ranks(texts):
 
 def evidence(texts, solved=SOLVED):
     table = texts if isinstance(texts, pl.DataFrame) else ranks(texts)
-    return Evidence(
-        verdicts=solved if isinstance(solved, pl.DataFrame) else verdicts(solved),
-        scores=SCORES.frame([]),
+    return evidence_of(
+        solved if isinstance(solved, pl.DataFrame) else verdicts(solved),
         ranks=table,
-        process=PROCESS.frame([]),
-        old_verdicts=VERDICTS.frame([]),
     )
 
 
@@ -227,7 +225,7 @@ def test_the_share_passes_the_sampled_gate_and_its_own():
 def test_a_missing_arm_refuses_what_needs_it_by_name(arm, refused):
     found = rows(evidence(TEXTS, {name: counts for name, counts in SOLVED.items() if name != arm}))
     assert [quantity for quantity in found if found[quantity]["refusal"]] == refused
-    assert all(repr(arm) in found[quantity]["refusal"] for quantity in refused)
+    assert all(f"'{KEYS[arm]}'" in found[quantity]["refusal"] for quantity in refused)
 
 
 @settings(max_examples=10)

@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 import torch
 
-from elicitation.features.behaviour import opening_rates
+from elicitation.features.behaviour import first_token_rates
 from elicitation.features.interventions import (
     DOSES,
     Ablated,
@@ -33,7 +33,7 @@ def candidates(signed_sae):
         top=(4, 7, 40),
         mean_active=generator.uniform(0.5, 2.0, signed_sae.d_sae),
         firing_share=generator.uniform(0.2, 0.8, signed_sae.d_sae),
-        opening_share=np.zeros(signed_sae.d_sae),
+        first_token_share=np.zeros(signed_sae.d_sae),
     )
 
 
@@ -43,7 +43,7 @@ def table(pair, candidates, prompts):
 
 
 def test_every_intervention_has_the_top_features_and_both_controls(table):
-    acted = ["top", "matched", "opening"]
+    acted = ["top", "frequency_matched", "first_token"]
     assert table["features"].to_list() == ["none", *acted, "none", *acted * len(DOSES)]
     assert table["dose"].to_list() == [0.0, *[1.0] * 3, 0.0, *(dose for dose in DOSES for _ in range(3))]
     assert table["intervention"].n_unique() == 2
@@ -52,14 +52,14 @@ def test_every_intervention_has_the_top_features_and_both_controls(table):
 def test_a_change_is_the_rate_minus_that_of_the_untouched_model(table, pair, prompts):
     for name, model in (("ablated", pair.tuned), ("added", pair.base)):
         rows = table.filter(pl.col("intervention").str.starts_with(name))
-        untouched = opening_rates(model, prompts, TOWARD).mean()
+        untouched = first_token_rates(model, prompts, TOWARD).mean()
         assert (rows["rate"] - rows["change"]).to_numpy() == pytest.approx(untouched)
 
 
 def test_beyond_is_the_top_rate_minus_the_controls(table):
     tops = table.filter(pl.col("features") == "top")
     assert tops["beyond"].is_nan().all()
-    for control in ("matched", "opening"):
+    for control in ("frequency_matched", "first_token"):
         rows = table.filter(pl.col("features") == control)
         assert rows["beyond"].to_numpy() == pytest.approx((tops["rate"] - rows["rate"]).to_numpy(), abs=1e-12)
         assert (rows["beyond_low"] <= rows["beyond"]).all()
@@ -69,9 +69,9 @@ def test_beyond_is_the_top_rate_minus_the_controls(table):
 def test_ablated_features_are_zero_and_others_stay(candidates, prompts):
     features = candidates.sae.encode(2 * drawn(4, 5, candidates.sae.d_model))
     sets = feature_sets(candidates, len(prompts), seed=0)
-    cut = alteration(Ablated(), candidates, sets["matched"])(features, [3, 0, 7, 7])
+    cut = alteration(Ablated(), candidates, sets["frequency_matched"])(features, [3, 0, 7, 7])
     for row, prompt in enumerate((3, 0, 7, 7)):
-        chosen = sets["matched"][prompt].tolist()
+        chosen = sets["frequency_matched"][prompt].tolist()
         others = [feature for feature in range(candidates.sae.d_sae) if feature not in chosen]
         assert (cut[row][:, chosen] == 0).all()
         assert (cut[row][:, others] == features[row][:, others]).all()
@@ -103,7 +103,7 @@ def test_no_feature_is_nothing_to_act_on(pair, candidates, prompts, signed_sae):
         top=(),
         mean_active=candidates.mean_active,
         firing_share=candidates.firing_share,
-        opening_share=candidates.opening_share,
+        first_token_share=candidates.first_token_share,
     )
     with pytest.raises(EstimateError, match="no feature was chosen"):
         interventions(pair, none, prompts, TOWARD, n_boot=10, seed=0)

@@ -20,8 +20,13 @@ _PACKED = re.compile(r'<script type="text/plain" id="([^"]*)">([^<]*)</script>')
 
 
 def opened(page: str) -> str:
-    """The HTML of a page, each packed figure replaced by its JSON."""
-    return _PACKED.sub(_unpacked, page)
+    """The HTML of a page, each packed figure replaced by its JSON, without links to the glossary."""
+    return _PACKED.sub(_unpacked, unlinked(page))
+
+
+def unlinked(page: str) -> str:
+    """`page` without links to the glossary."""
+    return re.sub(r'<a class="word" href="#[^"]*">(.*?)</a>', r"\1", page)
 
 
 def undressed(document: str) -> str:

@@ -8,12 +8,13 @@ import pytest
 from elicitation.calibration.record import RECORDS
 from elicitation.estimators.estimate import ESTIMATES, Analysis
 from elicitation.estimators.panel import panel
-from elicitation.report.calibration.record_words import record_words
+from elicitation.report.kit.markup import escaped
+from elicitation.report.record_words import record_words
 from elicitation.report.study.estimates import estimates_section, quantity
 from elicitation.report.study.estimator_words import ASKS, quantity_words
 from lab.sampling.trace import VERDICTS
-from lab.scoring.evidence import PROCESS, RANKS, SCORES, Evidence
 from tests.elicitation.report.opened import kinds, plain
+from tests.evidence import evidence_of
 
 NAN = math.nan
 GAP = "the gap of 1.2 points is 0.8 standard errors, under the five that a share needs"
@@ -79,7 +80,7 @@ def test_a_refused_share_has_a_number_that_leads_to_its_reason():
 def test_estimators_come_in_order_and_say_what_they_ask():
     headings = re.findall(r"<h3>(.*?)</h3>", section())
     assert headings == [f"{name} · {title}" for name, (title, _) in ASKS.items()]
-    assert all(f"<p>{asks}</p>" in section() for _, asks in ASKS.values())
+    assert all(f"<p>{escaped(asks)}</p>" in section() for _, asks in ASKS.values())
 
 
 def test_shares_outside_each_others_intervals_are_listed_with_the_reason_known():
@@ -137,11 +138,7 @@ def test_every_quantity_of_every_estimator_is_put_in_plain():
             for sample in range(8)
         ]
     )  # fmt: skip
-    bare = Evidence(
-        verdicts=verdicts, scores=SCORES.frame([]), ranks=RANKS.frame([]), process=PROCESS.frame([]),
-        old_verdicts=VERDICTS.frame([]),
-    )  # fmt: skip
-    asked = panel(bare, Analysis(n_boot=100)).select("estimator", "quantity").rows()
+    asked = panel(evidence_of(verdicts), Analysis(n_boot=100)).select("estimator", "quantity").rows()
     assert {estimator for estimator, _ in asked} == set(ASKS)
     assert [pair for pair in asked if not quantity_words(*pair)] == []
     assert quantity_words("E99", "SRR") == ""

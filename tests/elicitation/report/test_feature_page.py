@@ -51,7 +51,7 @@ def effect_of(feature: int) -> float:
 
 
 def intervention(kind: str, features: str, dose: float, rate: float, change: float, half: float = 0.02) -> dict:
-    beyond = 0.3 if features in ("matched", "opening") else NAN
+    beyond = 0.3 if features in ("frequency_matched", "first_token") else NAN
     return {
         "intervention": kind, "features": features, "n_features": 8, "dose": dose, "active_share": 0.5, "rate": rate,
         "low": rate - half, "high": rate + half, "change": change, "change_low": change - half,
@@ -67,12 +67,12 @@ def untouched(row: dict) -> dict:
 INTERVENED = [
     untouched(intervention("ablated in the tuned model", "top", 1.0, 0.124, -0.867)),
     intervention("ablated in the tuned model", "top", 1.0, 0.124, -0.867),
-    intervention("ablated in the tuned model", "matched", 1.0, 0.969, -0.022),
+    intervention("ablated in the tuned model", "frequency_matched", 1.0, 0.969, -0.022),
     untouched(intervention("added to the base model", "top", 1.0, 0.783, 0.371)),
     intervention("added to the base model", "top", 1.0, 0.783, 0.371),
-    intervention("added to the base model", "matched", 1.0, 0.419, 0.007),
+    intervention("added to the base model", "frequency_matched", 1.0, 0.419, 0.007),
     intervention("added to the base model", "top", 2.0, 0.951, 0.539),
-    intervention("added to the base model", "matched", 2.0, 0.405, -0.007),
+    intervention("added to the base model", "frequency_matched", 2.0, 0.405, -0.007),
 ]
 PROBES = (("shuffled", 12, 0.51), ("sparse", 12, 0.95), ("sparse", 1, 0.8), ("linear", 64, 0.98))
 
@@ -313,7 +313,10 @@ def test_one_feature_is_spoken_of_as_one():
 
 
 def test_random_features_alone_are_no_finding():
-    assert intervened(intervention("ablated", "matched", 1.0, 0.5, -0.1)) == "Only random features were acted on."
+    assert (
+        intervened(intervention("ablated", "frequency_matched", 1.0, 0.5, -0.1))
+        == "Only random features were acted on."
+    )
 
 
 def test_without_interventions_the_answer_says_what_was_measured(tables: FeatureTables):
@@ -335,7 +338,7 @@ def test_without_interventions_the_answer_says_what_was_measured(tables: Feature
 
 def test_every_number_of_a_table_that_has_an_interval_shows_it(tables: FeatureTables):
     assert len(intervals(intervention_table(tables.interventions, NAMES))) == sum(
-        {"none": 1, "top": 2, "matched": 3}[row["features"]] for row in INTERVENED
+        {"none": 1, "top": 2, "frequency_matched": 3}[row["features"]] for row in INTERVENED
     )
     assert len(intervals(effect_table(tables))) == 2 * 12
     assert len(intervals(difference_table(tables))) == 12
@@ -396,7 +399,7 @@ def test_effects_by_the_exact_methods_come_first(tables: FeatureTables):
     table = effect_table(joint)
     assert 0 < table.index("By joint ablation, nats") < table.index("By gradient, nats")
     strongest = main_effects(joint.effects)["feature"][0]
-    assert "by joint ablation, active in" in feature_cards(joint, NAMES, [strongest], 2)
+    assert "by joint ablation, active in" in feature_cards(joint, NAMES, [strongest])
 
 
 def test_a_scatter_of_many_features_stays_small():
@@ -445,7 +448,7 @@ def test_a_card_tells_what_is_known_of_its_feature(tables: FeatureTables):
     assert re.findall(r"<code>(.*?)</code>", card)[:6] == ["T", "␣so", "↵", "&lt;|end|&gt;", "∅", "6"]
     assert re.findall(r'<th scope="row">(.*?)</th>', card) == ["opener", "answer digit"]
     assert card.count('<p class="strip">') == 5
-    assert card.count("<mark") == 5 + 1
+    assert card.count("<mark") == 5
     assert "27 at chain/23, sample 0, token 7" in card
     assert "1 more text</summary>" in card
 

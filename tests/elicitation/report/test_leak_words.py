@@ -3,7 +3,7 @@ import math
 import pytest
 
 from elicitation.calibration.leak import LEAKS, Leak, Mean, leak
-from elicitation.report.calibration.record_words import is_leaky, leak_figures, leak_sentence, silent_figures
+from elicitation.report.record_words import is_leaky, leak_figures, leak_sentence, silent_figures
 from elicitation.report.study.ladder_table import ladder_table
 from elicitation.report.study.page import Page, render
 from tests.elicitation.report.opened import plain

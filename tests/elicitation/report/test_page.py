@@ -1,4 +1,5 @@
 import dataclasses
+import html
 import json
 import re
 from collections.abc import Callable
@@ -13,15 +14,26 @@ from elicitation.report.study.page import Page, render
 from elicitation.report.study.tables import SCHEMAS, ReportTables
 from elicitation.report.study.traces import TokenStrip, token_strip, truncation_warning
 from lab.records.errors import EstimateError
-from tests.elicitation.report.opened import PAYLOADS, Elements, drawn, kinds, obeys_nothing, opened
+from tests.elicitation.report.opened import PAYLOADS, Elements, drawn, kinds, obeys_nothing, opened, unlinked
 
 
-def test_equal_pages_give_equal_text(page: Page):
-    assert render(page) == render(page)
+@pytest.fixture(scope="module")
+def text(page: Page) -> str:
+    return render(page)
 
 
-def test_sections_come_in_reading_order(page: Page):
-    headings = re.findall(r"<h2>(.*?)</h2>", render(page))
+@pytest.fixture(scope="module")
+def unchecked(page: Page) -> str:
+    """The page of a task whose process cannot be checked."""
+    return render(dataclasses.replace(page, process_checked=False))
+
+
+def test_equal_pages_give_equal_text(page: Page, text: str):
+    assert render(page) == text
+
+
+def test_sections_come_in_reading_order(text: str):
+    headings = re.findall(r"<h2>(.*?)</h2>", text)
     assert headings == [
         "How far each kind of help lifts the base model",
         "What is recovered, and at what price",
@@ -44,8 +56,8 @@ def test_a_table_without_rows_leaves_its_section_out(page: Page):
 UNCHECKED = "This task's process cannot be checked, so strict accuracy is answer accuracy."
 
 
-def test_an_unchecked_process_is_never_said_to_be_valid(page: Page):
-    text = opened(render(dataclasses.replace(page, process_checked=False)))
+def test_an_unchecked_process_is_never_said_to_be_valid(unchecked: str):
+    text = html.unescape(opened(unchecked))
     assert UNCHECKED in text
     for claim in ("every step is valid", "Right by a valid process", "within its reach", "trust the strict"):
         assert claim.lower() not in text.lower().split("where these numbers come from")[0]
@@ -54,8 +66,8 @@ def test_an_unchecked_process_is_never_said_to_be_valid(page: Page):
     assert '"text":"Answer only"' not in text
 
 
-def test_a_checked_process_keeps_both_panels_and_says_what_strict_is(page: Page):
-    text = opened(render(page))
+def test_a_checked_process_keeps_both_panels_and_says_what_strict_is(text: str):
+    text = html.unescape(opened(text))
     assert UNCHECKED not in text
     assert "every step is valid" in text
     assert "the problem was within its reach" in text
@@ -74,9 +86,9 @@ def test_a_checked_process_keeps_both_panels_and_says_what_strict_is(page: Page)
         "On 200 held-out chain problems, at temperature 1, zero-rl solves",
     ],
 )
-@pytest.mark.parametrize("checked", [True, False])
-def test_the_page_owns_up_to_its_limits(page: Page, words: str, checked: bool):
-    assert words in render(dataclasses.replace(page, process_checked=checked))
+def test_the_page_owns_up_to_its_limits(text: str, unchecked: str, words: str):
+    assert words in unlinked(text)
+    assert words in unlinked(unchecked)
 
 
 def test_only_rungs_with_a_control_are_set_over_one(page: Page):
@@ -89,9 +101,9 @@ def test_only_rungs_with_a_control_are_set_over_one(page: Page):
     ]
 
 
-def test_few_cut_completions_give_no_warning(page: Page):
+def test_few_cut_completions_give_no_warning(page: Page, text: str):
     assert truncation_warning(page.tables.ladder) == ""
-    assert '<p class="warning">' not in render(page)
+    assert '<p class="warning">' not in text
 
 
 def test_many_cut_completions_give_a_warning_that_names_the_worst(page: Page):
@@ -106,16 +118,16 @@ def test_many_cut_completions_give_a_warning_that_names_the_worst(page: Page):
     assert text.index('<table class="sheet">') < text.index(warning) < text.index("<h2>What guessing alone")
 
 
-def test_the_page_asks_the_network_for_nothing(page: Page):
-    text = opened(render(page))
+def test_the_page_asks_the_network_for_nothing(text: str):
+    text = opened(text)
     assert not re.search(r"""(src|href|action)\s*=\s*["']?\s*(https?:)?//""", text)
     assert "@import" not in text
     assert "url(" not in text
     assert not {tag for tag, _ in Elements(text).found} & {"iframe", "object", "embed", "img", "base", "form"}
 
 
-def test_the_policy_lets_only_our_own_scripts_run(page: Page):
-    policies = [at["content"] for tag, at in Elements(render(page)).found if at.get("http-equiv")]
+def test_the_policy_lets_only_our_own_scripts_run(text: str):
+    policies = [at["content"] for tag, at in Elements(text).found if at.get("http-equiv")]
     assert len(policies) == 1
     rules = dict(rule.strip().split(" ", 1) for rule in str(policies[0]).split(";"))
     assert rules["default-src"] == "'none'"
@@ -124,14 +136,14 @@ def test_the_policy_lets_only_our_own_scripts_run(page: Page):
     assert rules["img-src"] == "data:"
 
 
-def test_everything_folds_and_unfolds_by_keyboard(page: Page):
-    tags = [tag for tag, _ in Elements(opened(render(page))).found]
+def test_everything_folds_and_unfolds_by_keyboard(text: str):
+    found = Elements(opened(text)).found
+    tags = [tag for tag, _ in found]
     assert tags.count("details") == tags.count("summary") == 13
-    assert all(not any(name.startswith("on") for name in at) for _, at in Elements(opened(render(page))).found)
+    assert all(not any(name.startswith("on") for name in at) for _, at in found)
 
 
-def test_provenance_lists_every_table_and_every_column(page: Page):
-    text = render(page)
+def test_provenance_lists_every_table_and_every_column(text: str):
     for schema in SCHEMAS:
         assert f"{schema.name}.parquet" in text
         assert all(f"<dt>{column.name} " in text for column in schema.columns)
@@ -139,8 +151,8 @@ def test_provenance_lists_every_table_and_every_column(page: Page):
     assert "with uncommitted changes" in text
 
 
-def test_every_section_of_numbers_leads_to_its_table(page: Page):
-    text = opened(render(page))
+def test_every_section_of_numbers_leads_to_its_table(text: str):
+    text = opened(text)
     links = [str(at["href"]) for tag, at in Elements(text).found if tag == "a" and "#table-" in str(at["href"])]
     folds = [str(at.get("id", "")) for tag, at in Elements(text).found if tag == "details"]
     places = [place for place in folds if place.startswith("table-")]
@@ -163,9 +175,9 @@ def test_a_table_of_the_labs_own_says_what_made_it_and_one_of_two_files_has_the_
 
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
-def test_hostile_text_makes_no_element(hostile: Callable[[str], Page], page: Page, payload: str):
+def test_hostile_text_makes_no_element(hostile: Callable[[str], Page], text: str, payload: str):
     # A page with refusals has a list that this one lacks.
-    assert kinds(render(hostile(payload))) - kinds(render(page)) <= {
+    assert kinds(render(hostile(payload))) - kinds(text) <= {
         ("sup", ()),
         ("ol", ()),
         ("li", ()),

@@ -10,8 +10,8 @@ from lab.sampling.decoding import GREEDY
 from lab.sampling.trace import TRACES, trace_table
 from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.intervention import FirstChooser, LikelyToken, SecondChoice, Steer, Sweep, Takeover, TunedChooser
-from steering.hybrid.router import (
+from steering.hybrid.interventions import LikelyToken, SecondChoice, Steer, Takeover
+from steering.hybrid.routers import (
     Always,
     AtRandom,
     Disagreement,
@@ -21,6 +21,7 @@ from steering.hybrid.router import (
     Reranked,
     Scheduled,
 )
+from steering.hybrid.sweep import FirstChooser, Sweep, TunedChooser
 from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
 from tests.steering.hybrid.by_hand import FEW, SAMPLED, logits_under, pair_of, prompt_of, taxonomy_of, vector, written
 

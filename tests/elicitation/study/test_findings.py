@@ -7,11 +7,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from elicitation.report.study.record_words import rungs
-from elicitation.report.study.tables import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K
+from elicitation.report.study.tables import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, rungs
 from elicitation.study.findings import (
     TAUS,
     Answered,
+    arm_table,
     cover_table,
     example_table,
     family_table,
@@ -22,6 +22,7 @@ from elicitation.study.findings import (
 )
 from lab.metrics.bootstrap import resamples
 from lab.sampling.trace import TRACES, VERDICTS
+from lab.scoring.evidence import ARMS, ArmKey, Control, Role
 from lab.tasks.problem import Problem, Verdict
 from lab.tasks.source import Task
 
@@ -37,6 +38,7 @@ TASK = Task(
     read_answer=lambda text: text or None,
     same_answer=lambda answer, gold: answer == gold,
 )
+HELP = Role.VECTOR_ALWAYS
 WEIGHTS = resamples(3, 200, np.random.default_rng(0))
 
 
@@ -45,7 +47,7 @@ def answered(
     texts: dict[str, list[str]],
     *,
     valid: bool | None = True,
-    kind: str = "end",
+    role: Role | None = None,
     control_of: str | None = None,
     routes: list[int] | None = None,
     bits: tuple[float, ...] | None = None,
@@ -80,11 +82,11 @@ def answered(
     return Answered(
         name=name,
         label=f"label of {name}",
-        kind=kind,
+        key=ArmKey(role or Role(name), "sampled", None if control_of is None else Control.RANDOM_VECTORS),
         control_of=control_of,
         traces=TRACES.frame(traces),
         verdicts=VERDICTS.frame(verdicts),
-        family="end" if kind == "end" else "vector",
+        family="end" if role is None else "vector",
         steered_share=0.25,
         bits=np.full(len(texts), 0.0) if bits is None else np.array(bits),
         cost=1.0,
@@ -92,9 +94,9 @@ def answered(
 
 
 BASE = answered("base", {"p": ["1", "2"], "q": ["1", "1"], "r": ["2", "2"]})
-RUNG = answered("rung", {"p": ["1", "1"], "q": ["2", "1"], "r": ["2", "2"]}, kind="rung")
-CONTROL = answered("control", {"p": ["2", "2"], "q": ["1", "1"], "r": ["2", "2"]}, kind="control", control_of="rung")
-SLOPPY = answered("sloppy", {"p": ["1", "1"], "q": ["2", "1"], "r": ["2", "2"]}, kind="rung", valid=False)
+RUNG = answered("rung", {"p": ["1", "1"], "q": ["2", "1"], "r": ["2", "2"]}, role=HELP)
+CONTROL = answered("control", {"p": ["2", "2"], "q": ["1", "1"], "r": ["2", "2"]}, role=HELP, control_of="rung")
+SLOPPY = answered("sloppy", {"p": ["1", "1"], "q": ["2", "1"], "r": ["2", "2"]}, role=HELP, valid=False)
 TUNED = answered("tuned", {"p": ["1", "1"], "q": ["2", "2"], "r": ["1", "2"]})
 
 
@@ -139,8 +141,16 @@ def test_the_ladder_has_every_arm_under_both_measures_with_the_base_first_and_th
         assert rows["order"].to_list() == [0, 1, 2, 3, 4]
         assert rows["kind"].to_list() == ["end", "rung", "control", "rung", "end"]
         assert rows["control_of"].to_list() == [None, None, "rung", None, None]
+        assert rows["role"].to_list() == ["base", *["vector-always"] * 3, "tuned"]
+        assert rows["control"].to_list() == [None, None, "random-vectors", None, None]
         # From the base up, a control stands right under its rung.
         assert rungs(ladder, measure)["arm"].to_list() == ["base", "control", "rung", "sloppy", "tuned"]
+
+
+def test_the_arms_of_a_study_are_listed_with_what_they_are_there_for(ladder):
+    table = ARMS.checked(arm_table([BASE, RUNG, CONTROL, SLOPPY, TUNED]))
+    strict = ladder.filter(pl.col("measure") == "strict")
+    assert table.equals(strict.select(table.columns))
 
 
 @pytest.mark.parametrize(
@@ -167,7 +177,7 @@ def test_a_rung_stands_beside_its_best_control_and_nothing_else_does(ladder):
     others = strict.filter(pl.col("arm") != "rung")
     for column in ("over_control", "over_control_low", "over_control_high"):
         assert others[column].is_nan().all()
-    better = answered("better", {name: [gold] * 2 for name, gold in GOLDS.items()}, kind="control", control_of="rung")
+    better = answered("better", {name: [gold] * 2 for name, gold in GOLDS.items()}, role=HELP, control_of="rung")
     both = ladder_table([BASE, RUNG, CONTROL, better, TUNED], WEIGHTS).filter(pl.col("measure") == "strict")
     assert both["over_control"][1] == pytest.approx(3 / 6 - 1)
 
@@ -189,11 +199,11 @@ def test_shares_of_a_wide_gap_are_ratios_of_gains():
     names = [f"p{index}" for index in range(n)]
     GOLDS.update(dict.fromkeys(names, "1"))
 
-    def arm(name: str, n_solved: int, kind: str = "rung", control_of: str | None = None) -> Answered:
+    def arm(name: str, n_solved: int, role: Role | None = None, control_of: str | None = None) -> Answered:
         texts = {problem: ["1" if index < n_solved else "0"] for index, problem in enumerate(names)}
-        return answered(name, texts, kind=kind, control_of=control_of)
+        return answered(name, texts, role=role, control_of=control_of)
 
-    arms = [arm("base", 3, "end"), arm("rung", 18), arm("control", 0, "control", "rung"), arm("tuned", 28, "end")]
+    arms = [arm("base", 3), arm("rung", 18, HELP), arm("control", 0, HELP, "rung"), arm("tuned", 28)]
     rows = ladder_table(arms, resamples(n, 200, np.random.default_rng(0))).filter(pl.col("measure") == "strict")
     assert rows["share"][1] == pytest.approx(15 / 25)
     assert rows["share"][2] == pytest.approx(-3 / 25)
@@ -205,7 +215,7 @@ def test_shares_of_a_wide_gap_are_ratios_of_gains():
 
 
 def test_pass_at_k_is_that_of_counts():
-    once = answered("once", {"p": ["1", "0", "0", "0"], "q": ["0"] * 4, "r": ["0"] * 4})
+    once = answered("once", role=HELP, texts={"p": ["1", "0", "0", "0"], "q": ["0"] * 4, "r": ["0"] * 4})
     table = PASS_AT_K.checked(pass_at_k_table([once], (1, 2, 4), WEIGHTS))
     strict = table.filter(pl.col("measure") == "strict")
     assert strict["k"].to_list() == [1, 2, 4]
@@ -228,7 +238,7 @@ def test_families_are_broken_down_by_their_own_problems():
 
 def test_the_guess_floor_pairs_answers_with_the_golds_of_other_problems():
     # p says 1 (the gold of r), q says 1 twice (the gold of p and r), r says nothing that can be read.
-    guesser = answered("guesser", {"p": ["1"], "q": ["1"], "r": [""]})
+    guesser = answered("guesser", role=HELP, texts={"p": ["1"], "q": ["1"], "r": [""]})
     table = GUESS.checked(guess_table([guesser], TASK, WEIGHTS))
     assert table["arm"].to_list() == ["guesser"]
     # Of the six ordered pairs: (p, r), (q, p) and (q, r) match.
@@ -248,7 +258,7 @@ def test_examples_are_the_first_samples_of_the_first_problems_whatever_their_out
 
 
 def test_a_process_that_cannot_be_checked_stays_null_and_counts_as_its_answer():
-    unchecked = answered("unchecked", {"p": ["1"], "q": ["0"], "r": ["1"]}, valid=None)
+    unchecked = answered("unchecked", {"p": ["1"], "q": ["0"], "r": ["1"]}, role=HELP, valid=None)
     assert unchecked.rates("strict").tolist() == unchecked.rates("answer").tolist() == [1.0, 0.0, 1.0]
     assert (
         example_table([unchecked], PROBLEMS, {3: "a", 4: "b"}.__getitem__, 3)["process_valid"].to_list() == [None] * 3
@@ -264,7 +274,7 @@ def test_tables_of_no_arms_have_their_columns_and_no_rows():
 
 
 def test_bits_a_token_are_all_bits_over_all_tokens_and_bits_a_problem_their_mean():
-    asked = answered("asked", {"p": ["1", "1"], "q": ["2", "1"], "r": ["2", "2"]}, kind="rung", bits=(3.0, 0.0, 6.0))
+    asked = answered("asked", {"p": ["1", "1"], "q": ["2", "1"], "r": ["2", "2"]}, role=HELP, bits=(3.0, 0.0, 6.0))
     row = ladder_table([BASE, asked, TUNED], WEIGHTS).row(1, named=True)
     # Two tokens a completion: 9 bits over 6 tokens, and 9 over 3 problems.
     assert (row["bits_per_token"], row["bits_per_problem"]) == (1.5, 3.0)

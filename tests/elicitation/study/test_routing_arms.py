@@ -1,66 +1,25 @@
 """Routing arms: every rung has controls that differ from it in one thing, and most never ask the tuned model."""
 
 import pytest
-import torch
 
-from elicitation.study.arms import Arm
-from elicitation.study.routing import routing_arms, scattered
-from lab.metrics.bootstrap import Interval
-from probes.capture.site import Site
-from probes.taxonomy.taxonomy import Taxonomy
+from elicitation.study.arms import Arm, scattered
+from elicitation.study.routing import routing_arms
 from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.intervention import Steer
-from steering.hybrid.router import AtRandom, EntropyAbove, LinearProbe, Scheduled
+from steering.hybrid.interventions import Steer
+from steering.hybrid.routers import AtRandom
 from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
-from steering.routing.category_vectors import CategoryVectors
-from steering.routing.fit_router import ProbeQuality
-from steering.routing.routed import Routing
-from steering.vector import SteeringVector
-
-SITE = Site(0)
-D_MODEL = 6
-
-
-def vector(norm: float, axis: int = 0) -> SteeringVector:
-    return SteeringVector({SITE: norm * torch.eye(D_MODEL)[axis]}, {SITE: 1.0}, "")
-
-
-def side(reader, *norms: float) -> CategoryVectors:
-    n = len(norms)
-    taxonomy = Taxonomy(
-        site=SITE,
-        mean=torch.zeros(D_MODEL),
-        W_enc=torch.eye(D_MODEL)[:, :n],
-        b_enc=torch.zeros(n),
-        W_dec=torch.eye(D_MODEL)[:n],
-        b_dec=torch.zeros(D_MODEL),
-        k=1,
-        names=tuple(map(str, range(n))),
-        model="tiny",
-        model_digest="digest",
-    )
-    vectors = tuple(vector(norm, axis) for axis, norm in enumerate(norms))
-    return CategoryVectors(taxonomy=taxonomy, reader=reader, vectors=vectors, n_disagreements=(10,) * n)
-
-
-def routing(*norms: float) -> Routing:
-    return Routing(
-        probe=LinearProbe(SITE, torch.ones(D_MODEL), 0.0),
-        probe_quality=ProbeQuality(Interval(value=1.0, low=1.0, high=1.0, stderr=0.0), 0.1, 0.1, 1.0, 100, 10),
-        entropy=EntropyAbove(1.0),
-        schedule=Scheduled((1.0, 0.0)),
-        base_side=side("base", *norms),
-        tuned_side=side("tuned", *norms),
-    )
-
-
-VECTORS = {"fitted": (vector(2.0),), "like-fitted": (vector(2.0, 1), vector(2.0, 2))}
+from tests.elicitation.study.by_hand import SITE, VECTORS, routing
 
 
 def arms_of(*norms: float) -> dict[str, Arm]:
     found = routing_arms(routing(*norms), VECTORS, seed=0)
-    assert len({arm.name for arm in found}) == len({arm.label for arm in found}) == len(found)
+    assert (
+        len({arm.key for arm in found})
+        == len({arm.name for arm in found})
+        == len({arm.label for arm in found})
+        == len(found)
+    )
     return {arm.name: arm for arm in found}
 
 
@@ -128,7 +87,7 @@ def test_without_a_category_vector_the_fitted_vector_is_left():
 
 @pytest.mark.parametrize("name", ["fitted-schedule", "fitted-entropy", "fitted-probe", "categories-probe"])
 def test_scattered_does_the_same_at_random_tokens(arms, name):
-    control = scattered(arms[name], 0.25)
+    control = scattered(arms[name], 0.25, top=5)
     assert control.method == Hybrid(AtRandom(0.25), arms[name].method.intervention)
     assert (control.name, control.kind, control.control_of) == (f"{name}-scattered", "control", name)
 

@@ -7,7 +7,7 @@ import sys
 import polars as pl
 import pytest
 
-from elicitation.widgets.dose_slider import error_bars
+from elicitation.widgets.chart import error_bars
 from elicitation.widgets.mime_bundle import SCRIPTS
 
 scripts = pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.js")), ids=lambda script: script.stem)

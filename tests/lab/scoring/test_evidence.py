@@ -1,13 +1,19 @@
 """Evidence is refused where its tables do not speak of the same problems."""
 
+from dataclasses import replace
+
+import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from elicitation.estimators.estimate import Analysis, rates
-from elicitation.estimators.panel import panel
+from elicitation.estimators.ladder_share import published_share
+from elicitation.estimators.panel import ESTIMATORS, panel
 from lab.records.errors import EstimateError
 from lab.sampling.trace import VERDICTS
-from lab.scoring.evidence import PROCESS, RANKS, SCORES, Evidence
+from lab.scoring.evidence import SCORES, ArmKey, Evidence, Role, arm_of
+from tests.evidence import KEYS, arms_of, evidence_of
 
 
 def verdicts(**solved: list[str]) -> pl.DataFrame:
@@ -44,11 +50,9 @@ def evidence(of: pl.DataFrame, old: pl.DataFrame | None = None, scored: str | No
             }
         ]
     )
-    return Evidence(
-        verdicts=of,
+    return evidence_of(
+        of,
         scores=scores,
-        ranks=RANKS.frame([]),
-        process=PROCESS.frame([]),
         old_verdicts=VERDICTS.frame([]) if old is None else old,
     )
 
@@ -69,6 +73,45 @@ def test_scores_of_an_unknown_problem_are_refused():
     with pytest.raises(EstimateError, match="scores has rows of 'z'"):
         evidence(verdicts(base=["a"]), scored="z")
     assert evidence(verdicts(base=["a"]), scored="a").scores.height == 1
+
+
+def test_arms_that_are_not_those_of_the_verdicts_are_refused():
+    of = verdicts(base=["a"], tuned=["a"])
+    for arms in (arms_of(of)[:1], pl.concat([arms_of(of), arms_of(of)])):
+        with pytest.raises(EstimateError, match="want the same, each once"):
+            replace(evidence(of), arms=arms)
+
+
+def test_an_arm_is_found_by_its_key_and_several_of_one_key_are_refused():
+    both = evidence(verdicts(**{"random": ["a"], "vector": ["a"], "vector greedy": ["a"]}))
+    assert [arm_of(both, KEYS[name]) for name in both.arms["arm"]] == both.arms["arm"].to_list()
+    assert arm_of(both, ArmKey(Role.BASE)) is None
+    with pytest.raises(EstimateError, match="random, vector are all vector-first-token, sampled"):
+        arm_of(replace(both, arms=both.arms.with_columns(control=pl.lit(None, pl.String))), KEYS["vector"])
+
+
+@pytest.mark.parametrize("estimator", [*ESTIMATORS, published_share])
+def test_what_arms_are_called_does_not_matter(estimator):
+    generator = np.random.default_rng(0)
+    table = pl.concat(
+        [
+            verdicts(**{name: [f"p{index:02d}" for index in range(12)]}).with_columns(
+                strict=pl.Series(generator.random(12) < (0.9 if "tuned" in name else 0.3)),
+                sample_index=pl.lit(sample, dtype=pl.Int32),
+            )
+            for name in KEYS
+            for sample in range(1 if KEYS[name].decoding == "greedy" else 8)
+        ]
+    )
+    plain = evidence(table)
+    names = {name: f"arm {index}" for index, name in enumerate(KEYS)}
+    called = {field: getattr(plain, field).with_columns(pl.col("arm").replace(names)) for field in ("arms", "verdicts")}
+    wanted, found = (
+        estimator(data, Analysis(n_boot=100)).with_columns(refused=pl.col("refusal").is_not_null())
+        for data in (plain, replace(plain, **called))
+    )
+    # The reason of a refusal may name the arms.
+    assert_frame_equal(found.drop("refusal"), wanted.drop("refusal"))
 
 
 def test_rates_of_a_missing_arm_name_those_there_are():

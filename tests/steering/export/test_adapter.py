@@ -13,7 +13,7 @@ from lab.records.errors import ModelError, SiteError, StorageError, VectorError
 from lab.records.provenance import provenance
 from probes.capture.site import Site
 from steering.edit import Add, apply
-from steering.export.adapter import save_adapter
+from steering.export.adapter import Adapter
 from steering.export.block_outputs import LAST_MAPS
 from steering.export.vector_file import Origin, facts_of
 from steering.vector import SteeringVector
@@ -47,7 +47,7 @@ def test_the_adapted_model_gives_the_logits_of_apply(family, sites, tmp_path):
     if not model.anatomy.has_resid_mid and any(site.stream == "resid_mid" for site in sites):
         sites = (Site(0),)
     vector = drawn(model, *sites)
-    save_adapter(tmp_path / "adapter", vector, model, origin_of(model))
+    Adapter(model).write(tmp_path / "adapter", vector, origin_of(model))
     with torch.no_grad(), apply(model, Add(vector)):
         wanted = model.network(IDS).logits
     plain = model.network(IDS).logits
@@ -61,7 +61,7 @@ def test_the_adapted_model_gives_the_logits_of_apply(family, sites, tmp_path):
 
 def test_no_other_map_is_changed_although_its_name_ends_alike(tmp_path):
     model = tiny_model("llama", n_layers=12)
-    save_adapter(tmp_path / "adapter", drawn(model, Site(1)), model, origin_of(model))
+    Adapter(model).write(tmp_path / "adapter", drawn(model, Site(1)), origin_of(model))
     adapted = PeftModel.from_pretrained(tiny_model("llama", n_layers=12).network, tmp_path / "adapter")
     changed = {name for name, _ in adapted.named_parameters() if "lora_" in name}
     assert len(changed) == 3
@@ -72,24 +72,24 @@ def test_no_other_map_is_changed_although_its_name_ends_alike(tmp_path):
 def test_families_that_norm_the_last_map_are_refused(family, tmp_path):
     model = tiny_model(family)
     with pytest.raises(VectorError, match=f"in '{family}' no linear map adds straight to the residual stream"):
-        save_adapter(tmp_path / "adapter", drawn(model, Site(0)), model, origin_of(model))
+        Adapter(model).write(tmp_path / "adapter", drawn(model, Site(0)), origin_of(model))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_an_adapter_cannot_hold_is_refused(tmp_path):
     model = tiny_model("qwen2")
     with pytest.raises(VectorError, match=r"blocks\.0\.hook_resid_pre is no linear map's output, and a LoRA bias"):
-        save_adapter(tmp_path / "adapter", drawn(model, Site(0, "resid_pre")), model, origin_of(model))
+        Adapter(model).write(tmp_path / "adapter", drawn(model, Site(0, "resid_pre")), origin_of(model))
     with pytest.raises(SiteError, match="out of range"):
-        save_adapter(tmp_path / "adapter", drawn(model, Site(5)), model, origin_of(model))
+        Adapter(model).write(tmp_path / "adapter", drawn(model, Site(5)), origin_of(model))
     (tmp_path / "adapter").mkdir()
     with pytest.raises(StorageError, match="exists"):
-        save_adapter(tmp_path / "adapter", drawn(model, Site(0)), model, origin_of(model))
+        Adapter(model).write(tmp_path / "adapter", drawn(model, Site(0)), origin_of(model))
 
 
 def test_an_adapter_says_what_it_is_of(tmp_path):
     model = load(OrganismModel(name="zero-base"), device=CPU, dtype=torch.float32)
-    save_adapter(tmp_path / "adapter", drawn(model, Site(0)), model, origin_of(model))
+    Adapter(model).write(tmp_path / "adapter", drawn(model, Site(0)), origin_of(model))
     assert json.loads((tmp_path / "adapter/adapter_config.json").read_text())["base_model_name_or_path"] == "zero-base"
     note = json.loads((tmp_path / "adapter/steering_vector.json").read_text())
     assert note["model"]["digest"] == model.digest

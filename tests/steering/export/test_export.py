@@ -13,8 +13,13 @@ from lab.models.tiny import tiny_model
 from lab.records.errors import SiteError, VectorError
 from lab.records.provenance import provenance
 from probes.capture.site import Site
-from steering.export.export import Adapter, BakedBias, Gguf, LayerTable, Safetensors, VllmLens, export, import_vector
+from steering.export.adapter import Adapter
+from steering.export.baked_bias import BakedBias
+from steering.export.export import export, import_vector
+from steering.export.gguf import Gguf
+from steering.export.tensors import LayerTable, Safetensors
 from steering.export.vector_file import ModelFacts, Origin, facts_of
+from steering.export.vllm_lens import VllmLens
 from steering.vector import SteeringVector
 
 MADE_BY = provenance("vectors", {"steps": 3}, {"disagreements": "0" * 16}, device="cpu", dtype="float32", seed=7)

@@ -10,7 +10,7 @@ from gguf import GGUFReader, GGUFWriter
 from lab.records.errors import VectorError
 from lab.records.provenance import provenance
 from probes.capture.site import Site
-from steering.export.gguf import read_gguf_vector, save_gguf
+from steering.export.gguf import Gguf
 from steering.export.vector_file import ModelFacts, Origin
 from steering.vector import SteeringVector
 
@@ -41,7 +41,7 @@ def foreign(path, tensors, *, architecture="controlvector", hint="llama", floats
 
 
 def test_the_file_is_what_llama_cpp_reads(tmp_path):
-    save_gguf(tmp_path / "vector.gguf", vector_at(Site(1), Site(6), Site(4, "resid_pre")), ORIGIN)
+    Gguf().write(tmp_path / "vector.gguf", vector_at(Site(1), Site(6), Site(4, "resid_pre")), ORIGIN)
     reader = GGUFReader(tmp_path / "vector.gguf")
     assert reader.get_field("general.architecture").contents() == "controlvector"
     assert reader.get_field("controlvector.model_hint").contents() == "qwen2"
@@ -55,7 +55,7 @@ def test_the_file_is_what_llama_cpp_reads(tmp_path):
 
 
 def test_beside_the_known_keys_there_is_one_of_our_own(tmp_path):
-    save_gguf(tmp_path / "vector.gguf", vector_at(Site(1)), ORIGIN)
+    Gguf().write(tmp_path / "vector.gguf", vector_at(Site(1)), ORIGIN)
     fields = {name for name in GGUFReader(tmp_path / "vector.gguf").fields if not name.startswith("GGUF.")}
     assert fields == {
         "general.architecture",
@@ -67,7 +67,7 @@ def test_beside_the_known_keys_there_is_one_of_our_own(tmp_path):
 
 def test_equal_vectors_are_equal_bytes(tmp_path):
     for name in ("one", "two"):
-        save_gguf(tmp_path / name, vector_at(Site(1), Site(2)), ORIGIN)
+        Gguf().write(tmp_path / name, vector_at(Site(1), Site(2)), ORIGIN)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
@@ -76,7 +76,7 @@ def test_the_output_of_block_0_is_refused_because_llama_cpp_cannot_reach_it(site
     with pytest.raises(
         VectorError, match=r"blocks\.0\.hook_resid_post would be direction\.0, which llama\.cpp refuses"
     ):
-        save_gguf(tmp_path / "vector.gguf", vector_at(site, Site(3)), ORIGIN)
+        Gguf().write(tmp_path / "vector.gguf", vector_at(site, Site(3)), ORIGIN)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -84,18 +84,18 @@ def test_what_comes_before_block_0_is_refused(tmp_path):
     with pytest.raises(
         VectorError, match=r"blocks\.0\.hook_resid_pre is no block's output, and llama\.cpp adds to those"
     ):
-        save_gguf(tmp_path / "vector.gguf", vector_at(Site(0, "resid_pre")), ORIGIN)
+        Gguf().write(tmp_path / "vector.gguf", vector_at(Site(0, "resid_pre")), ORIGIN)
 
 
 def test_a_file_without_a_model_is_refused(tmp_path):
     with pytest.raises(VectorError, match="names the family of its model: say which model"):
-        save_gguf(tmp_path / "vector.gguf", vector_at(Site(1)), Origin(made_by=MADE_BY))
+        Gguf().write(tmp_path / "vector.gguf", vector_at(Site(1)), Origin(made_by=MADE_BY))
 
 
 def test_files_of_repeng_and_easysteer_are_read(tmp_path):
     rows = {"direction.0": np.arange(3, dtype=np.float32), "direction.7": -np.ones(3, dtype=np.float32)}
     foreign(tmp_path / "happy.gguf", rows, floats=[("explained_variance", 0.5)])
-    found = read_gguf_vector(tmp_path / "happy.gguf")
+    found = Gguf.read(tmp_path / "happy.gguf")
     assert found.origin is None
     assert found.vector.description == "GGUF control vector happy.gguf, fitted on llama"
     # repeng counts block 0 too.
@@ -122,11 +122,11 @@ def test_files_of_repeng_and_easysteer_are_read(tmp_path):
 def test_other_gguf_files_are_refused(tensors, architecture, reason, tmp_path):
     foreign(tmp_path / "file.gguf", tensors, architecture=architecture)
     with pytest.raises(VectorError, match=f"cannot read a control vector from .*: .*{reason}"):
-        read_gguf_vector(tmp_path / "file.gguf")
+        Gguf.read(tmp_path / "file.gguf")
 
 
 def test_a_key_of_another_type_is_refused(tmp_path):
-    save_gguf(tmp_path / "vector.gguf", vector_at(Site(1)), ORIGIN)
+    Gguf().write(tmp_path / "vector.gguf", vector_at(Site(1)), ORIGIN)
     key = b"controlvector.model_hint"
     whole = (tmp_path / "vector.gguf").read_bytes()
     # Type 8 is a string; the same bytes as an array of 8-bit integers are none.
@@ -135,4 +135,4 @@ def test_a_key_of_another_type_is_refused(tmp_path):
     broken = whole.replace(old, key + struct.pack("<I", 10))
     (tmp_path / "vector.gguf").write_bytes(broken)
     with pytest.raises(VectorError, match="cannot read a control vector"):
-        read_gguf_vector(tmp_path / "vector.gguf")
+        Gguf.read(tmp_path / "vector.gguf")

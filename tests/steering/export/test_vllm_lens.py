@@ -11,7 +11,7 @@ from lab.records.errors import VectorError
 from lab.records.provenance import provenance
 from probes.capture.site import Site
 from steering.export.vector_file import Origin
-from steering.export.vllm_lens import read_vllm_lens, save_vllm_lens
+from steering.export.vllm_lens import VllmLens
 from steering.vector import SteeringVector
 
 ORIGIN = Origin(made_by=provenance("vectors", {}, {}, device="cpu", dtype="float32", seed=7))
@@ -38,7 +38,7 @@ def request(**changes):
 
 
 def test_the_json_says_what_vllm_lens_asks(tmp_path):
-    save_vllm_lens(tmp_path / "vector.json", VECTOR, ORIGIN)
+    VllmLens().write(tmp_path / "vector.json", VECTOR, ORIGIN)
     told = json.loads((tmp_path / "vector.json").read_text())
     assert struct.unpack("<4f", base64.b64decode(told["activations"]["data"])) == (1.0, 2.5, -1.0, 0.125)
     assert told["activations"]["shape"] == [2, 2]
@@ -49,7 +49,7 @@ def test_the_json_says_what_vllm_lens_asks(tmp_path):
 
 def test_a_file_of_vllm_lens_is_read_with_its_scale(tmp_path):
     (tmp_path / "vector.json").write_text(request())
-    found = read_vllm_lens(tmp_path / "vector.json")
+    found = VllmLens.read(tmp_path / "vector.json")
     assert found.origin is None
     assert {site: row.tolist() for site, row in found.vector.directions.items()} == {
         Site(3): [0.5, 1],
@@ -63,7 +63,7 @@ def test_half_precision_is_read_as_it_was(dtype, stored, tmp_path):
     data = base64.b64encode(rows.view(torch.int16).numpy().astype("<i2").tobytes()).decode()
     told = {"data": data, "dtype": stored, "original_dtype": str(dtype), "shape": [2, 2]}
     (tmp_path / "vector.json").write_text(request(activations=told, scale=1.0))
-    found = read_vllm_lens(tmp_path / "vector.json").vector
+    found = VllmLens.read(tmp_path / "vector.json").vector
     assert torch.equal(torch.stack(list(found.directions.values())), rows.float())
 
 
@@ -88,10 +88,10 @@ def test_half_precision_is_read_as_it_was(dtype, stored, tmp_path):
 def test_what_a_vector_does_not_hold_is_refused(changes, reason, tmp_path):
     (tmp_path / "vector.json").write_text(request(**changes))
     with pytest.raises(VectorError, match=reason):
-        read_vllm_lens(tmp_path / "vector.json")
+        VllmLens.read(tmp_path / "vector.json")
 
 
 def test_json_that_is_no_object_is_refused(tmp_path):
     (tmp_path / "vector.json").write_text("[1, 2]")
     with pytest.raises(VectorError, match="has no `activations`"):
-        read_vllm_lens(tmp_path / "vector.json")
+        VllmLens.read(tmp_path / "vector.json")

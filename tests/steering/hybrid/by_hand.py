@@ -14,7 +14,8 @@ from lab.tasks.problem import Problem
 from probes.capture.capture import capture
 from probes.capture.site import Site, hook_site
 from probes.taxonomy.taxonomy import Taxonomy
-from steering.hybrid.hybrid import Hybrid, open_hybrid
+from steering.hybrid.hybrid import Hybrid
+from steering.hybrid.open_hybrid import open_hybrid
 from steering.vector import SteeringVector
 
 WORDS = ("a", "what is 2+3?", "chains of unequal length are the point of this", "x" * 31, "no")

@@ -1,8 +1,8 @@
 """reference: hybrids by their definition, one text at a time, without a cache and without a batch.
 
-For every token the base model reads the whole text, and so does the tuned one where the hybrid needs it; an act reads
-it again with its edit at the right positions, a sweep once for each candidate. Every decision comes with its margin, so
-that a token which rounding may turn can be told from one that it may not.
+For every token the base model reads the whole text, and so does the tuned one where the hybrid needs it; an
+intervention reads it again with its edit at the right positions, a sweep once for each candidate. Every decision comes
+with its margin, so that a token which rounding may turn can be told from one that it may not.
 """
 
 from collections.abc import Sequence, Set
@@ -26,19 +26,9 @@ from lab.tasks.problem import Problem
 from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
-from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.intervention import (
-    FirstChooser,
-    Intervention,
-    LikelyToken,
-    RandomChooser,
-    SecondChoice,
-    Steer,
-    Sweep,
-    Takeover,
-    TunedChooser,
-)
-from steering.hybrid.router import (
+from steering.hybrid.hybrid import Hybrid, Intervention, Router
+from steering.hybrid.interventions import LikelyToken, SecondChoice, Steer, Takeover
+from steering.hybrid.routers import (
     ROUTER_KEY,
     Always,
     AtRandom,
@@ -50,9 +40,9 @@ from steering.hybrid.router import (
     LinearProbe,
     Never,
     Reranked,
-    Router,
     Scheduled,
 )
+from steering.hybrid.sweep import FirstChooser, RandomChooser, Sweep, TunedChooser
 from steering.hybrid.vector_table import (
     CANDIDATE,
     CATEGORY,
@@ -102,7 +92,7 @@ UNASKED = Choice(-1, inf)
 
 
 class Offer(NamedTuple):
-    """What an act gives a token to be drawn from."""
+    """What an intervention gives a token to be drawn from."""
 
     logits: Float[Tensor, " d_vocab"]
     route: int

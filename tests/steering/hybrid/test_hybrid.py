@@ -15,13 +15,11 @@ from lab.sampling.sample import end_tokens, sample
 from probes.capture.site import Site, hook_site
 from steering.edit import Ablate, Add, Rotate, apply
 from steering.gate import AtPositions, WhileWriting
-from steering.hybrid.hybrid import (
-    Hybrid,
-    insisting,
-)
-from steering.hybrid.intervention import LikelyToken, SecondChoice, Steer, Takeover
-from steering.hybrid.router import Always, AtRandom, AtSteps, Disagreement, Never, Reranked, View, route
+from steering.hybrid.hybrid import Hybrid, Moment, insisting
+from steering.hybrid.interventions import LikelyToken, SecondChoice, Steer, Takeover
+from steering.hybrid.routers import Always, AtRandom, AtSteps, Disagreement, Never, Reranked
 from steering.hybrid.vector_table import Drawn
+from steering.hybrid.watched_decoder import View
 
 from .by_hand import FEW, PROBLEMS, SAMPLED, SEED, pair_of, vector, written
 
@@ -84,7 +82,8 @@ def by_definition(pair, hybrid, problem, decoding, sample_index=0):
         text = prompt + tokens
         base, tuned = last_logits(pair.base, text), last_logits(pair.tuned, text)
         logits, writer = base, 0
-        if bool(route(hybrid.router, step=step, keys=key, base=View(base, {}), tuned=View(tuned, {}))[0]):
+        now = Moment(step=step, keys=key, base=View(base, {}), tuned=View(tuned, {}))
+        if bool(hybrid.router.route(now)[0]):
             match hybrid.intervention:
                 case Steer(table=Drawn(edits=edits)):
                     logits, writer = last_logits(pair.base, text, edits[int(key[0]) % len(edits)]), 1

@@ -20,18 +20,10 @@ from lab.tasks.source import open_task, task_source
 from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
-from steering.hybrid.hybrid import Hybrid, open_hybrid
-from steering.hybrid.intervention import (
-    FirstChooser,
-    LikelyToken,
-    RandomChooser,
-    SecondChoice,
-    Steer,
-    Sweep,
-    Takeover,
-    TunedChooser,
-)
-from steering.hybrid.router import (
+from steering.hybrid.hybrid import Hybrid
+from steering.hybrid.interventions import LikelyToken, SecondChoice, Steer, Takeover
+from steering.hybrid.open_hybrid import open_hybrid
+from steering.hybrid.routers import (
     Always,
     AtRandom,
     AtSteps,
@@ -44,6 +36,7 @@ from steering.hybrid.router import (
     Reranked,
     Scheduled,
 )
+from steering.hybrid.sweep import FirstChooser, RandomChooser, Sweep, TunedChooser
 from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
 from steering.vector import SteeringVector
 from tests.steering.hybrid.reference import Written, read, write
@@ -238,7 +231,7 @@ def test_a_hybrid_equals_its_definition_token_for_token(tiny, parts, name, decod
         case Always():
             assert routes == {1}
         case _:
-            # Else the test would say nothing of the act, or nothing of what follows it.
+            # Else the test would say nothing of the intervention, or nothing of what follows it.
             assert routes == {0, 2 if isinstance(hybrid.intervention, Takeover) else 1}
 
 

@@ -13,7 +13,8 @@ from lab.models.tiny import tiny_model
 from lab.records.errors import DecodingError
 from lab.records.seeds import child_seed, uniforms
 from probes.capture.site import Site
-from steering.hybrid.router import (
+from steering.hybrid.hybrid import Moment, Router
+from steering.hybrid.routers import (
     Always,
     AtRandom,
     AtSteps,
@@ -25,10 +26,8 @@ from steering.hybrid.router import (
     Never,
     Reranked,
     Scheduled,
-    View,
-    asks_tuned,
-    route,
 )
+from steering.hybrid.watched_decoder import View
 
 from .by_hand import taxonomy_of
 
@@ -39,9 +38,12 @@ def keys(n):
 
 def routed(router, *, step=0, n=5, base=None, tuned=None):
     base = torch.zeros(n, 4) if base is None else base
-    return route(
-        router, step=step, keys=keys(n), base=View(base, {}), tuned=None if tuned is None else View(tuned, {})
-    ).tolist()
+    tuned = None if tuned is None else View(tuned, {})
+    return router.route(Moment(step=step, keys=keys(n), base=View(base, {}), tuned=tuned)).tolist()
+
+
+def asks_tuned(router: Router) -> bool:
+    return router.reads.asks_tuned
 
 
 def test_never_and_always_are_what_they_say():
@@ -121,11 +123,10 @@ def test_a_higher_rate_routes_all_that_a_lower_one_does():
 
 
 def test_a_random_router_does_not_depend_on_the_batch():
-    whole = route(AtRandom(0.5), step=3, keys=keys(9), base=View(torch.zeros(9, 2), {}), tuned=None)
+    whole = routed(AtRandom(0.5), step=3, n=9)
     for row in range(9):
-        own = keys(9)[row : row + 1]
-        alone = route(AtRandom(0.5), step=3, keys=own, base=View(torch.zeros(1, 2), {}), tuned=None)
-        assert alone[0] == whole[row]
+        now = Moment(step=3, keys=keys(9)[row : row + 1], base=View(torch.zeros(1, 2), {}), tuned=None)
+        assert AtRandom(0.5).route(now)[0] == whole[row]
 
 
 def test_its_numbers_are_unrelated_to_those_that_choose_tokens():
@@ -193,16 +194,17 @@ def test_a_linear_probe_opens_on_one_side_of_its_plane():
     stream = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.5, 0.0], [0.0, -3.0]])
     assert probe.opens(stream).tolist() == [True, False, False, True]
     view = View(torch.zeros(4, 3), {Site(0): stream})
-    assert route(BaseProbe(probe), step=0, keys=keys(4), base=view, tuned=None).tolist() == [True, False, False, True]
+    now = Moment(step=0, keys=keys(4), base=view, tuned=None)
+    assert BaseProbe(probe).route(now).tolist() == [True, False, False, True]
 
 
 def test_a_router_by_category_routes_its_categories_alone():
     taxonomy = taxonomy_of(tiny_model(), n=4)
     # A stream along a category's own direction is of that category.
     view = View(torch.zeros(4, 3), {taxonomy.site: 2 * taxonomy.W_dec})
+    now = Moment(step=0, keys=keys(4), base=View(torch.zeros(4, 3), {}), tuned=view)
     for wanted in ({1, 3}, set(), {0, 1, 2, 3}):
-        router = InCategories(taxonomy, frozenset(wanted))
-        came = route(router, step=0, keys=keys(4), base=View(torch.zeros(4, 3), {}), tuned=view)
+        came = InCategories(taxonomy, frozenset(wanted)).route(now)
         assert came.tolist() == [category in wanted for category in range(4)]
     assert asks_tuned(InCategories(taxonomy, frozenset({1})))
     with pytest.raises(DecodingError, match=r"categories \[4\] of a taxonomy of 4: want 0 to 3"):

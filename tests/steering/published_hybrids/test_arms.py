@@ -7,8 +7,8 @@ import torch
 
 from probes.capture.site import Site
 from probes.taxonomy.taxonomy import require_fit
-from steering.hybrid.intervention import FirstChooser, RandomChooser, Sweep, TunedChooser
-from steering.hybrid.router import AtRandom, Disagreement
+from steering.hybrid.routers import AtRandom, Disagreement
+from steering.hybrid.sweep import FirstChooser, RandomChooser, Sweep, TunedChooser
 from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
 from steering.published_hybrids.arms import LISTED, MENDED, published_arms, scattered_rival
 from steering.published_hybrids.hybrid_of import N_RANDOM, hybrid_of, raw_taxonomy

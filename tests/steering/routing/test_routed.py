@@ -25,9 +25,10 @@ from probes.capture.site import Site
 from probes.taxonomy.segments import Steps
 from steering.export.vector_file import facts_of
 from steering.fits.gradient import GradientFit
-from steering.hybrid.hybrid import Hybrid, open_hybrid
-from steering.hybrid.intervention import Steer
-from steering.hybrid.router import BaseProbe
+from steering.hybrid.hybrid import Hybrid
+from steering.hybrid.interventions import Steer
+from steering.hybrid.open_hybrid import open_hybrid
+from steering.hybrid.routers import BaseProbe
 from steering.routing.moments import streams_before
 from steering.routing.routed import Routing, RoutingFit, fit_routing, load_routing, save_routing
 

@@ -7,7 +7,8 @@ import pytest
 from elicitation.estimators.estimate import Analysis
 from elicitation.estimators.ladder_share import published_share
 from lab.sampling.trace import VERDICTS
-from lab.scoring.evidence import PROCESS, RANKS, SCORES, Evidence
+from lab.scoring.evidence import Evidence
+from tests.evidence import evidence_of
 
 ANALYSIS = Analysis(n_boot=200)
 
@@ -29,12 +30,8 @@ def evidence(rates: dict[str, float], n_problems: int = 40) -> Evidence:
                     "reason": "ok" if right else "answer",
                 }
             )
-    return Evidence(
-        verdicts=VERDICTS.frame(rows),
-        scores=SCORES.frame([]),
-        ranks=RANKS.frame([]),
-        process=PROCESS.frame([]),
-        old_verdicts=VERDICTS.frame([]),
+    return evidence_of(
+        VERDICTS.frame(rows),
     )
 
 

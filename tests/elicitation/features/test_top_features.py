@@ -63,7 +63,7 @@ def test_at_the_last_block_only_the_last_token_counts_and_the_effect_is_what_abl
     assert effect == pytest.approx(np.mean(lost), abs=1e-4)
 
 
-def test_opening_shares_count_the_prompts_at_whose_last_token_a_feature_is_active(model, signed_sae, prompts, found):
+def test_first_token_shares_count_prompts_at_whose_last_token_a_feature_is_active(model, signed_sae, prompts, found):
     active = []
     for prompt in prompts:
         streams = []
@@ -72,4 +72,4 @@ def test_opening_shares_count_the_prompts_at_whose_last_token_a_feature_is_activ
             model.network(input_ids=torch.tensor([prompt]))
         handle.remove()
         active.append((signed_sae.encode(streams[0])[0, -1] > 0).numpy())
-    assert found.opening_share == pytest.approx(np.mean(active, axis=0))
+    assert found.first_token_share == pytest.approx(np.mean(active, axis=0))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from elicitation.features.behaviour import opening_rates
+from elicitation.features.behaviour import first_token_rates
 from lab.models.tiny import tiny_model
 from lab.records.errors import ModelError
 
@@ -22,12 +22,12 @@ def alone(model, prompt, change=None):
 
 def test_rates_are_those_of_each_prompt_read_alone(model, prompts):
     wanted = [alone(model, prompt) for prompt in prompts]
-    assert opening_rates(model, prompts, TOWARD) == pytest.approx(wanted, abs=1e-6)
+    assert first_token_rates(model, prompts, TOWARD) == pytest.approx(wanted, abs=1e-6)
 
 
 def test_features_left_as_they_are_leave_the_rates(model, signed_sae, prompts):
-    untouched = opening_rates(model, prompts, TOWARD)
-    same = opening_rates(model, prompts, TOWARD, signed_sae, lambda features, rows: features)
+    untouched = first_token_rates(model, prompts, TOWARD)
+    same = first_token_rates(model, prompts, TOWARD, signed_sae, lambda features, rows: features)
     assert np.array_equal(untouched, same)
 
 
@@ -46,9 +46,9 @@ def test_every_prompt_is_altered_by_its_own_number(model, signed_sae, prompts):
         return lambda output: output + step
 
     wanted = [alone(model, prompt, along(row)) for row, prompt in enumerate(prompts)]
-    assert opening_rates(model, prompts, TOWARD, signed_sae, alter) == pytest.approx(wanted, abs=1e-5)
+    assert first_token_rates(model, prompts, TOWARD, signed_sae, alter) == pytest.approx(wanted, abs=1e-5)
 
 
 def test_an_sae_of_another_width_is_refused(signed_sae, prompts):
     with pytest.raises(ModelError, match="reads streams of width 32"):
-        opening_rates(tiny_model(d_model=16), prompts, TOWARD, signed_sae, lambda features, rows: features)
+        first_token_rates(tiny_model(d_model=16), prompts, TOWARD, signed_sae, lambda features, rows: features)

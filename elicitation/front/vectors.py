@@ -1,0 +1,328 @@
+"""Vectors: where two models disagree, vectors found there, what they do at each dose, hybrids, files, and tuning."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import polars as pl
+import torch
+
+from elicitation.comparison import dose
+from elicitation.comparison.evaluate import EvalSpec
+from elicitation.front.answers import N_BOOT, accuracy, judge, sample
+from elicitation.front.features import capture, directory, words
+from elicitation.front.opening import Prompts, problems_of, prompted, site_of
+from elicitation.study import evidence
+from elicitation.widgets.dose_slider import Dosed, DoseSlider
+from lab.metrics.bootstrap import Interval, mean_interval, resamples
+from lab.models.load import Model, assemble
+from lab.models.padding import left_padded
+from lab.models.pair import ModelPair
+from lab.post_training import reinforce as grpo
+from lab.post_training.supervised import Document, SupervisedRun, train_on_documents
+from lab.records.errors import VectorError
+from lab.records.provenance import provenance
+from lab.records.seeds import numpy_generator, torch_generator
+from lab.tasks.problem import Problem
+from lab.tasks.source import Task
+from probes.capture.positions import single_token
+from probes.capture.site import Site
+from steering.edit import Add, Edit
+from steering.export import export as exporting
+from steering.export.vector_file import Origin, facts_of
+from steering.fits import controls, gradient, policy_gradient
+from steering.fits import mean_difference as means
+from steering.fits.examples import Disagreements
+from steering.gate import EVERYWHERE, Gate
+from steering.hybrid.interventions import Steer
+from steering.hybrid.vector_table import Drawn
+from steering.vector import SteeringVector
+
+FormatName: TypeAlias = Literal["safetensors", "gguf", "vllm-lens", "layer-table", "baked", "adapter"]
+SUFFIXES: Mapping[str, FormatName] = {
+    ".safetensors": "safetensors",
+    ".gguf": "gguf",
+    ".json": "vllm-lens",
+    "": "baked",
+}
+
+
+def disagreements(pair: ModelPair, traces: pl.DataFrame) -> pl.DataFrame:
+    """Every token of traces at which base and tuned model would greedily write different ones.
+
+    A row has both tokens, as ids and as text, the `position` in the completion, and the `context` before it, so that
+    `el.fit_vector` can learn from the rows that you keep.
+
+    >>> pair = el.pair("zero-base", "zero-rl")
+    >>> found = el.disagreements(pair, el.sample(pair.tuned, el.task("chain", n=8)))
+    >>> found.filter(position=0).select("base_text", "tuned_text").unique().row(0)
+    ('A', 'T')
+    """
+    problems = prompted(traces)
+    found = evidence.disagreements(pair, traces, problems)
+    keys = ["problem_id", "sample_index"]
+    asked = {name: pair.base.tokenizer(problem.prompt).input_ids for name, problem in problems.items()}
+    rows = found.join(traces.select(*keys, "tokens"), on=keys, how="left", maintain_order="left")
+    contexts = [
+        asked[name] + tokens[:position]
+        for name, position, tokens in rows.select("problem_id", "position", "tokens").iter_rows()
+    ]
+    texts = {side: words(pair.base, found[f"{side}_token"].to_list()) for side in ("base", "tuned")}
+    return found.with_columns(
+        pl.Series("base_text", texts["base"], dtype=pl.String),
+        pl.Series("tuned_text", texts["tuned"], dtype=pl.String),
+        pl.Series("context", contexts, dtype=pl.List(pl.Int32)),
+    )
+
+
+def fit_vector(
+    model: Model,
+    site: Site | str,
+    where: Prompts | pl.DataFrame,
+    toward: str | None = None,
+    *,
+    n_steps: int = 100,
+    max_dose: float = 1.0,
+    seed: int = 0,
+) -> SteeringVector:
+    """The vector under which the model writes the wanted next token, by gradient descent; the model stays frozen.
+
+    `where` is prompts, behind which the token `toward` is wanted, or rows of `el.disagreements`, where the tuned
+    model's is. The vector acts at the last token of a context alone; its norm is at most `max_dose` times the stream's.
+
+    >>> base = el.load("zero-base")
+    >>> vector = el.fit_vector(base, "blocks.2.hook_resid_post", el.task("chain", n=20), toward="T", n_steps=20)
+    >>> first = el.Add(vector, where=el.gates.WhileWriting((0,)))
+    >>> el.generate(base, "<8-1+9?"), el.generate(base, "<8-1+9?", edits=first)
+    ('A0', 'T8-1=7;7+9=6;V6;A6')
+    """
+    if isinstance(where, pl.DataFrame):
+        contexts, wanted, told = where["context"].to_list(), where["tuned_token"].to_list(), "the tuned model's tokens"
+    elif toward is None:
+        raise VectorError("prompts came without `toward`, the token that is wanted behind them: want toward='T', say")
+    else:
+        contexts = [model.tokenizer(problem.prompt).input_ids for problem in problems_of(where)]
+        wanted, told = [single_token(toward, model.tokenizer)] * len(contexts), repr(toward)
+    read = left_padded(model, contexts)
+    examples = Disagreements(read.tokens, read.mask, torch.tensor(wanted, dtype=torch.long, device=model.device))
+    fit = gradient.GradientFit(n_steps=n_steps, max_dose=max_dose)
+    description = f"gradient towards {told} on {model.name}"
+    return gradient.fit_gradient(
+        model, site_of(site), examples, fit, torch_generator(seed, "fit"), description=description
+    )
+
+
+def mean_difference(
+    model: Model, site: Site | str, positive: Prompts | pl.DataFrame, negative: Prompts | pl.DataFrame
+) -> SteeringVector:
+    """Mean activation of one set minus that of another, the classic vector (CAA, Panickssery et al. 2023).
+
+    Of prompts at the last token; of traces at the first token that was written.
+
+    >>> base = el.load("zero-base")
+    >>> el.mean_difference(base, el.Site(1), ["<1+2?T", "<3-4?T"], ["<1+2?A", "<3-4?A"]).sites
+    (Site(layer=1, stream='resid_post'),)
+    """
+    place = site_of(site)
+    sides = (
+        texts.with_columns(pl.col("tokens").list.head(1)) if isinstance(texts, pl.DataFrame) else texts
+        for texts in (positive, negative)
+    )
+    one, other = (capture(model, texts, place)[place][:, -1] for texts in sides)
+    return means.mean_difference(place, one, other, description=f"difference of means on {model.name}")
+
+
+def random_like(vector: SteeringVector, *, seed: int = 0) -> SteeringVector:
+    """A random direction of the same norm at the same sites: the control of any vector.
+
+    >>> vector = el.SteeringVector({el.Site(1): torch.tensor([3.0, 4.0])}, {el.Site(1): 9.0}, "mine")
+    >>> round(el.random_like(vector).norms[el.Site(1)], 4)
+    5.0
+    """
+    return controls.random_like(vector, torch_generator(seed, "random"))
+
+
+def steer(*edits: SteeringVector | Edit, memory: Literal["forgotten", "kept"] = "forgotten") -> Steer:
+    """What a hybrid does at a routed token: the base writes it under the edit.
+
+    Of several edits each completion has one, so that a control by many random vectors holds the spread between them.
+
+    >>> vector = el.SteeringVector({el.Site(1): torch.ones(128)}, {el.Site(1): 9.0}, "mine")
+    >>> el.Hybrid(el.routers.AtSteps((0,)), el.steer(vector)).needs_tuned
+    False
+    """
+    return Steer(Drawn(tuple(Add(one) if isinstance(one, SteeringVector) else one for one in edits)), memory)
+
+
+def dose_sweep(
+    model: Model,
+    vectors: Mapping[str, SteeringVector],
+    task: Task,
+    doses: Sequence[float],
+    *,
+    unrelated: Task | None = None,
+    where: Gate = EVERYWHERE,
+    n: int = 1,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """What each vector does at each dose, with intervals: `strict`, `answer` and `incoherent` shares, and `kl`.
+
+    `kl` is how far it moves the next-token distribution on `unrelated` problems (on the task's own where none came).
+
+    >>> vector = el.SteeringVector({el.Site(1): torch.ones(128)}, {el.Site(1): 9.0}, "mine")
+    >>> table = el.dose_sweep(el.load("zero-base"), {"ones": vector}, el.task("chain", n=4), [0.0, 1.0])
+    >>> table.filter(quantity="kl")["value"].round(2).to_list()
+    [0.0, 0.59]
+    """
+    asked, elsewhere = (
+        EvalSpec(task=one, n_samples=n, seed=seed, batch_size=1024) for one in (task, unrelated or task)
+    )
+    sweeps = [
+        dose.dose_sweep(model, vector, doses, asked, elsewhere, where=where, n_boot=N_BOOT).select(
+            pl.lit(name).alias("vector"), pl.all()
+        )
+        for name, vector in vectors.items()
+    ]
+    return pl.concat(sweeps)
+
+
+def dose_slider(
+    model: Model,
+    vector: SteeringVector,
+    task: Task,
+    doses: Sequence[float],
+    *,
+    where: Gate = EVERYWHERE,
+    n_shown: int = 4,
+    seed: int = 0,
+) -> DoseSlider:
+    """A slider through the doses of a vector: strict accuracy on the task, and the answers to its first problems.
+
+    >>> vector = el.SteeringVector({el.Site(1): torch.ones(128)}, {el.Site(1): 9.0}, "mine")
+    >>> el.dose_slider(el.load("zero-base"), vector, el.task("chain", n=4), [0.0, 1.0]).doses[0].accuracy.value
+    0.5
+    """
+    rows: list[Dosed] = []
+    for dosed in doses:
+        traces = sample(model, task, edits=Add(vector, dosed, where), seed=seed)
+        strict = accuracy(judge(traces, task), seed=seed).filter(measure="strict").select("value", "low", "high")
+        level = Interval(**strict.row(0, named=True), stderr=float("nan"))
+        rows.append(Dosed(dose=dosed, accuracy=level, texts=tuple(traces["text"][:n_shown])))
+    return DoseSlider(prompts=tuple(problem.prompt for problem in task.problems[:n_shown]), doses=tuple(rows))
+
+
+def export(
+    vector: SteeringVector, path: Path | str, model: Model, *, form: FormatName | None = None, dose: float = 1.0
+) -> Path:
+    """Writes a vector of `model` for another program; `form` is told by the end of the name where it is not given.
+
+    `.safetensors` is this lab's file, `.gguf` llama.cpp's, `.json` vLLM's with vllm-lens; a name without an end is a
+    directory, a checkpoint with the vector in its biases. Further: `layer-table` and, for PEFT, `adapter`.
+
+    >>> vector = el.SteeringVector({el.Site(1): torch.ones(128)}, {el.Site(1): 9.0}, "mine")
+    >>> el.load_vector(el.export(vector, "mine.gguf", el.load("zero-base"))) == vector
+    True
+    """
+    file = Path(path)
+    chosen = form or SUFFIXES.get(file.suffix)
+    if chosen is None:
+        raise VectorError(f"no format is known by the end of {file}: want {', '.join(SUFFIXES)}, or name it as `form`")
+    formats: dict[FormatName, exporting.Format] = {
+        "safetensors": exporting.Safetensors(),
+        "gguf": exporting.Gguf(),
+        "vllm-lens": exporting.VllmLens(),
+        "layer-table": exporting.LayerTable(),
+        "baked": exporting.BakedBias(into=model),
+        "adapter": exporting.Adapter(of=model),
+    }
+    made_by = provenance(
+        "export", {"form": chosen, "dose": dose}, {"model": model.digest}, device="cpu", dtype="float32", seed=0
+    )
+    exporting.export(vector, formats[chosen], file, Origin(made_by=made_by, fitted_on=facts_of(model)), dose=dose)
+    return file
+
+
+def load_vector(path: Path | str, model: Model | None = None) -> SteeringVector:
+    """The vector in a file of any format that holds one, known by its content; with `model`, checked to fit it.
+
+    >>> el.load_vector("none.safetensors")
+    Traceback (most recent call last):
+    lab.records.errors.VectorError: cannot read none.safetensors: No such file or directory; check the path
+    """
+    return exporting.import_vector(Path(path), None if model is None else facts_of(model)).vector
+
+
+class Reinforced(NamedTuple):
+    """What came of `reinforce`."""
+
+    model: Model
+    rewards: pl.DataFrame
+    """Mean reward of each step's rollouts, with its interval over the step's problems."""
+
+
+def reinforce(
+    model: Model,
+    task: Task,
+    run: grpo.GrpoRun,
+    *,
+    reward: grpo.Reward | None = None,
+    seed: int = 0,
+    out: Path | str | None = None,
+) -> Reinforced:
+    """A model tuned from `model` by GRPO on the task's problems; the model itself stays as it is.
+
+    Without `reward`, a function of problem and completion, a right final answer counts 1 and all else 0. Checkpoints
+    go to `out`, from which a run that was cut off goes on.
+
+    >>> from lab.post_training.reinforce import GrpoRun
+    >>> run = GrpoRun(n_steps=1, n_prompts=2, n_rollouts=2, max_new_tokens=8)
+    >>> el.reinforce(el.load("zero-base"), el.task("chain", held_out=False), run).model.name
+    'zero-base, reinforced'
+    """
+    given: list[float] = []
+
+    def rewarded(problem: Problem, completion: str) -> float:
+        given.append((reward or policy_gradient.answer_reward(task.verify))(problem, completion))
+        return given[-1]
+
+    network = copy.deepcopy(model.network).requires_grad_(True).train()
+    work = directory(out)
+    grpo.reinforce(network, model.tokenizer, task.problems, rewarded, run, seed=seed, device=model.device, work=work)
+    weights = resamples(run.n_prompts, N_BOOT, numpy_generator(seed, "steps"))
+    steps = np.array(given).reshape(-1, run.n_prompts, run.n_rollouts).mean(axis=2)
+    found = [mean_interval(step, weights, bounds=(-np.inf, np.inf)) for step in steps]
+    rows = [(number, one.value, one.low, one.high) for number, one in enumerate(found, 1)]
+    tuned = assemble(network, model.tokenizer, name=f"{model.name}, reinforced")
+    return Reinforced(tuned, pl.DataFrame(rows, schema=["step", "value", "low", "high"], orient="row"))
+
+
+def finetune(
+    model: Model,
+    documents: pl.DataFrame | Sequence[tuple[str, str]],
+    run: SupervisedRun,
+    *,
+    seed: int = 0,
+    out: Path | str | None = None,
+) -> Model:
+    """A model tuned from `model` on traces, such as those that were right, or on pairs of prompt and completion.
+
+    They are drawn as often as the run needs. Behind the completion of a pair comes the tokenizer's own end token.
+
+    >>> from lab.post_training.supervised import SupervisedRun
+    >>> run = SupervisedRun(n_steps=1, batch_size=4, warmup_steps=0, n_parts=1)
+    >>> el.finetune(el.load("zero-base"), [("<1+2?", "A3."), ("<1+3?", "A4.")], run).name
+    'zero-base, fine-tuned'
+    """
+    end = str(model.tokenizer.eos_token or "")
+    texts = (
+        list(documents.select("prompt", "text").iter_rows())
+        if isinstance(documents, pl.DataFrame)
+        else [(prompt, completion + end) for prompt, completion in documents]
+    )
+    drawn = numpy_generator(seed, "documents").permutation(run.n_steps * run.batch_size) % max(1, len(texts))
+    chosen = [Document(prompt=texts[index][0], completion=texts[index][1]) for index in drawn] if texts else []
+    network = copy.deepcopy(model.network).requires_grad_(True).train()
+    train_on_documents(network, model.tokenizer, chosen, run, seed=seed, device=model.device, work=directory(out))
+    return assemble(network, model.tokenizer, name=f"{model.name}, fine-tuned")

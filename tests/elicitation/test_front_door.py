@@ -1,0 +1,76 @@
+"""The front door: what `import elicitation as el` offers, how cheaply, and that every example is true."""
+
+import ast
+import doctest
+import inspect
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+import elicitation as el
+
+SOURCE = Path(el.__file__)
+HEAVY = ("torch", "transformers", "polars", "numpy", "plotly")
+VALUES = [name for name in dir(el) if name not in el.KINDS]
+
+
+def ran(code: str, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, check=True)
+
+
+def test_the_import_brings_nothing_heavy_and_takes_under_a_fifth_of_a_second():
+    timed = ran("import elicitation", "-X", "importtime").stderr.splitlines()
+    brought = {line.rpartition("|")[2].strip() for line in timed}
+    assert brought.isdisjoint(HEAVY)
+    (mine,) = (line for line in timed if line.endswith("| elicitation"))
+    assert int(mine.split("|")[1]) < 200_000
+
+
+def test_editors_are_told_the_very_names_that_are_brought():
+    (block,) = (node for node in ast.parse(SOURCE.read_text(encoding="utf-8")).body if isinstance(node, ast.If))
+    told = {}
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom)
+        for alias in node.names:
+            told[alias.asname or alias.name] = getattr(import_module(node.module), alias.name)
+    assert told == {name: getattr(el, name) for name in dir(el)}
+
+
+def test_no_name_is_also_a_package_that_would_take_its_place():
+    assert {path.stem for path in SOURCE.parent.iterdir()}.isdisjoint(dir(el))
+
+
+def test_an_unknown_name_is_answered_with_where_to_look():
+    with pytest.raises(AttributeError, match=r"elicitation has no 'leod': dir\(elicitation\) lists what it has"):
+        el.leod  # noqa: B018
+
+
+@pytest.mark.parametrize("name", sorted(el.KINDS))
+def test_a_kind_of_value_is_its_module(name):
+    assert getattr(el, name) is import_module(el.KINDS[name])
+
+
+@pytest.fixture(scope="module")
+def at_hand(tmp_path_factory) -> dict[str, object]:
+    """What the examples may name without making it."""
+    base, task = el.load("zero-base"), el.task("chain", n=40)
+    store = el.store(base, el.sample(base, task, n=4), el.Site(2), out=tmp_path_factory.mktemp("store") / "store")
+    sae = el.train_sae(store, d_sae=64, n_tokens=8192, batch_size=256, out=tmp_path_factory.mktemp("sae") / "saes")
+    return {"el": el, "torch": torch, "base": base, "task": task, "store": store, "sae": sae}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_every_name_has_a_docstring_whose_examples_are_true(name, at_hand, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    text = inspect.getdoc(getattr(el, name))
+    assert text
+    example = doctest.DocTestParser().get_doctest(text, dict(at_hand), f"el.{name}", None, 0)
+    assert example.examples, f"el.{name} has no example"
+    said: list[str] = []
+    failed, _ = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=said.append)
+    assert not failed, "".join(said)
