@@ -14,7 +14,7 @@ from elicitation.calibration.case import KnownCase
 from elicitation.report.calibration.figures import PATH
 from lab.metrics.bootstrap import mean_interval, resamples
 from lab.models.load import load
-from lab.models.source import OrganismModel
+from lab.models.source import BuiltInModel
 from lab.post_training.path_test import PathTest, path_test, strict_rates
 from lab.records.provenance import digest, provenance
 from lab.records.seeds import numpy_generator
@@ -51,7 +51,7 @@ def path_rows(start: PathStart, test: PathTest, out: Path, *, seed: int, device:
     weights = resamples(N_TEST_PROBLEMS, N_BOOT, numpy_generator(seed, "paths"))
     rows: list[dict[str, object]] = []
     for n_rounds in (0, 1, test.n_rounds):
-        model = load(OrganismModel(name=start.base), device=torch.device(device), dtype=torch.float32)
+        model = load(BuiltInModel(name=start.base), device=torch.device(device), dtype=torch.float32)
         # The trainer's bars and figures would bury the one bar of all paths.
         with tempfile.TemporaryDirectory() as work, silence():
             path_test(model, learned, test, n_rounds=n_rounds, seed=seed, work=Path(work))

@@ -29,6 +29,7 @@ from elicitation.report.kit.document import Origin, TableFile
 from elicitation.report.study.tables import LADDER
 from elicitation.study.context import claimed, prepare
 from elicitation.study.estimated import read_estimates, read_evidence
+from elicitation.study.readme import write_readme
 from elicitation.study.run import measure
 from lab.models.device import resolve_device
 from lab.records.errors import ModelError
@@ -113,6 +114,19 @@ def trials(case: KnownCase, effort: Effort, out: Path, *, seed: int, device: str
     return table
 
 
+PARTS = {
+    "calibration.html": "how far every estimator is off, and what every arm leaks: begin here",
+    "records.parquet": "how well each estimator did over all trials",
+    "trials.parquet": "every estimate of every case against its truth",
+    "agreement.parquet": "how far every two estimators lie apart",
+    "leaks.parquet": "what every arm recovered where there is nothing to recover",
+    "path.parquet": "how far each base gets by itself",
+    "cases": "the study of each case, as `lab study` leaves it but for its report",
+    "trials": "the trials of each case",
+    "paths": "what each base did",
+}
+"""Name in the directory of a calibration -> what it is."""
+
 Watch = Callable[[str, int, int], None]
 """Told (stage, items just done, items in all)."""
 
@@ -188,6 +202,7 @@ def calibrate(
         origin=Origin(made_by=made_by, command=command, files=tuple(files)),
     )
     write_text(out / "calibration.html", render_calibration(page))
+    write_readme(out, f"A calibration, by: {command}", PARTS, {})
     return Calibrated(out / "calibration.html", found["records"], table)
 
 

@@ -37,6 +37,8 @@ class StudyContext:
     old_task: Task | None
     site: Site
     watch: Watch
+    draws: str = "tokens"
+    """Name of the random numbers that completions draw: arms of one name are paired sample by sample."""
 
     @property
     def base(self) -> Model:
@@ -123,8 +125,9 @@ def claim(out: Path, config: object, kind: str) -> None:
     wanted = canonical_json(config)
     marker = out / f"{kind}.json"
     # What a run that was killed while it wrote left behind.
-    for leftover in (*out.glob(".*.json.*.partial"), *out.glob(".*.html.*.partial")):
-        leftover.unlink()
+    for kind_of_file in ("json", "html", "txt"):
+        for leftover in out.glob(f".*.{kind_of_file}.*.partial"):
+            leftover.unlink()
     if marker.exists():
         if marker.read_text(encoding="utf-8") != wanted:
             raise StorageError(f"{out} holds a {kind} of another configuration: choose another --out or delete it")

@@ -21,6 +21,7 @@ from elicitation.report.study.tables import SCHEMAS, ReportTables
 from elicitation.study.context import StudyContext
 from elicitation.study.estimated import read_estimates
 from elicitation.study.evidence import ACTIVATIONS, DISAGREEMENTS
+from elicitation.study.readme import PARTS, write_readme
 from elicitation.study.sampled import COSTS
 from lab.records.provenance import file_digest
 from lab.records.stage import Artefact
@@ -57,7 +58,7 @@ class Measured(NamedTuple):
 
 
 def report_stage(context: StudyContext, measured: Measured, command: str) -> Finished:
-    """`report.html`, drawn from the tables alone; written again by every run, and equal each time."""
+    """`report.html`, drawn from the tables alone, and `README.txt`; written again by every run, and equal each time."""
     tables = measured.tables
     ledger = ReportTables(
         **{schema.name: read_table(tables.path / f"{schema.name}.parquet", schema) for schema in SCHEMAS}
@@ -93,6 +94,9 @@ def report_stage(context: StudyContext, measured: Measured, command: str) -> Fin
     write_text(report, render(page))
     if features is not None:
         write_text(context.out / FEATURES_PAGE, render_features(features))
+    labels = dict(read_table(tables.path / "arms.parquet", ARMS).select("arm", "label").iter_rows())
+    title = f"A study of {base} and {tuned} on {task}, by: {command}"
+    write_readme(context.out, title, PARTS, {arm: label.removeprefix("+ ") for arm, label in labels.items()})
     answer = answer_sentence(ledger.ladder, page.leaks, task, base, tuned, context.study.sampling)
     return Finished(report, ledger, answer, best_estimate(page.estimates, page.records))
 
@@ -128,7 +132,7 @@ def table_files(out: Path) -> Iterator[TableFile]:
         (out / "tables" / f"{schema.name}.parquet", schema) for schema in (*SCHEMAS, VERDICTS, ARMS)
     ]
     for name, schema in (("traces", TRACES), ("costs", COSTS), ("candidates", CANDIDATES)):
-        tables += [(path, schema) for path in sorted(out.glob(f"traces-*/{name}.parquet"))]
+        tables += [(path, schema) for path in sorted(out.glob(f"traces/*/{name}.parquet"))]
     tables += [(path, PROBLEMS) for path in sorted(out.glob("problems/*.parquet"))]
     tables += [
         (out / "activations" / "index.parquet", ACTIVATIONS),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 import torch
 from jaxtyping import Float
@@ -13,8 +13,8 @@ from lab.records.errors import VectorError
 from lab.records.seeds import torch_generator
 from probes.capture.site import Site
 from steering.fits.examples import Completions, Disagreements
+from steering.fits.fits import mean_difference
 from steering.fits.gradient import Category, GradientFit, fit_gradients
-from steering.fits.mean_difference import mean_difference
 from steering.vector import SteeringVector
 
 
@@ -80,6 +80,8 @@ def fit_controls(
                 table[name] = Category(examples=examples, generator=generator, description="gradient on another task")
             case Placebo(examples=examples):
                 table[name] = Category(examples=examples, generator=generator, description="gradient on a placebo pair")
+            case never:
+                assert_never(never)
     fitted = fit_gradients(model, site, table, fit) if table else {}
     frequency_matched = {name: norm_matched(control, vector) for name, control in fitted.items()}
     return {name: (drawn | frequency_matched)[name] for name in controls}

@@ -186,7 +186,7 @@ def chosen(
             assert tuned_logits is not None, "the hybrid opens the tuned model for a chooser that asks it"
             # The first of equals: of two candidates with the same token it does not matter which.
             place = tuned_logits.gather(1, tokens).argmax(dim=1)
-        case _ as never:
+        case never:
             assert_never(never)
     return tokens.gather(1, place[:, None])[:, 0]
 

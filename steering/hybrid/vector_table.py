@@ -90,7 +90,7 @@ def edit_of(
             return category
         case RandomCategory(edits=edits):
             return draws(CATEGORY, keys, step, len(edits), category.device)
-        case _ as never:
+        case never:
             assert_never(never)
 
 

@@ -1,5 +1,7 @@
 """fit_constant: the first rival's bias, and on top of it a vector for each category."""
 
+from typing import assert_never
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -45,6 +47,8 @@ def fit_constant(
             targets = None
         case Disagreements():
             targets = frozenset(read.disagreements)
+        case never:
+            assert_never(never)
     bias = _bias(model, site, read, targets, settings, seed)
     return ConstantVectors(bias, _categories(model, bias, read, taxonomy, targets, settings, seed))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import assert_never
 
 import torch
 
@@ -50,6 +51,8 @@ def hybrid_of(published: PublishedHybrids, recipe: Recipe, *, seed: int) -> Hybr
             return Hybrid(recipe.router, Sweep(table, recipe.doses[:n], recipe.windows[:n], recipe.chooser))
         case P2():
             return Hybrid(recipe.router, Steer(_scaled_table(published, recipe, seed)))
+        case never:
+            assert_never(never)
 
 
 def raw_taxonomy(taxonomy: Taxonomy, stream_norm: float) -> Taxonomy:
@@ -75,6 +78,8 @@ def _constant_table(published: PublishedHybrids, recipe: P1, seed: int) -> Vecto
             fit = published.on_all_tokens
         case Disagreements():
             fit = published.on_disagreements
+        case never:
+            assert_never(never)
     sums = [fit.bias + vector for vector in fit.categories]
     match recipe.vectors:
         case Learned():
@@ -92,6 +97,8 @@ def _constant_table(published: PublishedHybrids, recipe: P1, seed: int) -> Vecto
             return Drawn(_adds([fit.bias + vector for vector in drawn], recipe.place))
         case AllRandom():
             return Drawn(_adds(_random(sums, N_RANDOM, seed), recipe.place))
+        case never:
+            assert_never(never)
 
 
 def _scaled_table(published: PublishedHybrids, recipe: P2, seed: int) -> VectorTable:
@@ -104,6 +111,8 @@ def _scaled_table(published: PublishedHybrids, recipe: P2, seed: int) -> VectorT
             return PerCategory(_read(published, recipe.reading), "tuned", edits)
         case RandomFiring():
             return RandomCategory(edits)
+        case never:
+            assert_never(never)
 
 
 def _random(vectors: Sequence[SteeringVector], n: int, seed: int) -> tuple[SteeringVector, ...]:
@@ -120,6 +129,8 @@ def _read(published: PublishedHybrids, reading: CategoryReading) -> Taxonomy:
             return published.taxonomy
         case Raw():
             return raw_taxonomy(published.taxonomy, published.stream_norm)
+        case never:
+            assert_never(never)
 
 
 def _adds(vectors: Sequence[SteeringVector], place: Place) -> tuple[Add, ...]:
@@ -128,3 +139,5 @@ def _adds(vectors: Sequence[SteeringVector], place: Place) -> tuple[Add, ...]:
             return tuple(map(Add, vectors))
         case OffByOne():
             return tuple(Add(at_output(vector)) for vector in vectors)
+        case never:
+            assert_never(never)

@@ -36,7 +36,7 @@ def fit_styles(tables: VectorTables) -> dict[str, Style]:
 
 
 def words(row: Mapping[str, Any]) -> str:
-    """A row of `VECTOR_EFFECTS` in words: the fit or the model, or which control of it."""
+    """A row of `VectorTables` in words: the fit or the model, or which control of it."""
     control = row["control"]
     return str(row["label"] if control is None else CONTROLS.get(control, control))
 

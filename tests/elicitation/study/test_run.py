@@ -19,6 +19,7 @@ from elicitation.study.run import prepare, problem_stage, run
 from lab.records.errors import DecodingError, LabError, ModelError, SiteError, StorageError, TaskError
 from lab.records.stage import Artefact
 from lab.records.tables import read_provenance, read_table, write_table
+from lab.scoring.evidence import ARMS
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -71,15 +72,20 @@ def test_a_study_killed_before_one_change_on_disk_after_another_ends_with_the_sa
 
 STAGES = (
     "problems",
-    "traces-base",
-    "traces-tuned",
+    "traces/base",
+    "traces/tuned",
     "activations",
     "disagreements",
     "vectors",
-    "traces-fitted-always",
-    "traces-takeover-scattered",
+    "traces/fitted-always",
+    "traces/takeover-scattered",
     "tables",
 )
+
+
+def working(stage: Path) -> Path:
+    """Where a stage lies until it is finished."""
+    return stage.parent / ".work" / stage.name
 
 
 @pytest.mark.slow
@@ -92,7 +98,7 @@ def test_a_study_killed_whenever_another_stage_begins_ends_with_the_same_bytes(
     for stage in STAGES:
         process = nursery.start(tmp_path, study_argv)
         deadline = time.monotonic() + 60
-        while not ((out / ".work" / stage).exists() or (out / stage).exists()) and time.monotonic() < deadline:
+        while not (working(out / stage).exists() or (out / stage).exists()) and time.monotonic() < deadline:
             time.sleep(0.001)
         # Somewhere inside the stage.
         time.sleep(generator.uniform(0, 0.03))
@@ -109,7 +115,7 @@ def test_a_finished_study_run_again_samples_nothing_and_leaves_its_tables_alone(
     again = run(small_study, finished, command="lab study", watch=lambda *progress: told.append(progress))
     assert told == []
     assert files(finished) == before
-    assert {name for name, stamp in stamps(finished).items() if stamp != written[name]} == {"report.html"}
+    assert {name for name, stamp in stamps(finished).items() if stamp != written[name]} == {"README.txt", "report.html"}
     assert again.ledger.ladder.equals(read_table(finished / "tables" / "ladder.parquet", LADDER))
 
 
@@ -123,6 +129,19 @@ def test_the_ladder_of_a_study_begins_with_the_base_and_ends_with_the_tuned_mode
     assert set(ladder["control_of"].drop_nulls()) <= set(rungs)
 
 
+def test_the_readme_names_every_part_and_every_arm(small_study, finished):
+    text = (finished / "README.txt").read_text(encoding="utf-8")
+    assert text.startswith(f"A study of {small_study.base} and {small_study.tuned} on held-out chain")
+    named = [
+        line.split()[0].rstrip("/") for line in text.splitlines()[2:] if line and not line.startswith(("A ", "To "))
+    ]
+    parts = {path.name for path in finished.iterdir()} - {"README.txt"}
+    assert sorted(named) == sorted([*parts, *(path.name for path in (finished / "traces").iterdir())])
+    arms = read_table(finished / "tables" / "arms.parquet", ARMS)
+    for arm, label in arms.select("arm", "label").iter_rows():
+        assert [line for line in text.splitlines() if line.split() == [arm, *label.removeprefix("+ ").split()]]
+
+
 def test_a_study_of_another_configuration_is_refused_and_the_first_one_is_left_as_it_was(small_study, finished):
     before = files(finished)
     with pytest.raises(StorageError, match="another configuration"):
@@ -134,20 +153,20 @@ def test_a_study_of_a_model_that_has_changed_since_is_refused(nursery, study_arg
     directory = variant(lambda network: None)
     argv = [str(directory) if word == str(checkpoints.base) else word for word in study_argv]
     assert nursery.lab(tmp_path, argv, die_at=60) == -signal.SIGKILL
-    assert (tmp_path / "runs" / "traces-base").exists()
+    assert (tmp_path / "runs" / "traces" / "base").exists()
     shutil.copy(checkpoints.tuned / "model.safetensors", directory)
     before = files(tmp_path / "runs")
     assert nursery.lab(tmp_path, argv) == 2
-    assert "traces-base holds results of another configuration" in (tmp_path / "stderr.txt").read_text()
+    assert "traces/base holds results of another configuration" in (tmp_path / "stderr.txt").read_text()
     assert files(tmp_path / "runs") == before
 
 
 def test_a_damaged_table_is_named_and_computed_again_once_its_stage_is_deleted(small_study, finished, tmp_path):
     out = tmp_path / "runs"
     shutil.copytree(finished, out)
-    table = out / "traces-tuned" / "traces.parquet"
+    table = out / "traces" / "tuned" / "traces.parquet"
     table.write_bytes(table.read_bytes()[:-1])
-    with pytest.raises(StorageError, match=r"traces-tuned/traces\.parquet is missing or damaged: delete"):
+    with pytest.raises(StorageError, match=r"traces/tuned/traces\.parquet is missing or damaged: delete"):
         run(small_study, out, command="lab study")
     shutil.rmtree(table.parent)
     run(small_study, out, command="lab study")

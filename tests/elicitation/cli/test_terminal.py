@@ -1,4 +1,4 @@
-"""Progress: bars, rates and the time left on a terminal, a line a stage elsewhere."""
+"""The terminal: bars, rates and the time left where there is one, a line a stage elsewhere."""
 
 import io
 import time
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from elicitation.cli.progress import Pace, Stages, clock, ended, progress, speed
+from elicitation.cli.terminal import Pace, Stages, Terminal, clock, ended, speed
 
 
 def paced(*reports: tuple[float, int], total: int = 100) -> Pace:
@@ -76,7 +76,7 @@ def test_a_stage_that_ends_is_told_in_one_line():
 
 def test_where_there_is_no_terminal_a_stage_gets_one_line_at_its_end_and_no_bar():
     written = io.StringIO()
-    with progress(Console(file=written, markup=False, width=80)) as watch:
+    with Terminal([], Console(file=written, markup=False, width=80)).progress() as watch:
         watch("traces: [red]", 0, 4)
         watch("traces: [red]", 3, 4)
         watch("fits", 1, 2)
@@ -91,7 +91,7 @@ def test_where_there_is_no_terminal_a_stage_gets_one_line_at_its_end_and_no_bar(
 def test_on_a_terminal_a_stage_that_goes_on_has_a_bar_with_rate_and_time_left_and_one_that_ended_a_line():
     written = io.StringIO()
     console = Console(file=written, markup=False, width=80, force_terminal=True, color_system=None)
-    with progress(console) as watch:
+    with Terminal([], console).progress() as watch:
         watch("done", 2, 2)
         watch("traces: base", 0, 1000)
         time.sleep(0.15)

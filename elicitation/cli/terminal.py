@@ -1,12 +1,17 @@
-"""progress: what a long command is at, how fast it goes and how long it will take."""
+"""Terminal: what was typed there, and what is shown there: help, results, and how far a long command is."""
 
+import inspect
+import shlex
+import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.live import Live
+from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 
@@ -115,19 +120,68 @@ def ended(stage: str, pace: Pace) -> str:
     return f"{told}, {speed(pace.rate)}" if pace.rate is not None else told
 
 
-@contextmanager
-def progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """Fed by (stage, items just done, items in all): a line for every stage that ends, and, on a terminal, a bar with
-    its rate and the time left for every stage that goes on.
-    """
-    stages = Stages()
+class Terminal:
+    """Where a command was typed, as `words`, and where what comes of it is shown."""
 
-    def watch(stage: str, n_done: int, total: int) -> None:
-        if (line := stages.report(stage, n_done, total)) is not None:
-            console.print(line, highlight=False, soft_wrap=True)
+    def __init__(self, words: Sequence[str], console: Console | None = None) -> None:
+        self.words = [*words]
+        self.line = shlex.join(["lab", *words])
+        # Names of models and files may hold brackets, which are not markup.
+        self.console = console or Console(markup=False)
 
-    if not console.is_terminal:
-        yield watch
-        return
-    with Live(get_renderable=lambda: stages, console=console, transient=True, refresh_per_second=4):
-        yield watch
+    def say(self, line: str) -> None:
+        """One line, however long, so that a path or a command in it can be copied."""
+        self.console.print(line, highlight=False, soft_wrap=True)
+
+    def show(self, shown: RenderableType) -> None:
+        """A table, or prose that is wrapped."""
+        self.console.print(shown, highlight=False)
+
+    def about(self, text: str) -> None:
+        """A docstring; an example in it goes on after a backslash, so that it can be copied whole."""
+        for paragraph in inspect.cleandoc(text).split("\n\n"):
+            self.say("\n".join(_filled(" ".join(paragraph.split()), self.console.width)) + "\n")
+
+    def overview(self, prog: str, text: str, purposes: Mapping[str, str]) -> None:
+        """A docstring, and what each verb below `prog` is for: the first paragraph of its docstring."""
+        self.about(text)
+        self.say(f"usage: {prog} [-h] VERB ...\n")
+        verbs = Table.grid(Column(style="bold", no_wrap=True), padding=(0, 2))
+        for verb, purpose in purposes.items():
+            verbs.add_row(f"• {verb}", " ".join(inspect.cleandoc(purpose).partition("\n\n")[0].split()))
+        self.show(Panel(verbs, title="verbs", title_align="left", border_style="dim"))
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[str, int, int], None]]:
+        """Fed by (stage, items just done, items in all): a line for every stage that ends, and, on a terminal, a bar
+        with its rate and the time left for every stage that goes on.
+        """
+        stages = Stages()
+
+        def watch(stage: str, n_done: int, total: int) -> None:
+            if (line := stages.report(stage, n_done, total)) is not None:
+                self.say(line)
+
+        if not self.console.is_terminal:
+            yield watch
+            return
+        with Live(get_renderable=lambda: stages, console=self.console, transient=True, refresh_per_second=4):
+            yield watch
+
+
+def _filled(paragraph: str, width: int) -> list[str]:
+    wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    if not paragraph.startswith("Example:") or len(paragraph) <= width:
+        return wrapper.wrap(paragraph)
+    wrapper.width, wrapper.subsequent_indent = width - 2, "    "
+    lines = wrapper.wrap(paragraph)
+    return [*(f"{line} \\" for line in lines[:-1]), lines[-1]]
+
+
+def numbers(title: str, *headings: str) -> Table:
+    """An empty table for a terminal of 80 columns: what stands first is a name, all others are numbers."""
+    table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column(headings[0], overflow="fold")
+    for heading in headings[1:]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table

@@ -1,17 +1,17 @@
 """Each prompt is read and continued under its own edit, exactly as if `apply` had put in that edit alone."""
 
-import numpy as np
 import pytest
 import torch
 
-from elicitation.comparison.evaluate import EvalSpec, chosen_edits, evaluate, evaluate_by_prompt
 from lab.models.load import load
 from lab.models.source import LocalModel
+from lab.records.errors import VectorError
 from lab.sampling.decoding import Decoding
-from lab.sampling.sample import Request, make_batch
+from lab.sampling.sample import Request, make_batch, sample
 from lab.tasks.source import open_task, task_source
 from probes.capture.site import Site
-from steering.edit import Add
+from steering.edit import Add, apply
+from steering.edited import Edited, chosen_edits, open_edited
 from steering.gate import EVERYWHERE, WhileWriting
 from steering.vector import SteeringVector
 
@@ -24,9 +24,13 @@ def model(checkpoints):
 
 
 @pytest.fixture(scope="module")
-def eval_spec() -> EvalSpec:
-    task = open_task(task_source("chain:+:1-1"), n_problems=12, seed=0)
-    return EvalSpec(task=task, n_samples=3, decoding=Decoding(max_new_tokens=12), batch_size=7)
+def problems():
+    return open_task(task_source("chain:+:1-1"), n_problems=12, seed=0).problems
+
+
+def written(model, problems, **more) -> list[tuple[int, ...]]:
+    traces = sample(model, problems, 3, Decoding(max_new_tokens=12), seed=0, batch_size=7, **more)
+    return [trace.tokens for trace in traces]
 
 
 def drawn(model, n: int, where) -> list[Add]:
@@ -43,19 +47,32 @@ def chosen(model, problems, n: int) -> list[int]:
 
 
 @pytest.mark.parametrize("where", [EVERYWHERE, WhileWriting((0,))], ids=["every token", "first token"])
-def test_each_problem_does_as_it_does_under_its_own_edit(model, eval_spec, where):
+def test_each_problem_does_as_it_does_under_its_own_edit(model, problems, where):
     edits = drawn(model, 3, where)
-    found = evaluate_by_prompt(model, edits, eval_spec)
-    alone = [evaluate(model, (edit,), eval_spec) for edit in edits]
-    which = chosen(model, eval_spec.task.problems, 3)
+    found = written(model, problems, open_rows=open_edited(model, Edited(tuple(edits))))
+    alone = []
+    for edit in edits:
+        with apply(model, edit):
+            alone.append(written(model, problems))
+    which = chosen(model, problems, 3)
     assert len(set(which)) == 3
-    for name in ("strict", "answer", "incoherent"):
-        wanted = [getattr(alone[edit], name)[index] for index, edit in enumerate(which)]
-        np.testing.assert_array_equal(getattr(found, name), wanted)
+    assert found == [alone[edit][3 * index + place] for index, edit in enumerate(which) for place in range(3)]
 
 
-def test_a_prompt_keeps_its_edit_in_another_batch_and_order(model, eval_spec):
-    problems = eval_spec.task.problems
+def test_a_single_edit_is_that_of_apply(model, problems):
+    (edit,) = drawn(model, 1, EVERYWHERE)
+    with apply(model, edit):
+        wanted = written(model, problems)
+    assert written(model, problems, open_rows=open_edited(model, Edited((edit,)))) == wanted
+    assert wanted != written(model, problems)
+
+
+def test_a_prompt_keeps_its_edit_in_another_batch_and_order(model, problems):
     forwards = chosen(model, problems, 256)
     assert chosen(model, problems[::-1], 256) == forwards[::-1]
     assert chosen(model, problems[4:6], 256) == forwards[4:6]
+
+
+def test_no_edit_at_all_is_refused():
+    with pytest.raises(VectorError, match="want at least one"):
+        Edited(())

@@ -1,0 +1,46 @@
+"""readme: the map of a run's directory, from what lies in it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lab.records.tables import write_text
+
+README = "README.txt"
+PARTS = {
+    "report.html": "what was found: begin here",
+    "features.html": "what single features do",
+    "tables": "what the report shows: ladder.parquet has every arm, arms.parquet says what each is there for",
+    "estimates": "what every estimator says, or why it says nothing",
+    "evidence": "what both models think of completions by either; estimators look at it and at the verdicts in tables/",
+    "traces": "completions, one folder an arm; fit-: of training problems; old-: of the task that tuning was not about",
+    "problems": "held-out problems, and the training ones that vectors are fitted on",
+    "disagreements": "tokens of training texts at which base and tuned model would write different ones",
+    "activations": "the base model's stream at first tokens of training texts",
+    "vectors": "steering vectors; `lab export` writes them for other programs",
+    "routing": "what says when a vector acts, and the vectors of categories",
+    "published_hybrids": "what the two published methods were fitted to",
+    "store-base": "what the base model computes as it reads training texts",
+    "store-tuned": "what the tuned model computes there",
+    "saes": "sparse autoencoders of the base model's stream, in SAELens' format",
+    "features": "what is known of their features",
+    "study.json": "the configuration of the study",
+    "seconds.json": "what each estimator's evidence took",
+}
+"""Name in the directory of a study -> what it is."""
+FOOTER = """
+A table (.parquet) says in its own metadata what made it; the page lists all tables, column by column, with checksums.
+A folder with a stage.json is finished and never changes: the same command, given again, goes on from what is here.
+To have a part computed again, delete its folder and those that come from it.
+"""
+
+
+def write_readme(out: Path, title: str, parts: Mapping[str, str], labels: Mapping[str, str]) -> None:
+    """Writes `out/README.txt`: those of `parts` that are there, and under `traces` its folders with their `labels`."""
+    there = {name: what for name, what in parts.items() if (out / name).exists()}
+    lines = [title, ""]
+    for name, what in there.items():
+        lines.append(f"{name + '/' * (out / name).is_dir():<20}{what}")
+        if name == "traces":
+            arms = sorted(path.name for path in (out / name).iterdir() if path.is_dir())
+            lines += [f"  {arm:<32}{labels.get(arm, '')}".rstrip() for arm in arms]
+    write_text(out / README, "\n".join(lines) + "\n" + FOOTER)
