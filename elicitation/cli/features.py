@@ -55,7 +55,7 @@ class FeaturesCommand:
         from elicitation.features.tables import Read, feature_ledger
         from elicitation.report.features.page import FeaturePage, render_features
         from elicitation.report.features.tables import TABLES, FeatureNames
-        from elicitation.report.kit.document import TableFile
+        from elicitation.report.kit.document import Origin, TableFile
         from lab.models.device import resolve_double_device, settle_threads
         from lab.models.load import load
         from lab.models.source import model_source
