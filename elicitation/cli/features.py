@@ -53,10 +53,9 @@ class FeaturesCommand:
     def run(self, terminal: Terminal) -> None:
         """Scores the features and writes tables and page into one directory, which is then never changed."""
         from elicitation.features.tables import Read, feature_ledger
-        from elicitation.report.features.captions import FeatureNames
         from elicitation.report.features.page import FeaturePage, render_features
-        from elicitation.report.features.tables import TABLES
-        from elicitation.report.kit.provenance_section import TableFile
+        from elicitation.report.features.tables import TABLES, FeatureNames
+        from elicitation.report.kit.document import Origin, TableFile
         from lab.models.device import resolve_double_device, settle_threads
         from lab.models.load import load
         from lab.models.source import model_source
@@ -116,10 +115,8 @@ class FeaturesCommand:
                     over=against,
                     behaviour=toward,
                 ),
-                ledger=ledger,
-                made_by=made_by,
-                command=terminal.line,
-                files=tuple(files),
+                tables=ledger,
+                origin=Origin(made_by=made_by, command=terminal.line, files=tuple(files)),
             )
             write_text(work / PAGE, render_features(page))
 
