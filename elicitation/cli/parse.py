@@ -1,6 +1,6 @@
 """parse: words behind a verb -> a command, by tyro. Flags are fields of frozen dataclasses, docstrings their help."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import partial, wraps
 from types import NoneType
@@ -72,10 +72,12 @@ class _Rule:
     """tyro's rule for dataclasses, but a field is a flag as its metadata says.
 
     `field(metadata={"flag": ...})`: None for no flag, "" for a part whose own fields need no prefix, else another name.
+    `"flags"` beside it gives, for dataclasses from there on down, those of their fields that are flags.
     """
 
     def __init__(self) -> None:
         self.inside = False
+        self.shown: dict[object, Collection[str]] = {}
 
     def __call__(self, info: StructTypeInfo) -> StructConstructorSpec | None:
         """A struct that is made as tyro makes it, of the fields that are flags."""
@@ -89,7 +91,10 @@ class _Rule:
         if not isinstance(spec, StructConstructorSpec):
             return None
         names = {field.name: field.metadata.get("flag", field.name) for field in fields(info.type)}
-        fixed = {field.name: field.default for field in spec.fields if names[field.name] is None}
+        for field in fields(info.type):
+            self.shown |= field.metadata.get("flags", {})
+        shown = {name for name in self.shown.get(info.type, names) if names[name] is not None}
+        fixed = {field.name: field.default for field in spec.fields if field.name not in shown}
 
         @wraps(info.type, updated=())
         def made(**typed: object) -> object:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from elicitation.cli.study import Pair, named_pair
 from elicitation.cli.terminal import Terminal, numbers
-from elicitation.comparison.config import Comparison
+from elicitation.comparison.config import Comparison, compared
 from elicitation.report.vectors.tables import VectorTables
 from lab.records.numerals import ABSENT, interval, percent, points
 
@@ -29,7 +29,7 @@ class VectorsCommand:
     out: Path
     """Directory of the results."""
     comparison: Annotated[Comparison, tyro.conf.arg(name="")] = field(
-        default_factory=lambda: Comparison(base="", tuned="")
+        default_factory=lambda: Comparison(study=compared(base="", tuned=""))
     )
 
     def run(self, terminal: Terminal) -> None:
@@ -38,13 +38,13 @@ class VectorsCommand:
 
         base, tuned = named_pair(self.pair)
         sae = None if self.comparison.sae is None else str(Path(self.comparison.sae).resolve())
-        comparison = replace(self.comparison, base=base, tuned=tuned, sae=sae)
+        comparison = replace(self.comparison, study=replace(self.comparison.study, base=base, tuned=tuned), sae=sae)
         with terminal.progress() as watch:
-            compared = compare(comparison, self.out, command=terminal.line, watch=watch)
-        terminal.show(effects_shown(compared.ledger))
-        terminal.show(compared.answer)
-        terminal.say(f"vectors: {compared.vectors.resolve()}")
-        terminal.say(f"page: {compared.page.resolve()}")
+            found = compare(comparison, self.out, command=terminal.line, watch=watch)
+        terminal.show(effects_shown(found.ledger))
+        terminal.show(found.answer)
+        terminal.say(f"vectors: {found.vectors.resolve()}")
+        terminal.say(f"page: {found.page.resolve()}")
 
 
 COMMAND = VectorsCommand

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from elicitation.comparison.context import Ground
+from elicitation.comparison.config import ComparisonContext
 from elicitation.comparison.evaluate import EvalSpec, evaluate, fit_by_fit, spec_of
 from elicitation.comparison.fits import Fitted
 from elicitation.report.vectors.tables import DOSES, VECTOR_DOSES
@@ -118,11 +118,11 @@ def divergences(model: Model, edit: Add, traces: Sequence[Trace], eval_spec: Eva
     return np.array([max(0.0, totals[key] / n_tokens[key]) for key in prompts])
 
 
-def dose_stage(ground: Ground, fits: Sequence[Fitted]) -> Artefact:
+def dose_stage(comparing: ComparisonContext, fits: Sequence[Fitted]) -> Artefact:
     """`doses/`: `VECTOR_DOSES` at temperature 1; damage is measured on the other task's texts, else on the task's."""
-    context, doses = ground.context, ground.comparison.doses
-    asked = spec_of(ground, context.task)
-    unrelated = replace(spec_of(ground, context.old_task or context.task), n_samples=1)
+    context, doses = comparing.context, comparing.comparison.doses
+    asked = spec_of(comparing, context.task)
+    unrelated = replace(spec_of(comparing, context.old_task or context.task), n_samples=1)
 
     def swept(fitted: Fitted) -> pl.DataFrame:
         assert fitted.vector is not None, "only fits with a vector are swept"
@@ -130,4 +130,4 @@ def dose_stage(ground: Ground, fits: Sequence[Fitted]) -> Artefact:
         return dose_sweep(context.base, fitted.vector, doses, asked, unrelated, where=where, n_boot=n_boot)
 
     config = {"doses": doses, "asked": asked.plain, "unrelated": unrelated.plain}
-    return fit_by_fit(ground, "doses", VECTOR_DOSES, config, fits if doses else (), swept)
+    return fit_by_fit(comparing, "doses", VECTOR_DOSES, config, fits if doses else (), swept)

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from elicitation.comparison.context import Ground
+from elicitation.comparison.config import ComparisonContext
 from elicitation.comparison.fits import Fitted
 from lab.models.load import Model
 from lab.records.seeds import child_seed
@@ -93,9 +93,9 @@ def is_coherent(task: Task, problem: Problem, text: str, stop: str) -> bool:
     return text[spans[-1].end if spans else 0 :].strip() in ("", ".")
 
 
-def spec_of(ground: Ground, task: Task) -> EvalSpec:
+def spec_of(comparing: ComparisonContext, task: Task) -> EvalSpec:
     """How the arms of a comparison are sampled, for `task`."""
-    study = ground.context.study
+    study = comparing.context.study
     return EvalSpec(
         task=task,
         n_samples=study.n_samples,
@@ -106,7 +106,7 @@ def spec_of(ground: Ground, task: Task) -> EvalSpec:
 
 
 def fit_by_fit(
-    ground: Ground,
+    comparing: ComparisonContext,
     name: str,
     schema: Schema,
     config: object,
@@ -114,7 +114,7 @@ def fit_by_fit(
     measure: Callable[[Fitted], pl.DataFrame],
 ) -> Artefact:
     """The stage `name/`: one table of what is measured of every fit that has a vector; whole fits survive a kill."""
-    context, parents = ground.context, {"base": ground.context.base.digest} | parents_of(fits)
+    context, parents = comparing.context, {"base": comparing.context.base.digest} | parents_of(fits)
 
     def compute(work: Path) -> None:
         made_by = context.made_by(name, config, parents)

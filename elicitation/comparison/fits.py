@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from elicitation.comparison.context import Ground
+from elicitation.comparison.config import ComparisonContext
 from elicitation.comparison.training_pairs import ITSELF, TrainingPairs, sides_forgotten, tokens_misplaced
 from lab.post_training.reinforce import Reward
 from lab.records.errors import VectorError
@@ -28,6 +28,7 @@ from steering.fits.fits import DecoderRows, MeanDifference
 from steering.fits.gradient import FirstTokenGradient, TextGradient
 from steering.fits.policy_gradient import PolicyGradient, answer_reward
 from steering.gate import EVERYWHERE, Gate, WhileWriting
+from steering.hybrid.hybrid import identity
 from steering.vector import SteeringVector
 
 AnyFit: TypeAlias = Fit[Taught] | PolicyGradient
@@ -42,7 +43,6 @@ class Entry:
     name: str
     """Unique, and the name of its files."""
     label: str
-    method: str
     fit: AnyFit
     sites: tuple[Site, ...]
     where: Gate
@@ -53,48 +53,48 @@ class Entry:
         return "every token" if self.where == EVERYWHERE else "first token"
 
 
-def entries(ground: Ground) -> tuple[Entry, ...]:
+def entries(comparing: ComparisonContext) -> tuple[Entry, ...]:
     """All fits that are asked for, in the order of the methods; one a layer where its vectors have one site."""
-    comparison = ground.comparison
-    policy = PolicyGradient(replace(comparison.policy, max_new_tokens=comparison.max_new_tokens))
-    each = [(site,) for site in ground.sites]
+    comparison, study = comparing.comparison, comparing.context.study
+    policy = PolicyGradient(replace(comparison.policy, max_new_tokens=study.decoding.max_new_tokens))
+    each, several = [(site,) for site in comparing.sites], [comparing.policy_sites]
     listed: dict[str, tuple[str, AnyFit, list[tuple[Site, ...]], Gate]] = {
         "mean": ("difference of means", MeanDifference(), each, EVERYWHERE),
         "mean-first": ("difference of means", MeanDifference(), each, FIRST),
-        "gradient": ("gradient on texts", TextGradient(comparison.fit, comparison.n_texts), each, EVERYWHERE),
-        "gradient-first": ("gradient on disagreements", FirstTokenGradient(comparison.fit), each, FIRST),
-        "policy": (f"policy gradient at {len(ground.policy_sites)} sites", policy, [ground.policy_sites], EVERYWHERE),
+        "gradient": ("gradient on texts", TextGradient(study.fit, comparison.n_texts), each, EVERYWHERE),
+        "gradient-first": ("gradient on disagreements", FirstTokenGradient(study.fit), each, FIRST),
+        "policy": (f"policy gradient at {len(comparing.policy_sites)} sites", policy, several, EVERYWHERE),
     }
-    if ground.sae is not None:
-        features = DecoderRows(ground.sae, comparison.n_features)
-        listed["sae"] = (f"{comparison.n_features} SAE features", features, [(ground.sae.site,)], FIRST)
+    if comparing.sae is not None:
+        features = DecoderRows(comparing.sae, comparison.n_features)
+        listed["sae"] = (f"{comparison.n_features} SAE features", features, [(comparing.sae.site,)], FIRST)
     found: list[Entry] = []
-    for method in ground.methods:
+    for method in comparing.methods:
         words, fit, places, where = listed[method]
         for sites in places:
             place = f", block {sites[0].layer}" if len(sites) == 1 else ""
             use = "every token" if where == EVERYWHERE else "first token"
             name = f"{method}-{sites[0].layer}" if places is each else method
             label = f"{words}{place}, {use}"
-            found.append(Entry(name=name, label=label, method=method, fit=fit, sites=sites, where=where))
+            found.append(Entry(name=name, label=label, fit=fit, sites=sites, where=where))
     return tuple(found)
 
 
 REASONS = "reasons.json"
 
 
-def rewarded(ground: Ground, work: Path) -> Iterator[tuple[str, Rewarded]]:
+def rewarded(comparing: ComparisonContext, work: Path) -> Iterator[tuple[str, Rewarded]]:
     """What the fit is rewarded for, and what those controls are that were asked for; checkpoints lie below `work`."""
-    task, wanted = ground.context.fit_task, ground.comparison.policy_controls
+    task, wanted = comparing.context.fit_task, comparing.comparison.policy_controls
 
     def under(reward: Reward, task: Task, steps: str) -> Rewarded:
-        watch = partial(ground.context.watch, f"policy gradient: {steps}")
+        watch = partial(comparing.context.watch, f"policy gradient: {steps}")
         return Rewarded(task.problems, reward, work / f"steps-{steps}", watch)
 
     yield ITSELF, under(answer_reward(task.verify), task, "itself")
     if "shuffled" in wanted:
-        yield Control.SHUFFLED_LABELS, under(misplaced_reward(task, ground.comparison.seed), task, "shuffled")
-    if "other-task" in wanted and (other := ground.other_fit_task) is not None:
+        yield Control.SHUFFLED_LABELS, under(misplaced_reward(task, comparing.context.study.seed), task, "shuffled")
+    if "other-task" in wanted and (other := comparing.other_fit_task) is not None:
         yield Control.OTHER_TASK, under(answer_reward(other.verify), other, "other-task")
 
 
@@ -136,34 +136,25 @@ class Fitted:
         )
 
 
-def fit_stage(ground: Ground, entry: Entry, training_pairs: dict[str, TrainingPairs]) -> Fitted:
-    """`fit-<entry>/`: a file for the vector and for each control. What is there after a kill is not fitted again.
+def fit_stage(comparing: ComparisonContext, entry: Entry, training_pairs: dict[str, TrainingPairs]) -> Fitted:
+    """`fits/<entry>/`: a file for the vector and for each control. What is there after a kill is not fitted again.
 
     `training_pairs` has those of the pair as `itself`, and those that other texts give by the name of the control.
     """
-    context, comparison = ground.context, ground.comparison
-    config = {
-        "entry": {"method": entry.method, "sites": [str(site) for site in entry.sites]},
-        "fit": comparison.policy if entry.method == "policy" else comparison.fit,
-        "n_texts": comparison.n_texts,
-        "n_features": comparison.n_features,
-        "max_new_tokens": comparison.max_new_tokens,
-        "seed": comparison.seed,
-    }
+    context = comparing.context
+    config = {"fit": identity(entry.fit), "sites": [str(site) for site in entry.sites], "seed": context.study.seed}
     parents = {"base": context.base.digest} | {name: taught.digest for name, taught in training_pairs.items()}
-    if entry.method == "sae" and ground.sae is not None:
-        parents["sae"] = ground.sae.digest
-    if entry.method == "policy":
-        config["policy_controls"] = comparison.policy_controls
+    if isinstance(entry.fit, PolicyGradient):
+        config["controls"] = list(comparing.comparison.policy_controls)
         parents = {"base": context.base.digest, "problems": digest(context.fit_task.problems)}
-        if ground.other_fit_task is not None:
-            parents["other task"] = digest(ground.other_fit_task.problems)
+        if comparing.other_fit_task is not None:
+            parents["other task"] = digest(comparing.other_fit_task.problems)
 
     def compute(work: Path) -> None:
-        made_by = context.made_by(f"fit-{entry.name}", config, parents)
+        made_by = context.made_by(f"fits/{entry.name}", config, parents)
         reasons: dict[str, str] = {}
         vector: SteeringVector | None = None
-        for name, make in makers(ground, entry, training_pairs, work):
+        for name, make in makers(comparing, entry, training_pairs, work):
             path = work / f"{name}.safetensors"
             try:
                 if not path.exists():
@@ -178,16 +169,16 @@ def fit_stage(ground: Ground, entry: Entry, training_pairs: dict[str, TrainingPa
         for checkpoints in work.glob("steps-*"):
             shutil.rmtree(checkpoints)
 
-    return read_fitted(entry, memoised(context.out, f"fit-{entry.name}", config, parents, compute))
+    return read_fitted(entry, memoised(context.out / "fits", entry.name, config, parents, compute))
 
 
 def makers(
-    ground: Ground, entry: Entry, training_pairs: dict[str, TrainingPairs], work: Path
+    comparing: ComparisonContext, entry: Entry, training_pairs: dict[str, TrainingPairs], work: Path
 ) -> Iterator[tuple[str, Callable[[], SteeringVector]]]:
     """(name, how to find it) of the vector, which comes first, and of its controls."""
-    base, seed = ground.context.base, ground.comparison.seed
+    base, seed = comparing.context.base, comparing.context.study.seed
     if isinstance(entry.fit, PolicyGradient):
-        for name, lesson in rewarded(ground, work):
+        for name, lesson in rewarded(comparing, work):
             own = child_seed(seed, "policy", lesson.work.name)
             yield name, partial(entry.fit.fit, base, entry.sites, lesson, seed=own)
         return

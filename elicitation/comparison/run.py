@@ -1,13 +1,11 @@
 """run: a comparison from its configuration to its page, stage by stage, each resumable."""
 
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from elicitation.comparison.config import Comparison
-from elicitation.comparison.context import Ground, survey
+from elicitation.comparison.config import Comparison, ComparisonContext, prepare_comparison
 from elicitation.comparison.dose import dose_stage
 from elicitation.comparison.evaluate import parents_of
 from elicitation.comparison.fits import Fitted, entries, fit_stage
@@ -52,12 +50,14 @@ class Compared(NamedTuple):
     """What was found, in a sentence."""
 
 
-class Measured(NamedTuple):
-    """The stages that the page is drawn from."""
-
-    tables: Artefact
-    doses: Artefact
-    transfers: Artefact
+TABLES: Mapping[str, tuple[str, Schema]] = {
+    "ladder": ("tables", LADDER),
+    "incoherent": ("tables", INCOHERENT),
+    "fits": ("tables", VECTOR_FITS),
+    "doses": ("doses", VECTOR_DOSES),
+    "transfers": ("transfers", VECTOR_TRANSFERS),
+}
+"""What the page is drawn from: name -> stage and schema."""
 
 
 def compare(comparison: Comparison, out: Path, *, command: str, watch: Watch = lambda *_: None) -> Compared:
@@ -66,26 +66,22 @@ def compare(comparison: Comparison, out: Path, *, command: str, watch: Watch = l
     What can be found wrong with the request is found before the first file is written. Raises a LabError for a bad
     request, and StorageError where `out` belongs to another comparison.
     """
-    ground = survey(comparison, out, watch)
-    with claimed(out, comparison, "comparison"), settled_threads(ground.context.base.n_parameters):
-        measured, vectors = measure(ground)
-        # Every stage has moved out of it; a kill may have left hidden parts of files.
-        shutil.rmtree(out / ".work", ignore_errors=True)
-        return page_stage(ground, measured, vectors, command)
+    comparing = prepare_comparison(comparison, out, watch)
+    with claimed(out, comparison, "comparison"), settled_threads(comparing.context.base.n_parameters):
+        return page_stage(comparing, measure(comparing), command)
 
 
-def measure(ground: Ground) -> tuple[Measured, Artefact]:
-    """Everything but the page."""
-    problems = problem_stage(ground.context)
-    taught = training_pairs(ground, problems)
-    fits = [fit_stage(ground, entry, taught) for entry in entries(ground)]
-    measured = Measured(table_stage(ground, fits), dose_stage(ground, fits), transfer_stage(ground, fits))
-    return measured, vector_stage(ground, fits)
+def measure(comparing: ComparisonContext) -> dict[str, Artefact]:
+    """Everything but the page: the stages that it is drawn from, and the vectors."""
+    taught = training_pairs(comparing, problem_stage(comparing.context))
+    fits = [fit_stage(comparing, entry, taught) for entry in entries(comparing)]
+    stages = {"tables": table_stage, "doses": dose_stage, "transfers": transfer_stage, "vectors": vector_stage}
+    return {name: run(comparing, fits) for name, run in stages.items()}
 
 
-def vector_stage(ground: Ground, fits: Sequence[Fitted]) -> Artefact:
+def vector_stage(comparing: ComparisonContext, fits: Sequence[Fitted]) -> Artefact:
     """`vectors/`: a canonical file for every fit, whose effect at dose 1 was measured."""
-    context, parents = ground.context, parents_of(fits)
+    context, parents = comparing.context, parents_of(fits)
 
     def compute(work: Path) -> None:
         made_by = context.made_by("vectors", {}, parents)
@@ -97,21 +93,16 @@ def vector_stage(ground: Ground, fits: Sequence[Fitted]) -> Artefact:
     return memoised(context.out, "vectors", {}, parents, compute)
 
 
-def page_stage(ground: Ground, measured: Measured, vectors: Artefact, command: str) -> Compared:
+def page_stage(comparing: ComparisonContext, stages: Mapping[str, Artefact], command: str) -> Compared:
     """`vectors.html`, drawn from the tables alone; written again by every run, and equal each time."""
-    context, out = ground.context, ground.context.out
-    ledger = VectorTables(
-        ladder=read_table(measured.tables.path / "ladder.parquet", LADDER),
-        incoherent=read_table(measured.tables.path / "incoherent.parquet", INCOHERENT),
-        fits=read_table(measured.tables.path / "fits.parquet", VECTOR_FITS),
-        doses=read_table(measured.doses.path / "doses.parquet", VECTOR_DOSES),
-        transfers=read_table(measured.transfers.path / "transfers.parquet", VECTOR_TRANSFERS),
-    )
-    parents = {name: stage.digest for name, stage in measured._asdict().items()}
+    context, out = comparing.context, comparing.context.out
+    paths = {name: stages[stage].path / f"{name}.parquet" for name, (stage, _) in TABLES.items()}
+    ledger = VectorTables(**{name: read_table(paths[name], schema) for name, (_, schema) in TABLES.items()})
+    parents = {name: stage.digest for name, stage in stages.items()}
     # The page is drawn again by every run; the numbers are those of the commit that made the tables.
-    of_tables = read_provenance(measured.tables.path / "ladder.parquet")
+    of_tables = read_provenance(paths["ladder"])
     made_by = replace(
-        context.made_by("comparison", ground.comparison, parents),
+        context.made_by("comparison", comparing.comparison, parents),
         commit=of_tables.commit,
         dirty=of_tables.dirty,
         packages=of_tables.packages,
@@ -127,20 +118,13 @@ def page_stage(ground: Ground, measured: Measured, vectors: Artefact, command: s
         files=tuple(table_files(out)),
     )
     write_text(out / PAGE, render_vectors(page))
-    return Compared(out / PAGE, vectors.path, ledger, vector_answer(ledger, task))
+    return Compared(out / PAGE, stages["vectors"].path, ledger, vector_answer(ledger, task))
 
 
 def table_files(out: Path) -> Iterator[TableFile]:
     """Every table of a comparison, with its schema."""
-    tables: list[tuple[Path, Schema]] = [
-        (out / "tables" / "ladder.parquet", LADDER),
-        (out / "tables" / "incoherent.parquet", INCOHERENT),
-        (out / "tables" / "fits.parquet", VECTOR_FITS),
-        (out / "tables" / "verdicts.parquet", VERDICTS),
-        (out / "tables" / "arms.parquet", ARMS),
-        (out / "doses" / "doses.parquet", VECTOR_DOSES),
-        (out / "transfers" / "transfers.parquet", VECTOR_TRANSFERS),
-    ]
+    tables = [(out / stage / f"{name}.parquet", schema) for name, (stage, schema) in TABLES.items()]
+    tables += [(out / "tables" / "verdicts.parquet", VERDICTS), (out / "tables" / "arms.parquet", ARMS)]
     tables += [(path, PROBLEMS) for path in sorted(out.glob("problems/*.parquet"))]
     tables += [(path, TRACES) for path in sorted(out.glob("traces/*/*.parquet"))]
     tables += [(path, DISAGREEMENTS) for path in sorted(out.glob("disagreements*/*.parquet"))]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from elicitation.comparison.context import Ground
+from elicitation.comparison.config import ComparisonContext
 from elicitation.comparison.evaluate import DRAWS, is_coherent, parents_of
 from elicitation.comparison.fits import ITSELF, Fitted
 from elicitation.report.study.tables import LADDER
@@ -66,9 +66,9 @@ def added(fitted: Fitted, *vectors: SteeringVector) -> Edited:
     return Edited(tuple(Add(vector, where=fitted.entry.where) for vector in vectors))
 
 
-def table_stage(ground: Ground, fits: Sequence[Fitted]) -> Artefact:
+def table_stage(comparing: ComparisonContext, fits: Sequence[Fitted]) -> Artefact:
     """`traces/ARM/` of every arm, which all draw the same random numbers, and `tables/`."""
-    context = replace(ground.context, draws=DRAWS)
+    context = replace(comparing.context, draws=DRAWS)
     study, problems = context.study, context.task.problems
     of_arms = {"problems": digest(problems)}
     found = {

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elicitation.comparison.context import Ground
+from elicitation.comparison.config import ComparisonContext
 from elicitation.study.context import StudyContext
 from elicitation.study.evidence import DISAGREEMENTS, contexts, first_token_activations
 from elicitation.study.sampled import own_traces, read_traces
@@ -83,15 +83,15 @@ class TrainingPairs:
         return some_rows(frame, most, generator)
 
 
-def training_pairs(ground: Ground, problems: Artefact) -> dict[str, TrainingPairs]:
+def training_pairs(comparing: ComparisonContext, problems: Artefact) -> dict[str, TrainingPairs]:
     """What the fits learn from as `itself`, and by name the controls that other texts give; rewards need none of it.
 
     The pair's own are what the tuned model solved and the base failed, on training problems. Those of the other task
     are all traces there, solved or not: what the models differ in, in another domain. Those of the placebo are all
     traces of the base and of a model that was continued and not tuned: the scatter between two models.
     """
-    context, parents = ground.context, {"problems": problems.digest}
-    if set(ground.methods) == {"policy"}:
+    context, parents = comparing.context, {"problems": problems.digest}
+    if set(comparing.methods) == {"policy"}:
         return {}
     base, tuned = context.base, context.pair.tuned
     fitting = fitting_stage(context, problems)
@@ -99,15 +99,15 @@ def training_pairs(ground: Ground, problems: Artefact) -> dict[str, TrainingPair
     solved, failed = by_tuned.filter(strict(context, by_tuned)), by_base.filter(~strict(context, by_base))
     description = f"solved by {tuned.name}, failed by {base.name}"
     found = {ITSELF: decided_pairs(context, fitting.decided, solved, failed, description)}
-    if ground.other_fit_task is not None:
-        other = replace(context, fit_task=ground.other_fit_task)
+    if comparing.other_fit_task is not None:
+        other = replace(context, fit_task=comparing.other_fit_task)
         task = {"problems": digest(other.fit_task.problems)}
         description = f"all of {other.fit_task.name}, by {tuned.name} and by {base.name}"
         names = ("fit-other-base", "fit-other-tuned")
         found[Control.OTHER_TASK] = all_pairs(other, context.pair, names, "other-task", task, description)
-    if ground.placebo is not None:
-        description, names = f"all by {ground.placebo.tuned.name} and by {base.name}", ("fit-base", "fit-placebo")
-        found[Control.PLACEBO_PAIR] = all_pairs(context, ground.placebo, names, "placebo", parents, description)
+    if comparing.placebo is not None:
+        description, names = f"all by {comparing.placebo.tuned.name} and by {base.name}", ("fit-base", "fit-placebo")
+        found[Control.PLACEBO_PAIR] = all_pairs(context, comparing.placebo, names, "placebo", parents, description)
     return found
 
 

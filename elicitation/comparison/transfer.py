@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
-from elicitation.comparison.context import Ground
+from elicitation.comparison.config import ComparisonContext
 from elicitation.comparison.evaluate import EvalResult, EvalSpec, evaluate, fit_by_fit, spec_of
 from elicitation.comparison.fits import Fitted
 from elicitation.report.vectors.tables import TRANSFERS, VECTOR_TRANSFERS
@@ -123,16 +123,16 @@ N_CONTROLS = 4
 """Random vectors that share the samples of a check."""
 
 
-def transfer_stage(ground: Ground, fits: Sequence[Fitted]) -> Artefact:
+def transfer_stage(comparing: ComparisonContext, fits: Sequence[Fitted]) -> Artefact:
     """`transfers/`: `VECTOR_TRANSFERS`: -v on the tuned model, and v on the other models that were named."""
-    context = ground.context
-    asked = spec_of(ground, context.task)
+    context = comparing.context
+    asked = spec_of(comparing, context.task)
     checks = [removal(context.pair, asked)]
-    if ground.other_base is not None:
-        checks.append(other_base(ground.other_base, asked))
-    if ground.other_skill is not None:
-        model, task = ground.other_skill
-        checks.append(other_skill(model, spec_of(ground, task)))
+    if comparing.other_base is not None:
+        checks.append(other_base(comparing.other_base, asked))
+    if comparing.other_skill is not None:
+        model, task = comparing.other_skill
+        checks.append(other_skill(model, spec_of(comparing, task)))
 
     def tried(fitted: Fitted) -> pl.DataFrame:
         assert fitted.vector is not None, "only fits with a vector are tried elsewhere"
@@ -140,4 +140,4 @@ def transfer_stage(ground: Ground, fits: Sequence[Fitted]) -> Artefact:
         return transfer(checks, fitted.vector, controls, where=fitted.entry.where, n_boot=context.study.n_boot)
 
     config = {check.name: {"model": check.model.digest, "asked": check.eval_spec.plain} for check in checks}
-    return fit_by_fit(ground, "transfers", VECTOR_TRANSFERS, config, fits, tried)
+    return fit_by_fit(comparing, "transfers", VECTOR_TRANSFERS, config, fits, tried)

@@ -1,13 +1,14 @@
 """One whole comparison, which many tests look at, and one that is prepared and has not run."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from elicitation.comparison.config import Comparison
-from elicitation.comparison.context import Ground, survey
+from elicitation.comparison.config import Comparison, ComparisonContext, compared, prepare_comparison
 from elicitation.comparison.run import compare
 from lab.post_training.reinforce import GrpoRun
+from lab.sampling.decoding import Decoding
 from steering.fits.gradient import GradientFit
 
 TASK, OTHER = "chain:+:1-1", "chain:-:1-1"
@@ -16,25 +17,27 @@ TASK, OTHER = "chain:+:1-1", "chain:-:1-1"
 @pytest.fixture(scope="session")
 def comparison(checkpoints) -> Comparison:
     """A whole comparison in some seconds."""
-    return Comparison(
-        base=str(checkpoints.base),
-        tuned=str(checkpoints.tuned),
+    study = replace(
+        compared(str(checkpoints.base), str(checkpoints.tuned)),
         task=TASK,
-        other_task=OTHER,
-        placebo=str(checkpoints.base),
-        other_base=str(checkpoints.base),
-        methods=("mean", "mean-first", "gradient", "gradient-first", "policy"),
-        policy_controls=("shuffled",),
-        doses=(1.0,),
         n_problems=12,
         n_samples=2,
         n_fit_problems=20,
         n_fit_samples=2,
         fit=GradientFit(n_steps=5),
-        policy=GrpoRun(n_steps=2, n_prompts=2, n_rollouts=4, learning_rate=0.05),
-        max_new_tokens=12,
+        decoding=Decoding(max_new_tokens=12),
         n_boot=100,
         batch_size=64,
+    )
+    return Comparison(
+        study=study,
+        other_task=OTHER,
+        placebo=str(checkpoints.base),
+        other_base=str(checkpoints.base),
+        methods=("mean-first", "gradient", "gradient-first", "policy"),
+        policy_controls=("shuffled",),
+        doses=(1.0,),
+        policy=GrpoRun(n_steps=2, n_prompts=2, n_rollouts=4, learning_rate=0.05),
     )
 
 
@@ -46,16 +49,8 @@ def finished(comparison, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ground(checkpoints, tmp_path_factory) -> Ground:
-    comparison = Comparison(
-        base=str(checkpoints.base),
-        tuned=str(checkpoints.tuned),
-        task=TASK,
-        methods=("mean", "mean-first", "gradient-first", "sae"),
-        layers=(0, 1),
-        n_problems=2,
-        n_fit_problems=6,
-        max_new_tokens=12,
-        n_boot=100,
-    )
-    return survey(comparison, tmp_path_factory.mktemp("ground"), lambda *_: None)
+def comparing(comparison, tmp_path_factory) -> ComparisonContext:
+    """One that is prepared, at two blocks, and has not run."""
+    study = replace(comparison.study, n_problems=2, n_fit_problems=6)
+    asked = Comparison(study=study, methods=("mean", "mean-first", "gradient-first", "sae"), layers=(0, 1))
+    return prepare_comparison(asked, tmp_path_factory.mktemp("comparing"), lambda *_: None)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from elicitation.comparison.context import Ground
+from elicitation.comparison.config import ComparisonContext
 from elicitation.comparison.fits import FIRST, N_SHUFFLES, Entry, entries, fit_stage
 from elicitation.comparison.training_pairs import ITSELF, TrainingPairs
 from elicitation.study.evidence import DISAGREEMENTS
@@ -54,16 +54,16 @@ def test_features_are_those_whose_rows_move_the_stream_furthest_at_the_dose_of_t
 
 
 @pytest.fixture(scope="module")
-def with_sae(ground) -> Ground:
-    return replace(ground, sae=sae(ground.context.base.anatomy.d_model))
+def with_sae(comparing) -> ComparisonContext:
+    return replace(comparing, sae=sae(comparing.context.base.anatomy.d_model))
 
 
 @pytest.fixture(scope="module")
-def taught(ground) -> TrainingPairs:
-    context = ground.context
+def taught(comparing) -> TrainingPairs:
+    context = comparing.context
     problems = context.fit_task.problems
     by_tuned, by_base = (
-        trace_table("x", sample(model, problems, 1, ground.comparison.decoding, seed=0))
+        trace_table("x", sample(model, problems, 1, comparing.context.study.decoding, seed=0))
         for model in (context.pair.tuned, context.base)
     )
     return TrainingPairs(
@@ -77,9 +77,9 @@ def taught(ground) -> TrainingPairs:
     )
 
 
-def streams(ground, site, taught, traces) -> torch.Tensor:
+def streams(comparing, site, taught, traces) -> torch.Tensor:
     """One text at a time, where its first token has been read."""
-    model, found = ground.context.base, []
+    model, found = comparing.context.base, []
     for row in trace_rows(model, traces, taught.problems):
         tokens = torch.tensor([row.context + row.completion])
         found.append(capture(model, tokens, torch.ones_like(tokens).bool(), [site])[site][0, len(row.context)])
@@ -100,8 +100,8 @@ def test_every_method_has_an_entry_at_every_layer_that_says_where_it_acts(with_s
     assert "sae" not in {entry.name for entry in entries(replace(with_sae, sae=None))}
 
 
-def fit_on(ground, entry, taught):
-    return entry.fit.fit(ground.context.base, entry.sites, taught, seed=ground.comparison.seed)
+def fit_on(comparing, entry, taught):
+    return entry.fit.fit(comparing.context.base, entry.sites, taught, seed=comparing.context.study.seed)
 
 
 def test_means_and_features_are_those_of_the_streams_after_the_first_token(with_sae, taught):
@@ -135,12 +135,12 @@ class Mode(Fit[Taught]):
 
 
 def test_a_fit_from_outside_has_its_vector_and_its_controls_as_any_other(with_sae, taught):
-    entry = Entry(name="mode-1", label="mode", method="mode", fit=Mode(2.0), sites=(SITE,), where=FIRST)
+    entry = Entry(name="mode-1", label="mode", fit=Mode(2.0), sites=(SITE,), where=FIRST)
     fitted = fit_stage(with_sae, entry, {ITSELF: taught})
     assert fitted.reasons == {}
     assert fitted.vector.description == "mode, by both"
     assert fitted.vector.norms[SITE] == pytest.approx(2.0, rel=1e-5)
     assert len(fitted.controls["shuffled-labels"]) == N_SHUFFLES
     assert all(control.norms[SITE] == pytest.approx(2.0, rel=1e-5) for control in fitted.controls["shuffled-labels"])
-    other = Entry(name="mode-2", label="mode", method="mode", fit=Mode(3.0), sites=(SITE,), where=FIRST)
+    other = Entry(name="mode-2", label="mode", fit=Mode(3.0), sites=(SITE,), where=FIRST)
     assert fit_stage(with_sae, other, {ITSELF: taught}).vector.norms[SITE] == pytest.approx(3.0, rel=1e-5)

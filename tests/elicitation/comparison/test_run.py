@@ -2,7 +2,7 @@
 
 import io
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import polars as pl
@@ -13,7 +13,7 @@ from elicitation.cli.export import ExportCommand
 from elicitation.cli.parse import parse
 from elicitation.cli.terminal import Terminal
 from elicitation.cli.vectors import VectorsCommand, effects_shown
-from elicitation.comparison.config import Comparison
+from elicitation.comparison.config import Comparison, compared
 from elicitation.comparison.run import compare
 from elicitation.report.study.tables import LADDER
 from elicitation.report.vectors.tables import (
@@ -21,6 +21,7 @@ from elicitation.report.vectors.tables import (
     VECTOR_FITS,
     VECTOR_TRANSFERS,
 )
+from elicitation.study.config import Study
 from lab.post_training.reinforce import GrpoRun
 from lab.records.errors import LabError, ModelError, SiteError, StorageError, TaskError, VectorError
 from lab.records.tables import read_table
@@ -28,7 +29,7 @@ from lab.sampling.trace import VERDICTS
 from lab.scoring.evidence import ARMS
 from steering.export.tensors import read_vector
 
-FITS = ("mean-1", "mean-first-1", "gradient-1", "gradient-first-1", "policy")
+FITS = ("mean-first-1", "gradient-1", "gradient-first-1", "policy")
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -47,7 +48,7 @@ def test_every_fit_has_a_canonical_vector_and_its_controls(finished):
         name: set(table.filter(pl.col("fit") == name)["control"].drop_nulls()) for name in table["fit"].unique()
     }
     assert controls["policy"] == {"shuffled-labels"}
-    assert all(controls[name] == {"shuffled-labels", "other-task", "placebo-pair"} for name in FITS[:4])
+    assert all(controls[name] == {"shuffled-labels", "other-task", "placebo-pair"} for name in FITS[:3])
     # A placebo that is the base itself never decides otherwise.
     missing = table.filter(pl.col("reason").is_not_null())
     assert ("gradient-first-1", "placebo-pair") in missing.select("fit", "control").rows()
@@ -64,13 +65,13 @@ def test_every_arm_is_run_and_judged_at_either_decoding(finished, comparison):
     arms = read_table(finished / "tables" / "arms.parquet", ARMS)
     verdicts = read_table(finished / "tables" / "verdicts.parquet", VERDICTS)
     names = set(arms["arm"])
-    assert {"base", "tuned-greedy", "policy.random-vectors", "mean-1.other-task-greedy"} <= names
+    assert {"base", "tuned-greedy", "policy.random-vectors", "mean-first-1.other-task-greedy"} <= names
     assert len([name for name in names if name.endswith("-greedy")]) == len(names) / 2
     assert set(ladder["arm"]) == set(verdicts["arm"]) == names
     assert ladder.height == 2 * len(names)
     sizes = dict(verdicts.group_by("arm").len().iter_rows())
-    assert sizes["mean-1"] == comparison.n_problems * comparison.n_samples
-    assert sizes["mean-1-greedy"] == comparison.n_problems
+    assert sizes["mean-first-1"] == comparison.study.n_problems * comparison.study.n_samples
+    assert sizes["mean-first-1-greedy"] == comparison.study.n_problems
 
 
 def test_gains_and_controls_of_a_greedy_fit_are_those_of_greedy_arms(finished):
@@ -163,17 +164,25 @@ def test_the_export_command_takes_the_vectors_and_its_card_tells_the_measured_ef
 def test_another_configuration_is_refused_and_the_first_one_is_left_as_it_was(finished, comparison):
     before = files(finished)
     with pytest.raises(StorageError, match="holds a comparison of another configuration"):
-        compare(replace(comparison, seed=1), finished, command="lab vectors")
+        compare(replace(comparison, study=replace(comparison.study, seed=1)), finished, command="lab vectors")
     assert files(finished) == before
 
 
 def test_a_pair_of_one_model_gets_reasons_and_refusals_and_a_page(comparison, tmp_path):
-    alike = replace(comparison, base=comparison.tuned, methods=("mean", "gradient-first"), placebo=None, doses=())
+    study = replace(comparison.study, base=comparison.study.tuned)
+    alike = replace(comparison, study=study, methods=("mean", "gradient-first"), placebo=None, doses=())
     compared = compare(alike, tmp_path / "runs", command="lab vectors")
     reasons = compared.ledger.fits["reason"].drop_nulls().to_list()
     assert any("nothing to learn from" in reason for reason in reasons)
     assert not (compared.vectors / "gradient-first-1.safetensors").exists()
     assert "What could not be fitted" in compared.page.read_text(encoding="utf-8")
+
+
+def changed(comparison: Comparison, changes: dict) -> Comparison:
+    """With `changes` of its own fields or of its study's."""
+    shared = {name: value for name, value in changes.items() if name in {part.name for part in fields(Study)}}
+    own = {name: value for name, value in changes.items() if name not in shared}
+    return replace(comparison, study=replace(comparison.study, **shared), **own)
 
 
 @pytest.mark.parametrize(
@@ -198,9 +207,16 @@ def test_a_pair_of_one_model_gets_reasons_and_refusals_and_a_page(comparison, tm
 )
 def test_a_bad_request_is_refused_before_anything_is_written(comparison, tmp_path, changes, error, message):
     with pytest.raises(error, match=message) as caught:
-        compare(replace(comparison, **changes), tmp_path / "runs", command="lab vectors")
+        compare(changed(comparison, changes), tmp_path / "runs", command="lab vectors")
     assert isinstance(caught.value, LabError)
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_a_comparison_does_not_run_of_a_study_is_no_flag_of_its_command(tmp_path, capsys):
+    for flag in ("--n-curve-samples", "--temperature", "--reach"):
+        with pytest.raises(SystemExit):
+            parse(VectorsCommand, ["--pair", "a", "b", "--out", str(tmp_path), flag, "4"], prog="lab vectors")
+        assert flag in capsys.readouterr().err
 
 
 def test_a_comparison_of_nothing_but_decoder_rows_without_an_sae_says_so(comparison, tmp_path):
@@ -210,13 +226,14 @@ def test_a_comparison_of_nothing_but_decoder_rows_without_an_sae_says_so(compari
 
 
 def test_the_command_is_a_configuration_and_its_effects_fit_a_terminal(finished, comparison, tmp_path):
-    argv = ["--pair", "a", "b", "--out", str(tmp_path), "--layers", "2", "--policy.n-steps", "7"]
+    argv = ["--pair", "a", "b", "--out", str(tmp_path), "--layers", "2", "--policy.n-steps", "7", "--n-samples", "3"]
     asked = parse(VectorsCommand, argv, prog="lab vectors").comparison
     assert (asked.layers, asked.policy.n_steps) == ((2,), 7)
-    assert asked == Comparison(base="", tuned="", layers=(2,), policy=replace(asked.policy, n_steps=7))
+    study = replace(compared(base="", tuned=""), n_samples=3)
+    assert asked == Comparison(study=study, layers=(2,), policy=replace(asked.policy, n_steps=7))
     ledger = compare(comparison, finished, command="lab vectors").ledger
     console = Console(width=80, record=True, file=io.StringIO(), markup=False)
     console.print(effects_shown(ledger))
     shown = console.export_text()
     assert "gradient-first-1, greedy" in " ".join(shown.split())
-    assert json.loads((finished / "comparison.json").read_text())["task"] == comparison.task
+    assert json.loads((finished / "comparison.json").read_text())["study"]["task"] == comparison.study.task

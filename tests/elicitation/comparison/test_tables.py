@@ -15,13 +15,13 @@ from steering.fits.fits import MeanDifference
 from steering.vector import SteeringVector
 
 
-def test_the_arms_of_a_fit_stand_between_the_models_and_are_the_same_decoded_greedily(ground):
-    vector = SteeringVector({Site(1): torch.ones(ground.context.base.anatomy.d_model)}, {Site(1): 10.0}, "by hand")
-    entry = Entry(name="v", label="vector", method="mean-first", fit=MeanDifference(), sites=(Site(1),), where=FIRST)
+def test_the_arms_of_a_fit_stand_between_the_models_and_are_the_same_decoded_greedily(comparing):
+    vector = SteeringVector({Site(1): torch.ones(comparing.context.base.anatomy.d_model)}, {Site(1): 10.0}, "by hand")
+    entry = Entry(name="v", label="vector", fit=MeanDifference(), sites=(Site(1),), where=FIRST)
     controls = {Control.SHUFFLED_LABELS: (vector, vector)}
     fitted = Fitted(entry=entry, vector=vector, controls=controls, reasons={}, digest="0")
     lost = Fitted(entry=entry, vector=None, controls={}, reasons={"itself": "nothing solved"}, digest="1")
-    sampled, greedy = (list(arms(ground.context, [fitted, lost], decoding)) for decoding in ("sampled", "greedy"))
+    sampled, greedy = (list(arms(comparing.context, [fitted, lost], decoding)) for decoding in ("sampled", "greedy"))
     assert [arm.name for arm in sampled] == ["base", "v", "v.random-vectors", "v.shuffled-labels", "tuned"]
     assert [arm.name for arm in greedy] == [f"{arm.name}-greedy" for arm in sampled]
     assert [arm.method for arm in greedy] == [arm.method for arm in sampled]
@@ -39,7 +39,7 @@ def test_the_table_of_fits_has_a_row_a_site_and_a_reason_for_what_is_missing():
     sites = (Site(0), Site(1))
     directions = {sites[0]: torch.tensor([3.0, 4.0]), sites[1]: torch.tensor([0.0, 1.0])}
     vector = SteeringVector(directions, {sites[0]: 10.0, sites[1]: math.nan}, "by hand")
-    entry = Entry(name="v", label="vector", method="mean-first", fit=MeanDifference(), sites=sites, where=FIRST)
+    entry = Entry(name="v", label="vector", fit=MeanDifference(), sites=sites, where=FIRST)
     fitted = Fitted(
         entry=entry,
         vector=vector,
