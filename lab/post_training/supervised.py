@@ -76,7 +76,7 @@ OnProgress = Callable[[int, int], None]
 
 
 def tell_steps(trainer: "Trainer", on_progress: OnProgress) -> None:
-    """Takes away the callbacks that print, and adds one that tells the steps, of a run that goes on those before too."""
+    """Takes away the callbacks that print, and adds one that tells steps, and those before a run that goes on."""
     from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
     class ToldSteps(TrainerCallback):

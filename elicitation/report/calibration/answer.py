@@ -64,15 +64,13 @@ def _alarms(best: Mapping[str, Any]) -> str:
 def _goal(best: Mapping[str, Any]) -> str:
     goal = f"the goal of at most {_points(GOAL_ERROR, 0)} and at least {percent(GOAL_COVERAGE, 0)}"
     close, covers = best["mean_absolute_error"] <= GOAL_ERROR, best["coverage"] >= GOAL_COVERAGE
-    match close, covers:
-        case True, True:
-            return f"{goal} is met"
-        case True, False:
-            return f"{goal} is met for the error and missed for the coverage"
-        case False, True:
-            return f"{goal} is missed for the error and met for the coverage"
-        case _:
-            return f"{goal} is missed for both"
+    verdicts = {
+        (True, True): "met",
+        (True, False): "met for the error and missed for the coverage",
+        (False, True): "missed for the error and met for the coverage",
+        (False, False): "missed for both",
+    }
+    return f"{goal} is {verdicts[bool(close), bool(covers)]}"
 
 
 def _points(fraction: float, digits: int = 1) -> str:
