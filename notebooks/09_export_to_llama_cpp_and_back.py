@@ -110,4 +110,4 @@ except ValueError as error:
 #
 # - Export at another strength: `el.export(vector, path, base, dose=0.5)`.
 # - `form="adapter"` writes the vector as a PEFT adapter.
-# - `steering.export.model_card` writes the page that `lab export` puts beside a file.
+# - `steering.export.publish` writes the page that `lab export` puts beside a file.

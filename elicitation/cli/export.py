@@ -60,8 +60,7 @@ class ExportCommand:
         from elicitation.cli.sample import opened
         from lab.records.tables import write_text
         from steering.export.export import FORMATS, export, import_vector
-        from steering.export.model_card import model_card
-        from steering.export.push import CARD, hub_repository, push, pushed_files
+        from steering.export.publish import CARD, hub_repository, model_card, push, pushed_files
         from steering.export.vector_file import VectorFile, facts_of
 
         if self.format not in FORMATS:

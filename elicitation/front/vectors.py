@@ -36,10 +36,11 @@ from lab.tasks.problem import Problem
 from lab.tasks.source import Task
 from probes.capture.positions import single_token
 from probes.capture.site import Site
+from steering import vector as vectors
 from steering.edit import Add, Edit
 from steering.export import export as exporting
 from steering.export.vector_file import Origin, facts_of
-from steering.fits import controls, fits, gradient, policy_gradient
+from steering.fits import fits, gradient, policy_gradient
 from steering.fits.examples import Disagreements
 from steering.gate import EVERYWHERE, Gate
 from steering.hybrid.hybrid import Hybrid
@@ -143,7 +144,7 @@ def random_like(vector: SteeringVector, *, seed: int = 0) -> SteeringVector:
     >>> round(el.random_like(vector).norms[el.Site(1)], 4)
     5.0
     """
-    return controls.random_like(vector, torch_generator(seed, "random"))
+    return vectors.random_like(vector, torch_generator(seed, "random"))
 
 
 def steer(*edits: SteeringVector | Edit, memory: Literal["forgotten", "kept"] = "forgotten") -> Steer:

@@ -21,10 +21,9 @@ from lab.scoring.evidence import ArmKey, Role
 from lab.tasks.problem import Problem
 from steering.export.tensors import load_vector, save_vector
 from steering.export.vector_file import facts_of
-from steering.fits.controls import random_like
 from steering.fits.fits import mean_difference
 from steering.fits.gradient import fit_gradient
-from steering.vector import SteeringVector
+from steering.vector import SteeringVector, random_like
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -31,7 +31,7 @@ DOORS = {
     "trl": ("lab/post_training/",),
     "datasets": ("lab/post_training/", "lab/tasks/hub_dataset.py"),
     "peft": ("lab/models/load.py", "lab/post_training/supervised.py"),
-    "huggingface_hub": ("lab/models/load.py", "steering/export/push.py"),
+    "huggingface_hub": ("lab/models/load.py", "steering/export/publish.py"),
     "gguf": ("lab/models/gguf_weights.py", "steering/export/gguf.py"),
     "reasoning_gym": ("lab/tasks/gym.py",),
     "math_verify": ("lab/tasks/math_answer.py",),

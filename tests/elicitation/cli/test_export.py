@@ -119,8 +119,8 @@ def uploads(monkeypatch) -> list[tuple[str, bool, dict[str, bytes]]]:
                     made[-1][2][file.path_in_repo] = stream.read()
             return SimpleNamespace(commit_url=f"https://hub.invalid/{name}/commit/1")
 
-    monkeypatch.setattr("steering.export.push.HfApi", Api)
-    monkeypatch.setattr("steering.export.push.get_token", lambda: "hf_invented")
+    monkeypatch.setattr("steering.export.publish.HfApi", Api)
+    monkeypatch.setattr("steering.export.publish.get_token", lambda: "hf_invented")
     return made
 
 
@@ -152,7 +152,7 @@ def test_nothing_is_pushed_unless_it_is_asked_for(lab, saved, tmp_path, uploads)
 
 
 def test_a_push_without_a_token_is_one_line_and_writes_nothing(lab, saved, tmp_path, uploads, monkeypatch):
-    monkeypatch.setattr("steering.export.push.get_token", lambda: None)
+    monkeypatch.setattr("steering.export.publish.get_token", lambda: None)
     status, _, errors = lab("export", "--vector", saved, "--out", tmp_path / "v.gguf", "--push", "me/opening")
     assert status == 2
     assert "no token for the Hugging Face hub, so nothing is written" in one_line(errors)

@@ -1,4 +1,4 @@
-"""What the rivals are fitted on, by hand; the fits lower the losses they are about; equal work is equal."""
+"""What both methods are fitted on, by hand; the fits lower the losses they are about; equal work is equal."""
 
 from dataclasses import replace
 
@@ -13,10 +13,15 @@ from steering.edit import AddScaled, apply
 from steering.fits.examples import Example
 from steering.fits.gradient import read_examples
 from steering.gate import AtPositions
-from steering.published_hybrids.fit_constant import example_of, fit_constant, segment_examples
-from steering.published_hybrids.fit_published import fit_published, fit_scaled
+from steering.published_hybrids.fit_published import (
+    example_of,
+    fit_constant,
+    fit_published,
+    fit_scaled,
+    segment_examples,
+)
 from steering.published_hybrids.material import Material, Moment, material
-from steering.published_hybrids.recipe import AllTokens, Disagreements, PublishedSettings
+from steering.published_hybrids.recipe import FittedOn, PublishedSettings
 
 INPUT, OUTPUT = Site(1, "resid_pre"), Site(1)
 
@@ -86,7 +91,7 @@ def test_segments_are_those_that_surprise_the_base_most_among_the_most_typical(c
     assert set(wanted) != set(typical[:2])
 
 
-def test_the_second_rival_makes_the_tokens_that_the_base_would_not_write_likely(context, published, read):
+def test_p2_makes_the_tokens_that_the_base_would_not_write_likely(context, published, read):
     moments = list(enumerate(read.disagreements))[:20]
     category = published.taxonomy.category(read.streams).tolist()
 
@@ -106,7 +111,7 @@ def test_the_second_rival_makes_the_tokens_that_the_base_would_not_write_likely(
     assert loss(edits_of) < 0.5 * loss(lambda *_: ())
 
 
-def test_the_first_rival_makes_likely_what_it_was_fitted_on_and_less_so_what_the_other_was(context, published, read):
+def test_p1_makes_likely_what_it_was_fitted_on_and_less_so_what_the_other_was(context, published, read):
     def loss(targets, fit) -> float:
         whole = [example_of(read, n, len(row.context), len(read.tokens(n)), targets) for n, row in enumerate(read.rows)]
         examples = [example for example in whole if example is not None]
@@ -155,7 +160,9 @@ def test_equal_arguments_give_equal_vectors_and_another_seed_others(context, rea
     settings = replace(context.settings, bias=once, categories=once)
 
     def fits(seed):
-        return fit_constant(context.pair.base, INPUT, read, published.taxonomy, AllTokens(), settings, seed=seed)
+        return fit_constant(
+            context.pair.base, INPUT, read, published.taxonomy, FittedOn.ALL_TOKENS, settings, seed=seed
+        )
 
     assert fits(0) == fits(0)
     assert fits(0).bias != fits(1).bias
@@ -168,8 +175,10 @@ def without_disagreements(read: Material) -> Material:
 def test_nothing_to_fit_on_is_an_error_that_says_so(context, read, published):
     none = without_disagreements(read)
     with pytest.raises(VectorError, match="no token of the tuned model's traces to fit a bias on: the base would"):
-        fit_constant(context.pair.base, INPUT, none, published.taxonomy, Disagreements(), context.settings, seed=0)
-    with pytest.raises(VectorError, match="no disagreement to fit the second rival on; draw more traces"):
+        fit_constant(
+            context.pair.base, INPUT, none, published.taxonomy, FittedOn.DISAGREEMENTS, context.settings, seed=0
+        )
+    with pytest.raises(VectorError, match="no disagreement to fit P2 on; draw more traces"):
         fit_scaled(context.pair.base, OUTPUT, none, published.taxonomy, context.settings, seed=0)
     with pytest.raises(VectorError, match="no trace of the tuned model"):
         material(context.pair, TRACES.frame([]), context.problems, context.rule, OUTPUT)
@@ -180,7 +189,9 @@ def test_nothing_to_fit_on_is_an_error_that_says_so(context, read, published):
 
 def test_a_category_without_an_example_has_no_vector(context, read, published):
     alone = replace(read, disagreements=read.disagreements[:1], streams=read.streams[:1])
-    fit = fit_constant(context.pair.base, INPUT, alone, published.taxonomy, Disagreements(), context.settings, seed=0)
+    fit = fit_constant(
+        context.pair.base, INPUT, alone, published.taxonomy, FittedOn.DISAGREEMENTS, context.settings, seed=0
+    )
     scaled = fit_scaled(context.pair.base, OUTPUT, alone, published.taxonomy, context.settings, seed=0)
     assert sum(norm > 0 for vector in fit.categories for norm in vector.norms.values()) <= 1
     assert [norm > 0 for vector in scaled.categories for norm in vector.norms.values()].count(True) == 1

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lab.records.errors import VectorError
 from lab.records.seeds import torch_generator
 from probes.capture.site import Site
-from steering.fits.controls import random_like
-from steering.vector import SteeringVector
+from steering.vector import SteeringVector, norm_matched, random_like
 
 VECTOR = SteeringVector(
     {Site(0): torch.arange(64.0), Site(2): torch.full((64,), 0.25)}, {Site(0): 3.0, Site(2): 5.0}, "x"
@@ -45,3 +45,19 @@ def test_a_zero_vector_is_controlled_for_by_a_zero_vector():
 
 def test_it_says_what_it_is():
     assert random_like(VECTOR, torch_generator(0)).description == "random, norm-matched to (x)"
+
+
+def test_a_control_of_another_length_is_stretched_to_that_of_the_vector_at_each_site():
+    control = SteeringVector({Site(0): torch.eye(64)[3], Site(2): -torch.eye(64)[5]}, {Site(0): 1.0, Site(2): 1.0}, "c")
+    stretched = norm_matched(control, VECTOR)
+    for site, norm in VECTOR.norms.items():
+        torch.testing.assert_close(stretched.directions[site], norm * control.directions[site])
+    assert stretched.residual_norms == VECTOR.residual_norms
+    assert stretched.description == "c, norm-matched to (x)"
+
+
+def test_a_control_without_a_direction_or_at_another_site_is_refused():
+    vector = SteeringVector({Site(0): torch.ones(4)}, {Site(0): 2.0}, "v")
+    for control in (vector * 0.0, SteeringVector({Site(1): torch.ones(4)}, {Site(1): 2.0}, "w")):
+        with pytest.raises(VectorError, match="cannot be stretched to a vector at blocks"):
+            norm_matched(control, vector)

@@ -1,4 +1,4 @@
-"""Fitted rivals come back from their files as they were, and a damaged file is an error that names it."""
+"""What was fitted comes back from its files as it was, and a damaged file is an error that names it."""
 
 from dataclasses import replace
 
@@ -58,14 +58,14 @@ def test_files_that_are_missing_damaged_or_of_another_kind_are_refused(published
     whole = (tmp_path / VECTORS).read_bytes()
     (tmp_path / VECTORS).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(
-        StorageError, match=r"cannot read rivals from .*rivals\.safetensors: .*; name another directory"
+        StorageError, match=r"cannot read published hybrids from .*hybrids\.safetensors: .*; name another directory"
     ):
         load_published(tmp_path)
     (tmp_path / VECTORS).write_bytes((tmp_path / TAXONOMY).read_bytes())
-    with pytest.raises(StorageError, match=r"holds no rivals: its format is None, want 'elicitation-lab\.rivals\.1'"):
+    with pytest.raises(StorageError, match=r"its format is None, want 'elicitation-lab\.published-hybrids\.1'"):
         load_published(tmp_path)
     (tmp_path / VECTORS).unlink()
-    with pytest.raises(StorageError, match="cannot read rivals from"):
+    with pytest.raises(StorageError, match="cannot read published hybrids from"):
         load_published(tmp_path)
 
 
@@ -73,7 +73,7 @@ def test_parts_that_do_not_belong_together_are_refused(published):
     fit, scaled = published.on_all_tokens, published.scaled
     with pytest.raises(VectorError, match=r"vectors for \[2, 3\] categories, and a taxonomy of 3"):
         replace(published, on_all_tokens=ConstantVectors(fit.bias, fit.categories[:2]))
-    with pytest.raises(VectorError, match="bias and vectors lie at several sites: want one site for all"):
+    with pytest.raises(VectorError, match="P1's bias and vectors lie at several sites: want one site for all"):
         ConstantVectors(fit.bias, scaled.categories)
     with pytest.raises(VectorError, match="3 vectors and 2 coefficients: want one each"):
         ScaledVectors(scaled.categories, scaled.coefficients[:2])
