@@ -54,11 +54,18 @@ class FeaturesCommand:
         """Scores the features and writes tables and page into one directory, which is then never changed."""
         from elicitation.cli.sample import opened
         from elicitation.features.tables import Read, feature_ledger
-        from elicitation.report.features.captions import FeatureNames
         from elicitation.report.features.page import FeaturePage, render_features
+<<<<<<< HEAD
         from elicitation.report.features.tables import TABLES
         from elicitation.report.kit.provenance_section import TableFile
         from lab.models.device import resolve_double_device
+=======
+        from elicitation.report.features.tables import TABLES, FeatureNames
+        from elicitation.report.kit.document import Origin, TableFile
+        from lab.models.device import resolve_double_device, settle_threads
+        from lab.models.load import load
+        from lab.models.source import model_source
+>>>>>>> main
         from lab.records.provenance import digest, file_digest, provenance
         from lab.records.stage import memoised
         from lab.records.tables import write_table, write_text
@@ -113,10 +120,8 @@ class FeaturesCommand:
                     over=against,
                     behaviour=toward,
                 ),
-                ledger=ledger,
-                made_by=made_by,
-                command=terminal.line,
-                files=tuple(files),
+                tables=ledger,
+                origin=Origin(made_by=made_by, command=terminal.line, files=tuple(files)),
             )
             write_text(work / PAGE, render_features(page))
 

@@ -12,7 +12,7 @@ from elicitation.comparison.fits import Fitted, entries, fit_stage
 from elicitation.comparison.tables import table_stage
 from elicitation.comparison.training_pairs import training_pairs
 from elicitation.comparison.transfer import transfer_stage
-from elicitation.report.kit.provenance_section import TableFile
+from elicitation.report.kit.document import Origin, TableFile
 from elicitation.report.study.tables import LADDER
 from elicitation.report.vectors.answer import vector_answer
 from elicitation.report.vectors.page import VectorPage, render_vectors
@@ -112,10 +112,8 @@ def page_stage(comparing: ComparisonContext, stages: Mapping[str, Artefact], com
         title=f"Steering vectors of {context.base.name}, towards {context.pair.tuned.name}",
         task=task,
         unrelated=None if context.old_task is None else context.old_task.name,
-        ledger=ledger,
-        made_by=made_by,
-        command=command,
-        files=tuple(table_files(out)),
+        tables=ledger,
+        origin=Origin(made_by=made_by, command=command, files=tuple(table_files(out))),
     )
     write_text(out / PAGE, render_vectors(page))
     return Compared(out / PAGE, stages["vectors"].path, ledger, vector_answer(ledger, task))

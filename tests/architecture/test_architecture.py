@@ -36,7 +36,12 @@ DOORS = {
     "reasoning_gym": ("lab/tasks/gym.py",),
     "math_verify": ("lab/tasks/math_answer.py",),
     "tyro": ("elicitation/cli/",),
-    "rich": ("elicitation/cli/", "elicitation/report/study/summary.py", "elicitation/report/calibration/answer.py"),
+    "rich": (
+        "elicitation/cli/",
+        "elicitation/report/kit/table.py",
+        "elicitation/report/study/ladder_table.py",
+        "elicitation/report/calibration/answer.py",
+    ),
     "vllm": (),
     "anywidget": ("elicitation/widgets/mime_bundle.py",),
     "traitlets": ("elicitation/widgets/mime_bundle.py",),

@@ -1,4 +1,4 @@
-"""VectorTables: all that a page of steering vectors says, as tables."""
+"""Vector tables: all that a page of steering vectors says."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

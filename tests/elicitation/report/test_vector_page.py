@@ -8,15 +8,16 @@ import polars as pl
 import pytest
 
 from elicitation.report.kit.canvas import NARROW, WIDE
-from elicitation.report.kit.provenance_section import TableFile
+from elicitation.report.kit.document import Origin, TableFile
 from elicitation.report.study.tables import LADDER
-from elicitation.report.vectors.answer import fit_block, vector_answer
-from elicitation.report.vectors.doses import dose_block, dose_figure, transfer_block
-from elicitation.report.vectors.effects import effect_figure, effect_table
+from elicitation.report.vectors.answer import vector_answer
+from elicitation.report.vectors.figures import dose_figure, effect_figure
 from elicitation.report.vectors.page import VectorPage, render_vectors
+from elicitation.report.vectors.sheets import effect_table
 from elicitation.report.vectors.tables import INCOHERENT, VECTOR_DOSES, VECTOR_FITS, VECTOR_TRANSFERS, VectorTables
 from lab.records.errors import EstimateError, StorageError
 from lab.records.provenance import Provenance, canonical_json
+from tests.elicitation.report.opened import unlinked
 
 NAN = math.nan
 # fit, control, (strict at temperature 1, greedy), share, beyond its best control
@@ -131,25 +132,27 @@ def made(**changes: pl.DataFrame) -> VectorTables:
     return VectorTables(**(given | changes))
 
 
-def made_page(ledger: VectorTables, text: str = "zero") -> VectorPage:
+def made_page(tables: VectorTables, text: str = "zero") -> VectorPage:
     return VectorPage(
         title=text,
         task=text,
         unrelated=text,
-        ledger=ledger,
-        made_by=Provenance(
-            stage=text,
-            config=canonical_json({text: text}),
-            parents={text: text},
-            commit=text,
-            dirty=True,
-            packages={text: text},
-            device=text,
-            dtype=text,
-            seed=0,
+        tables=tables,
+        origin=Origin(
+            made_by=Provenance(
+                stage=text,
+                config=canonical_json({text: text}),
+                parents={text: text},
+                commit=text,
+                dirty=True,
+                packages={text: text},
+                device=text,
+                dtype=text,
+                seed=0,
+            ),
+            command=text,
+            files=(TableFile(path=text, schema=LADDER, n_rows=1, digest=text),),
         ),
-        command=text,
-        files=(TableFile(path=text, schema=LADDER, n_rows=1, digest=text),),
     )
 
 
@@ -175,9 +178,9 @@ def test_a_fit_that_does_not_clear_its_control_is_not_said_to(beyond, words):
 
 
 def test_a_refused_share_is_not_given_and_its_reason_stands_below_the_table():
-    ledger = made(ladder=ladder(refusal="the gap is noise"))
-    assert "no share that can be given" in vector_answer(ledger, "chain")
-    table = effect_table(ledger, "sampled")
+    tables = made(ladder=ladder(refusal="the gap is noise"))
+    assert "no share that can be given" in vector_answer(tables, "chain")
+    table = effect_table(tables, "sampled")
     assert "refused<sup>1</sup>" in table
     assert "<li>the gap is noise</li>" in table
 
@@ -201,7 +204,7 @@ def test_the_figure_has_the_base_below_and_the_tuned_model_above_and_fits_over_t
 
 
 def test_the_tables_of_the_page_hold_the_numbers():
-    page = render_vectors(made_page(made()))
+    page = unlinked(render_vectors(made_page(made())))
     for part in ("62.0", "+40.0", "[35.0,", "15.0\u202f%", "no trace of it", "−1.0", "[−10.0,", "dose −1"):
         assert part in page, part
     assert page.count("<section") == 6
@@ -209,7 +212,6 @@ def test_the_tables_of_the_page_hold_the_numbers():
 
 def test_what_was_not_measured_has_no_section():
     empty = made(doses=VECTOR_DOSES.frame([]), transfers=VECTOR_TRANSFERS.frame([]), fits=VECTOR_FITS.frame([]))
-    assert dose_block(empty, None) == transfer_block(empty) == fit_block(empty.fits) == ""
     assert render_vectors(made_page(empty)).count("<section") == 3
 
 
@@ -222,8 +224,8 @@ def test_hostile_text_comes_out_as_text_everywhere():
 
     clean = made(ladder=ladder(refusal="x"))
     names = [field.name for field in dataclasses.fields(VectorTables)]
-    ledger = VectorTables(**{name: poisoned(getattr(clean, name)) for name in names})
-    page = render_vectors(made_page(ledger, payload))
+    tables = VectorTables(**{name: poisoned(getattr(clean, name)) for name in names})
+    page = render_vectors(made_page(tables, payload))
     without = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
     assert "<img" not in without
     assert "\u202e" not in without

@@ -1,16 +1,21 @@
-"""Record words: an estimator's calibration record as one plain phrase."""
+"""Record words: what the calibration knows of an estimator and of a kind of help, as plain phrases."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
+from markupsafe import Markup
 
 from elicitation.calibration.leak import Leak
-from lab.records.errors import EstimateError
-from lab.records.numerals import interval, percent, points
+from elicitation.calibration.record import PUBLISHED
+from elicitation.report.kit.markup import counted, markup
+from elicitation.report.kit.ruler import POINTS, WHOLE, remarked
+from lab.records.numerals import percent
 
 NOT_CALIBRATED = "not calibrated"
+GOAL_ERROR, GOAL_COVERAGE = 0.05, 0.93
+"""The mean absolute error and the coverage that were set as the goal before any calibration was run."""
 
 
 def record_words(record: Mapping[str, Any] | None) -> str:
@@ -19,11 +24,6 @@ def record_words(record: Mapping[str, Any] | None) -> str:
         return NOT_CALIBRATED
     parts = [_known(record), _silent(record)]
     return "; ".join(part for part in parts if part) or NOT_CALIBRATED
-
-
-def counted(n: int, noun: str) -> str:
-    """`1 trial`, `2 trials`."""
-    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def _known(record: Mapping[str, Any]) -> str:
@@ -50,6 +50,21 @@ def _silent(record: Mapping[str, Any]) -> str:
     return f"{alarms} in {record['n_silent']} with no gain to explain" if record["n_silent"] else ""
 
 
+def ranking(records: pl.DataFrame) -> list[dict[str, Any]]:
+    """The rows of `RECORDS` with an answer: those that meet the goal first, each part by mean absolute error.
+
+    One that refused more than half of its trials is left out while there is another, and published methods always.
+    """
+    n_given = pl.col("n_trials") - pl.col("n_refused")
+    judged = records.filter(
+        ~pl.col("estimator").is_in(PUBLISHED), n_given > 0, pl.col("mean_absolute_error").is_not_nan()
+    )
+    ready = judged.filter(2 * n_given >= pl.col("n_trials"))
+    rated = judged if ready.is_empty() else ready
+    meets = (pl.col("mean_absolute_error") <= GOAL_ERROR) & (pl.col("coverage").fill_nan(0.0) >= GOAL_COVERAGE)
+    return rated.with_columns(fails=~meets).sort("fails", "mean_absolute_error", maintain_order=True).to_dicts()
+
+
 NOT_MEASURED = "not measured"
 LEAKY = 0.02
 """An arm that gains more than this accuracy on TAUGHT organisms is said to leak."""
@@ -65,15 +80,21 @@ def leak_figures(found: Leak | None) -> tuple[str, str]:
     if found is None or math.isnan(found.gain.value):
         return NOT_MEASURED, ""
     if math.isnan(found.share.value):
-        return f"{points(found.gain.value)} points", interval(found.gain.low, found.gain.high)
-    return percent(found.share.value, 0), interval(found.share.low, found.share.high, 0)
+        return f"{POINTS.write(found.gain.value)} points", POINTS.span(found.gain.low, found.gain.high)
+    return WHOLE.write(found.share.value), WHOLE.span(found.share.low, found.share.high)
+
+
+def leak_cell(found: Leak | None, *remarks: str) -> Markup:
+    """The leak in a table, set apart where there is one."""
+    value, span = leak_figures(found)
+    return remarked(markup('<span class="no">{}</span>', value) if is_leaky(found) else value, span, *remarks)
 
 
 def silent_figures(found: Leak | None) -> str:
     """The largest gain beyond the control where tuning brought none, plain text; empty where it was not measured."""
     if found is None or found.n_silent == 0:
         return ""
-    return f"{points(found.beyond.value)} {interval(found.beyond.low, found.beyond.high)}".rstrip()
+    return POINTS.said(found.beyond._asdict())
 
 
 def leak_sentence(found: Leak | None) -> str:
@@ -86,26 +107,4 @@ def leak_sentence(found: Leak | None) -> str:
     return (
         f"It leaks: where all of the gain was taught and none could be elicited ({where}), it still brings "
         f"{f'{leaked} {span}'.rstrip()}{of}, so its share here is no proof that the base model had as much."
-    )
-
-
-def rungs(ladder: pl.DataFrame, measure: str) -> pl.DataFrame:
-    """Rows of one measure from the base up, each rung's controls right under it; EstimateError if ends are missing."""
-    rows = ladder.filter(pl.col("measure") == measure)
-    ends = rows.filter(pl.col("kind") == "end")
-    if ends.height != 2:
-        raise EstimateError(
-            f"ladder: {ends.height} {measure} rows of kind 'end'; want two, the base and the tuned model"
-        )
-    mains = rows.filter(pl.col("kind") != "control")
-    controls = rows.filter(pl.col("kind") == "control")
-    lost = controls.filter(~pl.col("control_of").fill_null("").is_in(mains["arm"].to_list()))["arm"].to_list()
-    if lost:
-        raise EstimateError(f"ladder: controls {lost} belong to no arm; let control_of name an arm of the ladder")
-    place = mains.select(_main=pl.col("arm"), _place=pl.col("order"))
-    return (
-        rows.with_columns(_main=pl.col("control_of").fill_null(pl.col("arm")), _top=pl.col("kind") != "control")
-        .join(place, on="_main", how="left", maintain_order="left")
-        .sort("_place", "_main", "_top", "order", maintain_order=True)
-        .drop("_main", "_top", "_place")
     )

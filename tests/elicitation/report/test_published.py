@@ -3,14 +3,11 @@ import re
 
 import pytest
 
-from elicitation.report.study.published_section import difference_words, published_section
+from elicitation.report.study.published import difference_words, published_section
 from elicitation.report.study.tables import PUBLISHED, ReportTables
+from tests.elicitation.report.opened import plain
 
 NAN = math.nan
-
-
-def words(text: str) -> str:
-    return text.replace("\u202f", " ").replace("\u00a0", " ")
 
 
 def row(theirs: float, share: float, **changes: object) -> dict[str, object]:
@@ -21,23 +18,23 @@ def row(theirs: float, share: float, **changes: object) -> dict[str, object]:
     } | changes  # fmt: skip
 
 
-def test_each_method_has_a_table_with_the_published_form_first(ledger: ReportTables):
-    text = words(published_section(ledger.published_hybrids))
+def test_each_method_has_a_table_with_the_published_form_first(tables: ReportTables):
+    text = plain(published_section(tables.published_hybrids))
     assert re.findall(r"<h3>(.*?)</h3>", text) == ["P1", "P2"]
     second = text.split("<h3>P2</h3>")[1]
     assert second.index("as published") < second.index("the vectors of one seed")
 
 
-def test_both_formulas_stand_side_by_side_and_only_ours_has_an_interval(ledger: ReportTables):
-    text = words(published_section(ledger.published_hybrids))
+def test_both_formulas_stand_side_by_side_and_only_ours_has_an_interval(tables: ReportTables):
+    text = plain(published_section(tables.published_hybrids))
     assert (
         'data-heading="Their formula"><div>82 % <span class="span">no interval</span></div></td>'
         '<td data-heading="Share, ours"><div>82 % <span class="span">[76, 89]</span>' in text
     )
 
 
-def test_a_refused_share_leads_to_its_reason(ledger: ReportTables):
-    text = published_section(ledger.published_hybrids)
+def test_a_refused_share_leads_to_its_reason(tables: ReportTables):
+    text = published_section(tables.published_hybrids)
     assert "refused<sup>1</sup>" in text
     assert "<ol><li>the gap of 1.2 points" in text
 

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from elicitation.report.study.agreement_words import REASONS, agreement_words
+from elicitation.report.study.estimates import agreement_words
+from elicitation.report.study.estimator_words import REASONS
 
 NAN = math.nan
 REACH, SOLVED, KL, RANKS = (
