@@ -55,17 +55,9 @@ class FeaturesCommand:
         from elicitation.cli.sample import opened
         from elicitation.features.tables import Read, feature_ledger
         from elicitation.report.features.page import FeaturePage, render_features
-<<<<<<< HEAD
-        from elicitation.report.features.tables import TABLES
-        from elicitation.report.kit.provenance_section import TableFile
-        from lab.models.device import resolve_double_device
-=======
         from elicitation.report.features.tables import TABLES, FeatureNames
         from elicitation.report.kit.document import Origin, TableFile
-        from lab.models.device import resolve_double_device, settle_threads
-        from lab.models.load import load
-        from lab.models.source import model_source
->>>>>>> main
+        from lab.models.device import resolve_double_device
         from lab.records.provenance import digest, file_digest, provenance
         from lab.records.stage import memoised
         from lab.records.tables import write_table, write_text
