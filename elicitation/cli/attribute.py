@@ -65,9 +65,9 @@ class AttributeCommand:
 
     def run(self, terminal: Terminal) -> None:
         """Attributes under a progress bar, and shows the features of the largest effect."""
+        from elicitation.cli.sample import opened
         from lab.metrics.bootstrap import resamples
-        from lab.models.device import resolve_double_device, resolve_dtype, settle_threads
-        from lab.models.load import load
+        from lab.models.device import resolve_double_device
         from lab.models.source import model_source
         from lab.records.provenance import provenance
         from lab.records.scale_out import Here, Ray, map_shards, place
@@ -85,9 +85,8 @@ class AttributeCommand:
         from probes.sae.load import load_sae
         from probes.tables import TEXT_EFFECTS
 
-        device, source = resolve_double_device(self.device), model_source(self.model)
-        model = load(source, device=device, dtype=resolve_dtype(self.dtype, device))
-        settle_threads(model.n_parameters)
+        device = resolve_double_device(self.device)
+        model = opened(self.model, str(device), self.dtype)
         sae, on = load_sae(self.sae.resolve(), device=device), place(self.ray)
         method = {
             "ablation": Ablation(),
@@ -107,7 +106,8 @@ class AttributeCommand:
                     case Here():
                         prepare = partial(partial, write_shard, model, sae, plan, made_by)
                     case Ray():
-                        prepare = OpenAttribution(model=source, sae=self.sae.resolve(), plan=plan, made_by=made_by)
+                        source, sae_path = model_source(self.model), self.sae.resolve()
+                        prepare = OpenAttribution(model=source, sae=sae_path, plan=plan, made_by=made_by)
                 map_shards(
                     prepare,
                     shards,

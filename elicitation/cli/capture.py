@@ -49,10 +49,7 @@ class CaptureRun:
 
     def run(self, terminal: Terminal) -> None:
         """Stores the activations of a model on traces."""
-        from elicitation.cli.sample import beside
-        from lab.models.device import resolve_device, resolve_dtype, settle_threads
-        from lab.models.load import load
-        from lab.models.source import model_source
+        from elicitation.cli.sample import beside, opened
         from lab.records.errors import StorageError
         from lab.records.provenance import provenance
         from lab.records.scale_out import place
@@ -70,9 +67,7 @@ class CaptureRun:
         if self.problems is None and self.traces.exists() and not problems.exists():
             raise StorageError(f"no problems at {problems}, which hold the prompts of {self.traces}: name --problems")
         traces, asked = read_table(self.traces, TRACES), read_table(problems, PROBLEMS)
-        device = resolve_device(self.device)
-        model = load(model_source(self.model), device=device, dtype=resolve_dtype(self.dtype, device))
-        settle_threads(model.n_parameters)
+        model = opened(self.model, self.device, self.dtype)
         chosen = texts(model, traces, asked)
         planned = plan(
             model,
@@ -85,7 +80,7 @@ class CaptureRun:
         )
         parents = {"model": model.digest, "texts": planned.texts, "traces": read_provenance(self.traces).digest}
         # Nothing here is drawn at random.
-        made_by = provenance("capture", planned, parents, device=device.type, dtype=planned.weights, seed=0)
+        made_by = provenance("capture", planned, parents, device=model.device.type, dtype=planned.weights, seed=0)
         with terminal.progress() as watch:
             store = fill(
                 model,
@@ -136,19 +131,14 @@ class CaptureRepair:
 
     def run(self, terminal: Terminal) -> None:
         """Captures damaged shards again; the model is loaded only if there are any."""
-        from lab.models.device import resolve_device, settle_threads
-        from lab.models.load import load
-        from lab.models.source import model_source
-        from probes.storage.plan import DTYPES
+        from elicitation.cli.sample import opened
         from probes.storage.repair import repair, verify
         from probes.storage.store import open_store
 
         store = open_store(self.store)
         damaged = verify(store)
         if damaged:
-            device = resolve_device(store.plan.device)
-            model = load(model_source(store.plan.model), device=device, dtype=DTYPES[store.plan.weights])
-            settle_threads(model.n_parameters)
+            model = opened(store.plan.model, store.plan.device, store.plan.weights)
             with terminal.progress() as watch:
                 repair(store, damaged, model, on_progress=lambda n, total: watch("shards", n, total))
         mended = ", ".join(f"{name} was {fault}" for name, fault in damaged) or "nothing was damaged"

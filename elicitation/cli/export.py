@@ -57,9 +57,7 @@ class ExportCommand:
 
         Raises VectorError for what cannot be written, and StorageError, before anything is written, without a token.
         """
-        from lab.models.device import resolve_device, resolve_dtype, settle_threads
-        from lab.models.load import load
-        from lab.models.source import model_source
+        from elicitation.cli.sample import opened
         from lab.records.tables import write_text
         from steering.export.export import FORMATS, export, import_vector
         from steering.export.publish import CARD, hub_repository, model_card, push, pushed_files
@@ -68,10 +66,7 @@ class ExportCommand:
         if self.format not in FORMATS:
             raise VectorError(f"no format {self.format!r}: want one of {', '.join(FORMATS)}")
         repository = None if self.push is None else hub_repository(self.push)
-        device, model = resolve_device(self.device), None
-        if self.model is not None:
-            model = load(model_source(self.model), device=device, dtype=resolve_dtype(self.dtype, device))
-            settle_threads(model.n_parameters)
+        model = None if self.model is None else opened(self.model, self.device, self.dtype)
         form, measured = FORMATS[self.format].for_model(model), self.measured_effect()
         file = import_vector(self.vector, None if model is None else facts_of(model))
         origin = self.origin(file, model)

@@ -52,19 +52,17 @@ class FeaturesCommand:
 
     def run(self, terminal: Terminal) -> None:
         """Scores the features and writes tables and page into one directory, which is then never changed."""
+        from elicitation.cli.sample import opened
         from elicitation.features.tables import Read, feature_ledger
         from elicitation.report.features.page import FeaturePage, render_features
         from elicitation.report.features.tables import TABLES, FeatureNames
         from elicitation.report.kit.document import Origin, TableFile
-        from lab.models.device import resolve_double_device, settle_threads
-        from lab.models.load import load
-        from lab.models.source import model_source
+        from lab.models.device import resolve_double_device
         from lab.records.provenance import digest, file_digest, provenance
         from lab.records.stage import memoised
         from lab.records.tables import write_table, write_text
         from probes.sae.load import load_sae
         from probes.scores.sums import sums
-        from probes.storage.plan import DTYPES
         from probes.storage.store import open_store
 
         if self.n_shown < 1:
@@ -78,8 +76,7 @@ class FeaturesCommand:
             )
         if sae.trained_on not in (None, base.plan.model_digest):
             terminal.show(f"{sae.name} learnt another model than {base.plan.model}, which reads here")
-        model = load(model_source(base.plan.model), device=device, dtype=DTYPES[base.plan.weights])
-        settle_threads(model.n_parameters)
+        model = opened(base.plan.model, str(device), base.plan.weights)
         labels = self.token_labels(base, model)
         attributed = None if self.effects is None else Attributed.read(self.effects, sae)
         parents = {"sae": sae.digest, "store": digest(base.files)}

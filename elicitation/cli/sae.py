@@ -54,14 +54,12 @@ class SaeTrain:
         """Trains a grid of SAEs under a progress bar, and shows their quality."""
         import torch
 
-        from lab.models.device import resolve_double_device, settle_threads
-        from lab.models.load import load
-        from lab.models.source import model_source
+        from elicitation.cli.sample import opened
+        from lab.models.device import resolve_double_device
         from lab.records.scale_out import Here, Ray, map_shards, place
         from probes.capture.site import Site
         from probes.sae.architecture import parse_architecture
         from probes.sae.grid import grid, judge, train_unit, trainer
-        from probes.storage.plan import DTYPES
         from probes.storage.store import open_store
 
         store, device, on = open_store(self.store), resolve_double_device(self.device), place(self.ray)
@@ -94,8 +92,7 @@ class SaeTrain:
                     map_shards(
                         trainer, units, on, device=device, on_done=lambda unit: told(0 if unit in there else n_tokens)
                     )
-        model = load(model_source(store.plan.model), device=device, dtype=DTYPES[store.plan.weights])
-        settle_threads(model.n_parameters)
+        model = opened(store.plan.model, str(device), store.plan.weights)
         for table in quality_tables(judge(model, units, seed=self.training.seed)):
             terminal.show(table)
         terminal.say(f"in {self.out.resolve()}")

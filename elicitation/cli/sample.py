@@ -5,7 +5,7 @@ Example: lab sample --model zero-rl --task chain --n-samples 8 --out runs/traces
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
@@ -13,6 +13,9 @@ from elicitation.cli.parse import Device, Dtype
 from elicitation.cli.terminal import Terminal
 from lab.records.errors import StorageError
 from lab.sampling.decoding import Decoding
+
+if TYPE_CHECKING:
+    from lab.models.load import Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +44,6 @@ class SampleCommand:
 
     def run(self, terminal: Terminal) -> None:
         """Samples, verifies and writes three tables."""
-        from lab.models.device import resolve_device, resolve_dtype, settle_threads
-        from lab.models.load import load
-        from lab.models.source import model_source
         from lab.records.provenance import provenance
         from lab.records.seeds import child_seed
         from lab.records.tables import write_table
@@ -58,10 +58,7 @@ class SampleCommand:
         for path in (self.out, verdicts_out, problems_out):
             if path.exists():
                 raise StorageError(f"{path} exists: delete it or choose another --out")
-        device = resolve_device(self.device)
-        dtype = resolve_dtype(self.dtype, device)
-        model = load(model_source(self.model), device=device, dtype=dtype)
-        settle_threads(model.n_parameters)
+        model = opened(self.model, self.device, self.dtype)
         task = open_task(task_source(self.task), n_problems=self.n_problems, seed=self.seed)
         total = len(task.problems) * self.n_samples
         with terminal.progress() as watch:
@@ -80,8 +77,8 @@ class SampleCommand:
             "sample",
             {"task": task.name, "n_samples": self.n_samples, "decoding": self.decoding},
             {"model": model.digest},
-            device=device.type,
-            dtype=str(dtype).removeprefix("torch."),
+            device=model.device.type,
+            dtype=str(model.dtype).removeprefix("torch."),
             seed=self.seed,
         )
         try:
@@ -99,6 +96,16 @@ class SampleCommand:
 
 
 COMMAND = SampleCommand
+
+
+def opened(name: str, device: str, dtype: str) -> "Model":
+    """The model of that name, and as many threads for torch as it wants."""
+    from elicitation.front.opening import load
+    from lab.models.device import settle_threads
+
+    model = load(name, device=device, dtype=dtype)  # pyright: ignore[reportArgumentType]
+    settle_threads(model.n_parameters)
+    return model
 
 
 def beside(traces: Path) -> Path:

@@ -16,8 +16,6 @@ from elicitation.cli.parse import parse
 from elicitation.cli.terminal import Terminal
 from elicitation.study.config import Study
 from lab.models.source import shipped_names
-from lab.organisms.card import read_card
-from lab.organisms.catalogue import own_spec
 from lab.records.errors import ModelError
 
 PAIR_HELP = """The base model and the model tuned from it, or one model that comes with the package, whose parent is \
@@ -48,6 +46,8 @@ COMMAND = StudyCommand
 
 def own(names: tuple[str, ...]) -> Study:
     """The study of a pair on the task that its tuned model was tuned for, decoded as it is to be; else on chains."""
+    from lab.organisms.catalogue import own_spec
+
     base, tuned = named_pair(names)
     spec = own_spec(tuned)
     return Study(base=base, tuned=tuned, task=spec.task, decoding=spec.decoding)
@@ -55,6 +55,8 @@ def own(names: tuple[str, ...]) -> Study:
 
 def named_pair(names: tuple[str, ...]) -> tuple[str, str]:
     """(base, tuned) from two names, or from that of one built-in model, whose card names its parent."""
+    from lab.organisms.card import read_card
+
     if len(names) == 2:
         return names[0], names[1]
     if len(names) == 1 and names[0] in shipped_names() and (parent := read_card(names[0])["parent"]) is not None:

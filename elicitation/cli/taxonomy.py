@@ -47,14 +47,11 @@ class TaxonomyCommand:
 
     def run(self, terminal: Terminal) -> None:
         """Fits taxonomies under a progress bar, writes them with their tables, and shows how they are judged."""
-        from lab.models.device import resolve_device, settle_threads
-        from lab.models.load import load
-        from lab.models.source import model_source
+        from elicitation.cli.sample import opened
         from lab.records.provenance import digest, provenance
         from lab.records.stage import memoised
         from lab.records.tables import read_table, write_table
         from probes.capture.site import Site
-        from probes.storage.plan import DTYPES
         from probes.storage.store import open_store
         from probes.tables import CATEGORIES, TAXONOMIES
         from probes.taxonomy.fit import ClusteringSae, KMeans
@@ -63,9 +60,7 @@ class TaxonomyCommand:
         from probes.taxonomy.taxonomy import save_taxonomy
 
         store = open_store(self.store)
-        device = resolve_device("cpu")
-        model = load(model_source(store.plan.model), device=device, dtype=DTYPES[store.plan.weights])
-        settle_threads(model.n_parameters)
+        model = opened(store.plan.model, "cpu", store.plan.weights)
         sites = tuple(Site.parse(name) for name in self.sites) or store.plan.sites
         config = {
             "segments": self.segments,
@@ -79,7 +74,7 @@ class TaxonomyCommand:
         parents = {"store": digest(store.files)}
         if isinstance(rule, Steps):
             parents["problems"] = digest(dict(rule.problems))
-        made_by = provenance("taxonomy", config, parents, device=device.type, dtype="float32", seed=self.seed)
+        made_by = provenance("taxonomy", config, parents, device="cpu", dtype="float32", seed=self.seed)
 
         def compute(work: Path) -> None:
             with terminal.progress() as watch, single_thread():
