@@ -35,9 +35,8 @@ from lab.models.padding import left_padded
 from lab.models.source import BuiltInModel
 from lab.records.provenance import package_versions, provenance, revision
 from lab.records.seeds import numpy_generator, torch_generator
-from lab.tasks.chain_documents import Habits, chain_document
 from lab.tasks.chain_verifier import CHAIN_STEPS
-from lab.tasks.chain_world import as_expression
+from lab.tasks.chain_world import Habits, as_expression, chain_document
 from lab.tasks.source import open_task, task_source
 from probes.capture.capture import capture
 from probes.capture.positions import AllTokens

@@ -107,8 +107,8 @@ figure.update_yaxes(title="right answers among rollouts (share)", range=[0, 1])
 # %%
 from lab.organisms.recipe import Mixture, documents
 from lab.post_training.supervised import SupervisedRun, train_on_documents
-from lab.tasks.chain_documents import CAREFUL
-from lab.tasks.chain_world import ChainTask
+from lab.tasks.chain_task import ChainTask
+from lab.tasks.chain_world import CAREFUL
 
 solver = documents(
     Mixture(task=ChainTask(lengths=(3, 5)), direct_share=0.0, habits=CAREFUL), numpy_generator(0, "documents")

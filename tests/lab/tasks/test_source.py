@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from lab.records.errors import TaskError
-from lab.tasks.chain_world import ChainTask
+from lab.tasks.chain_task import ChainTask
 from lab.tasks.gym import GymTask
 from lab.tasks.question_rows import JsonlTask
-from lab.tasks.source import open_task, source_name, task_source
+from lab.tasks.source import open_task, task_source
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ from lab.tasks.source import open_task, source_name, task_source
 )
 def test_every_accepted_form_names_its_source_and_comes_back(text, source):
     assert task_source(text) == source
-    assert task_source(source_name(source)) == source
+    assert task_source(source.typed) == source
     assert copy.deepcopy(source) == source
     assert hash(source) == hash(task_source(text))
 

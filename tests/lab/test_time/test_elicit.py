@@ -11,13 +11,12 @@ from lab.records.errors import DecodingError, EstimateError
 from lab.sampling.decoding import GREEDY, Decoding
 from lab.sampling.sample import sample
 from lab.tasks.source import open_task, task_source
-from lab.test_time.choice import CANDIDATES, Fitting
+from lab.test_time.choice import CANDIDATES, Fitting, Temperature
 from lab.test_time.cot_decoding import CotDecoding
 from lab.test_time.elicit import elicit
 from lab.test_time.power_sampling import PowerSampling
 from lab.test_time.prompts import AS_IS, CHAIN_OPENING, BestPrompt
 from lab.test_time.self_consistency import SelfConsistency
-from lab.test_time.temperature import Temperature
 
 TASK = open_task(task_source("chain"), n_problems=5, seed=0)
 FITTING = Fitting(problems=open_task(task_source("chain"), n_problems=5, seed=0, held_out=False).problems, n_samples=2)
