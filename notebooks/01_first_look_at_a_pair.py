@@ -126,7 +126,7 @@ figure.update_xaxes(title="model")
 
 # %%
 from lab.metrics.bootstrap import mean_interval
-from lab.models.padding import left_padded
+from lab.sampling.decoder import left_padded
 
 prompts = left_padded(pair.base, [pair.base.tokenizer(problem.prompt).input_ids for problem in task.problems])
 opening = {}

@@ -70,8 +70,8 @@ figure.update_yaxes(title="log-probability (nats)")
 # 1 - C(n - c, k) / C(n, k), with c of the n right; here right means strictly right.
 
 # %%
+from lab.metrics.accuracy import pass_at_k_curve
 from lab.metrics.bootstrap import resamples
-from lab.metrics.pass_at_k import pass_at_k_curve
 from lab.records.seeds import numpy_generator
 
 KS = (1, 2, 4, 8, 16)
@@ -110,8 +110,7 @@ figure.update_yaxes(title="problems solved (share)", range=[0, 1.02])
 # a model that is reliable from one that is lucky.
 
 # %%
-from lab.metrics.accuracy import problem_accuracies
-from lab.metrics.pass_at_k import cover_curve
+from lab.metrics.accuracy import cover_curve, problem_accuracies
 
 TAUS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 figure = go.Figure()

@@ -151,7 +151,7 @@ said.join(
 
 # %%
 from elicitation.widgets.token_strip import ReadText, TokenStrip
-from lab.models.padding import left_padded
+from lab.sampling.decoder import left_padded
 from probes.capture.capture import capture
 
 

@@ -177,7 +177,7 @@ figure.update_yaxes(title="", autorange="reversed")
 
 # %%
 from elicitation.widgets.token_strip import ReadText, TokenStrip
-from lab.models.padding import left_padded
+from lab.sampling.decoder import left_padded
 from probes.capture.capture import capture
 
 

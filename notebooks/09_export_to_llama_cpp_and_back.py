@@ -33,9 +33,9 @@ work, CPU = Path(tempfile.mkdtemp()), torch.device("cpu")
 
 # %%
 from lab.models.load import load
-from lab.models.padding import left_padded
 from lab.models.source import model_source
 from lab.records.seeds import torch_generator
+from lab.sampling.decoder import left_padded
 from lab.tasks.source import open_task, task_source
 from probes.capture.site import Site
 from steering.fits.examples import Disagreements

@@ -164,7 +164,7 @@ figure.update_yaxes(title="samples that are right (share)", range=[0, 1])
 # **Capture**: the residual stream of both models at the same site, as they read the first prompt.
 
 # %%
-from lab.models.padding import left_padded
+from lab.sampling.decoder import left_padded
 from probes.capture.capture import capture
 from probes.capture.site import Site
 

@@ -13,9 +13,9 @@ from elicitation.comparison.context import Ground
 from elicitation.comparison.training_pairs import MAX_DISAGREEMENTS, TrainingPairs, some_rows
 from elicitation.study.evidence import contexts, first_token_activations
 from lab.models.load import Model
-from lab.models.padding import left_padded
 from lab.records.errors import VectorError
 from lab.records.seeds import torch_generator
+from lab.sampling.decoder import left_padded
 from lab.scoring.scores import trace_rows
 from probes.capture.site import Site
 from probes.sae.dictionary import Sae

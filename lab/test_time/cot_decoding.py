@@ -10,10 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lab.models.load import Model
-from lab.models.padding import left_padded
 from lab.records.errors import DecodingError
 from lab.sampling.decode import decoded
-from lab.sampling.decoder import Batch, CachedDecoder
+from lab.sampling.decoder import Batch, CachedDecoder, left_padded
 from lab.sampling.decoding import Decoding
 from lab.sampling.sample import encode_prompt, end_tokens
 from lab.sampling.trace import Trace

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lab.models.load import Model
-from lab.records.atomic_directory import atomic_directory
 from lab.records.errors import VectorError
+from lab.records.stage import atomic_directory
 from steering.export.block_outputs import last_map, without_embedding
 from steering.export.format import Format, quoted, section
 from steering.export.vector_file import HEADER, Origin, check_fits, facts_of, header_text
