@@ -11,7 +11,7 @@ import polars as pl
 import torch
 
 from elicitation.calibration.case import KnownCase
-from elicitation.report.calibration.page import PATH
+from elicitation.report.calibration.figures import PATH
 from lab.metrics.bootstrap import mean_interval, resamples
 from lab.models.load import load
 from lab.models.source import BuiltInModel

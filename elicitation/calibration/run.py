@@ -23,9 +23,9 @@ from elicitation.calibration.record import AGREEMENT, RECORDS, TRIALS, agreement
 from elicitation.estimators.estimate import ESTIMATES
 from elicitation.estimators.forgetting import DIVERGENCE, DROP
 from elicitation.estimators.ladder_share import published_share
-from elicitation.report.calibration.page import PATH, CalibrationPage, render_calibration
-from elicitation.report.kit.provenance_section import TableFile
-from elicitation.report.study.forgetting_scatter import FORGETTING
+from elicitation.report.calibration.figures import FORGETTING, PATH
+from elicitation.report.calibration.page import CalibrationPage, render_calibration
+from elicitation.report.kit.document import Origin, TableFile
 from elicitation.report.study.tables import LADDER
 from elicitation.study.context import claimed, prepare
 from elicitation.study.estimated import read_estimates, read_evidence
@@ -198,10 +198,8 @@ def calibrate(
         leaks=found["leaks"],
         forgetting=forgetting_rows(cases, out),
         path=path,
-        made_by=made_by,
-        command=command,
         minutes=(time.monotonic() - started) / 60,
-        files=tuple(files),
+        origin=Origin(made_by=made_by, command=command, files=tuple(files)),
     )
     write_text(out / "calibration.html", render_calibration(page))
     write_readme(out, f"A calibration, by: {command}", PARTS, {})

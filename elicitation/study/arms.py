@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from elicitation.report.study.tables import Family
 from lab.scoring.evidence import ArmKey, Control, Role
 from lab.test_time.method import Elicitation
 from lab.test_time.prompts import BestPrompt
 from steering.edit import Add
+from steering.edited import Edited
 from steering.hybrid.hybrid import Hybrid
 from steering.hybrid.interventions import LikelyToken, SecondChoice, Steer, Takeover
 from steering.hybrid.routers import (
@@ -27,6 +28,8 @@ from steering.hybrid.vector_table import Drawn, PerCategory
 from steering.vector import SteeringVector
 
 FIRST_TOKEN = AtSteps((0,))
+Method: TypeAlias = Hybrid | Edited | Elicitation
+"""How an arm answers: both models in step, the base under edits, or the base by prompt and decoding alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +40,7 @@ class Arm:
     """What it is there for; a control has the role of its rung."""
     name: str
     label: str
-    method: Hybrid | Elicitation
+    method: Method
     control: Control | None = None
     """What it controls for; None for a rung."""
     control_of: str | None = None
@@ -61,14 +64,14 @@ class Instead(NamedTuple):
     control: Control
     name: str
     label: str
-    method: Hybrid | Elicitation
+    method: Method
 
 
 def rung(
     role: Role,
     name: str,
     label: str,
-    method: Hybrid | Elicitation,
+    method: Method,
     *controls: Instead,
     temperature: float | None = None,
 ) -> tuple[Arm, ...]:
@@ -213,6 +216,8 @@ def arm_family(arm: Arm) -> Family:
     match arm.method:
         case BestPrompt():
             return "prompt"
+        case Edited():
+            return "vector"
         case Hybrid(router=Never()):
             return "decoding"
         case Hybrid(intervention=Sweep(chooser=TunedChooser())):

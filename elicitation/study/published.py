@@ -48,10 +48,10 @@ def arms_of_published(published_hybrids: Artefact, seed: int) -> tuple[Arm, ...]
     """The published methods, greedy as published, each also with one fault mended or its vectors replaced."""
     return tuple(
         Arm(
-            name=arm.name,
-            label=arm.label if arm.control_of else f"+ {arm.label}",
-            role=arm.role,
-            control=arm.control,
+            name=arm.listed.name,
+            label=arm.listed.label if arm.control_of else f"+ {arm.listed.label}",
+            role=arm.listed.role,
+            control=arm.listed.control,
             control_of=arm.control_of,
             method=arm.hybrid,
             temperature=0.0,

@@ -11,11 +11,10 @@ from elicitation.calibration.record import RECORDS, shipped_records
 from elicitation.calibration.record import SHIPPED as SHIPPED_RECORDS
 from elicitation.estimators.estimate import ESTIMATES
 from elicitation.features.behaviour import behaviour
-from elicitation.report.features.captions import FeatureNames
-from elicitation.report.features.page import FeaturePage, render_features
+from elicitation.report.features.page import FeaturePage, feature_section, render_features
 from elicitation.report.features.tables import TABLES as FEATURE_TABLES
-from elicitation.report.features.tables import FeatureTables
-from elicitation.report.kit.provenance_section import TableFile
+from elicitation.report.features.tables import FeatureNames, FeatureTables
+from elicitation.report.kit.document import Origin, TableFile
 from elicitation.report.study.answer import answer_sentence, best_estimate
 from elicitation.report.study.page import Page, render
 from elicitation.report.study.tables import SCHEMAS, ReportTables
@@ -75,6 +74,8 @@ def report_stage(context: StudyContext, measured: Measured, command: str) -> Fin
     )
     verdicts = read_table(tables.path / "verdicts.parquet", VERDICTS)
     task, base, tuned = f"held-out {context.task.name}", context.base.name, context.pair.tuned.name
+    origin = Origin(made_by=made_by, command=command, files=(*table_files(context.out), *shipped_files()))
+    features = None if measured.features is None else feature_page(context, measured.features, origin)
     page = Page(
         title=f"{base} and {tuned}",
         task=task,
@@ -82,19 +83,17 @@ def report_stage(context: StudyContext, measured: Measured, command: str) -> Fin
         process_checked=verdicts["process_valid"].null_count() == 0,
         base=base,
         tuned=tuned,
-        ledger=ledger,
+        tables=ledger,
         estimates=read_estimates(measured.estimates),
         records=shipped_records(),
         leaks=shipped_leaks(),
-        made_by=made_by,
-        command=command,
-        files=(*table_files(context.out), *shipped_files()),
-        features=None if measured.features is None else (read_features(measured.features), feature_names(context)),
+        origin=origin,
+        features="" if features is None else feature_section(features.tables, features.names),
     )
     report = context.out / "report.html"
     write_text(report, render(page))
-    if page.features is not None:
-        write_text(context.out / FEATURES_PAGE, render_features(feature_page(page, context.out)))
+    if features is not None:
+        write_text(context.out / FEATURES_PAGE, render_features(features))
     labels = dict(read_table(tables.path / "arms.parquet", ARMS).select("arm", "label").iter_rows())
     title = f"A study of {base} and {tuned} on {task}, by: {command}"
     write_readme(context.out, title, PARTS, {arm: label.removeprefix("+ ") for arm, label in labels.items()})
@@ -114,17 +113,16 @@ def feature_names(context: StudyContext) -> FeatureNames:
     )
 
 
-def feature_page(page: Page, out: Path) -> FeaturePage:
-    """The whole of what is known of the features, for a page beside the report."""
-    assert page.features is not None
-    ledger, names = page.features
+def feature_page(context: StudyContext, features: Artefact, origin: Origin) -> FeaturePage:
+    """The whole of what is known of the features, for a page beside the report, whose `origin` is given."""
+    names = feature_names(context)
+    files = tuple(file for file in origin.files if file.path.startswith(("features/", "saes/")))
+    made_by = read_provenance(features.path / "firing.parquet")
     return FeaturePage(
         title=f"Features of {names.base}",
         names=names,
-        ledger=ledger,
-        made_by=read_provenance(out / "features" / "firing.parquet"),
-        command=page.command,
-        files=tuple(file for file in page.files if file.path.startswith(("features/", "saes/"))),
+        tables=read_features(features),
+        origin=Origin(made_by=made_by, command=origin.command, files=files),
     )
 
 

@@ -11,7 +11,7 @@ from elicitation.study.findings import routed_share
 from elicitation.study.published import arms_of_published, published_stage
 from elicitation.study.reported import Finished, Measured, report_stage
 from elicitation.study.routing import routing_arms, routing_stage
-from elicitation.study.sampled import elicited_traces, hybrid_traces, own_traces, read_traces
+from elicitation.study.sampled import elicited_traces, own_traces, read_traces, steered_traces
 from elicitation.study.tables import table_stage
 from elicitation.study.vectors import Fitting, fitting_stage, read_vectors, vector_stage
 from lab.models.device import settled_threads
@@ -19,6 +19,7 @@ from lab.records.provenance import canonical_json, digest
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import write_table
 from lab.tasks.problem import PROBLEMS, problem_table
+from steering.edited import Edited
 from steering.hybrid.hybrid import Hybrid
 from steering.routing.routed import load_routing
 
@@ -112,8 +113,8 @@ def listed(context: StudyContext, fitting: Fitting) -> Iterator[tuple[Arm, dict[
 def arm_traces(context: StudyContext, arm: Arm, parents: dict[str, str]) -> Artefact:
     """An arm's traces of the held-out problems."""
     match arm.method:
-        case Hybrid() as hybrid:
-            return hybrid_traces(context, arm, hybrid, parents)
+        case Hybrid() | Edited() as method:
+            return steered_traces(context, arm, method, parents)
         case method:
             return elicited_traces(context, arm.name, method, parents)
 

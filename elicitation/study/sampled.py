@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import assert_never
 
 import polars as pl
 
@@ -22,6 +23,7 @@ from lab.tasks.source import Task
 from lab.test_time.choice import CANDIDATES
 from lab.test_time.elicit import elicit
 from lab.test_time.method import Elicitation
+from steering.edited import Edited, open_edited
 from steering.hybrid.hybrid import Hybrid, identity
 from steering.hybrid.open_hybrid import open_hybrid
 
@@ -119,10 +121,10 @@ def old_traces(context: StudyContext, model: Model, arm: str, task: Task) -> Art
     return trace_stage(context, f"old-{arm}", model, task.problems, n_samples, parents, decoding=context.study.decoding)
 
 
-def hybrid_traces(context: StudyContext, arm: Arm, hybrid: Hybrid, parents: dict[str, str]) -> Artefact:
-    """An arm's traces of the held-out problems."""
+def steered_traces(context: StudyContext, arm: Arm, method: Hybrid | Edited, parents: dict[str, str]) -> Artefact:
+    """The traces of the held-out problems of an arm that changes what the base model writes."""
     study = context.study
-    digests = {"base": context.base.digest, "tuned": context.pair.tuned.digest, "arm": identity(hybrid)}
+    digests = {"base": context.base.digest, "tuned": context.pair.tuned.digest, "arm": identity(method)}
     return trace_stage(
         context,
         arm.name,
@@ -131,8 +133,19 @@ def hybrid_traces(context: StudyContext, arm: Arm, hybrid: Hybrid, parents: dict
         1 if arm.temperature == 0 else study.n_samples,
         parents | digests,
         decoding=study.decoding if arm.temperature is None else replace(study.decoding, temperature=arm.temperature),
-        hybrid=hybrid,
+        open_rows=opened(context, method),
     )
+
+
+def opened(context: StudyContext, method: Hybrid | Edited) -> OpenDecoder:
+    """The method as a decoder."""
+    match method:
+        case Hybrid():
+            return open_hybrid(context.pair, method)
+        case Edited():
+            return open_edited(context.base, method)
+        case _:
+            assert_never(method)
 
 
 def trace_stage(
@@ -144,7 +157,7 @@ def trace_stage(
     parents: dict[str, str],
     *,
     decoding: Decoding,
-    hybrid: Hybrid | None = None,
+    open_rows: OpenDecoder | None = None,
 ) -> Artefact:
     """One sampled stage. All arms share their random numbers, so they are paired sample by sample.
 
@@ -154,7 +167,7 @@ def trace_stage(
         arm=arm,
         n_samples=n_samples,
         decoding=decoding,
-        seed=child_seed(context.study.seed, "tokens"),
+        seed=child_seed(context.study.seed, context.draws),
         batch_size=context.study.batch_size,
         device=context.device,
         dtype=context.dtype,
@@ -166,7 +179,7 @@ def trace_stage(
         model,
         problems,
         parents,
-        open_rows=None if hybrid is None else open_hybrid(context.pair, hybrid),
+        open_rows=open_rows,
         also_ends=end_tokens(context.base) | end_tokens(context.pair.tuned),
         on_progress=lambda n: context.watch(f"traces: {arm}", n, total),
     )
@@ -199,7 +212,7 @@ def elicited_traces(context: StudyContext, arm: str, method: Elicitation, parent
             study.decoding,
             n_samples=study.n_samples,
             # As every other arm, so that what is sampled alike is paired sample by sample.
-            seed=child_seed(study.seed, "tokens"),
+            seed=child_seed(study.seed, context.draws),
             batch_size=study.batch_size,
         )
         made_by = context.made_by(f"traces/{arm}", config, parents)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from math import inf
+from math import inf, nan
 from pathlib import Path
 from typing import get_args
 
@@ -33,6 +33,7 @@ from lab.records.stage import Artefact, memoised
 from lab.records.tables import write_table
 from lab.sampling.trace import VERDICTS, verdict_table
 from lab.scoring.evidence import ARMS, ArmKey, Role
+from steering.edited import Edited
 from steering.hybrid.hybrid import Hybrid
 
 
@@ -87,7 +88,7 @@ def table_stage(
         sources += [(f"companion-{index}", artefact) for index, artefact in enumerate(companions)]
         roles = [Role.BASE, Role.TUNED, *(Role.COMPANION for _ in companions)]
         own = [
-            end(context, artefact, name=name, label=label, role=role)
+            end(context, artefact, name=name, label=label, key=ArmKey(role))
             for (name, artefact), label, role in zip(sources, names, roles, strict=True)
         ]
         base_tokens = float(own[0].n_tokens.sum() / (own[0].n_samples * len(own[0].n_tokens)))
@@ -119,10 +120,10 @@ def piece(model: Model, token: int) -> str:
     return str(model.tokenizer.decode([token]))
 
 
-def end(context: StudyContext, artefact: Artefact, *, name: str, label: str, role: Role) -> Answered:
+def end(context: StudyContext, artefact: Artefact, *, name: str, label: str, key: ArmKey) -> Answered:
     """A model that answers alone."""
-    bits = np.full(len(context.task.problems), 0.0 if role == Role.BASE else inf)
-    return answered(context, artefact, name=name, label=label, key=ArmKey(role), steered_share=0.0, bits=bits)
+    bits = np.full(len(context.task.problems), 0.0 if key.role == Role.BASE else inf)
+    return answered(context, artefact, name=name, label=label, key=key, steered_share=0.0, bits=bits)
 
 
 def in_order(arms: Sequence[tuple[Arm, Artefact]]) -> list[tuple[Arm, Artefact, Family]]:
@@ -145,9 +146,13 @@ def answered_arm(context: StudyContext, arm: Arm, artefact: Artefact, family: Fa
             crossed = (
                 problem_bits(traces, hybrid).group_by("problem_id", maintain_order=True).agg(pl.col("bits").mean())
             )
-            bits, cost = crossed["bits"].to_numpy(), 1.0
+            bits, cost, steered_share = crossed["bits"].to_numpy(), 1.0, routed_share(traces)
+        case Edited():
+            # At how many tokens an edit of the whole text does anything is not measured.
+            bits, cost, steered_share = np.zeros(len(context.task.problems)), 1.0, nan
         case _:
             bits, cost = np.zeros(len(context.task.problems)), tokens_per_answer(artefact) / base_tokens
+            steered_share = routed_share(traces)
     return answered(
         context,
         artefact,
@@ -156,7 +161,7 @@ def answered_arm(context: StudyContext, arm: Arm, artefact: Artefact, family: Fa
         key=arm.key,
         control_of=arm.control_of,
         family=family,
-        steered_share=routed_share(traces),
+        steered_share=steered_share,
         bits=bits,
         cost=cost,
     )

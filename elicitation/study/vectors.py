@@ -1,6 +1,6 @@
 """Vector stage: fitting traces -> activations and disagreements -> the steering vectors of the ladder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from elicitation.study.context import StudyContext
 from elicitation.study.evidence import ACTIVATIONS, DISAGREEMENTS, contexts, disagreements, first_token_activations
 from elicitation.study.sampled import own_traces, read_traces
+from lab.models.pair import ModelPair
 from lab.records.seeds import numpy_generator, torch_generator
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import read_table, replacing, write_table
@@ -20,10 +21,9 @@ from lab.scoring.evidence import ArmKey, Role
 from lab.tasks.problem import Problem
 from steering.export.tensors import load_vector, save_vector
 from steering.export.vector_file import facts_of
-from steering.fits.controls import random_like
+from steering.fits.fits import mean_difference
 from steering.fits.gradient import fit_gradient
-from steering.fits.mean_difference import mean_difference
-from steering.vector import SteeringVector
+from steering.vector import SteeringVector, random_like
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,15 +43,23 @@ def fitting_stage(context: StudyContext, problems: Artefact) -> Fitting:
     parents = {"problems": problems.digest}
     base = own_traces(context, context.base, "fit-base", parents, fitting=True)
     tuned = own_traces(context, context.pair.tuned, "fit-tuned", parents, fitting=True)
-    parents = {"fit-base": base.digest, "fit-tuned": tuned.digest}
+    traces = read_traces(tuned)
+    solved = traces.filter(strict(context, traces))
+    decided = decision_stage(context, context.pair, "disagreements", solved, {"fit-base": base, "fit-tuned": tuned})
+    return Fitting(base=base, tuned=tuned, decided=decided)
+
+
+def decision_stage(
+    context: StudyContext, pair: ModelPair, name: str, traces: pl.DataFrame, sources: Mapping[str, Artefact]
+) -> Artefact:
+    """The stage `name/`: `DISAGREEMENTS` of a pair in some traces of training problems, which came from `sources`."""
+    parents = {source: artefact.digest for source, artefact in sources.items()}
 
     def compute(work: Path) -> None:
-        traces = read_traces(tuned)
-        by_id = {problem.id: problem for problem in context.fit_task.problems}
-        found = disagreements(context.pair, traces.filter(strict(context, traces)), by_id)
-        write_table(work / "disagreements.parquet", found, DISAGREEMENTS, context.made_by("disagreements", {}, parents))
+        found = disagreements(pair, traces, {problem.id: problem for problem in context.fit_task.problems})
+        write_table(work / "disagreements.parquet", found, DISAGREEMENTS, context.made_by(name, {}, parents))
 
-    return Fitting(base=base, tuned=tuned, decided=memoised(context.out, "disagreements", {}, parents, compute))
+    return memoised(context.out, name, {}, parents, compute)
 
 
 def strict(context: StudyContext, traces: pl.DataFrame) -> pl.Series:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import assert_never
 
 import polars as pl
 import torch
@@ -63,6 +64,8 @@ def fill(
             prepare = partial(_writer, out, model, texts)
         case Ray():
             prepare = Reopened(path=out.resolve(), source=_anywhere(model_source(plan.model)))
+        case never:
+            assert_never(never)
     store = _begun(model, texts, plan, out, made_by)
     require_model(store, model)
     if store.files:
@@ -135,6 +138,8 @@ def _anywhere(source: ModelSource) -> ModelSource:
             return replace(source, path=path.resolve())
         case HubModel() | BuiltInModel():
             return source
+        case never:
+            assert_never(never)
 
 
 def _begun(model: Model, texts: pl.DataFrame, plan: Plan, out: Path, made_by: Provenance) -> Store:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from lab.models.load import Model
 from lab.records.errors import VectorError
+from lab.records.seeds import torch_generator
 from probes.capture.site import Site
 from steering.fits.examples import Completions, Disagreements, Example, listed
+from steering.fits.fit import Fit, Taught
 from steering.fits.streams import Streams, read_streams
 from steering.vector import SteeringVector
 
@@ -162,6 +165,46 @@ def fit_gradients(
         name: SteeringVector({site: vector}, {site: one.scale}, one.category.description)
         for name, one, vector in zip(table, fittings, kept, strict=True)
     }
+
+
+@dataclass(frozen=True, slots=True)
+class TextGradient(Fit[Taught]):
+    """A vector at every token under which the texts to move towards are likely."""
+
+    settings: GradientFit = GradientFit()
+    n_texts: int = 512
+    """How many texts, at most; drawn at random from all."""
+
+    @property
+    def learns_from(self) -> Literal["tokens"]:
+        """What comes next."""
+        return "tokens"
+
+    def fit(self, model: Model, sites: Sequence[Site], lesson: Taught, *, seed: int) -> SteeringVector:
+        """At the one site, as `fit_gradient`."""
+        (site,) = sites
+        texts = lesson.texts(model, self.n_texts, torch_generator(seed, "examples"))
+        found = f"gradient on {len(texts.tokens)} completions, {lesson.description}"
+        return fit_gradient(model, site, texts, self.settings, torch_generator(seed, "fit"), description=found)
+
+
+@dataclass(frozen=True, slots=True)
+class FirstTokenGradient(Fit[Taught]):
+    """A vector at the prompt's last token under which the first token is what the other model would write."""
+
+    settings: GradientFit = GradientFit()
+
+    @property
+    def learns_from(self) -> Literal["tokens"]:
+        """What comes next."""
+        return "tokens"
+
+    def fit(self, model: Model, sites: Sequence[Site], lesson: Taught, *, seed: int) -> SteeringVector:
+        """At the one site, as `fit_gradient`."""
+        (site,) = sites
+        first = lesson.first_tokens(model, torch_generator(seed, "examples"))
+        found = f"gradient on {len(first.targets)} disagreements at the first token, {lesson.description}"
+        return fit_gradient(model, site, first, self.settings, torch_generator(seed, "fit"), description=found)
 
 
 def _opened(

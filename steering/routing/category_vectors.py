@@ -14,11 +14,10 @@ from lab.records.seeds import torch_generator
 from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
-from steering.fits.controls import random_like
 from steering.fits.examples import Disagreements, chosen
 from steering.fits.gradient import Category, GradientFit, fit_gradients
 from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
-from steering.vector import SteeringVector
+from steering.vector import SteeringVector, random_like
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

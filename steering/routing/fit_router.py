@@ -7,7 +7,6 @@ import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Bool, Float
-from sklearn.linear_model import LogisticRegression
 
 from lab.metrics.bootstrap import Interval, resamples
 from lab.models.load import Model
@@ -134,6 +133,9 @@ def _regression(
     streams: Float[np.ndarray, "token d_model"], decided: Bool[np.ndarray, " token"]
 ) -> tuple[Float[np.ndarray, " d_model"], float]:
     """Weight and bias on the stream as it is, of a regression on the standardised one."""
+    # Here, since it is slow to import and settings of a study need only what it is called with.
+    from sklearn.linear_model import LogisticRegression
+
     mean, spread = streams.mean(axis=0), streams.std(axis=0)
     scale = np.where(spread > 0, spread, 1.0)
     regression = LogisticRegression(max_iter=MAX_ITER).fit((streams - mean) / scale, decided)

@@ -7,8 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from elicitation.report.study.record_words import rungs
-from elicitation.report.study.tables import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K
+from elicitation.report.study.tables import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, rungs
 from elicitation.study.findings import (
     TAUS,
     Answered,

@@ -18,7 +18,7 @@ from lab.records.errors import SiteError, StorageError, VectorError
 from lab.records.provenance import provenance
 from probes.capture.site import Site
 from steering.edit import Add, apply
-from steering.export.baked_bias import BAKED_FAMILIES, bake
+from steering.export.biases import BAKED_FAMILIES, bake
 from steering.export.vector_file import Origin, facts_of
 from steering.vector import SteeringVector
 
