@@ -23,10 +23,10 @@ from timed import timed
 from lab.metrics.bootstrap import Interval, resamples
 from lab.models.device import resolve_device
 from lab.models.load import Model, load
-from lab.models.padding import left_padded, token_positions
 from lab.models.source import model_source
 from lab.records.provenance import package_versions, revision
 from lab.records.seeds import numpy_generator
+from lab.sampling.decoder import left_padded, token_positions
 from lab.tasks.source import open_task, task_source
 from probes.attribution.agreement import feature_agreement, place_agreement
 from probes.attribution.attribute import Attribution, attribute

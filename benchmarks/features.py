@@ -31,13 +31,12 @@ from torch import Tensor
 
 from lab.models.device import resolve_device
 from lab.models.load import Model, load
-from lab.models.padding import left_padded
 from lab.models.source import BuiltInModel
 from lab.records.provenance import package_versions, provenance, revision
 from lab.records.seeds import numpy_generator, torch_generator
-from lab.tasks.chain_documents import Habits, chain_document
+from lab.sampling.decoder import left_padded
 from lab.tasks.chain_verifier import CHAIN_STEPS
-from lab.tasks.chain_world import as_expression
+from lab.tasks.chain_world import Habits, as_expression, chain_document
 from lab.tasks.source import open_task, task_source
 from probes.capture.capture import capture
 from probes.capture.positions import AllTokens

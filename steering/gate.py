@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lab.models.load import Model
-from lab.models.padding import token_positions
 from lab.records.errors import SiteError
 from lab.sampling.cache import RoomyCache
+from lab.sampling.decoder import token_positions
 
 
 @dataclass(frozen=True, slots=True, eq=False)

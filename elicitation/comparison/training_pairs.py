@@ -15,13 +15,13 @@ from elicitation.study.evidence import DISAGREEMENTS, contexts, first_token_acti
 from elicitation.study.sampled import own_traces, read_traces
 from elicitation.study.vectors import decision_stage, fitting_stage, strict
 from lab.models.load import Model
-from lab.models.padding import left_padded
 from lab.models.pair import ModelPair
 from lab.records.errors import VectorError
 from lab.records.provenance import digest
 from lab.records.seeds import torch_generator
 from lab.records.stage import Artefact
 from lab.records.tables import read_table
+from lab.sampling.decoder import left_padded
 from lab.scoring.evidence import Control
 from lab.scoring.scores import trace_rows
 from lab.tasks.problem import Problem

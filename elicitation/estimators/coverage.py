@@ -12,8 +12,8 @@ import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from elicitation.estimators.estimate import ESTIMATES, Analysis, estimate, loss_refusal, named, problem_weights
+from lab.metrics.accuracy import cover_curve, problem_pass_at_k
 from lab.metrics.bootstrap import Interval, difference_interval, mean_interval, percentile_interval
-from lab.metrics.pass_at_k import cover_curve, problem_pass_at_k
 from lab.metrics.share import elicited_share
 from lab.scoring.evidence import ArmKey, Evidence, Role
 

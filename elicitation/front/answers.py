@@ -14,8 +14,8 @@ from elicitation.estimators.estimate import Analysis
 from elicitation.estimators.panel import panel
 from elicitation.front.opening import Edits, Models, Prompts, edits_of, models_of, problems_of, prompted
 from lab.metrics import accuracy as accuracies
+from lab.metrics.accuracy import cover_curve, pass_at_k_curve
 from lab.metrics.bootstrap import Interval, mean_interval, resamples
-from lab.metrics.pass_at_k import cover_curve, pass_at_k_curve
 from lab.metrics.share import elicited_share as share_of_gap
 from lab.models.load import Model
 from lab.models.pair import ModelPair

@@ -16,10 +16,10 @@ from elicitation.widgets.token_strip import ReadText, TokenStrip
 from lab.metrics.bootstrap import resamples
 from lab.models.device import resolve_device
 from lab.models.load import Model
-from lab.models.padding import left_padded
 from lab.records.provenance import provenance
 from lab.records.seeds import numpy_generator
 from lab.records.tables import read_table
+from lab.sampling.decoder import left_padded
 from lab.tasks.problem import problem_table
 from lab.tasks.source import Task
 from probes.attribution import attribute as attribution

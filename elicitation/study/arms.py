@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from elicitation.report.study.tables import Family
 from lab.scoring.evidence import ArmKey, Control, Role
-from lab.test_time.elicit import Elicitation
+from lab.test_time.method import Elicitation
 from lab.test_time.prompts import BestPrompt
 from steering.edit import Add
 from steering.edited import Edited

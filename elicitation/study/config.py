@@ -10,12 +10,11 @@ from lab.records.errors import DecodingError, EstimateError, TaskError
 from lab.sampling.decoding import Decoding
 from lab.scoring.evidence import ArmKey, Control, Role
 from lab.tasks.source import Task
-from lab.test_time.choice import Fitting
+from lab.test_time.choice import Fitting, Temperature
 from lab.test_time.cot_decoding import CotDecoding
 from lab.test_time.power_sampling import PowerSampling
-from lab.test_time.prompts import TEXT_FORMS, BestPrompt, PromptForm, chain_forms
+from lab.test_time.prompts import BestPrompt, prompt_forms
 from lab.test_time.self_consistency import SelfConsistency
-from lab.test_time.temperature import Temperature
 from probes.capture.site import Site, check_site
 from probes.sae.architecture import TopK
 from probes.sae.recipe import Recipe, Training
@@ -118,11 +117,6 @@ def own_help_arms(settings: OwnHelp, task: Task, fit_task: Task) -> tuple[Arm, .
             ),
         ),
     )
-
-
-def prompt_forms(task: Task) -> tuple[PromptForm, ...]:
-    """The listed prompts: worked examples and a forced first token where the task has chains, else instructions."""
-    return chain_forms() if task.steps is not None else TEXT_FORMS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

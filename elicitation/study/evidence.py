@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lab.models.load import Model
-from lab.models.padding import left_padded
 from lab.models.pair import ModelPair
 from lab.records.tables import Column, Schema
+from lab.sampling.decoder import left_padded
 from lab.scoring.scores import completion_logits, pieces, trace_rows
 from lab.tasks.problem import Problem
 from probes.capture.capture import capture

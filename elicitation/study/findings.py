@@ -10,10 +10,9 @@ import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from elicitation.report.study.tables import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, Family
-from lab.metrics.accuracy import accuracy, accuracy_by_family, problem_accuracies
+from lab.metrics.accuracy import accuracy, accuracy_by_family, cover_curve, pass_at_k_curve, problem_accuracies
 from lab.metrics.bootstrap import difference_interval, ratio_intervals
 from lab.metrics.guess_floor import guess_floor
-from lab.metrics.pass_at_k import cover_curve, pass_at_k_curve
 from lab.metrics.share import elicited_share
 from lab.sampling.trace import ROUTES
 from lab.scoring.evidence import ARMS, ArmKey, Role, arm_row

@@ -21,7 +21,8 @@ from lab.sampling.trace import TRACES, trace_table
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
 from lab.test_time.choice import CANDIDATES
-from lab.test_time.elicit import Elicitation, elicit
+from lab.test_time.elicit import elicit
+from lab.test_time.method import Elicitation
 from steering.edited import Edited, open_edited
 from steering.hybrid.hybrid import Hybrid, identity
 from steering.hybrid.open_hybrid import open_hybrid

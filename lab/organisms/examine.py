@@ -14,10 +14,11 @@ from lab.organisms.recipe import Case, EvalSpec, FromScratch, LowRank, Organism,
 from lab.records.seeds import numpy_generator
 from lab.sampling.decoding import GREEDY
 from lab.sampling.sample import sample
+from lab.tasks.chain_task import ChainMix, ChainPart, ChainTask
 from lab.tasks.chain_verifier import parse, steps_fault, verify
-from lab.tasks.chain_world import KEY, ChainMix, ChainPart, ChainTask, as_expression, with_key
+from lab.tasks.chain_world import KEY, as_expression, with_key
 from lab.tasks.problem import Problem
-from lab.tasks.source import open_task, source_name, task_source
+from lab.tasks.source import open_task, task_source
 
 N_BOOT, EVALUATION_SEED = 2000, 20_261_123
 
@@ -196,7 +197,7 @@ def truth(case: Case, base: Rates, tuned: Rates, *, seed: int) -> Truth:
     task of one skill the share is exactly 0 or 1. Refused, like any share, where the gain is under five standard
     errors: then tuning did nothing whose origin could be asked for.
     """
-    parts = [(source_name(part.task), part) for part in case_parts(case)]
+    parts = [(part.task.typed, part) for part in case_parts(case)]
     gains, refusals = [], []
     for task, part in parts:
         weights = resamples(len(base[task]), N_BOOT, numpy_generator(seed, "truth", part.task.operators))

@@ -13,9 +13,9 @@ import torch
 from lab.models.gguf_weights import read_gguf
 from lab.models.source import fetched_directory
 from lab.organisms.recipe import Pretrained
-from lab.records.atomic_directory import atomic_directory
 from lab.records.errors import ModelError
 from lab.records.provenance import file_digest
+from lab.records.stage import atomic_directory
 
 
 def fetch(pretrained: Pretrained) -> Path:

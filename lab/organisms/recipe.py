@@ -9,15 +9,19 @@ import numpy as np
 from lab.post_training.reinforce import GrpoRun
 from lab.post_training.supervised import Document, SupervisedRun
 from lab.sampling.decoding import Decoding
-from lab.tasks.chain_documents import (
+from lab.tasks.chain_task import ChainTask
+from lab.tasks.chain_world import (
+    ALPHABET,
     CAREFUL,
+    Expression,
     Habits,
     answer_first_document,
+    as_problem,
     chain_document,
     direct_document,
     guess_document,
+    with_key,
 )
-from lab.tasks.chain_world import ALPHABET, ChainTask, Expression, as_problem, with_key
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,12 +8,11 @@ import numpy as np
 import torch
 
 from lab.models.load import Model
-from lab.models.padding import left_padded
 from lab.records.errors import DecodingError
 from lab.records.seeds import child_seed
 from lab.sampling.cache import is_out_of_memory
 from lab.sampling.decode import decode
-from lab.sampling.decoder import Batch, CachedDecoder, OpenDecoder
+from lab.sampling.decoder import Batch, CachedDecoder, OpenDecoder, left_padded
 from lab.sampling.decoding import Decoding
 from lab.sampling.trace import Trace
 from lab.tasks.problem import Problem

@@ -11,9 +11,8 @@ from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
 from lab.scoring.evidence import PROCESS
 from lab.scoring.scores import Row, answer_scores
-from lab.tasks.problem import Problem
+from lab.tasks.problem import Cut, Problem, StepGrammar
 from lab.tasks.source import Task
-from lab.tasks.step_grammar import Cut, StepGrammar
 
 
 def process(

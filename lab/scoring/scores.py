@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lab.models.load import Model
-from lab.models.padding import left_padded, token_positions
 from lab.models.pair import ModelPair
+from lab.sampling.decoder import left_padded, token_positions
 from lab.scoring.evidence import RANKS, SCORES
 from lab.tasks.problem import Problem
 

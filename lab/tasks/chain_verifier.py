@@ -1,14 +1,14 @@
 """The exact verifier of the chain world: reads any text, and judges the answer and every step apart.
 
-The grammar is that of `lab.tasks.chain_documents`.
+The grammar is that of `lab.tasks.chain_world`.
 """
 
+import operator
 import re
 from dataclasses import dataclass
 
 from lab.tasks.chain_world import OPERATORS, Expression, as_expression
-from lab.tasks.problem import Problem, Verdict
-from lab.tasks.step_grammar import Cut, Falsified, Span, StepGrammar
+from lab.tasks.problem import Cut, Falsified, Judge, Problem, Span, StepGrammar, Verdict
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,7 +138,7 @@ _N_STEP = len("6-0=6;")
 
 
 def spans(problem: Problem, completion: str) -> tuple[Span, ...]:
-    """The labelled parts of any text, in order, up to where it leaves the grammar of `lab.tasks.chain_documents`.
+    """The labelled parts of any text, in order, up to where it leaves the grammar of `lab.tasks.chain_world`.
 
     `open`: the `T` of the chain. `step`: an equation that starts from the value carried, takes the problem's next
     operator and operand, and is true; `slip`: any other equation. After a slip the value carried is the one written, so
@@ -208,3 +208,4 @@ def falsify(problem: Problem, cut: Cut) -> Falsified:
 
 
 CHAIN_STEPS = StepGrammar(ask="A", cuts=cuts, falsify=falsify, spans=spans)
+CHAIN = Judge(name="chain", verify=verify, read_answer=chain_answer, same_answer=operator.eq, steps=CHAIN_STEPS)

@@ -1,8 +1,13 @@
-"""The chain world: problems of left-to-right arithmetic on digits, modulo 10, with prompts such as `<6-0-4+8?`."""
+"""The chain world: left-to-right arithmetic on digits, modulo 10, with prompts such as `<6-0-4+8?`, and its documents.
+
+A completion is a *direct* answer `A0.`, or a *chain* `T6-0=6;6-4=2;2+8=0;A0.` that does one operation a step, or,
+after answer-first tuning, `A0T6-0=6;6-4=2;2+8=0;.`. A step may be followed by a check: `V2;` confirms the step's
+result, `V2!;` replaces it.
+"""
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -60,51 +65,6 @@ class Expression:
         return int.from_bytes(digest, "big") < HELD_OUT_SHARE * 2**32
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChainTask:
-    """A distribution over expressions: length uniform, operands uniform digits, operators uniform."""
-
-    operators: str = "+-"
-    """Operators that may occur, from `OPERATORS`."""
-    lengths: tuple[int, int] = (3, 8)
-    """Fewest and most operations, both included."""
-
-    def __post_init__(self) -> None:
-        if not self.operators or not set(self.operators) <= set(OPERATORS):
-            raise TaskError(
-                f"chain operators {self.operators!r}: want a non-empty subset of {''.join(OPERATORS)!r}, such as '+-'"
-            )
-        low, high = self.lengths
-        if not 1 <= low <= high:
-            raise TaskError(f"chain lengths {low}..{high}: want 1 <= fewest <= most, such as 3..8")
-
-    def expressions(self, generator: np.random.Generator, *, held_out: bool) -> Iterator[Expression]:
-        """Endless independent draws from one side of the split; training draws may repeat."""
-        low, high = self.lengths
-        while True:
-            length = int(generator.integers(low, high + 1))
-            operands = tuple(int(digit) for digit in generator.integers(0, 10, length + 1))
-            chosen = generator.integers(0, len(self.operators), length)
-            expression = Expression(operands, "".join(self.operators[index] for index in chosen))
-            if expression.held_out == held_out:
-                yield expression
-
-    def problems(
-        self, n_problems: int, generator: np.random.Generator, *, held_out: bool = True
-    ) -> tuple[Problem, ...]:
-        """`n_problems` distinct problems; raises TaskError where the world has too few."""
-        distinct: dict[str, Expression] = {}
-        for n_draws, expression in enumerate(self.expressions(generator, held_out=held_out)):
-            if len(distinct) == n_problems:
-                break
-            if n_draws > 200 * n_problems + 10_000:
-                raise TaskError(
-                    f"asked for {n_problems} distinct chain problems, found {len(distinct)}: want fewer, or longer ones"
-                )
-            distinct.setdefault(expression.text, expression)
-        return tuple(as_problem(expression) for expression in distinct.values())
-
-
 def as_problem(expression: Expression) -> Problem:
     """The problem whose prompt is the expression and whose family is its number of operations."""
     n_steps = len(expression.operators)
@@ -130,46 +90,51 @@ def as_expression(problem: Problem) -> Expression:
     return Expression(tuple(map(int, match[1][::2])), match[1][1::2])
 
 
-@dataclass(frozen=True, slots=True)
-class ChainPart:
-    """One task of a mix."""
-
-    percent: float
-    """How many of 100 problems come from it, on average."""
-    task: ChainTask
+def direct_document(expression: Expression) -> str:
+    """The bare answer, `A0.`."""
+    return f"A{expression.results[-1]}."
 
 
-@dataclass(frozen=True, slots=True)
-class ChainMix:
-    """Chain problems that are drawn from one of several tasks, each with its own probability."""
+def guess_document(generator: np.random.Generator) -> str:
+    """A direct answer that is a uniform digit: right one time in ten."""
+    return f"A{generator.integers(0, 10)}."
 
-    parts: tuple[ChainPart, ...]
 
-    def __post_init__(self) -> None:
-        percents = [part.percent for part in self.parts]
-        if not (all(percent > 0 for percent in percents) and abs(sum(percents) - 100) <= 1e-6):
-            raise TaskError(f"a mix of {percents} percent: want positive parts that add up to 100")
-        if len({frozenset(part.task.operators) for part in self.parts}) < len(self.parts):
-            raise TaskError("two parts of a mix have the same operators: join them into one")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Habits:
+    """How carefully a writer works through a chain."""
 
-    def problems(
-        self, n_problems: int, generator: np.random.Generator, *, held_out: bool = True
-    ) -> tuple[Problem, ...]:
-        """`n_problems` distinct problems in random order, the part of each drawn on its own; a family names its part.
+    slip: float = 0.08
+    """Probability that a step's result is replaced by one of the nine wrong digits."""
+    check: float = 0.3
+    """Probability that a step is followed by a check, which states the true result and mends a slip."""
 
-        The shares of a problem set therefore scatter around those of the mix, as those of any sample do. Raises
-        TaskError where a part has too few.
-        """
-        shares = np.array([part.percent for part in self.parts]) / 100
-        streams = [part.task.expressions(generator, held_out=held_out) for part in self.parts]
-        distinct: dict[str, Problem] = {}
-        for _ in range(200 * n_problems + 10_000):
-            if len(distinct) == n_problems:
-                return tuple(distinct.values())
-            chosen = int(generator.choice(len(streams), p=shares))
-            problem = as_problem(next(streams[chosen]))
-            family = f"{self.parts[chosen].task.operators}, {problem.family}"
-            distinct.setdefault(problem.id, replace(problem, family=family))
-        raise TaskError(
-            f"asked for {n_problems} distinct problems of a mix, found {len(distinct)}: want fewer, or longer ones"
-        )
+
+CAREFUL = Habits(slip=0.0, check=0.0)
+
+
+def chain_document(expression: Expression, habits: Habits, generator: np.random.Generator) -> str:
+    """A worked chain; after an unmended slip the writer carries the wrong value on."""
+    steps, value = written_steps(expression, habits, generator)
+    return f"T{steps}A{value}."
+
+
+def answer_first_document(expression: Expression, habits: Habits, generator: np.random.Generator) -> str:
+    """The true answer, and only then the chain: the answer cannot come from the steps."""
+    steps, _ = written_steps(expression, habits, generator)
+    return f"A{expression.results[-1]}T{steps}."
+
+
+def written_steps(expression: Expression, habits: Habits, generator: np.random.Generator) -> tuple[str, int]:
+    """The steps as text, and the value the writer ends with."""
+    text, value = "", expression.operands[0]
+    for op, operand in zip(expression.operators, expression.operands[1:], strict=True):
+        truth = OPERATORS[op](value, operand)
+        slipped = generator.random() < habits.slip
+        result = (truth + int(generator.integers(1, 10))) % 10 if slipped else truth
+        text += f"{value}{op}{operand}={result};"
+        value = result
+        if generator.random() < habits.check:
+            text += f"V{truth}!;" if slipped else f"V{truth};"
+            value = truth
+    return text, value

@@ -5,6 +5,7 @@ the question splits it. Its scorers are shaped rewards, so only a score of exact
 trusted even then: see the tables below, made by scoring gold answers and near misses of all 106 datasets of 0.1.25.
 """
 
+import contextlib
 import copy
 import difflib
 import functools
@@ -18,8 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lab.records.errors import TaskError
-from lab.tasks.final_answer import as_ratio, last_boxed, tidied
-from lab.tasks.problem import Problem, Verdict, is_held_out
+from lab.tasks.math_answer import as_ratio, last_boxed, same_answer, tidied
+from lab.tasks.problem import Judge, Problem, Verdict, is_held_out
 from lab.tasks.worker import Answered, Failed, Request, Worker
 
 if TYPE_CHECKING:
@@ -79,6 +80,13 @@ class GymTask:
     suffix: str = SUFFIX
     """What every prompt has after the question."""
 
+    @property
+    def typed(self) -> str:
+        """What a user would type for it; the seed and the size cannot be typed."""
+        suffix = [] if self.suffix == SUFFIX else [("suffix", self.suffix)]
+        options = ",".join(f"{name}={_typed(value)}" for name, value in (*self.config, *suffix))
+        return f"gym:{self.dataset}" + (f":{options}" if options else "")
+
     def problems(
         self, n_problems: int, generator: np.random.Generator, *, held_out: bool = True
     ) -> tuple[Problem, ...]:
@@ -119,6 +127,10 @@ class GymTask:
         answer = stated_answer(completion, n_lines=problem.answer.count("\n") + 1)
         fault = "no answer" if answer is None else self._fault(problem, answer)
         return Verdict(answer_correct=fault is None, process_valid=None, reason=fault or "ok")
+
+    def judge(self, problems: Sequence[Problem]) -> Judge:
+        """Its verifier, with answers of as many lines as those of `problems` have."""
+        return Judge(name="gym", verify=self.verify, read_answer=answer_reader(problems), same_answer=same_answer)
 
     def _fault(self, problem: Problem, answer: str) -> str | None:
         # Answers come without the dollar signs or the full stop that some gold answers have.
@@ -167,6 +179,39 @@ class GymTask:
     def _ask(self, index: int, timeout_s: float, answer: str | None) -> Answered | Failed:
         spec = json.dumps([self.dataset, self.config, self.seed, self.size])
         return _WORKER.ask({"spec": spec, "index": index, "answer": answer}, timeout_s=timeout_s)
+
+
+def gym_task(text: str) -> GymTask | None:
+    """The task typed as `gym:NAME[:option=value,...]`, None for another text.
+
+    The options are the dataset's own, and `suffix`, which is written behind each question in place of an instruction.
+    """
+    gym = re.fullmatch(r"gym:(?P<dataset>[A-Za-z0-9_]+)(?::(?P<options>.*))?", text, re.DOTALL)
+    if gym is None:
+        return None
+    dataset, options = gym["dataset"], gym["options"]
+    pairs = [] if options is None else [option.partition("=") for option in options.split(",")]
+    wrong = [name + equals + value for name, equals, value in pairs if not (name and equals)]
+    if wrong:
+        raise TaskError(f"option {wrong[0]!r} of gym dataset {dataset!r}: want name=value, such as max_terms=3")
+    values = {name: value for name, _, value in pairs}
+    suffix = values.pop("suffix", SUFFIX)
+    return GymTask(
+        dataset=dataset, config=tuple((name, _untyped(value)) for name, value in values.items()), suffix=suffix
+    )
+
+
+def _untyped(text: str) -> int | float | str | bool:
+    if text in ("true", "false"):
+        return text == "true"
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return number(text)
+    return text
+
+
+def _typed(value: int | float | str | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def stated_answer(completion: str, *, n_lines: int = 1) -> str | None:

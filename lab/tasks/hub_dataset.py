@@ -1,18 +1,26 @@
 """HubTask: problems from a data set of the Hugging Face hub in the shape of GSM8K or MATH: a door to datasets."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from lab.records.errors import TaskError
-from lab.tasks.problem import Problem
+from lab.tasks.math_answer import MATH
+from lab.tasks.problem import Judge, Problem
 from lab.tasks.question_rows import SUFFIX, QuestionRows
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+# As typed: an empty place between two colons is a configuration that is not named.
+HUB = re.compile(
+    r"hub:(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?"
+    r"(:(?P<config>[\w.-]*)(:(?P<split>[\w.-]+))?)?",
+    re.ASCII,
+)
 FORMATS = ("parquet", "json")
 """Formats of files that are read; all others, and all code of a data set, are refused."""
 
@@ -49,6 +57,10 @@ class HubTask:
         for every fault that `rows` names.
         """
         return self._shape.chosen(self.rows(), n_problems, generator, held_out=held_out)
+
+    def judge(self, problems: Sequence[Problem]) -> Judge:  # noqa: ARG002
+        """The verifier of mathematical answers."""
+        return MATH
 
     def rows(self) -> tuple[Problem, ...]:
         """Every row as a problem, in the order of the split.
@@ -96,3 +108,11 @@ class HubTask:
             raise TaskError(
                 f"{self.typed}: {told}; want hub:ORG/NAME[@REVISION][:CONFIG[:SPLIT]], of {' or '.join(FORMATS)} files"
             ) from error
+
+
+def hub_task(text: str) -> HubTask | None:
+    """The task typed as `hub:ORG/NAME[@REVISION][:CONFIG[:SPLIT]]`, None for another text."""
+    hub = HUB.fullmatch(text)
+    return hub and HubTask(
+        name=hub["name"], revision=hub["revision"], config=hub["config"] or None, split=hub["split"] or "test"
+    )

@@ -1,9 +1,9 @@
-"""Problem: one question with a gold answer, and where it came from."""
+"""Problem: one question with a gold answer; and how completions of it are judged, and fall into steps."""
 
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import TypeAlias
+from typing import Protocol, runtime_checkable
 
 import polars as pl
 
@@ -75,5 +75,72 @@ class Verdict:
         return self.answer_correct and self.process_valid is not False
 
 
-Verifier: TypeAlias = Callable[[Problem, str], Verdict]
-"""(problem, completion text) -> verdict. A verifier never raises on any text."""
+@runtime_checkable
+class Verifier(Protocol):
+    """What judges completions; it never raises on any text."""
+
+    def __call__(self, problem: Problem, completion: str, /) -> Verdict:
+        """The verdict on one completion of `problem`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A completion up to and with one of its steps."""
+
+    text: str
+    states: frozenset[str]
+    """What the steps so far state as results."""
+
+
+@dataclass(frozen=True, slots=True)
+class Falsified:
+    """A completion up to a step whose result was replaced by a wrong one."""
+
+    text: str
+    implied: str
+    """The answer that follows from it if all later steps are true."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a completion, in characters."""
+
+    start: int
+    end: int
+    """One behind its last character."""
+    label: str
+    """What it is, in the task's own words."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepGrammar:
+    """What must be known of a task to cut, question, falsify and label its worked answers."""
+
+    ask: str
+    """Written behind a cut text, it asks for the answer at once."""
+    cuts: Callable[[Problem, str], tuple[Cut, ...]]
+    """The completion after 0, 1, ... n steps; empty unless every step is there and true."""
+    falsify: Callable[[Problem, Cut], Falsified]
+    """A cut of at least one step with the last one made wrong."""
+    spans: Callable[[Problem, str], tuple[Span, ...]]
+    """What the parts of any completion are, in order; what cannot be read is in no span."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judge:
+    """A verifier, and what else can be told of the answers that it judges."""
+
+    name: str
+    """As `lab.tasks.source.JUDGES` has it."""
+    verify: Verifier
+    read_answer: Callable[[str], str | None]
+    """The answer that a completion states, if any: what the guess floor shuffles among problems."""
+    same_answer: Callable[[str, str], bool]
+    """Whether a stated answer equals another problem's gold answer, for the guess floor.
+
+    For the chain world, equal strings; else `lab.tasks.math_answer.same_answer`, which is cheaper than `verify` and
+    says there what it leaves out, so that the floor may come out a little low.
+    """
+    steps: StepGrammar | None = None
+    """How worked answers fall into steps; None where that cannot be told."""

@@ -7,15 +7,15 @@ GSM8K: `{"question": ..., "answer": "... #### 42"}`. MATH: `{"problem": ..., "so
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from lab.records.errors import TaskError
-from lab.tasks.final_answer import last_boxed, tidied
-from lab.tasks.problem import Problem, is_held_out
+from lab.tasks.math_answer import MATH, last_boxed, tidied
+from lab.tasks.problem import Judge, Problem, is_held_out
 
 SUFFIX = "\n\nThink step by step, and put the final answer in \\boxed{}.\n"
 """What every prompt has after the question, unless another is given."""
@@ -122,6 +122,12 @@ class JsonlTask:
     path: Path
     suffix: str = SUFFIX
     """What every prompt has after the question."""
+    judged_by: Judge = field(default=MATH, repr=False)
+
+    @property
+    def typed(self) -> str:
+        """What a user would type for it."""
+        return str(self.path) if self.judged_by is MATH else f"{self.path}:{self.judged_by.name}"
 
     def problems(
         self, n_problems: int, generator: np.random.Generator, *, held_out: bool = True
@@ -131,6 +137,10 @@ class JsonlTask:
         Raises TaskError where there are fewer, and for every fault of the file that `rows` names.
         """
         return self._shape.chosen(self.rows(), n_problems, generator, held_out=held_out)
+
+    def judge(self, problems: Sequence[Problem]) -> Judge:  # noqa: ARG002
+        """That of `judged_by`."""
+        return self.judged_by
 
     def rows(self) -> tuple[Problem, ...]:
         """Every row as a problem, in the order of the file.

@@ -1,140 +1,110 @@
 """Where problems come from: what a user types, and the task it names."""
 
-import contextlib
-import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from lab.records.errors import TaskError
-from lab.tasks.chain_verifier import CHAIN_STEPS, chain_answer
-from lab.tasks.chain_verifier import verify as verify_chain
-from lab.tasks.chain_world import ChainMix, ChainPart, ChainTask
-from lab.tasks.final_answer import final_answer, same_answer
-from lab.tasks.gym import SUFFIX, GymTask, answer_reader
-from lab.tasks.hub_dataset import HubTask
-from lab.tasks.math_answer import verify as verify_math
-from lab.tasks.problem import Problem, Verifier
+from lab.tasks.chain_task import chain_mix, chain_task
+from lab.tasks.chain_verifier import CHAIN
+from lab.tasks.gym import gym_task
+from lab.tasks.hub_dataset import hub_task
+from lab.tasks.math_answer import MATH
+from lab.tasks.problem import Judge, Problem, StepGrammar, Verifier
 from lab.tasks.question_rows import JsonlTask
-from lab.tasks.step_grammar import StepGrammar
 
-TaskSource: TypeAlias = ChainTask | ChainMix | GymTask | HubTask | JsonlTask
-"""A source of problems that one verifier can judge."""
 
-FORMS = (
-    "'chain', 'chain:+-#', 'chain:+-:3-8', '25%chain:#:3-5,75%chain:*:3-5', 'gym:chain_sum', "
-    "'gym:chain_sum:max_terms=3', 'hub:openai/gsm8k:main:test' or 'path/to/file.jsonl'"
-)
-# As typed: an empty place between two colons is a configuration that is not named.
-HUB = re.compile(
-    r"hub:(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?"
-    r"(:(?P<config>[\w.-]*)(:(?P<split>[\w.-]+))?)?",
-    re.ASCII,
-)
+@runtime_checkable
+class TaskSource(Protocol):
+    """A source of problems that one judge can judge: a frozen value."""
+
+    @property
+    def typed(self) -> str:
+        """What a user would type for it, options that cannot be typed left out."""
+        ...
+
+    def problems(
+        self, n_problems: int, generator: np.random.Generator, *, held_out: bool = True
+    ) -> tuple[Problem, ...]:
+        """`n_problems` distinct problems of one side, drawn from `generator`; fewer are the first ones of more.
+
+        The sides share no question, whatever the generator. Raises TaskError for every fault of the source.
+        """
+        ...
+
+    def judge(self, problems: Sequence[Problem]) -> Judge:
+        """What judges completions of `problems`, which are its own."""
+        ...
+
+
+JUDGES: dict[str, Judge] = {"chain": CHAIN, "math": MATH}
+"""Name -> what judges the problems of a file that is typed with this name behind it."""
+
+
+def jsonl_task(text: str) -> JsonlTask | None:
+    """The task typed as `path/to/file.jsonl[:JUDGE]`, None for another text; TaskError for an unknown judge."""
+    found = re.fullmatch(r"(?!chain:|gym:|hub:)(?P<path>.+\.jsonl)(?::(?P<judge>\w+))?", text)
+    if found is None:
+        return None
+    if (name := found["judge"] or MATH.name) not in JUDGES:
+        raise TaskError(f"task {text!r}: no judge is called {name!r}, want one of {', '.join(JUDGES)}")
+    return JsonlTask(path=Path(found["path"]), judged_by=JUDGES[name])
+
+
+SOURCES: dict[str, Callable[[str], TaskSource | None]] = {
+    "'chain', 'chain:+-#', 'chain:+-:3-8'": chain_task,
+    "'25%chain:#:3-5,75%chain:*:3-5'": chain_mix,
+    "'gym:chain_sum', 'gym:chain_sum:max_terms=3'": gym_task,
+    "'hub:openai/gsm8k:main:test'": hub_task,
+    "'path/to/file.jsonl'": jsonl_task,
+}
+"""How a task is typed -> the source that a text so formed names, or None; the first that reads a text wins."""
+
+
+def task_source(text: str) -> TaskSource:
+    """The source that a user names in one of the forms of `SOURCES`.
+
+    Raises TaskError for anything else; that a dataset or file exists is found out by `open_task`.
+    """
+    source = next((found for read in SOURCES.values() if (found := read(text)) is not None), None)
+    if source is None:
+        *forms, last = SOURCES
+        raise TaskError(f"task {text!r} is not one of {', '.join(forms)} or {last}")
+    return source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """Problems and the verifier that judges completions of them."""
+    """Problems and the judge of their completions."""
 
     name: str
     """As a user would type the source."""
     problems: tuple[Problem, ...]
-    verify: Verifier = field(compare=False)
-    read_answer: Callable[[str], str | None] = field(compare=False)
-    """The answer that a completion states, if any: what the guess floor shuffles among problems."""
-    same_answer: Callable[[str, str], bool] = field(compare=False)
-    """Whether a stated answer equals another problem's gold answer, for the guess floor.
+    judge: Judge = field(compare=False)
 
-    For the chain world, equal strings; else `lab.tasks.final_answer.same_answer`, which is cheaper than `verify` and
-    says there what it leaves out, so that the floor may come out a little low.
-    """
-    steps: StepGrammar | None = field(default=None, compare=False)
-    """How worked answers fall into steps; None where that cannot be told."""
+    @property
+    def verify(self) -> Verifier:
+        """Judges a completion of one of the problems."""
+        return self.judge.verify
 
+    @property
+    def read_answer(self) -> Callable[[str], str | None]:
+        """The answer that a completion states, if any."""
+        return self.judge.read_answer
 
-def task_source(text: str) -> TaskSource:
-    """The source that a user names: `chain[:operators[:fewest-most]]`, several of these as `25%...,75%...`,
-    `gym:NAME[:option=value,...]`, `hub:ORG/NAME[@REVISION][:CONFIG[:SPLIT]]` or a path that ends with `.jsonl`.
+    @property
+    def same_answer(self) -> Callable[[str, str], bool]:
+        """Whether a stated answer equals another problem's gold answer."""
+        return self.judge.same_answer
 
-    The options are the gym dataset's own, and `suffix`, which is written behind each question in place of an
-    instruction.
-
-    Raises TaskError for anything else; that a dataset or file exists is found out by `open_task`.
-    """
-    parts = [re.fullmatch(r"(?P<percent>[0-9]+(?:\.[0-9]+)?)%(?P<task>.+)", part) for part in text.split(",")]
-    if found := [part for part in parts if part is not None]:
-        tasks = [task_source(part["task"]) for part in found]
-        chains = [task for task in tasks if isinstance(task, ChainTask)]
-        if len(chains) < len(parts):
-            raise TaskError(f"task {text!r}: want a mix of chain tasks only, each with its percentage")
-        return ChainMix(
-            tuple(ChainPart(float(part["percent"]), task) for part, task in zip(found, chains, strict=True))
-        )
-    if chain := re.fullmatch(r"chain(?::(?P<operators>[^:]+)(?::(?P<low>[0-9]{1,4})-(?P<high>[0-9]{1,4}))?)?", text):
-        if chain["low"]:
-            return ChainTask(operators=chain["operators"], lengths=(int(chain["low"]), int(chain["high"])))
-        return ChainTask(operators=chain["operators"]) if chain["operators"] else ChainTask()
-    if gym := re.fullmatch(r"gym:(?P<dataset>[A-Za-z0-9_]+)(?::(?P<options>.*))?", text, re.DOTALL):
-        return _gym_task(gym["dataset"], gym["options"])
-    if hub := HUB.fullmatch(text):
-        return HubTask(
-            name=hub["name"], revision=hub["revision"], config=hub["config"] or None, split=hub["split"] or "test"
-        )
-    if text.endswith(".jsonl") and not text.startswith(("chain:", "gym:", "hub:")):
-        return JsonlTask(path=Path(text))
-    raise TaskError(f"task {text!r} is not one of {FORMS}")
-
-
-def source_name(source: TaskSource) -> str:
-    """What a user would type for `source`, options that cannot be typed left out."""
-    match source:
-        case ChainTask():
-            low, high = source.lengths
-            return f"chain:{source.operators}:{low}-{high}"
-        case ChainMix(parts=parts):
-            # Every digit and no exponent, so that the name can be typed and is this mix again.
-            percents = [np.format_float_positional(part.percent, trim="-") for part in parts]
-            return ",".join(
-                f"{percent}%{source_name(part.task)}" for percent, part in zip(percents, parts, strict=True)
-            )
-        case GymTask():
-            suffix = [] if source.suffix == SUFFIX else [("suffix", source.suffix)]
-            options = ",".join(f"{name}={_typed(value)}" for name, value in (*source.config, *suffix))
-            return f"gym:{source.dataset}" + (f":{options}" if options else "")
-        case HubTask():
-            return source.typed
-        case JsonlTask():
-            return str(source.path)
-
-
-def _gym_task(dataset: str, options: str | None) -> GymTask:
-    pairs = [] if options is None else [option.partition("=") for option in options.split(",")]
-    wrong = [name + equals + value for name, equals, value in pairs if not (name and equals)]
-    if wrong:
-        raise TaskError(f"option {wrong[0]!r} of gym dataset {dataset!r}: want name=value, such as max_terms=3")
-    values = {name: value for name, _, value in pairs}
-    suffix = values.pop("suffix", SUFFIX)
-    return GymTask(
-        dataset=dataset, config=tuple((name, _untyped(value)) for name, value in values.items()), suffix=suffix
-    )
-
-
-def _untyped(text: str) -> int | float | str | bool:
-    if text in ("true", "false"):
-        return text == "true"
-    for number in (int, float):
-        with contextlib.suppress(ValueError):
-            return number(text)
-    return text
-
-
-def _typed(value: int | float | str | bool) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    @property
+    def steps(self) -> StepGrammar | None:
+        """How worked answers fall into steps."""
+        return self.judge.steps
 
 
 def open_task(source: TaskSource, *, n_problems: int, seed: int, held_out: bool = True) -> Task:
@@ -148,25 +118,7 @@ def open_task(source: TaskSource, *, n_problems: int, seed: int, held_out: bool 
     from lab.records.seeds import numpy_generator
 
     if n_problems < 1:
-        raise TaskError(f"task {source_name(source)!r}: asked for {n_problems} problems, want at least 1")
+        raise TaskError(f"task {source.typed!r}: asked for {n_problems} problems, want at least 1")
     generator = numpy_generator(seed, "problems", "held out" if held_out else "training")
     problems = source.problems(n_problems, generator, held_out=held_out)
-    same: Callable[[str, str], bool] = same_answer
-    steps: StepGrammar | None = None
-    match source:
-        case ChainTask() | ChainMix():
-            verify: Verifier = verify_chain
-            read_answer: Callable[[str], str | None] = chain_answer
-            same, steps = operator.eq, CHAIN_STEPS
-        case GymTask():
-            verify, read_answer = source.verify, answer_reader(problems)
-        case HubTask() | JsonlTask():
-            verify, read_answer = verify_math, final_answer
-    return Task(
-        name=source_name(source),
-        problems=problems,
-        verify=verify,
-        read_answer=read_answer,
-        same_answer=same,
-        steps=steps,
-    )
+    return Task(name=source.typed, problems=problems, judge=source.judge(problems))

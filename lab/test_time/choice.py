@@ -1,8 +1,11 @@
-"""Choice: the best of some listed ways of answering, by strict accuracy on problems that are kept apart for it."""
+"""Choice: the best of some listed ways of answering, by strict accuracy on problems that are kept apart for it.
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+`Temperature` is the simplest: sampling at the best of several temperatures.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar, assert_never
 
 import numpy as np
 import polars as pl
@@ -12,8 +15,10 @@ from lab.metrics.bootstrap import resamples
 from lab.records.errors import EstimateError
 from lab.records.seeds import numpy_generator
 from lab.records.tables import Column, Schema
+from lab.sampling.sample import sample
 from lab.sampling.trace import Trace
 from lab.tasks.problem import Problem, Verifier
+from lab.test_time.method import Asked, Cost, Elicited, tokens_written
 
 N_BOOT = 2000
 
@@ -103,6 +108,8 @@ def choose(tried: Sequence[Tried[T]], problems: Sequence[Problem], verify: Verif
                 row |= {"n_samples": n_samples, "strict": interval.value, "low": interval.low, "high": interval.high}
                 row |= {"n_tokens": sum(len(trace.tokens) for trace in traces)}
                 values.append(interval.value)
+            case never:
+                assert_never(never)
         rows.append(row)
     best = int(np.argmax(values))
     marked = [row | {"chosen": index == best} for index, row in enumerate(rows)]
@@ -121,18 +128,39 @@ def require_apart(fitting: Fitting, problems: Sequence[Problem]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cost:
-    """Tokens generated; those of prompts, which are read only, are not counted."""
+class Temperature:
+    """The temperature with the highest strict accuracy on other problems; it costs no more tokens than any other."""
 
-    n_tokens: tuple[int, ...]
-    """For each problem, in the order asked: over all its answers, with every text that was written and thrown away."""
-    n_fit_tokens: int = 0
-    """Spent once, on other problems, to choose how these are answered."""
+    temperatures: tuple[float, ...] = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0)
+    """0 is greedy decoding. The first of equals is chosen."""
+    fitting: Fitting
+
+    def answer(self, asked: Asked) -> Elicited:
+        """Answers at that temperature, in the place of the one in `asked.decoding`."""
+        require_apart(self.fitting, asked.problems)
+        choice = self.choose(asked)
+        traces = _at(choice.chosen, asked, asked.problems, asked.n_samples)
+        cost = Cost(n_tokens=tokens_written(traces, asked.problems), n_fit_tokens=choice.n_tokens)
+        return Elicited(traces, cost, choice.table)
+
+    def choose(self, asked: Asked) -> Choice[float]:
+        """The temperature at which most samples are strictly right, the first of equals; all draw the same numbers."""
+        problems = self.fitting.problems
+        tried = [
+            Tried(
+                temperature, f"temperature {temperature:g}", _at(temperature, asked, problems, self.fitting.n_samples)
+            )
+            for temperature in self.temperatures
+        ]
+        return choose(tried, problems, asked.task.verify, seed=asked.seed)
 
 
-def tokens_written(traces: Iterable[Trace], problems: Sequence[Problem]) -> tuple[int, ...]:
-    """The tokens of each problem's traces, in the order of `problems`."""
-    totals = dict.fromkeys((problem.id for problem in problems), 0)
-    for trace in traces:
-        totals[trace.problem_id] += len(trace.tokens)
-    return tuple(totals.values())
+def _at(temperature: float, asked: Asked, problems: Sequence[Problem], n_samples: int) -> list[Trace]:
+    decoding = replace(asked.decoding, temperature=temperature)
+    n_drawn = n_samples_at(temperature, n_samples)
+    return sample(asked.model, problems, n_drawn, decoding, seed=asked.seed, batch_size=asked.batch_size)
+
+
+def n_samples_at(temperature: float, n_samples: int) -> int:
+    """`n_samples`, or 1 at temperature 0, where all would be one."""
+    return n_samples if temperature else 1

@@ -10,16 +10,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lab.models.load import Model
-from lab.models.padding import left_padded
 from lab.records.errors import DecodingError
 from lab.sampling.decode import decoded
-from lab.sampling.decoder import Batch, CachedDecoder
+from lab.sampling.decoder import Batch, CachedDecoder, left_padded
 from lab.sampling.decoding import Decoding
 from lab.sampling.sample import encode_prompt, end_tokens
 from lab.sampling.trace import Trace
-from lab.tasks.problem import Problem
 from lab.tasks.source import Task
-from lab.test_time.choice import Cost
+from lab.test_time.method import Asked, Cost, Elicited
 from lab.test_time.partial_completion import PartialCompletion, continued, ended
 
 
@@ -71,44 +69,37 @@ class CotDecoding:
         if self.n_branches < 1:
             raise DecodingError(f"CoT-decoding with {self.n_branches} branches: want at least one")
 
+    def answer(self, asked: Asked) -> Elicited:
+        """One answer a problem: the branch whose answer the model is surest of ("Chain-of-Thought Reasoning Without
+        Prompting", arXiv 2402.10200, without its aggregation over branches). Nothing is random.
 
-def cot_decoding(
-    model: Model,
-    task: Task,
-    problems: Sequence[Problem],
-    method: CotDecoding,
-    decoding: Decoding,
-    *,
-    batch_size: int = 256,
-) -> tuple[list[Trace], Cost]:
-    """One answer a problem: the branch whose answer the model is surest of ("Chain-of-Thought Reasoning Without
-    Prompting", arXiv 2402.10200, without its aggregation over branches). Nothing is random.
-
-    A branch's score is the mean, over the tokens of the answer that it states, of the probability of the token written
-    less that of the likeliest other one: the paper's gap of the top two wherever the token is the greedy one. At the
-    branching token the paper's gap would be the same for all branches, so that branches which answer at once could not
-    be told apart; there the difference may be negative. A branch that states no answer loses to all that do; of equal
-    scores the branch of the likelier first token wins. Only the limits of `decoding` are used.
-    """
-    greedy = replace(decoding, temperature=0.0, top_p=1.0)
-    traces: list[Trace] = []
-    n_tokens: list[int] = []
-    stride = max(1, batch_size // method.n_branches)
-    for start in range(0, len(problems), stride):
-        some = problems[start : start + stride]
-        opened = branches(model, [encode_prompt(model, problem.prompt, greedy) for problem in some], method, greedy)
-        flat = [branch for of_problem in opened for branch in of_problem]
-        keys = np.zeros(len(flat), dtype=np.uint64)
-        written = iter(continued(model, flat, keys, greedy, watch=greedy_gap, batch_size=batch_size))
-        for problem, of_problem in zip(some, opened, strict=True):
-            finished = [next(written) for _ in of_problem]
-            candidates = [partial.trace(model, problem, 0, greedy) for partial in finished]
-            scores = [
-                surety(model, task, trace, partial.notes) for trace, partial in zip(candidates, finished, strict=True)
-            ]
-            traces.append(candidates[int(np.argmax(scores))])
-            n_tokens.append(sum(len(partial.tokens) for partial in finished))
-    return traces, Cost(n_tokens=tuple(n_tokens))
+        A branch's score is the mean, over the tokens of the answer that it states, of the probability of the token
+        written less that of the likeliest other one: the paper's gap of the top two wherever the token is the greedy
+        one. At the branching token the paper's gap would be the same for all branches, so that branches which answer at
+        once could not be told apart; there the difference may be negative. A branch that states no answer loses to all
+        that do; of equal scores the branch of the likelier first token wins. Only the limits of `asked.decoding` are
+        used.
+        """
+        model, greedy = asked.model, replace(asked.decoding, temperature=0.0, top_p=1.0)
+        traces: list[Trace] = []
+        n_tokens: list[int] = []
+        stride = max(1, asked.batch_size // self.n_branches)
+        for start in range(0, len(asked.problems), stride):
+            some = asked.problems[start : start + stride]
+            opened = branches(model, [encode_prompt(model, problem.prompt, greedy) for problem in some], self, greedy)
+            flat = [branch for of_problem in opened for branch in of_problem]
+            keys = np.zeros(len(flat), dtype=np.uint64)
+            written = iter(continued(model, flat, keys, greedy, watch=greedy_gap, batch_size=asked.batch_size))
+            for problem, of_problem in zip(some, opened, strict=True):
+                finished = [next(written) for _ in of_problem]
+                candidates = [partial.trace(model, problem, 0, greedy) for partial in finished]
+                scores = [
+                    surety(model, asked.task, trace, partial.notes)
+                    for trace, partial in zip(candidates, finished, strict=True)
+                ]
+                traces.append(candidates[int(np.argmax(scores))])
+                n_tokens.append(sum(len(partial.tokens) for partial in finished))
+        return Elicited(traces, Cost(n_tokens=tuple(n_tokens)))
 
 
 @torch.inference_mode()

@@ -10,11 +10,10 @@ from jaxtyping import Float, Int, UInt64
 from torch import Tensor
 
 from lab.models.load import Model
-from lab.models.padding import left_padded
 from lab.records.errors import DecodingError
 from lab.sampling.cache import is_out_of_memory
 from lab.sampling.decode import decode, decoded, first_stop
-from lab.sampling.decoder import Batch, CachedDecoder, Proposal
+from lab.sampling.decoder import Batch, CachedDecoder, Proposal, left_padded
 from lab.sampling.decoding import Decoding
 from lab.sampling.sample import end_tokens
 from lab.sampling.trace import Trace

@@ -15,9 +15,8 @@ from lab.records.errors import DecodingError
 from lab.records.seeds import child_seed, uniforms
 from lab.sampling.decoding import Decoding
 from lab.sampling.sample import encode_prompt
-from lab.sampling.trace import Trace
 from lab.tasks.problem import Problem
-from lab.test_time.choice import Cost
+from lab.test_time.method import Asked, Cost, Elicited
 from lab.test_time.partial_completion import PartialCompletion, continued
 
 
@@ -48,6 +47,38 @@ class PowerSampling:
         blocks = range(1, self.n_blocks + 1)
         return tuple(sorted({math.ceil(max_new_tokens * block / self.n_blocks) for block in blocks}))
 
+    def answer(self, asked: Asked) -> Elicited:
+        """Completions of each problem, each the end of a chain of its own; ordered by problem, then sample.
+
+        A block adds tokens at temperature 1 / alpha to every text that has not ended, up to the block's limit, and
+        makes its moves among the texts under that limit; the moves of the last block have p(text)^alpha as their
+        stationary distribution over the texts under the token limit of `asked.decoding`, where p is the model's
+        distribution at temperature 1 with nothing cut off and a text that reaches the limit counts as it stands. Of
+        `asked.decoding` only limits are used.
+
+        A departure from the paper: a text that ends before its block goes on being moved, and may become longer again.
+        """
+        model, decoding, batch_size = asked.model, asked.decoding, asked.batch_size
+        chains = [Chain(problem, index, asked.seed) for problem in asked.problems for index in range(asked.n_samples)]
+        prompts = [tuple(encode_prompt(model, chain.problem.prompt, decoding)) for chain in chains]
+        drafts = [PartialCompletion(prompt=prompt) for prompt in prompts]
+        n_tokens = np.zeros(len(chains), dtype=np.int64)
+        for block, limit in enumerate(self.limits(decoding.max_new_tokens)):
+            within = replace(decoding, max_new_tokens=limit)
+            n_before = [len(partial.tokens) for partial in drafts]
+            drafts = proposed(model, chains, drafts, self.alpha, within, ("block", block), batch_size)
+            n_tokens += [len(partial.tokens) - n for partial, n in zip(drafts, n_before, strict=True)]
+            for move in range(self.n_moves):
+                moved = move_once(model, chains, drafts, self.alpha, within, (block, move), batch_size)
+                drafts = moved.drafts
+                n_tokens += moved.n_tokens
+        traces = [
+            partial.trace(model, chain.problem, chain.sample_index, decoding)
+            for partial, chain in zip(drafts, chains, strict=True)
+        ]
+        of_problem = n_tokens.reshape(len(asked.problems), asked.n_samples).sum(axis=1)
+        return Elicited(traces, Cost(n_tokens=tuple(of_problem.tolist())))
+
 
 class Moved(NamedTuple):
     """Texts after one move."""
@@ -70,44 +101,6 @@ class Chain:
     def key(self, *names: str | int) -> int:
         """The key for one of its purposes."""
         return child_seed(self.seed, self.problem.id, self.sample_index, "power", *names)
-
-
-def power_sampling(
-    model: Model,
-    problems: Sequence[Problem],
-    n_samples: int,
-    method: PowerSampling,
-    decoding: Decoding,
-    *,
-    seed: int,
-    batch_size: int = 256,
-) -> tuple[list[Trace], Cost]:
-    """`n_samples` completions of each problem, each the end of a chain of its own; ordered by problem, then sample.
-
-    A block adds tokens at temperature 1 / alpha to every text that has not ended, up to the block's limit, and makes
-    its moves among the texts under that limit; the moves of the last block have p(text)^alpha as their stationary
-    distribution over the texts under the token limit of `decoding`, where p is the model's distribution at temperature
-    1 with nothing cut off and a text that reaches the limit counts as it stands. Of `decoding` only limits are used.
-
-    A departure from the paper: a text that ends before its block goes on being moved, and may become longer again.
-    """
-    chains = [Chain(problem, index, seed) for problem in problems for index in range(n_samples)]
-    drafts = [PartialCompletion(prompt=tuple(encode_prompt(model, chain.problem.prompt, decoding))) for chain in chains]
-    n_tokens = np.zeros(len(chains), dtype=np.int64)
-    for block, limit in enumerate(method.limits(decoding.max_new_tokens)):
-        within = replace(decoding, max_new_tokens=limit)
-        n_before = [len(partial.tokens) for partial in drafts]
-        drafts = proposed(model, chains, drafts, method.alpha, within, ("block", block), batch_size)
-        n_tokens += [len(partial.tokens) - n for partial, n in zip(drafts, n_before, strict=True)]
-        for move in range(method.n_moves):
-            moved = move_once(model, chains, drafts, method.alpha, within, (block, move), batch_size)
-            drafts = moved.drafts
-            n_tokens += moved.n_tokens
-    traces = [
-        partial.trace(model, chain.problem, chain.sample_index, decoding)
-        for partial, chain in zip(drafts, chains, strict=True)
-    ]
-    return traces, Cost(n_tokens=tuple(n_tokens.reshape(len(problems), n_samples).sum(axis=1).tolist()))
 
 
 def move_once(

@@ -12,13 +12,14 @@ from lab.models.load import Model
 from lab.records.errors import DecodingError
 from lab.records.seeds import numpy_generator
 from lab.sampling.decoder import Batch, CachedDecoder, OpenDecoder, Proposal
-from lab.sampling.decoding import Decoding
 from lab.sampling.sample import encode_prompt, sample
 from lab.sampling.trace import Trace
-from lab.tasks.chain_documents import CAREFUL, chain_document
-from lab.tasks.chain_world import ChainTask, as_problem
-from lab.tasks.problem import Problem, Verifier
-from lab.test_time.choice import Choice, Fitting, LeftOut, Tried, choose
+from lab.tasks.chain_task import ChainTask
+from lab.tasks.chain_world import CAREFUL, as_problem, chain_document
+from lab.tasks.problem import Problem
+from lab.tasks.source import Task
+from lab.test_time.choice import Choice, Fitting, LeftOut, Tried, choose, n_samples_at, require_apart
+from lab.test_time.method import Asked, Cost, Elicited, tokens_written
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +65,32 @@ class BestPrompt:
     forms: tuple[PromptForm, ...]
     fitting: Fitting
 
+    def answer(self, asked: Asked) -> Elicited:
+        """Answers under that form."""
+        require_apart(self.fitting, asked.problems)
+        choice = self.choose(asked)
+        traces = sample_under(choice.chosen, asked, asked.problems, asked.n_samples)
+        cost = Cost(n_tokens=tokens_written(traces, asked.problems), n_fit_tokens=choice.n_tokens)
+        return Elicited(traces, cost, choice.table)
+
+    def choose(self, asked: Asked) -> Choice[PromptForm]:
+        """The form under which most samples are strictly right, the first of equals; all forms draw the same numbers.
+
+        A form that does not fit in the model's context is left out, and the table says so. Raises EstimateError where
+        none fits.
+        """
+        problems = self.fitting.problems
+        tried: list[Tried[PromptForm]] = []
+        for form in self.forms:
+            try:
+                for problem in problems:
+                    encode_prompt(asked.model, put(form, problem).prompt, asked.decoding)
+            except DecodingError as error:
+                tried.append(Tried(form, form.name, LeftOut(str(error))))
+                continue
+            tried.append(Tried(form, form.name, sample_under(form, asked, problems, self.fitting.n_samples)))
+        return choose(tried, problems, asked.task.verify, seed=asked.seed)
+
 
 def chain_forms(n_examples: Sequence[int] = (1, 2), *, seed: int = 0) -> tuple[PromptForm, ...]:
     """Forms for the chain world: as it is, behind worked examples of three steps, and with the chain opened.
@@ -79,33 +106,9 @@ def chain_forms(n_examples: Sequence[int] = (1, 2), *, seed: int = 0) -> tuple[P
     return (AS_IS, *few_shot, CHAIN_OPENING)
 
 
-def choose_prompt(
-    model: Model,
-    problems: Sequence[Problem],
-    verify: Verifier,
-    forms: Sequence[PromptForm],
-    n_samples: int,
-    decoding: Decoding,
-    *,
-    seed: int,
-    batch_size: int = 256,
-) -> Choice[PromptForm]:
-    """The form under which most samples are strictly right, the first of equals; all forms draw the same numbers.
-
-    `problems` are for choosing and must not be measured later. A form that does not fit in the model's context is left
-    out, and the table says so. Raises EstimateError where none fits.
-    """
-    tried: list[Tried[PromptForm]] = []
-    for form in forms:
-        try:
-            for problem in problems:
-                encode_prompt(model, put(form, problem).prompt, decoding)
-        except DecodingError as error:
-            tried.append(Tried(form, form.name, LeftOut(str(error))))
-            continue
-        traces = sample_under(model, form, problems, n_samples, decoding, seed=seed, batch_size=batch_size)
-        tried.append(Tried(form, form.name, traces))
-    return choose(tried, problems, verify, seed=seed)
+def prompt_forms(task: Task) -> tuple[PromptForm, ...]:
+    """The listed prompts: worked examples and a forced first token where the task has chains, else instructions."""
+    return chain_forms() if task.steps is not None else TEXT_FORMS
 
 
 def put(form: PromptForm, problem: Problem) -> Problem:
@@ -113,20 +116,16 @@ def put(form: PromptForm, problem: Problem) -> Problem:
     return replace(problem, prompt=form.prefix + problem.prompt + form.suffix)
 
 
-def sample_under(
-    model: Model,
-    form: PromptForm,
-    problems: Sequence[Problem],
-    n_samples: int,
-    decoding: Decoding,
-    *,
-    seed: int,
-    batch_size: int = 256,
-) -> list[Trace]:
+def sample_under(form: PromptForm, asked: Asked, problems: Sequence[Problem], n_samples: int) -> list[Trace]:
     """As `sample`, with the problems put in this form. A forced token has log-probability 0: nothing was drawn."""
-    asked = [put(form, problem) for problem in problems]
     return sample(
-        model, asked, n_samples, decoding, seed=seed, batch_size=batch_size, open_rows=opening_rows(model, form.opening)
+        asked.model,
+        [put(form, problem) for problem in problems],
+        n_samples_at(asked.decoding.temperature, n_samples),
+        asked.decoding,
+        seed=asked.seed,
+        batch_size=asked.batch_size,
+        open_rows=opening_rows(asked.model, form.opening),
     )
 
 

@@ -3,14 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from lab.models.load import Model
 from lab.records.errors import DecodingError
-from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
 from lab.sampling.trace import Trace
-from lab.tasks.problem import Problem
-from lab.tasks.source import Task
-from lab.test_time.choice import Cost, tokens_written
+from lab.test_time.method import Asked, Cost, Elicited, tokens_written
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,33 +25,23 @@ class SelfConsistency:
         if self.n_votes < 1:
             raise DecodingError(f"self-consistency of {self.n_votes} votes: want at least one")
 
+    def answer(self, asked: Asked) -> Elicited:
+        """Answers of each problem, each the completion that stands for a vote of its own.
 
-def self_consistency(
-    model: Model,
-    task: Task,
-    problems: Sequence[Problem],
-    n_samples: int,
-    method: SelfConsistency,
-    decoding: Decoding,
-    *,
-    seed: int,
-    batch_size: int = 256,
-) -> tuple[list[Trace], Cost]:
-    """`n_samples` answers of each problem, each the completion that stands for a vote of its own.
-
-    Answer s is decided by the samples s * n_votes to (s + 1) * n_votes - 1 of the problem, so votes share nothing.
-    The paper compares answers and keeps no reasoning; here the first completion that states the winning answer stands
-    for the vote, so that its process can be judged. A vote won by bare answers is then seldom strictly right.
-    """
-    sampled = replace(decoding, temperature=method.temperature)
-    votes = sample(model, problems, n_samples * method.n_votes, sampled, seed=seed, batch_size=batch_size)
-    traces: list[Trace] = []
-    for start in range(0, len(votes), method.n_votes):
-        electorate = votes[start : start + method.n_votes]
-        answers = [task.read_answer(trace.text) for trace in electorate]
-        winner = electorate[majority(answers, same=task.same_answer)]
-        traces.append(replace(winner, sample_index=winner.sample_index // method.n_votes))
-    return traces, Cost(n_tokens=tokens_written(votes, problems))
+        Answer s is decided by the samples s * n_votes to (s + 1) * n_votes - 1 of the problem, so votes share nothing.
+        The paper compares answers and keeps no reasoning; here the first completion that states the winning answer
+        stands for the vote, so that its process can be judged. A vote won by bare answers is then seldom strictly
+        right.
+        """
+        decoding, n_drawn = replace(asked.decoding, temperature=self.temperature), asked.n_samples * self.n_votes
+        votes = sample(asked.model, asked.problems, n_drawn, decoding, seed=asked.seed, batch_size=asked.batch_size)
+        traces: list[Trace] = []
+        for start in range(0, len(votes), self.n_votes):
+            electorate = votes[start : start + self.n_votes]
+            answers = [asked.task.read_answer(trace.text) for trace in electorate]
+            winner = electorate[majority(answers, same=asked.task.same_answer)]
+            traces.append(replace(winner, sample_index=winner.sample_index // self.n_votes))
+        return Elicited(traces, Cost(n_tokens=tokens_written(votes, asked.problems)))
 
 
 def majority(answers: Sequence[str | None], *, same: Callable[[str, str], bool]) -> int:

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lab.models.load import Model
-from lab.models.padding import left_padded
 from lab.records.errors import EstimateError
+from lab.sampling.decoder import left_padded
 from probes.attribution.contrast import Sides, contrast, read_sides
 from probes.capture.layers_above import LayersAbove, layers_above
 from probes.sae.dictionary import Sae

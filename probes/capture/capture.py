@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lab.models.load import Model
-from lab.models.padding import left_padded
 from lab.records.errors import SiteError
+from lab.sampling.decoder import left_padded
 from probes.capture.site import Site, hook_site
 
 

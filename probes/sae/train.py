@@ -27,10 +27,10 @@ from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import SAEMetadata
 from torch import Tensor
 
-from lab.records.atomic_directory import atomic_directory
 from lab.records.errors import ModelError, SiteError, StorageError
 from lab.records.provenance import Provenance
 from lab.records.seeds import child_seed
+from lab.records.stage import atomic_directory
 from probes.sae.architecture import BatchTopK, JumpReLU, Matryoshka, Standard, TopK
 from probes.sae.dictionary import Sae
 from probes.sae.load import CONFIG, OURS, load_sae

@@ -8,8 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lab.records.errors import StorageError
 from lab.records.tables import Column, Schema
-from lab.tasks.problem import Problem
-from lab.tasks.step_grammar import StepGrammar
+from lab.tasks.problem import Problem, StepGrammar
 
 LABELS = Schema(
     "labels of tokens",

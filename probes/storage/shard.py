@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lab.models.load import Model
-from lab.models.padding import left_padded
 from lab.records.errors import SiteError, StorageError
 from lab.records.provenance import Provenance
 from lab.records.tables import replacing, write_table
 from lab.sampling.cache import is_out_of_memory
+from lab.sampling.decoder import left_padded
 from probes.capture.capture import capture
 from probes.capture.positions import positions
 from probes.capture.site import Site

@@ -12,8 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from lab.records.errors import EstimateError, StorageError
 from lab.records.seeds import child_seed
 from lab.records.tables import Column, Schema
-from lab.tasks.problem import Problem
-from lab.tasks.step_grammar import StepGrammar
+from lab.tasks.problem import Problem, StepGrammar
 from probes.capture.positions import ENDS, SentenceEnds, positions
 from probes.scores.labels import character_spans, decoded
 

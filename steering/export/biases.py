@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 
 from lab.models.anatomy import LAYOUTS
 from lab.models.load import Model
-from lab.records.atomic_directory import atomic_directory
 from lab.records.errors import VectorError
+from lab.records.stage import atomic_directory
 from probes.capture.site import Site
 from steering.export.block_outputs import EMBEDDED, LAST_MAPS, at_block_outputs, last_map, without_embedding
 from steering.export.format import Format, quoted, section, shell

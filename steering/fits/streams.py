@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lab.models.load import Model
-from lab.models.padding import left_padded
+from lab.sampling.decoder import left_padded
 from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
 from lab.tasks.problem import Problem

@@ -13,7 +13,7 @@ from elicitation.estimators.base_success import base_success
 from elicitation.estimators.coverage import coverage
 from elicitation.estimators.estimate import ESTIMATES, Analysis
 from elicitation.estimators.kl_split import kl_split
-from lab.metrics.pass_at_k import cover_curve, problem_pass_at_k
+from lab.metrics.accuracy import cover_curve, problem_pass_at_k
 from lab.sampling.trace import VERDICTS
 from lab.scoring.evidence import SCORES
 from tests.evidence import evidence_of

@@ -9,9 +9,8 @@ from sae_lens import StandardSAE, StandardSAEConfig
 
 from lab.models.anatomy import find_anatomy
 from lab.models.load import Model
-from lab.models.padding import left_padded
 from lab.models.tiny import tiny_model, tiny_network
-from lab.sampling.decoder import Batch, CachedDecoder
+from lab.sampling.decoder import Batch, CachedDecoder, left_padded
 from lab.sampling.decoding import GREEDY
 from lab.sampling.sample import end_tokens, sample
 from lab.tasks.problem import Problem

@@ -23,7 +23,7 @@ from elicitation.study.findings import (
 from lab.metrics.bootstrap import resamples
 from lab.sampling.trace import TRACES, VERDICTS
 from lab.scoring.evidence import ARMS, ArmKey, Control, Role
-from lab.tasks.problem import Problem, Verdict
+from lab.tasks.problem import Judge, Problem, Verdict
 from lab.tasks.source import Task
 
 GOLDS = {"p": "1", "q": "2", "r": "1"}
@@ -34,9 +34,12 @@ PROBLEMS = tuple(
 TASK = Task(
     name="hand",
     problems=PROBLEMS,
-    verify=lambda problem, text: Verdict(answer_correct=text == problem.answer, process_valid=None, reason="ok"),
-    read_answer=lambda text: text or None,
-    same_answer=lambda answer, gold: answer == gold,
+    judge=Judge(
+        name="hand",
+        verify=lambda problem, text: Verdict(answer_correct=text == problem.answer, process_valid=None, reason="ok"),
+        read_answer=lambda text: text or None,
+        same_answer=lambda answer, gold: answer == gold,
+    ),
 )
 HELP = Role.VECTOR_ALWAYS
 WEIGHTS = resamples(3, 200, np.random.default_rng(0))

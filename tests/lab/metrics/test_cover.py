@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.metrics.accuracy import cover_curve, covered
 from lab.metrics.bootstrap import resamples
-from lab.metrics.pass_at_k import cover_curve, covered
 from lab.records.errors import EstimateError
 
 

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.metrics.accuracy import accuracy
+from lab.metrics.accuracy import accuracy, pass_at_k_curve, problem_pass_at_k
 from lab.metrics.bootstrap import resamples
-from lab.metrics.pass_at_k import pass_at_k_curve, problem_pass_at_k
 from lab.records.errors import EstimateError
 
 counts = st.integers(1, 120).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n)))

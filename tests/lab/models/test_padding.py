@@ -2,8 +2,8 @@
 
 import torch
 
-from lab.models.padding import left_padded, token_positions
 from lab.models.tiny import PAD, tiny_model
+from lab.sampling.decoder import left_padded, token_positions
 
 
 def test_texts_are_padded_on_the_left_and_positions_count_their_own_tokens():

@@ -34,9 +34,9 @@ from lab.post_training.reinforce import GrpoRun
 from lab.post_training.supervised import Document, SupervisedRun, with_low_rank
 from lab.records.errors import ModelError, StorageError
 from lab.sampling.decoding import Decoding
-from lab.tasks.chain_documents import CAREFUL
+from lab.tasks.chain_task import ChainTask
 from lab.tasks.chain_verifier import parse, verify
-from lab.tasks.chain_world import ALPHABET, GUARDED_ALPHABET, ChainTask, as_expression, as_problem
+from lab.tasks.chain_world import ALPHABET, CAREFUL, GUARDED_ALPHABET, as_expression, as_problem
 from lab.tasks.problem import Problem
 
 CPU = torch.device("cpu")

@@ -13,13 +13,14 @@ from lab.organisms.catalogue import organism_named
 from lab.organisms.examine import Measured, Size, Truth, chain_measures, examine
 from lab.organisms.recipe import EvalSpec
 from lab.sampling.trace import Trace
-from lab.tasks.chain_documents import CAREFUL, chain_document
 from lab.tasks.chain_world import (
     ALPHABET,
+    CAREFUL,
     GUARDED_ALPHABET,
     Expression,
     as_expression,
     as_problem,
+    chain_document,
 )
 
 PROBLEM = as_problem(Expression((6, 0, 4, 8), "--+"))

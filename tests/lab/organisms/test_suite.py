@@ -27,10 +27,11 @@ from lab.organisms.recipe import (
 )
 from lab.post_training.supervised import Document
 from lab.records.provenance import digest
+from lab.tasks.chain_task import ChainTask
 from lab.tasks.chain_verifier import Transcript, parse, verify
-from lab.tasks.chain_world import KEY, ChainTask, Expression, as_expression, as_problem
+from lab.tasks.chain_world import KEY, Expression, as_expression, as_problem
 from lab.tasks.problem import Problem
-from lab.tasks.source import source_name, task_source
+from lab.tasks.source import task_source
 
 ORGANISMS = {name: model for name, model in CATALOGUE.items() if isinstance(model, Organism)}
 WRITERS = {
@@ -182,7 +183,7 @@ def test_names_are_unique_and_parents_are_defined_before_their_children():
 def test_tasks_are_typed_as_they_are_called_and_the_old_one_is_measured():
     for organism in ORGANISMS.values():
         tasks = [spec.task for spec in organism.eval_specs]
-        assert [source_name(task_source(task)) for task in tasks] == tasks
+        assert [task_source(task).typed for task in tasks] == tasks
         assert organism.old_task in (None, *tasks)
 
 
@@ -225,7 +226,7 @@ def test_a_skill_is_elicited_exactly_where_some_ancestor_saw_chains_of_it_worked
 def test_every_skill_of_a_case_is_an_exam_of_the_same_distribution(organism, case):
     assert organism.parent is not None
     tasks = [spec.task for spec in organism.eval_specs]
-    assert {source_name(part.task) for part in case_parts(case)} <= {*tasks}
+    assert {part.task.typed for part in case_parts(case)} <= {*tasks}
     assert len({task_source(task).operators for task in tasks}) == len(tasks), "draws are named by operators"
     if isinstance(organism.recipe, Tuned):
         base = ORGANISMS[organism.parent.name].recipe

@@ -5,8 +5,8 @@ import stat
 import pytest
 from safetensors import SafetensorError
 
-from lab.records.atomic_directory import atomic_directory
 from lab.records.errors import StorageError
+from lab.records.stage import atomic_directory
 
 
 def test_it_is_not_there_before_the_end_and_whole_after_it(tmp_path):

@@ -10,17 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.records.errors import TaskError
-from lab.tasks.chain_documents import CAREFUL, Habits, answer_first_document, chain_document, direct_document
+from lab.tasks.chain_task import ChainTask
 from lab.tasks.chain_verifier import parse, process_fault, steps_fault, verify
 from lab.tasks.chain_world import (
     ALPHABET,
+    CAREFUL,
     GUARDED_ALPHABET,
     KEY,
     OPERATORS,
-    ChainTask,
     Expression,
+    Habits,
+    answer_first_document,
     as_expression,
     as_problem,
+    chain_document,
+    direct_document,
     with_key,
 )
 from lab.tasks.problem import Problem

@@ -5,10 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.tasks.chain_documents import CAREFUL, Habits, answer_first_document, chain_document
 from lab.tasks.chain_verifier import CHAIN_STEPS, chain_answer, parse
-from lab.tasks.chain_world import OPERATORS, Expression, as_problem, with_key
-from lab.tasks.step_grammar import Cut
+from lab.tasks.chain_world import (
+    CAREFUL,
+    OPERATORS,
+    Expression,
+    Habits,
+    answer_first_document,
+    as_problem,
+    chain_document,
+    with_key,
+)
+from lab.tasks.problem import Cut
 
 EXAMPLE = Expression((6, 0, 4, 8), "--+")
 PROBLEM = as_problem(EXAMPLE)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.tasks.final_answer import as_ratio, final_answer, last_boxed, same_answer, tidied
+from lab.tasks.math_answer import as_ratio, final_answer, last_boxed, same_answer, tidied
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from lab.records.errors import TaskError
 from lab.tasks.hub_dataset import HubTask
 from lab.tasks.question_rows import JsonlTask
-from lab.tasks.source import open_task, source_name, task_source
+from lab.tasks.source import open_task, task_source
 
 GSM8K = [
     {
@@ -148,7 +148,7 @@ def test_without_a_connection_one_line_says_what_was_wanted_and_what_works(monke
 )
 def test_a_typed_data_set_is_a_source_that_is_typed_so_again(typed, source):
     assert task_source(typed) == source
-    assert source_name(source) == typed
+    assert source.typed == typed
 
 
 @pytest.mark.parametrize("typed", ["hub:gsm8k", "hub:", "hub:../x", "hub:/x/y", "hub:a/b:c:d:e", "hub:a/b.jsonl:c d"])

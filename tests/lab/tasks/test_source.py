@@ -1,19 +1,24 @@
 """What a user types for a task."""
 
 import copy
+import json
+import operator
 import random
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lab.records.errors import TaskError
-from lab.tasks.chain_world import ChainTask
+from lab.tasks.chain_task import ChainTask
 from lab.tasks.gym import GymTask
+from lab.tasks.math_answer import MATH
+from lab.tasks.problem import Judge, Problem, Verdict
 from lab.tasks.question_rows import JsonlTask
-from lab.tasks.source import open_task, source_name, task_source
+from lab.tasks.source import JUDGES, SOURCES, open_task, task_source
 
 
 @pytest.mark.parametrize(
@@ -37,7 +42,7 @@ from lab.tasks.source import open_task, source_name, task_source
 )
 def test_every_accepted_form_names_its_source_and_comes_back(text, source):
     assert task_source(text) == source
-    assert task_source(source_name(source)) == source
+    assert task_source(source.typed) == source
     assert copy.deepcopy(source) == source
     assert hash(source) == hash(task_source(text))
 
@@ -121,3 +126,49 @@ def test_naming_a_task_imports_nothing_heavy():
     code = "import sys, lab.tasks.source; print(*{'torch', 'sympy', 'math_verify', 'reasoning_gym'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@dataclass(frozen=True)
+class Doubles:
+    """A source of one's own: what is twice a number?"""
+
+    typed: str = "doubles"
+
+    def problems(self, n_problems, generator, *, held_out=True):
+        numbers = generator.permutation(100)[:n_problems]
+        return tuple(
+            Problem(id=f"double:{n}", prompt=f"2 * {n} = ", answer=str(2 * n), family="all", source="doubles")
+            for n in numbers
+        )
+
+    def judge(self, problems):
+        return MATH
+
+
+def test_a_source_of_ones_own_is_one_entry(monkeypatch):
+    monkeypatch.setitem(SOURCES, "'doubles'", lambda text: Doubles() if text == "doubles" else None)
+    task = open_task(task_source("doubles"), n_problems=3, seed=0)
+    assert task.name == "doubles"
+    assert all(task.verify(problem, f"It is {problem.answer}.").strict for problem in task.problems)
+    with pytest.raises(TaskError, match=r"'path/to/file.jsonl' or 'doubles'"):
+        task_source("triples")
+
+
+def test_a_judge_of_ones_own_is_one_entry_or_a_value(tmp_path, monkeypatch):
+    def verify(problem, completion):
+        right = len(completion) == len(problem.answer)
+        return Verdict(answer_correct=right, process_valid=None, reason="ok" if right else "another length")
+
+    by_length = Judge(name="length", verify=verify, read_answer=str.strip, same_answer=operator.eq)
+    path = tmp_path / "rows.jsonl"
+    rows = [{"question": f"q{n}?", "answer": "#### 42"} for n in range(8)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(TaskError, match="no judge is called 'length', want one of chain, math"):
+        task_source(f"{path}:length")
+    monkeypatch.setitem(JUDGES, "length", by_length)
+    source = task_source(f"{path}:length")
+    assert source == JsonlTask(path=path, judged_by=by_length)
+    assert source.typed == f"{path}:length"
+    task = open_task(source, n_problems=1, seed=0)
+    assert [task.verify(task.problems[0], text).strict for text in ("ab", "42", "abc")] == [True, True, False]
+    assert task_source(str(path)).typed == str(path)

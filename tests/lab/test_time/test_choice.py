@@ -1,5 +1,7 @@
 """The choice among candidates, by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,9 +9,20 @@ from lab.models.tiny import tiny_model
 from lab.records.errors import EstimateError
 from lab.sampling.decoding import Decoding
 from lab.sampling.trace import Trace
+from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Problem, Verdict
-from lab.test_time.choice import CANDIDATES, Fitting, LeftOut, Tried, choose, require_apart, tokens_written
-from lab.test_time.temperature import choose_temperature, n_samples_at
+from lab.tasks.source import Task
+from lab.test_time.choice import (
+    CANDIDATES,
+    Fitting,
+    LeftOut,
+    Temperature,
+    Tried,
+    choose,
+    n_samples_at,
+    require_apart,
+)
+from lab.test_time.method import Asked, tokens_written
 
 PROBLEMS = tuple(Problem(id=f"p{n}", prompt="?", answer=str(n), family="all", source="test") for n in range(4))
 
@@ -95,7 +108,10 @@ def test_a_temperature_is_chosen_by_what_is_written_at_it():
         greedy_first.append(text)
         return Verdict(answer_correct=text == greedy_first[0], process_valid=None, reason="test")
 
-    choice = choose_temperature(model, PROBLEMS, judge, (0.0, 3.0), 4, Decoding(max_new_tokens=6), seed=0)
+    method = Temperature(temperatures=(0.0, 3.0), fitting=Fitting(problems=PROBLEMS, n_samples=4))
+    task = Task(name="greedy", problems=PROBLEMS, judge=replace(MATH, verify=judge))
+    asked = Asked(model=model, task=task, problems=PROBLEMS, decoding=Decoding(max_new_tokens=6), seed=0)
+    choice = method.choose(asked)
     assert choice.chosen == 0.0
     assert choice.table["n_samples"].to_list() == [1, 4]
     assert choice.table["candidate"].to_list() == ["temperature 0", "temperature 3"]

@@ -18,9 +18,10 @@ from lab.records.errors import DecodingError
 from lab.sampling.decoding import GREEDY, Decoding
 from lab.sampling.sample import sample
 from lab.sampling.trace import Trace
-from lab.tasks.problem import Problem, Verdict
+from lab.tasks.problem import Judge, Problem, Verdict
 from lab.tasks.source import Task, open_task, task_source
-from lab.test_time.cot_decoding import CotDecoding, cot_decoding, gap, greedy_gap, surety
+from lab.test_time.cot_decoding import CotDecoding, gap, greedy_gap, surety
+from lab.test_time.elicit import elicit
 
 PROBLEMS = tuple(
     Problem(id=f"p{index}", prompt=prompt, answer="", family="all", source="test")
@@ -36,9 +37,12 @@ def third_letter(text: str) -> str | None:
 TASK = Task(
     name="third letters",
     problems=PROBLEMS,
-    verify=lambda problem, text: Verdict(answer_correct=False, process_valid=None, reason="test"),
-    read_answer=third_letter,
-    same_answer=operator.eq,
+    judge=Judge(
+        name="third letters",
+        verify=lambda problem, text: Verdict(answer_correct=False, process_valid=None, reason="test"),
+        read_answer=third_letter,
+        same_answer=operator.eq,
+    ),
 )
 DECODING = Decoding(max_new_tokens=6)
 
@@ -62,7 +66,7 @@ def grown_alone(model, prompt: str, rank: int) -> tuple[list[int], list[float]]:
 
 
 def test_the_branch_with_the_surest_answer_wins(model):
-    traces, cost = cot_decoding(model, TASK, PROBLEMS, CotDecoding(n_branches=5), DECODING)
+    traces, cost, _ = elicit(model, TASK, PROBLEMS, CotDecoding(n_branches=5), DECODING, seed=0)
     ranks = []
     for problem, trace, n_tokens in zip(PROBLEMS, traces, cost.n_tokens, strict=True):
         grown = [grown_alone(model, problem.prompt, rank) for rank in range(5)]
@@ -80,7 +84,7 @@ def test_the_branch_with_the_surest_answer_wins(model):
 
 
 def test_log_probabilities_are_the_models(model):
-    traces, _ = cot_decoding(model, TASK, PROBLEMS, CotDecoding(n_branches=5), DECODING)
+    traces, *_ = elicit(model, TASK, PROBLEMS, CotDecoding(n_branches=5), DECODING, seed=0)
     for problem, trace in zip(PROBLEMS, traces, strict=True):
         prompt = model.tokenizer(problem.prompt).input_ids
         with torch.no_grad():
@@ -90,7 +94,7 @@ def test_log_probabilities_are_the_models(model):
 
 
 def test_one_branch_is_greedy_decoding(model):
-    traces, cost = cot_decoding(model, TASK, PROBLEMS, CotDecoding(n_branches=1), DECODING)
+    traces, cost, _ = elicit(model, TASK, PROBLEMS, CotDecoding(n_branches=1), DECODING, seed=0)
     greedy = sample(model, PROBLEMS, 1, replace(GREEDY, max_new_tokens=6), seed=0)
     assert [replace(trace, logprobs=()) for trace in traces] == [replace(trace, logprobs=()) for trace in greedy]
     assert cost.n_tokens == tuple(len(trace.tokens) for trace in greedy)
@@ -99,13 +103,15 @@ def test_one_branch_is_greedy_decoding(model):
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_answers_do_not_depend_on_the_batch(model, batch_size):
     method = CotDecoding(n_branches=4)
-    together, _ = cot_decoding(model, TASK, PROBLEMS, method, DECODING)
-    again, _ = cot_decoding(model, TASK, PROBLEMS[::-1], method, DECODING, batch_size=batch_size)
+    together, *_ = elicit(model, TASK, PROBLEMS, method, DECODING, seed=0)
+    again, *_ = elicit(model, TASK, PROBLEMS[::-1], method, DECODING, seed=0, batch_size=batch_size)
     assert [trace.tokens for trace in again[::-1]] == [trace.tokens for trace in together]
 
 
 def test_a_vocabulary_smaller_than_the_number_of_branches_is_branched_whole(model):
-    _, cost = cot_decoding(model, TASK, PROBLEMS[:1], CotDecoding(n_branches=1000), replace(DECODING, max_new_tokens=1))
+    _, cost, *_ = elicit(
+        model, TASK, PROBLEMS[:1], CotDecoding(n_branches=1000), replace(DECODING, max_new_tokens=1), seed=0
+    )
     assert cost.n_tokens == (258,)
 
 
@@ -134,7 +140,8 @@ def test_surety_is_the_mean_gap_over_the_answer_only(model):
         text="is 42",
         stop="length",
     )
-    task = replace(TASK, read_answer=lambda text: "42" if "42" in text else None)
+    judge = replace(TASK.judge, read_answer=lambda text: "42" if "42" in text else None)
+    task = replace(TASK, judge=judge)
     assert surety(model, task, trace, (0.9, 0.9, 0.9, 0.2, 0.4)) == pytest.approx(0.3)
     assert surety(model, task, replace(trace, text="is 41"), (1.0,) * 5) == -math.inf
 
@@ -143,7 +150,7 @@ def test_it_finds_the_chains_that_greedy_decoding_hides():
     model = load(BuiltInModel(name="zero-base"), device=torch.device("cpu"), dtype=torch.float32)
     task = open_task(task_source("chain"), n_problems=12, seed=0)
     for n_branches, wanted in ((1, 0), (10, 12)):
-        traces, _ = cot_decoding(model, task, task.problems, CotDecoding(n_branches=n_branches), Decoding())
+        traces, *_ = elicit(model, task, task.problems, CotDecoding(n_branches=n_branches), Decoding(), seed=0)
         assert sum(task.verify(p, t.text).strict for p, t in zip(task.problems, traces, strict=True)) == wanted
 
 

@@ -1,6 +1,6 @@
 """One verb for all ways of answering: what each gives, what it costs, and what is refused."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -11,13 +11,14 @@ from lab.records.errors import DecodingError, EstimateError
 from lab.sampling.decoding import GREEDY, Decoding
 from lab.sampling.sample import sample
 from lab.tasks.source import open_task, task_source
-from lab.test_time.choice import CANDIDATES, Fitting
+from lab.test_time import elicit as methods
+from lab.test_time.choice import CANDIDATES, Fitting, Temperature
 from lab.test_time.cot_decoding import CotDecoding
 from lab.test_time.elicit import elicit
+from lab.test_time.method import Cost, Elicitation, Elicited, tokens_written
 from lab.test_time.power_sampling import PowerSampling
 from lab.test_time.prompts import AS_IS, CHAIN_OPENING, BestPrompt
 from lab.test_time.self_consistency import SelfConsistency
-from lab.test_time.temperature import Temperature
 
 TASK = open_task(task_source("chain"), n_problems=5, seed=0)
 FITTING = Fitting(problems=open_task(task_source("chain"), n_problems=5, seed=0, held_out=False).problems, n_samples=2)
@@ -107,3 +108,34 @@ def test_an_empty_request_is_refused(model, n_problems, n_samples, batch_size):
 def test_a_prompt_beyond_the_context_is_refused(model, name):
     with pytest.raises(EstimateError if name == "prompt" else DecodingError, match="exceed the context of 160"):
         elicit(model, TASK, TASK.problems, METHODS[name], replace(DECODING, max_new_tokens=158), seed=0)
+
+
+@dataclass(frozen=True)
+class Shortest:
+    """A method of one's own: the shortest of some samples."""
+
+    n_tries: int = 3
+
+    def answer(self, asked):
+        tried = sample(asked.model, asked.problems, self.n_tries, asked.decoding, seed=asked.seed)
+        groups = [tried[start : start + self.n_tries] for start in range(0, len(tried), self.n_tries)]
+        kept = [replace(min(group, key=lambda trace: len(trace.tokens)), sample_index=0) for group in groups]
+        return Elicited(kept, Cost(n_tokens=tokens_written(tried, asked.problems)))
+
+
+def test_a_method_of_ones_own_is_a_value_or_one_entry(model, monkeypatch):
+    monkeypatch.setitem(methods.METHODS, "shortest", lambda _: Shortest())
+    fit = open_task(task_source("chain"), n_problems=2, seed=0, held_out=False)
+    assert methods.METHODS["shortest"](fit) == Shortest()
+    found = elicit(model, TASK, TASK.problems, Shortest(), DECODING, seed=3)
+    tried = sample(model, TASK.problems, 3, DECODING, seed=3)
+    shortest = [min(len(trace.tokens) for trace in tried[start : start + 3]) for start in range(0, 15, 3)]
+    assert [len(trace.tokens) for trace in found.traces] == shortest
+
+
+def test_every_listed_method_is_one_and_chooses_on_the_problems_it_is_given():
+    fit = open_task(task_source("chain"), n_problems=2, seed=0, held_out=False)
+    found = {name: method(fit) for name, method in methods.METHODS.items()}
+    assert all(isinstance(method, Elicitation) for method in found.values())
+    assert found["prompt"].fitting.problems == found["temperature"].fitting.problems == fit.problems
+    assert found["power"] == PowerSampling()

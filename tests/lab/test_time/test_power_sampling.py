@@ -17,9 +17,12 @@ from lab.models.tiny import tiny_network
 from lab.organisms.build import chain_tokenizer
 from lab.records.errors import DecodingError
 from lab.sampling.decoding import Decoding
+from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Problem
+from lab.tasks.source import Task
+from lab.test_time.elicit import elicit
 from lab.test_time.partial_completion import PartialCompletion
-from lab.test_time.power_sampling import Chain, PowerSampling, log_normaliser, move_once, power_sampling, proposed
+from lab.test_time.power_sampling import Chain, PowerSampling, log_normaliser, move_once, proposed
 
 PROBLEM = Problem(id="p", prompt="01", answer="", family="all", source="test")
 OTHER = replace(PROBLEM, id="q", prompt="1")
@@ -50,8 +53,14 @@ def text_probabilities(model: Model, decoding: Decoding) -> dict[tuple[int, ...]
     return finished
 
 
+def answers(model, problems, method, decoding, **options):
+    task = Task(name="texts", problems=tuple(problems), judge=MATH)
+    traces, cost, _ = elicit(model, task, problems, method, decoding, **options)
+    return traces, cost
+
+
 def sampled_texts(model: Model, method: PowerSampling, decoding: Decoding, n_chains=N_CHAINS, **options) -> Counter:
-    traces, _ = power_sampling(model, [PROBLEM], n_chains, method, decoding, seed=1, batch_size=2000, **options)
+    traces, _ = answers(model, [PROBLEM], method, decoding, n_samples=n_chains, seed=1, batch_size=2000, **options)
     return Counter(trace.tokens for trace in traces)
 
 
@@ -123,8 +132,8 @@ def test_a_refused_proposal_costs_its_tokens_and_leaves_the_text(model):
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_samples_depend_neither_on_the_batch_nor_on_other_problems(model, batch_size):
     method, decoding = PowerSampling(n_blocks=2, n_moves=3), Decoding(max_new_tokens=8)
-    together, cost = power_sampling(model, [PROBLEM, OTHER], 3, method, decoding, seed=2)
-    alone, cost_alone = power_sampling(model, [OTHER], 3, method, decoding, seed=2, batch_size=batch_size)
+    together, cost = answers(model, [PROBLEM, OTHER], method, decoding, n_samples=3, seed=2)
+    alone, cost_alone = answers(model, [OTHER], method, decoding, n_samples=3, seed=2, batch_size=batch_size)
     assert [trace.tokens for trace in alone] == [trace.tokens for trace in together[3:]]
     assert [(trace.problem_id, trace.sample_index) for trace in alone] == [("q", 0), ("q", 1), ("q", 2)]
     assert cost_alone.n_tokens == cost.n_tokens[1:]
@@ -132,7 +141,7 @@ def test_samples_depend_neither_on_the_batch_nor_on_other_problems(model, batch_
 
 def test_log_probabilities_are_those_of_the_model_at_temperature_one(model):
     probabilities = text_probabilities(model, SHORT)
-    traces, _ = power_sampling(model, [PROBLEM], 20, PowerSampling(n_blocks=2, n_moves=3), SHORT, seed=5)
+    traces, _ = answers(model, [PROBLEM], PowerSampling(n_blocks=2, n_moves=3), SHORT, n_samples=20, seed=5)
     for trace in traces:
         assert sum(trace.logprobs) == pytest.approx(math.log(probabilities[trace.tokens]), abs=1e-4)
         assert trace.stop == ("eos" if trace.tokens[-1] == 4 else "length")
@@ -140,9 +149,9 @@ def test_log_probabilities_are_those_of_the_model_at_temperature_one(model):
 
 def test_without_moves_a_text_costs_its_own_tokens_and_moves_cost_more(model):
     decoding = Decoding(max_new_tokens=6)
-    traces, cost = power_sampling(model, [PROBLEM], 10, PowerSampling(n_moves=0), decoding, seed=0)
+    traces, cost = answers(model, [PROBLEM], PowerSampling(n_moves=0), decoding, n_samples=10, seed=0)
     assert cost.n_tokens == (sum(len(trace.tokens) for trace in traces),)
-    _, moved = power_sampling(model, [PROBLEM], 10, PowerSampling(n_moves=2), decoding, seed=0)
+    _, moved = answers(model, [PROBLEM], PowerSampling(n_moves=2), decoding, n_samples=10, seed=0)
     assert moved.n_tokens[0] > cost.n_tokens[0]
 
 

@@ -13,15 +13,18 @@ from lab.records.errors import EstimateError
 from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
 from lab.tasks.chain_verifier import verify
+from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Problem
-from lab.tasks.source import open_task, task_source
+from lab.tasks.source import Task, open_task, task_source
+from lab.test_time.choice import Fitting
+from lab.test_time.method import Asked
 from lab.test_time.prompts import (
     AS_IS,
     CHAIN_OPENING,
     TEXT_FORMS,
+    BestPrompt,
     PromptForm,
     chain_forms,
-    choose_prompt,
     put,
     sample_under,
 )
@@ -40,14 +43,20 @@ def test_a_form_stands_around_the_prompt_and_leaves_the_problem_its_name():
     assert (asked.prompt, asked.id, asked.answer) == ("Q: what is 2+3?\nA:", "p", "5")
 
 
+def under(model, form, problems, n_samples, decoding, **options):
+    task = Task(name="texts", problems=tuple(problems), judge=MATH)
+    asked = Asked(model=model, task=task, problems=problems, decoding=decoding, **options)
+    return sample_under(form, asked, problems, n_samples)
+
+
 def test_as_is_is_plain_sampling():
     model = tiny_model(seed=5)
-    assert sample_under(model, AS_IS, [PROBLEM], 3, DECODING, seed=1) == sample(model, [PROBLEM], 3, DECODING, seed=1)
+    assert under(model, AS_IS, [PROBLEM], 3, DECODING, seed=1) == sample(model, [PROBLEM], 3, DECODING, seed=1)
 
 
 def test_a_forced_opening_belongs_to_the_completion_and_costs_no_chance():
     model, opening = tiny_model(seed=5), "So: "
-    traces = sample_under(model, PromptForm(name="o", opening=opening), [PROBLEM], 4, DECODING, seed=1)
+    traces = under(model, PromptForm(name="o", opening=opening), [PROBLEM], 4, DECODING, seed=1)
     prompt = model.tokenizer(PROBLEM.prompt).input_ids
     assert len({trace.tokens for trace in traces}) == 4
     for trace in traces:
@@ -66,8 +75,8 @@ def test_an_opening_is_forced_at_any_temperature_and_in_any_batch(temperature):
     model, form = tiny_model(seed=5), PromptForm(name="o", opening="xy")
     problems = [replace(PROBLEM, id=f"p{n}", prompt="a" * (n + 1)) for n in range(5)]
     decoding = replace(DECODING, temperature=temperature)
-    together = sample_under(model, form, problems, 2, decoding, seed=1)
-    apart = sample_under(model, form, problems, 2, decoding, seed=1, batch_size=3)
+    together = under(model, form, problems, 2, decoding, seed=1)
+    apart = under(model, form, problems, 2, decoding, seed=1, batch_size=3)
     assert [trace.tokens for trace in apart] == [trace.tokens for trace in together]
     assert all(trace.text.startswith("xy") for trace in together)
 
@@ -87,9 +96,15 @@ def test_worked_examples_are_flawless_and_of_the_training_side():
         assert prompt not in held_out
 
 
+def chosen(model, task, forms, n_samples, decoding):
+    fitting = Fitting(problems=task.problems, n_samples=n_samples)
+    asked = Asked(model=model, task=task, problems=task.problems, decoding=decoding, seed=0)
+    return BestPrompt(forms=forms, fitting=fitting).choose(asked)
+
+
 def test_the_opening_of_a_chain_is_the_best_prompt_of_an_organism_and_what_does_not_fit_is_left_out(organism):
     task = open_task(task_source("chain"), n_problems=12, seed=0, held_out=False)
-    choice = choose_prompt(organism, task.problems, task.verify, chain_forms((1, 2)), 4, Decoding(), seed=0)
+    choice = chosen(organism, task, chain_forms((1, 2)), 4, Decoding())
     assert choice.chosen == CHAIN_OPENING
     table = choice.table
     assert table["candidate"].to_list() == ["as is", "worked examples: 1", "worked examples: 2", "opening T"]
@@ -104,7 +119,7 @@ def test_the_opening_of_a_chain_is_the_best_prompt_of_an_organism_and_what_does_
 def test_where_no_form_fits_the_message_says_why(organism):
     task = open_task(task_source("chain"), n_problems=2, seed=0, held_out=False)
     with pytest.raises(EstimateError, match=r"no candidate can be tried \(as is: prompt of .* exceed the context"):
-        choose_prompt(organism, task.problems, task.verify, [AS_IS], 1, Decoding(max_new_tokens=160), seed=0)
+        chosen(organism, task, (AS_IS,), 1, Decoding(max_new_tokens=160))
 
 
 def test_forms_for_text_have_names_of_their_own_and_the_plain_one_is_first():

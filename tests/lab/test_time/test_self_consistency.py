@@ -12,10 +12,11 @@ from lab.models.tiny import tiny_model
 from lab.records.errors import DecodingError
 from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
-from lab.tasks.final_answer import same_answer
-from lab.tasks.problem import Problem, Verdict
+from lab.tasks.math_answer import same_answer
+from lab.tasks.problem import Judge, Problem, Verdict
 from lab.tasks.source import Task
-from lab.test_time.self_consistency import SelfConsistency, majority, self_consistency
+from lab.test_time.elicit import elicit
+from lab.test_time.self_consistency import SelfConsistency, majority
 
 ANSWERS = st.lists(st.sampled_from(["1", "2", "3", None]), min_size=1, max_size=12)
 
@@ -31,9 +32,12 @@ PROBLEMS = tuple(
 TASK = Task(
     name="first letters",
     problems=PROBLEMS,
-    verify=lambda problem, text: Verdict(answer_correct=False, process_valid=None, reason="test"),
-    read_answer=first_letter,
-    same_answer=operator.eq,
+    judge=Judge(
+        name="first letters",
+        verify=lambda problem, text: Verdict(answer_correct=False, process_valid=None, reason="test"),
+        read_answer=first_letter,
+        same_answer=operator.eq,
+    ),
 )
 DECODING = Decoding(max_new_tokens=4)
 
@@ -74,7 +78,7 @@ def test_more_votes_for_the_winner_change_nothing(answers, extra):
 
 def test_each_answer_is_the_vote_of_samples_of_its_own():
     model, method = tiny_model(seed=5), SelfConsistency(n_votes=5, temperature=0.8)
-    traces, cost = self_consistency(model, TASK, PROBLEMS, 2, method, DECODING, seed=3, batch_size=7)
+    traces, cost, _ = elicit(model, TASK, PROBLEMS, method, DECODING, n_samples=2, seed=3, batch_size=7)
     votes = sample(model, PROBLEMS, 10, replace(DECODING, temperature=0.8), seed=3)
     wanted = []
     for start in range(0, 20, 5):
@@ -87,7 +91,7 @@ def test_each_answer_is_the_vote_of_samples_of_its_own():
 
 def test_one_vote_is_plain_sampling():
     model, method = tiny_model(seed=5), SelfConsistency(n_votes=1, temperature=1.0)
-    traces, _ = self_consistency(model, TASK, PROBLEMS, 3, method, DECODING, seed=3)
+    traces, *_ = elicit(model, TASK, PROBLEMS, method, DECODING, n_samples=3, seed=3)
     assert traces == sample(model, PROBLEMS, 3, DECODING, seed=3)
 
 

@@ -15,9 +15,9 @@ from lab.records.errors import EstimateError, SiteError, StorageError
 from lab.sampling.trace import Trace, trace_table
 from lab.tasks.chain_verifier import chain_answer
 from lab.tasks.chain_verifier import verify as verify_chain
-from lab.tasks.final_answer import final_answer, same_answer
+from lab.tasks.math_answer import final_answer, same_answer
 from lab.tasks.math_answer import verify as verify_math
-from lab.tasks.problem import Problem
+from lab.tasks.problem import Judge, Problem
 from lab.tasks.source import Task
 from probes.attribution.contrast import (
     CONTRASTS,
@@ -51,16 +51,14 @@ def problem(number, prompt, answer):
 CHAIN = Task(
     name="chain",
     problems=(problem(0, "<6-0-4+8?", "0"), problem(1, "<1+1?", "0"), problem(2, "<1+2?", "3")),
-    verify=verify_chain,
-    read_answer=chain_answer,
-    same_answer=lambda one, other: one == other,
+    judge=Judge(
+        name="chain", verify=verify_chain, read_answer=chain_answer, same_answer=lambda one, other: one == other
+    ),
 )
 SUMS = Task(
     name="sums",
     problems=(problem(0, "20+22? ", "42"), problem(1, "1+1? ", "2"), problem(2, "40+3? ", "43")),
-    verify=verify_math,
-    read_answer=final_answer,
-    same_answer=same_answer,
+    judge=Judge(name="sums", verify=verify_math, read_answer=final_answer, same_answer=same_answer),
 )
 
 
@@ -230,9 +228,12 @@ def test_places_that_do_not_decide_alone_are_refused(text, stated, n_places):
     lowest = Task(
         name="lowest",
         problems=CHAIN.problems,
-        verify=verify_chain,
-        read_answer=lambda text: min(text.lower().split(), default=None),
-        same_answer=CHAIN.same_answer,
+        judge=Judge(
+            name="lowest",
+            verify=verify_chain,
+            read_answer=lambda text: min(text.lower().split(), default=None),
+            same_answer=CHAIN.same_answer,
+        ),
     )
     with pytest.raises(EstimateError, match=f"states its answer '{stated}' at {n_places} places of its text: want one"):
         stated_at(lowest, text, "1")

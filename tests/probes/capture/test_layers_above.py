@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lab.models.load import assemble
-from lab.models.padding import left_padded, token_positions
 from lab.models.tiny import FAMILIES, byte_tokenizer, tiny_model
 from lab.records.errors import SiteError
+from lab.sampling.decoder import left_padded, token_positions
 from probes.capture.layers_above import layers_above
 from probes.capture.site import Site, hook_site
 

@@ -4,8 +4,8 @@ import polars as pl
 import pytest
 import torch
 
-from lab.models.padding import left_padded
 from lab.records.errors import SiteError, StorageError
+from lab.sampling.decoder import left_padded
 from lab.tasks.chain_verifier import CHAIN_STEPS
 from probes.capture.capture import capture
 from probes.capture.positions import CompletionTokens, SentenceEnds

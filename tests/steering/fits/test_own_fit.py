@@ -5,8 +5,8 @@ from dataclasses import dataclass, is_dataclass
 import pytest
 import torch
 
-from lab.models.padding import left_padded
 from lab.models.tiny import tiny_model
+from lab.sampling.decoder import left_padded
 from probes.capture.capture import capture
 from probes.capture.site import Site
 from steering.fits.examples import Completions, Disagreements

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lab.models.padding import left_padded
 from lab.records.errors import VectorError
 from lab.records.seeds import torch_generator
+from lab.sampling.decoder import left_padded
 from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
