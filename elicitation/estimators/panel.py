@@ -1,5 +1,7 @@
 """panel: all estimators on the same evidence, as one table."""
 
+from collections.abc import Mapping
+
 import polars as pl
 
 from elicitation.estimators.base_success import base_success
@@ -12,17 +14,18 @@ from elicitation.estimators.process_gain import process_gain
 from elicitation.estimators.token_ranks import token_ranks
 from lab.scoring.evidence import Evidence
 
-ESTIMATORS: tuple[Estimator, ...] = (
-    coverage,
-    base_success,
-    kl_split,
-    token_ranks,
-    ladder_share,
-    process_gain,
-    forgetting,
-)
+ESTIMATORS: Mapping[str, Estimator] = {
+    "E1": coverage,
+    "E2": base_success,
+    "E3": kl_split,
+    "E4": token_ranks,
+    "E5": ladder_share,
+    "E8": process_gain,
+    "E10": forgetting,
+}
+"""Number of an estimator -> what it makes of evidence."""
 
 
 def panel(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     """`ESTIMATES` of every estimator, in the order of their numbers."""
-    return ESTIMATES.checked(pl.concat([estimator(evidence, analysis) for estimator in ESTIMATORS]))
+    return ESTIMATES.checked(pl.concat([estimator(evidence, analysis) for estimator in ESTIMATORS.values()]))
