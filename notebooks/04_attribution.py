@@ -141,7 +141,7 @@ for name, rank in agreed.items():
 # %%
 import numpy as np
 
-from elicitation.features.behaviour import first_token_rates
+from elicitation.features.interventions import first_token_rates
 from elicitation.features.top_features import frequency_matched, top_features
 
 prompts = contrasts["tokens"].to_list()

@@ -49,7 +49,7 @@ by_base, by_tuned = (
 # decisions are at the first token: `T` for the tuned model, `A` for the base.
 
 # %%
-from elicitation.study.evidence import disagreements
+from elicitation.study.disagreements import disagreements
 
 by_id = {problem.id: problem for problem in training.problems}
 solved = by_tuned.filter(verdict_table(by_tuned, training.problems, training.verify)["strict"])
@@ -63,7 +63,7 @@ print(f"{decided.height} decisions in {n_tokens} tokens, {n_first} of them at th
 # means between solved and failed traces. A random direction of the same norm is the control.
 
 # %%
-from elicitation.study.evidence import contexts, first_token_activations
+from elicitation.study.disagreements import contexts, first_token_activations
 from lab.records.seeds import torch_generator
 from probes.capture.site import Site
 from steering.fits.controls import random_like

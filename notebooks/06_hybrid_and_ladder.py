@@ -44,7 +44,7 @@ traces = trace_table("tuned", sample(tuned, training.problems, 2, Decoding(), se
 solved = traces.filter(verdict_table(traces, training.problems, training.verify)["strict"])
 
 # %%
-from elicitation.study.evidence import contexts, disagreements
+from elicitation.study.disagreements import contexts, disagreements
 from lab.records.seeds import torch_generator
 from probes.capture.site import Site
 from steering.fits.controls import random_like

@@ -27,7 +27,7 @@ from elicitation.report.calibration.page import PATH, CalibrationPage, render_ca
 from elicitation.report.kit.provenance_section import TableFile
 from elicitation.report.study.forgetting_scatter import FORGETTING
 from elicitation.report.study.tables import LADDER
-from elicitation.study.context import claimed, prepare
+from elicitation.study.directory import claimed, prepare
 from elicitation.study.estimated import read_estimates, read_evidence
 from elicitation.study.readme import write_readme
 from elicitation.study.run import measure

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from elicitation.cli.feature_commands import FeaturesCommand
 from elicitation.cli.progress import progress
-from elicitation.features.tables import Read, feature_ledger
+from elicitation.features.tables import Read, feature_tables
 from elicitation.report.features.captions import FeatureNames
 from elicitation.report.features.page import FeaturePage, render_features
 from elicitation.report.features.tables import TABLES
@@ -130,7 +130,7 @@ def run_page(command: FeaturesCommand, typed: str, console: Console) -> None:
     def compute(work: Path) -> None:
         with progress(console) as watch:
             summed = sums(base, sae, labels, partial(watch, "shards read"))
-        ledger = feature_ledger(
+        ledger = feature_tables(
             Read(sae=sae, model=model, base=base, tuned=tuned, labels=labels, summed=summed),
             effects=None if attributed is None else attributed.effects(command.seed),
             n_shown=command.n_shown,

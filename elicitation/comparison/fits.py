@@ -11,7 +11,7 @@ from torch import Tensor
 from elicitation.comparison.config import Method
 from elicitation.comparison.context import Ground
 from elicitation.comparison.training_pairs import MAX_DISAGREEMENTS, TrainingPairs, some_rows
-from elicitation.study.evidence import contexts, first_token_activations
+from elicitation.study.disagreements import contexts, first_token_activations
 from lab.models.load import Model
 from lab.models.padding import left_padded
 from lab.records.errors import VectorError

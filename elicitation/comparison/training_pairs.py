@@ -10,9 +10,9 @@ import torch
 
 from elicitation.comparison.context import Ground
 from elicitation.study.context import StudyContext
-from elicitation.study.evidence import DISAGREEMENTS, disagreements
+from elicitation.study.disagreements import DISAGREEMENTS, disagreements
+from elicitation.study.fits import solved
 from elicitation.study.sampled import own_traces, read_traces
-from elicitation.study.vectors import strict
 from lab.models.pair import ModelPair
 from lab.records.provenance import digest
 from lab.records.seeds import torch_generator
@@ -48,12 +48,9 @@ def pair_lessons(ground: Ground, problems: Artefact) -> TrainingPairs:
     context, parents = ground.context, {"problems": problems.digest}
     base = own_traces(context, context.base, "fit-base", parents, fitting=True)
     tuned = own_traces(context, context.pair.tuned, "fit-tuned", parents, fitting=True)
-    by_base, by_tuned = read_traces(base), read_traces(tuned)
-    solved, failed = by_tuned.filter(strict(context, by_tuned)), by_base.filter(~strict(context, by_base))
+    sides = solved(context, tuned), solved(context, base, wanted=False)
     description = f"solved by {context.pair.tuned.name}, failed by {context.base.name}"
-    return training_pairs(
-        context, "disagreements", context.pair, solved, failed, description, {"base": base, "tuned": tuned}
-    )
+    return training_pairs(context, "disagreements", context.pair, *sides, description, {"base": base, "tuned": tuned})
 
 
 def other_lessons(ground: Ground) -> TrainingPairs | None:

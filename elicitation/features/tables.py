@@ -1,4 +1,4 @@
-"""feature_ledger: all that is known of the features of one SAE, from the stores it reads."""
+"""feature_tables: all that is known of the features of one SAE, from the stores it reads."""
 
 from dataclasses import dataclass, replace
 
@@ -47,7 +47,7 @@ class Read:
     """The `sums` of `base` with these labels."""
 
 
-def feature_ledger(
+def feature_tables(
     read: Read,
     *,
     quality: pl.DataFrame | None = None,
@@ -57,7 +57,7 @@ def feature_ledger(
     n_boot: int,
     seed: int,
 ) -> FeatureTables:
-    """The ledger of `read.sae`, with contexts and logit effects of the `n_shown` features most worth a look.
+    """The tables of `read.sae`, with contexts and logit effects of the `n_shown` features most worth a look.
 
     What was measured elsewhere is passed through. Raises as the scores do, for stores without the SAE's site.
     """
@@ -65,7 +65,7 @@ def feature_ledger(
     if read.tuned is not None:
         weights = resamples(n_problems(read.base), n_boot, numpy_generator(seed, "bootstrap of differences"))
         changed = differences(read.base, read.tuned, read.sae, weights)
-    ledger = FeatureTables(
+    found = FeatureTables(
         quality=SAE_QUALITY.frame([]) if quality is None else quality,
         interventions=INTERVENTIONS.frame([]) if interventions is None else interventions,
         effects=FEATURE_EFFECTS.frame([]) if effects is None else effects,
@@ -78,15 +78,15 @@ def feature_ledger(
         contexts=CONTEXTS.frame([]),
     )
     if len(read.labels):
-        ledger = replace(
-            ledger,
+        found = replace(
+            found,
             reason_scores=reason_scores(read.summed),
             label_probes=label_probes(read.base, read.sae, read.labels, seed=seed, n_boot=n_boot),
             label_activations=label_activations(read.summed),
         )
-    shown = shown_features(ledger, n_shown)
+    shown = shown_features(found, n_shown)
     return replace(
-        ledger,
+        found,
         logit_effects=logit_effects(read.model, read.sae, shown),
         contexts=contexts(read.base, read.sae, read.model.tokenizer, shown),
     )

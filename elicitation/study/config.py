@@ -1,21 +1,14 @@
 """Study: which pair, on which task, with how many samples, and how the vector is found."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from elicitation.estimators.estimate import Analysis
-from elicitation.study.arms import Arm, Instead, rung
 from lab.models.device import DtypeName
 from lab.models.load import Model
 from lab.records.errors import DecodingError, EstimateError, TaskError
 from lab.sampling.decoding import Decoding
-from lab.scoring.evidence import ArmKey, Control, Role
-from lab.tasks.source import Task
-from lab.test_time.choice import Fitting
-from lab.test_time.cot_decoding import CotDecoding
+from lab.scoring.evidence import ArmKey
 from lab.test_time.power_sampling import PowerSampling
-from lab.test_time.prompts import TEXT_FORMS, BestPrompt, PromptForm, chain_forms
-from lab.test_time.self_consistency import SelfConsistency
-from lab.test_time.temperature import Temperature
 from probes.capture.site import Site, check_site
 from probes.sae.architecture import TopK
 from probes.sae.recipe import Recipe, Training
@@ -77,52 +70,6 @@ class OwnHelp:
     n_branches: int = 10
     """First tokens that CoT-decoding tries."""
     power: PowerSampling = field(default_factory=lambda: PowerSampling(n_blocks=4, n_moves=4))
-
-
-def own_help_arms(settings: OwnHelp, task: Task, fit_task: Task) -> tuple[Arm, ...]:
-    """Prompt and decoding rungs; what is chosen among several is chosen on the problems of `fit_task`.
-
-    The control of a rung is the same without its one ingredient; of the prompt and the temperature that is the base.
-    """
-    fitting = Fitting(problems=fit_task.problems, n_samples=settings.n_fit_samples)
-    votes, branches, power = settings.n_votes, settings.n_branches, settings.power
-    return (
-        *rung(Role.PROMPT, "prompt", "+ best prompt", BestPrompt(forms=prompt_forms(task), fitting=fitting)),
-        *rung(
-            Role.TEMPERATURE,
-            "temperature",
-            "+ best temperature",
-            Temperature(temperatures=settings.temperatures, fitting=fitting),
-        ),
-        *rung(
-            Role.SELF_CONSISTENCY,
-            "self-consistency",
-            f"+ majority of {votes}",
-            SelfConsistency(n_votes=votes),
-            Instead(Control.ONE_VOTE, "one-vote", "one answer, as the voters draw it", SelfConsistency(n_votes=1)),
-        ),
-        *rung(
-            Role.COT_DECODING,
-            "cot-decoding",
-            "+ CoT-decoding",
-            CotDecoding(n_branches=branches),
-            Instead(Control.ONE_BRANCH, "one-branch", "its first branch alone", CotDecoding(n_branches=1)),
-        ),
-        *rung(
-            Role.POWER_SAMPLING,
-            "power",
-            f"+ power sampling, alpha {power.alpha:g}",
-            power,
-            Instead(
-                Control.NO_MOVES, "power-unmoved", "temperature 1 / alpha, without moves", replace(power, n_moves=0)
-            ),
-        ),
-    )
-
-
-def prompt_forms(task: Task) -> tuple[PromptForm, ...]:
-    """The listed prompts: worked examples and a forced first token where the task has chains, else instructions."""
-    return chain_forms() if task.steps is not None else TEXT_FORMS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

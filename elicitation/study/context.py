@@ -1,9 +1,6 @@
-"""Bench: a study with its models and problems in memory, and its output directory in hand."""
+"""StudyContext: a study with its models and problems in memory, all that its stages share."""
 
-import fcntl
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +9,9 @@ from lab.models.device import resolve_device, resolve_dtype
 from lab.models.load import Model, load
 from lab.models.pair import ModelPair
 from lab.models.source import model_source
-from lab.records.errors import StorageError
-from lab.records.provenance import Provenance, canonical_json, provenance
-from lab.records.tables import write_text
+from lab.records.provenance import Provenance, provenance
 from lab.sampling.sample import encode_prompt
+from lab.tasks.problem import Problem
 from lab.tasks.source import Task, open_task, task_source
 from probes.capture.capture import require_no_sink
 from probes.capture.site import Site, check_site
@@ -42,6 +38,11 @@ class StudyContext:
     def base(self) -> Model:
         """The pair's base model."""
         return self.pair.base
+
+    @property
+    def fit_problems(self) -> dict[str, Problem]:
+        """The training problems by their ids."""
+        return {problem.id: problem for problem in self.fit_task.problems}
 
     @property
     def device(self) -> str:
@@ -95,41 +96,3 @@ def prepare(study: Study, out: Path, watch: Watch) -> StudyContext:
         site=site,
         watch=watch,
     )
-
-
-@contextmanager
-def claimed(out: Path, config: object, kind: str = "study") -> Iterator[None]:
-    """Within the block, `out` is that of the run that `config` describes, and no other process works in it.
-
-    `kind` is what such a run is called. Raises StorageError where `out` belongs to another configuration, holds
-    something else, or is in use.
-    """
-    if out.exists() and not out.is_dir():
-        raise StorageError(f"{out} is not a directory: choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        claim(out, config, kind)
-        yield
-    except BlockingIOError as error:
-        raise StorageError(f"{out} is in use by another run of this {kind}: wait for it, or stop it") from error
-    finally:
-        os.close(handle)
-
-
-def claim(out: Path, config: object, kind: str) -> None:
-    """Marks `out` as the run's; StorageError where it is another's or holds something else."""
-    wanted = canonical_json(config)
-    marker = out / f"{kind}.json"
-    # What a run that was killed while it wrote left behind.
-    for kind_of_file in ("json", "html", "txt"):
-        for leftover in out.glob(f".*.{kind_of_file}.*.partial"):
-            leftover.unlink()
-    if marker.exists():
-        if marker.read_text(encoding="utf-8") != wanted:
-            raise StorageError(f"{out} holds a {kind} of another configuration: choose another --out or delete it")
-    elif any(out.iterdir()):
-        raise StorageError(f"{out} is not empty and holds no {kind}: choose another --out")
-    else:
-        write_text(marker, wanted)

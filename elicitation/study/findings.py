@@ -1,20 +1,21 @@
-"""Findings: verdicts of all arms -> the tables of the ledger."""
+"""Findings: traces and verdicts of all arms -> the tables of the report."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import inf, nan
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
-from elicitation.report.study.tables import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, Family
+from elicitation.report.study.tables import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, PUBLISHED, Family
 from lab.metrics.accuracy import accuracy, accuracy_by_family, problem_accuracies
-from lab.metrics.bootstrap import difference_interval, ratio_intervals
+from lab.metrics.bootstrap import Interval, difference_interval, ratio_intervals
 from lab.metrics.guess_floor import guess_floor
 from lab.metrics.pass_at_k import cover_curve, pass_at_k_curve
-from lab.metrics.share import elicited_share
+from lab.metrics.share import Share, elicited_share, gap_recovered
 from lab.sampling.trace import ROUTES
 from lab.scoring.evidence import ARMS, ArmKey, Role, arm_row
 from lab.tasks.problem import Problem
@@ -56,6 +57,16 @@ class Answered:
         return "rung" if self.key.control is None else "control"
 
     @property
+    def row(self) -> dict[str, object]:
+        """Its row of `ARMS`."""
+        return arm_row(self.name, self.key, label=self.label, control_of=self.control_of)
+
+    @property
+    def named(self) -> dict[str, object]:
+        """The columns that name it in a table of the report."""
+        return {"arm": self.name, "label": self.label}
+
+    @property
     def n_samples(self) -> int:
         """Samples of each problem."""
         return self.verdicts.height // self.verdicts["problem_id"].n_unique()
@@ -81,107 +92,107 @@ def routed_share(traces: pl.DataFrame) -> float:
     return float((routes > 0).mean())  # pyright: ignore[reportArgumentType]
 
 
-class Crossed(NamedTuple):
-    """A mean of what crossed from the tuned model, in bits, with its 95 % interval over problems."""
-
-    value: float
-    low: float
-    high: float
-
-
 def crossed(
     bits: Float[np.ndarray, " problem"], sizes: Int[np.ndarray, " problem"], weights: Int[np.ndarray, "boot problem"]
-) -> Crossed:
-    """All `bits` over all `sizes`, a ratio of means over problems.
+) -> Interval:
+    """All `bits` from the tuned model over all `sizes`, a ratio of means over problems, with its 95 % interval.
 
     What never asks has exactly 0 bits and the tuned model infinitely many, both by construction, so the interval is
     that point. A ratio that is alike on every problem has no interval (NaN).
     """
     if np.isinf(bits).any() or not bits.any():
         exact = inf if bits.any() else 0.0
-        return Crossed(exact, exact, exact)
+        return Interval(value=exact, low=exact, high=exact, stderr=0.0)
     found = ratio_intervals(bits[:, None], sizes, weights)
-    return Crossed(float(found.value[0]), float(found.low[0]), float(found.high[0]))
+    return Interval(value=float(found.value[0]), low=float(found.low[0]), high=float(found.high[0]), stderr=nan)
+
+
+NOTHING = Interval(value=nan, low=nan, high=nan, stderr=nan)
+ZERO = Interval(value=0.0, low=0.0, high=0.0, stderr=0.0)
+
+
+def numbers(found: Interval | Share, value: str = "value", low: str = "low", high: str = "high") -> dict[str, float]:
+    """Columns of a value and its interval."""
+    return {value: found.value, low: found.low, high: found.high}
+
+
+def spread(name: str, found: Interval | Share) -> dict[str, float]:
+    """The same, all named for the value."""
+    return numbers(found, name, f"{name}_low", f"{name}_high")
 
 
 def arm_table(arms: Sequence[Answered]) -> pl.DataFrame:
     """`ARMS`: what each arm is called, and what it is there for."""
-    return ARMS.frame([arm_row(arm.name, arm.key, label=arm.label, control_of=arm.control_of) for arm in arms])
+    return ARMS.frame([arm.row for arm in arms])
 
 
 def ladder_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
     """`LADDER`: every arm under both measures; the first arm is the base, the last the tuned model."""
     base, tuned = arms[0], arms[-1]
     rows: list[dict[str, object]] = []
-    per_token = [crossed(arm.n_samples * arm.bits, arm.n_tokens, weights) for arm in arms]
-    per_problem = [crossed(arm.bits, np.ones_like(arm.n_tokens), weights) for arm in arms]
-    for measure in MEASURES:
-        of_base, of_tuned = base.rates(measure), tuned.rates(measure)
-        for order, arm in enumerate(arms):
-            rates = arm.rates(measure)
-            level = accuracy(arm.accepted(measure), weights)
-            gain = difference_interval(rates, of_base, weights)
-            share = elicited_share(rates, of_base, of_tuned, weights)
-            is_base, is_end = arm is base, arm.kind == "end"
-            controls = [other.rates(measure) for other in arms if other.control_of == arm.name]
-            best = max(controls, key=np.mean, default=None)
-            over = None if best is None else difference_interval(rates, best, weights)
-            rows.append(
-                {
-                    "arm": arm.name,
-                    "label": arm.label,
-                    "kind": arm.kind,
-                    "role": arm.key.role,
-                    "decoding": arm.key.decoding,
-                    "control": arm.key.control,
-                    "control_of": arm.control_of,
-                    "family": arm.family,
-                    "order": order,
-                    "measure": measure,
-                    "accuracy": level.value,
-                    "low": level.low,
-                    "high": level.high,
-                    "gain": 0.0 if is_base else gain.value,
-                    "gain_low": 0.0 if is_base else gain.low,
-                    "gain_high": 0.0 if is_base else gain.high,
-                    "share": nan if is_end else share.value,
-                    "share_low": nan if is_end else share.low,
-                    "share_high": nan if is_end else share.high,
-                    "over_control": nan if over is None else over.value,
-                    "over_control_low": nan if over is None else over.low,
-                    "over_control_high": nan if over is None else over.high,
-                    "refusal": None if is_end else share.refusal,
-                    "steered_share": arm.steered_share,
-                    "bits_per_token": per_token[order].value,
-                    "bits_low": per_token[order].low,
-                    "bits_high": per_token[order].high,
-                    "bits_per_problem": per_problem[order].value,
-                    "bits_per_problem_low": per_problem[order].low,
-                    "bits_per_problem_high": per_problem[order].high,
-                    "cost": arm.cost,
-                    "truncated": float((arm.traces["stop"] == "length").mean()),  # pyright: ignore[reportArgumentType]
-                    "n_problems": len(rates),
-                    "n_samples": arm.n_samples,
-                }
+    for measure, (order, arm) in product(MEASURES, enumerate(arms)):
+        rates, of_base = arm.rates(measure), base.rates(measure)
+        share = elicited_share(rates, of_base, tuned.rates(measure), weights)
+        controls = [other.rates(measure) for other in arms if other.control_of == arm.name]
+        best = max(controls, key=np.mean, default=None)
+        is_end = arm.kind == "end"
+        rows.append(
+            arm.row
+            | {"kind": arm.kind, "family": arm.family, "order": order, "measure": measure}
+            | numbers(accuracy(arm.accepted(measure), weights), "accuracy")
+            | spread("gain", ZERO if arm is base else difference_interval(rates, of_base, weights))
+            | spread("share", NOTHING if is_end else share)
+            | spread("over_control", NOTHING if best is None else difference_interval(rates, best, weights))
+            | numbers(
+                crossed(arm.n_samples * arm.bits, arm.n_tokens, weights), "bits_per_token", "bits_low", "bits_high"
             )
+            | spread("bits_per_problem", crossed(arm.bits, np.ones_like(arm.n_tokens), weights))
+            | {
+                "refusal": None if is_end else share.refusal,
+                "steered_share": arm.steered_share,
+                "cost": arm.cost,
+                "truncated": float((arm.traces["stop"] == "length").mean()),  # pyright: ignore[reportArgumentType]
+                "n_problems": len(rates),
+                "n_samples": arm.n_samples,
+            }
+        )
     return LADDER.frame(rows)
+
+
+def published_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
+    """`PUBLISHED`: every arm of a published method between the two models decoded greedily; without those no row."""
+    ends = {arm.key.role: arm.rates("strict") for arm in arms if arm.key.decoding == "greedy" and arm.kind == "rung"}
+    mine = [arm for arm in arms if arm.family == "published"]
+    if not mine or not {Role.BASE, Role.TUNED} <= ends.keys():
+        return PUBLISHED.frame([])
+    base, tuned = ends[Role.BASE], ends[Role.TUNED]
+    rows: list[dict[str, object]] = []
+    for arm in mine:
+        rates, switched = arm.rates("strict"), arm.label.split(", ", maxsplit=1)[1]
+        share = elicited_share(rates, base, tuned, weights)
+        rows.append(
+            arm.named
+            | spread("share", share)
+            | numbers(accuracy(arm.accepted("strict"), weights), "accuracy")
+            | {
+                "published": arm.key.role.partition("-")[0],
+                "fault": None if switched == "as published" else switched,
+                "theirs": gap_recovered(rates.mean(), base.mean(), tuned.mean()),
+                "refusal": share.refusal,
+                "gap": float(tuned.mean() - base.mean()),
+                "truth": nan,
+                "n_problems": len(rates),
+            }
+        )
+    return PUBLISHED.frame(rows)
 
 
 def pass_at_k_table(arms: Sequence[Answered], ks: Sequence[int], weights: Weights) -> pl.DataFrame:
     """`PASS_AT_K` of the arms that were sampled often enough."""
     return PASS_AT_K.frame(
         [
-            {
-                "arm": arm.name,
-                "label": arm.label,
-                "measure": measure,
-                "k": point.k,
-                "value": point.interval.value,
-                "low": point.interval.low,
-                "high": point.interval.high,
-            }
-            for measure in MEASURES
-            for arm in arms
+            arm.named | {"measure": measure, "k": point.k} | numbers(point.interval)
+            for measure, arm in product(MEASURES, arms)
             for point in pass_at_k_curve(arm.accepted(measure), ks, weights)
         ]
     )
@@ -191,17 +202,8 @@ def cover_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
     """`COVER` of the same arms."""
     return COVER.frame(
         [
-            {
-                "arm": arm.name,
-                "label": arm.label,
-                "measure": measure,
-                "tau": point.tau,
-                "value": point.interval.value,
-                "low": point.interval.low,
-                "high": point.interval.high,
-            }
-            for measure in MEASURES
-            for arm in arms
+            arm.named | {"measure": measure, "tau": point.tau} | numbers(point.interval)
+            for measure, arm in product(MEASURES, arms)
             for point in cover_curve(arm.rates(measure), TAUS, weights)
         ]
     )
@@ -212,18 +214,8 @@ def family_table(arms: Sequence[Answered], problems: Sequence[Problem], weights:
     families = [problem.family for problem in problems]
     return FAMILIES.frame(
         [
-            {
-                "arm": arm.name,
-                "label": arm.label,
-                "measure": measure,
-                "family": family,
-                "value": interval.value,
-                "low": interval.low,
-                "high": interval.high,
-                "n_problems": families.count(family),
-            }
-            for measure in MEASURES
-            for arm in arms
+            arm.named | {"measure": measure, "family": family, "n_problems": families.count(family)} | numbers(interval)
+            for measure, arm in product(MEASURES, arms)
             for family, interval in accuracy_by_family(arm.accepted(measure), families, weights).items()
         ]
     )
@@ -235,11 +227,8 @@ def guess_table(arms: Sequence[Answered], task: Task, weights: Weights) -> pl.Da
     rows: list[dict[str, object]] = []
     for arm in arms:
         answers = [task.read_answer(text) for text in arm.traces["text"].to_list()]
-        n = arm.n_samples
-        floor = guess_floor(
-            [answers[start : start + n] for start in range(0, len(answers), n)], golds, weights, same=task.same_answer
-        )
-        rows.append({"arm": arm.name, "label": arm.label, "value": floor.value, "low": floor.low, "high": floor.high})
+        of_problems = [answers[start : start + arm.n_samples] for start in range(0, len(answers), arm.n_samples)]
+        rows.append(arm.named | numbers(guess_floor(of_problems, golds, weights, same=task.same_answer)))
     return GUESS.frame(rows)
 
 
@@ -251,25 +240,17 @@ def example_table(
     `piece` gives the text of a token id.
     """
     rows: list[dict[str, object]] = []
-    for problem in problems[:n_examples]:
-        for arm in arms:
-            mine = (pl.col("problem_id") == problem.id) & (pl.col("sample_index") == 0)
-            trace = arm.traces.filter(mine).row(0, named=True)
-            verdict = arm.verdicts.filter(mine).row(0, named=True)
-            rows.append(
-                {
-                    "arm": arm.name,
-                    "label": arm.label,
-                    "problem_id": problem.id,
-                    "prompt": problem.prompt,
-                    "gold": problem.answer,
-                    "text": trace["text"],
-                    "tokens": [piece(token) for token in trace["tokens"]],
-                    "routes": [TUNED] * len(trace["routes"]) if arm.key == ArmKey(Role.TUNED) else trace["routes"],
-                    "logprobs": trace["logprobs"],
-                    "answer_correct": verdict["answer_correct"],
-                    "process_valid": verdict["process_valid"],
-                    "reason": verdict["reason"],
-                }
-            )
+    for problem, arm in product(problems[:n_examples], arms):
+        trace, verdict = (
+            table.row(by_predicate=(pl.col("problem_id") == problem.id) & (pl.col("sample_index") == 0), named=True)
+            for table in (arm.traces, arm.verdicts)
+        )
+        rows.append(
+            arm.named
+            | {"problem_id": problem.id, "prompt": problem.prompt, "gold": problem.answer}
+            | {name: trace[name] for name in ("text", "routes", "logprobs")}
+            | {name: verdict[name] for name in ("answer_correct", "process_valid", "reason")}
+            | {"tokens": [piece(token) for token in trace["tokens"]]}
+            | ({"routes": [TUNED] * len(trace["routes"])} if arm.key == ArmKey(Role.TUNED) else {})
+        )
     return EXAMPLES.frame(rows)

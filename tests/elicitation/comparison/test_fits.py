@@ -10,7 +10,7 @@ from elicitation.comparison.config import Comparison
 from elicitation.comparison.context import Ground, survey
 from elicitation.comparison.fits import FIRST, entries, fit_on, from_features
 from elicitation.comparison.training_pairs import TrainingPairs
-from elicitation.study.evidence import DISAGREEMENTS
+from elicitation.study.disagreements import DISAGREEMENTS
 from lab.records.errors import VectorError
 from lab.sampling.sample import sample
 from lab.sampling.trace import TRACES, trace_table

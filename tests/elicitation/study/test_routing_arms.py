@@ -2,8 +2,7 @@
 
 import pytest
 
-from elicitation.study.arms import Arm, scattered
-from elicitation.study.routing import routing_arms
+from elicitation.study.arms import Arm, routing_arms, scattered
 from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid
 from steering.hybrid.interventions import Steer

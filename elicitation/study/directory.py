@@ -1,8 +1,13 @@
-"""readme: the map of a run's directory, from what lies in it."""
+"""directory: whose a run's directory is while it works there, and the map of what lies in it."""
 
-from collections.abc import Mapping
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+from lab.records.errors import StorageError
+from lab.records.provenance import canonical_json
 from lab.records.tables import write_text
 
 README = "README.txt"
@@ -44,3 +49,41 @@ def write_readme(out: Path, title: str, parts: Mapping[str, str], labels: Mappin
             arms = sorted(path.name for path in (out / name).iterdir() if path.is_dir())
             lines += [f"  {arm:<32}{labels.get(arm, '')}".rstrip() for arm in arms]
     write_text(out / README, "\n".join(lines) + "\n" + FOOTER)
+
+
+@contextmanager
+def claimed(out: Path, config: object, kind: str = "study") -> Iterator[None]:
+    """Within the block, `out` is that of the run that `config` describes, and no other process works in it.
+
+    `kind` is what such a run is called. Raises StorageError where `out` belongs to another configuration, holds
+    something else, or is in use.
+    """
+    if out.exists() and not out.is_dir():
+        raise StorageError(f"{out} is not a directory: choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        claim(out, config, kind)
+        yield
+    except BlockingIOError as error:
+        raise StorageError(f"{out} is in use by another run of this {kind}: wait for it, or stop it") from error
+    finally:
+        os.close(handle)
+
+
+def claim(out: Path, config: object, kind: str) -> None:
+    """Marks `out` as the run's; StorageError where it is another's or holds something else."""
+    wanted = canonical_json(config)
+    marker = out / f"{kind}.json"
+    # What a run that was killed while it wrote left behind.
+    for kind_of_file in ("json", "html", "txt"):
+        for leftover in out.glob(f".*.{kind_of_file}.*.partial"):
+            leftover.unlink()
+    if marker.exists():
+        if marker.read_text(encoding="utf-8") != wanted:
+            raise StorageError(f"{out} holds a {kind} of another configuration: choose another --out or delete it")
+    elif any(out.iterdir()):
+        raise StorageError(f"{out} is not empty and holds no {kind}: choose another --out")
+    else:
+        write_text(marker, wanted)
