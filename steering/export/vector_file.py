@@ -114,7 +114,7 @@ def header_text(vector: SteeringVector, origin: Origin) -> str:
     return canonical_json(
         {
             "format": FORMAT,
-            "description": vector.description,
+            "how": vector.description,
             "d_model": vector.d_model,
             "norms": {str(site): norm for site, norm in vector.norms.items()},
             "residual_norms": {
@@ -141,7 +141,7 @@ def under_header(text: str, directions: Mapping[Site, Tensor]) -> VectorFile:
         norms = {
             Site.parse(name): math.nan if norm is None else float(norm) for name, norm in told["residual_norms"].items()
         }
-        description, dose, facts = told["description"], told["measured_dose"], told["model"]
+        description, dose, facts = told["how"], told["measured_dose"], told["model"]
         origin = Origin(
             made_by=_checked(Provenance, told["provenance"]),
             fitted_on=None if facts is None else _checked(ModelFacts, facts),
@@ -154,7 +154,7 @@ def under_header(text: str, directions: Mapping[Site, Tensor]) -> VectorFile:
     except (ValueError, TypeError, AttributeError) as error:
         raise VectorError(f"its header is damaged: {error}") from error
     if not isinstance(description, str):
-        raise VectorError(f"its header is damaged: `description` is {description!r}, want a text")
+        raise VectorError(f"its header is damaged: `how` is {description!r}, want a text")
     if set(norms) != set(directions):
         raise VectorError(
             f"its header tells of {', '.join(map(str, sorted(norms))) or 'no site'}, "

@@ -143,7 +143,7 @@ def test_the_tokenizer_and_a_note_of_the_vector_lie_beside_the_weights(tmp_path)
     assert AutoTokenizer.from_pretrained(tmp_path / "baked").get_vocab() == model.tokenizer.get_vocab()
     note = json.loads((tmp_path / "baked" / "steering_vector.json").read_text())
     assert note["into"] == note["baked"]["model"]["digest"] == model.digest
-    assert note["baked"]["description"] == "drawn"
+    assert note["baked"]["how"] == "drawn"
     # vLLM reads every such file as weights.
     assert [path.name for path in (tmp_path / "baked").glob("*.safetensors")] == ["model.safetensors"]
 

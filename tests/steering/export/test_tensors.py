@@ -96,7 +96,7 @@ def test_the_header_holds_the_provenance_and_one_fp32_tensor_a_site(path):
         assert list(file.keys()) == ["blocks.2.hook_resid_post"]
         assert file.get_tensor("blocks.2.hook_resid_post").dtype == torch.float32
     assert described["format"] == FORMAT
-    assert described["description"] == "by hand"
+    assert described["how"] == "by hand"
     assert Provenance.from_json(json.dumps(described["provenance"])) == MADE_BY
     assert described["residual_norms"] == {"blocks.2.hook_resid_post": 3.5}
     assert described["d_model"] == 8
@@ -198,8 +198,8 @@ def damaged(path, tensor=None, name=SITE, **changes):
             r"tells of blocks\.1\.\S*, its tensors are at blocks\.0",
         ),
         ({"residual_norms": ...}, "its header lacks 'residual_norms'"),
-        ({"description": ...}, "its header lacks 'description'"),
-        ({"description": 3}, "`description` is 3, want a text"),
+        ({"how": ...}, "its header lacks 'how'"),
+        ({"how": 3}, "`how` is 3, want a text"),
         ({"provenance": ...}, "its header lacks 'provenance'"),
         ({"provenance": {}}, "its header lacks 'stage'"),
         ({"provenance": json.loads(MADE_BY.to_json()) | {"seed": "<b>"}}, "seed is '<b>'"),
