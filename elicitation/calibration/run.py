@@ -27,10 +27,10 @@ from elicitation.report.calibration.page import PATH, CalibrationPage, render_ca
 from elicitation.report.kit.provenance_section import TableFile
 from elicitation.report.study.forgetting_scatter import FORGETTING
 from elicitation.report.study.tables import LADDER
-from elicitation.study.directory import claimed, prepare
-from elicitation.study.estimated import read_estimates, read_evidence
-from elicitation.study.readme import write_readme
+from elicitation.study.context import prepare
+from elicitation.study.directory import claimed, write_readme
 from elicitation.study.run import measure
+from elicitation.study.tables import read_estimates, read_evidence
 from lab.models.device import resolve_device
 from lab.records.errors import ModelError
 from lab.records.provenance import canonical_json, digest, file_digest, provenance

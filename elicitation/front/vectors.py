@@ -14,7 +14,7 @@ from elicitation.comparison.evaluate import EvalSpec
 from elicitation.front.answers import N_BOOT, accuracy, judge, sample
 from elicitation.front.features import capture, directory, words
 from elicitation.front.opening import Prompts, problems_of, prompted, site_of
-from elicitation.study import evidence
+from elicitation.study import disagreements as found_in
 from elicitation.widgets.dose_slider import Dosed, DoseSlider
 from lab.metrics.bootstrap import Interval, mean_interval, resamples
 from lab.models.load import Model, assemble
@@ -61,7 +61,7 @@ def disagreements(pair: ModelPair, traces: pl.DataFrame) -> pl.DataFrame:
     ('A', 'T')
     """
     problems = prompted(traces)
-    found = evidence.disagreements(pair, traces, problems)
+    found = found_in.disagreements(pair, traces, problems)
     keys = ["problem_id", "sample_index"]
     asked = {name: pair.base.tokenizer(problem.prompt).input_ids for name, problem in problems.items()}
     rows = found.join(traces.select(*keys, "tokens"), on=keys, how="left", maintain_order="left")

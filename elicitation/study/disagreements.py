@@ -54,9 +54,9 @@ def disagreements(pair: ModelPair, traces: pl.DataFrame, problems: Mapping[str, 
             ours, theirs = base[place, -n:], tuned[place, -n:]
             problem_id, sample_index = names[index]
             for position in (ours != theirs).nonzero()[:, 0].tolist():
-                tokens = {"base_token": int(ours[position]), "tuned_token": int(theirs[position])}
                 where = {"problem_id": problem_id, "sample_index": sample_index, "position": position}
-                found[index].append(where | tokens)
+                tokens = {"base_token": int(ours[position]), "tuned_token": int(theirs[position])}
+                found[index].append({**where, **tokens})
     return DISAGREEMENTS.frame([row for text in found for row in text])
 
 

@@ -151,7 +151,7 @@ def elicited_traces(context: StudyContext, name: str, method: Elicitation, paren
         made_by = context.made_by(f"{FOLDER}/{name}", config, parents)
         of_all = {"n_answers": len(answered.traces) // len(problems), "n_fit_tokens": answered.cost.n_fit_tokens}
         costs = [
-            {"problem_id": problem.id, "n_tokens": n_tokens} | of_all
+            {"problem_id": problem.id, "n_tokens": n_tokens, **of_all}
             for problem, n_tokens in zip(problems, answered.cost.n_tokens, strict=True)
         ]
         if answered.candidates is not None:

@@ -169,7 +169,8 @@ def answered(context: StudyContext, arm: Arm, artefact: Artefact, base_tokens: f
 
 def evidence_stage(context: StudyContext, base: Artefact, tuned: Artefact, tables: Artefact) -> Artefact:
     """`evidence/`: what both models say of each other's traces, and what they do on the old task."""
-    models, stages = {Role.BASE: context.base, Role.TUNED: context.pair.tuned}, {Role.BASE: base, Role.TUNED: tuned}
+    models: dict[str, Model] = {Role.BASE: context.base, Role.TUNED: context.pair.tuned}
+    stages: dict[str, Artefact] = {Role.BASE: base, Role.TUNED: tuned}
     task = context.old_task
     old = {} if task is None else {role: old_traces(context, model, role, task) for role, model in models.items()}
     parents = {role: stage.digest for role, stage in stages.items()} | {"tables": tables.digest}
@@ -193,7 +194,7 @@ def evidence_stage(context: StudyContext, base: Artefact, tuned: Artefact, table
         context.watch("reading", 1, 3)
         scored = pl.concat([read.scores for read in readings]) if plain else SCORES.frame([])
         judged = [
-            verdict_table(read_traces(stage), task.problems, task.verify).with_columns(arm=pl.lit(role.value))
+            verdict_table(read_traces(stage), task.problems, task.verify).with_columns(arm=pl.lit(role))
             for role, stage in old.items()
             if task is not None
         ]
