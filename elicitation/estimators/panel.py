@@ -12,17 +12,20 @@ from elicitation.estimators.process_gain import process_gain
 from elicitation.estimators.token_ranks import token_ranks
 from lab.scoring.evidence import Evidence
 
-ESTIMATORS: tuple[Estimator, ...] = (
-    coverage,
-    base_success,
-    kl_split,
-    token_ranks,
-    ladder_share,
-    process_gain,
-    forgetting,
-)
+ESTIMATORS: dict[str, Estimator] = {
+    "E1": coverage,
+    "E2": base_success,
+    "E3": kl_split,
+    "E4": token_ranks,
+    "E5": ladder_share,
+    "E8": process_gain,
+    "E10": forgetting,
+}
+"""Every estimator by its number; another one is a file of its own and an entry here."""
+SHARES = ("E1", "E2", "E3", "E4", "E5")
+"""Those that give an elicited share, which calibration scores."""
 
 
 def panel(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     """`ESTIMATES` of every estimator, in the order of their numbers."""
-    return ESTIMATES.checked(pl.concat([estimator(evidence, analysis) for estimator in ESTIMATORS]))
+    return ESTIMATES.checked(pl.concat([estimator(evidence, analysis) for estimator in ESTIMATORS.values()]))

@@ -90,7 +90,7 @@ def test_an_arm_is_found_by_its_key_and_several_of_one_key_are_refused():
         arm_of(replace(both, arms=both.arms.with_columns(control=pl.lit(None, pl.String))), KEYS["vector"])
 
 
-@pytest.mark.parametrize("estimator", [*ESTIMATORS, published_share])
+@pytest.mark.parametrize("estimator", [*ESTIMATORS.values(), published_share])
 def test_what_arms_are_called_does_not_matter(estimator):
     generator = np.random.default_rng(0)
     table = pl.concat(
