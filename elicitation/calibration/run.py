@@ -26,8 +26,7 @@ from elicitation.estimators.forgetting import DIVERGENCE, DROP
 from elicitation.report.calibration.page import PATH, CalibrationPage, render_calibration
 from elicitation.report.study.forgetting_scatter import FORGETTING
 from elicitation.report.study.tables import LADDER
-from elicitation.study.context import Watch
-from elicitation.study.directory import write_readme
+from elicitation.study.context import Watch, write_readme
 from elicitation.study.reported import table_file
 from lab.metrics.bootstrap import mean_interval, resamples
 from lab.models.device import resolve_device

@@ -15,8 +15,7 @@ from elicitation.calibration.record import TRIALS
 from elicitation.estimators.estimate import Analysis, Estimator
 from elicitation.estimators.ladder_share import published_share
 from elicitation.estimators.panel import ESTIMATORS, SHARES
-from elicitation.study.context import prepare
-from elicitation.study.directory import claimed
+from elicitation.study.context import claimed, prepare
 from elicitation.study.run import measure
 from elicitation.study.tables import read_estimates, read_evidence
 from lab.records.provenance import canonical_json, digest, provenance
@@ -85,8 +84,10 @@ def assess(
     kept = ("estimator", "quantity", "value", "low", "high", "refusal")
     return TRIALS.frame(
         [
-            {**named, "truth": truth, **{name: row[name] for name in kept}}
-            | {
+            {
+                **named,
+                "truth": truth,
+                **{name: row[name] for name in kept},
                 "replicas_covered": float(np.mean(covered.get((row["estimator"], row["quantity"]), [np.nan]))),
                 "seconds": seconds.get(row["estimator"], 0.0),
             }

@@ -25,8 +25,7 @@ from elicitation.report.vectors.tables import (
     VECTOR_TRANSFERS,
     VectorTables,
 )
-from elicitation.study.context import Watch
-from elicitation.study.directory import claimed
+from elicitation.study.context import Watch, claimed
 from elicitation.study.disagreements import DISAGREEMENTS
 from elicitation.study.run import problem_stage
 from lab.models.device import settled_threads

@@ -124,11 +124,9 @@ def interventions(
             dose = intervention.dose if isinstance(intervention, Added) else 1.0
             described = {"intervention": name, "n_features": len(candidates.top), "dose": dose}
             for which, rate in rates.items():
-                described |= {
-                    "features": which,
-                    "active_share": float(candidates.first_token_share[sets[which]].mean()),
-                }
-                rows.append(described | _rates(rate, untouched, None if which == "top" else rates["top"], weights))
+                active = float(candidates.first_token_share[sets[which]].mean())
+                changes = _rates(rate, untouched, None if which == "top" else rates["top"], weights)
+                rows.append(described | {"features": which, "active_share": active} | changes)
     return INTERVENTIONS.frame(rows)
 
 
@@ -136,13 +134,13 @@ def feature_sets(candidates: Candidates, n_prompts: int, seed: int) -> dict[str,
     """The features that each prompt's reading is altered in: the same top ones, and controls drawn for each."""
     # A feature that fires somewhere but never at the last token of a prompt is matched with its like.
     rare = np.where(candidates.firing_share > 0, 0.5 / n_prompts, 0.0)
-    shares = {"matched": candidates.firing_share, "opening": np.maximum(candidates.first_token_share, rare)}
-    names = {"matched": "frequency_matched", "opening": "first_token"}
-    controls = {
-        names[word]: frequency_matched(candidates.top, share, n_prompts, numpy_generator(seed, word, "features"))
-        for word, share in shares.items()
+    at_first = np.maximum(candidates.first_token_share, rare)
+    over_all, where_it_begins = (numpy_generator(seed, word, "features") for word in ("matched", "opening"))
+    return {
+        "top": np.tile(np.array(candidates.top), (n_prompts, 1)),
+        "frequency_matched": frequency_matched(candidates.top, candidates.firing_share, n_prompts, over_all),
+        "first_token": frequency_matched(candidates.top, at_first, n_prompts, where_it_begins),
     }
-    return {"top": np.tile(np.array(candidates.top), (n_prompts, 1)), **controls}
 
 
 def alteration(
@@ -185,17 +183,9 @@ def _rates(
     weights: Int[np.ndarray, "boot prompt"],
 ) -> dict[str, object]:
     """The rates of a row of `INTERVENTIONS`; `top` is that under the top features where these are a control of them."""
-    return {
-        **_columns("rate", mean_interval(rate, weights), "low", "high"),
-        **_columns("change", difference_interval(rate, untouched, weights), "change_low", "change_high"),
-        **_columns(
-            "beyond",
-            UNDEFINED if top is None else difference_interval(top, rate, weights),
-            "beyond_low",
-            "beyond_high",
-        ),
-    }
-
-
-def _columns(name: str, interval: Interval, low: str, high: str) -> dict[str, object]:
-    return {name: interval.value, low: interval.low, high: interval.high}
+    beyond = UNDEFINED if top is None else difference_interval(top, rate, weights)
+    change, level = difference_interval(rate, untouched, weights), mean_interval(rate, weights)
+    rates: dict[str, object] = {"rate": level.value, "low": level.low, "high": level.high}
+    for name, found in (("change", change), ("beyond", beyond)):
+        rates |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    return rates

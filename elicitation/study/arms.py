@@ -7,6 +7,7 @@ as often as their rung did when it ran (`scattered`), so they can be told only t
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 from elicitation.report.study.tables import Family
@@ -121,54 +122,31 @@ def own_help_arms(settings: OwnHelp, task: Task, fit_task: Task) -> tuple[Arm, .
     )
 
 
-class Steered(NamedTuple):
-    """A rung that adds one vector, and its control that adds random ones, before the vector is known."""
-
-    role: Role
-    kind: str
-    """Of `Vectors`."""
-    router: Router
-    name: str
-    random: str
-    """What the control is called."""
-    words: str
-    """Where it acts."""
-    temperature: float | None = None
-
-    def arms(self, vectors: Vectors, *more: Instead) -> tuple[Arm, ...]:
-        """The rung and its controls; none where there is no such vector."""
-        if self.kind not in vectors:
-            return ()
-        what = "mean difference" if self.kind == "mean" else "fitted vector"
-        by_chance = Hybrid(self.router, steer(vectors[f"like-{self.kind}"]))
-        drawn = Instead(Control.RANDOM_VECTORS, self.random, f"random vectors, {self.words}", by_chance)
-        method = Hybrid(self.router, steer(vectors[self.kind]))
-        label = f"+ {what}, {self.words}"
-        return rung(self.role, self.name, label, method, drawn, *more, temperature=self.temperature)
-
-
 def steer(vectors: tuple[SteeringVector, ...]) -> Steer:
     """Adds one of them to each row."""
     return Steer(Drawn(tuple(map(Add, vectors))))
 
 
-MEAN = Steered(Role.MEAN_DIFFERENCE, "mean", FIRST_TOKEN, "mean-first-token", "random-mean", "first token")
-ALWAYS = Steered(Role.VECTOR_ALWAYS, "fitted", Always(), "fitted-always", "random-always", "every token")
-AT_DISAGREEMENT = Steered(
-    Role.VECTOR_DISAGREEMENT, "fitted", Disagreement(), "fitted-disagreement", "random-disagreement", "at disagreement"
-)
-AT_FIRST = Steered(
-    Role.VECTOR_FIRST_TOKEN, "first_token", FIRST_TOKEN, "fitted-first-token", "random-first-token", "first token"
-)
-GREEDY = Steered(
-    Role.VECTOR_FIRST_TOKEN,
-    "first_token",
-    FIRST_TOKEN,
-    "fitted-greedy",
-    "random-greedy",
-    "first token, greedy",
-    temperature=0.0,
-)
+def steered(
+    vectors: Vectors,
+    kind: str,
+    role: Role,
+    router: Router,
+    names: tuple[str, str],
+    words: str,
+    *more: Instead,
+    temperature: float | None = None,
+) -> tuple[Arm, ...]:
+    """A rung that adds one vector where `router` says, which `words` do too, and its controls, the first random ones.
+
+    `names` are the rung's and that control's. None where there is no such vector.
+    """
+    if kind not in vectors:
+        return ()
+    what, (name, random) = "mean difference" if kind == "mean" else "fitted vector", names
+    method, by_chance = (Hybrid(router, steer(vectors[which])) for which in (kind, f"like-{kind}"))
+    drawn = Instead(Control.RANDOM_VECTORS, random, f"random vectors, {words}", by_chance)
+    return rung(role, name, f"+ {what}, {words}", method, drawn, *more, temperature=temperature)
 
 
 def ladder(vectors: Vectors, first_rate: float, top: int) -> Iterator[Arm]:
@@ -179,11 +157,18 @@ def ladder(vectors: Vectors, first_rate: float, top: int) -> Iterator[Arm]:
     and the tuned model decoded so.
     """
     yield from rung(Role.BASE, "base-greedy", "+ greedy decoding", Hybrid(Never(), Takeover()), temperature=0.0)
-    yield from (*MEAN.arms(vectors), *ALWAYS.arms(vectors), *AT_DISAGREEMENT.arms(vectors))
+    names = "mean-first-token", "random-mean"
+    yield from steered(vectors, "mean", Role.MEAN_DIFFERENCE, FIRST_TOKEN, names, "first token")
+    names = "fitted-always", "random-always"
+    yield from steered(vectors, "fitted", Role.VECTOR_ALWAYS, Always(), names, "every token")
+    names = "fitted-disagreement", "random-disagreement"
+    yield from steered(vectors, "fitted", Role.VECTOR_DISAGREEMENT, Disagreement(), names, "at disagreement")
     if "first_token" in vectors:
+        at_first = partial(steered, vectors, "first_token", Role.VECTOR_FIRST_TOKEN, FIRST_TOKEN)
         elsewhere = Hybrid(AtRandom(first_rate), steer(vectors["first_token"]))
         places = Instead(Control.RANDOM_TOKENS, "fitted-scattered", "fitted vector, random tokens", elsewhere)
-        yield from (*AT_FIRST.arms(vectors, places), *GREEDY.arms(vectors))
+        yield from at_first(("fitted-first-token", "random-first-token"), "first token", places)
+        yield from at_first(("fitted-greedy", "random-greedy"), "first token, greedy", temperature=0.0)
     tuned, replaced = Hybrid(Always(), Takeover()), Hybrid(Reranked(top), Takeover())
     yield from rung(Role.TUNED, "tuned-greedy", "tuned model, greedy decoding", tuned, temperature=0.0)
     second = Hybrid(Reranked(top), SecondChoice())
@@ -207,13 +192,12 @@ def routing_arms(routing: Routing, vectors: Vectors, *, seed: int) -> Iterator[A
         schedule, entropy = Hybrid(routing.schedule, fitted), Hybrid(routing.entropy, fitted)
         yield from rung(Role.VECTOR_SCHEDULE, "fitted-schedule", "+ fitted vector, schedule", schedule)
         yield from rung(Role.VECTOR_ENTROPY, "fitted-entropy", "+ fitted vector, entropy", entropy)
-        at_probe = Steered(Role.VECTOR_PROBE, "fitted", probe, "fitted-probe", "random-probe", "base's probe")
-        yield from at_probe.arms(vectors)
+        names = "fitted-probe", "random-probe"
+        yield from steered(vectors, "fitted", Role.VECTOR_PROBE, probe, names, "base's probe")
     of_base, of_tuned = (child_seed(seed, name) for name in ("probe", "disagreement"))
     yield from category_arms(Role.CATEGORIES_PROBE, routing.base_side, probe, "probe", "base's probe", of_base)
-    words = "tuned categories at disagreement"
-    role, found = Role.CATEGORIES_DISAGREEMENT, routing.tuned_side
-    yield from category_arms(role, found, Disagreement(), "disagreement", words, of_tuned)
+    role, words = Role.CATEGORIES_DISAGREEMENT, "tuned categories at disagreement"
+    yield from category_arms(role, routing.tuned_side, Disagreement(), "disagreement", words, of_tuned)
 
 
 def category_arms(

@@ -1,5 +1,6 @@
 """Study: which pair, on which task, with how many samples, and how the vector is found."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from elicitation.estimators.estimate import Analysis
@@ -15,6 +16,12 @@ from probes.sae.recipe import Recipe, Training
 from steering.fits.gradient import GradientFit
 from steering.published_hybrids.recipe import PublishedSettings
 from steering.routing.routed import RoutingFit
+
+
+def low_counts(config: object, names: Sequence[str]) -> str:
+    """Which of these fields are below 1; empty where none is."""
+    low = [f"{name} = {count}" for name in names if (count := getattr(config, name)) < 1]
+    return f"{', '.join(low)}: want at least 1" if low else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,9 +47,8 @@ class FeatureSearch:
     def __post_init__(self) -> None:
         if len(set(self.layers)) < len(self.layers):
             raise EstimateError(f"features at blocks {list(self.layers)}: want none twice")
-        counts = {name: getattr(self, name) for name in ("expansion", "k", "n_tokens", "n_texts", "n_top", "n_shown")}
-        if low := {name: count for name, count in counts.items() if count < 1}:
-            raise EstimateError(f"{', '.join(f'{name} = {count}' for name, count in low.items())}: want at least 1")
+        if low := low_counts(self, ("expansion", "k", "n_tokens", "n_texts", "n_top", "n_shown")):
+            raise EstimateError(low)
 
 
 def require_room(search: FeatureSearch, model: Model) -> None:
@@ -156,21 +162,9 @@ class Study:
             )
         if self.n_problems < 2:
             raise TaskError(f"n_problems = {self.n_problems}: want at least 2, since every interval is over problems")
-        counts = {
-            name: getattr(self, name)
-            for name in (
-                "n_samples",
-                "n_fit_problems",
-                "n_fit_samples",
-                "n_score_samples",
-                "n_old_samples",
-                "batch_size",
-                "reach",
-                "top",
-            )
-        }
-        if low := {name: count for name, count in counts.items() if count < 1}:
-            raise DecodingError(f"{', '.join(f'{name} = {count}' for name, count in low.items())}: want at least 1")
+        of_samples = ("n_samples", "n_fit_samples", "n_score_samples", "n_old_samples")
+        if low := low_counts(self, (*of_samples, "n_fit_problems", "batch_size", "reach", "top")):
+            raise DecodingError(low)
 
     @property
     def analysis(self) -> Analysis:

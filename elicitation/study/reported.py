@@ -21,8 +21,7 @@ from elicitation.report.kit.provenance_section import TableFile
 from elicitation.report.study.answer import answer_sentence, best_estimate
 from elicitation.report.study.page import Page, render
 from elicitation.report.study.tables import SCHEMAS, ReportTables
-from elicitation.study.context import StudyContext
-from elicitation.study.directory import PARTS, write_readme
+from elicitation.study.context import PARTS, StudyContext, write_readme
 from elicitation.study.disagreements import ACTIVATIONS, DISAGREEMENTS
 from elicitation.study.sampled import COSTS, FOLDER
 from elicitation.study.tables import read_estimates

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from elicitation.study.arms import Arm, arms_of_published, ladder, own_help_arms, routing_arms, scattered
 from elicitation.study.config import Study
-from elicitation.study.context import StudyContext, Watch, prepare
-from elicitation.study.directory import claimed
+from elicitation.study.context import StudyContext, Watch, claimed, prepare
 from elicitation.study.findings import routed_share
 from elicitation.study.fits import (
     Fitting,

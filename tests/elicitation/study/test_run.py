@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from elicitation.report.study.tables import EXAMPLES, LADDER
-from elicitation.study.directory import claimed
+from elicitation.study.context import claimed
 from elicitation.study.reported import Measured, report_stage
 from elicitation.study.run import prepare, problem_stage, run
 from lab.records.errors import DecodingError, LabError, ModelError, SiteError, StorageError, TaskError
