@@ -15,6 +15,7 @@ from lab.models.pair import ModelPair
 from lab.models.source import model_source
 from lab.records.errors import StorageError
 from lab.records.provenance import Provenance, canonical_json, provenance
+from lab.records.stage import Artefact, memoised
 from lab.records.tables import write_text
 from lab.sampling.sample import encode_prompt
 from lab.tasks.problem import Problem
@@ -88,7 +89,16 @@ class StudyContext:
         """Their precision, as provenance names it."""
         return str(self.base.dtype).removeprefix("torch.")
 
-    def made_by(self, stage: str, config: object, parents: dict[str, str]) -> Provenance:
+    def stage(
+        self, name: str, config: object, parents: Mapping[str, str], compute: Callable[[Path, Provenance], None]
+    ) -> Artefact:
+        """The stage `out/name`, by `compute(directory, provenance)`, as `memoised` keeps it; `name` may have folders."""
+        place = self.out / name
+        return memoised(
+            place.parent, place.name, config, parents, lambda work: compute(work, self.made_by(name, config, parents))
+        )
+
+    def made_by(self, stage: str, config: object, parents: Mapping[str, str]) -> Provenance:
         """Provenance of a file of this study."""
         return provenance(stage, config, parents, device=self.device, dtype=self.dtype, seed=self.study.seed)
 

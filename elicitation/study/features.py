@@ -20,6 +20,7 @@ from elicitation.study.config import FeatureSearch
 from elicitation.study.context import StudyContext
 from elicitation.study.fits import Fitting
 from elicitation.study.sampled import read_traces
+from lab.records.provenance import Provenance
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import read_table, write_table
 from lab.tasks.problem import problem_table
@@ -49,13 +50,12 @@ def feature_stage(context: StudyContext, search: FeatureSearch, fitting: Fitting
     saes = sae_stage(context, search, stores["base"])
     parents = {"saes": saes.digest, "store-tuned": stores["tuned"].digest, "disagreements": fitting.decided.digest}
 
-    def compute(work: Path) -> None:
+    def compute(work: Path, made_by: Provenance) -> None:
         found = searched(context, search, {side: stage.path for side, stage in stores.items()}, saes.path, fitting)
-        made_by = context.made_by("features", search, parents)
         for name, schema in TABLES:
             write_table(work / f"{name}.parquet", getattr(found, name), schema, made_by)
 
-    return memoised(context.out, "features", search, parents, compute)
+    return context.stage("features", search, parents, compute)
 
 
 def store_stage(context: StudyContext, search: FeatureSearch, fitting: Fitting, side: str) -> Artefact:

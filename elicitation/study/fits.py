@@ -20,8 +20,9 @@ from elicitation.study.disagreements import (
 )
 from elicitation.study.sampled import own_traces, read_traces
 from lab.records.errors import EstimateError, VectorError
+from lab.records.provenance import Provenance
 from lab.records.seeds import numpy_generator, torch_generator
-from lab.records.stage import Artefact, memoised
+from lab.records.stage import Artefact
 from lab.records.tables import read_table, replacing, write_table
 from lab.sampling.trace import verdict_table
 from lab.scoring.evidence import ArmKey, Role
@@ -81,11 +82,11 @@ def fitting_stage(context: StudyContext, problems: Artefact) -> Fitting:
     tuned = own_traces(context, context.pair.tuned, "fit-tuned", parents, fitting=True)
     parents = {"fit-base": base.digest, "fit-tuned": tuned.digest}
 
-    def compute(work: Path) -> None:
+    def compute(work: Path, made_by: Provenance) -> None:
         found = disagreements(context.pair, solved(context, tuned), context.fit_problems)
-        write_table(work / "disagreements.parquet", found, DISAGREEMENTS, context.made_by("disagreements", {}, parents))
+        write_table(work / "disagreements.parquet", found, DISAGREEMENTS, made_by)
 
-    return Fitting(base=base, tuned=tuned, decided=memoised(context.out, "disagreements", {}, parents, compute))
+    return Fitting(base=base, tuned=tuned, decided=context.stage("disagreements", {}, parents, compute))
 
 
 def solved(context: StudyContext, traces: Artefact, *, wanted: bool = True) -> pl.DataFrame:
@@ -100,24 +101,22 @@ def vector_stage(context: StudyContext, fitting: Fitting) -> tuple[Artefact, flo
     study, site = context.study, str(context.site)
     parents = {name: digest for name, digest in fitting.parents.items() if name != "disagreements"}
 
-    def compute_activations(work: Path) -> None:
+    def compute_activations(work: Path, made_by: Provenance) -> None:
         sides = {"positive": solved(context, fitting.tuned), "negative": solved(context, fitting.base, wanted=False)}
         tensor, index = first_token_activations(context.base, context.site, sides, context.fit_problems)
-        made_by = context.made_by("activations", site, parents)
         with replacing(work / "activations.safetensors") as path:
             save_file({"activations": tensor}, path, metadata={"provenance": made_by.to_json()})
         write_table(work / "index.parquet", index, ACTIVATIONS, made_by)
 
-    activations = memoised(context.out, "activations", site, parents, compute_activations)
+    activations = context.stage("activations", site, parents, compute_activations)
     of_vectors = {"activations": activations.digest, "disagreements": fitting.decided.digest}
     config = {"site": site, "fit": study.fit, "kinds": wanted_fits(study.arms), "seed": study.seed}
 
-    def compute_vectors(work: Path) -> None:
-        made_by = context.made_by("vectors", config, of_vectors)
+    def compute_vectors(work: Path, made_by: Provenance) -> None:
         for name, vector in fitted_vectors(context, activations, fitting).items():
             save_vector(work / f"{name}.safetensors", vector, made_by, fitted_on=facts_of(context.base))
 
-    vectors = memoised(context.out, "vectors", config, of_vectors, compute_vectors)
+    vectors = context.stage("vectors", config, of_vectors, compute_vectors)
     length = read_traces(fitting.tuned)["tokens"].list.len().mean()
     return vectors, round(1 / float(length), 4)  # pyright: ignore[reportArgumentType]
 
@@ -178,7 +177,7 @@ def routing_stage(context: StudyContext, settings: RoutingFit, fitting: Fitting)
         return None
     config = {"site": str(context.site), "routing": settings, "seed": context.study.seed}
 
-    def compute(work: Path) -> None:
+    def compute(work: Path, made_by: Provenance) -> None:
         routing = fit_routing(
             context.pair,
             context.site,
@@ -190,10 +189,9 @@ def routing_stage(context: StudyContext, settings: RoutingFit, fitting: Fitting)
             settings,
             seed=context.study.seed,
         )
-        made_by = context.made_by("routing", config, fitting.parents)
         save_routing(work, routing, made_by, fitted_on=facts_of(context.base))
 
-    return memoised(context.out, "routing", config, fitting.parents, compute)
+    return context.stage("routing", config, fitting.parents, compute)
 
 
 def published_stage(context: StudyContext, settings: PublishedSettings, fitting: Fitting) -> Artefact | None:
@@ -202,14 +200,14 @@ def published_stage(context: StudyContext, settings: PublishedSettings, fitting:
     config = {"published_hybrids": settings, "seed": seed}
     parents = {"fit-tuned": fitting.tuned.digest, "base": context.base.digest, "tuned": context.pair.tuned.digest}
 
-    def compute(work: Path) -> None:
+    def compute(work: Path, made_by: Provenance) -> None:
         rule = finest_rule(context.task.steps, context.fit_task.problems)
         by_tuned = read_traces(fitting.tuned)
         found = fit_published(context.pair, by_tuned, context.fit_problems, rule, settings, seed=seed)
-        save_published(work, found, context.made_by("published_hybrids", config, parents))
+        save_published(work, found, made_by)
 
     try:
-        return memoised(context.out, "published_hybrids", config, parents, compute)
+        return context.stage("published_hybrids", config, parents, compute)
     except (VectorError, EstimateError) as reason:
         context.watch(f"published hybrids left out: {reason}", 1, 1)
         return None

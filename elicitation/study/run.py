@@ -19,8 +19,8 @@ from elicitation.study.reported import Finished, Measured, report_stage
 from elicitation.study.sampled import arm_traces, own_traces, read_traces
 from elicitation.study.tables import estimate_stage, evidence_stage, table_stage
 from lab.models.device import settled_threads
-from lab.records.provenance import canonical_json, digest
-from lab.records.stage import Artefact, memoised
+from lab.records.provenance import Provenance, canonical_json, digest
+from lab.records.stage import Artefact
 from lab.records.tables import write_table
 from lab.tasks.problem import PROBLEMS, problem_table
 from steering.published_hybrids.published_hybrids import load_published
@@ -105,9 +105,8 @@ def problem_stage(context: StudyContext) -> Artefact:
     sides = {"held_out": context.task.problems, "fit": context.fit_task.problems}
     parents = {side: canonical_json(problems) for side, problems in sides.items()}
 
-    def compute(work: Path) -> None:
-        made_by = context.made_by("problems", config, {})
+    def compute(work: Path, made_by: Provenance) -> None:
         for side, problems in sides.items():
             write_table(work / f"{side}.parquet", problem_table(problems), PROBLEMS, made_by)
 
-    return memoised(context.out, "problems", config, parents, compute)
+    return context.stage("problems", config, parents, compute)

@@ -11,9 +11,9 @@ import polars as pl
 from elicitation.study.arms import Arm
 from elicitation.study.context import StudyContext
 from lab.models.load import Model
-from lab.records.provenance import digest
+from lab.records.provenance import Provenance, digest
 from lab.records.seeds import child_seed
-from lab.records.stage import Artefact, memoised
+from lab.records.stage import Artefact
 from lab.records.tables import Column, Schema, read_table, write_table
 from lab.sampling.decoder import OpenDecoder
 from lab.sampling.decoding import Decoding
@@ -100,8 +100,7 @@ def trace_stage(
     def told(n_done: int) -> None:
         context.watch(f"traces: {name}", n_done, len(problems) * n_samples)
 
-    def compute(work: Path) -> None:
-        made_by = context.made_by(f"{FOLDER}/{name}", config, parents)
+    def compute(work: Path, made_by: Provenance) -> None:
         shards = []
         for start in range(0, len(problems), size):
             path = work / f"shard-{start // size:05d}.parquet"
@@ -127,7 +126,7 @@ def trace_stage(
         for path in shards:
             path.unlink(missing_ok=True)
 
-    return memoised(context.out / FOLDER, name, config, parents, compute)
+    return context.stage(f"{FOLDER}/{name}", config, parents, compute)
 
 
 def elicited_traces(context: StudyContext, name: str, method: Elicitation, parents: dict[str, str]) -> Artefact:
@@ -136,7 +135,7 @@ def elicited_traces(context: StudyContext, name: str, method: Elicitation, paren
     config = {"method": method, "n_samples": study.n_samples, "decoding": study.decoding, "seed": study.seed}
     parents = parents | {"model": context.base.digest}
 
-    def compute(work: Path) -> None:
+    def compute(work: Path, made_by: Provenance) -> None:
         context.watch(f"traces: {name}", 0, len(problems))
         answered = elicit(
             context.base,
@@ -148,7 +147,6 @@ def elicited_traces(context: StudyContext, name: str, method: Elicitation, paren
             seed=child_seed(study.seed, "tokens"),
             batch_size=study.batch_size,
         )
-        made_by = context.made_by(f"{FOLDER}/{name}", config, parents)
         of_all = {"n_answers": len(answered.traces) // len(problems), "n_fit_tokens": answered.cost.n_fit_tokens}
         costs = [
             {"problem_id": problem.id, "n_tokens": n_tokens, **of_all}
@@ -160,7 +158,7 @@ def elicited_traces(context: StudyContext, name: str, method: Elicitation, paren
         write_table(work / TABLE, trace_table(name, answered.traces), TRACES, made_by)
         context.watch(f"traces: {name}", len(problems), len(problems))
 
-    return memoised(context.out / FOLDER, name, config, parents, compute)
+    return context.stage(f"{FOLDER}/{name}", config, parents, compute)
 
 
 def tokens_per_answer(artefact: Artefact) -> float:

@@ -29,8 +29,9 @@ from elicitation.study.findings import (
 from elicitation.study.sampled import old_traces, read_traces, tokens_per_answer
 from lab.metrics.bootstrap import resamples
 from lab.models.load import Model
+from lab.records.provenance import Provenance
 from lab.records.seeds import numpy_generator
-from lab.records.stage import Artefact, memoised
+from lab.records.stage import Artefact
 from lab.records.tables import read_table, write_table
 from lab.sampling.trace import VERDICTS, verdict_table
 from lab.scoring.evidence import ARMS, PROCESS, RANKS, SCORES, ArmKey, Evidence, Role
@@ -83,8 +84,7 @@ def table_stage(
     study, problems = context.study, context.task.problems
     config = {"ks": study.ks, "n_boot": study.n_boot, "seed": study.seed}
 
-    def compute(work: Path) -> None:
-        made_by = context.made_by("tables", config, parents)
+    def compute(work: Path, made_by: Provenance) -> None:
         lower = model_alone(context, base, Role.BASE, context.base)
         upper = model_alone(context, tuned, Role.TUNED, context.pair.tuned)
         further = enumerate(zip(companions, context.companions, strict=True))
@@ -111,7 +111,7 @@ def table_stage(
         for schema in SCHEMAS:
             write_table(work / f"{schema.name}.parquet", tables[schema.name], schema, made_by)
 
-    return memoised(context.out, "tables", config, parents, compute)
+    return context.stage("tables", config, parents, compute)
 
 
 def piece(model: Model, token: int) -> str:
@@ -177,8 +177,7 @@ def evidence_stage(context: StudyContext, base: Artefact, tuned: Artefact, table
     parents |= {f"old-{role}": stage.digest for role, stage in old.items()}
     config = {"n_score_samples": context.study.n_score_samples}
 
-    def compute(work: Path) -> None:
-        made_by = context.made_by("evidence", config, parents)
+    def compute(work: Path, made_by: Provenance) -> None:
         by_id = {problem.id: problem for problem in context.task.problems}
         # Probabilities are compared at temperature 1; samples of another distribution would bias what rests on them.
         decoding = context.study.decoding
@@ -203,7 +202,7 @@ def evidence_stage(context: StudyContext, base: Artefact, tuned: Artefact, table
         write_table(work / "process.parquet", steps, PROCESS, made_by)
         write_table(work / "old.parquet", pl.concat([VERDICTS.frame([]), *judged]), VERDICTS, made_by)
 
-    return memoised(context.out, "evidence", config, parents, compute)
+    return context.stage("evidence", config, parents, compute)
 
 
 def read_evidence(evidence: Artefact, tables: Artefact) -> Evidence:
@@ -223,11 +222,10 @@ def estimate_stage(context: StudyContext, evidence: Artefact, tables: Artefact) 
     parents = {"evidence": evidence.digest, "tables": tables.digest}
     analysis = context.study.analysis
 
-    def compute(work: Path) -> None:
-        table = panel(read_evidence(evidence, tables), analysis)
-        write_table(work / "estimates.parquet", table, ESTIMATES, context.made_by("estimates", analysis, parents))
+    def compute(work: Path, made_by: Provenance) -> None:
+        write_table(work / "estimates.parquet", panel(read_evidence(evidence, tables), analysis), ESTIMATES, made_by)
 
-    return memoised(context.out, "estimates", analysis, parents, compute)
+    return context.stage("estimates", analysis, parents, compute)
 
 
 def read_estimates(estimates: Artefact) -> pl.DataFrame:
