@@ -138,9 +138,7 @@ def _solved_set_rows(
 
 
 def _harmonic_mean(
-    base: Bool[np.ndarray, " problem"],
-    tuned: Bool[np.ndarray, " problem"],
-    weights: Int[np.ndarray, "boot problem"],
+    base: Bool[np.ndarray, " problem"], tuned: Bool[np.ndarray, " problem"], weights: Int[np.ndarray, "boot problem"]
 ) -> Interval:
     """SDS = 2 SRR NDR / (SRR + NDR); its interval counts as problems the fewer of those that either model solves."""
     drawn = np.concatenate([np.ones((1, base.size), dtype=weights.dtype), weights]).astype(np.float64)

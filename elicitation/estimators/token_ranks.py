@@ -109,9 +109,7 @@ def _weights(evidence: Evidence, analysis: Analysis, sums: pl.DataFrame) -> Int[
 
 
 def _fraction(
-    hits: Float[np.ndarray, " problem"],
-    tokens: Float[np.ndarray, " problem"],
-    weights: Int[np.ndarray, "boot problem"],
+    hits: Float[np.ndarray, " problem"], tokens: Float[np.ndarray, " problem"], weights: Int[np.ndarray, "boot problem"]
 ) -> Interval:
     """Sum of `hits` over sum of `tokens`, in [0, 1].
 
@@ -128,9 +126,7 @@ def _fraction(
 
 
 def _ratios(
-    top: Float[np.ndarray, " problem"],
-    bottom: Float[np.ndarray, " problem"],
-    weights: Int[np.ndarray, "boot problem"],
+    top: Float[np.ndarray, " problem"], bottom: Float[np.ndarray, " problem"], weights: Int[np.ndarray, "boot problem"]
 ) -> Float[np.ndarray, " boot"]:
     """Sum of `top` over sum of `bottom` in each resample; NaN where the latter is 0."""
     above, below = resampled_means(top, weights), resampled_means(bottom, weights)

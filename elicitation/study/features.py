@@ -8,13 +8,7 @@ import polars as pl
 
 from elicitation.features.interventions import Candidates, interventions
 from elicitation.features.tables import Read, feature_tables
-from elicitation.features.top_features import (
-    Behaviour,
-    TopFeatures,
-    behaviour,
-    behaviour_contrasts,
-    top_features,
-)
+from elicitation.features.top_features import Behaviour, TopFeatures, behaviour, behaviour_contrasts, top_features
 from elicitation.report.features.tables import TABLES, FeatureTables
 from elicitation.study.config import FeatureSearch
 from elicitation.study.context import StudyContext

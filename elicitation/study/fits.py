@@ -11,13 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from elicitation.study.arms import N_RANDOM
 from elicitation.study.context import StudyContext
-from elicitation.study.disagreements import (
-    ACTIVATIONS,
-    DISAGREEMENTS,
-    contexts,
-    disagreements,
-    first_token_activations,
-)
+from elicitation.study.disagreements import ACTIVATIONS, DISAGREEMENTS, contexts, disagreements, first_token_activations
 from elicitation.study.sampled import own_traces, read_traces
 from lab.records.errors import EstimateError, VectorError
 from lab.records.provenance import Provenance

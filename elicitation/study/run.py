@@ -7,14 +7,7 @@ from elicitation.study.arms import Arm, arms_of_published, ladder, own_help_arms
 from elicitation.study.config import Study
 from elicitation.study.context import StudyContext, Watch, claimed, prepare
 from elicitation.study.findings import routed_share
-from elicitation.study.fits import (
-    Fitting,
-    fitting_stage,
-    published_stage,
-    read_vectors,
-    routing_stage,
-    vector_stage,
-)
+from elicitation.study.fits import Fitting, fitting_stage, published_stage, read_vectors, routing_stage, vector_stage
 from elicitation.study.reported import Finished, Measured, report_stage
 from elicitation.study.sampled import arm_traces, own_traces, read_traces
 from elicitation.study.tables import estimate_stage, evidence_stage, table_stage

@@ -65,11 +65,7 @@ def arm_traces(context: StudyContext, arm: Arm, parents: dict[str, str]) -> Arte
     study, hybrid = context.study, arm.method
     if not isinstance(hybrid, Hybrid):
         return elicited_traces(context, arm.name, hybrid, parents)
-    parents = parents | {
-        "base": context.base.digest,
-        "tuned": context.pair.tuned.digest,
-        "arm": identity(hybrid),
-    }
+    parents = parents | {"base": context.base.digest, "tuned": context.pair.tuned.digest, "arm": identity(hybrid)}
     decoding = study.decoding if arm.temperature is None else replace(study.decoding, temperature=arm.temperature)
     n_samples, opened = 1 if arm.temperature == 0 else study.n_samples, open_hybrid(context.pair, hybrid)
     problems = context.task.problems

@@ -54,11 +54,7 @@ def problem_bits(traces: pl.DataFrame, hybrid: Hybrid) -> pl.DataFrame:
     (Shannon 1948: ideal code lengths under the measured rates, which themselves are not paid for).
     """
     tokens = traces.select(
-        "problem_id",
-        "sample_index",
-        "content_bits",
-        "categories",
-        routed=pl.col("routes").list.eval(pl.element() > 0),
+        "problem_id", "sample_index", "content_bits", "categories", routed=pl.col("routes").list.eval(pl.element() > 0)
     ).explode("content_bits", "categories", "routed")
     bits = pl.col("content_bits").cast(pl.Float64)
     if hybrid.router.reads.asks_tuned:
