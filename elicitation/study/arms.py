@@ -8,12 +8,12 @@ as often as their rung did when it ran (`scattered`), so they can be told only t
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from elicitation.report.study.tables import Family
 from elicitation.study.config import OwnHelp
 from lab.records.seeds import child_seed, torch_generator
-from lab.scoring.evidence import ArmKey, Control, Role
+from lab.scoring.evidence import ArmKey, Control, Role, arm_row
 from lab.tasks.source import Task
 from lab.test_time.choice import Fitting
 from lab.test_time.cot_decoding import CotDecoding
@@ -53,16 +53,18 @@ ROLES: dict[Family, tuple[Role, ...]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arm:
-    """One way of answering between the base and the tuned model."""
+    """One way of answering: one of the models alone, a rung between the two, or a control."""
 
     role: Role
     """What it is there for; a control has the role of its rung."""
     name: str
     label: str
-    method: Hybrid | Elicitation
+    method: Hybrid | Elicitation | None = None
+    """None for a model alone."""
     control: Control | None = None
     """What it controls for; None for a rung."""
     control_of: str | None = None
+    """For a control, the name of its rung."""
     temperature: float | None = None
     """Another temperature than the study's: a help of its own, since sampling costs accuracy; 0 draws one sample."""
 
@@ -74,7 +76,24 @@ class Arm:
     @property
     def family(self) -> Family:
         """The group of the ladder in which it is shown."""
+        if self.method is None:
+            return "end"
         return next(family for family, roles in ROLES.items() if self.role in roles)
+
+    @property
+    def kind(self) -> Literal["end", "rung", "control"]:
+        """Whether it is a model alone, one kind of help, or the placebo of one."""
+        return "end" if self.method is None else "rung" if self.control is None else "control"
+
+    @property
+    def named(self) -> dict[str, object]:
+        """The columns that name it in a table of the report."""
+        return {"arm": self.name, "label": self.label}
+
+    @property
+    def row(self) -> dict[str, object]:
+        """Its row of `ARMS`."""
+        return arm_row(self.name, self.key, label=self.label, control_of=self.control_of)
 
 
 class Instead(NamedTuple):

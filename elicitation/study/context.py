@@ -92,7 +92,7 @@ class StudyContext:
     def stage(
         self, name: str, config: object, parents: Mapping[str, str], compute: Callable[[Path, Provenance], None]
     ) -> Artefact:
-        """The stage `out/name`, by `compute(directory, provenance)`, as `memoised` keeps it; `name` may have folders."""
+        """The stage `out/name`, by `compute(directory, provenance)`, kept as `memoised` does."""
         place = self.out / name
         return memoised(
             place.parent, place.name, config, parents, lambda work: compute(work, self.made_by(name, config, parents))

@@ -4,20 +4,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import inf, nan
-from typing import Literal
 
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
-from elicitation.report.study.tables import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, PUBLISHED, Family
+from elicitation.report.study.tables import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, PUBLISHED
+from elicitation.study.arms import Arm
 from lab.metrics.accuracy import accuracy, accuracy_by_family, problem_accuracies
 from lab.metrics.bootstrap import Interval, difference_interval, ratio_intervals
 from lab.metrics.guess_floor import guess_floor
 from lab.metrics.pass_at_k import cover_curve, pass_at_k_curve
 from lab.metrics.share import Share, elicited_share, gap_recovered
 from lab.sampling.trace import ROUTES
-from lab.scoring.evidence import ARMS, ArmKey, Role, arm_row
+from lab.scoring.evidence import ARMS, ArmKey, Role
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
 
@@ -33,38 +33,15 @@ Weights = Int[np.ndarray, "boot _problem"]
 class Answered:
     """An arm with all that came of it."""
 
-    name: str
-    label: str
-    key: ArmKey
-    control_of: str | None
-    """For a control, the name of its rung."""
-    family: Family
+    arm: Arm
     traces: pl.DataFrame
     """`TRACES`, ordered by problem and sample."""
     verdicts: pl.DataFrame
     """`VERDICTS`, in the same order."""
-    steered_share: float
     bits: Float[np.ndarray, " problem"]
     """Bits that a completion of each problem took from the tuned model, the mean over samples; infinite for itself."""
     cost: float
     """Tokens generated for an answer, as a multiple of the base's single sample."""
-
-    @property
-    def kind(self) -> Literal["end", "rung", "control"]:
-        """Whether it is one of the two models, one kind of help, or the placebo of one."""
-        if self.family == "end":
-            return "end"
-        return "rung" if self.key.control is None else "control"
-
-    @property
-    def row(self) -> dict[str, object]:
-        """Its row of `ARMS`."""
-        return arm_row(self.name, self.key, label=self.label, control_of=self.control_of)
-
-    @property
-    def named(self) -> dict[str, object]:
-        """The columns that name it in a table of the report."""
-        return {"arm": self.name, "label": self.label}
 
     @property
     def n_samples(self) -> int:
@@ -123,37 +100,36 @@ def spread(name: str, found: Interval | Share) -> dict[str, float]:
 
 def arm_table(arms: Sequence[Answered]) -> pl.DataFrame:
     """`ARMS`: what each arm is called, and what it is there for."""
-    return ARMS.frame([arm.row for arm in arms])
+    return ARMS.frame([one.arm.row for one in arms])
 
 
 def ladder_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
     """`LADDER`: every arm under both measures; the first arm is the base, the last the tuned model."""
     base, tuned = arms[0], arms[-1]
     rows: list[dict[str, object]] = []
-    for measure, (order, arm) in product(MEASURES, enumerate(arms)):
-        rates, of_base = arm.rates(measure), base.rates(measure)
+    for measure, (order, one) in product(MEASURES, enumerate(arms)):
+        arm, rates, of_base = one.arm, one.rates(measure), base.rates(measure)
         share = elicited_share(rates, of_base, tuned.rates(measure), weights)
-        controls = [other.rates(measure) for other in arms if other.control_of == arm.name]
+        controls = [other.rates(measure) for other in arms if other.arm.control_of == arm.name]
         best = max(controls, key=np.mean, default=None)
         is_end = arm.kind == "end"
+        per_token = crossed(one.n_samples * one.bits, one.n_tokens, weights)
         rows.append(
             arm.row
             | {"kind": arm.kind, "family": arm.family, "order": order, "measure": measure}
-            | numbers(accuracy(arm.accepted(measure), weights), "accuracy")
-            | spread("gain", ZERO if arm is base else difference_interval(rates, of_base, weights))
+            | numbers(accuracy(one.accepted(measure), weights), "accuracy")
+            | spread("gain", ZERO if one is base else difference_interval(rates, of_base, weights))
             | spread("share", NOTHING if is_end else share)
             | spread("over_control", NOTHING if best is None else difference_interval(rates, best, weights))
-            | numbers(
-                crossed(arm.n_samples * arm.bits, arm.n_tokens, weights), "bits_per_token", "bits_low", "bits_high"
-            )
-            | spread("bits_per_problem", crossed(arm.bits, np.ones_like(arm.n_tokens), weights))
+            | numbers(per_token, "bits_per_token", "bits_low", "bits_high")
+            | spread("bits_per_problem", crossed(one.bits, np.ones_like(one.n_tokens), weights))
             | {
                 "refusal": None if is_end else share.refusal,
-                "steered_share": arm.steered_share,
-                "cost": arm.cost,
-                "truncated": float((arm.traces["stop"] == "length").mean()),  # pyright: ignore[reportArgumentType]
+                "steered_share": routed_share(one.traces),
+                "cost": one.cost,
+                "truncated": float((one.traces["stop"] == "length").mean()),  # pyright: ignore[reportArgumentType]
                 "n_problems": len(rates),
-                "n_samples": arm.n_samples,
+                "n_samples": one.n_samples,
             }
         )
     return LADDER.frame(rows)
@@ -161,21 +137,23 @@ def ladder_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
 
 def published_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
     """`PUBLISHED`: every arm of a published method between the two models decoded greedily; without those no row."""
-    ends = {arm.key.role: arm.rates("strict") for arm in arms if arm.key.decoding == "greedy" and arm.kind == "rung"}
-    mine = [arm for arm in arms if arm.family == "published"]
+    ends = {
+        one.arm.role: one.rates("strict") for one in arms if one.arm.key.decoding == "greedy" and not one.arm.control
+    }
+    mine = [one for one in arms if one.arm.family == "published"]
     if not mine or not {Role.BASE, Role.TUNED} <= ends.keys():
         return PUBLISHED.frame([])
     base, tuned = ends[Role.BASE], ends[Role.TUNED]
     rows: list[dict[str, object]] = []
-    for arm in mine:
-        rates, switched = arm.rates("strict"), arm.label.split(", ", maxsplit=1)[1]
+    for one in mine:
+        rates, switched = one.rates("strict"), one.arm.label.split(", ", maxsplit=1)[1]
         share = elicited_share(rates, base, tuned, weights)
         rows.append(
-            arm.named
+            one.arm.named
             | spread("share", share)
-            | numbers(accuracy(arm.accepted("strict"), weights), "accuracy")
+            | numbers(accuracy(one.accepted("strict"), weights), "accuracy")
             | {
-                "published": arm.key.role.partition("-")[0],
+                "published": one.arm.role.partition("-")[0],
                 "fault": None if switched == "as published" else switched,
                 "theirs": gap_recovered(rates.mean(), base.mean(), tuned.mean()),
                 "refusal": share.refusal,
@@ -191,9 +169,9 @@ def pass_at_k_table(arms: Sequence[Answered], ks: Sequence[int], weights: Weight
     """`PASS_AT_K` of the arms that were sampled often enough."""
     return PASS_AT_K.frame(
         [
-            arm.named | {"measure": measure, "k": point.k} | numbers(point.interval)
-            for measure, arm in product(MEASURES, arms)
-            for point in pass_at_k_curve(arm.accepted(measure), ks, weights)
+            one.arm.named | {"measure": measure, "k": point.k} | numbers(point.interval)
+            for measure, one in product(MEASURES, arms)
+            for point in pass_at_k_curve(one.accepted(measure), ks, weights)
         ]
     )
 
@@ -202,9 +180,9 @@ def cover_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
     """`COVER` of the same arms."""
     return COVER.frame(
         [
-            arm.named | {"measure": measure, "tau": point.tau} | numbers(point.interval)
-            for measure, arm in product(MEASURES, arms)
-            for point in cover_curve(arm.rates(measure), TAUS, weights)
+            one.arm.named | {"measure": measure, "tau": point.tau} | numbers(point.interval)
+            for measure, one in product(MEASURES, arms)
+            for point in cover_curve(one.rates(measure), TAUS, weights)
         ]
     )
 
@@ -214,9 +192,11 @@ def family_table(arms: Sequence[Answered], problems: Sequence[Problem], weights:
     families = [problem.family for problem in problems]
     return FAMILIES.frame(
         [
-            arm.named | {"measure": measure, "family": family, "n_problems": families.count(family)} | numbers(interval)
-            for measure, arm in product(MEASURES, arms)
-            for family, interval in accuracy_by_family(arm.accepted(measure), families, weights).items()
+            one.arm.named
+            | {"measure": measure, "family": family, "n_problems": families.count(family)}
+            | numbers(interval)
+            for measure, one in product(MEASURES, arms)
+            for family, interval in accuracy_by_family(one.accepted(measure), families, weights).items()
         ]
     )
 
@@ -225,10 +205,10 @@ def guess_table(arms: Sequence[Answered], task: Task, weights: Weights) -> pl.Da
     """`GUESS`: what each arm's answers would score if they were shuffled among the problems."""
     golds = [problem.answer for problem in task.problems]
     rows: list[dict[str, object]] = []
-    for arm in arms:
-        answers = [task.read_answer(text) for text in arm.traces["text"].to_list()]
-        of_problems = [answers[start : start + arm.n_samples] for start in range(0, len(answers), arm.n_samples)]
-        rows.append(arm.named | numbers(guess_floor(of_problems, golds, weights, same=task.same_answer)))
+    for one in arms:
+        answers, n = [task.read_answer(text) for text in one.traces["text"].to_list()], one.n_samples
+        of_problems = [answers[start : start + n] for start in range(0, len(answers), n)]
+        rows.append(one.arm.named | numbers(guess_floor(of_problems, golds, weights, same=task.same_answer)))
     return GUESS.frame(rows)
 
 
@@ -240,17 +220,16 @@ def example_table(
     `piece` gives the text of a token id.
     """
     rows: list[dict[str, object]] = []
-    for problem, arm in product(problems[:n_examples], arms):
-        trace, verdict = (
-            table.row(by_predicate=(pl.col("problem_id") == problem.id) & (pl.col("sample_index") == 0), named=True)
-            for table in (arm.traces, arm.verdicts)
-        )
+    for problem, one in product(problems[:n_examples], arms):
+        first = (pl.col("problem_id") == problem.id) & (pl.col("sample_index") == 0)
+        trace, verdict = (table.row(by_predicate=first, named=True) for table in (one.traces, one.verdicts))
+        # All that the tuned model writes alone is from the tuned model.
+        routes = [TUNED] * len(trace["routes"]) if one.arm.key == ArmKey(Role.TUNED) else trace["routes"]
         rows.append(
-            arm.named
+            one.arm.named
             | {"problem_id": problem.id, "prompt": problem.prompt, "gold": problem.answer}
-            | {name: trace[name] for name in ("text", "routes", "logprobs")}
+            | {"tokens": [piece(token) for token in trace["tokens"]], "routes": routes}
+            | {name: trace[name] for name in ("text", "logprobs")}
             | {name: verdict[name] for name in ("answer_correct", "process_valid", "reason")}
-            | {"tokens": [piece(token) for token in trace["tokens"]]}
-            | ({"routes": [TUNED] * len(trace["routes"])} if arm.key == ArmKey(Role.TUNED) else {})
         )
     return EXAMPLES.frame(rows)

@@ -15,6 +15,7 @@ from lab.models.device import settled_threads
 from lab.records.provenance import Provenance, canonical_json, digest
 from lab.records.stage import Artefact
 from lab.records.tables import write_table
+from lab.scoring.evidence import Role
 from lab.tasks.problem import PROBLEMS, problem_table
 from steering.published_hybrids.published_hybrids import load_published
 from steering.routing.routed import load_routing
@@ -39,14 +40,15 @@ def measure(context: StudyContext) -> Measured:
     """Everything but the report."""
     problems = problem_stage(context)
     parents = {"problems": problems.digest}
-    base = own_traces(context, context.base, "base", parents)
-    tuned = own_traces(context, context.pair.tuned, "tuned", parents)
-    companions = [
-        own_traces(context, model, f"companion-{index}", parents) for index, model in enumerate(context.companions)
+    models = [(Role.BASE, "base", context.base), (Role.TUNED, "tuned", context.pair.tuned)]
+    models += [(Role.COMPANION, f"companion-{index}", model) for index, model in enumerate(context.companions)]
+    alone = [
+        (Arm(role=role, name=name, label=model.name), own_traces(context, model, name, parents))
+        for role, name, model in models
     ]
+    (_, base), (_, tuned), *_ = alone
     fitting = fitting_stage(context, problems)
-    arms = list(between(context, fitting, parents))
-    tables = table_stage(context, base, tuned, arms, companions)
+    tables = table_stage(context, alone, list(between(context, fitting, parents)))
     evidence = evidence_stage(context, base, tuned, tables)
     estimates, features = estimate_stage(context, evidence, tables), None
     if context.study.features.layers:

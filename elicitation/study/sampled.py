@@ -63,6 +63,7 @@ def old_traces(context: StudyContext, model: Model, name: str, task: Task) -> Ar
 def arm_traces(context: StudyContext, arm: Arm, parents: dict[str, str]) -> Artefact:
     """An arm's traces of the held-out problems."""
     study, hybrid = context.study, arm.method
+    assert hybrid is not None, "a model alone has traces of its own"
     if not isinstance(hybrid, Hybrid):
         return elicited_traces(context, arm.name, hybrid, parents)
     parents = parents | {"base": context.base.digest, "tuned": context.pair.tuned.digest, "arm": identity(hybrid)}

@@ -24,7 +24,6 @@ from elicitation.study.findings import (
     ladder_table,
     pass_at_k_table,
     published_table,
-    routed_share,
 )
 from elicitation.study.sampled import old_traces, read_traces, tokens_per_answer
 from lab.metrics.bootstrap import resamples
@@ -34,7 +33,7 @@ from lab.records.seeds import numpy_generator
 from lab.records.stage import Artefact
 from lab.records.tables import read_table, write_table
 from lab.sampling.trace import VERDICTS, verdict_table
-from lab.scoring.evidence import ARMS, PROCESS, RANKS, SCORES, ArmKey, Evidence, Role
+from lab.scoring.evidence import ARMS, PROCESS, RANKS, SCORES, Evidence, Role
 from lab.scoring.process import process
 from lab.scoring.scores import scores
 from steering.hybrid.hybrid import Hybrid
@@ -71,39 +70,36 @@ def code_length(*columns: str) -> pl.Expr:
 
 
 def table_stage(
-    context: StudyContext, base: Artefact, tuned: Artefact, arms: list[tuple[Arm, Artefact]], companions: list[Artefact]
+    context: StudyContext, alone: Sequence[tuple[Arm, Artefact]], between: Sequence[tuple[Arm, Artefact]]
 ) -> Artefact:
-    """`tables/`: the arms, their verdicts, and what the report shows of them."""
-    parents = {"base": base.digest, "tuned": tuned.digest}
-    parents |= {arm.name: artefact.digest for arm, artefact in arms}
-    parents |= {f"companion-{index}": artefact.digest for index, artefact in enumerate(companions)}
+    """`tables/`: the arms, their verdicts, and what the report shows of them.
+
+    `alone` are models by themselves: the base, the tuned model, and others; `between` are rungs and controls.
+    """
+    parents = {arm.name: artefact.digest for arm, artefact in (*alone, *between)}
     study, problems = context.study, context.task.problems
     config = {"ks": study.ks, "n_boot": study.n_boot, "seed": study.seed}
 
     def compute(work: Path, made_by: Provenance) -> None:
-        lower = model_alone(context, base, Role.BASE, context.base)
-        upper = model_alone(context, tuned, Role.TUNED, context.pair.tuned)
-        further = enumerate(zip(companions, context.companions, strict=True))
-        own = [lower, upper]
-        own += [
-            model_alone(context, each, Role.COMPANION, model, f"companion-{index}") for index, (each, model) in further
-        ]
-        base_tokens = float(lower.n_tokens.sum() / (lower.n_samples * len(lower.n_tokens)))
-        between = [answered(context, *arm, base_tokens) for arm in in_order(arms)]
-        rungs = [lower, *between, upper]
+        lengths = read_traces(alone[0][1])["tokens"].list.len()
+        base_tokens = int(lengths.sum()) / len(lengths)
+        # In the order of the kinds of help, each control behind its rung.
+        ordered = sorted(between, key=lambda each: get_args(Family).index(each[0].family))
+        arms = [answered(context, arm, artefact, base_tokens) for arm, artefact in (*alone, *ordered)]
+        own, rest = arms[: len(alone)], arms[len(alone) :]
+        rungs = [own[0], *rest, own[1]]
         weights = resamples(len(problems), study.n_boot, numpy_generator(study.seed, "bootstrap"))
         tables = {
             "ladder": ladder_table(rungs, weights),
-            "published_hybrids": published_table(between, weights),
+            "published_hybrids": published_table(rest, weights),
             "guess": guess_table(own, context.task, weights),
             "pass_at_k": pass_at_k_table(own, study.ks, weights),
             "cover": cover_table(own, weights),
             "families": family_table(own, problems, weights),
             "examples": example_table(rungs, problems, partial(piece, context.base), N_EXAMPLES),
         }
-        verdicts = pl.concat([arm.verdicts for arm in [*own, *between]])
-        write_table(work / "verdicts.parquet", verdicts, VERDICTS, made_by)
-        write_table(work / "arms.parquet", arm_table([*own, *between]), ARMS, made_by)
+        write_table(work / "verdicts.parquet", pl.concat([one.verdicts for one in arms]), VERDICTS, made_by)
+        write_table(work / "arms.parquet", arm_table(arms), ARMS, made_by)
         for schema in SCHEMAS:
             write_table(work / f"{schema.name}.parquet", tables[schema.name], schema, made_by)
 
@@ -115,52 +111,20 @@ def piece(model: Model, token: int) -> str:
     return str(model.tokenizer.decode([token]))
 
 
-def in_order(arms: Sequence[tuple[Arm, Artefact]]) -> list[tuple[Arm, Artefact]]:
-    """The arms in the order of the kinds of help, each control behind its rung."""
-    return sorted(arms, key=lambda each: get_args(Family).index(each[0].family))
-
-
-def model_alone(context: StudyContext, artefact: Artefact, role: Role, model: Model, name: str = "") -> Answered:
-    """A model that answers alone, by default called as its role is."""
-    traces = read_traces(artefact)
-    return Answered(
-        name=name or role,
-        label=model.name,
-        key=ArmKey(role),
-        control_of=None,
-        family="end",
-        traces=traces,
-        verdicts=verdict_table(traces, context.task.problems, context.task.verify),
-        steered_share=0.0,
-        bits=np.full(len(context.task.problems), 0.0 if role == Role.BASE else inf),
-        cost=1.0,
-    )
-
-
 def answered(context: StudyContext, arm: Arm, artefact: Artefact, base_tokens: float) -> Answered:
-    """A rung or control with its verdicts, what it took from the tuned model, and what it cost.
+    """An arm with its verdicts, what it took from the tuned model, and what it cost.
 
     `base_tokens` are those of the base model's single answer, mean over problems.
     """
-    traces = read_traces(artefact)
-    bits, cost = np.zeros(len(context.task.problems)), 1.0
+    traces, cost = read_traces(artefact), 1.0
+    bits = np.full(len(context.task.problems), inf if arm.kind == "end" and arm.role != Role.BASE else 0.0)
     if isinstance(arm.method, Hybrid):
         of_problems = problem_bits(traces, arm.method).group_by("problem_id", maintain_order=True)
         bits = of_problems.agg(pl.col("bits").mean())["bits"].to_numpy()
-    else:
+    elif arm.method is not None:
         cost = tokens_per_answer(artefact) / base_tokens
-    return Answered(
-        name=arm.name,
-        label=arm.label,
-        key=arm.key,
-        control_of=arm.control_of,
-        family=arm.family,
-        traces=traces,
-        verdicts=verdict_table(traces, context.task.problems, context.task.verify),
-        steered_share=routed_share(traces),
-        bits=bits,
-        cost=cost,
-    )
+    verdicts = verdict_table(traces, context.task.problems, context.task.verify)
+    return Answered(arm=arm, traces=traces, verdicts=verdicts, bits=bits, cost=cost)
 
 
 def evidence_stage(context: StudyContext, base: Artefact, tuned: Artefact, tables: Artefact) -> Artefact:

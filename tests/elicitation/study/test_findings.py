@@ -9,6 +9,7 @@ import pytest
 
 from elicitation.report.study.record_words import rungs
 from elicitation.report.study.tables import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K
+from elicitation.study.arms import Arm
 from elicitation.study.findings import (
     TAUS,
     Answered,
@@ -23,9 +24,12 @@ from elicitation.study.findings import (
 )
 from lab.metrics.bootstrap import resamples
 from lab.sampling.trace import TRACES, VERDICTS
-from lab.scoring.evidence import ARMS, ArmKey, Control, Role
+from lab.scoring.evidence import ARMS, Control, Role
 from lab.tasks.problem import Problem, Verdict
 from lab.tasks.source import Task
+from steering.hybrid.hybrid import Hybrid
+from steering.hybrid.interventions import Takeover
+from steering.hybrid.routers import Never
 
 GOLDS = {"p": "1", "q": "2", "r": "1"}
 PROBLEMS = tuple(
@@ -39,7 +43,7 @@ TASK = Task(
     read_answer=lambda text: text or None,
     same_answer=lambda answer, gold: answer == gold,
 )
-HELP = Role.VECTOR_ALWAYS
+HELP, METHOD = Role.VECTOR_ALWAYS, Hybrid(Never(), Takeover())
 WEIGHTS = resamples(3, 200, np.random.default_rng(0))
 
 
@@ -80,15 +84,19 @@ def answered(
                     "reason": "ok" if right else "answer",
                 }
             )
-    return Answered(
+    control = None if control_of is None else Control.RANDOM_VECTORS
+    arm = Arm(
+        role=role or Role(name),
         name=name,
         label=f"label of {name}",
-        key=ArmKey(role or Role(name), "sampled", None if control_of is None else Control.RANDOM_VECTORS),
+        method=None if role is None else METHOD,
+        control=control,
         control_of=control_of,
+    )
+    return Answered(
+        arm=arm,
         traces=TRACES.frame(traces),
         verdicts=VERDICTS.frame(verdicts),
-        family="end" if role is None else "vector",
-        steered_share=0.25,
         bits=np.full(len(texts), 0.0) if bits is None else np.array(bits),
         cost=1.0,
     )
@@ -300,7 +308,7 @@ def test_bits_alike_on_every_problem_have_no_interval():
 
 
 def test_the_ladder_says_which_kind_of_help_an_arm_is_and_what_an_answer_costs():
-    vote = replace(RUNG, family="decoding", cost=8.0)
+    vote = replace(RUNG, arm=replace(RUNG.arm, role=Role.SELF_CONSISTENCY), cost=8.0)
     rows = ladder_table([BASE, vote, TUNED], WEIGHTS).head(3)
     assert rows["family"].to_list() == ["end", "decoding", "end"]
     assert rows["cost"].to_list() == [1.0, 8.0, 1.0]
