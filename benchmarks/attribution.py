@@ -30,7 +30,7 @@ from lab.records.seeds import numpy_generator
 from lab.tasks.source import open_task, task_source
 from probes.attribution.agreement import feature_agreement, place_agreement
 from probes.attribution.attribute import Attribution, attribute
-from probes.attribution.contrast import opening_contrasts
+from probes.attribution.contrast import first_token_contrasts
 from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation, Method, method_name
 from probes.attribution.feature_effects import completeness
 from probes.sae.load import load_sae
@@ -95,7 +95,7 @@ def main() -> None:
     model = load(model_source(arguments.model), device=device, dtype=torch.float32)
     sae = load_sae(arguments.sae, device=device)
     task = open_task(task_source(arguments.task), n_problems=arguments.n_texts, seed=arguments.seed)
-    contrasts = opening_contrasts(model, task.problems, arguments.toward, arguments.against)
+    contrasts = first_token_contrasts(model, task.problems, arguments.toward, arguments.against)
     methods: list[Method] = [Gradient(), Integrated(arguments.n_steps), JointAblation(), Ablation()]
 
     forward(model, contrasts, arguments.batch)

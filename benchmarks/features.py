@@ -32,7 +32,7 @@ from torch import Tensor
 from lab.models.device import resolve_device
 from lab.models.load import Model, load
 from lab.models.padding import left_padded
-from lab.models.source import OrganismModel
+from lab.models.source import BuiltInModel
 from lab.records.provenance import package_versions, provenance, revision
 from lab.records.seeds import numpy_generator, torch_generator
 from lab.tasks.chain_documents import Habits, chain_document
@@ -193,7 +193,7 @@ def main() -> None:
     if min(arguments.widths) < MINIBATCH:
         parser.error(f"--widths {min(arguments.widths)}: want at least {MINIBATCH}, the features of a minibatch")
     device = resolve_device(arguments.device)
-    model = load(OrganismModel(name="zero-base"), device=device, dtype=torch.float32)
+    model = load(BuiltInModel(name="zero-base"), device=device, dtype=torch.float32)
     site = Site((model.anatomy.n_layers - 1) // 2)
     with tempfile.TemporaryDirectory() as folder:
         store, labels = made_store(model, site, arguments.n_problems, Path(folder) / "store")

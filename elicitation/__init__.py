@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         attribute,
         capture,
         label_features,
+        label_tokens,
         load_sae,
         matched_features,
         store,
@@ -47,12 +48,15 @@ if TYPE_CHECKING:
         export,
         finetune,
         fit_vector,
+        ladder,
         load_vector,
         mean_difference,
         random_like,
         reinforce,
+        route_strip,
         steer,
     )
+    from elicitation.report.study.figures import ladder_figure
     from elicitation.study.config import Study
     from elicitation.study.run import run
     from elicitation.widgets.chart import chart
@@ -68,12 +72,13 @@ ROOMS = {
     "elicitation.front.opening": "load pair models task quiet",
     "elicitation.front.answers": "sample generate judge accuracy pass_at_k cover elicited_share next_token score "
     "evidence estimate open_report",
-    "elicitation.front.features": "capture store train_sae load_sae label_features attribute top_features "
-    "matched_features token_strip",
-    "elicitation.front.vectors": "disagreements fit_vector mean_difference random_like steer dose_sweep dose_slider "
-    "export load_vector reinforce finetune",
+    "elicitation.front.features": "capture store train_sae load_sae label_tokens label_features attribute "
+    "top_features matched_features token_strip",
+    "elicitation.front.vectors": "disagreements fit_vector mean_difference random_like steer ladder route_strip "
+    "dose_sweep dose_slider export load_vector reinforce finetune",
     "elicitation.widgets.chart": "chart",
     "elicitation.study.config": "Study",
+    "elicitation.report.study.figures": "ladder_figure",
     "elicitation.study.run": "run",
     "elicitation.calibration.run": "calibrate",
     "elicitation.calibration.record": "shipped_records",

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import isfinite
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 import torch
 from einops import rearrange
@@ -147,6 +147,8 @@ def edit_sites(edit: Edit) -> tuple[Site, ...]:
             return vector.sites
         case ClampFeature(sae=sae):
             return (sae.site,)
+        case never:
+            assert_never(never)
 
 
 @contextmanager
@@ -246,6 +248,8 @@ def check_fit(model: Model, edit: Edit) -> None:
             check_width(model, vector)
         case ClampFeature(sae=sae):
             require_fit(sae, model)
+        case never:
+            assert_never(never)
 
 
 def check_width(model: Model, vector: SteeringVector) -> None:
@@ -270,6 +274,8 @@ def _change(model: Model, edit: Edit, site: Site) -> StreamChange:
             return clamping(sae, feature, value)
         case Rotate(vector_from=start, vector_to=end, angle=angle):
             return rotation(model, start.directions[site], end.directions[site], angle)
+        case never:
+            assert_never(never)
 
 
 def _gated(

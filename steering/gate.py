@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 import torch
 from jaxtyping import Bool, Int
@@ -176,6 +176,8 @@ def is_open(gate: PartialGate, window: Window) -> Bool[Tensor, "batch pos"]:
             from_end = tuple(position for position in positions if position < 0)
             opened = _among(_positions(gate, window), tuple(position for position in positions if position >= 0))
             return opened | _among(_past_prompt(gate, window), from_end) if from_end else opened
+        case never:
+            assert_never(never)
 
 
 def _among(numbers: Int[Tensor, "batch pos"], wanted: tuple[int, ...]) -> Bool[Tensor, "batch pos"]:

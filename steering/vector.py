@@ -1,4 +1,4 @@
-"""SteeringVector: directions at sites, as a value that can be added, scaled and compared."""
+"""SteeringVector: directions at sites, as a value to add, scale and compare; and vectors as long as another one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -109,3 +109,27 @@ class SteeringVector:
 
     def __hash__(self) -> int:
         return hash((self.sites, tuple(self.norms.values())))
+
+
+def random_like(vector: SteeringVector, generator: torch.Generator) -> SteeringVector:
+    """Uniform directions on the spheres of `vector`'s norms, at its sites."""
+    directions = {}
+    for site, norm in vector.norms.items():
+        noise = torch.randn(vector.d_model, generator=generator)
+        directions[site] = noise * (norm / noise.norm())
+    return SteeringVector(directions, vector.residual_norms, f"random, norm-matched to ({vector.description})")
+
+
+def norm_matched(control: SteeringVector, vector: SteeringVector) -> SteeringVector:
+    """`control` stretched to the norm of `vector` at each of its sites; VectorError where it is zero and cannot be."""
+    if control.sites != vector.sites or not all(control.norms.values()):
+        raise VectorError(
+            f"a control at {', '.join(map(str, control.sites))} of norms {list(control.norms.values())} cannot be "
+            f"stretched to a vector at {', '.join(map(str, vector.sites))}: want the same sites and a direction at each"
+        )
+    stretched = {
+        site: direction * (vector.norms[site] / control.norms[site]) for site, direction in control.directions.items()
+    }
+    return SteeringVector(
+        stretched, vector.residual_norms, f"{control.description}, norm-matched to ({vector.description})"
+    )

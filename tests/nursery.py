@@ -15,13 +15,10 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
-import elicitation.study.run  # noqa: F401
-
-# Imported here, since urllib3, which sae_lens brings, binds a local socket as it is imported.
-import probes.sae.grid  # noqa: F401
-from elicitation.cli.main import main
+from elicitation.cli.main import VERBS, main
 from lab.records.provenance import package_versions, revision
 
 SOCKETS_OPENED: list[str] = []
@@ -78,6 +75,9 @@ def live(asked: dict) -> int:
 
 
 def serve() -> None:
+    # urllib3, which sae_lens brings, binds a local socket as it is imported.
+    for module in (*VERBS.values(), "elicitation.study.run", "probes.sae.grid"):
+        import_module(module)
     # Read once, before any child, so that a commit made meanwhile does not tell the children's reports apart.
     revision()
     package_versions()

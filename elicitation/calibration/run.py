@@ -23,15 +23,16 @@ from elicitation.calibration.record import AGREEMENT, RECORDS, TRIALS, agreement
 from elicitation.calibration.trials import trials
 from elicitation.estimators.estimate import ESTIMATES
 from elicitation.estimators.forgetting import DIVERGENCE, DROP
-from elicitation.report.calibration.page import PATH, CalibrationPage, render_calibration
-from elicitation.report.study.forgetting_scatter import FORGETTING
+from elicitation.report.calibration.figures import FORGETTING, PATH
+from elicitation.report.calibration.page import CalibrationPage, render_calibration
+from elicitation.report.kit.document import Origin
 from elicitation.report.study.tables import LADDER
 from elicitation.study.context import Watch, write_readme
 from elicitation.study.reported import table_file
 from lab.metrics.bootstrap import mean_interval, resamples
 from lab.models.device import resolve_device
 from lab.models.load import load
-from lab.models.source import OrganismModel
+from lab.models.source import BuiltInModel
 from lab.post_training.path_test import PathTest, path_test, strict_rates
 from lab.records.errors import ModelError
 from lab.records.provenance import digest, provenance
@@ -105,6 +106,7 @@ def calibrate(
     made_by = provenance("calibrate", effort, parents, device=str(chosen_device), dtype="float32", seed=seed)
     for name, frame in found.items():
         write_table(out / f"{name}.parquet", frame, SCHEMAS[name], made_by)
+    files = tuple(table_file(out / f"{name}.parquet", SCHEMAS[name], f"{name}.parquet") for name in found)
     page = CalibrationPage(
         title="Calibration",
         trials=table,
@@ -113,10 +115,8 @@ def calibrate(
         leaks=found["leaks"],
         forgetting=forgetting_rows(cases, out),
         path=path,
-        made_by=made_by,
-        command=command,
         minutes=(time.monotonic() - started) / 60,
-        files=tuple(table_file(out / f"{name}.parquet", SCHEMAS[name], f"{name}.parquet") for name in found),
+        origin=Origin(made_by=made_by, command=command, files=files),
     )
     write_text(out / "calibration.html", render_calibration(page))
     write_readme(out, f"A calibration, by: {command}", PARTS, {})
@@ -206,7 +206,7 @@ def path_rows(start: PathStart, test: PathTest, out: Path, *, seed: int, device:
     routes = {0: "base model", 1: "one round", test.n_rounds: f"{test.n_rounds} rounds"}
     rows: list[dict[str, object]] = []
     for n_rounds, route in routes.items():
-        model = load(OrganismModel(name=start.base), device=torch.device(device), dtype=torch.float32)
+        model = load(BuiltInModel(name=start.base), device=torch.device(device), dtype=torch.float32)
         # The trainer's bars and figures would bury the one bar of all paths.
         with tempfile.TemporaryDirectory() as work, silence():
             path_test(model, learned, test, n_rounds=n_rounds, seed=seed, work=Path(work))

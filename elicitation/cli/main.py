@@ -1,67 +1,67 @@
-"""The command `lab`: tyro over the commands, nothing else."""
+"""The command `lab`: a verb is found, its words become a command, and that is run until it ends or is stopped."""
 
-import contextlib
-import inspect
-import io
-import operator
+import ast
+import difflib
 import os
-import re
-import shlex
-import shutil
+import signal
 import sys
-import textwrap
-from collections.abc import Sequence
-from functools import reduce
-from typing import Annotated, cast, get_args
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
 
-import tyro
-
-from elicitation.cli.commands import Command, DoctorCommand
-from elicitation.cli.stopping import advice, stoppable
+from elicitation.cli.parse import Command, parse
+from elicitation.cli.terminal import Terminal
 from lab.records.errors import LabError
 
-FRAME = ("╭", "│", "╰")
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+VERBS = {
+    "demo": "elicitation.cli.demo",
+    "study": "elicitation.cli.study",
+    "calibrate": "elicitation.cli.calibrate",
+    "sample": "elicitation.cli.sample",
+    "capture": "elicitation.cli.capture",
+    "sae": "elicitation.cli.sae",
+    "features": "elicitation.cli.features",
+    "attribute": "elicitation.cli.attribute",
+    "taxonomy": "elicitation.cli.taxonomy",
+    "vectors": "elicitation.cli.vectors",
+    "export": "elicitation.cli.export",
+    "models": "elicitation.cli.models",
+    "doctor": "elicitation.cli.doctor",
+}
+"""Verb -> its module, which is imported when the verb is asked for.
 
-
-def help_text(printed: str, width: int) -> str:
-    """`printed` with the lines outside of frames, which tyro leaves as long as they are, cut at `width` columns.
-
-    An example goes on after a backslash, so that it can be copied whole; a list of verbs that is wider than the
-    terminal is left to the frame below it.
-    """
-    return "\n".join(_cut(line, width) for line in printed.split("\n"))
-
-
-def _cut(line: str, width: int) -> str:
-    plain = COLOUR.sub("", line)
-    if len(plain) <= width or plain.startswith(FRAME):
-        return line
-    if plain.startswith("usage:"):
-        return re.sub(r"\{[a-z,-]+\}", "VERB ...", line)
-    if plain.startswith("Example:"):
-        kept = textwrap.wrap(line, width - 2, break_long_words=False, break_on_hyphens=False, subsequent_indent="    ")
-        return " \\\n".join(kept)
-    return textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
-
-
+The docstring of a module is the help of its verb. Its `COMMAND` is a `Command`, or several by the word that asks for
+each, whose docstrings are then their help.
+"""
 ABOUT = """How much of a reasoning gain was already inside the base model?
 
-New here? `lab demo` runs a whole study on models that come with the package, in about three minutes.
+New here? `lab demo` runs a whole study on models that come with the package, in about three minutes. \
 `lab doctor` checks the installation. `lab VERB --help` says what a verb wants, with an example."""
+ENVIRONMENT = {
+    # OpenMP reads it once, with torch. Threads that spin while they wait for each other stand still where another
+    # process keeps a core busy: sampling took 30 times as long.
+    "OMP_WAIT_POLICY": "passive",
+    # Bars and warnings of libraries would bury our own.
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+HELP = {"-h", "--help"}
+SHOW_CURSOR = b"\x1b[?25h"
 
 
 def main() -> None:
     """Entry point: 0 when done, 2 with one line on standard error for what the user can mend, 130 or 143 if stopped."""
-    typed = sys.argv[1:]
-    # OpenMP reads it once, with torch. Threads that spin while they wait for each other stand still where another
-    # process keeps a core busy: sampling took 30 times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    terminal = Terminal(sys.argv[1:])
     try:
-        command = parsed(typed or ["--help"])
-        line = shlex.join(["lab", *typed])
-        with stoppable(advice(command, line)):
-            carry_out(command, line)
+        command = asked(terminal)
+        if command is not None:
+            with stoppable(advice(command, terminal.line)):
+                command.run(terminal)
     except (LabError, OSError) as error:
         print(f"lab: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
@@ -70,57 +70,102 @@ def main() -> None:
         sys.exit(130)
 
 
-def parsed(argv: Sequence[str]) -> Command:
-    """The command that `argv` asks for; SystemExit after the help, or after a complaint about `argv`."""
-    held = Held()
-    overview = [*argv] in (["-h"], ["--help"])
+def asked(terminal: Terminal) -> Command | None:
+    """The command that was typed; None after an overview of what can be. Raises as `parse` does."""
+    verb, *rest = terminal.words or ["--help"]
+    if verb in HELP:
+        terminal.overview("lab", ABOUT, {name: docstring(module) for name, module in VERBS.items()})
+        return None
+    module_name = VERBS[known(verb, VERBS, "lab")]
+    settle_libraries()
+    module = import_module(module_name)
+    kind, about, prog = module.COMMAND, module.__doc__ or "", f"lab {verb}"
+    if isinstance(kind, dict):
+        word, *rest = rest or ["--help"]
+        if word in HELP:
+            terminal.overview(prog, about, {name: one.__doc__ or "" for name, one in kind.items()})
+            return None
+        kind = kind[known(word, kind, prog)]
+        about, prog = kind.__doc__ or "", f"{prog} {word}"
+    if HELP & {*rest}:
+        terminal.about(about)
+    return parse(kind, rest, prog=prog)
+
+
+def known(word: str, words: Mapping[str, object], prog: str) -> str:
+    """`word`, one of `words`; LabError with the one that may be meant, and all there are."""
+    if word not in words:
+        near = difflib.get_close_matches(word, words, 1)
+        meant = f"did you mean {near[0]}? There are" if near else "want one of"
+        raise LabError(f"{prog} {word}: no such verb; {meant}: {', '.join(words)}")
+    return word
+
+
+def docstring(module: str) -> str:
+    """That of a module of this folder, which is not imported."""
+    file = Path(__file__).with_name(f"{module.rpartition('.')[2]}.py")
+    return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+
+
+def settle_libraries() -> None:
+    """Tells libraries, those that were imported and those that will be, how to wait, and to show no bars."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # peft 0.21 reads a property that transformers 5.23 deprecates.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+    if "transformers" in sys.modules:
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came; whatever tidies up after Ctrl-C does it here too."""
+
+
+def advice(command: Command, typed: str) -> str:
+    """What a user who stopped `command`, given as `typed`, is told: how to go on, or that nothing was kept."""
+    if command.RESUMES:
+        return f"lab: stopped; to go on: {typed}"
+    return f"lab: stopped; nothing was kept; to start again: {typed}"
+
+
+@contextmanager
+def stoppable(told: str) -> Iterator[None]:
+    """Within the block Ctrl-C and SIGTERM end the command in order: `told` on standard error, exit code 130 or 143.
+
+    The first of them raises KeyboardInterrupt or `Terminated`, so that files half written are taken away. One more
+    ends the process at once: what lies on disk is whole even so, but hidden `.partial` files may stay until the
+    command is given again.
+    """
+    came: list[int] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{told}\n".encode())
+            _leave(number)
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with contextlib.redirect_stdout(held):
-            return tyro.cli(
-                cast(type[Command], overview_of(Command) if overview else Command),
-                prog="lab",
-                description=ABOUT,
-                args=argv,
-                config=(
-                    tyro.conf.OmitArgPrefixes,
-                    tyro.conf.OmitSubcommandPrefixes,
-                    tyro.conf.FlagCreatePairsOff,
-                ),
-            )
+        yield
+    except KeyboardInterrupt as error:
+        print(told, file=sys.stderr, flush=True)  # noqa: T201
+        sys.exit(128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT))
     finally:
-        sys.stdout.write(help_text(held.getvalue(), shutil.get_terminal_size().columns))
+        for number, handler in before.items():
+            # Where one came, the interpreter still has to end, and a second must find no default handler.
+            signal.signal(number, _quietly if came else handler)
 
 
-class Held(io.StringIO):
-    """Keeps what is printed, with the colours that standard output would have got."""
-
-    # That of standard output, by which tyro draws its frames.
-    encoding: str = getattr(sys.__stdout__, "encoding", None) or "utf-8"
-
-    def isatty(self) -> bool:
-        """Whether standard output is a terminal."""
-        return sys.__stdout__ is not None and sys.__stdout__.isatty()
+def _quietly(number: int, _: FrameType | None) -> None:
+    _leave(number)
 
 
-def overview_of(commands: object) -> object:
-    """`commands`, a union of verbs, with no more of their help than what each is for."""
-    verbs = []
-    for annotated in get_args(commands):
-        kind, verb = get_args(annotated)
-        purpose = inspect.cleandoc(kind.__doc__).partition("\n\n")[0]
-        verbs.append(Annotated[kind, tyro.conf.subcommand(verb.name, description=purpose)])
-    return reduce(operator.or_, verbs)
-
-
-def carry_out(command: Command, typed: str) -> None:
-    """Does what `command` asks. torch and transformers load here, so that --help stays quick."""
-    match command:
-        case DoctorCommand():
-            # Has to run where libraries that everything else imports are missing.
-            from elicitation.cli.doctor import run_doctor
-
-            run_doctor(command)
-        case _:
-            from elicitation.cli.run import run
-
-            run(command, typed)
+def _leave(number: int) -> None:
+    """Ends the process without any tidying, but gives the terminal its cursor back."""
+    if os.isatty(1):
+        os.write(1, SHOW_CURSOR)
+    os._exit(128 + number)

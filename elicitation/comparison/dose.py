@@ -1,6 +1,7 @@
 """dose_sweep: what a vector does at several doses, to the accuracy that is wanted and to all the rest."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -8,12 +9,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from elicitation.comparison.evaluate import EvalSpec, evaluate
-from elicitation.report.vectors.tables import DOSES
+from elicitation.comparison.config import ComparisonContext
+from elicitation.comparison.evaluate import EvalSpec, evaluate, fit_by_fit, spec_of
+from elicitation.comparison.fits import Fitted
+from elicitation.report.vectors.tables import DOSES, VECTOR_DOSES
 from lab.metrics.bootstrap import difference_interval, mean_interval, resamples
 from lab.models.load import Model
 from lab.records.errors import VectorError
 from lab.records.seeds import child_seed, numpy_generator
+from lab.records.stage import Artefact
 from lab.sampling.sample import sample
 from lab.sampling.trace import Trace
 from lab.scoring.scores import Row, completion_logits, pieces
@@ -112,3 +116,18 @@ def divergences(model: Model, edit: Add, traces: Sequence[Trace], eval_spec: Eva
             n_tokens[traces[index].problem_id] += n
     # Rounding can leave a divergence of zero a little below it.
     return np.array([max(0.0, totals[key] / n_tokens[key]) for key in prompts])
+
+
+def dose_stage(comparing: ComparisonContext, fits: Sequence[Fitted]) -> Artefact:
+    """`doses/`: `VECTOR_DOSES` at temperature 1; damage is measured on the other task's texts, else on the task's."""
+    context, doses = comparing.context, comparing.comparison.doses
+    asked = spec_of(comparing, context.task)
+    unrelated = replace(spec_of(comparing, context.old_task or context.task), n_samples=1)
+
+    def swept(fitted: Fitted) -> pl.DataFrame:
+        assert fitted.vector is not None, "only fits with a vector are swept"
+        where, n_boot = fitted.entry.where, context.study.n_boot
+        return dose_sweep(context.base, fitted.vector, doses, asked, unrelated, where=where, n_boot=n_boot)
+
+    config = {"doses": doses, "asked": asked.plain, "unrelated": unrelated.plain}
+    return fit_by_fit(comparing, "doses", VECTOR_DOSES, config, fits if doses else (), swept)

@@ -1,61 +1,32 @@
-"""Outcome: how well a model does under edits, problem by problem."""
+"""evaluate: how well a model does under edits, problem by problem."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+import polars as pl
+from jaxtyping import Float
 
+from elicitation.comparison.config import ComparisonContext
+from elicitation.comparison.fits import Fitted
 from lab.models.load import Model
 from lab.records.seeds import child_seed
-from lab.sampling.decoder import Batch, CachedDecoder, Decoder, Proposal
+from lab.records.stage import Artefact, memoised
+from lab.records.tables import Schema, read_table, write_table
 from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
-from lab.sampling.trace import Trace
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
-from steering.edit import Add, Edit, apply, apply_each
+from steering.edit import Add, apply
 
-
-class EditedDecoder:
-    """As under `apply`, every position that is read is edited, prompt and completion, where the edit's gate is open.
-
-    Which of `edits` a prompt has is a hash of its tokens, so batches and their order cannot change it.
-    """
-
-    def __init__(self, model: Model, edits: Sequence[Edit], batch: Batch) -> None:
-        self.model, self.edits = model, edits
-        of_prompts = chosen_edits(batch, len(edits))
-        with apply_each(model, edits, of_prompts):
-            self.rows = CachedDecoder(model, batch)
-        self.chosen = of_prompts[batch.owner.cpu()]
-
-    def propose(self) -> Proposal:
-        """The edited model's own distribution."""
-        return self.rows.propose()
-
-    def append(self, tokens: Int[Tensor, " row"]) -> None:
-        """One edited forward pass over one position."""
-        with apply_each(self.model, self.edits, self.chosen):
-            self.rows.append(tokens)
-
-    def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Drops the other rows."""
-        self.rows.keep(rows)
-        self.chosen = self.chosen[rows.cpu()]
-
-
-def chosen_edits(batch: Batch, n_edits: int) -> Int[Tensor, " prompt"]:
-    """Which edit each prompt of `batch` has."""
-    texts = [prompt[kept].tolist() for prompt, kept in zip(batch.prompts, batch.mask, strict=True)]
-    return torch.tensor([child_seed(0, "edit", *text) % n_edits for text in texts])
+DRAWS = "exam"
+"""Name of the random numbers that answers to held-out problems draw."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvalSpec:
-    """What is asked, and how it is answered. Outcomes of one exam are paired: they draw the same random numbers."""
+    """What is asked, and how it is answered. Results of one spec are paired: they draw the same random numbers."""
 
     task: Task
     n_samples: int = 8
@@ -63,6 +34,17 @@ class EvalSpec:
     decoding: Decoding = field(default_factory=Decoding)
     seed: int = 0
     batch_size: int = 256
+
+    @property
+    def plain(self) -> dict[str, object]:
+        """The same without its functions, which have no canonical form."""
+        return {
+            "task": self.task.name,
+            "problems": [problem.id for problem in self.task.problems],
+            "n_samples": self.n_samples,
+            "decoding": self.decoding,
+            "seed": self.seed,
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -79,63 +61,83 @@ class EvalResult:
 
 def evaluate(model: Model, edits: Sequence[Add], eval_spec: EvalSpec) -> EvalResult:
     """Samples completions under all of `edits`, and judges them. Raises as `apply` and `sample` do."""
+    task, n = eval_spec.task, eval_spec.n_samples
     with apply(model, *edits):
         traces = sample(
-            model,
-            eval_spec.task.problems,
-            eval_spec.n_samples,
-            eval_spec.decoding,
-            seed=eval_spec.seed,
-            batch_size=eval_spec.batch_size,
+            model, task.problems, n, eval_spec.decoding, seed=eval_spec.seed, batch_size=eval_spec.batch_size
         )
-    return judged(traces, eval_spec)
-
-
-def evaluate_by_prompt(model: Model, edits: Sequence[Add], eval_spec: EvalSpec) -> EvalResult:
-    """As `evaluate`, but each prompt has one of `edits` alone, so problems differ in it as they do in all else.
-
-    An interval over problems then holds the spread between the edits. Raises as `apply_each` and `sample` do.
-    """
-
-    def opened(batch: Batch) -> Decoder:
-        return EditedDecoder(model, edits, batch)
-
-    traces = sample(
-        model,
-        eval_spec.task.problems,
-        eval_spec.n_samples,
-        eval_spec.decoding,
-        seed=eval_spec.seed,
-        batch_size=eval_spec.batch_size,
-        open_rows=opened,
-    )
-    return judged(traces, eval_spec)
-
-
-def judged(traces: Sequence[Trace], eval_spec: EvalSpec) -> EvalResult:
-    """The outcome of an exam's traces, which are in the order of its problems and samples."""
-    task = eval_spec.task
-    problems = [problem for problem in task.problems for _ in range(eval_spec.n_samples)]
+    problems = [problem for problem in task.problems for _ in range(n)]
     verdicts = [task.verify(problem, trace.text) for problem, trace in zip(problems, traces, strict=True)]
+    coherent = [
+        is_coherent(task, problem, trace.text, trace.stop) for problem, trace in zip(problems, traces, strict=True)
+    ]
 
     def rates(found: list[bool]) -> Float[np.ndarray, " problem"]:
-        return np.array(found, dtype=np.float64).reshape(len(task.problems), eval_spec.n_samples).mean(axis=1)
+        return np.array(found, dtype=np.float64).reshape(len(task.problems), n).mean(axis=1)
 
     return EvalResult(
         strict=rates([verdict.strict for verdict in verdicts]),
         answer=rates([verdict.answer_correct for verdict in verdicts]),
-        incoherent=rates(
-            [not is_coherent(task, problem, trace) for problem, trace in zip(problems, traces, strict=True)]
-        ),
+        incoherent=rates([not one for one in coherent]),
     )
 
 
-def is_coherent(task: Task, problem: Problem, trace: Trace) -> bool:
+def is_coherent(task: Task, problem: Problem, text: str, stop: str) -> bool:
     """Whether a completion ended within the limit, states an answer and, where the task has a grammar, keeps to it."""
-    if trace.stop == "length" or task.read_answer(trace.text) is None:
+    if stop == "length" or task.read_answer(text) is None:
         return False
     if task.steps is None:
         return True
-    spans = task.steps.spans(problem, trace.text)
+    spans = task.steps.spans(problem, text)
     # The grammar's end mark may be written, and has no span.
-    return trace.text[spans[-1].end if spans else 0 :].strip() in ("", ".")
+    return text[spans[-1].end if spans else 0 :].strip() in ("", ".")
+
+
+def spec_of(comparing: ComparisonContext, task: Task) -> EvalSpec:
+    """How the arms of a comparison are sampled, for `task`."""
+    study = comparing.context.study
+    return EvalSpec(
+        task=task,
+        n_samples=study.n_samples,
+        decoding=study.decoding,
+        seed=child_seed(study.seed, DRAWS),
+        batch_size=study.batch_size,
+    )
+
+
+def fit_by_fit(
+    comparing: ComparisonContext,
+    name: str,
+    schema: Schema,
+    config: object,
+    fits: Sequence[Fitted],
+    measure: Callable[[Fitted], pl.DataFrame],
+) -> Artefact:
+    """The stage `name/`: one table of what is measured of every fit that has a vector; whole fits survive a kill."""
+    context, parents = comparing.context, {"base": comparing.context.base.digest} | parents_of(fits)
+
+    def compute(work: Path) -> None:
+        made_by = context.made_by(name, config, parents)
+        table, parts = work / f"{name}.parquet", work / "parts"
+        paths = {parts / f"{fitted.entry.name}.parquet": fitted for fitted in fits if fitted.vector is not None}
+        if not table.exists():
+            context.watch(name, 0, len(paths))
+            for path, fitted in paths.items():
+                if not path.exists():
+                    of_fit = measure(fitted).select(pl.lit(fitted.entry.name).alias("fit"), pl.all())
+                    write_table(path, of_fit, schema, made_by)
+                context.watch(name, 1, len(paths))
+            write_table(
+                table, pl.concat([schema.frame([]), *(read_table(path, schema) for path in paths)]), schema, made_by
+            )
+        for path in parts.glob("*"):
+            path.unlink()
+        if parts.exists():
+            parts.rmdir()
+
+    return memoised(context.out, name, config, parents, compute)
+
+
+def parents_of(fits: Sequence[Fitted]) -> dict[str, str]:
+    """The digests of the fits."""
+    return {fitted.entry.name: fitted.digest for fitted in fits}

@@ -1,31 +1,36 @@
-"""fit_on: the vector that a method finds in lessons, whatever they teach."""
+"""Fits: those that a comparison makes, each at a place and for a use: training pairs -> a vector and its controls."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
 
-import polars as pl
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from elicitation.comparison.config import Method
-from elicitation.comparison.context import Ground
-from elicitation.comparison.training_pairs import MAX_DISAGREEMENTS, TrainingPairs, some_rows
-from elicitation.study.disagreements import contexts, first_token_activations
-from lab.models.load import Model
-from lab.models.padding import left_padded
+from elicitation.comparison.config import ComparisonContext
+from elicitation.comparison.training_pairs import ITSELF, TrainingPairs, sides_forgotten, tokens_misplaced
+from lab.post_training.reinforce import Reward
 from lab.records.errors import VectorError
-from lab.records.seeds import torch_generator
-from lab.scoring.scores import trace_rows
+from lab.records.provenance import digest
+from lab.records.seeds import child_seed, numpy_generator, torch_generator
+from lab.records.stage import Artefact, memoised
+from lab.records.tables import write_text
+from lab.scoring.evidence import Control
+from lab.tasks.problem import Problem
+from lab.tasks.source import Task
 from probes.capture.site import Site
-from probes.sae.dictionary import Sae
-from steering.fits.examples import Completions
-from steering.fits.gradient import fit_gradient
-from steering.fits.mean_difference import mean_difference
-from steering.fits.sae_decoder import sae_decoder
+from steering.export.tensors import load_vector, save_vector
+from steering.export.vector_file import facts_of
+from steering.fits.fit import Fit, Rewarded, Taught
+from steering.fits.fits import DecoderRows, MeanDifference
+from steering.fits.gradient import FirstTokenGradient, TextGradient
+from steering.fits.policy_gradient import PolicyGradient, answer_reward
 from steering.gate import EVERYWHERE, Gate, WhileWriting
-from steering.vector import SteeringVector
+from steering.hybrid.hybrid import identity
+from steering.vector import SteeringVector, norm_matched, random_like
 
+AnyFit: TypeAlias = Fit[Taught] | PolicyGradient
 FIRST = WhileWriting((0,))
 """At the prompt's last token, from which the first token of the answer is written."""
 
@@ -37,7 +42,7 @@ class Entry:
     name: str
     """Unique, and the name of its files."""
     label: str
-    method: Method
+    fit: AnyFit
     sites: tuple[Site, ...]
     where: Gate
 
@@ -47,115 +52,154 @@ class Entry:
         return "every token" if self.where == EVERYWHERE else "first token"
 
 
-def entries(ground: Ground) -> tuple[Entry, ...]:
-    """All fits that are asked for, in the order of the methods."""
-    return tuple(entry for method in ground.methods for entry in entries_of(ground, method))
+def entries(comparing: ComparisonContext) -> tuple[Entry, ...]:
+    """All fits that are asked for, in the order of the methods; one a layer where its vectors have one site."""
+    comparison, study = comparing.comparison, comparing.context.study
+    policy = PolicyGradient(replace(comparison.policy, max_new_tokens=study.decoding.max_new_tokens))
+    each, several = [(site,) for site in comparing.sites], [comparing.policy_sites]
+    listed: dict[str, tuple[str, AnyFit, list[tuple[Site, ...]], Gate]] = {
+        "mean": ("difference of means", MeanDifference(), each, EVERYWHERE),
+        "mean-first": ("difference of means", MeanDifference(), each, FIRST),
+        "gradient": ("gradient on texts", TextGradient(study.fit, comparison.n_texts), each, EVERYWHERE),
+        "gradient-first": ("gradient on disagreements", FirstTokenGradient(study.fit), each, FIRST),
+        "policy": (f"policy gradient at {len(comparing.policy_sites)} sites", policy, several, EVERYWHERE),
+    }
+    if comparing.sae is not None:
+        features = DecoderRows(comparing.sae, comparison.n_features)
+        listed["sae"] = (f"{comparison.n_features} SAE features", features, [(comparing.sae.site,)], FIRST)
+    found: list[Entry] = []
+    for method in comparing.methods:
+        words, fit, places, where = listed[method]
+        for sites in places:
+            place = f", block {sites[0].layer}" if len(sites) == 1 else ""
+            use = "every token" if where == EVERYWHERE else "first token"
+            name = f"{method}-{sites[0].layer}" if places is each else method
+            label = f"{words}{place}, {use}"
+            found.append(Entry(name=name, label=label, fit=fit, sites=sites, where=where))
+    return tuple(found)
 
 
-def entries_of(ground: Ground, method: str) -> Iterator[Entry]:
-    """The fits of one method; one a layer where its vectors have one site."""
-    match method:
-        case "mean":
-            yield from at_each(ground, "mean", "difference of means", EVERYWHERE)
-        case "mean-first":
-            yield from at_each(ground, "mean-first", "difference of means", FIRST)
-        case "gradient":
-            yield from at_each(ground, "gradient", "gradient on texts", EVERYWHERE)
-        case "gradient-first":
-            yield from at_each(ground, "gradient-first", "gradient on disagreements", FIRST)
-        case "policy":
-            label = f"policy gradient at {len(ground.policy_sites)} sites, every token"
-            yield Entry(name="policy", label=label, method="policy", sites=ground.policy_sites, where=EVERYWHERE)
-        case _:
-            assert ground.sae is not None, "without an SAE its method is not listed"
-            n, site = ground.comparison.n_features, ground.sae.site
-            label = f"{n} SAE features, block {site.layer}, first token"
-            yield Entry(name="sae", label=label, method="sae", sites=(site,), where=FIRST)
+REASONS = "reasons.json"
 
 
-def at_each(ground: Ground, method: Method, words: str, where: Gate) -> Iterator[Entry]:
-    """A fit at each of the comparison's sites."""
-    use = "every token" if where == EVERYWHERE else "first token"
-    for site in ground.sites:
-        yield Entry(
-            name=f"{method}-{site.layer}",
-            label=f"{words}, block {site.layer}, {use}",
-            method=method,
-            sites=(site,),
-            where=where,
+def rewarded(comparing: ComparisonContext, work: Path) -> Iterator[tuple[str, Rewarded]]:
+    """What the fit is rewarded for, and what those controls are that were asked for; checkpoints lie below `work`."""
+    task, wanted = comparing.context.fit_task, comparing.comparison.policy_controls
+
+    def under(reward: Reward, task: Task, steps: str) -> Rewarded:
+        watch = partial(comparing.context.watch, f"policy gradient: {steps}")
+        return Rewarded(task.problems, reward, work / f"steps-{steps}", watch)
+
+    yield ITSELF, under(answer_reward(task.verify), task, "itself")
+    if "shuffled" in wanted:
+        yield Control.SHUFFLED_LABELS, under(misplaced_reward(task, comparing.context.study.seed), task, "shuffled")
+    if "other-task" in wanted and (other := comparing.other_fit_task) is not None:
+        yield Control.OTHER_TASK, under(answer_reward(other.verify), other, "other-task")
+
+
+def misplaced_reward(task: Task, seed: int) -> Reward:
+    """1 where a completion states the answer of another problem, each problem having one of the others' for good."""
+    order = numpy_generator(seed, "misplaced answers").permutation(len(task.problems))
+    following = dict(zip(order, [*order[1:], order[0]], strict=True))
+    answers = {problem.id: task.problems[following[index]].answer for index, problem in enumerate(task.problems)}
+
+    def reward(problem: Problem, completion: str) -> float:
+        return float(task.verify(replace(problem, answer=answers[problem.id]), completion).answer_correct)
+
+    return reward
+
+
+N_RANDOM = 256
+"""Random directions that the problems are spread over: so many that which were drawn hardly matters."""
+N_SHUFFLES = 8
+"""Shuffles of the sides of a difference, which the problems are spread over: of one, chance decides the sign."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Fitted:
+    """An entry with its vector and its controls, each of the vector's norms, or with why there is none."""
+
+    entry: Entry
+    vector: SteeringVector | None
+    controls: Mapping[Control, tuple[SteeringVector, ...]]
+    """Those with vectors of their own, several where chance decides the sign of one."""
+    reasons: Mapping[str, str]
+    """What could not be fitted (`itself`, or a control) -> why."""
+    digest: str
+
+    def random(self, seed: int, n: int = N_RANDOM) -> tuple[SteeringVector, ...]:
+        """`n` random directions of the vector's norms at its sites; there has to be a vector."""
+        assert self.vector is not None, "nothing can be as long as a vector that is not there"
+        return tuple(
+            random_like(self.vector, torch_generator(seed, "random vector", self.entry.name, draw)) for draw in range(n)
         )
 
 
-def fit_on(ground: Ground, entry: Entry, taught: TrainingPairs) -> SteeringVector:
-    """The vector of `entry` in `taught`. Raises VectorError, with the reason, where there is nothing to learn from."""
-    model, comparison = ground.context.base, ground.comparison
-    (site,) = entry.sites
-    draws, steps = (torch_generator(comparison.seed, name) for name in ("examples", "fit"))
-    match entry.method:
-        case "mean" | "mean-first":
-            positive, negative = openings(model, site, taught)
-            description = (
-                f"difference of means after the first token: {len(positive)} and {len(negative)}, {taught.description}"
-            )
-            return mean_difference(site, positive, negative, description=description)
-        case "gradient":
-            texts = some_rows(taught.positive, comparison.n_texts, draws)
-            require(texts.height, taught)
-            description = f"gradient on {texts.height} completions, {taught.description}"
-            return fit_gradient(
-                model, site, completions(model, texts, taught), comparison.fit, steps, description=description
-            )
-        case "gradient-first":
-            opening = some_rows(taught.decided.filter(pl.col("position") == 0), MAX_DISAGREEMENTS, draws)
-            require(opening.height, taught)
-            description = f"gradient on {opening.height} disagreements at the first token, {taught.description}"
-            examples = contexts(model, opening, taught.decided_in, taught.problems)
-            return fit_gradient(model, site, examples, comparison.fit, steps, description=description)
-        case "sae":
-            assert ground.sae is not None, "without an SAE its method is not listed"
-            return from_features(ground.sae, *openings(model, site, taught), n=comparison.n_features)
-        case "policy":
-            raise AssertionError("rewards, and no lessons, teach the policy gradient")
+def fit_stage(comparing: ComparisonContext, entry: Entry, training_pairs: dict[str, TrainingPairs]) -> Fitted:
+    """`fits/<entry>/`: a file for the vector and for each control. What is there after a kill is not fitted again.
+
+    `training_pairs` has those of the pair as `itself`, and those that other texts give by the name of the control.
+    """
+    context = comparing.context
+    config = {"fit": identity(entry.fit), "sites": [str(site) for site in entry.sites], "seed": context.study.seed}
+    parents = {"base": context.base.digest} | {name: taught.digest for name, taught in training_pairs.items()}
+    if isinstance(entry.fit, PolicyGradient):
+        config["controls"] = list(comparing.comparison.policy_controls)
+        parents = {"base": context.base.digest, "problems": digest(context.fit_task.problems)}
+        if comparing.other_fit_task is not None:
+            parents["other task"] = digest(comparing.other_fit_task.problems)
+
+    def compute(work: Path) -> None:
+        made_by = context.made_by(f"fits/{entry.name}", config, parents)
+        reasons: dict[str, str] = {}
+        vector: SteeringVector | None = None
+        for name, make in makers(comparing, entry, training_pairs, work):
+            path = work / f"{name}.safetensors"
+            try:
+                if not path.exists():
+                    found = make() if vector is None else norm_matched(make(), vector)
+                    save_vector(path, found, made_by, fitted_on=facts_of(context.base))
+            except VectorError as error:
+                reasons[name.partition(".")[0]] = str(error)
+            if ITSELF in reasons:
+                break
+            vector = vector or load_vector(path)
+        write_text(work / REASONS, json.dumps(reasons, sort_keys=True))
+        for checkpoints in work.glob("steps-*"):
+            shutil.rmtree(checkpoints)
+
+    return read_fitted(entry, memoised(context.out / "fits", entry.name, config, parents, compute))
 
 
-def require(n: int, taught: TrainingPairs) -> None:
-    """VectorError where there is no example."""
-    if not n:
-        raise VectorError(f"nothing to learn from: no such text or decision among those {taught.description}")
+def makers(
+    comparing: ComparisonContext, entry: Entry, training_pairs: dict[str, TrainingPairs], work: Path
+) -> Iterator[tuple[str, Callable[[], SteeringVector]]]:
+    """(name, how to find it) of the vector, which comes first, and of its controls."""
+    base, seed = comparing.context.base, comparing.context.study.seed
+    if isinstance(entry.fit, PolicyGradient):
+        for name, lesson in rewarded(comparing, work):
+            own = child_seed(seed, "policy", lesson.work.name)
+            yield name, partial(entry.fit.fit, base, entry.sites, lesson, seed=own)
+        return
+    for name, taught in (training_pairs | shuffled(entry.fit, training_pairs[ITSELF], seed)).items():
+        yield name, partial(entry.fit.fit, base, entry.sites, taught, seed=seed)
 
 
-def openings(model: Model, site: Site, taught: TrainingPairs) -> tuple[Float[Tensor, "_ d"], Float[Tensor, "_ d"]]:
-    """Streams just after the first token of the positive and of the negative traces."""
-    positive, negative = (
-        first_token_activations(model, site, {"side": side}, taught.problems)[0]
-        for side in (taught.positive, taught.negative)
-    )
-    if not (len(positive) and len(negative)):
-        raise VectorError(
-            f"{len(positive)} and {len(negative)} traces {taught.description}: want one at least on either side; "
-            "draw more training traces"
-        )
-    return positive, negative
+def shuffled(fit: Fit[Taught], taught: TrainingPairs, seed: int) -> dict[str, TrainingPairs]:
+    """The same with the labels shuffled that the fit looks at."""
+    if fit.learns_from == "tokens":
+        return {Control.SHUFFLED_LABELS: tokens_misplaced(taught, seed)}
+    return {f"{Control.SHUFFLED_LABELS}.{draw}": sides_forgotten(taught, seed, draw) for draw in range(N_SHUFFLES)}
 
 
-def completions(model: Model, texts: pl.DataFrame, taught: TrainingPairs) -> Completions:
-    """Traces as examples of a fit at every token."""
-    rows = trace_rows(model, texts, taught.problems)
-    padded = left_padded(model, [row.context + row.completion for row in rows])
-    lengths = torch.tensor([len(row.completion) for row in rows], device=model.device)
-    return Completions(padded.tokens, padded.mask, lengths)
-
-
-@torch.inference_mode()
-def from_features(
-    sae: Sae, positive: Float[Tensor, "_ d_model"], negative: Float[Tensor, "_ d_model"], *, n: int
-) -> SteeringVector:
-    """The `n` features whose mean activations differ most between the sides, by the length that their decoder rows then
-    have, each at the dose of that difference."""
-    device = sae.W_dec.device
-    means = [sae.encode(side.to(device)).float().mean(dim=0) for side in (positive, negative)]
-    difference = means[0] - means[1]
-    lengths = difference.abs() * sae.W_dec.float().norm(dim=-1)
-    top = lengths.topk(min(n, sae.d_sae)).indices.tolist()
-    norm = float(torch.cat([positive, negative]).norm(dim=-1).mean())
-    return sae_decoder(sae, {feature: float(difference[feature]) for feature in top}, residual_norm=norm)
+def read_fitted(entry: Entry, stage: Artefact) -> Fitted:
+    """The result of a finished stage."""
+    found = {path.stem: load_vector(path) for path in sorted(stage.path.glob("*.safetensors"))}
+    vector = found.pop(ITSELF, None)
+    controls: dict[Control, tuple[SteeringVector, ...]] = {}
+    for name, vector_of in found.items():
+        # Of several, `shuffled-labels.3` is one.
+        control = Control(name.partition(".")[0])
+        controls[control] = (*controls.get(control, ()), vector_of)
+    reasons = json.loads((stage.path / REASONS).read_text(encoding="utf-8"))
+    return Fitted(entry=entry, vector=vector, controls=controls, reasons=reasons, digest=stage.digest)

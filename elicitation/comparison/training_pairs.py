@@ -1,25 +1,35 @@
-"""Lessons: what a fit learns from, as traces of two models and the disagreements in which they differ."""
+"""TrainingPairs: what a fit learns from, as traces of two models and the disagreements in which they differ."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from pathlib import Path
 
 import polars as pl
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from elicitation.comparison.context import Ground
+from elicitation.comparison.config import ComparisonContext
 from elicitation.study.context import StudyContext
-from elicitation.study.disagreements import DISAGREEMENTS, disagreements
-from elicitation.study.fits import solved
+from elicitation.study.disagreements import DISAGREEMENTS, contexts, first_token_activations
+from elicitation.study.fits import decision_stage, fitting_stage, solved
 from elicitation.study.sampled import own_traces, read_traces
+from lab.models.load import Model
+from lab.models.padding import left_padded
 from lab.models.pair import ModelPair
+from lab.records.errors import VectorError
 from lab.records.provenance import digest
 from lab.records.seeds import torch_generator
-from lab.records.stage import Artefact, memoised
-from lab.records.tables import read_table, write_table
+from lab.records.stage import Artefact
+from lab.records.tables import read_table
+from lab.scoring.evidence import Control
+from lab.scoring.scores import trace_rows
 from lab.tasks.problem import Problem
+from probes.capture.site import Site
+from steering.fits.examples import Completions, Disagreements
 
+ITSELF = "itself"
+"""Name of what is no control."""
 MAX_DISAGREEMENTS = 4096
 """Of these, a fit sees at most so many, drawn at random."""
 
@@ -42,70 +52,93 @@ class TrainingPairs:
     digest: str
     """Of what determines them."""
 
+    def sides(self, model: Model, site: Site) -> tuple[Float[Tensor, "_ d_model"], Float[Tensor, "_ d_model"]]:
+        """Streams just after the first token of the positive and of the negative traces."""
+        positive, negative = (
+            first_token_activations(model, site, {"side": side}, self.problems)[0]
+            for side in (self.positive, self.negative)
+        )
+        if not (len(positive) and len(negative)):
+            raise VectorError(
+                f"{len(positive)} and {len(negative)} traces {self.description}: want one at least on either side; "
+                "draw more training traces"
+            )
+        return positive, negative
 
-def pair_lessons(ground: Ground, problems: Artefact) -> TrainingPairs:
-    """What the tuned model solved and the base failed, on training problems."""
-    context, parents = ground.context, {"problems": problems.digest}
-    base = own_traces(context, context.base, "fit-base", parents, fitting=True)
-    tuned = own_traces(context, context.pair.tuned, "fit-tuned", parents, fitting=True)
-    sides = solved(context, tuned), solved(context, base, wanted=False)
-    description = f"solved by {context.pair.tuned.name}, failed by {context.base.name}"
-    return training_pairs(context, "disagreements", context.pair, *sides, description, {"base": base, "tuned": tuned})
+    def texts(self, model: Model, most: int, generator: torch.Generator) -> Completions:
+        """The positive traces; of more than `most`, some."""
+        rows = trace_rows(model, self._some(self.positive, most, generator), self.problems)
+        padded = left_padded(model, [row.context + row.completion for row in rows])
+        lengths = torch.tensor([len(row.completion) for row in rows], device=model.device)
+        return Completions(padded.tokens, padded.mask, lengths)
 
+    def first_tokens(self, model: Model, generator: torch.Generator) -> Disagreements:
+        """Disagreements at the first token of a completion."""
+        chosen = self._some(self.decided.filter(pl.col("position") == 0), MAX_DISAGREEMENTS, generator)
+        return contexts(model, chosen, self.decided_in, self.problems)
 
-def other_lessons(ground: Ground) -> TrainingPairs | None:
-    """All traces of both models on the other task, solved or not: what they differ in, in another domain."""
-    if ground.other_fit_task is None:
-        return None
-    context = replace(ground.context, fit_task=ground.other_fit_task)
-    parents = {"problems": digest(context.fit_task.problems)}
-    base = own_traces(context, context.base, "fit-other-base", parents, fitting=True)
-    tuned = own_traces(context, context.pair.tuned, "fit-other-tuned", parents, fitting=True)
-    description = f"all of {context.fit_task.name}, by {context.pair.tuned.name} and by {context.base.name}"
-    sides = read_traces(tuned), read_traces(base)
-    return training_pairs(
-        context, "disagreements-other-task", context.pair, *sides, description, {"base": base, "tuned": tuned}
-    )
-
-
-def placebo_lessons(ground: Ground, problems: Artefact) -> TrainingPairs | None:
-    """All traces of the base and of a model that was continued and not tuned: the scatter between two models."""
-    if ground.placebo is None:
-        return None
-    context, parents = ground.context, {"problems": problems.digest}
-    base = own_traces(context, context.base, "fit-base", parents, fitting=True)
-    later = own_traces(context, ground.placebo.tuned, "fit-placebo", parents, fitting=True)
-    description = f"all by {ground.placebo.tuned.name} and by {context.base.name}"
-    sides = read_traces(later), read_traces(base)
-    return training_pairs(
-        context, "disagreements-placebo", ground.placebo, *sides, description, {"base": base, "tuned": later}
-    )
+    def _some(self, frame: pl.DataFrame, most: int, generator: torch.Generator) -> pl.DataFrame:
+        if frame.is_empty():
+            raise VectorError(f"nothing to learn from: no such text or decision among those {self.description}")
+        return some_rows(frame, most, generator)
 
 
-def training_pairs(
+def training_pairs(comparing: ComparisonContext, problems: Artefact) -> dict[str, TrainingPairs]:
+    """What the fits learn from as `itself`, and by name the controls that other texts give; rewards need none of it.
+
+    The pair's own are what the tuned model solved and the base failed, on training problems. Those of the other task
+    are all traces there, solved or not: what the models differ in, in another domain. Those of the placebo are all
+    traces of the base and of a model that was continued and not tuned: the scatter between two models.
+    """
+    context, parents = comparing.context, {"problems": problems.digest}
+    if set(comparing.methods) == {"policy"}:
+        return {}
+    base, tuned = context.base, context.pair.tuned
+    fitting = fitting_stage(context, problems)
+    right = solved(context, read_traces(fitting.tuned))
+    failed = solved(context, read_traces(fitting.base), wanted=False)
+    description = f"solved by {tuned.name}, failed by {base.name}"
+    found = {ITSELF: decided_pairs(context, fitting.decided, right, failed, description)}
+    if comparing.other_fit_task is not None:
+        other = replace(context, fit_task=comparing.other_fit_task)
+        task = {"problems": digest(other.fit_task.problems)}
+        description = f"all of {other.fit_task.name}, by {tuned.name} and by {base.name}"
+        names = ("fit-other-base", "fit-other-tuned")
+        found[Control.OTHER_TASK] = all_pairs(other, context.pair, names, "other-task", task, description)
+    if comparing.placebo is not None:
+        description, names = f"all by {comparing.placebo.tuned.name} and by {base.name}", ("fit-base", "fit-placebo")
+        found[Control.PLACEBO_PAIR] = all_pairs(context, comparing.placebo, names, "placebo", parents, description)
+    return found
+
+
+def all_pairs(
     context: StudyContext,
-    stage: str,
     pair: ModelPair,
-    positive: pl.DataFrame,
-    negative: pl.DataFrame,
+    names: tuple[str, str],
+    kind: str,
+    parents: dict[str, str],
     description: str,
-    traces: Mapping[str, Artefact],
 ) -> TrainingPairs:
-    """The lessons of two sides, with the stage that finds the disagreements."""
-    by_id = {problem.id: problem for problem in context.fit_task.problems}
-    parents = {side: artefact.digest for side, artefact in traces.items()}
+    """All traces of two models, sampled in the stages `names`, and their disagreements."""
+    base, tuned = (
+        own_traces(context, model, name, parents, fitting=True)
+        for model, name in zip((pair.base, pair.tuned), names, strict=True)
+    )
+    by_base, by_tuned = read_traces(base), read_traces(tuned)
+    decided = decision_stage(context, pair, f"disagreements-{kind}", by_tuned, {"base": base, "tuned": tuned})
+    return decided_pairs(context, decided, by_tuned, by_base, description)
 
-    def compute(work: Path) -> None:
-        found = disagreements(pair, positive, by_id)
-        write_table(work / "disagreements.parquet", found, DISAGREEMENTS, context.made_by(stage, {}, parents))
 
-    decided = memoised(context.out, stage, {}, parents, compute)
+def decided_pairs(
+    context: StudyContext, decided: Artefact, positive: pl.DataFrame, negative: pl.DataFrame, description: str
+) -> TrainingPairs:
+    """Traces of two sides, and the disagreements in the positive ones."""
     return TrainingPairs(
         positive=positive,
         negative=negative,
         decided=read_table(decided.path / "disagreements.parquet", DISAGREEMENTS),
         decided_in=positive,
-        problems=by_id,
+        problems={problem.id: problem for problem in context.fit_task.problems},
         description=description,
         digest=decided.digest,
     )

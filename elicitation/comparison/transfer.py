@@ -7,13 +7,16 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
-from elicitation.comparison.evaluate import EvalResult, EvalSpec, evaluate
-from elicitation.report.vectors.tables import TRANSFERS
+from elicitation.comparison.config import ComparisonContext
+from elicitation.comparison.evaluate import EvalResult, EvalSpec, evaluate, fit_by_fit, spec_of
+from elicitation.comparison.fits import Fitted
+from elicitation.report.vectors.tables import TRANSFERS, VECTOR_TRANSFERS
 from lab.metrics.bootstrap import difference_interval, resamples
 from lab.models.load import Model
 from lab.models.pair import ModelPair
 from lab.records.errors import VectorError
 from lab.records.seeds import child_seed, numpy_generator
+from lab.records.stage import Artefact
 from steering.edit import Add
 from steering.gate import EVERYWHERE, Gate
 from steering.vector import SteeringVector
@@ -55,7 +58,7 @@ def transfer(
     """`TRANSFERS` rows: each check without a vector, with `vector` at the tokens `where`, and so with `controls`, which
     share its samples.
 
-    Every control writes exam.n_samples / len(controls) of the completions, at least one; a control interval therefore
+    Every control writes n_samples / len(controls) of the completions, at least one; a control interval therefore
     holds the scatter between problems, and that between controls only as far as problems meet different ones. Raises
     VectorError for no control, and as `evaluate`.
     """
@@ -77,7 +80,7 @@ def transfer(
 
 
 def shared(eval_spec: EvalSpec, index: int, n_controls: int) -> EvalSpec:
-    """The part of an exam's samples that one of several controls writes, with random numbers of its own."""
+    """The part of the samples that one of several controls writes, with random numbers of its own."""
     return replace(
         eval_spec,
         n_samples=max(1, eval_spec.n_samples // n_controls),
@@ -114,3 +117,27 @@ def described(
         "beyond_low": beyond.low,
         "beyond_high": beyond.high,
     }
+
+
+N_CONTROLS = 4
+"""Random vectors that share the samples of a check."""
+
+
+def transfer_stage(comparing: ComparisonContext, fits: Sequence[Fitted]) -> Artefact:
+    """`transfers/`: `VECTOR_TRANSFERS`: -v on the tuned model, and v on the other models that were named."""
+    context = comparing.context
+    asked = spec_of(comparing, context.task)
+    checks = [removal(context.pair, asked)]
+    if comparing.other_base is not None:
+        checks.append(other_base(comparing.other_base, asked))
+    if comparing.other_skill is not None:
+        model, task = comparing.other_skill
+        checks.append(other_skill(model, spec_of(comparing, task)))
+
+    def tried(fitted: Fitted) -> pl.DataFrame:
+        assert fitted.vector is not None, "only fits with a vector are tried elsewhere"
+        controls = fitted.random(context.study.seed, N_CONTROLS)
+        return transfer(checks, fitted.vector, controls, where=fitted.entry.where, n_boot=context.study.n_boot)
+
+    config = {check.name: {"model": check.model.digest, "asked": check.eval_spec.plain} for check in checks}
+    return fit_by_fit(comparing, "transfers", VECTOR_TRANSFERS, config, fits, tried)

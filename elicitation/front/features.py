@@ -23,7 +23,7 @@ from lab.records.tables import read_table
 from lab.tasks.problem import problem_table
 from lab.tasks.source import Task
 from probes.attribution import attribute as attribution
-from probes.attribution.contrast import opening_contrasts
+from probes.attribution.contrast import first_token_contrasts
 from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation, Method
 from probes.attribution.feature_effects import feature_effects
 from probes.capture import capture as capturing
@@ -144,17 +144,23 @@ def load_sae(path: Path | str, sae_id: str | None = None, *, device: str = "auto
     )
 
 
-def label_features(model: Model, sae: Sae, store: Store, task: Task) -> pl.DataFrame:
-    """What every feature does at every kind of token: its mean there, and how well it alone finds them (`auroc`).
+def label_tokens(model: Model, store: Store, task: Task) -> pl.DataFrame:
+    """The kinds of token in the texts of a store, by the task's step grammar, or by words of reasoning without one.
 
-    Kinds are the steps of the task's grammar, or the words of reasoning where it has none.
-
-    >>> el.label_features(base, sae, store, task).select("feature", "label", "auroc").height > 64
-    True
+    >>> el.label_tokens(base, store, task).columns
+    ['text', 'position', 'label']
     """
     read = read_table(store.path / TEXTS_FILE, TEXTS)
     by_step = task.steps and step_labels(read, model.tokenizer, task.problems, task.steps)
-    labels = word_labels(read, model.tokenizer) if by_step is None else by_step
+    return word_labels(read, model.tokenizer) if by_step is None else by_step
+
+
+def label_features(sae: Sae, store: Store, labels: pl.DataFrame) -> pl.DataFrame:
+    """What every feature does at every kind of token: its mean there, and how well it alone finds them (`auroc`).
+
+    >>> el.label_features(sae, store, el.label_tokens(base, store, task)).height > 64
+    True
+    """
     return label_activations.label_activations(sums(store, sae, labels))
 
 
@@ -250,7 +256,7 @@ def contrasts_of(
 ) -> pl.DataFrame:
     """One side's tokens against the other's behind every prompt."""
     sides = ([side] if isinstance(side, str) else side for side in (toward, against))
-    return opening_contrasts(model, problems_of(prompts), *sides)
+    return first_token_contrasts(model, problems_of(prompts), *sides)
 
 
 def directory(out: Path | str | None) -> Path:

@@ -1,6 +1,5 @@
 """Opening: models and tasks by the names that a person types, and what else is typed, as the lab's own values."""
 
-import json
 import os
 import warnings
 from collections.abc import Sequence
@@ -12,7 +11,8 @@ from lab.models import load as loading
 from lab.models.device import DtypeName, resolve_device, resolve_dtype
 from lab.models.load import Model
 from lab.models.pair import ModelPair
-from lab.models.source import ADAPTERS, ORGANISMS, adapter_names, model_source, organism_names
+from lab.models.source import model_source, shipped_names
+from lab.organisms.card import read_card
 from lab.records.errors import ModelError, TaskError
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task, open_task, task_source
@@ -55,19 +55,16 @@ def models() -> pl.DataFrame:
     """The models that come with the lab: a row for each, or for each task on which the truth of its tuning is known.
 
     `share` is the part of the gain that was in the parent, by construction. Adapters of SmolLM2 are fetched by
-    `lab pairs fetch smollm2`.
+    `lab models fetch smollm2`.
 
     >>> el.models().filter(name="locked").select("parent", "kind", "task", "share").row(0)
     ('world', 'LOCKED', 'chain:#:3-5', 1.0)
     """
-    places = [*(ORGANISMS / name for name in organism_names()), *(ADAPTERS / name for name in adapter_names())]
-    cards = [json.loads((place / "card.json").read_text(encoding="utf-8")) for place in places]
     columns = dict.fromkeys(("name", "parent", "kind", "task"), pl.String) | {"share": pl.Float64, "story": pl.String}
     told: list[dict[str, object]] = []
-    for place, card in zip(places, cards, strict=True):
-        truth = card["truth"]
-        known = truth if isinstance(truth, list) else [{"task": card["exams"][0]["task"], "share": truth}]
-        told += [card | row | {"name": place.name} for row in known or [{}]]
+    for name in shipped_names():
+        card = read_card(name)
+        told += [{**card, **truth, "name": name} for truth in card["truth"] or [{}]]
     return pl.DataFrame([{name: row.get(name) for name in columns} for row in told], schema=columns)
 
 

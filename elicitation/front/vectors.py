@@ -2,8 +2,11 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import inf
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -14,7 +17,11 @@ from elicitation.comparison.evaluate import EvalSpec
 from elicitation.front.answers import N_BOOT, accuracy, judge, sample
 from elicitation.front.features import capture, directory, words
 from elicitation.front.opening import Prompts, problems_of, prompted, site_of
-from elicitation.study import disagreements as found_in
+from elicitation.report.study.traces import TokenStrip
+from elicitation.study import disagreements as where_they_differ
+from elicitation.study.arms import Arm, arm_family
+from elicitation.study.findings import Answered, ladder_table
+from elicitation.study.tables import problem_bits
 from elicitation.widgets.dose_slider import Dosed, DoseSlider
 from lab.metrics.bootstrap import Interval, mean_interval, resamples
 from lab.models.load import Model, assemble
@@ -25,28 +32,25 @@ from lab.post_training.supervised import Document, SupervisedRun, train_on_docum
 from lab.records.errors import VectorError
 from lab.records.provenance import provenance
 from lab.records.seeds import numpy_generator, torch_generator
+from lab.scoring.evidence import Control, Role
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
 from probes.capture.positions import single_token
 from probes.capture.site import Site
+from steering import vector as vectors
 from steering.edit import Add, Edit
 from steering.export import export as exporting
 from steering.export.vector_file import Origin, facts_of
-from steering.fits import controls, gradient, policy_gradient
-from steering.fits import mean_difference as means
+from steering.fits import fits, gradient, policy_gradient
 from steering.fits.examples import Disagreements
 from steering.gate import EVERYWHERE, Gate
+from steering.hybrid.hybrid import Hybrid
 from steering.hybrid.interventions import Steer
 from steering.hybrid.vector_table import Drawn
 from steering.vector import SteeringVector
 
-FormatName: TypeAlias = Literal["safetensors", "gguf", "vllm-lens", "layer-table", "baked", "adapter"]
-SUFFIXES: Mapping[str, FormatName] = {
-    ".safetensors": "safetensors",
-    ".gguf": "gguf",
-    ".json": "vllm-lens",
-    "": "baked",
-}
+SUFFIXES = {".safetensors": "safetensors", ".gguf": "gguf", ".json": "vllm-lens", "": "baked"}
+"""End of a file's name -> the format that it is of."""
 
 
 def disagreements(pair: ModelPair, traces: pl.DataFrame) -> pl.DataFrame:
@@ -61,7 +65,7 @@ def disagreements(pair: ModelPair, traces: pl.DataFrame) -> pl.DataFrame:
     ('A', 'T')
     """
     problems = prompted(traces)
-    found = found_in.disagreements(pair, traces, problems)
+    found = where_they_differ.disagreements(pair, traces, problems)
     keys = ["problem_id", "sample_index"]
     asked = {name: pair.base.tokenizer(problem.prompt).input_ids for name, problem in problems.items()}
     rows = found.join(traces.select(*keys, "tokens"), on=keys, how="left", maintain_order="left")
@@ -131,7 +135,7 @@ def mean_difference(
         for texts in (positive, negative)
     )
     one, other = (capture(model, texts, place)[place][:, -1] for texts in sides)
-    return means.mean_difference(place, one, other, description=f"difference of means on {model.name}")
+    return fits.mean_difference(place, one, other, description=f"difference of means on {model.name}")
 
 
 def random_like(vector: SteeringVector, *, seed: int = 0) -> SteeringVector:
@@ -141,7 +145,7 @@ def random_like(vector: SteeringVector, *, seed: int = 0) -> SteeringVector:
     >>> round(el.random_like(vector).norms[el.Site(1)], 4)
     5.0
     """
-    return controls.random_like(vector, torch_generator(seed, "random"))
+    return vectors.random_like(vector, torch_generator(seed, "random"))
 
 
 def steer(*edits: SteeringVector | Edit, memory: Literal["forgotten", "kept"] = "forgotten") -> Steer:
@@ -154,6 +158,56 @@ def steer(*edits: SteeringVector | Edit, memory: Literal["forgotten", "kept"] = 
     False
     """
     return Steer(Drawn(tuple(Add(one) if isinstance(one, SteeringVector) else one for one in edits)), memory)
+
+
+def ladder(
+    pair: ModelPair,
+    task: Task,
+    traces: pl.DataFrame,
+    hybrids: Mapping[str, Hybrid],
+    controls: Mapping[str, str] = MappingProxyType({}),
+    *,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """Every arm of `el.sample(pair, task, hybrids=hybrids)` between base and tuned model, as a study's ladder has it.
+
+    Of each: accuracy, the share of the gain that it recovers or why none is given, what it has beyond its control
+    (`controls` names the arm that a control is one of), and the bits that crossed from the tuned model.
+
+    >>> pair, task = el.pair("zero-base", "zero-rl"), el.task("chain", n=20)
+    >>> half = {"half": el.Hybrid(el.routers.AtRandom(0.5), el.interventions.Takeover())}
+    >>> table = el.ladder(pair, task, el.sample(pair, task, n=4, hybrids=half), half)
+    >>> table.filter(arm="half", measure="strict")["share"].round(2).to_list()
+    [0.4]
+    """
+    verdicts, n_problems = judge(traces, task), len(task.problems)
+    arms: dict[str, Answered] = {}
+    for name in (pair.base.name, *hybrids, pair.tuned.name):
+        mine = traces.filter(arm=name)
+        arm = Arm(role=Role.TUNED if arms else Role.BASE, name=name, label=name)
+        bits = np.full(n_problems, inf if arms else 0.0)
+        if hybrid := hybrids.get(name):
+            place = hybrids[controls.get(name, name)].router
+            left_out = Control.RANDOM_VECTORS if place == hybrid.router else Control.RANDOM_TOKENS
+            role = Role.VECTOR if isinstance(hybrid.intervention, Steer) else Role.TAKEOVER
+            control = left_out if name in controls else None
+            arm = replace(arm, role=role, method=hybrid, control=control, control_of=controls.get(name))
+            bits = problem_bits(mine, hybrid)["bits"].to_numpy().reshape(n_problems, -1).mean(axis=1)
+        arms[name] = Answered(
+            arm=arm, family=arm_family(arm), traces=mine, verdicts=verdicts.filter(arm=name), bits=bits, cost=1.0
+        )
+    return ladder_table([*arms.values()], resamples(n_problems, N_BOOT, numpy_generator(seed, "bootstrap")))
+
+
+def route_strip(model: Model, traces: pl.DataFrame) -> TokenStrip:
+    """The first of some traces, token by token, coloured by who wrote it; each token's probability is in its title.
+
+    >>> el.route_strip(base, el.sample(base, "<8-1+9?")).counted()
+    '25 tokens'
+    """
+    row = traces.row(0, named=True)
+    routes, logprobs = tuple(row["routes"]), tuple(row["logprobs"])
+    return TokenStrip(tokens=words(model, row["tokens"]), routes=routes, logprobs=logprobs)
 
 
 def dose_sweep(
@@ -214,7 +268,7 @@ def dose_slider(
 
 
 def export(
-    vector: SteeringVector, path: Path | str, model: Model, *, form: FormatName | None = None, dose: float = 1.0
+    vector: SteeringVector, path: Path | str, model: Model, *, form: str | None = None, dose: float = 1.0
 ) -> Path:
     """Writes a vector of `model` for another program; `form` is told by the end of the name where it is not given.
 
@@ -226,21 +280,14 @@ def export(
     True
     """
     file = Path(path)
-    chosen = form or SUFFIXES.get(file.suffix)
-    if chosen is None:
-        raise VectorError(f"no format is known by the end of {file}: want {', '.join(SUFFIXES)}, or name it as `form`")
-    formats: dict[FormatName, exporting.Format] = {
-        "safetensors": exporting.Safetensors(),
-        "gguf": exporting.Gguf(),
-        "vllm-lens": exporting.VllmLens(),
-        "layer-table": exporting.LayerTable(),
-        "baked": exporting.BakedBias(into=model),
-        "adapter": exporting.Adapter(of=model),
-    }
+    chosen = form or SUFFIXES.get(file.suffix, file.suffix)
+    if chosen not in exporting.FORMATS:
+        raise VectorError(f"{file} as {chosen!r}: want one of {', '.join(SUFFIXES)}, or as form {[*exporting.FORMATS]}")
     made_by = provenance(
         "export", {"form": chosen, "dose": dose}, {"model": model.digest}, device="cpu", dtype="float32", seed=0
     )
-    exporting.export(vector, formats[chosen], file, Origin(made_by=made_by, fitted_on=facts_of(model)), dose=dose)
+    written = exporting.FORMATS[chosen].for_model(model)
+    exporting.export(vector, written, file, Origin(made_by=made_by, fitted_on=facts_of(model)), dose=dose)
     return file
 
 

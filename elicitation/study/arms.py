@@ -8,7 +8,7 @@ as often as their rung did when it ran (`scattered`), so they can be told only t
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from elicitation.report.study.tables import Family
 from elicitation.study.config import OwnHelp
@@ -22,10 +22,22 @@ from lab.test_time.prompts import TEXT_FORMS, BestPrompt, chain_forms
 from lab.test_time.self_consistency import SelfConsistency
 from lab.test_time.temperature import Temperature
 from steering.edit import Add
+from steering.edited import Edited
 from steering.hybrid.hybrid import Hybrid, Router
 from steering.hybrid.interventions import LikelyToken, SecondChoice, Steer, Takeover
-from steering.hybrid.routers import Always, AtRandom, AtSteps, BaseProbe, Disagreement, Never, Reranked
-from steering.hybrid.vector_table import Drawn, VectorTable
+from steering.hybrid.routers import (
+    Always,
+    AtRandom,
+    AtSteps,
+    BaseProbe,
+    Disagreement,
+    EntropyAbove,
+    Never,
+    Reranked,
+    Scheduled,
+)
+from steering.hybrid.sweep import Sweep, TunedChooser
+from steering.hybrid.vector_table import Drawn, PerCategory, VectorTable
 from steering.published_hybrids.arms import published_arms
 from steering.published_hybrids.published_hybrids import PublishedHybrids
 from steering.routing.category_vectors import CategoryVectors, any_category, exchanged, random_vectors
@@ -38,17 +50,8 @@ N_RANDOM = 256
 Vectors = Mapping[str, tuple[SteeringVector, ...]]
 """`mean`, `fitted` (on all disagreements), `first_token` (on those of first tokens), each alone, as far as there are;
 and many random draws of the norm of each, `like-mean` and so on."""
-
-ROLES: dict[Family, tuple[Role, ...]] = {
-    "prompt": (Role.PROMPT,),
-    "decoding": (Role.BASE, Role.TEMPERATURE, Role.SELF_CONSISTENCY, Role.COT_DECODING, Role.POWER_SAMPLING),
-    "vector": (Role.MEAN_DIFFERENCE, Role.VECTOR_ALWAYS, Role.VECTOR_FIRST_TOKEN, Role.VECTOR),
-    "own router": (Role.VECTOR_SCHEDULE, Role.VECTOR_ENTROPY, Role.VECTOR_PROBE, Role.CATEGORIES_PROBE),
-    "tuned router": (Role.VECTOR_DISAGREEMENT, Role.CATEGORIES_DISAGREEMENT),
-    "takeover": (Role.TUNED, Role.RERANKED, Role.TAKEOVER),
-    "published": (Role.P1, Role.P1_SWITCHED, Role.P1_MENDED, Role.P2, Role.P2_SWITCHED),
-}
-"""Kind of help, in the order of the ladder -> which arms between the models are of it: these, and their controls."""
+Method: TypeAlias = Hybrid | Edited | Elicitation
+"""How an arm answers: both models in step, the base under edits, or the base by prompt and decoding alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +62,7 @@ class Arm:
     """What it is there for; a control has the role of its rung."""
     name: str
     label: str
-    method: Hybrid | Elicitation | None = None
+    method: Method | None = None
     """None for a model alone."""
     control: Control | None = None
     """What it controls for; None for a rung."""
@@ -72,13 +75,6 @@ class Arm:
     def key(self) -> ArmKey:
         """By which estimators ask for it."""
         return ArmKey(self.role, "greedy" if self.temperature == 0 else "sampled", self.control)
-
-    @property
-    def family(self) -> Family:
-        """The group of the ladder in which it is shown."""
-        if self.method is None:
-            return "end"
-        return next(family for family, roles in ROLES.items() if self.role in roles)
 
     @property
     def kind(self) -> Literal["end", "rung", "control"]:
@@ -102,14 +98,14 @@ class Instead(NamedTuple):
     control: Control
     name: str
     label: str
-    method: Hybrid | Elicitation
+    method: Method
 
 
 def rung(
     role: Role,
     name: str,
     label: str,
-    method: Hybrid | Elicitation,
+    method: Method,
     *controls: Instead,
     temperature: float | None = None,
 ) -> tuple[Arm, ...]:
@@ -249,12 +245,13 @@ def category_arms(
 def arms_of_published(published: PublishedHybrids, *, seed: int) -> Iterator[Arm]:
     """The published methods, greedy as published, each also with one fault mended or its vectors replaced."""
     for arm in published_arms(published, seed=seed):
+        listed = arm.listed
         yield Arm(
-            role=arm.role,
-            name=arm.name,
-            label=arm.label if arm.control_of else f"+ {arm.label}",
+            role=listed.role,
+            name=listed.name,
+            label=listed.label if arm.control_of else f"+ {listed.label}",
             method=arm.hybrid,
-            control=arm.control,
+            control=listed.control,
             control_of=arm.control_of,
             temperature=0.0,
         )
@@ -274,9 +271,34 @@ def scattered(arm: Arm, rate: float, top: int) -> Arm | None:
     elif arm.role == Role.RERANKED:
         name, label = "scattered-greedy", "a likely token at random tokens, greedy"
         intervention = LikelyToken(top)
-    elif arm.role in ROLES["own router"]:
+    elif arm.role in (Role.VECTOR_SCHEDULE, Role.VECTOR_ENTROPY, Role.VECTOR_PROBE, Role.CATEGORIES_PROBE):
         name, label = f"{arm.name}-scattered", f"{arm.label.removeprefix('+ ')}, at random tokens instead"
     else:
         return None
     control = Instead(Control.RANDOM_TOKENS, name, label, Hybrid(AtRandom(rate), intervention))
     return replace(arm, **control._asdict(), control_of=arm.name)
+
+
+def arm_family(arm: Arm) -> Family:
+    """The group of the ladder in which an arm is shown, as what it does says; a control stands in that of its rung."""
+    if arm.role.startswith((Role.P1, Role.P2)):
+        return "published"
+    method = arm.method
+    if method is None:
+        return "end"
+    if not isinstance(method, Hybrid | Edited):
+        return "prompt" if isinstance(method, BestPrompt) else "decoding"
+    match method:
+        case Edited():
+            return "vector"
+        case Hybrid(router=Never()):
+            return "decoding"
+        case Hybrid(intervention=Sweep(chooser=TunedChooser())):
+            return "selector"
+        case Hybrid(intervention=Steer() | Sweep()) if method.needs_tuned:
+            return "tuned router"
+        case Hybrid(intervention=Steer(table=table) | Sweep(table=table), router=router):
+            own = isinstance(router, BaseProbe | EntropyAbove | Scheduled) or isinstance(table, PerCategory)
+            return "own router" if own else "vector"
+        case Hybrid():
+            return "takeover"

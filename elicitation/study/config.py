@@ -125,9 +125,9 @@ class Study:
     """Where features are looked for in those traces."""
     fit: GradientFit = field(default_factory=GradientFit)
     own_help: OwnHelp | None = field(default_factory=OwnHelp)
-    """Rungs of prompt and decoding alone; none when None."""
+    """Rungs of prompt and decoding alone."""
     routing: RoutingFit | None = field(default_factory=RoutingFit)
-    """Routers and category vectors that are fitted; none when None."""
+    """Routers and category vectors that are fitted."""
     published_hybrids: bool = False
     """Also run two published hybrids, with each of their faults switched."""
     published: PublishedSettings = field(default_factory=PublishedSettings, metadata={"flag": None})

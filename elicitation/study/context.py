@@ -68,6 +68,8 @@ class StudyContext:
     old_task: Task | None
     site: Site
     watch: Watch
+    draws: str = "tokens"
+    """Name of the random numbers that completions draw: arms of one name are paired sample by sample."""
 
     @property
     def base(self) -> Model:

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
-from elicitation.report.study.tables import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, PUBLISHED
+from elicitation.report.study.tables import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, PUBLISHED, Family
 from elicitation.study.arms import Arm
 from lab.metrics.accuracy import accuracy, accuracy_by_family, problem_accuracies
 from lab.metrics.bootstrap import Interval, difference_interval, ratio_intervals
@@ -20,6 +20,7 @@ from lab.sampling.trace import ROUTES
 from lab.scoring.evidence import ARMS, ArmKey, Role
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
+from steering.edited import Edited
 
 TUNED = ROUTES.index("tuned")
 TAUS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
@@ -34,6 +35,8 @@ class Answered:
     """An arm with all that came of it."""
 
     arm: Arm
+    family: Family
+    """Of its rung, where it is a control."""
     traces: pl.DataFrame
     """`TRACES`, ordered by problem and sample."""
     verdicts: pl.DataFrame
@@ -42,6 +45,11 @@ class Answered:
     """Bits that a completion of each problem took from the tuned model, the mean over samples; infinite for itself."""
     cost: float
     """Tokens generated for an answer, as a multiple of the base's single sample."""
+
+    @property
+    def steered_share(self) -> float:
+        """Share of tokens at which it acts; at how many an edit of the whole text does anything is not measured."""
+        return nan if isinstance(self.arm.method, Edited) else routed_share(self.traces)
 
     @property
     def n_samples(self) -> int:
@@ -116,7 +124,7 @@ def ladder_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
         per_token = crossed(one.n_samples * one.bits, one.n_tokens, weights)
         rows.append(
             arm.row
-            | {"kind": arm.kind, "family": arm.family, "order": order, "measure": measure}
+            | {"kind": arm.kind, "family": one.family, "order": order, "measure": measure}
             | numbers(accuracy(one.accepted(measure), weights), "accuracy")
             | spread("gain", ZERO if one is base else difference_interval(rates, of_base, weights))
             | spread("share", NOTHING if is_end else share)
@@ -125,7 +133,7 @@ def ladder_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
             | spread("bits_per_problem", crossed(one.bits, np.ones_like(one.n_tokens), weights))
             | {
                 "refusal": None if is_end else share.refusal,
-                "steered_share": routed_share(one.traces),
+                "steered_share": one.steered_share,
                 "cost": one.cost,
                 "truncated": float((one.traces["stop"] == "length").mean()),  # pyright: ignore[reportArgumentType]
                 "n_problems": len(rates),
@@ -140,7 +148,7 @@ def published_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
     ends = {
         one.arm.role: one.rates("strict") for one in arms if one.arm.key.decoding == "greedy" and not one.arm.control
     }
-    mine = [one for one in arms if one.arm.family == "published"]
+    mine = [one for one in arms if one.family == "published"]
     if not mine or not {Role.BASE, Role.TUNED} <= ends.keys():
         return PUBLISHED.frame([])
     base, tuned = ends[Role.BASE], ends[Role.TUNED]

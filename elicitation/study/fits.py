@@ -1,6 +1,6 @@
 """Fits: both models' traces of training problems -> where they disagree -> vectors, routers and published methods."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from elicitation.study.arms import N_RANDOM
 from elicitation.study.context import StudyContext
 from elicitation.study.disagreements import ACTIVATIONS, DISAGREEMENTS, contexts, disagreements, first_token_activations
 from elicitation.study.sampled import own_traces, read_traces
+from lab.models.pair import ModelPair
 from lab.records.errors import EstimateError, VectorError
 from lab.records.provenance import Provenance
 from lab.records.seeds import numpy_generator, torch_generator
@@ -23,14 +24,13 @@ from lab.scoring.evidence import ArmKey, Role
 from probes.taxonomy.segments import finest_rule
 from steering.export.tensors import load_vector, save_vector
 from steering.export.vector_file import facts_of
-from steering.fits.controls import random_like
+from steering.fits.fits import mean_difference
 from steering.fits.gradient import fit_gradient
-from steering.fits.mean_difference import mean_difference
 from steering.published_hybrids.fit_published import fit_published
 from steering.published_hybrids.published_hybrids import save_published
 from steering.published_hybrids.recipe import PublishedSettings
 from steering.routing.routed import RoutingFit, fit_routing, save_routing
-from steering.vector import SteeringVector
+from steering.vector import SteeringVector, random_like
 
 MAX_DISAGREEMENTS = 4096
 """Disagreements a vector is fitted on, at most; drawn at random from all."""
@@ -74,20 +74,27 @@ def fitting_stage(context: StudyContext, problems: Artefact) -> Fitting:
     parents = {"problems": problems.digest}
     base = own_traces(context, context.base, "fit-base", parents, fitting=True)
     tuned = own_traces(context, context.pair.tuned, "fit-tuned", parents, fitting=True)
-    parents = {"fit-base": base.digest, "fit-tuned": tuned.digest}
+    right = solved(context, read_traces(tuned))
+    decided = decision_stage(context, context.pair, "disagreements", right, {"fit-base": base, "fit-tuned": tuned})
+    return Fitting(base=base, tuned=tuned, decided=decided)
+
+
+def decision_stage(
+    context: StudyContext, pair: ModelPair, name: str, traces: pl.DataFrame, sources: Mapping[str, Artefact]
+) -> Artefact:
+    """The stage `name/`: `DISAGREEMENTS` of a pair in some traces of training problems, which came from `sources`."""
 
     def compute(work: Path, made_by: Provenance) -> None:
-        found = disagreements(context.pair, solved(context, tuned), context.fit_problems)
+        found = disagreements(pair, traces, context.fit_problems)
         write_table(work / "disagreements.parquet", found, DISAGREEMENTS, made_by)
 
-    return Fitting(base=base, tuned=tuned, decided=context.stage("disagreements", {}, parents, compute))
+    return context.stage(name, {}, {source: artefact.digest for source, artefact in sources.items()}, compute)
 
 
-def solved(context: StudyContext, traces: Artefact, *, wanted: bool = True) -> pl.DataFrame:
+def solved(context: StudyContext, traces: pl.DataFrame, *, wanted: bool = True) -> pl.DataFrame:
     """Those traces of training problems that are right by a valid process; those that are not, where not `wanted`."""
-    table = read_traces(traces)
-    strict = verdict_table(table, context.fit_task.problems, context.fit_task.verify)["strict"]
-    return table.filter(strict == wanted)
+    strict = verdict_table(traces, context.fit_task.problems, context.fit_task.verify)["strict"]
+    return traces.filter(strict == wanted)
 
 
 def vector_stage(context: StudyContext, fitting: Fitting) -> tuple[Artefact, float]:
@@ -96,7 +103,8 @@ def vector_stage(context: StudyContext, fitting: Fitting) -> tuple[Artefact, flo
     parents = {name: digest for name, digest in fitting.parents.items() if name != "disagreements"}
 
     def compute_activations(work: Path, made_by: Provenance) -> None:
-        sides = {"positive": solved(context, fitting.tuned), "negative": solved(context, fitting.base, wanted=False)}
+        by_tuned, by_base = read_traces(fitting.tuned), read_traces(fitting.base)
+        sides = {"positive": solved(context, by_tuned), "negative": solved(context, by_base, wanted=False)}
         tensor, index = first_token_activations(context.base, context.site, sides, context.fit_problems)
         with replacing(work / "activations.safetensors") as path:
             save_file({"activations": tensor}, path, metadata={"provenance": made_by.to_json()})
@@ -176,7 +184,7 @@ def routing_stage(context: StudyContext, settings: RoutingFit, fitting: Fitting)
             context.pair,
             context.site,
             read_traces(fitting.base),
-            solved(context, fitting.tuned),
+            solved(context, read_traces(fitting.tuned)),
             fitting.disagreements,
             context.fit_problems,
             finest_rule(context.task.steps, context.fit_task.problems),

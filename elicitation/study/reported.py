@@ -13,11 +13,10 @@ from elicitation.calibration.record import RECORDS, shipped_records
 from elicitation.calibration.record import SHIPPED as SHIPPED_RECORDS
 from elicitation.estimators.estimate import ESTIMATES
 from elicitation.features.top_features import behaviour
-from elicitation.report.features.captions import FeatureNames
-from elicitation.report.features.page import FeaturePage, render_features
+from elicitation.report.features.page import FeaturePage, feature_section, render_features
 from elicitation.report.features.tables import TABLES as FEATURE_TABLES
-from elicitation.report.features.tables import FeatureTables
-from elicitation.report.kit.provenance_section import TableFile
+from elicitation.report.features.tables import FeatureNames, FeatureTables
+from elicitation.report.kit.document import Origin, TableFile
 from elicitation.report.study.answer import answer_sentence, best_estimate
 from elicitation.report.study.page import Page, render
 from elicitation.report.study.tables import SCHEMAS, ReportTables
@@ -74,6 +73,8 @@ def report_stage(context: StudyContext, measured: Measured, command: str) -> Fin
     )
     verdicts = read_table(tables / "verdicts.parquet", VERDICTS)
     task, base, tuned = f"held-out {context.task.name}", context.base.name, context.pair.tuned.name
+    origin = Origin(made_by=made_by, command=command, files=(*table_files(out), *shipped_files()))
+    features = None if measured.features is None else feature_page(context, measured.features, origin)
     page = Page(
         title=f"{base} and {tuned}",
         task=task,
@@ -81,30 +82,21 @@ def report_stage(context: StudyContext, measured: Measured, command: str) -> Fin
         process_checked=verdicts["process_valid"].null_count() == 0,
         base=base,
         tuned=tuned,
-        ledger=ledger,
+        tables=ledger,
         estimates=read_estimates(measured.estimates),
         records=shipped_records(),
         leaks=shipped_leaks(),
-        made_by=made_by,
-        command=command,
-        files=(*table_files(out), *shipped_files()),
-        features=None if measured.features is None else (read_features(measured.features), feature_names(context)),
+        origin=origin,
+        features="" if features is None else feature_section(features.tables, features.names),
     )
     report = out / "report.html"
     write_text(report, render(page))
-    if page.features is not None:
-        write_text(out / FEATURES_PAGE, render_features(feature_page(page, out)))
+    if features is not None:
+        write_text(out / FEATURES_PAGE, render_features(features))
     arms = read_table(tables / "arms.parquet", ARMS).select("arm", pl.col("label").str.strip_prefix("+ "))
     write_readme(out, f"A study of {base} and {tuned} on {task}, by: {command}", PARTS, dict(arms.iter_rows()))
     answer = answer_sentence(ledger.ladder, page.leaks, task, base, tuned, study.sampling)
     return Finished(report, ledger, answer, best_estimate(page.estimates, page.records))
-
-
-def read_features(features: Artefact) -> FeatureTables:
-    """The tables of a finished stage."""
-    return FeatureTables(
-        **{name: read_table(features.path / f"{name}.parquet", schema) for name, schema in FEATURE_TABLES}
-    )
 
 
 def feature_names(context: StudyContext) -> FeatureNames:
@@ -118,17 +110,17 @@ def feature_names(context: StudyContext) -> FeatureNames:
     return FeatureNames(base=base, tuned=tuned, towards=toward, over=against, behaviour=behave)
 
 
-def feature_page(page: Page, out: Path) -> FeaturePage:
-    """The whole of what is known of the features, for a page beside the report."""
-    assert page.features is not None
-    ledger, names = page.features
+def feature_page(context: StudyContext, features: Artefact, origin: Origin) -> FeaturePage:
+    """The whole of what is known of the features, for a page beside the report, whose `origin` is given."""
+    names, found = feature_names(context), FEATURE_TABLES
+    tables = {name: read_table(features.path / f"{name}.parquet", schema) for name, schema in found}
+    files = tuple(file for file in origin.files if file.path.startswith(("features/", "saes/")))
+    made_by = read_provenance(features.path / "firing.parquet")
     return FeaturePage(
         title=f"Features of {names.base}",
         names=names,
-        ledger=ledger,
-        made_by=read_provenance(out / "features" / "firing.parquet"),
-        command=page.command,
-        files=tuple(file for file in page.files if file.path.startswith(("features/", "saes/"))),
+        tables=FeatureTables(**tables),
+        origin=Origin(made_by=made_by, command=origin.command, files=files),
     )
 
 

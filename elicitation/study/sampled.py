@@ -23,6 +23,7 @@ from lab.tasks.problem import Problem
 from lab.tasks.source import Task
 from lab.test_time.choice import CANDIDATES
 from lab.test_time.elicit import Elicitation, elicit
+from steering.edited import Edited, open_edited
 from steering.hybrid.hybrid import Hybrid, identity
 from steering.hybrid.open_hybrid import open_hybrid
 
@@ -62,14 +63,15 @@ def old_traces(context: StudyContext, model: Model, name: str, task: Task) -> Ar
 
 def arm_traces(context: StudyContext, arm: Arm, parents: dict[str, str]) -> Artefact:
     """An arm's traces of the held-out problems."""
-    study, hybrid = context.study, arm.method
-    assert hybrid is not None, "a model alone has traces of its own"
-    if not isinstance(hybrid, Hybrid):
-        return elicited_traces(context, arm.name, hybrid, parents)
-    parents = parents | {"base": context.base.digest, "tuned": context.pair.tuned.digest, "arm": identity(hybrid)}
+    study, method = context.study, arm.method
+    assert method is not None, "a model alone has traces of its own"
+    if not isinstance(method, Hybrid | Edited):
+        return elicited_traces(context, arm.name, method, parents)
+    is_hybrid = isinstance(method, Hybrid)
+    opened = open_hybrid(context.pair, method) if is_hybrid else open_edited(context.base, method)
+    parents = parents | {"base": context.base.digest, "tuned": context.pair.tuned.digest, "arm": identity(method)}
     decoding = study.decoding if arm.temperature is None else replace(study.decoding, temperature=arm.temperature)
-    n_samples, opened = 1 if arm.temperature == 0 else study.n_samples, open_hybrid(context.pair, hybrid)
-    problems = context.task.problems
+    n_samples, problems = 1 if arm.temperature == 0 else study.n_samples, context.task.problems
     return trace_stage(context, arm.name, context.base, problems, n_samples, parents, decoding, open_rows=opened)
 
 
@@ -89,7 +91,7 @@ def trace_stage(
     A shard is always sampled as the same batches, whoever starts it, so a resumed run gives the same bytes. Either
     model's end tokens end a text of any arm, since in a hybrid either may write them.
     """
-    batch_size, seed = context.study.batch_size, child_seed(context.study.seed, "tokens")
+    batch_size, seed = context.study.batch_size, child_seed(context.study.seed, context.draws)
     config = {"n_samples": n_samples, "decoding": decoding, "seed": seed, "batch_size": batch_size}
     config |= {"device": context.device, "dtype": context.dtype}
     size = max(1, BATCHES_A_SHARD * batch_size // n_samples)
@@ -141,7 +143,7 @@ def elicited_traces(context: StudyContext, name: str, method: Elicitation, paren
             method,
             study.decoding,
             n_samples=study.n_samples,
-            seed=child_seed(study.seed, "tokens"),
+            seed=child_seed(study.seed, context.draws),
             batch_size=study.batch_size,
         )
         of_all = {"n_answers": len(answered.traces) // len(problems), "n_fit_tokens": answered.cost.n_fit_tokens}

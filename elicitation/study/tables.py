@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from math import inf
+from math import inf, nan
 from pathlib import Path
 from typing import get_args
 
@@ -12,7 +12,7 @@ import polars as pl
 from elicitation.estimators.estimate import ESTIMATES
 from elicitation.estimators.panel import panel
 from elicitation.report.study.tables import SCHEMAS, Family
-from elicitation.study.arms import Arm
+from elicitation.study.arms import Arm, arm_family
 from elicitation.study.context import StudyContext
 from elicitation.study.findings import (
     Answered,
@@ -36,6 +36,7 @@ from lab.sampling.trace import VERDICTS, verdict_table
 from lab.scoring.evidence import ARMS, PROCESS, RANKS, SCORES, Evidence, Role
 from lab.scoring.process import process
 from lab.scoring.scores import scores
+from steering.edited import Edited
 from steering.hybrid.hybrid import Hybrid
 
 N_EXAMPLES = 3
@@ -83,9 +84,13 @@ def table_stage(
     def compute(work: Path, made_by: Provenance) -> None:
         lengths = read_traces(alone[0][1])["tokens"].list.len()
         base_tokens = int(lengths.sum()) / len(lengths)
+        families = {arm.name: arm_family(arm) for arm, _ in (*alone, *between)}
         # In the order of the kinds of help, each control behind its rung.
-        ordered = sorted(between, key=lambda each: get_args(Family).index(each[0].family))
-        arms = [answered(context, arm, artefact, base_tokens) for arm, artefact in (*alone, *ordered)]
+        ordered = sorted(between, key=lambda each: get_args(Family).index(families[each[0].control_of or each[0].name]))
+        arms = [
+            answered(context, arm, artefact, families[arm.control_of or arm.name], base_tokens)
+            for arm, artefact in (*alone, *ordered)
+        ]
         own, rest = arms[: len(alone)], arms[len(alone) :]
         rungs = [own[0], *rest, own[1]]
         weights = resamples(len(problems), study.n_boot, numpy_generator(study.seed, "bootstrap"))
@@ -111,20 +116,21 @@ def piece(model: Model, token: int) -> str:
     return str(model.tokenizer.decode([token]))
 
 
-def answered(context: StudyContext, arm: Arm, artefact: Artefact, base_tokens: float) -> Answered:
+def answered(context: StudyContext, arm: Arm, artefact: Artefact, family: Family, base_tokens: float = nan) -> Answered:
     """An arm with its verdicts, what it took from the tuned model, and what it cost.
 
-    `base_tokens` are those of the base model's single answer, mean over problems.
+    `base_tokens` are those of the base model's single answer, mean over problems; only methods that write several
+    texts an answer need them.
     """
     traces, cost = read_traces(artefact), 1.0
-    bits = np.full(len(context.task.problems), inf if arm.kind == "end" and arm.role != Role.BASE else 0.0)
+    bits = np.full(len(context.task.problems), inf if family == "end" and arm.role != Role.BASE else 0.0)
     if isinstance(arm.method, Hybrid):
         of_problems = problem_bits(traces, arm.method).group_by("problem_id", maintain_order=True)
         bits = of_problems.agg(pl.col("bits").mean())["bits"].to_numpy()
-    elif arm.method is not None:
+    elif not isinstance(arm.method, Edited | None):
         cost = tokens_per_answer(artefact) / base_tokens
     verdicts = verdict_table(traces, context.task.problems, context.task.verify)
-    return Answered(arm=arm, traces=traces, verdicts=verdicts, bits=bits, cost=cost)
+    return Answered(arm=arm, family=family, traces=traces, verdicts=verdicts, bits=bits, cost=cost)
 
 
 def evidence_stage(context: StudyContext, base: Artefact, tuned: Artefact, tables: Artefact) -> Artefact:

@@ -24,7 +24,7 @@ def chart(
     labels: Mapping[str, str] = MappingProxyType({}),
     log_x: bool = False,
 ) -> go.Figure:
-    """The column `y` over `x`, one colour for each value of `color`, with the intervals `low` and `high` if there are.
+    """The column `y` over `x`, a colour for each value of `color`; the columns `low` and `high` are its interval.
 
     Bars and dots have error bars, lines a band. `labels` say in words what columns mean.
 
@@ -51,10 +51,14 @@ def chart(
                     band = {"fill": "toself", "fillcolor": faded(ink), "mode": "none", "hoverinfo": "skip"}
                     figure.add_scatter(x=there + back, y=edge, **band, legendgroup=str(name), showlegend=False)
                 figure.add_scatter(**drawn, mode="lines+markers", line_color=ink, marker_symbol=symbol)
-    figure.update_layout(title=title, height=380, showlegend=color is not None, scattermode="group")
-    ticks = {"type": "log", "tickvals": sorted({*table[x]})} if log_x else {}
-    figure.update_xaxes(title=labels.get(x, x), **ticks)
-    return figure.update_yaxes(title=labels.get(y, y), rangemode="tozero")
+    # Beside each other where they would lie on each other.
+    beside = "overlay" if color is None or table[x].dtype.is_numeric() else "group"
+    layout = {"title": title, "height": 380, "margin": {"t": 60 if title else 20, "b": 50}, "scattermode": beside}
+    figure.update_layout(**layout, showlegend=color is not None)
+    figure.update_xaxes(title=labels.get(x, x), type="category" if kind == "bar" else "log" if log_x else None)
+    if log_x:
+        figure.update_xaxes(tickvals=sorted({*table[x]}))
+    return figure.update_yaxes(title=labels.get(y, y), rangemode="normal" if kind == "dots" else "tozero")
 
 
 def error_bars(table: pl.DataFrame, value: str = "value") -> dict[str, object]:

@@ -4,10 +4,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from elicitation.report.kit.markup import escaped, visible
+from elicitation.report.kit.markup import joined, markup, visible
 from elicitation.report.kit.tokens import (
     ActivationStrip,
-    activation_css,
     activation_legend,
     activation_strip,
     strip_css,
@@ -57,7 +56,7 @@ class TokenStrip:
 
     def _repr_html_(self) -> str:
         parts = (_feature(self, feature, opened=place == 0) for place, feature in enumerate(self.features))
-        return f"<style>{strip_css()}{activation_css()}</style>{activation_legend()}{''.join(parts)}"
+        return f"<style>{strip_css()}</style>{activation_legend()}{''.join(parts)}"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, object]:
         words = f"Token strip: {len(self.texts)} texts, {len(self.features)} features"
@@ -67,19 +66,19 @@ class TokenStrip:
 def _feature(strip: TokenStrip, feature: str, *, opened: bool) -> str:
     """One feature on all texts, folded but for the first."""
     scale = strip.scale(feature)
-    rows = (
-        f"<div>{escaped(text.name)}</div>"
-        + activation_strip(ActivationStrip(tokens=text.tokens, activations=text.activations[feature], scale=scale))
+    shown = [
+        (text.name, ActivationStrip(tokens=text.tokens, activations=text.activations[feature], scale=scale))
         for text in strip.texts
-    )
+    ]
+    rows = joined(markup("<div>{}</div>{}", name, activation_strip(read)) for name, read in shown)
     state = " open" if opened else ""
-    return f"<details{state}><summary>{escaped(feature)}</summary>{''.join(rows)}</details>"
+    return markup("<details{}><summary>{}</summary>{}</details>", state, feature, rows)
 
 
 def _data(strip: TokenStrip) -> dict[str, object]:
     """The strip as plain JSON; what is not known is null. The script writes every string as text, never as markup."""
     return {
-        "style": strip_css() + activation_css(),
+        "style": strip_css(),
         "features": [visible(feature) for feature in strip.features],
         "scales": [strip.scale(feature) for feature in strip.features],
         "texts": [

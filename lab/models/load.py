@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import assert_never
 
 import torch
 from jaxtyping import Float
@@ -17,15 +18,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from lab.models.anatomy import Anatomy, find_anatomy
 from lab.models.source import (
     AdapterModel,
+    BuiltInModel,
     GgufModel,
     HubModel,
     LocalModel,
     ModelSource,
-    OrganismModel,
-    PairModel,
     adapter_base,
-    organism_directory,
-    pair_source,
+    built_in_source,
     source_name,
 )
 from lab.records.errors import ModelError
@@ -148,8 +147,6 @@ def _opened(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, P
     match source:
         case LocalModel(path=path):
             return _from_directory(path, dtype)
-        case OrganismModel(name=name):
-            return _from_directory(organism_directory(name), dtype)
         case HubModel(name=name, revision=revision):
             return _from_directory(_downloaded(name, revision), dtype)
         case GgufModel(path=path):
@@ -159,8 +156,10 @@ def _opened(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, P
             return network, tokenizer, _files_digest([path])
         case AdapterModel():
             return _from_adapter(source, dtype)
-        case PairModel():
-            return _opened(pair_source(source), dtype)
+        case BuiltInModel():
+            return _opened(built_in_source(source), dtype)
+        case never:
+            assert_never(never)
 
 
 def _from_directory(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
@@ -215,7 +214,7 @@ def _downloaded(name: str, revision: str | None) -> Path:
     """The hub's snapshot of a model, from the cache when it is there."""
     from huggingface_hub import snapshot_download
 
-    with _one_line(f"cannot get {name!r} from the hub (and there is no such directory or organism here)"):
+    with _one_line(f"cannot get {name!r} from the hub (and there is no such directory or built-in model here)"):
         return Path(
             snapshot_download(name, revision=revision, allow_patterns=list(FILES), ignore_patterns=list(UNUSED))
         )

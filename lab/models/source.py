@@ -1,11 +1,11 @@
-"""Where a model comes from, as a value: what a user types becomes one of six sources."""
+"""Where a model comes from, as a value: what a user types becomes one of five sources."""
 
 import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from lab.records.errors import ModelError
 
@@ -44,28 +44,19 @@ class AdapterModel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OrganismModel:
-    """A model shipped with this package, whose elicited share is known by construction."""
+class BuiltInModel:
+    """A model of the catalogue: one that ships with this package, whose history is known, or a pretrained one."""
 
     name: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PairModel:
-    """A real language model of the shipped pairs: the pretrained one that was fetched, or an adapter on it."""
-
-    name: str
-
-
-ModelSource: TypeAlias = HubModel | LocalModel | GgufModel | AdapterModel | OrganismModel | PairModel
+ModelSource: TypeAlias = HubModel | LocalModel | GgufModel | AdapterModel | BuiltInModel
 
 PRETRAINED = ("smollm2",)
-"""Names of the pretrained models that `lab pairs fetch` gets."""
-ADAPTERS = Path(__file__).parents[1] / "organisms" / "shipped"
-ORGANISMS = Path(__file__).parents[1] / "organisms" / "shipped"
-ACCEPTED = (
-    "a model directory, an adapter directory, a .gguf file, an organism, a model of a pair, or org/name on the hub"
-)
+"""Names of the pretrained models that `lab models fetch` gets."""
+SHIPPED = Path(__file__).parents[1] / "organisms" / "shipped"
+"""A directory for each model in this installation, with its card."""
+ACCEPTED = "a model directory, an adapter directory, a .gguf file, a built-in model, or org/name on the hub"
 
 
 def model_source(text: str) -> ModelSource:
@@ -82,27 +73,27 @@ def model_source(text: str) -> ModelSource:
         if path.is_file():
             return GgufModel(path=path)
         raise ModelError(f"no GGUF file at {path}; check the path")
-    if text in organism_names():
-        return OrganismModel(name=text)
-    if text in (*PRETRAINED, *adapter_names()):
-        return PairModel(name=text)
+    if text in (*PRETRAINED, *shipped_names()):
+        return BuiltInModel(name=text)
     if path.is_file():
         raise ModelError(f"{text!r} is a file, but not a .gguf one; name the directory that holds config.json")
     match = HUB_NAME.fullmatch(text)
     if match is None:
-        raise ModelError(f"no model {text!r}; accepted: {ACCEPTED}; organisms: {_listed(organism_names())}")
+        raise ModelError(f"no model {text!r}; accepted: {ACCEPTED}; built in: {_listed(shipped_names())}")
     return HubModel(name=match["name"], revision=match["revision"])
 
 
 def source_name(source: ModelSource) -> str:
     """What the source is called in tables and reports: what a user would type to get it again."""
     match source:
-        case HubModel(name=name, revision=None) | OrganismModel(name=name) | PairModel(name=name):
+        case HubModel(name=name, revision=None) | BuiltInModel(name=name):
             return name
         case HubModel(name=name, revision=revision):
             return f"{name}@{revision}"
         case LocalModel(path=path) | GgufModel(path=path) | AdapterModel(path=path):
             return str(path)
+        case never:
+            assert_never(never)
 
 
 def adapter_base(adapter: AdapterModel) -> ModelSource:
@@ -121,36 +112,33 @@ def adapter_base(adapter: AdapterModel) -> ModelSource:
     return base
 
 
-def pair_source(model: PairModel) -> LocalModel | AdapterModel:
-    """Where a model of the shipped pairs lies; ModelError with the command that gets it where it was not fetched."""
-    if model.name in adapter_names():
-        return AdapterModel(path=ADAPTERS / model.name)
+def built_in_source(model: BuiltInModel) -> LocalModel | AdapterModel:
+    """Where a built-in model lies; ModelError with the command that gets it where it was not fetched."""
+    if model.name not in PRETRAINED:
+        directory = shipped_directory(model.name)
+        is_adapter = (directory / "adapter_config.json").is_file()
+        return AdapterModel(path=directory) if is_adapter else LocalModel(path=directory)
     if not fetched_directory(model.name).is_dir():
-        raise ModelError(f"{model.name} is not on this machine: get it once with `lab pairs fetch {model.name}`")
+        raise ModelError(f"{model.name} is not on this machine: get it once with `lab models fetch {model.name}`")
     return LocalModel(path=fetched_directory(model.name))
 
 
 def fetched_directory(name: str) -> Path:
-    """Where `lab pairs fetch` keeps a pretrained model: below ELICITATION_LAB_CACHE, or else the user's cache."""
+    """Where `lab models fetch` keeps a pretrained model: below ELICITATION_LAB_CACHE, or else the user's cache."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("ELICITATION_LAB_CACHE") or caches / "elicitation-lab") / "models" / name
 
 
-def adapter_names() -> tuple[str, ...]:
-    """The adapters in this installation, in alphabetical order."""
-    return tuple(sorted(folder.name for folder in ADAPTERS.glob("*/") if (folder / "adapter_config.json").is_file()))
+def shipped_names() -> tuple[str, ...]:
+    """The models in this installation, in alphabetical order."""
+    return tuple(sorted({file.parent.name for file in SHIPPED.glob("*/*config.json")}))
 
 
-def organism_names() -> tuple[str, ...]:
-    """The organisms in this installation, in alphabetical order."""
-    return tuple(sorted(folder.name for folder in ORGANISMS.glob("*/") if (folder / "config.json").is_file()))
-
-
-def organism_directory(name: str) -> Path:
-    """The directory of the organism `name`; ModelError listing those there are when it is not one."""
-    if name not in organism_names():
-        raise ModelError(f"no organism {name!r}; there are: {_listed(organism_names())}")
-    return ORGANISMS / name
+def shipped_directory(name: str) -> Path:
+    """The directory of the shipped model `name`; ModelError listing those there are when it is not one."""
+    if name not in shipped_names():
+        raise ModelError(f"no built-in model {name!r}; there are: {_listed(shipped_names())}")
+    return SHIPPED / name
 
 
 def _base_of(adapter: AdapterModel) -> ModelSource:

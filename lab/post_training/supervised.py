@@ -4,33 +4,30 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    ProgressCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lab.records.errors import TaskError
+
+# Slow to import, and configurations of runs are read where nothing is trained.
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 
 LINEAR_MAPS = "all-linear"
 """Every linear map of the blocks; not the embedding and not the unembedding."""
 
 
-def with_low_rank(network: PreTrainedModel, rank: int, *, seed: int) -> PeftModel:
+def with_low_rank(network: PreTrainedModel, rank: int, *, seed: int) -> "PeftModel":
     """`network`, frozen, with a fresh adapter of `rank` on every linear map of its blocks, which starts as no change.
 
     The adapter is kept in float32 whatever the network's dtype; its scale is 2.
     """
+    from peft import LoraConfig, get_peft_model
+
     config = LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules=LINEAR_MAPS, lora_dropout=0.0, task_type="CAUSAL_LM"
     )
@@ -39,7 +36,7 @@ def with_low_rank(network: PreTrainedModel, rank: int, *, seed: int) -> PeftMode
         return get_peft_model(network, config)
 
 
-def save_low_rank(network: PeftModel, directory: Path, *, parent: str) -> None:
+def save_low_rank(network: "PeftModel", directory: Path, *, parent: str) -> None:
     """Writes the adapter in bf16 and its configuration, which names `parent` as the model that it changes."""
     for config in network.peft_config.values():
         config.base_model_name_or_path = parent
@@ -78,32 +75,30 @@ OnProgress = Callable[[int, int], None]
 """Told steps just done, and steps in all."""
 
 
-class ToldSteps(TrainerCallback):
-    """Tells `on_progress` the steps; those of a run that goes on are told when it begins."""
+def tell_steps(trainer: "Trainer", on_progress: OnProgress) -> None:
+    """Takes away the callbacks that print, and adds one that tells steps, and those before a run that goes on."""
+    from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-    def __init__(self, on_progress: OnProgress) -> None:
-        self.on_progress = on_progress
-        self.n_told = 0
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,  # noqa: ARG002 (a trainer calls with all of these)
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **kwargs: object,  # noqa: ARG002
-    ) -> None:
+    class ToldSteps(TrainerCallback):
         """Tells the steps since the last time."""
-        self.on_progress(state.global_step - self.n_told, state.max_steps)
-        self.n_told = state.global_step
 
-    on_train_begin = on_step_end
+        n_told = 0
 
+        def on_step_end(
+            self,
+            args: "TrainingArguments",  # noqa: ARG002 (a trainer calls with all of these)
+            state: "TrainerState",
+            control: "TrainerControl",  # noqa: ARG002
+            **kwargs: object,  # noqa: ARG002
+        ) -> None:
+            on_progress(state.global_step - self.n_told, state.max_steps)
+            self.n_told = state.global_step
 
-def tell_steps(trainer: Trainer, on_progress: OnProgress) -> None:
-    """Takes away the callbacks that print, and adds `ToldSteps`."""
+        on_train_begin = on_step_end
+
     for printing in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printing)
-    trainer.add_callback(ToldSteps(on_progress))
+    trainer.add_callback(ToldSteps())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

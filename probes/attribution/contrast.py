@@ -51,7 +51,7 @@ def contrast(logits: Float[Tensor, "text d_vocab"], sides: Sides) -> Float[Tenso
     return total(sides.toward) - total(sides.against)
 
 
-def opening_contrasts(
+def first_token_contrasts(
     model: Model, problems: Sequence[Problem], toward: Sequence[str], against: Sequence[str]
 ) -> pl.DataFrame:
     """`CONTRASTS` rows of how answers to `problems` begin: the texts are the prompts.

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, assert_never
 
 import numpy as np
 import polars as pl
@@ -127,6 +127,8 @@ def method_name(method: Method) -> str:
             return "gradient"
         case Integrated():
             return "integrated"
+        case never:
+            assert_never(never)
 
 
 class Effects(NamedTuple):
@@ -167,6 +169,8 @@ def effects(reading: Reading, sae: Sae, method: Method, *, batch: int) -> Effect
             roots = (nodes + 1) / 2
             # The mean over shares s of g(s) is that over u of 2 u g(u^2); half the weights are for half the interval.
             slope = _mean_gradient(reading, roots**2, weights * roots, batch)
+        case never:
+            assert_never(never)
     return Effects(active.row, active.place, active.feature, active.value, _along(reading, sae, slope))
 
 

@@ -1,4 +1,4 @@
-"""remainder: what a network does above a site, as a function of the stream there."""
+"""LayersAbove: what a network does above a site, as a function of the stream there."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -102,10 +102,6 @@ def layers_above(
 
 def _of_one(given: object, n_texts: int) -> object:
     """What a block is given, for the first text alone; it is the same for all."""
-    match given:
-        case Tensor():
-            return given[:1] if given.ndim > 1 and given.shape[0] == n_texts else given
-        case tuple():
-            return tuple(_of_one(part, n_texts) for part in given)
-        case _:
-            return given
+    if isinstance(given, Tensor):
+        return given[:1] if given.ndim > 1 and given.shape[0] == n_texts else given
+    return tuple(_of_one(part, n_texts) for part in given) if isinstance(given, tuple) else given

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 import numpy as np
 from jaxtyping import Int
@@ -67,6 +67,8 @@ def positions(
             chosen = [first + place for place, token in enumerate(completion) if token in tokens]
         case SentenceEnds(ends=ends):
             chosen = [first + place for place in _sentence_ends(ends, tokenizer, completion)]
+        case never:
+            assert_never(never)
     return np.array(chosen, dtype=np.int32)
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, assert_never, get_args, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -95,6 +95,8 @@ def hook_site(model: Model, site: Site, change: Change) -> Handle:
             return block.register_forward_pre_hook(before)
         case "resid_mid":
             return _MidHook(block, model.anatomy.attentions[site.layer], change)
+        case never:
+            assert_never(never)
 
 
 class _MidHook:

@@ -24,12 +24,16 @@ THRESHOLD_SHARE = 0.1
 class Training:
     """How a crosscoder is trained; raises ModelError for sizes that cannot be."""
 
-    d_sae: int
-    k: int
+    d_sae: int = 1024
+    """How many latents."""
+    k: int = 16
     """Latents above 0 at a token, on average over a batch."""
-    n_steps: int
+    n_steps: int = 600
+    """Batches."""
     batch_size: int = 2048
+    """Tokens of a batch."""
     learning_rate: float = 2e-3
+    """Highest rate of Adam."""
     warmup_share: float = 0.05
     """Steps in which the learning rate rises from 0, as a share of all."""
     decay_share: float = 0.3
@@ -38,7 +42,8 @@ class Training:
     """A latent is dead once it was 0 at so many tokens running."""
     aux_weight: float = 1 / 32
     """Weight of the loss that lets dead latents learn what is left over; as Gao et al. 2024, section 2.4."""
-    seed: int
+    seed: int = 0
+    """Decides weights and batches."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= self.d_sae or self.n_steps < 1 or self.batch_size < 2:

@@ -108,11 +108,9 @@ def splice(model: Model, sae: Sae, change: FeatureChange | Reconstruction) -> It
         nonlocal n_fired
         n_fired += 1
         features = sae.encode(stream)
-        match change:
-            case Reconstruction():
-                return sae.decode(features).to(stream.dtype)
-            case _:
-                return (stream + (change(features) - features) @ sae.W_dec).to(stream.dtype)
+        if isinstance(change, Reconstruction):
+            return sae.decode(features).to(stream.dtype)
+        return (stream + (change(features) - features) @ sae.W_dec).to(stream.dtype)
 
     handles: list[Handle] = [model.network.register_forward_hook(count)]
     try:

@@ -1,6 +1,7 @@
 """recipe: all that decides an SAE but the activations it learns from."""
 
 from dataclasses import dataclass
+from typing import assert_never
 
 import polars as pl
 
@@ -21,8 +22,10 @@ class Training:
     n_tokens: int = 500_000
     """Activations it learns from, those of repeated epochs counted again; cut to whole batches."""
     batch_size: int = 1024
+    """Activations a step."""
     lr: float | None = None
-    """Highest learning rate, on activations scaled to a mean norm of sqrt(d_model); None for `Recipe.lr`'s own."""
+    """Highest learning rate, on activations scaled to a mean norm of sqrt(d_model); 5e-4 * sqrt(16384 / size) when not
+    given."""
     warm_up_share: float = 0.05
     """Share of the steps over which the learning rate rises from 0, and a coefficient of sparsity too."""
     decay_share: float = 0.2
@@ -30,8 +33,9 @@ class Training:
     dead_after: int = 200
     """Steps without firing after which a feature is dead, and learns from what the others leave."""
     held_out_share: float = 0.1
-    """Share of the problems whose activations are kept back (`is_held_out`)."""
+    """Share of the problems whose activations are kept back, to judge by (`is_held_out`)."""
     seed: int = 0
+    """Decides weights and batches."""
 
     def __post_init__(self) -> None:
         shares = (self.warm_up_share, self.decay_share, self.held_out_share)
@@ -70,6 +74,8 @@ class Recipe:
                 least = k
             case JumpReLU() | Standard():
                 least = 1
+            case never:
+                assert_never(never)
         if self.d_sae < least:
             raise ModelError(f"{self.architecture} with {self.d_sae} features: want at least {least}")
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import chain, count, islice
 from pathlib import Path
+from typing import assert_never
 
 import torch
 from jaxtyping import Float
@@ -149,6 +150,8 @@ def _untrained(recipe: Recipe, d_model: int) -> TrainingSAE:
             return StandardTrainingSAE(
                 StandardTrainingSAEConfig(**widths, l1_coefficient=coefficient, l1_warm_up_steps=warm_up)
             )
+        case never:
+            assert_never(never)
 
 
 def _batches(store: Store, recipe: Recipe) -> Iterator[Float[Tensor, "batch d_model"]]:

@@ -7,9 +7,6 @@ import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Bool, Float, Int
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from lab.metrics.bootstrap import Interval, percentile_interval, resamples
@@ -167,6 +164,11 @@ def _judged(
     counted: dict[str, object] = {"n_tokens": len(wanted), "n_labelled": int(wanted.sum())}
     if known.all() or not known.any():
         return dict.fromkeys(("auroc", "low", "high", "f1"), np.nan) | counted
+    # Here, since it is slow to import.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MAX_ITER)).fit(fitted, known)
     scores = probe.decision_function(unseen)
     interval = auroc_interval(scores, wanted, problems, weights)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import assert_never
 
 import polars as pl
 import torch
@@ -11,12 +12,11 @@ import torch
 from lab.models.load import Model, load
 from lab.models.source import (
     AdapterModel,
+    BuiltInModel,
     GgufModel,
     HubModel,
     LocalModel,
     ModelSource,
-    OrganismModel,
-    PairModel,
     model_source,
 )
 from lab.records.errors import StorageError
@@ -64,6 +64,8 @@ def fill(
             prepare = partial(_writer, out, model, texts)
         case Ray():
             prepare = Reopened(path=out.resolve(), source=_anywhere(model_source(plan.model)))
+        case never:
+            assert_never(never)
     store = _begun(model, texts, plan, out, made_by)
     require_model(store, model)
     if store.files:
@@ -134,8 +136,10 @@ def _anywhere(source: ModelSource) -> ModelSource:
     match source:
         case LocalModel(path=path) | GgufModel(path=path) | AdapterModel(path=path):
             return replace(source, path=path.resolve())
-        case HubModel() | OrganismModel() | PairModel():
+        case HubModel() | BuiltInModel():
             return source
+        case never:
+            assert_never(never)
 
 
 def _begun(model: Model, texts: pl.DataFrame, plan: Plan, out: Path, made_by: Provenance) -> Store:

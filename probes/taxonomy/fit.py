@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, assert_never
 
 import torch
 from jaxtyping import Float
@@ -130,6 +130,8 @@ def fit(data: SegmentMeans, parts: Parts, n_categories: int, method: Method, *, 
             stopping = normalised(data.means[torch.from_numpy(parts.stopping)], mean)
             generator = torch_generator(seed, "batches", n_categories)
             weights, n_epochs = _trained(units, stopping, _begun(centres), method, generator)
+        case never:
+            assert_never(never)
     categories = (units @ weights.W_enc + weights.b_enc).argmax(dim=1).numpy()
     taxonomy = Taxonomy(
         site=data.site,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, assert_never
 
 import numpy as np
 import polars as pl
@@ -94,6 +94,8 @@ def _found(
             return _sentences(rule, tokenizer, completion)
         case Steps():
             return _steps(rule, tokenizer, problem_id, completion)
+        case never:
+            assert_never(never)
 
 
 def _sentences(rule: Sentences, tokenizer: PreTrainedTokenizerBase, completion: Sequence[int]) -> Iterator[_Found]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, assert_never
 
 import numpy as np
 import polars as pl
@@ -108,6 +108,8 @@ def spans_read(reading: Reading, segments: pl.DataFrame) -> pl.DataFrame:
                     f"{n_first} segments stand at the start of their text, without a token before: want prompts"
                 )
             return _at(segments, segments["first"] - 1)
+        case never:
+            assert_never(never)
 
 
 def _at(segments: pl.DataFrame, places: pl.Series) -> pl.DataFrame:
@@ -186,6 +188,8 @@ def method_name(method: Method) -> str:
             return "k-means"
         case ClusteringSae(k=k):
             return f"sae-k{k}"
+        case never:
+            assert_never(never)
 
 
 def _basis(

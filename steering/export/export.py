@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lab.records.errors import VectorError
-from steering.export.adapter import Adapter
-from steering.export.baked_bias import BakedBias
+from steering.export.biases import Adapter, BakedBias
 from steering.export.format import Format
 from steering.export.gguf import Gguf
 from steering.export.tensors import LayerTable, Safetensors

@@ -1,7 +1,7 @@
 """Examples: texts that a vector is fitted on, and the tokens in them that it should make likely."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, assert_never
 
 import numpy as np
 import torch
@@ -17,10 +17,10 @@ class Disagreements(NamedTuple):
     The vector acts at the last position of a context alone, as a hybrid uses it.
     """
 
-    tokens: Int[Tensor, "decision pos"]
+    tokens: Int[Tensor, "disagreement pos"]
     """Contexts, padded on the left."""
-    mask: Bool[Tensor, "decision pos"]
-    targets: Int[Tensor, " decision"]
+    mask: Bool[Tensor, "disagreement pos"]
+    targets: Int[Tensor, " disagreement"]
 
 
 class Completions(NamedTuple):
@@ -69,6 +69,8 @@ def listed(examples: Disagreements | Completions) -> list[Example]:
                 Example(text, 0, list(range(len(text) - n - 1, len(text) - 1)), text[-n:])
                 for text, n in zip(texts, lengths.tolist(), strict=True)
             ]
+        case never:
+            assert_never(never)
 
 
 def split_by_problem(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from lab.models.load import Model
 from lab.records.errors import VectorError
+from lab.records.seeds import torch_generator
 from probes.capture.site import Site
 from steering.fits.examples import Completions, Disagreements, Example, listed
+from steering.fits.fit import Fit, Taught
 from steering.fits.streams import Streams, read_streams
 from steering.vector import SteeringVector
 
@@ -133,11 +136,11 @@ def fit_gradients(
 ) -> dict[str, SteeringVector]:
     """A vector at `site` for each category, all in one loop, each as if it were fitted alone.
 
-    Minimises the mean cross-entropy of the targets: of decisions with the vector at the last position of each context,
-    of completions with the vector at every position. Starts from zero, is projected back onto the ball of `max_dose`
-    after every step of Adam, and the model stays frozen. What lies below the vector is computed once, and a step runs
-    the blocks above alone. Where examples are held out, the vector of the lowest loss on them is kept; zero is one.
-    Raises VectorError where a category has no example, or a loss is not finite.
+    Minimises the mean cross-entropy of the targets: of disagreements with the vector at the last position of each
+    context, of completions with the vector at every position. Starts from zero, is projected back onto the ball of
+    `max_dose` after every step of Adam, and the model stays frozen. What lies below the vector is computed once, and a
+    step runs the blocks above alone. Where examples are held out, the vector of the lowest loss on them is kept; zero
+    is one. Raises VectorError where a category has no example, or a loss is not finite.
     """
     likelihood, fittings = _opened(model, site, table, fit)
     optimiser = torch.optim.Adam(
@@ -164,6 +167,46 @@ def fit_gradients(
     }
 
 
+@dataclass(frozen=True, slots=True)
+class TextGradient(Fit[Taught]):
+    """A vector at every token under which the texts to move towards are likely."""
+
+    settings: GradientFit = GradientFit()
+    n_texts: int = 512
+    """How many texts, at most; drawn at random from all."""
+
+    @property
+    def learns_from(self) -> Literal["tokens"]:
+        """What comes next."""
+        return "tokens"
+
+    def fit(self, model: Model, sites: Sequence[Site], taught: Taught, *, seed: int) -> SteeringVector:
+        """At the one site, as `fit_gradient`."""
+        (site,) = sites
+        texts = taught.texts(model, self.n_texts, torch_generator(seed, "examples"))
+        found = f"gradient on {len(texts.tokens)} completions, {taught.description}"
+        return fit_gradient(model, site, texts, self.settings, torch_generator(seed, "fit"), description=found)
+
+
+@dataclass(frozen=True, slots=True)
+class FirstTokenGradient(Fit[Taught]):
+    """A vector at the prompt's last token under which the first token is what the other model would write."""
+
+    settings: GradientFit = GradientFit()
+
+    @property
+    def learns_from(self) -> Literal["tokens"]:
+        """What comes next."""
+        return "tokens"
+
+    def fit(self, model: Model, sites: Sequence[Site], taught: Taught, *, seed: int) -> SteeringVector:
+        """At the one site, as `fit_gradient`."""
+        (site,) = sites
+        first = taught.first_tokens(model, torch_generator(seed, "examples"))
+        found = f"gradient on {len(first.targets)} disagreements at the first token, {taught.description}"
+        return fit_gradient(model, site, first, self.settings, torch_generator(seed, "fit"), description=found)
+
+
 def _opened(
     model: Model, site: Site, table: Mapping[str, Category], fit: GradientFit
 ) -> tuple[Likelihood, list[_Fitting]]:
@@ -177,8 +220,8 @@ def _opened(
     for name, rows in zip(table, sides[::2], strict=True):
         if not len(rows):
             raise VectorError(
-                f"{name!r}: no decision to fit a vector on; either the two models never disagree on these problems, or "
-                "nothing was solved: draw more fitting traces"
+                f"{name!r}: no disagreement to fit a vector on; either the two models never disagree on these "
+                "problems, or nothing was solved: draw more fitting traces"
             )
     likelihood = read_examples(model, site, examples, batch_size=fit.batch_size)
     norms = likelihood.streams.last().float().norm(dim=-1)

@@ -2,8 +2,9 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,7 @@ from lab.records.seeds import child_seed
 from lab.sampling.decoding import Decoding
 from lab.tasks.problem import Problem, Verifier
 from probes.capture.site import Site, hook_site
+from steering.fits.fit import Fit, Rewarded
 from steering.fits.streams import residual_norms
 from steering.vector import SteeringVector
 
@@ -79,6 +81,31 @@ def fit_policy_gradient(
         f"policy gradient on {model.name}, {run.n_steps} steps of {run.n_prompts} x {run.n_rollouts} rollouts"
         + ("" if start is None else f", from ({start.description})"),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyGradient(Fit[Rewarded]):
+    """Vectors under which the model's own completions earn more."""
+
+    run: GrpoRun
+
+    @property
+    def learns_from(self) -> Literal["rewards"]:
+        """What is rewarded."""
+        return "rewards"
+
+    def fit(self, model: Model, sites: Sequence[Site], taught: Rewarded, *, seed: int) -> SteeringVector:
+        """As `fit_policy_gradient`, from zero."""
+        return fit_policy_gradient(
+            model,
+            sites,
+            taught.problems,
+            taught.reward,
+            self.run,
+            seed=seed,
+            work=taught.work,
+            on_progress=taught.on_progress,
+        )
 
 
 def with_shared_weights(model: Model) -> Model:

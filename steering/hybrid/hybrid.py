@@ -213,9 +213,10 @@ def insisting(logits: Float[Tensor, "_ d_vocab"], tokens: Int[Tensor, " row"]) -
     return logits.new_full((len(tokens), logits.shape[1]), -inf).scatter(1, tokens[:, None], 0.0)
 
 
-def identity(hybrid: Hybrid) -> str:
-    """Sixteen hex digits; equal for hybrids of equal values, whatever object or device they are on."""
-    return digest(_plain(hybrid))
+def identity(method: object) -> str:
+    """Sixteen hex digits; equal for hybrids, or other ways of answering, of equal values, whatever object or device
+    they are on."""
+    return digest(_plain(method))
 
 
 def _plain(value: object) -> object:

@@ -4,29 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from jaxtyping import Int
-from torch import Tensor
-
 from lab.models.pair import ModelPair
 from steering.edit import apply_each
-from steering.hybrid.hybrid import Intervention, Moment, Reads, Routed, Side, Written, insisting
+from steering.hybrid.hybrid import Intervention, Reads, Routed, Written, insisting
 from steering.hybrid.sweep import Sweep
-from steering.hybrid.vector_table import (
-    LIKELY_TOKEN,
-    VectorTable,
-    category_in,
-    draws,
-    edit_of,
-    placed_table,
-    reader_of,
-    start,
-    table_reads,
-)
+from steering.hybrid.vector_table import LIKELY_TOKEN, Tabled, VectorTable, draws, placed_table, start
 from steering.hybrid.watched_decoder import begun_at, n_below
 
 
 @dataclass(frozen=True, slots=True)
-class Steer(Intervention):
+class Steer(Tabled):
     """The base model writes under an edit, such as a vector added, of the position it reads last.
 
     The base's cache then holds that position as it was without the edit ("forgotten": no later token sees the edit
@@ -38,30 +25,20 @@ class Steer(Intervention):
 
     @property
     def reads(self) -> Reads:
-        """The stream that the edits change, and the one that names a category."""
-        return table_reads(self.table, 1)
-
-    @property
-    def categories_of(self) -> Side | None:
-        """Whoever the table reads."""
-        return reader_of(self.table)
+        """At the last position alone."""
+        return self.reads_back(1)
 
     def placed(self, pair: ModelPair) -> "Steer":
-        """With the table's edits checked, and its taxonomy where it is read."""
+        """With a table that fits the models."""
         return replace(self, table=placed_table(pair, self.table))
-
-    def category(self, now: Moment, rows: Int[Tensor, " routed"]) -> Int[Tensor, " routed"] | None:
-        """By the table's taxonomy, where it has one."""
-        return category_in(self.table, now, rows)
 
     def write(self, here: Routed) -> Written:
         """The base's own distribution, with its last position computed again under each row's edit."""
-        edits = edit_of(self.table, keys=here.keys, step=here.now.step, category=here.category)
         site, base = start(self.table), here.base
         run = base.cached.revise if self.memory == "kept" else base.cached.again
         with (
             begun_at(base.model, site, base.streams[site][here.rows, -1:]),
-            apply_each(base.model, self.table.edits, edits),
+            apply_each(base.model, self.table.edits, self.edits(here)),
         ):
             return Written(run(here.rows, first_layer=n_below(site)), "steered")
 

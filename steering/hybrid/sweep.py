@@ -18,18 +18,8 @@ from probes.capture.site import Site, hook_site
 from steering.change import addition
 from steering.edit import Add, Edit
 from steering.gate import Everywhere
-from steering.hybrid.hybrid import Intervention, Moment, Reads, Routed, Side, Written, insisting
-from steering.hybrid.vector_table import (
-    CANDIDATE,
-    VectorTable,
-    category_in,
-    draws,
-    edit_of,
-    placed_table,
-    reader_of,
-    start,
-    table_reads,
-)
+from steering.hybrid.hybrid import Reads, Routed, Written, insisting
+from steering.hybrid.vector_table import CANDIDATE, Tabled, VectorTable, draws, placed_table, start
 from steering.hybrid.watched_decoder import WatchedDecoder, begun_at, n_below
 
 
@@ -53,7 +43,7 @@ Chooser: TypeAlias = TunedChooser | RandomChooser | FirstChooser
 
 
 @dataclass(frozen=True, slots=True)
-class Sweep(Intervention):
+class Sweep(Tabled):
     """The base model writes a candidate for each dose and window, and the chooser picks one; it is then certain.
 
     A candidate is the most likely token after the edit, scaled by the dose, at the last tokens of the text, as many as
@@ -82,28 +72,17 @@ class Sweep(Intervention):
 
     @property
     def reads(self) -> Reads:
-        """The stream that the edits change, as far back as the widest window, and what chooser and table ask."""
+        """As far back as the widest window, and what the chooser asks."""
         n_last = None if None in self.windows else max(window for window in self.windows if window is not None)
-        asked = Reads(tuned={}) if isinstance(self.chooser, TunedChooser) else Reads()
-        return table_reads(self.table, n_last) | asked
-
-    @property
-    def categories_of(self) -> Side | None:
-        """Whoever the table reads."""
-        return reader_of(self.table)
+        return self.reads_back(n_last) | (Reads(tuned={}) if isinstance(self.chooser, TunedChooser) else Reads())
 
     def placed(self, pair: ModelPair) -> "Sweep":
-        """With the table's edits checked, and its taxonomy where it is read."""
+        """With a table that fits the models."""
         return replace(self, table=placed_table(pair, self.table))
-
-    def category(self, now: Moment, rows: Int[Tensor, " routed"]) -> Int[Tensor, " routed"] | None:
-        """By the table's taxonomy, where it has one."""
-        return category_in(self.table, now, rows)
 
     def write(self, here: Routed) -> Written:
         """All probability on the chosen candidate; a choice by the tuned model costs the bits of those that differ."""
-        edits = edit_of(self.table, keys=here.keys, step=here.now.step, category=here.category)
-        tokens = candidates(here.base, self, here.rows, edits)
+        tokens = candidates(here.base, self, here.rows, self.edits(here))
         asked = here.tuned_logits if isinstance(self.chooser, TunedChooser) else None
         token = chosen(self.chooser, tokens, keys=here.keys, step=here.now.step, tuned_logits=asked)
         return Written(insisting(here.logits, token), "steered", None if asked is None else n_different(tokens).log2())
@@ -186,7 +165,7 @@ def chosen(
             assert tuned_logits is not None, "the hybrid opens the tuned model for a chooser that asks it"
             # The first of equals: of two candidates with the same token it does not matter which.
             place = tuned_logits.gather(1, tokens).argmax(dim=1)
-        case _ as never:
+        case never:
             assert_never(never)
     return tokens.gather(1, place[:, None])[:, 0]
 

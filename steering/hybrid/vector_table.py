@@ -1,7 +1,7 @@
-"""VectorTable: which edit a routed row gets."""
+"""VectorTable: which edit a routed row gets, and the part of an intervention that looks it up."""
 
 from dataclasses import dataclass, replace
-from typing import NewType, TypeAlias, assert_never
+from typing import NewType, Protocol, TypeAlias, assert_never
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from lab.records.seeds import uniforms
 from probes.capture.site import Site, check_site
 from probes.taxonomy.taxonomy import Taxonomy, require_fit
 from steering.edit import Edit, check_fit, edit_sites
-from steering.hybrid.hybrid import Moment, Reads, Side
+from steering.hybrid.hybrid import Intervention, Moment, Reads, Routed, Side
 from steering.hybrid.watched_decoder import lowest
 
 Stream = NewType("Stream", np.uint64)
@@ -90,35 +90,43 @@ def edit_of(
             return category
         case RandomCategory(edits=edits):
             return draws(CATEGORY, keys, step, len(edits), category.device)
-        case _ as never:
+        case never:
             assert_never(never)
-
-
-def category_in(table: VectorTable, now: Moment, rows: Int[Tensor, " routed"]) -> Int[Tensor, " routed"] | None:
-    """The category of some rows of a batch by the table's taxonomy; None where it has none."""
-    if not isinstance(table, PerCategory):
-        return None
-    view = now.asked if table.reader == "tuned" else now.base
-    return table.taxonomy.category(view.streams[table.taxonomy.site][rows])
-
-
-def reader_of(table: VectorTable) -> Side | None:
-    """The model whose stream names a category; None where nothing is looked up by one."""
-    return table.reader if isinstance(table, PerCategory) else None
-
-
-def table_reads(table: VectorTable, n_last: int | None) -> Reads:
-    """What an intervention reads that changes the last `n_last` positions by the table's edits; None is all of them."""
-    reads = Reads(base={start(table): n_last})
-    if not isinstance(table, PerCategory):
-        return reads
-    read = {table.taxonomy.site: 1}
-    return reads | (Reads(tuned=read) if table.reader == "tuned" else Reads(base=read))
 
 
 def start(table: VectorTable) -> Site:
     """The lowest site of all edits of a table: whatever is steered is computed from there up."""
     return lowest([site for edit in table.edits for site in edit_sites(edit)])
+
+
+class Tabled(Intervention, Protocol):
+    """What happens by the edits of a table, each looked up for its row."""
+
+    table: VectorTable
+
+    def reads_back(self, n_last: int | None) -> Reads:
+        """The stream that the edits change, at so many of the last positions (None: all), and what names a category."""
+        reads = Reads(base={start(self.table): n_last})
+        if not isinstance(self.table, PerCategory):
+            return reads
+        read = {self.table.taxonomy.site: 1}
+        return reads | (Reads(tuned=read) if self.table.reader == "tuned" else Reads(base=read))
+
+    @property
+    def categories_of(self) -> Side | None:
+        """Whoever the table reads."""
+        return self.table.reader if isinstance(self.table, PerCategory) else None
+
+    def category(self, now: Moment, rows: Int[Tensor, " routed"]) -> Int[Tensor, " routed"] | None:
+        """By the table's taxonomy, where it has one."""
+        if not isinstance(self.table, PerCategory):
+            return None
+        view = now.asked if self.table.reader == "tuned" else now.base
+        return self.table.taxonomy.category(view.streams[self.table.taxonomy.site][rows])
+
+    def edits(self, here: Routed) -> Int[Tensor, " routed"]:
+        """Which edit each routed row gets."""
+        return edit_of(self.table, keys=here.keys, step=here.now.step, category=here.category)
 
 
 def placed_table(pair: ModelPair, table: VectorTable) -> VectorTable:

@@ -1,56 +1,126 @@
-"""rival_arms: both rivals, each with one fault mended or its vectors replaced, as arms of a ladder."""
+"""published_arms: both published methods as hybrids, each also with one fault mended or its vectors replaced.
 
+`hybrid_of` makes a hybrid of a recipe and what was fitted; `LISTED` is every recipe that has an arm.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import assert_never
 
+import torch
+
+from lab.records.seeds import torch_generator
 from lab.scoring.evidence import Control, Role
+from probes.capture.site import Site
+from probes.taxonomy.taxonomy import Taxonomy
+from steering.edit import Add, AddScaled
 from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.routers import AtRandom
-from steering.hybrid.sweep import FirstChooser, RandomChooser
-from steering.published_hybrids.hybrid_of import hybrid_of
+from steering.hybrid.interventions import Steer
+from steering.hybrid.sweep import FirstChooser, RandomChooser, Sweep
+from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory, VectorTable
 from steering.published_hybrids.published_hybrids import PublishedHybrids
-from steering.published_hybrids.recipe import (
-    P1,
-    P2,
-    AllRandom,
-    BiasOnly,
-    Disagreements,
-    FittedSite,
-    Normalised,
-    NormMatched,
-    NormOne,
-    RandomFiring,
-    Raw,
-    Recipe,
-)
+from steering.published_hybrids.recipe import P1, P2, FittedOn, Place, Reading, Recipe, Vectors
+from steering.vector import SteeringVector, random_like
+
+N_RANDOM = 64
+"""Random vectors that a control of P1 spreads its rows over."""
+
+
+def hybrid_of(published: PublishedHybrids, recipe: Recipe, *, seed: int) -> Hybrid:
+    """`recipe` with the vectors that it asks for; `seed` decides random ones."""
+    match recipe:
+        case P1():
+            table = _constant_table(published, recipe, seed)
+            # The first candidate is the only one that this chooser reads.
+            n = 1 if isinstance(recipe.chooser, FirstChooser) else None
+            return Hybrid(recipe.router, Sweep(table, recipe.doses[:n], recipe.windows[:n], recipe.chooser))
+        case P2():
+            return Hybrid(recipe.router, Steer(_scaled_table(published, recipe, seed)))
+        case never:
+            assert_never(never)
+
+
+def raw_taxonomy(taxonomy: Taxonomy, stream_norm: float) -> Taxonomy:
+    """Reads the stream neither centred nor normalised, exactly so for streams of norm `stream_norm`.
+
+    A category's raw score is h . w + b. A taxonomy divides h by its norm, which changes no order if b is divided by it
+    too; the mean norm stands for that of each stream.
+    """
+    return replace(taxonomy, mean=torch.zeros_like(taxonomy.mean), b_enc=taxonomy.b_enc / stream_norm)
+
+
+def at_output(vector: SteeringVector) -> SteeringVector:
+    """What was found at the input of a block, moved to the block's output."""
+    (site,) = vector.sites
+    output = Site(site.layer, "resid_post")
+    description = f"{vector.description}, moved to {output}"
+    return SteeringVector({output: vector.directions[site]}, {output: float("nan")}, description)
+
+
+def _constant_table(published: PublishedHybrids, recipe: P1, seed: int) -> VectorTable:
+    fit = published.on_all_tokens if recipe.fitted_on == FittedOn.ALL_TOKENS else published.on_disagreements
+    sums = [fit.bias + vector for vector in fit.categories]
+
+    def adds(vectors: Sequence[SteeringVector]) -> tuple[Add, ...]:
+        return tuple(map(Add, vectors if recipe.place == Place.FITTED else map(at_output, vectors)))
+
+    match recipe.vectors:
+        case Vectors.LEARNED:
+            return PerCategory(_read(published, recipe.reading), "tuned", adds(sums))
+        case Vectors.RANDOM_FIRING:
+            return RandomCategory(adds(sums))
+        case Vectors.BIAS_ONLY:
+            return Drawn(adds([fit.bias]))
+        case Vectors.NORM_ONE:
+            (norm,) = fit.bias.norms.values()
+            drawn = _random([fit.bias * (1 / norm)], N_RANDOM, seed)
+            return Drawn(adds([fit.bias + vector for vector in drawn]))
+        case Vectors.NORM_MATCHED:
+            drawn = _random(fit.categories, N_RANDOM, seed)
+            return Drawn(adds([fit.bias + vector for vector in drawn]))
+        case Vectors.ALL_RANDOM:
+            return Drawn(adds(_random(sums, N_RANDOM, seed)))
+        case never:
+            assert_never(never)
+
+
+def _scaled_table(published: PublishedHybrids, recipe: P2, seed: int) -> VectorTable:
+    learned = published.scaled.categories
+    vectors = _random(learned, len(learned), seed) if recipe.vectors == Vectors.NORM_MATCHED else learned
+    edits = tuple(map(AddScaled, vectors, published.scaled.coefficients))
+    if recipe.vectors == Vectors.RANDOM_FIRING:
+        return RandomCategory(edits)
+    return PerCategory(_read(published, recipe.reading), "tuned", edits)
+
+
+def _random(vectors: Sequence[SteeringVector], n: int, seed: int) -> tuple[SteeringVector, ...]:
+    """`n` random directions, as long as each of `vectors` in turn."""
+    return tuple(
+        random_like(vectors[draw % len(vectors)], torch_generator(seed, "rival's random vector", draw))
+        for draw in range(n)
+    )
+
+
+def _read(published: PublishedHybrids, reading: Reading) -> Taxonomy:
+    if reading == Reading.RAW:
+        return raw_taxonomy(published.taxonomy, published.stream_norm)
+    return published.taxonomy
+
 
 MENDED = P1(
     chooser=FirstChooser(),
     doses=(1.0,),
     windows=(1,),
-    fitted_on=Disagreements(),
-    place=FittedSite(),
-    reading=Normalised(),
+    fitted_on=FittedOn.DISAGREEMENTS,
+    place=Place.FITTED,
+    reading=Reading.NORMALISED,
 )
-"""The first rival with every fault mended: one candidate, where it was fitted, at the last position."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RivalArm:
-    """One arm; all are decoded greedily, as published."""
-
-    role: Role
-    control: Control | None
-    """What it controls for; None for an arm that stands for itself."""
-    name: str
-    label: str
-    hybrid: Hybrid
-    control_of: str | None
-    """The arm that it is a control of; None for an arm that stands for itself."""
+"""P1 with every fault mended: one candidate, where it was fitted, at the last position."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """An arm before anything is fitted."""
+    """An arm before anything is fitted; all are decoded greedily, as published."""
 
     role: Role
     name: str
@@ -64,74 +134,68 @@ LISTED = (
     Listed(Role.P1, "p1", "P1, as published", P1()),
     Listed(Role.P1_SWITCHED, "p1-first", "P1, full dose, nobody chooses", P1(chooser=FirstChooser())),
     Listed(Role.P1, "p1-random-choice", "P1, a random candidate", P1(chooser=RandomChooser()), Control.RANDOM_CHOICE),
-    Listed(Role.P1_SWITCHED, "p1-disagreements", "P1, fitted on disagreements", P1(fitted_on=Disagreements())),
-    Listed(Role.P1_SWITCHED, "p1-site", "P1, at the site of the fit", P1(place=FittedSite())),
+    Listed(Role.P1_SWITCHED, "p1-disagreements", "P1, fitted on disagreements", P1(fitted_on=FittedOn.DISAGREEMENTS)),
+    Listed(Role.P1_SWITCHED, "p1-site", "P1, at the site of the fit", P1(place=Place.FITTED)),
     Listed(Role.P1_SWITCHED, "p1-last", "P1, at the last position only", P1(windows=(1,))),
-    Listed(Role.P1_SWITCHED, "p1-normalised", "P1, categories read as fitted", P1(reading=Normalised())),
-    Listed(Role.P1, "p1-bias", "P1, bias only", P1(vectors=BiasOnly()), Control.BIAS_ONLY),
-    Listed(Role.P1, "p1-firing", "P1, random categories", P1(vectors=RandomFiring()), Control.RANDOM_CATEGORIES),
-    Listed(Role.P1, "p1-norm-one", "P1, random vectors of norm 1", P1(vectors=NormOne()), Control.NORM_ONE),
+    Listed(Role.P1_SWITCHED, "p1-normalised", "P1, categories read as fitted", P1(reading=Reading.NORMALISED)),
+    Listed(Role.P1, "p1-bias", "P1, bias only", P1(vectors=Vectors.BIAS_ONLY), Control.BIAS_ONLY),
+    Listed(Role.P1, "p1-firing", "P1, random categories", P1(vectors=Vectors.RANDOM_FIRING), Control.RANDOM_CATEGORIES),
+    Listed(Role.P1, "p1-norm-one", "P1, random vectors of norm 1", P1(vectors=Vectors.NORM_ONE), Control.NORM_ONE),
     Listed(
         Role.P1,
         "p1-norm-matched",
         "P1, random vectors, norm-matched",
-        P1(vectors=NormMatched()),
+        P1(vectors=Vectors.NORM_MATCHED),
         Control.RANDOM_VECTORS,
     ),
-    Listed(Role.P1, "p1-all-random", "P1, random bias and vectors", P1(vectors=AllRandom()), Control.ALL_RANDOM),
+    Listed(Role.P1, "p1-all-random", "P1, random bias and vectors", P1(vectors=Vectors.ALL_RANDOM), Control.ALL_RANDOM),
     Listed(Role.P1_MENDED, "p1-mended", "P1, all faults mended", MENDED),
     Listed(
         Role.P1_MENDED,
         "p1-mended-bias",
         "P1, all faults mended, bias only",
-        replace(MENDED, vectors=BiasOnly()),
+        replace(MENDED, vectors=Vectors.BIAS_ONLY),
         Control.BIAS_ONLY,
     ),
     Listed(
         Role.P1_MENDED,
         "p1-mended-random",
         "P1, all faults mended, all random",
-        replace(MENDED, vectors=AllRandom()),
+        replace(MENDED, vectors=Vectors.ALL_RANDOM),
         Control.ALL_RANDOM,
     ),
     Listed(Role.P2, "p2", "P2, as published", P2()),
-    Listed(Role.P2_SWITCHED, "p2-raw", "P2, categories read raw", P2(reading=Raw())),
-    Listed(Role.P2, "p2-firing", "P2, random categories", P2(vectors=RandomFiring()), Control.RANDOM_CATEGORIES),
+    Listed(Role.P2_SWITCHED, "p2-raw", "P2, categories read raw", P2(reading=Reading.RAW)),
+    Listed(Role.P2, "p2-firing", "P2, random categories", P2(vectors=Vectors.RANDOM_FIRING), Control.RANDOM_CATEGORIES),
     Listed(
         Role.P2,
         "p2-norm-matched",
         "P2, random vectors, norm-matched",
-        P2(vectors=NormMatched()),
+        P2(vectors=Vectors.NORM_MATCHED),
         Control.RANDOM_VECTORS,
     ),
 )
 """Every control stands behind what it controls."""
 
 
-def published_arms(published: PublishedHybrids, *, seed: int) -> tuple[RivalArm, ...]:
-    """The arms of both rivals; `seed` decides random vectors."""
+@dataclass(frozen=True, slots=True)
+class PublishedArm:
+    """One arm of a pair."""
+
+    listed: Listed
+    hybrid: Hybrid
+    control_of: str | None
+    """The arm that it is a control of; None for an arm that stands for itself."""
+
+
+def published_arms(published: PublishedHybrids, *, seed: int) -> tuple[PublishedArm, ...]:
+    """The arms of both methods; `seed` decides random vectors."""
     stands = {listed.role: listed.name for listed in LISTED if listed.control is None}
     return tuple(
-        RivalArm(
-            role=listed.role,
-            control=listed.control,
-            name=listed.name,
-            label=listed.label,
-            hybrid=hybrid_of(published, listed.recipe, seed=seed),
-            control_of=None if listed.control is None else stands[listed.role],
+        PublishedArm(
+            listed,
+            hybrid_of(published, listed.recipe, seed=seed),
+            None if listed.control is None else stands[listed.role],
         )
         for listed in LISTED
-    )
-
-
-def scattered_rival(published: PublishedHybrids, rate: float, *, seed: int) -> RivalArm:
-    """The second rival at random tokens, as often as it steered when it ran: what its gate adds."""
-    recipe = P2(router=AtRandom(rate))
-    return RivalArm(
-        role=Role.P2,
-        control=Control.RANDOM_TOKENS,
-        name="p2-scattered",
-        label="P2, random tokens",
-        hybrid=hybrid_of(published, recipe, seed=seed),
-        control_of="p2",
     )

@@ -1,4 +1,8 @@
-"""fit_rivals: both rival methods, fitted to the tuned model's traces of training problems."""
+"""fit_published: both published methods, fitted to the tuned model's traces of training problems.
+
+`fit_constant` finds what P1 adds, a bias and on top of it a vector for each category; `fit_scaled` what P2 adds,
+vectors and the network that says how much of each.
+"""
 
 from collections.abc import Mapping
 
@@ -19,12 +23,137 @@ from probes.taxonomy.segments import Rule, parts
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.change import Coefficient
 from steering.fits.examples import Example
-from steering.fits.gradient import read_examples
-from steering.published_hybrids.fit_constant import fit_constant
-from steering.published_hybrids.material import Material, descend, material
-from steering.published_hybrids.published_hybrids import PublishedHybrids, ScaledVectors
-from steering.published_hybrids.recipe import AllTokens, Disagreements, PublishedSettings
+from steering.fits.gradient import Likelihood, read_examples
+from steering.published_hybrids.material import Descent, Material, Moment, descend, material
+from steering.published_hybrids.published_hybrids import ConstantVectors, PublishedHybrids, ScaledVectors
+from steering.published_hybrids.recipe import FittedOn, PublishedSettings
 from steering.vector import SteeringVector
+
+MORE_BY_SCORE = 4
+"""Segments of the highest scores, for each one that is then taken for its surprise."""
+
+
+def fit_constant(
+    model: Model,
+    site: Site,
+    read: Material,
+    taxonomy: Taxonomy,
+    fitted_on: FittedOn,
+    settings: PublishedSettings,
+    *,
+    seed: int,
+) -> ConstantVectors:
+    """Vectors of `model`, a base, that make the tuned model's text likely, after arXiv:2510.07364.
+
+    The bias is fitted on whole completions, then, with the bias frozen, the vector of each category on its segments:
+    of four times as many with the highest score, those that surprise the base most. Vectors act from the token before
+    the completion or the segment on, and the loss is the mean over those of its tokens that `fitted_on` names. Starts
+    are random unit vectors.
+
+    Departures: the categories' vectors share batches; logits are not multiplied by 0.7; a segment is read behind the
+    tuned model's own text before it. Raises VectorError where there is no target, or a loss is not finite.
+    """
+    targets = None if fitted_on == FittedOn.ALL_TOKENS else frozenset(read.disagreements)
+    bias = _bias(model, site, read, targets, settings, seed)
+    return ConstantVectors(bias, _categories(model, bias, read, taxonomy, targets, settings, seed))
+
+
+def _bias(
+    model: Model,
+    site: Site,
+    read: Material,
+    targets: frozenset[Moment] | None,
+    settings: PublishedSettings,
+    seed: int,
+) -> SteeringVector:
+    drawn = torch.randperm(len(read.rows), generator=torch_generator(seed, "traces"))[: settings.n_traces]
+    found = [
+        example_of(read, text, len(read.rows[text].context), len(read.tokens(text)), targets) for text in drawn.tolist()
+    ]
+    whole = [example for example in found if example is not None]
+    if not whole:
+        raise VectorError(
+            "no token of the tuned model's traces to fit a bias on: the base would write all of them; draw more traces"
+        )
+    likelihood = read_examples(model, site, whole, batch_size=settings.bias.batch_size)
+    owners = torch.zeros(len(whole), dtype=torch.long)
+    (bias,) = _fitted(likelihood, owners, 1, None, settings.bias, torch_generator(seed, "bias"))
+    scale = float(likelihood.streams.last().float().norm(dim=-1).mean())
+    words = "all tokens" if targets is None else "tokens the base would not write"
+    return SteeringVector({site: bias}, {site: scale}, f"bias of P1 on {len(whole)} traces, {words}")
+
+
+def _categories(
+    model: Model,
+    bias: SteeringVector,
+    read: Material,
+    taxonomy: Taxonomy,
+    targets: frozenset[Moment] | None,
+    settings: PublishedSettings,
+    seed: int,
+) -> tuple[SteeringVector, ...]:
+    (site,) = bias.sites
+    parts = [
+        segment_examples(read, taxonomy, category, targets, settings.n_segments)
+        for category in range(taxonomy.n_categories)
+    ]
+    vectors = torch.zeros(taxonomy.n_categories, taxonomy.d_model)
+    if examples := [example for part in parts for example in part]:
+        owners = torch.tensor([category for category, part in enumerate(parts) for _ in part])
+        likelihood = read_examples(model, site, examples, batch_size=settings.categories.batch_size)
+        below, generator = bias.directions[site], torch_generator(seed, "categories")
+        learned = _fitted(likelihood, owners, taxonomy.n_categories, below, settings.categories, generator)
+        vectors = learned * torch.tensor([len(part) > 0 for part in parts])[:, None]
+    return tuple(
+        SteeringVector({site: vector}, bias.residual_norms, f"category {name!r} of P1 on {len(part)} segments")
+        for vector, name, part in zip(vectors, taxonomy.names, parts, strict=True)
+    )
+
+
+def segment_examples(
+    read: Material, taxonomy: Taxonomy, category: int, targets: frozenset[Moment] | None, n_most: int
+) -> list[Example]:
+    """Of `category`'s segments that have a target, those chosen to fit its vector on."""
+    scores = taxonomy.scores(read.segments.means)
+    members = (scores.argmax(dim=1) == category).nonzero()[:, 0]
+    by_score = members[scores[members, category].argsort(descending=True, stable=True)].tolist()
+    spans = read.segments.segments.select("text", "first", "last").rows()
+    found: dict[int, Example] = {}
+    for segment in by_score:
+        text, first, last = spans[segment]
+        example = example_of(read, text, first, last + 1, targets)
+        if example is not None:
+            found[segment] = example
+    best = list(found)[: MORE_BY_SCORE * n_most]
+    by_surprise = sorted(best, key=lambda segment: -read.surprise[segment])
+    return [found[segment] for segment in by_surprise[:n_most]]
+
+
+def example_of(read: Material, text: int, start: int, end: int, targets: frozenset[Moment] | None) -> Example | None:
+    """The tokens from `start` to before `end` of a text as targets, or those of them that are in `targets`."""
+    tokens = read.tokens(text)
+    wanted = [place for place in range(start, end) if targets is None or Moment(text, place) in targets]
+    if not wanted:
+        return None
+    return Example(tokens[: end - 1], start - 1, [place - 1 for place in wanted], [tokens[place] for place in wanted])
+
+
+def _fitted(
+    likelihood: Likelihood,
+    owners: Int[Tensor, " example"],
+    n_vectors: int,
+    below: Float[Tensor, " d_model"] | None,
+    descent: Descent,
+    generator: torch.Generator,
+) -> Float[Tensor, "vector d_model"]:
+    """Vectors on top of `below`, each for the examples that it owns."""
+    device, d_model = likelihood.first.device, likelihood.streams.tokens.shape[1]
+    start = torch.nn.functional.normalize(torch.randn(n_vectors, d_model, generator=generator), dim=1)
+    vectors = start.to(device).requires_grad_()
+    owners = owners.to(device)
+    base = torch.zeros(d_model, device=device) if below is None else below.to(device)
+    descend(likelihood, lambda rows: base + vectors[owners[rows]], [vectors], descent, generator)
+    return vectors.detach().cpu()
 
 
 def fit_scaled(
@@ -40,8 +169,8 @@ def fit_scaled(
     """
     if not read.disagreements:
         raise VectorError(
-            "the base model would write every token of the tuned model's traces: no disagreement to fit the second "
-            "rival on; draw more traces, or at a higher temperature"
+            "the base model would write every token of the tuned model's traces: no disagreement to fit P2 "
+            "on; draw more traces, or at a higher temperature"
         )
     generator = torch_generator(seed, "decisions")
     drawn = torch.randperm(len(read.disagreements), generator=generator)[: settings.n_disagreements]
@@ -71,7 +200,7 @@ def fit_scaled(
             SteeringVector(
                 {site: vector * (count > 0)},
                 {site: scale},
-                f"category {name!r} of the second rival on {count} tokens the base would not write",
+                f"category {name!r} of P2 on {count} tokens the base would not write",
             )
             for vector, count, name in zip(vectors.detach().cpu(), counts, taxonomy.names, strict=True)
         ),
@@ -109,11 +238,11 @@ def fit_published(
     *,
     seed: int,
 ) -> PublishedHybrids:
-    """All that the rivals' arms need, from a `TRACES` table of the tuned model, right answers and wrong ones.
+    """All that the arms of both need, from a `TRACES` table of the tuned model, right answers and wrong ones.
 
     With L the block that `settings` names: the taxonomy reads the tuned model's stream at the output of block L, as
-    `rule` cuts it into segments; the first rival is fitted at the input of block L, on all tokens and again on
-    disagreements; the second at its output. Only blocks above are run for a step of any fit. Equal arguments give equal
+    `rule` cuts it into segments; P1 is fitted at the input of block L, on all tokens and again on
+    disagreements; P2 at its output. Only blocks above are run for a step of any fit. Equal arguments give equal
     numbers on one machine.
 
     Raises VectorError where there is nothing to fit on or a loss is not finite, EstimateError for fewer segments than
@@ -134,7 +263,7 @@ def fit_published(
             settings,
             seed=child_seed(seed, "constant"),
         )
-        for fitted_on in (AllTokens(), Disagreements())
+        for fitted_on in FittedOn
     )
     return PublishedHybrids(
         taxonomy=taxonomy,

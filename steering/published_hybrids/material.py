@@ -1,4 +1,4 @@
-"""Material: what the rivals are fitted on, the tuned model's traces as both models read them."""
+"""Material: what both published methods are fitted on, the tuned model's traces as both models read them."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -71,7 +71,7 @@ def material(
     layer out of range.
     """
     if traces.is_empty():
-        raise VectorError("no trace of the tuned model to fit the rivals on: draw some")
+        raise VectorError("no trace of the tuned model to fit published hybrids on: draw some")
     table = texts(pair.base, traces, problem_table(problems.values()))
     rows = [Row(list(prompt), list(completion)) for prompt, completion in table.select("prompt", "completion").rows()]
     found = segments(rule, pair.base.tokenizer, table)

@@ -1,7 +1,8 @@
-"""Recipe: a rival's method, each of its doubtful choices a value that can be replaced by the other one."""
+"""Recipe: a published method of hybrid steering, each of its doubtful choices a value that can be replaced."""
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from enum import Enum
+from typing import Literal, TypeAlias
 
 from lab.records.errors import VectorError
 from steering.hybrid.hybrid import Router
@@ -15,74 +16,38 @@ WINDOWS = (None, 1, 4, 12, 24)
 """The whole text and the last tokens of it; published for texts of a thousand tokens: all, 1, 15, 50, 100."""
 
 
-@dataclass(frozen=True, slots=True)
-class AllTokens:
-    """The loss is the mean over all tokens of the tuned model's texts, most of which the base would write anyway."""
+class FittedOn(Enum):
+    """Which tokens of the tuned model's texts are targets of the fit, over which the loss is the mean."""
+
+    ALL_TOKENS = "all-tokens"
+    """All, most of which the base would write anyway."""
+    DISAGREEMENTS = "disagreements"
+    """Those that the base model would not have written greedily."""
 
 
-@dataclass(frozen=True, slots=True)
-class Disagreements:
-    """The loss is the mean over the tokens that the base model would not have written greedily."""
+class Place(Enum):
+    """Where vectors act that were fitted at the input of block L."""
+
+    FITTED = "at the input of block L"
+    OFF_BY_ONE = "one block above, at the output of block L"
 
 
-FittedOn: TypeAlias = AllTokens | Disagreements
-"""Which tokens of the texts are targets of the fit."""
+class Reading(Enum):
+    """How the stream's category is read."""
+
+    NORMALISED = "centred and normalised, as the taxonomy was fitted"
+    RAW = "as the stream is, which the taxonomy has never seen"
 
 
-@dataclass(frozen=True, slots=True)
-class FittedSite:
-    """Vectors act where they were fitted: at the input of block L."""
+class Vectors(Enum):
+    """What a category adds."""
 
-
-@dataclass(frozen=True, slots=True)
-class OffByOne:
-    """Vectors act one block above where they were fitted: at the output of block L."""
-
-
-Place: TypeAlias = FittedSite | OffByOne
-
-
-@dataclass(frozen=True, slots=True)
-class Normalised:
-    """The category is read from the stream centred and normalised, as the taxonomy was fitted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Raw:
-    """The category is read from the stream as it is, which the taxonomy has never seen."""
-
-
-CategoryReading: TypeAlias = Normalised | Raw
-
-
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """The vectors that were fitted."""
-
-
-@dataclass(frozen=True, slots=True)
-class BiasOnly:
-    """The bias alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class RandomFiring:
-    """The vector of a category that is drawn for each token."""
-
-
-@dataclass(frozen=True, slots=True)
-class NormOne:
-    """The bias, and random directions of norm 1 in place of the categories' vectors: as published."""
-
-
-@dataclass(frozen=True, slots=True)
-class NormMatched:
-    """Random directions in place of the categories' vectors, as long as they are; a bias stays."""
-
-
-@dataclass(frozen=True, slots=True)
-class AllRandom:
-    """Random directions as long as the sums of bias and vector, with nothing learned."""
+    LEARNED = "the vectors that were fitted"
+    BIAS_ONLY = "the bias alone"
+    RANDOM_FIRING = "the vector of a category that is drawn for each token"
+    NORM_ONE = "the bias, and random directions of norm 1, as published"
+    NORM_MATCHED = "random directions as long as the categories' vectors; a bias stays"
+    ALL_RANDOM = "random directions as long as the sums of bias and vector, with nothing learned"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,10 +61,10 @@ class P1:
     chooser: Chooser = field(default_factory=TunedChooser)
     doses: tuple[float, ...] = DOSES
     windows: tuple[int | None, ...] = WINDOWS
-    fitted_on: FittedOn = AllTokens()
-    place: Place = OffByOne()
-    reading: CategoryReading = Raw()
-    vectors: Learned | BiasOnly | RandomFiring | NormOne | NormMatched | AllRandom = Learned()
+    fitted_on: FittedOn = FittedOn.ALL_TOKENS
+    place: Place = Place.OFF_BY_ONE
+    reading: Reading = Reading.RAW
+    vectors: Vectors = Vectors.LEARNED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,8 +75,8 @@ class P2:
     """
 
     router: Router = field(default_factory=Disagreement)
-    reading: CategoryReading = Normalised()
-    vectors: Learned | RandomFiring | NormMatched = Learned()
+    reading: Reading = Reading.NORMALISED
+    vectors: Literal[Vectors.LEARNED, Vectors.RANDOM_FIRING, Vectors.NORM_MATCHED] = Vectors.LEARNED
 
 
 Recipe: TypeAlias = P1 | P2
@@ -133,7 +98,7 @@ class PublishedSettings:
     n_segments: int = 48
     """Segments that a category's vector is fitted on, at most; published: 2048."""
     n_disagreements: int = 2048
-    """Positions that the second rival is fitted on, at most; published: 64 in each of 9800 traces."""
+    """Positions that P2 is fitted on, at most; published: 64 in each of 9800 traces."""
     d_hidden: int = 64
     """Of the coefficient network; published: 512."""
     bias: Descent = field(default_factory=lambda: Descent(n_epochs=10, batch_size=16, learning_rate=0.1, patience=10))

@@ -14,11 +14,10 @@ from lab.records.seeds import torch_generator
 from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
-from steering.fits.controls import random_like
 from steering.fits.examples import Disagreements, chosen
 from steering.fits.gradient import Category, GradientFit, fit_gradients
 from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
-from steering.vector import SteeringVector
+from steering.vector import SteeringVector, random_like
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +56,7 @@ def fit_category_vectors(
     site: Site,
     taxonomy: Taxonomy,
     reader: Literal["base", "tuned"],
-    streams: Float[Tensor, "decision d_model"],
+    streams: Float[Tensor, "disagreement d_model"],
     disagreements: Disagreements,
     fit: GradientFit,
     *,
@@ -66,10 +65,10 @@ def fit_category_vectors(
 ) -> CategoryVectors:
     """Vectors at `site` of `base`, all in one loop; each is as if it were fitted alone.
 
-    `streams` are what the reader has, where the taxonomy reads it, at the last token of the context of each decision:
-    they say which category it belongs to. A category of fewer than `min_disagreements` disagreements, 1 or more, is not
-    steered: its vector is zero and says so. Raises VectorError where a loss is not finite, or where streams and
-    disagreements differ in number.
+    `streams` are what the reader has, where the taxonomy reads it, at the last token of the context of each
+    disagreement: they say which category it belongs to. A category of fewer than `min_disagreements` disagreements, 1
+    or more, is not steered: its vector is zero and says so. Raises VectorError where a loss is not finite, or where
+    streams and disagreements differ in number.
     """
     if len(streams) != len(disagreements.targets):
         raise VectorError(f"{len(streams)} streams of {len(disagreements.targets)} disagreements: want one each")

@@ -7,7 +7,6 @@ import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Bool, Float
-from sklearn.linear_model import LogisticRegression
 
 from lab.metrics.bootstrap import Interval, resamples
 from lab.models.load import Model
@@ -25,10 +24,10 @@ REACHED_SHARE = 0.5
 
 
 def fit_schedule(when: Moments) -> Scheduled:
-    """Rates by step: the share of the texts that have a decision there, of those that go so far.
+    """Rates by step: the share of the texts that have a disagreement there, of those that go so far.
 
-    `when` are all moments of the texts. Each rate is smoothed by one text more, in which a decision is as likely as at
-    any token. The last rate is that of all later steps together. Raises VectorError where there is no moment.
+    `when` are all moments of the texts. Each rate is smoothed by one text more, in which a disagreement is as likely as
+    at any token. The last rate is that of all later steps together. Raises VectorError where there is no moment.
     """
     if not len(when.texts):
         raise VectorError("no token to fit a schedule on: want fitting traces of at least one token")
@@ -64,13 +63,13 @@ class ProbeQuality(NamedTuple):
     """How well a probe tells disagreements, on problems that its direction was not fitted on."""
 
     auroc: Interval
-    """P(score of a decision > score of another token) + P(equal) / 2, over problems."""
+    """P(score of a disagreement > score of another token) + P(equal) / 2, over problems."""
     decided_share: float
-    """Decisions a token."""
+    """Disagreements a token."""
     opened_share: float
     """Tokens at which it opens; as near to `decided_share` as a threshold brings it."""
     caught_share: float
-    """Decisions at which it opens, of all."""
+    """Disagreements at which it opens, of all."""
     n_tokens: int
     n_problems: int
 
@@ -85,15 +84,15 @@ class FittedProbe(NamedTuple):
 def fit_probe(
     model: Model, site: Site, when: Moments, *, seed: int, n_boot: int = 2000, max_tokens: int = MAX_TOKENS
 ) -> FittedProbe:
-    """A probe of `model`'s stream at the token before each moment, for whether the moment is a decision.
+    """A probe of `model`'s stream at the token before each moment, for whether the moment is a disagreement.
 
     A logistic regression with an L2 penalty (C = 1) on standardised inputs, fitted on half of the problems. Its
     threshold is set on the other half, so that it opens there as often as disagreements occur; its quality is that
-    half's too. Either half has its share of the problems with a decision. The probe reads one model alone: what it owes
-    to the other is in the labels.
+    half's too. Either half has its share of the problems with a disagreement. The probe reads one model alone: what it
+    owes to the other is in the labels.
 
     At most `max_tokens` moments are read, drawn at random. Raises VectorError where fewer than two problems have a
-    decision, or where every token of a half is one; SiteError for a layer out of range.
+    disagreement, or where every token of a half is one; SiteError for a layer out of range.
     """
     if len(when.texts) > max_tokens:
         drawn = numpy_generator(seed, "tokens").permutation(len(when.texts))[:max_tokens]
@@ -115,7 +114,7 @@ def fit_probe(
 
 
 def _held_out(when: Moments, seed: int) -> Bool[np.ndarray, " moment"]:
-    """True at the moments of half of the problems with a decision, and of half of the others."""
+    """True at the moments of half of the problems with a disagreement, and of half of the others."""
     problems = when.problems
     with_decision = np.unique(problems[when.decided])
     if len(with_decision) < 2:
@@ -134,6 +133,9 @@ def _regression(
     streams: Float[np.ndarray, "token d_model"], decided: Bool[np.ndarray, " token"]
 ) -> tuple[Float[np.ndarray, " d_model"], float]:
     """Weight and bias on the stream as it is, of a regression on the standardised one."""
+    # Here, since it is slow to import and settings of a study need only what it is called with.
+    from sklearn.linear_model import LogisticRegression
+
     mean, spread = streams.mean(axis=0), streams.std(axis=0)
     scale = np.where(spread > 0, spread, 1.0)
     regression = LogisticRegression(max_iter=MAX_ITER).fit((streams - mean) / scale, decided)

@@ -51,7 +51,7 @@ class Moments:
 
     @property
     def decided_share(self) -> float:
-        """Decisions a token; NaN of no moments."""
+        """Disagreements a token; NaN of no moments."""
         return float(self.decided.mean()) if len(self.decided) else np.nan
 
 
@@ -61,7 +61,7 @@ def moments(
     """Every token of every completion, in order.
 
     `traces` are `TRACES` rows of one arm, and `disagreements` all disagreements in them, with the columns `problem_id`,
-    `sample_index` and `position`. Raises VectorError for a decision at a token that no trace has.
+    `sample_index` and `position`. Raises VectorError for a disagreement at a token that no trace has.
     """
     tokens = (
         traces.select(*KEYS, position=pl.int_ranges(pl.col("tokens").list.len(), dtype=pl.Int32))

@@ -41,15 +41,15 @@ class RoutingFit:
     """How to look for routers and categories."""
 
     n_categories: int = 5
-    """Kinds of decisions, each with a vector of its own."""
+    """Kinds of disagreements, each with a vector of its own."""
     method: Method = field(default_factory=KMeans, metadata={"flag": None})
     """Of the taxonomies. Centres of `k_means` come out much alike from seed to seed, which few categories need."""
     min_disagreements: int = 8
     """A category with fewer is not steered."""
     max_disagreements: int = 4096
-    """Decisions that the vectors are fitted on, at most; drawn at random from all."""
+    """Disagreements that the vectors are fitted on, at most; drawn at random from all."""
     vectors: GradientFit = field(default_factory=lambda: GradientFit(n_steps=40), metadata={"flag": None})
-    """There are several, each of one kind of decision, which takes fewer steps than one vector of all kinds."""
+    """There are several, each of one kind of disagreement, which takes fewer steps than one vector of all kinds."""
 
     def __post_init__(self) -> None:
         if min(self.n_categories, self.min_disagreements, self.max_disagreements) < 1:
@@ -75,10 +75,10 @@ class Routing:
 
 
 class _Decided(NamedTuple):
-    """Decisions as places in texts and as input of a fit, in the same order."""
+    """Disagreements as places in texts and as input of a fit, in the same order."""
 
-    texts: Int[np.ndarray, " decision"]
-    positions: Int[np.ndarray, " decision"]
+    texts: Int[np.ndarray, " disagreement"]
+    positions: Int[np.ndarray, " disagreement"]
     examples: Disagreements
 
 
@@ -101,7 +101,7 @@ def fit_routing(
     cuts texts into the segments that categories are learned from. Probe, schedule, taxonomies and vectors come of
     `by_tuned`, the bound on entropy of `by_base` and the share of disagreements.
 
-    Raises VectorError where fewer than two problems have a decision, as in a pair of equal models; StorageError and
+    Raises VectorError where fewer than two problems have a disagreement, as in a pair of equal models; StorageError and
     EstimateError as `moment_taxonomy` does; SiteError for a layer out of range.
     """
     when = moments(pair.base, by_tuned, disagreements, problems)

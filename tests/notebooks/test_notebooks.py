@@ -2,6 +2,7 @@
 
 import ast
 import os
+import pkgutil
 import re
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+import elicitation
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))
 FIGURE = "application/vnd.plotly.v1+json"
@@ -17,7 +20,15 @@ NOISE = re.compile(r"warning|deprecat|\d+%\|", re.IGNORECASE)
 """Words of a warning, or of a progress bar."""
 LONGEST_CELL = 20
 
-each_notebook = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+MOST_IMPORTS = 4
+"""Lines of import beside that of the front door."""
+
+
+def stem(script: Path) -> str:
+    return script.stem
+
+
+each_notebook = pytest.mark.parametrize("script", SCRIPTS, ids=stem)
 
 
 def sources(notebook) -> list[tuple[str, str]]:
@@ -53,18 +64,25 @@ def test_a_notebook_has_short_cells_and_ends_with_what_to_try_next(script):
 
 
 @each_notebook
-def test_a_notebook_imports_every_name_once(script):
-    imported = [
-        alias.asname or alias.name
-        for node in ast.walk(ast.parse(script.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for alias in node.names
-    ]
-    assert sorted(imported) == sorted(set(imported))
+def test_a_notebook_comes_by_the_front_door_and_defines_nothing(script):
+    nodes = list(ast.walk(ast.parse(script.read_text(encoding="utf-8"))))
+    lines = [ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert "import elicitation as el" in lines
+    assert len(lines) <= 1 + MOST_IMPORTS
+    assert not [node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)]
 
 
-@pytest.mark.slow
 @each_notebook
+def test_code_that_a_notebook_tells_in_prose_names_what_there_is(script):
+    prose = "\n".join(cell.source for cell in jupytext.read(script).cells if cell.cell_type == "markdown")
+    assert set(re.findall(r"\bel\.(\w+)", prose)) <= {*dir(elicitation)}
+    for name in re.findall(r"`((?:lab|probes|steering|elicitation)(?:\.\w+)+)", prose):
+        assert pkgutil.resolve_name(name)
+
+
+@pytest.mark.parametrize(
+    "script", [SCRIPTS[0], *(pytest.param(script, marks=pytest.mark.slow) for script in SCRIPTS[1:])], ids=stem
+)
 def test_a_notebook_runs_from_a_clean_kernel_without_a_warning(script, tmp_path, monkeypatch):
     work, home = tmp_path / "work", tmp_path / "home"
     work.mkdir()

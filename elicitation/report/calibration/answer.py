@@ -4,17 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
-from elicitation.calibration.record import PUBLISHED
-from elicitation.report.kit.markup import visible
-from elicitation.report.study.record_words import counted
-from lab.records.numerals import ABSENT, percent, points
+from elicitation.report.kit.markup import counted
+from elicitation.report.kit.table import ROOM_FOR_ALL, Line, terminal_table
+from elicitation.report.record_words import GOAL_COVERAGE, GOAL_ERROR, ranking
+from lab.records.numerals import fixed, percent, points
 
-GOAL_ERROR, GOAL_COVERAGE = 0.05, 0.93
-"""The mean absolute error and the coverage that were set as the goal before any calibration was run."""
 _NONE = "Not calibrated: no estimator gave a share of a gain whose true share is known."
 
 
@@ -30,21 +26,6 @@ def calibration_answer(records: pl.DataFrame) -> str:
         f"errs by {_points(best['mean_absolute_error'])} on average, {_coverage(best)}, and raises {_alarms(best)}: "
         f"{_goal(best)}."
     )
-
-
-def ranking(records: pl.DataFrame) -> list[dict[str, Any]]:
-    """The rows of `RECORDS` with an answer: those that meet the goal first, each part by mean absolute error.
-
-    One that refused more than half of its trials is left out while there is another, and rivals always.
-    """
-    n_given = pl.col("n_trials") - pl.col("n_refused")
-    judged = records.filter(
-        ~pl.col("estimator").is_in(PUBLISHED), n_given > 0, pl.col("mean_absolute_error").is_not_nan()
-    )
-    ready = judged.filter(2 * n_given >= pl.col("n_trials"))
-    rated = judged if ready.is_empty() else ready
-    meets = (pl.col("mean_absolute_error") <= GOAL_ERROR) & (pl.col("coverage").fill_nan(0.0) >= GOAL_COVERAGE)
-    return rated.with_columns(fails=~meets).sort("fails", "mean_absolute_error", maintain_order=True).to_dicts()
 
 
 def _coverage(best: Mapping[str, Any]) -> str:
@@ -64,52 +45,37 @@ def _alarms(best: Mapping[str, Any]) -> str:
 def _goal(best: Mapping[str, Any]) -> str:
     goal = f"the goal of at most {_points(GOAL_ERROR, 0)} and at least {percent(GOAL_COVERAGE, 0)}"
     close, covers = best["mean_absolute_error"] <= GOAL_ERROR, best["coverage"] >= GOAL_COVERAGE
-    match close, covers:
-        case True, True:
-            return f"{goal} is met"
-        case True, False:
-            return f"{goal} is met for the error and missed for the coverage"
-        case False, True:
-            return f"{goal} is missed for the error and met for the coverage"
-        case _:
-            return f"{goal} is missed for both"
+    if close and covers:
+        return f"{goal} is met"
+    if not close and not covers:
+        return f"{goal} is missed for both"
+    error, coverage = ("met" if met else "missed" for met in (close, covers))
+    return f"{goal} is {error} for the error and {coverage} for the coverage"
 
 
 def _points(fraction: float, digits: int = 1) -> str:
     return f"{100 * fraction:.{digits}f} points"
 
 
+_COLUMNS = ("", "given", "error", "worst", "bias", "coverage", "replicas", "leak", "false alarms", "seconds")
 WIDE_ONLY = ("worst", "bias", "replicas", "seconds")
-ROOM_FOR_ALL = 130
-"""Columns of a terminal that hold the whole table; a narrower one is shown without the columns of `WIDE_ONLY`."""
 
 
 def calibration_summary(records: pl.DataFrame, width: int = ROOM_FOR_ALL) -> Table:
     """`RECORDS` as a table for a terminal of `width` columns, the answer below; errors are in points."""
-    wide = width >= ROOM_FOR_ALL
-    table = Table(title="Estimators where the true share is known", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("")
-    for heading in ("given", "error", "worst", "bias", "coverage", "replicas", "leak", "false alarms", "seconds"):
-        if wide or heading not in WIDE_ONLY:
-            table.add_column(heading, justify="right", no_wrap=True)
-    for row in records.iter_rows(named=True):
-        cells = _cells(row)
-        shown = [cell for heading, cell in cells.items() if wide or heading not in WIDE_ONLY]
-        table.add_row(Text(visible(f"{row['estimator']} {row['quantity']}")), *shown)
-    table.caption = Text(visible(calibration_answer(records)))
-    table.caption_justify = "left"
-    return table
-
-
-def _cells(row: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        "given": f"{row['n_trials'] - row['n_refused']}/{row['n_trials']}",
-        "error": points(row["mean_absolute_error"]).removeprefix("+"),
-        "worst": points(row["worst_error"]).removeprefix("+"),
-        "bias": points(row["bias"]),
-        "coverage": percent(row["coverage"], 0),
-        "replicas": percent(row["coverage_replicas"], 0),
-        "leak": percent(row["leak"], 0),
-        "false alarms": f"{row['n_false_alarms']}/{row['n_silent']}",
-        "seconds": ABSENT if row["seconds"] != row["seconds"] else f"{row['seconds']:.1f}",
-    }
+    rows = [
+        Line(
+            (
+                f"{row['estimator']} {row['quantity']}",
+                f"{row['n_trials'] - row['n_refused']}/{row['n_trials']}",
+                *(points(row[name]).removeprefix("+") for name in ("mean_absolute_error", "worst_error")),
+                points(row["bias"]),
+                *(percent(row[name], 0) for name in ("coverage", "coverage_replicas", "leak")),
+                f"{row['n_false_alarms']}/{row['n_silent']}",
+                fixed(row["seconds"], 1),
+            )
+        )
+        for row in records.iter_rows(named=True)
+    ]
+    title, below = "Estimators where the true share is known", calibration_answer(records)
+    return terminal_table(title, _COLUMNS, rows, width, wide_only=WIDE_ONLY, below=below)

@@ -5,11 +5,19 @@ from typing import Any
 
 import polars as pl
 
-from elicitation.report.features.captions import FeatureNames, difference_ruler, effect_ruler, method_words
-from elicitation.report.features.interventions import ablates
-from elicitation.report.features.tables import FeatureTables, main_effects, ranked_differences, ranked_scores
-from elicitation.report.kit.canvas import Ruler
-from lab.records.numerals import figures, interval, percent
+from elicitation.report.features.tables import (
+    FeatureNames,
+    FeatureTables,
+    ablates,
+    difference_ruler,
+    effect_ruler,
+    main_effects,
+    method_words,
+    ranked_differences,
+    ranked_scores,
+)
+from elicitation.report.kit.ruler import PERCENT
+from lab.records.numerals import figures
 
 _CONTROLS = {
     "frequency_matched": "with random ones that fire as often it is",
@@ -17,29 +25,34 @@ _CONTROLS = {
 }
 
 
-def feature_answer(ledger: FeatureTables, names: FeatureNames) -> str:
+def feature_answer(tables: FeatureTables, names: FeatureNames) -> str:
     """One sentence on the strongest kind of evidence that there is: interventions, effects, differences, scores."""
-    if ledger.interventions.height:
-        return _intervened(ledger.interventions, names)
-    n = max(table["feature"].n_unique() for table in (ledger.effects, ledger.differences, ledger.reason_scores))
-    effects, differences = main_effects(ledger.effects), ranked_differences(ledger.differences)
-    if effects.height:
-        strongest = _strongest(effects.row(0, named=True), names, effect_ruler(ledger))
-        return f"Of {n} features, {strongest}; no feature was acted on while a model wrote."
-    if differences.height:
-        row = differences.row(0, named=True)
-        ruler = difference_ruler(ledger)
-        told = f"{ruler.write(row['difference'])} {ruler.span(row['low'], row['high'])}".rstrip()
+    if tables.interventions.height:
+        return _intervened(tables.interventions, names)
+    n = max(table["feature"].n_unique() for table in (tables.effects, tables.differences, tables.reason_scores))
+    for row in main_effects(tables.effects).head(1).iter_rows(named=True):
+        ruler, side = effect_ruler(tables), names.towards if row["effect"] > 0 else names.over
+        pushes = f"{ruler.write(row['effect'])} nats {ruler.span(row['low'], row['high'])}".rstrip()
+        return (
+            f"Of {n} features, feature {row['feature']} pushes hardest, towards {side}: {pushes} by "
+            f"{method_words(row['method'])}; no feature was acted on while a model wrote."
+        )
+    for row in ranked_differences(tables.differences).head(1).iter_rows(named=True):
         return (
             f"Of {n} features, feature {row['feature']} changed most from {names.base} to {names.tuned}: its mean "
-            f"activation by {told}; what it does was not measured."
+            f"activation by {difference_ruler(tables).said(row, 'difference')}; what it does was not measured."
         )
-    if scores := ranked_scores(ledger.reason_scores).head(1).to_dicts():
+    for row in ranked_scores(tables.reason_scores).head(1).iter_rows(named=True):
         return (
-            f"Of {n} features, feature {scores[0]['feature']} has the highest ReasonScore, "
-            f"{figures(scores[0]['score'])}; what it does was not measured."
+            f"Of {n} features, feature {row['feature']} has the highest ReasonScore, "
+            f"{figures(row['score'])}; what it does was not measured."
         )
-    return _read(ledger.quality)
+    for row in tables.quality.head(1).iter_rows(named=True):
+        return (
+            f"The {row['d_sae']} features of {row['sae']} keep {PERCENT.said(row, 'ce_recovered')} of what the model's "
+            f"predictions need of {row['site']}; what single features do was not measured."
+        )
+    return "Nothing was measured of the features."
 
 
 def _intervened(interventions: pl.DataFrame, names: FeatureNames) -> str:
@@ -71,15 +84,16 @@ def _part(
     whom = ("them" if n > 1 else "it") if again else f"{which} most towards {names.towards}"
     verb = "ablating" if ablates(row) else "adding"
     dose = "" if row["dose"] == 1 else f" at dose {figures(row['dose'])}"
-    place = "in" if ablates(row) else "to"
     acted = f"{verb if again else verb.capitalize()} {whom}{dose}"
-    told = f"from {_rate(own)} to {_rate(row)}"
-    does = _does(row)
-    controls = [f"{words} {_rate(others[which])}" for which, words in _CONTROLS.items() if which in others]
+    moved = f"from {PERCENT.said(own, 'rate')} to {PERCENT.said(row, 'rate')}"
+    controls = [
+        f"{words} {PERCENT.said(others[which], 'rate')}" for which, words in _CONTROLS.items() if which in others
+    ]
     control = ", ".join(controls) or "no random ones were tried beside"
     if ablates(row):
-        return f"{acted} {does} the rate of {names.behaviour} in {model} {told} ({control})"
-    return f"{acted} {place} {model} {does} {'it' if again else f'the rate of {names.behaviour}'} {told} ({control})"
+        return f"{acted} {_does(row)} the rate of {names.behaviour} in {model} {moved} ({control})"
+    rate = "it" if again else f"the rate of {names.behaviour}"
+    return f"{acted} to {model} {_does(row)} {rate} {moved} ({control})"
 
 
 def _does(row: Mapping[str, Any]) -> str:
@@ -87,24 +101,3 @@ def _does(row: Mapping[str, Any]) -> str:
     if row["change_high"] < 0:
         return "lowers"
     return "raises" if row["change_low"] > 0 else "does not clearly change"
-
-
-def _rate(row: Mapping[str, Any]) -> str:
-    return f"{percent(row['rate'])} {interval(row['low'], row['high'])}".rstrip()
-
-
-def _strongest(row: Mapping[str, Any], names: FeatureNames, ruler: Ruler) -> str:
-    side = names.towards if row["effect"] > 0 else names.over
-    told = f"{ruler.write(row['effect'])} nats {ruler.span(row['low'], row['high'])}".rstrip()
-    return f"feature {row['feature']} pushes hardest, towards {side}: {told} by {method_words(row['method'])}"
-
-
-def _read(quality: pl.DataFrame) -> str:
-    if quality.is_empty():
-        return "Nothing was measured of the features."
-    row = quality.row(0, named=True)
-    told = f"{percent(row['ce_recovered'])} {interval(row['ce_recovered_low'], row['ce_recovered_high'])}".rstrip()
-    return (
-        f"The {row['d_sae']} features of {row['sae']} keep {told} of what the model's predictions need of "
-        f"{row['site']}; what single features do was not measured."
-    )

@@ -1,32 +1,17 @@
 """Feature page: what the features of an SAE are, do and changed, as one HTML file."""
 
 from dataclasses import dataclass
+from functools import partial
 
+from markupsafe import Markup
+
+from elicitation.report.features import figures, sheets
 from elicitation.report.features.answer import feature_answer
-from elicitation.report.features.captions import HOW_TO_READ, SECTION, WITHOUT_SCRIPTS, FeatureNames
-from elicitation.report.features.cards import feature_cards
-from elicitation.report.features.effects import difference_block, effect_block
-from elicitation.report.features.interventions import intervention_block
-from elicitation.report.features.probes import probe_block, quality_block
-from elicitation.report.features.scatter import scatter_block
-from elicitation.report.features.tables import FeatureTables, shown_features
-from elicitation.report.kit.document import document
-from elicitation.report.kit.markup import escaped
-from elicitation.report.kit.provenance_section import TableFile, provenance_section, sourced
-from elicitation.report.study.captions import PROVENANCE
-from lab.records.provenance import Provenance
-from probes.tables import (
-    CONTEXTS,
-    DIFFERENCES,
-    FEATURE_EFFECTS,
-    FIRING,
-    INTERVENTIONS,
-    LABEL_PROBES,
-    LOGIT_EFFECTS,
-    SAE_QUALITY,
-)
-
-_CARDS = 12
+from elicitation.report.features.tables import FeatureNames, FeatureTables, shown_features
+from elicitation.report.kit.canvas import plot_block
+from elicitation.report.kit.document import Origin, document
+from elicitation.report.kit.markup import filled
+from elicitation.report.kit.tokens import activation_legend
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -35,39 +20,39 @@ class FeaturePage:
 
     title: str
     names: FeatureNames
-    ledger: FeatureTables
-    made_by: Provenance
-    command: str
-    """What to type to make the page again."""
-    files: tuple[TableFile, ...]
+    tables: FeatureTables
+    origin: Origin
 
 
-def render_features(page: FeaturePage) -> str:
+def render_features(page: FeaturePage, *, n_cards: int = 12) -> str:
     """The page as HTML; equal pages give equal text."""
-    ledger, names = page.ledger, page.names
-    answer = f'<p class="answer">{escaped(feature_answer(ledger, names))}</p>'
-    shown = shown_features(ledger, _CARDS)
-    parts = [
-        sourced(quality_block(ledger.quality, 2), page.files, SAE_QUALITY.name),
-        sourced(intervention_block(ledger.interventions, names, 2), page.files, INTERVENTIONS.name),
-        sourced(effect_block(ledger, names, 2), page.files, FEATURE_EFFECTS.name),
-        sourced(scatter_block(ledger, names, shown, 2), page.files, FEATURE_EFFECTS.name, FIRING.name),
-        sourced(difference_block(ledger, 2), page.files, DIFFERENCES.name),
-        sourced(probe_block(ledger.label_probes, 2), page.files, LABEL_PROBES.name),
-        sourced(feature_cards(ledger, names, shown, 2), page.files, FIRING.name, CONTEXTS.name, LOGIT_EFFECTS.name),
-        f"{PROVENANCE}{provenance_section(page.made_by, page.command, page.files)}",
-    ]
-    return document(page.title, f"{answer}{HOW_TO_READ}", parts, WITHOUT_SCRIPTS)
+    return document("features/page.html", page.title, page.origin, **_shown(page.tables, page.names, n_cards))
 
 
-def feature_section(ledger: FeatureTables, names: FeatureNames, *, n_cards: int = 3) -> str:
-    """The answer, the SAE, the interventions and the strongest features, as HTML under one heading of level 2."""
-    return "".join(
-        (
-            SECTION,
-            f'<p class="lead">{escaped(feature_answer(ledger, names))}</p>{HOW_TO_READ}',
-            quality_block(ledger.quality, 3),
-            intervention_block(ledger.interventions, names, 3),
-            feature_cards(ledger, names, shown_features(ledger, n_cards), 3),
-        )
-    )
+def feature_section(tables: FeatureTables, names: FeatureNames, *, n_cards: int = 3) -> Markup:
+    """The answer, the SAE, the interventions and the strongest features, under one heading of level 2."""
+    return filled("features/section.html", **_shown(tables, names, n_cards))
+
+
+def _shown(tables: FeatureTables, names: FeatureNames, n_cards: int) -> dict[str, object]:
+    """The values of the templates."""
+    shown = shown_features(tables, n_cards)
+    return {
+        "plot_block": plot_block,
+        "answer": feature_answer(tables, names),
+        "saes": tables.quality["sae"].to_list(),
+        "quality": sheets.quality_table(tables.quality),
+        "interventions": sheets.intervention_table(tables.interventions, names),
+        "draw_interventions": partial(figures.intervention_figure, tables.interventions, names),
+        "effects": sheets.effect_table(tables),
+        "draw_effects": partial(figures.effect_figure, tables, names),
+        "placed": figures.placed_features(tables).height,
+        "left_out": figures.left_out(tables),
+        "draw_scatter": partial(figures.scatter_figure, tables, names, shown),
+        "differences": sheets.difference_table(tables),
+        "draw_differences": partial(figures.difference_figure, tables),
+        "probes": sheets.probe_table(tables.label_probes),
+        "draw_probes": partial(figures.probe_figure, tables.label_probes),
+        "legend": activation_legend() if tables.contexts.height else "",
+        "cards": sheets.feature_cards(tables, names, shown),
+    }

@@ -1,9 +1,13 @@
-"""Feature ledger: the tables that a page of features is drawn from."""
+"""Feature tables: what a page of features is drawn from, which of it is shown, and what it is called."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
+from elicitation.report.kit.ruler import Ruler, changes
+from elicitation.report.kit.tokens import token_word
 from lab.records.tables import Schema
 from probes.tables import (
     CONTEXTS,
@@ -18,6 +22,8 @@ from probes.tables import (
     SAE_QUALITY,
 )
 
+_NAMED = 3
+"""Tokens that a feature is named by."""
 TABLES: tuple[tuple[str, Schema], ...] = (
     ("quality", SAE_QUALITY),
     ("interventions", INTERVENTIONS),
@@ -30,7 +36,7 @@ TABLES: tuple[tuple[str, Schema], ...] = (
     ("logit_effects", LOGIT_EFFECTS),
     ("contexts", CONTEXTS),
 )
-"""Field of the ledger -> schema of its table, in reading order."""
+"""Field of `FeatureTables` -> schema of its table, in reading order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -55,6 +61,20 @@ class FeatureTables:
             schema.checked(getattr(self, name))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeatureNames:
+    """Words for sentences and axes; each of them may come from anyone."""
+
+    base: str
+    tuned: str
+    towards: str
+    """What a feature of positive effect raises, such as `T`."""
+    over: str
+    """What it is weighed against, such as `A`."""
+    behaviour: str
+    """What the rate of an intervention is the rate of, such as `worked chains`."""
+
+
 METHODS = ("ablation", "joint ablation", "integrated", "gradient")
 """Ways to an effect, the exact ones first."""
 
@@ -76,17 +96,44 @@ def ranked_scores(scores: pl.DataFrame) -> pl.DataFrame:
     return scores.filter(pl.col("score").is_not_nan()).sort("score", "feature", descending=[True, False])
 
 
-def shown_features(ledger: FeatureTables, n: int) -> list[int]:
+def shown_features(tables: FeatureTables, n: int) -> list[int]:
     """The `n` features that get a card: by effect, else by ReasonScore, difference, or how often they fire."""
     ranked = (
-        main_effects(ledger.effects),
-        ranked_scores(ledger.reason_scores),
-        ranked_differences(ledger.differences),
-        ledger.firing.sort("n_active", "feature", descending=[True, False]),
-        ledger.contexts.unique("feature", keep="first", maintain_order=True),
+        main_effects(tables.effects),
+        ranked_scores(tables.reason_scores),
+        ranked_differences(tables.differences),
+        tables.firing.sort("n_active", "feature", descending=[True, False]),
+        tables.contexts.unique("feature", keep="first", maintain_order=True),
     )
-    best = next((table for table in ranked if table.height), ledger.firing)
+    best = next((table for table in ranked if table.height), tables.firing)
     return best["feature"].head(n).to_list()
+
+
+def effect_ruler(tables: FeatureTables) -> Ruler:
+    """For effects in nats, by any method."""
+    return changes(main_effects(tables.effects)["effect"].head(1))
+
+
+def difference_ruler(tables: FeatureTables) -> Ruler:
+    """For mean activations and their differences."""
+    return changes(ranked_differences(tables.differences)["difference"].head(1))
+
+
+def feature_name(feature: int, tables: FeatureTables) -> str:
+    """`Feature 137 · raises T V`, plain text; a token's own spaces are ␣. Only the number where nothing is known."""
+    raised = tables.logit_effects.filter(pl.col("feature") == feature, pl.col("side") == "up").sort("rank")
+    tokens = " ".join(token_word(text) for text in raised["text"].head(_NAMED))
+    return f"Feature {feature} · raises {tokens}" if tokens else f"Feature {feature}"
+
+
+def method_words(method: str) -> str:
+    """A way to an effect, such as `gradient`, in words that may follow `by`."""
+    return "integrated gradients" if method == "integrated" else method
+
+
+def ablates(row: Mapping[str, Any]) -> bool:
+    """Whether a row of `INTERVENTIONS` switches features off in the tuned model; else it adds them to the base."""
+    return str(row["intervention"]).startswith("ablat")
 
 
 def _strongest(table: pl.DataFrame, column: str) -> pl.DataFrame:

@@ -1,17 +1,21 @@
-"""Canvas: the room a figure has; every figure exists in a wide and a narrow shape."""
+"""Canvas: the room a figure has, and what all figures are drawn with; each exists in a wide and a narrow shape."""
 
+import json
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import plotly.graph_objects as go
+from markupsafe import Markup
+from plotly.subplots import make_subplots
 
-from elicitation.report.kit.markup import escaped
-from elicitation.report.kit.palette import GRID, INK, MUTED, PAPER
-from lab.records.numerals import fixed, interval, percent, signed, span
+from elicitation.report.kit.markup import filled, packed, plotly_text
+from elicitation.report.kit.palette import GRID, INK, MUTED, PAPER, Style
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+_HEADING = 44
+"""Characters of a panel's heading in one of its two lines."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +28,10 @@ class Canvas:
     """Pixels right of the plot for row notes; 0 appends each note to the name."""
     columns: int
     """Panels side by side."""
+
+    def beside(self, note: str) -> str:
+        """A note that can be done without where it has no room of its own."""
+        return note if self.note_room else ""
 
 
 WIDE = Canvas(label_room=268, note_room=150, columns=2)
@@ -61,78 +69,100 @@ def quiet_axis(title: str) -> dict[str, object]:
     }
 
 
-def sheet(headings: Sequence[str], rows: Sequence[Sequence[str]], sentences: Collection[str] = ()) -> str:
-    """A row's cells, the first being its name, are trusted HTML; headings are plain text.
+def marks(
+    xs: Sequence[float], ys: Sequence[float], style: Style, said: Sequence[str], *, size: int, **placed: object
+) -> go.Scatter:
+    """One mark a value; `said` is shown over each, `placed` is what else plotly is to know, such as error bars."""
+    solid = not style.symbol.endswith("-open")
+    return go.Scatter(
+        x=list(xs),
+        y=list(ys),
+        mode="markers",
+        marker={
+            "symbol": style.symbol,
+            "size": size,
+            "color": style.ink,
+            "line": {"color": PAPER if solid else style.ink, "width": 1 if solid else 1.5},
+        },
+        customdata=[plotly_text(words) for words in said],
+        hovertemplate="%{customdata}<extra></extra>",
+    ).update(placed)
 
-    Columns whose heading is among `sentences` hold words and are set like text, the others like numbers.
+
+def bars(
+    values: Sequence[float], lows: Sequence[float], highs: Sequence[float], ink: str, thickness: float
+) -> dict[str, object]:
+    """Error bars from the lower to the upper ends; an end that is undefined has none."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [_arm(high - value) for value, high in zip(values, highs, strict=True)],
+        "arrayminus": [_arm(value - low) for value, low in zip(values, lows, strict=True)],
+        "color": ink,
+        "thickness": thickness,
+        "width": 0,
+    }
+
+
+def _arm(length: float) -> float:
+    return 0.0 if math.isnan(length) else length
+
+
+def level(xs: Sequence[float], ys: Sequence[float], ink: str = MUTED, *, width: float = 1.0) -> go.Scatter:
+    """A quiet line that marks are compared with."""
+    line = {"color": ink, "width": width, "dash": "dot"}
+    return go.Scatter(x=list(xs), y=list(ys), mode="lines", line=line, hoverinfo="skip")
+
+
+def word(text: str, x: float, y: float, *, ink: str = MUTED, size: int = 12, **placed: object) -> dict[str, object]:
+    """An annotation; `text` may come from anyone."""
+    font = {"size": size, "color": ink}
+    return {"text": plotly_text(text), "x": x, "y": y, "showarrow": False, "font": font, **placed}
+
+
+def panels(
+    drawn: Mapping[str, Sequence[go.Scatter]], canvas: Canvas, *, panel: int, foot: int, gaps: tuple[float, float]
+) -> go.Figure:
+    """Headings and the traces below each, side by side as far as the canvas has room; vertical axes are shared.
+
+    `panel` is the height of one, `foot` is added to that of all; `gaps` are fractions of the figure between columns
+    and, divided by the number of rows, between rows.
     """
-    kinds = [' class="words"' if heading in sentences else "" for heading in headings]
-    head = "".join(
-        f'<th scope="col"{kind}>{escaped(heading)}</th>' for heading, kind in zip(headings, kinds, strict=True)
+    columns = min(canvas.columns, len(drawn))
+    rows = -(-len(drawn) // columns)
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        shared_yaxes=True,
+        horizontal_spacing=gaps[0],
+        vertical_spacing=gaps[1] / rows,
+        figure=blank(canvas, height=panel * rows + foot),
     )
-    body = "".join(_row(headings, kinds, cells) for cells in rows)
-    few = " few" if len(headings) <= 4 else ""
-    pair = " pair" if len(headings) == 2 else ""
-    table = f'<table class="ladder sheet{few}{pair}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-    return f'<div class="scroll">{table}</div>'
+    for index, (heading, traces) in enumerate(drawn.items()):
+        at = str(index + 1) if index else ""
+        lines = textwrap.wrap(heading, _HEADING, max_lines=2, placeholder=" …")
+        corner = {"xref": f"x{at} domain", "xanchor": "left", "yref": f"y{at} domain", "yanchor": "bottom", "yshift": 6}
+        text = "<br>".join(map(plotly_text, lines))
+        figure.add_annotation(**word("", 0.0, 1.0, size=13, align="left", **corner) | {"text": text})
+        for trace in traces:
+            figure.add_trace(trace.update(xaxis=f"x{at}", yaxis=f"y{at}"))
+    return figure
 
 
-def with_span(value: str, span: str) -> str:
-    """A written number and a quiet remark below it; no remark where it is empty."""
-    return f'{value} <span class="span">{escaped(span)}</span>' if span else value
+def plot_block(name: str, draw: Callable[[Canvas], go.Figure], *, says: str, caption: str) -> Markup:
+    """A figure in both its shapes, ready for a page, whose script draws the one that fits.
+
+    `says` is read aloud in place of the figure, `caption` after it.
+    """
+    plain = {shape: json.loads(str(draw(room).to_json(engine="json"))) for shape, room in _SHAPES.items()}
+    heights = "".join(f"--{shape}:{int(figure['layout']['height'])}px;" for shape, figure in plain.items())
+    data = packed(json.dumps(plain, separators=(",", ":")))
+    return filled("kit/plot.html", name=name, says=says, caption=caption, heights=heights, data=data)
 
 
-def _row(headings: Sequence[str], kinds: Sequence[str], cells: Sequence[str]) -> str:
-    name, *rest = cells
-    marked = "".join(
-        f'<td{kind} data-heading="{escaped(heading)}"><div>{cell}</div></td>'
-        for heading, kind, cell in zip(headings[1:], kinds[1:], rest, strict=True)
-    )
-    return f'<tr><th scope="row">{name}</th>{marked}</tr>'
+_SHAPES = {"wide": WIDE, "narrow": NARROW}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ruler:
-    """A unit of measure."""
-
-    factor: float
-    """What a value is multiplied by to be drawn."""
-    suffix: str
-    """After the number at every tick."""
-    write: Callable[[float], str]
-    span: Callable[[float, float], str]
-    """An interval in words; empty where it is undefined."""
-    origin: float
-    """A value that the axis always holds, such as no effect."""
-    most: float
-    """Where the axis ends at the latest, as drawn."""
-
-    def reach(self, values: Iterable[float]) -> tuple[float, float]:
-        """Ends of an axis as drawn, a little past the outermost of `values`; NaN has no place on it."""
-        known = [value for value in values if not math.isnan(value)] or [1.0]
-        low, high = min(self.origin, *known), max(self.origin, *known)
-        room = 0.08 * (high - low) or 0.01
-        start = low - room if low < self.origin else low
-        return self.factor * start, min(self.most, self.factor * (high + room))
-
-
-PERCENT = Ruler(factor=100.0, suffix="\u202f%", write=percent, span=interval, origin=0.0, most=101.5)
-"""Fractions, drawn in percent."""
-_THREE = partial(fixed, digits=3)
-AUROC = Ruler(factor=1.0, suffix="", write=_THREE, span=partial(span, write=_THREE), origin=0.5, most=1.008)
-"""From telling nothing apart, 0.5, to telling all."""
-
-
-def changes(values: Iterable[float]) -> Ruler:
-    """Changes to either side of none, with as many decimals as give the largest three figures, two at least."""
-    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0) or 1.0
-    digits = min(9, max(2, 2 - math.floor(math.log10(largest))))
-    write = partial(fixed, digits=digits)
-    return Ruler(
-        factor=1.0,
-        suffix="",
-        write=partial(signed, digits=digits),
-        span=partial(span, write=write),
-        origin=0.0,
-        most=math.inf,
-    )
+def key(entries: Sequence[tuple[str, Style]]) -> Markup:
+    """What each mark or line is: words, or trusted HTML, and how it looks."""
+    return filled("kit/key.html", entries=entries)

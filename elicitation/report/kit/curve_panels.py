@@ -1,7 +1,4 @@
-"""Curve panels: strict and answer-only beside each other, one line an arm, a band for its interval.
-
-A task whose process cannot be checked has one panel, since both would be the same.
-"""
+"""Curve panels: measures of the same things beside each other, one line a thing, a band for its interval."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,18 +6,14 @@ from typing import Literal
 
 import plotly.graph_objects as go
 import polars as pl
-from plotly.subplots import make_subplots
 
-from elicitation.report.kit.canvas import Canvas, blank, quiet_axis
+from elicitation.report.kit.canvas import Canvas, bars, marks, panels, quiet_axis
 from elicitation.report.kit.markup import plotly_text
-from elicitation.report.kit.palette import MUTED, PAPER, ArmStyle, completed, faded
-from lab.records.numerals import interval, percent
+from elicitation.report.kit.palette import MUTED, Style, completed, faded
+from elicitation.report.kit.ruler import PERCENT
 
-MEASURES = {"strict": "Strict: right by a valid process", "answer": "Answer only"}
-UNCHECKED = {"answer": "Answer"}
-"""The only panel of a task whose process cannot be checked: its strict curves are its answer curves."""
-_PANEL = 330
-_TICKS = (0, 25, 50, 75, 100)
+TICKS = {"tickvals": [0, 25, 50, 75, 100], "ticktext": [f"{tick}\u202f%" for tick in (0, 25, 50, 75, 100)]}
+"""Of an axis of fractions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +25,7 @@ class Horizontal:
     positions: Mapping[object, float]
     """Value of the column -> place on the axis."""
     ticks: Sequence[tuple[float, str]]
-    spread: Literal["band", "bars"]
+    spread: Literal["band", "bars"] = "band"
     """A band suits a continuous axis, bars a list of groups."""
 
 
@@ -40,103 +33,54 @@ def curve_panels(
     frame: pl.DataFrame,
     horizontal: Horizontal,
     canvas: Canvas,
-    styles: Mapping[str, ArmStyle],
+    styles: Mapping[str, Style],
     *,
+    by: str,
+    titles: Mapping[str, str],
     axis: str,
-    process_checked: bool = True,
 ) -> go.Figure:
-    """Columns `arm label measure value low high` and the horizontal one; values are fractions, drawn in percent."""
-    titles = MEASURES if process_checked else UNCHECKED
-    measures = [measure for measure in titles if measure in frame["measure"]]
-    arms = frame["arm"].unique(maintain_order=True).to_list()
-    inks = completed(styles, arms)
-    columns = min(canvas.columns, len(measures))
-    rows = -(-len(measures) // columns)
-    figure = make_subplots(
-        rows=rows,
-        cols=columns,
-        shared_yaxes=True,
-        horizontal_spacing=0.045,
-        vertical_spacing=0.3 / rows,
-        figure=blank(canvas, height=_PANEL * rows),
-    )
-    drawn = sorted(arms, key=lambda arm: not inks[arm].faint)
-    for index, measure in enumerate(measures):
-        suffix = str(index + 1) if index else ""
-        figure.add_annotation(**_heading(titles[measure], suffix))
-        for place, arm in enumerate(drawn):
-            chosen = frame.filter((pl.col("arm") == arm) & (pl.col("measure") == measure))
-            offset = (place - (len(arms) - 1) / 2) * min(0.07, 0.4 / len(arms)) if horizontal.spread == "bars" else 0.0
-            for trace in _curve(chosen, horizontal, inks[arm], offset):
-                figure.add_trace(trace.update(xaxis=f"x{suffix}", yaxis=f"y{suffix}"))
+    """Columns `label measure value low high`, `by`, which names a line, and the horizontal one.
+
+    `titles` is measure -> heading of its panel, in order; values are fractions, drawn in percent.
+    """
+    names = frame[by].unique(maintain_order=True).to_list()
+    inks = completed(styles, names)
+    ordered = sorted(names, key=lambda name: not inks[name].faint)
+    step = min(0.07, 0.4 / len(names)) if horizontal.spread == "bars" else 0.0
+    offsets = {name: (place - (len(names) - 1) / 2) * step for place, name in enumerate(ordered)}
+    drawn: dict[str, list[go.Scatter]] = {}
+    for measure in (measure for measure in titles if measure in frame["measure"]):
+        chosen = [(name, frame.filter(pl.col(by) == name, pl.col("measure") == measure)) for name in ordered]
+        curves = [_curve(rows, horizontal, inks[name], offsets[name]) for name, rows in chosen]
+        drawn[titles[measure]] = [trace for curve in curves for trace in curve]
+    figure = panels(drawn, canvas, panel=330, foot=0, gaps=(0.045, 0.3))
     places = [place for place, _ in horizontal.ticks]
     figure.update_xaxes(
         quiet_axis(horizontal.title), tickvals=places, ticktext=[plotly_text(text) for _, text in horizontal.ticks]
     )
-    figure.update_yaxes(
-        quiet_axis(""), range=[-1, 102], tickvals=_TICKS, ticktext=[f"{tick}\u202f%" for tick in _TICKS]
-    )
-    if columns == len(measures):
+    figure.update_yaxes(quiet_axis(""), range=[-1, 102], **TICKS)
+    if canvas.columns >= len(drawn):
         figure.update_yaxes(title={"text": axis, "font": {"size": 12, "color": MUTED}}, selector={"anchor": "x"})
     return figure
 
 
-def _heading(text: str, suffix: str) -> dict[str, object]:
-    return {
-        "text": text,
-        "x": 0,
-        "xref": f"x{suffix} domain",
-        "xanchor": "left",
-        "y": 1,
-        "yref": f"y{suffix} domain",
-        "yanchor": "bottom",
-        "yshift": 6,
-        "showarrow": False,
-        "font": {"size": 13, "color": MUTED},
-    }
-
-
-def _curve(frame: pl.DataFrame, horizontal: Horizontal, style: ArmStyle, offset: float) -> list[go.Scatter]:
+def _curve(frame: pl.DataFrame, horizontal: Horizontal, style: Style, offset: float) -> list[go.Scatter]:
     xs = [horizontal.positions[value] + offset for value in frame[horizontal.column]]
     values, lows, highs = ([100 * value for value in frame[name]] for name in ("value", "low", "high"))
-    hovers = [
-        plotly_text(f"{row['label']}, {horizontal.column} {row[horizontal.column]}: {percent(row['value'])} ")
-        + interval(row["low"], row["high"])
-        for row in frame.iter_rows(named=True)
-    ]
-    ink = style.ink
-    line = go.Scatter(
-        x=xs,
-        y=values,
-        mode="lines+markers",
-        line={"color": ink, "width": 1.4 if style.faint else 2.4, "dash": style.dash},
-        marker={
-            "symbol": style.symbol,
-            "size": 6 if style.faint else 8,
-            "color": ink,
-            "maxdisplayed": 8,
-            "line": {"color": ink if style.faint else PAPER, "width": 1},
-        },
-        customdata=hovers,
-        hovertemplate="%{customdata}<extra></extra>",
+    rows = frame.iter_rows(named=True)
+    said = [f"{row['label']}, {horizontal.column} {row[horizontal.column]}: {PERCENT.said(row)}" for row in rows]
+    line = marks(xs, values, style, said, size=6 if style.faint else 8, mode="lines+markers").update(
+        line={"color": style.ink, "width": 1.4 if style.faint else 2.4, "dash": style.dash},
+        marker={"maxdisplayed": 8},
     )
     if horizontal.spread == "bars":
-        line.error_y = {
-            "type": "data",
-            "symmetric": False,
-            "array": [high - value for high, value in zip(highs, values, strict=True)],
-            "arrayminus": [value - low for low, value in zip(lows, values, strict=True)],
-            "color": ink,
-            "thickness": 1.2,
-            "width": 0,
-        }
-        return [line]
+        return [line.update(error_y=bars(values, lows, highs, style.ink, 1.2))]
     band = go.Scatter(
         x=[*xs, *reversed(xs)],
         y=[*highs, *reversed(lows)],
         fill="toself",
-        fillcolor=faded(ink),
-        line={"width": 0, "color": ink},
+        fillcolor=faded(style.ink),
+        line={"width": 0, "color": style.ink},
         mode="lines",
         hoverinfo="skip",
     )

@@ -1,79 +1,109 @@
-"""Document: parts as one HTML file that needs nothing else: no network, no fonts, no server."""
+"""Document: a page as one HTML file that needs nothing else: no network, no fonts, no server."""
 
 import base64
 import hashlib
 import html
+import json
 import re
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from elicitation.report.kit.markup import escaped, packed, script_json
+from elicitation.report.kit.glossary import glossary, linked
+from elicitation.report.kit.markup import PAGES, filled, joined, markup, packed, script_json
 from elicitation.report.kit.palette import DARK
-from elicitation.report.kit.tokens import activation_css, strip_css
+from elicitation.report.kit.tokens import strip_css
+from lab.records.provenance import Provenance
+from lab.records.tables import Schema
 
-_HEADING = re.compile(r"<h2>(.*?)</h2>", re.DOTALL)
-
-
-def contents(parts: Sequence[str]) -> str:
-    """Links to the headings of level 2 of `parts`, which are trusted HTML; empty where fewer than two have one."""
-    headings = [heading for heading in map(_heading, parts) if heading]
-    if len(headings) < 2:
-        return ""
-    items = "".join(f'<li><a href="#{_place(heading)}">{heading}</a></li>' for heading in headings)
-    return f'<nav class="contents" aria-label="On this page"><ol>{items}</ol></nav>'
+_SECTION = re.compile(r"<section>\s*<h2>(.*?)</h2>", re.DOTALL)
 
 
-def sections(parts: Sequence[str]) -> str:
-    """`parts`, each a section that can be linked to by the words of its heading."""
-    return "".join(map(_section, parts))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableFile:
+    """One table on disk."""
+
+    path: str
+    """Relative to the report."""
+    schema: Schema
+    n_rows: int
+    digest: str
+    """SHA-256 of the file, in hex."""
+    command: str = ""
+    """What makes it, where that is not what makes the page."""
+
+    @property
+    def place(self) -> str:
+        """Where on the page its schema is."""
+        return f"table-{self.schema.name.replace(' ', '-')}"
 
 
-def _section(part: str) -> str:
-    heading = _heading(part)
-    place = f' id="{_place(heading)}"' if heading else ""
-    return f"<section{place}>{part}</section>"
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where the numbers of a page come from; every string in it may come from anyone."""
+
+    made_by: Provenance
+    command: str
+    """What to type to make the page again, from the same commit."""
+    files: tuple[TableFile, ...]
+
+    @property
+    def linked(self) -> dict[str, TableFile]:
+        """Schema -> its first file, which links lead to."""
+        return {file.schema.name: file for file in reversed(self.files)}
+
+    def sources(self, *names: str) -> Markup:
+        """Where the numbers of a section are: the files of these schemas, each a link to what it holds."""
+        found = [self.linked[name] for name in names if name in self.linked]
+        links = joined((markup('<a href="#{}">{}</a>', file.place, file.path) for file in found), ", ")
+        return markup('<p class="note">Numbers: {}</p>', links) if found else Markup("")
 
 
-def _heading(part: str) -> str:
-    found = _HEADING.search(part)
-    return found[1] if found else ""
+def document(template: str, title: str, origin: Origin, /, **values: object) -> str:
+    """A page from a template that extends `kit/document.html`, with `values` in their places.
+
+    Its sections begin with their `<h2>`, which the table of contents after the header leads to. Scripts run only if
+    their hash is in the policy, so even text that escaped escaping would stay text. Plotly comes packed, since by
+    itself it is larger than a page may be; the page's own script unpacks it.
+    """
+    style, script = ((PAGES / "kit" / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    page = filled(
+        template,
+        title=title,
+        origin=origin,
+        config=json.dumps(json.loads(origin.made_by.config), indent=2, ensure_ascii=False).split("\n"),
+        style=Markup(style + strip_css()),
+        script=Markup(script),
+        hashes=Markup(f"{_plotly_hash()} {_hash(script)}"),
+        inks=script_json(dict(DARK)),
+        plotly=_packed_plotly(),
+        contents=contents,
+        sections=sections,
+        glossary=glossary(),
+        **values,
+    )
+    return str(page)
+
+
+def contents(body: str) -> Markup:
+    """Links to the sections of `body`, which is trusted HTML; empty where fewer than two have a heading."""
+    headings = _SECTION.findall(body)
+    items = (markup('<li><a href="#{}">{}</a></li>', _place(heading), Markup(heading)) for heading in headings)
+    nav = '<nav class="contents" aria-label="On this page"><ol>{}</ol></nav>'
+    return markup(nav, joined(items)) if len(headings) > 1 else Markup("")
+
+
+def sections(body: str) -> Markup:
+    """`body`, each of its sections to be linked to by the words of its heading, its special words to the glossary."""
+    return linked(
+        _SECTION.sub(lambda found: f'<section id="{_place(found[1])}">{found[0].removeprefix("<section>")}', body)
+    )
 
 
 def _place(heading: str) -> str:
     return "part-" + "-".join(re.findall(r"[a-z0-9]+", html.unescape(heading).lower()))
-
-
-def document(title: str, header: str, parts: Sequence[str], without_scripts: str) -> str:
-    """`header`, `parts` and `without_scripts`, which stands where scripts do not run, are trusted HTML; `title` is not.
-
-    A part begins with its `<h2>`, which the table of contents after the header leads to; an empty part is left out.
-    Scripts run only if their hash is in the policy, so even text that escaped escaping would stay text. Plotly comes
-    packed, since by itself it is larger than a page may be; the page's own script unpacks it.
-    """
-    ours = resources.files("elicitation.report.kit")
-    style = ours.joinpath("page.css").read_text(encoding="utf-8") + strip_css() + activation_css()
-    script = ours.joinpath("page.js").read_text(encoding="utf-8")
-    policy = (
-        f"default-src 'none'; script-src {_plotly_hash()} {_hash(script)}; style-src 'unsafe-inline'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    shown = [part for part in parts if part]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="referrer" content="no-referrer"><meta name="color-scheme" content="light dark">'
-        f'<title>{escaped(title)}</title><link rel="icon" href="data:,"><style>{style}</style></head>'
-        '<body><a class="skip" href="#main">Skip to the results</a>'
-        f'<header class="top"><h1>{escaped(title)}</h1>{header}</header>{contents(shown)}'
-        f'<main id="main" tabindex="-1">{sections(shown)}</main>'
-        f"<noscript><p>{without_scripts}</p></noscript>"
-        f'<script type="application/json" id="dark-inks">{script_json(dict(DARK))}</script>'
-        f'<script type="text/plain" id="plotly">{_packed_plotly()}</script><script>{script}</script></body></html>\n'
-    )
 
 
 @cache
@@ -88,13 +118,3 @@ def _plotly_hash() -> str:
 
 def _hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
-def guide(words: Mapping[str, str]) -> str:
-    """`words` is word -> what it means here, both trusted HTML; the words stand in the summary too, so that a reader
-    sees what there is to look up.
-    """
-    named = ", ".join(words)
-    entries = "".join(f"<div><dt>{word}</dt><dd>{meaning}</dd></div>" for word, meaning in words.items())
-    summary = f'<summary>How to read this <span class="count">{named}</span></summary>'
-    return f'<details class="how">{summary}<dl>{entries}</dl></details>'

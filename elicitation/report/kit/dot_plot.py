@@ -2,14 +2,16 @@
 
 import itertools
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import plotly.graph_objects as go
 
-from elicitation.report.kit.canvas import PERCENT, Canvas, Ruler, blank, quiet_axis
+from elicitation.report.kit.canvas import Canvas, bars, blank, marks, quiet_axis, word
 from elicitation.report.kit.markup import plotly_text, shortened
-from elicitation.report.kit.palette import BASE, GAIN, INK, MUTED, PAPER, TUNED, ArmStyle
+from elicitation.report.kit.palette import BASE, INK, MUTED, SHADE, TUNED, Style
+from elicitation.report.kit.ruler import PERCENT, Ruler, ends
 
 _ROW, _FAINT_ROW, _NAMED_ROW, _SECOND_LINE = 36, 27, 48, 8
 _HEAD, _FOOT = 34, 46
@@ -25,9 +27,15 @@ class Dot:
     value: float
     low: float
     high: float
-    style: ArmStyle
-    note: str
-    """A short remark at the right, such as the share; may be empty."""
+    style: Style
+    note: str = ""
+    """A short remark at the right, such as the share."""
+
+
+def dot(row: Mapping[str, Any], name: str, style: Style, *, of: str = "value", note: str = "") -> Dot:
+    """The row of a table, whose column `of` is the value."""
+    low, high = ends(row, of)
+    return Dot(name=name, value=row[of], low=low, high=high, style=style, note=note)
 
 
 def dot_plot(
@@ -36,19 +44,17 @@ def dot_plot(
     """Rows bottom to top in the order given; `axis` is its title. A value that is NaN leaves its row without a mark."""
     heights = [_height(dot, canvas) for dot in dots]
     tops = list(itertools.accumulate(heights))
-    bottoms = [top - height for top, height in zip(tops, heights, strict=True)]
     raised = 12 if canvas.label_room == 0 else 0
     figure = blank(canvas, height=tops[-1] + _HEAD + _FOOT)
     words = []
-    for dot, top, bottom in zip(dots, tops, bottoms, strict=True):
-        middle = (top + bottom) / 2
+    for dot, top, height in zip(dots, tops, heights, strict=True):
+        middle, faint = top - height / 2, dot.style.faint
         figure.add_trace(_mark(dot, middle - raised, ruler))
         words.append(_name(dot, middle + raised, canvas))
         if canvas.note_room and dot.note:
-            words.append(_beside(plotly_text(dot.note), middle, MUTED if dot.style.faint else INK))
+            words.append(_beside(dot.note, middle, MUTED if faint else INK))
     if canvas.note_room and note_title:
-        above = {"y": 1, "yref": "paper", "yanchor": "bottom", "yshift": 6}
-        words.append(_beside(plotly_text(note_title), 0.0, MUTED) | above)
+        words.append(_beside(note_title, 1.0, MUTED) | {"yref": "paper", "yanchor": "bottom", "yshift": 6})
     start, stop = ruler.reach(end for dot in dots for end in (dot.value, dot.low, dot.high))
     if start < ruler.factor * ruler.origin:
         figure.add_vline(x=ruler.factor * ruler.origin, line={"color": MUTED, "width": 1, "dash": "dot"}, layer="below")
@@ -70,24 +76,15 @@ def mark_gain(figure: go.Figure, base: float, tuned: float, canvas: Canvas) -> N
     """Shades what lies between the base and the tuned model, and says how much it is."""
     for value, ink in ((base, BASE), (tuned, TUNED)) if canvas.label_room else ():
         figure.add_vline(x=100 * value, line={"color": ink, "width": 1, "dash": "dot"}, layer="below")
-    figure.add_vrect(x0=100 * base, x1=100 * tuned, fillcolor=GAIN, line_width=0, layer="below")
-    figure.add_annotation(
-        x=50 * (base + tuned),
-        y=1,
-        yref="paper",
-        yanchor="bottom",
-        yshift=6,
-        showarrow=False,
-        text=f"the gain: {100 * (tuned - base):.0f} points".replace("-", "−"),
-        font={"size": 12, "color": MUTED},
-    )
+    figure.add_vrect(x0=100 * base, x1=100 * tuned, fillcolor=SHADE, line_width=0, layer="below")
+    said = f"the gain: {100 * (tuned - base):.0f} points".replace("-", "−")
+    figure.add_annotation(**word(said, 50 * (base + tuned), 1.0, yref="paper", yanchor="bottom", yshift=6))
 
 
 def _lines(dot: Dot, canvas: Canvas) -> list[str]:
     if canvas.label_room:
         return textwrap.wrap(dot.name, 36 if dot.style.faint else 33, max_lines=2, placeholder=" …")
-    room = 44 - len(dot.note)
-    name = shortened(dot.name, room)
+    name = shortened(dot.name, 44 - len(dot.note))
     return [f"{name} · {dot.note}" if dot.note else name]
 
 
@@ -98,61 +95,30 @@ def _height(dot: Dot, canvas: Canvas) -> int:
 
 
 def _mark(dot: Dot, middle: float, ruler: Ruler) -> go.Scatter:
-    hover = plotly_text(f"{dot.name}: {ruler.write(dot.value)} {ruler.span(dot.low, dot.high)}".rstrip())
-    return go.Scatter(
-        x=[ruler.factor * dot.value],
-        y=[middle],
+    value, low, high = (ruler.factor * end for end in (dot.value, dot.low, dot.high))
+    faint = dot.style.faint
+    return marks(
+        [value],
+        [middle],
+        dot.style,
+        [f"{dot.name}: {ruler.write(dot.value)} {ruler.span(dot.low, dot.high)}".rstrip()],
+        size=8 if faint else 12,
         # A mark at zero is drawn whole.
         cliponaxis=False,
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": [ruler.factor * (dot.high - dot.value)],
-            "arrayminus": [ruler.factor * (dot.value - dot.low)],
-            "color": dot.style.ink,
-            "thickness": 1.2 if dot.style.faint else 2.6,
-            "width": 0,
-        },
-        mode="markers",
-        marker={
-            "symbol": dot.style.symbol,
-            "size": 8 if dot.style.faint else 12,
-            "color": dot.style.ink,
-            "line": {"color": dot.style.ink if dot.style.faint else PAPER, "width": 1.5},
-        },
-        customdata=[hover],
-        hovertemplate="%{customdata}<extra></extra>",
+        error_x=bars([value], [low], [high], dot.style.ink, 1.2 if faint else 2.6),
     )
 
 
 def _name(dot: Dot, middle: float, canvas: Canvas) -> dict[str, object]:
-    narrow = canvas.label_room == 0
-    placed = {"x": 0, "xanchor": "left"} if narrow else {"x": 0, "xanchor": "right", "xshift": -14}
-    return {
-        **placed,
-        "xref": "paper",
-        "y": middle,
-        "yanchor": "middle",
-        "showarrow": False,
-        "align": "left" if narrow else "right",
-        "text": "<br>".join(map(plotly_text, _lines(dot, canvas))),
-        "font": {"size": 12 if dot.style.faint else 13, "color": MUTED if dot.style.faint else INK},
-    }
+    narrow, faint = canvas.label_room == 0, dot.style.faint
+    placed = {"xanchor": "left", "align": "left"} if narrow else {"xanchor": "right", "align": "right", "xshift": -14}
+    text = "<br>".join(map(plotly_text, _lines(dot, canvas)))
+    ink, size = (MUTED, 12) if faint else (INK, 13)
+    return word("", 0.0, middle, ink=ink, size=size, xref="paper", yanchor="middle", **placed) | {"text": text}
 
 
 def _beside(text: str, middle: float, ink: str) -> dict[str, object]:
-    return {
-        "x": 1,
-        "xref": "paper",
-        "xanchor": "left",
-        "xshift": 14,
-        "y": middle,
-        "yanchor": "middle",
-        "showarrow": False,
-        "align": "left",
-        "text": text,
-        "font": {"size": 12, "color": ink},
-    }
+    return word(text, 1.0, middle, ink=ink, xref="paper", xanchor="left", xshift=14, yanchor="middle", align="left")
 
 
 def _right(dots: Sequence[Dot], canvas: Canvas) -> int:

@@ -1,4 +1,7 @@
-"""Untrusted text made safe for each place it can land in: HTML, a plotly label, a script block."""
+"""Markup: untrusted text made safe for each place it can land in, and the templates that pages are made of.
+
+What is `Markup` is trusted HTML; any other text is escaped wherever a template or a function of the kit puts it.
+"""
 
 import base64
 import gzip
@@ -6,17 +9,52 @@ import html
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 _CONTROL = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff\U000e0000-\U000e007f]"
 )
 _GLYPHS = {"\n": "↵", "\t": "⇥", "\r": "␍", "\x7f": "␡"}
+PAGES = Path(__file__).parents[1]
+"""The folder of all pages and of the kit; a template is named by its place in it, such as `kit/document.html`."""
 
 
-def escaped(text: str) -> str:
+def escaped(text: object) -> Markup:
     """Text for an HTML element or a quoted attribute, with control and direction marks made visible."""
-    return html.escape(visible(text))
+    if isinstance(text, Markup):
+        return text
+    return Markup(html.escape(visible("" if text is None else str(text))))
+
+
+def markup(pattern: str, *values: object) -> Markup:
+    """`pattern` is trusted HTML with a `{}` for each value, as `str.format` has it; values are escaped."""
+    return Markup(pattern.format(*map(escaped, values)))
+
+
+def joined(parts: Iterable[object], between: str = "") -> Markup:
+    """Parts one after the other, escaped; `between` is trusted HTML."""
+    return Markup(between).join(map(escaped, parts))
+
+
+def filled(template: str, /, **values: object) -> Markup:
+    """A template with its values in their places."""
+    return Markup(_templates().get_template(template).render(values))
+
+
+@cache
+def _templates() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(PAGES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=True,
+        finalize=escaped,
+    )
 
 
 def plotly_text(text: str) -> str:
@@ -27,10 +65,10 @@ def plotly_text(text: str) -> str:
     return html.escape(visible(text), quote=False)
 
 
-def script_json(value: object) -> str:
+def script_json(value: object) -> Markup:
     """JSON for a `<script type="application/json">` block, with no character that HTML could read as markup."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def visible(text: str) -> str:
@@ -43,17 +81,14 @@ def shortened(text: str, room: int) -> str:
     return text if len(text) <= room else f"{text[: room - 1].rstrip()}…"
 
 
-def _glyph(found: re.Match[str]) -> str:
-    character = found[0]
-    if character in _GLYPHS:
-        return _GLYPHS[character]
-    return chr(0x2400 + ord(character)) if ord(character) < 0x20 else "\ufffd"
+def counted(n: int, noun: str) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
-def numbers(summary: str, table: str, *, place: str = "") -> str:
-    """`summary` and `table` are trusted HTML; links lead to `place`, if one is given, and unfold it."""
-    named = f' id="{place}"' if place else ""
-    return f'<details class="numbers"{named}><summary>{summary}</summary>{table}</details>'
+def grouped(n: int | float, digits: int = 0) -> str:
+    """A number with its thousands apart: 20000 -> `20 000`."""
+    return f"{n:,.{digits}f}".replace(",", "\u202f")
 
 
 def packed(text: str) -> str:
@@ -61,23 +96,8 @@ def packed(text: str) -> str:
     return base64.b64encode(gzip.compress(text.encode(), compresslevel=9, mtime=0)).decode()
 
 
-@dataclass(frozen=True, slots=True)
-class Reasons:
-    """Distinct reasons in order of first appearance; any of them may come from anyone."""
-
-    texts: tuple[str, ...]
-
-    @classmethod
-    def of(cls, texts: Iterable[str]) -> "Reasons":
-        """Each reason once."""
-        return cls(tuple(dict.fromkeys(texts)))
-
-    def marks(self, texts: Iterable[str]) -> str:
-        """The numbers of some of the reasons, as HTML."""
-        numbers = sorted({self.texts.index(text) + 1 for text in texts})
-        return f"<sup>{', '.join(map(str, numbers))}</sup>" if numbers else ""
-
-    def notes(self) -> str:
-        """The numbered list, as HTML; empty where there is no reason."""
-        items = "".join(f"<li>{escaped(text)}</li>" for text in self.texts)
-        return f'<div class="refusals"><p>Why a value is refused:</p><ol>{items}</ol></div>' if items else ""
+def _glyph(found: re.Match[str]) -> str:
+    character = found[0]
+    if character in _GLYPHS:
+        return _GLYPHS[character]
+    return chr(0x2400 + ord(character)) if ord(character) < 0x20 else "\ufffd"

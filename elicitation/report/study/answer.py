@@ -7,9 +7,10 @@ from typing import Any
 import polars as pl
 
 from elicitation.calibration.leak import leak
-from elicitation.report.calibration.answer import ranking
-from elicitation.report.study.record_words import leak_sentence, record_words, rungs
-from lab.records.numerals import bits, interval, percent, points
+from elicitation.report.kit.ruler import POINTS, WHOLE
+from elicitation.report.record_words import leak_sentence, ranking, record_words
+from elicitation.report.study.tables import rungs
+from lab.records.numerals import bits, percent
 
 
 def answer_sentence(ladder: pl.DataFrame, leaks: pl.DataFrame, task: str, base: str, tuned: str, sampling: str) -> str:
@@ -39,7 +40,7 @@ def answer_sentence(ladder: pl.DataFrame, leaks: pl.DataFrame, task: str, base: 
     best = alike.sort("share", descending=True, maintain_order=True).row(0, named=True)
     controls = rows.filter((pl.col("control_of") == best["arm"]) & pl.col("accuracy").is_not_nan())
     controls = controls.sort("accuracy", descending=True, maintain_order=True)
-    best_control = controls.row(0, named=True) if controls.height else None
+    best_control = next(controls.iter_rows(named=True), None)
     answer = f"{scores}; {_recovery(best, alike.height)}{_comparison(best, best_control)}."
     return f"{answer} {leak_sentence(leak(leaks, best['arm']))}".rstrip()
 
@@ -48,43 +49,37 @@ def _recovery(best: Mapping[str, Any], among: int) -> str:
     bits_used = best["bits_per_token"]
     source = "no information" if bits_used == 0 else f"{bits(bits_used)} bits per token"
     chosen = f" (the best of {among} such methods, its interval not adjusted for that choice)" if among > 1 else ""
-    return f"{_plain(best)} recovers {_part(best)} with {source} from the tuned model at test time{chosen}"
+    words = bare(best["label"])
+    # Quoted where a comma of its own would break the sentence.
+    name = f"“{words}”" if "," in words else words
+    return f"{name} recovers {_part(best)} with {source} from the tuned model at test time{chosen}"
 
 
 def _part(best: Mapping[str, Any]) -> str:
     """How much of the gain; past the whole of it a share is no longer a part, so the words come first."""
     if best["share"] > 1:
         whole = "all of that gain and more" if best["share_low"] > 1 else "all of that gain in the estimate"
-        return f"{whole}: {_span(best)},"
+        return f"{whole}: {WHOLE.said(best, 'share')},"
     doubt = ", an interval that includes none," if best["share_low"] <= 0 <= best["share_high"] else ""
-    return f"{_span(best)} of that gain{doubt}"
+    return f"{WHOLE.said(best, 'share')} of that gain{doubt}"
 
 
 def _comparison(best: Mapping[str, Any], best_control: Mapping[str, Any] | None) -> str:
     low, high = best["over_control_low"], best["over_control_high"]
     if best_control is None:
         return ", but it has no control to be compared with"
-    name = f"its best control, “{_bare(best_control)}”"
+    name = f"its best control, “{bare(best_control['label'])}”"
     if math.isnan(low):
         return f", but could not be compared with {name}"
-    lead = f"{points(best['over_control'])} points {interval(low, high)}"
+    lead = f"{POINTS.write(best['over_control'])} points {POINTS.span(low, high)}"
     if low > 0:
         return f", and beats {name}, by {lead}"
     return f", but does not {'' if high < 0 else 'clearly '}beat {name}: {lead}"
 
 
-def _bare(row: Mapping[str, Any]) -> str:
-    return str(row["label"]).removeprefix("+").strip()
-
-
-def _plain(row: Mapping[str, Any]) -> str:
-    """The label inside a sentence; quoted where a comma of its own would break the sentence."""
-    words = _bare(row)
-    return f"“{words}”" if "," in words else words
-
-
-def _span(row: Mapping[str, Any]) -> str:
-    return f"{percent(row['share'], 0)} {interval(row['share_low'], row['share_high'], 0)}".strip()
+def bare(label: str) -> str:
+    """A rung's label inside other words."""
+    return label.removeprefix("+").strip()
 
 
 ASKS_TUNED = ("E4",)
@@ -110,8 +105,7 @@ def best_estimate(estimates: pl.DataFrame, records: pl.DataFrame) -> str:
     name = f"{record['estimator']} ({record['quantity']})"
     if row["refusal"] is not None:
         return f"{name}, the estimator with the best record, gives no share: {row['refusal']}."
-    share = f"{percent(row['value'], 0)} {interval(row['low'], row['high'], 0)}".strip()
     return (
-        f"{share} of the gain was already in the base model, by {name}, which has the best record of those that do "
-        f"not ask the tuned model ({record_words(record)})."
+        f"{WHOLE.said(row)} of the gain was already in the base model, by {name}, which has the best record of those "
+        f"that do not ask the tuned model ({record_words(record)})."
     )

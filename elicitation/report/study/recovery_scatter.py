@@ -1,41 +1,113 @@
 """Recovery scatter: what every arm recovers against the bits it takes from the tuned model at test time."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import plotly.graph_objects as go
 import polars as pl
+from markupsafe import Markup
 
 from elicitation.calibration.leak import Leak, Mean, leak
-from elicitation.report.kit.canvas import WIDE, Canvas, blank, quiet_axis
-from elicitation.report.kit.markup import escaped, plotly_text
-from elicitation.report.kit.palette import BASE, GAIN, INK, LOOKS, MUTED, PAPER, TUNED, ArmStyle, arm_styles
-from elicitation.report.kit.plot_block import key_item
-from elicitation.report.study.bits_axis import BitsAxis, bits_axis, places
-from elicitation.report.study.record_words import LEAKY, is_leaky, rungs
-from lab.records.numerals import bits, interval, percent, points, span
+from elicitation.report.kit.canvas import WIDE, Canvas, bars, blank, key, level, marks, quiet_axis, word
+from elicitation.report.kit.markup import joined, markup
+from elicitation.report.kit.palette import BASE, INK, MUTED, SHADE, TUNED, Style, hollow
+from elicitation.report.kit.ruler import BITS, POINTS, WHOLE, ends
+from elicitation.report.record_words import LEAKY, is_leaky
+from elicitation.report.study.answer import bare
+from elicitation.report.study.figures import LOOKS, UNKNOWN, arm_styles
+from elicitation.report.study.tables import rungs
+
+Arm = Mapping[str, Any]
+"""A row of a `LADDER`."""
+Scale = Literal["share", "gain"]
+"""Shares of the gain, or points of accuracy where shares are refused."""
+_HEIGHT = 480
+_REACH = (-0.5, 1.5)
+"""Intervals are drawn no further than this; values always whole."""
+_MARGIN = 0.08
+"""Decades of room before the first and after the last mark."""
 
 
-def recovery_key(ladder: pl.DataFrame, leaks: pl.DataFrame) -> str:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BitsAxis:
+    """Bits per token to places on a logarithmic axis, in decades, with a strip of its own for exactly 0.
+
+    The strip ends at place 0, and `gap` behind it the logarithmic axis begins.
+    """
+
+    strip: float
+    """Width of the strip; 0 where no arm is in it."""
+    gap: float
+    start: float
+    """Logarithm to base 10 of the least bits on the axis."""
+    stop: float
+
+    @property
+    def end(self) -> float:
+        """Place of the most bits."""
+        return self.gap + self.stop - self.start
+
+    def place(self, n_bits: float) -> float:
+        """Where a positive number of bits stands; what is beyond an end is drawn at that end."""
+        return self.gap + min(max(0.0, math.log10(n_bits) - self.start), self.stop - self.start) if n_bits > 0 else 0.0
+
+    def ticks(self) -> Iterator[tuple[float, str]]:
+        """(place, label) of 0, where some arm has it, and of round numbers of bits."""
+        if self.strip:
+            yield -self.strip / 2, "0"
+        steps = (1, 2, 5) if self.stop - self.start < 2 else (1,)
+        for exponent in range(math.floor(self.start), math.ceil(self.stop) + 1):
+            for step in steps:
+                if self.start <= math.log10(step) + exponent <= self.stop:
+                    yield self.place(step * 10.0**exponent), f"{step * 10.0**exponent:g}"
+
+
+def bits_axis(arms: Sequence[Arm]) -> BitsAxis:
+    """An axis that holds the bits per token of all arms, with their intervals."""
+    paid = [arm for arm in arms if 0 < arm["bits_per_token"] < math.inf]
+    known = [arm[name] for arm in paid for name in ("bits_low", "bits_per_token", "bits_high")]
+    decades = [math.log10(end) for end in known if 0 < end < math.inf] or [-1.0, 0.0]
+    start, stop = min(decades) - _MARGIN, max(decades) + _MARGIN
+    free = sum(_room(arm) for arm in arms if arm["bits_per_token"] == 0)
+    if not free:
+        return BitsAxis(strip=0.0, gap=0.0, start=start, stop=stop)
+    # As much room for the strip as its marks need beside the others, between a quarter and two thirds of the whole.
+    part = min(0.66, max(0.25, free / (free + 2 * len(paid) + 4)))
+    return BitsAxis(strip=(stop - start) * part / (1 - part), gap=0.05 * (stop - start), start=start, stop=stop)
+
+
+def places(arms: Sequence[Arm], axis: BitsAxis) -> list[float]:
+    """Arms without bits stand beside each other in the strip, in the order given, the others at their bits."""
+    rooms = [_room(arm) if arm["bits_per_token"] == 0 else 0 for arm in arms]
+    found, taken = [], 0
+    for arm, room in zip(arms, rooms, strict=True):
+        part = 0.02 + 0.96 * (taken + room / 2) / max(sum(rooms), 1)
+        found.append(axis.strip * (part - 1) if room else axis.place(arm["bits_per_token"]))
+        taken += room
+    return found
+
+
+def _room(arm: Arm) -> int:
+    """The number of a rung needs room beside its mark."""
+    return 2 if arm["kind"] == "rung" else 1
+
+
+def recovery_key(ladder: pl.DataFrame, leaks: pl.DataFrame) -> Markup:
     """One line for each kind of help, with its rungs and their numbers; then what is hollow."""
     numbers, arms = rung_numbers(ladder), rungs(ladder, "strict").filter(pl.col("kind") == "rung")
-    items = []
+    entries: list[tuple[str, Style]] = []
     for family in arms["family"].unique(maintain_order=True):
-        ink, symbol = LOOKS.get(family, (MUTED, "circle"))
-        names = ", ".join(
-            f"<b>{numbers[arm]}</b>\u00a0{escaped(label.removeprefix('+').strip())}"
-            for arm, label in arms.filter(pl.col("family") == family).select("arm", "label").iter_rows()
-        )
-        look = ArmStyle(ink=ink, symbol=symbol, dash="solid", faint=False)
-        items.append(key_item(f"<em>{escaped(family)}:</em> {names}", look))
+        named = arms.filter(pl.col("family") == family).select("arm", "label").iter_rows()
+        names = joined((markup("<b>{}</b>\u00a0{}", numbers[arm], bare(label)) for arm, label in named), ", ")
+        entries.append((markup("<em>{}:</em> {}", family, names), LOOKS.get(family, UNKNOWN)))
     if "control" in ladder["kind"]:
-        items.append(key_item("a control, in the ink of its rung", _hollow(MUTED, "circle-open")))
+        entries.append(("a control, in the ink of its rung", hollow(MUTED)))
     if not leaks.filter(pl.col("arm").is_in(ladder["arm"].to_list())).is_empty():
-        limit = f"{100 * LEAKY:g} points"
-        items.append(key_item(f"what the arm brings on TAUGHT organisms, if over {limit}", _hollow(TUNED)))
-        items.append(key_item("the same, if not", _hollow(MUTED)))
-    return f'<ul class="key">{"".join(items)}</ul>'
+        brings = f"what the arm brings on TAUGHT organisms, if over {100 * LEAKY:g} points"
+        entries += [(brings, _leak_style(True)), ("the same, if not", _leak_style(False))]
+    return key(entries)
 
 
 def rung_numbers(ladder: pl.DataFrame) -> dict[str, int]:
@@ -44,16 +116,8 @@ def rung_numbers(ladder: pl.DataFrame) -> dict[str, int]:
     return {arm: number for number, arm in enumerate(names, start=1)}
 
 
-def _hollow(ink: str, symbol: str = "diamond-open") -> ArmStyle:
-    return ArmStyle(ink=ink, symbol=symbol, dash="dot", faint=True)
-
-
-Scale = Literal["share", "gain"]
-"""Shares of the gain, or points of accuracy where shares are refused."""
-
-_HEIGHT = 480
-_REACH = (-0.5, 1.5)
-"""Intervals are drawn no further than this; values always whole."""
+def _leak_style(leaks: bool) -> Style:
+    return hollow(TUNED if leaks else MUTED, "diamond-open")
 
 
 def recovery_scatter(ladder: pl.DataFrame, leaks: pl.DataFrame, canvas: Canvas = WIDE) -> go.Figure:
@@ -62,29 +126,33 @@ def recovery_scatter(ladder: pl.DataFrame, leaks: pl.DataFrame, canvas: Canvas =
     Rungs carry their number of `recovery_key`. A second, hollow mark at the same bits is what `LEAKS` says the rung
     brings on TAUGHT organisms. The models themselves are the lines at none and all of the gain.
     """
-    scale: Scale = "gain" if shares_refused(ladder) else "share"
+    scale: Scale = "gain" if _shares_refused(ladder) else "share"
     arms = [arm for arm in _climbed(ladder) if not math.isnan(arm[scale])]
     axis, styles, numbers = bits_axis(arms), arm_styles(ladder), rung_numbers(ladder)
     leaked = {arm: found for arm in numbers if (found := _leak(leaks, arm, scale)) is not None}
     whole = 1.0 if scale == "share" else rungs(ladder, "strict").filter(pl.col("kind") == "end")["gain"][1]
     low, high = _reach(arms, [_on(found, scale).value for found in leaked.values()], scale)
     figure, words = blank(canvas, height=_HEIGHT), _names(axis, whole, canvas)
-    figure.add_traces(_levels(axis, whole))
+    # The base gains nothing, the tuned model `whole`.
+    for value, ink in ((0.0, BASE), (whole, TUNED)):
+        figure.add_trace(level([-axis.strip, axis.end], [100 * value] * 2, ink))
     for arm, place in zip(arms, places(arms, axis), strict=True):
-        if arm["arm"] in leaked:
-            figure.add_traces(_leak_marks(arm, place, scale, leaked[arm["arm"]]))
-        figure.add_trace(_mark(arm, place, scale, styles[arm["arm"]], axis))
-        if arm["arm"] in numbers:
+        name = arm["arm"]
+        if name in leaked:
+            figure.add_traces(_leak_marks(arm, place, scale, leaked[name]))
+        figure.add_trace(_mark(arm, place, scale, styles[name], axis))
+        if name in numbers:
             top = min(max(arm[scale], _known(arm[f"{scale}_high"], arm[scale])), high)
-            words.append(_word(str(numbers[arm["arm"]]), place, 100 * top, INK, yanchor="bottom", yshift=3))
+            number = str(numbers[name])
+            words.append(word(number, place, 100 * top, ink=INK, size=11, yanchor="bottom", yshift=3))
     _set_axes(figure, axis, canvas, scale, (low, high))
     if axis.strip:
-        figure.add_vrect(x0=-axis.strip, x1=0, fillcolor=GAIN, line_width=0, layer="below")
+        figure.add_vrect(x0=-axis.strip, x1=0, fillcolor=SHADE, line_width=0, layer="below")
     figure.update_layout(annotations=words)
     return figure
 
 
-def shares_refused(ladder: pl.DataFrame) -> bool:
+def _shares_refused(ladder: pl.DataFrame) -> bool:
     """Whether no arm of the ladder has a strict share, so that the scatter is drawn in points."""
     shares = ladder.filter(pl.col("measure") == "strict", pl.col("kind") != "end")["share"]
     return bool(shares.is_nan().all())
@@ -97,31 +165,23 @@ def _climbed(ladder: pl.DataFrame) -> list[dict[str, Any]]:
     return sorted(between, key=lambda arm: (order.get(arm["control_of"] or arm["arm"], 0), arm["kind"] == "control"))
 
 
-def _mark(arm: Mapping[str, Any], place: float, scale: Scale, style: ArmStyle, axis: BitsAxis) -> go.Scatter:
-    left, right = _sides(arm, place, axis)
-    bar = {"type": "data", "symmetric": False, "color": style.ink, "width": 0, "thickness": 1 if style.faint else 1.8}
-    return go.Scatter(
-        x=[place],
-        y=[100 * arm[scale]],
-        mode="markers",
-        error_x=bar | {"array": [right - place], "arrayminus": [place - left]},
-        error_y=bar | _ends(arm[scale], arm[f"{scale}_low"], arm[f"{scale}_high"]),
-        marker={
-            "symbol": style.symbol,
-            "size": 8 if style.faint else 11,
-            "color": style.ink,
-            "line": {"color": style.ink if style.faint else PAPER, "width": 1.5 if style.faint else 1},
-        },
-        customdata=[_said(arm, scale)],
-        hovertemplate="%{customdata}<extra></extra>",
+def _mark(arm: Arm, place: float, scale: Scale, style: Style, axis: BitsAxis) -> go.Scatter:
+    value, thickness = 100 * arm[scale], 1.0 if style.faint else 1.8
+    low, high = (100 * end for end in ends(arm, scale))
+    # Exactly nothing, and what is undefined, has no interval along the bits.
+    free = arm["bits_per_token"] == 0 or math.isnan(arm["bits_low"]) or math.isnan(arm["bits_high"])
+    left, right = (place, place) if free else (axis.place(arm["bits_low"]), axis.place(arm["bits_high"]))
+    asked = f"{BITS.write(arm['bits_per_token'])} {BITS.span(arm['bits_low'], arm['bits_high'])}".rstrip()
+    said = f"{arm['label']}: {_written(scale, arm, scale)}; {asked if arm['bits_per_token'] else '0'} bits a token"
+    return marks(
+        [place],
+        [value],
+        style,
+        [said],
+        size=8 if style.faint else 11,
+        error_x=bars([place], [left], [right], style.ink, thickness),
+        error_y=bars([value], [low], [high], style.ink, thickness),
     )
-
-
-def _sides(arm: Mapping[str, Any], place: float, axis: BitsAxis) -> tuple[float, float]:
-    """Both ends of the interval of the bits; exactly nothing, and what is undefined, has none to draw."""
-    if arm["bits_per_token"] == 0 or math.isnan(arm["bits_low"]) or math.isnan(arm["bits_high"]):
-        return place, place
-    return axis.place(arm["bits_low"]), axis.place(arm["bits_high"])
 
 
 def _leak(leaks: pl.DataFrame, arm: str, scale: Scale) -> Leak | None:
@@ -135,53 +195,33 @@ def _on(found: Leak, scale: Scale) -> Mean:
     return found.share if scale == "share" else found.gain
 
 
-def _leak_marks(arm: Mapping[str, Any], place: float, scale: Scale, found: Leak) -> list[go.Scatter]:
+def _leak_marks(arm: Arm, place: float, scale: Scale, found: Leak) -> list[go.Scatter]:
     """The leak, tied to its arm."""
-    leaked, ink = _on(found, scale), TUNED if is_leaky(found) else MUTED
-    said = _written(scale, leaked.value, leaked.low, leaked.high)
-    tie = {"color": MUTED, "width": 1, "dash": "dot"}
-    ends = [100 * arm[scale], 100 * leaked.value]
+    leaked, style = _on(found, scale), _leak_style(is_leaky(found))
+    value, low, high = (100 * end for end in leaked)
+    said = f"{arm['label']}, on TAUGHT organisms: {_written(scale, leaked._asdict(), 'value')}"
+    bar = bars([value], [low], [high], style.ink, 1.0)
     return [
-        go.Scatter(x=[place, place], y=ends, mode="lines", line=tie, hoverinfo="skip"),
-        go.Scatter(
-            x=[place],
-            y=[100 * leaked.value],
-            mode="markers",
-            error_y={"type": "data", "symmetric": False, "color": ink, "width": 0, "thickness": 1}
-            | _ends(leaked.value, leaked.low, leaked.high),
-            marker={"symbol": "diamond-open", "size": 9, "color": ink, "line": {"color": ink, "width": 1.6}},
-            customdata=[plotly_text(f"{arm['label']}, on TAUGHT organisms: {said}")],
-            hovertemplate="%{customdata}<extra></extra>",
-        ),
+        level([place, place], [100 * arm[scale], value]),
+        marks([place], [value], style, [said], size=9, error_y=bar),
     ]
-
-
-def _ends(value: float, low: float, high: float) -> dict[str, object]:
-    """An undefined interval has no arms."""
-    return {"array": [100 * (_known(high, value) - value)], "arrayminus": [100 * (value - _known(low, value))]}
 
 
 def _known(number: float, otherwise: float) -> float:
     return otherwise if math.isnan(number) else number
 
 
-def _said(arm: Mapping[str, Any], scale: Scale) -> str:
-    written = _written(scale, arm[scale], arm[f"{scale}_low"], arm[f"{scale}_high"])
-    asked = f"{bits(arm['bits_per_token'])} {span(arm['bits_low'], arm['bits_high'], bits)}".rstrip()
-    return plotly_text(f"{arm['label']}: {written}; {asked if arm['bits_per_token'] else '0'} bits a token")
-
-
-def _written(scale: Scale, value: float, low: float, high: float) -> str:
+def _written(scale: Scale, row: Mapping[str, Any], name: str) -> str:
     if scale == "share":
-        return f"{percent(value, 0)} {interval(low, high, 0)}".rstrip()
-    return f"{points(value)} points {interval(low, high)}".rstrip()
+        return WHOLE.said(row, name)
+    return f"{POINTS.write(row[name])} points {POINTS.span(*ends(row, name))}".rstrip()
 
 
-def _reach(arms: Sequence[Mapping[str, Any]], leaked: Sequence[float], scale: Scale) -> tuple[float, float]:
+def _reach(arms: Sequence[Arm], leaked: Sequence[float], scale: Scale) -> tuple[float, float]:
     """Ends of the vertical axis, as fractions."""
     values = [*(arm[scale] for arm in arms), *leaked]
-    ends = [_known(arm[f"{scale}_{end}"], arm[scale]) for arm in arms for end in ("low", "high")]
-    inside = [min(max(end, _REACH[0]), _REACH[1]) for end in ends]
+    spans = [_known(end, arm[scale]) for arm in arms for end in ends(arm, scale)]
+    inside = [min(max(end, _REACH[0]), _REACH[1]) for end in spans]
     low, high = min([0.0, *values, *inside]), max([1.0 if scale == "share" else 0.0, *values, *inside])
     room = 0.06 * (high - low)
     return low - room, high + 1.5 * room
@@ -190,17 +230,15 @@ def _reach(arms: Sequence[Mapping[str, Any]], leaked: Sequence[float], scale: Sc
 def _set_axes(figure: go.Figure, axis: BitsAxis, canvas: Canvas, scale: Scale, reach: tuple[float, float]) -> None:
     wide = canvas.columns > 1
     ticks = list(axis.ticks())
-    bits_title = "Bits per token from the tuned model at test time" if wide else "Bits per token from the tuned model"
     figure.update_xaxes(
-        quiet_axis(bits_title),
+        quiet_axis(f"Bits per token from the tuned model{' at test time' if wide else ''}"),
         range=[-axis.strip, axis.end],
         showgrid=False,
         tickvals=[place for place, _ in ticks],
         ticktext=[label for _, label in ticks],
     )
-    title = "Share of the gain" if scale == "share" else "Accuracy gained, points; a share is refused"
     figure.update_yaxes(
-        quiet_axis(title),
+        quiet_axis("Share of the gain" if scale == "share" else "Accuracy gained, points; a share is refused"),
         range=[100 * end for end in reach],
         ticksuffix="\u202f%" if scale == "share" else "",
         nticks=7,
@@ -208,34 +246,21 @@ def _set_axes(figure: go.Figure, axis: BitsAxis, canvas: Canvas, scale: Scale, r
     figure.update_layout(margin={"l": 66 if wide else 52, "r": 96 if wide else 12, "t": 30, "b": 52})
 
 
-def _levels(axis: BitsAxis, whole: float) -> list[go.Scatter]:
-    """Lines at the base, which gains nothing, and at the tuned model, which gains `whole`."""
-    return [
-        go.Scatter(
-            x=[-axis.strip, axis.end],
-            y=[100 * value] * 2,
-            mode="lines",
-            line={"color": ink, "width": 1, "dash": "dot"},
-            hoverinfo="skip",
-        )
-        for value, ink in ((0.0, BASE), (whole, TUNED))
-    ]
-
-
 def _names(axis: BitsAxis, whole: float, canvas: Canvas) -> list[dict[str, object]]:
     """What the two lines and the strip are."""
-    base, tuned = (_word(name, 1.0, 100 * at, MUTED) for name, at in (("base model", 0.0), ("tuned model", whole)))
+    left = {"size": 11, "xref": "paper", "xanchor": "left"}
     if canvas.columns > 1:
-        beside = {"xref": "paper", "xanchor": "left", "xshift": 6, "yanchor": "middle"}
-        words = [base | beside, tuned | beside]
+        beside = {"xshift": 6, "yanchor": "middle"}
+        words = [
+            word("base model", 1.0, 0.0, **left, **beside),
+            word("tuned model", 1.0, 100 * whole, **left, **beside),
+        ]
     else:
-        inside = {"x": 0.0, "xref": "paper", "xanchor": "left", "xshift": 3}
-        words = [base | inside | {"yanchor": "top", "yshift": -6}, tuned | inside | {"yanchor": "bottom"}]
+        words = [
+            word("base model", 0.0, 0.0, **left, xshift=3, yanchor="top", yshift=-6),
+            word("tuned model", 0.0, 100 * whole, **left, xshift=3, yanchor="bottom"),
+        ]
     if axis.strip:
         above = {"yref": "paper", "yanchor": "bottom", "yshift": 6}
-        words.append(_word("exactly nothing", -axis.strip / 2, 1.0, MUTED) | above)
+        words.append(word("exactly nothing", -axis.strip / 2, 1.0, size=11, **above))
     return words
-
-
-def _word(text: str, x: float, y: float, ink: str, **placed: object) -> dict[str, object]:
-    return {"text": text, "x": x, "y": y, "showarrow": False, "font": {"size": 11, "color": ink}, **placed}

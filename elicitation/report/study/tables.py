@@ -1,10 +1,11 @@
-"""Ledger: the tables that a report is drawn from, each with a declared schema."""
+"""Report tables: what a study's report is drawn from, each table with a declared schema."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import polars as pl
 
+from lab.records.errors import EstimateError
 from lab.records.tables import Column, Schema
 
 _ARM = Column("arm", pl.Utf8, "Short unique name of one way of answering, such as `base` or `vector.random`.")
@@ -190,3 +191,25 @@ class ReportTables:
     def __post_init__(self) -> None:
         for schema in SCHEMAS:
             schema.checked(getattr(self, schema.name))
+
+
+def rungs(ladder: pl.DataFrame, measure: str) -> pl.DataFrame:
+    """Rows of one measure from the base up, each rung's controls right under it; EstimateError if ends are missing."""
+    rows = ladder.filter(pl.col("measure") == measure)
+    ends = rows.filter(pl.col("kind") == "end")
+    if ends.height != 2:
+        raise EstimateError(
+            f"ladder: {ends.height} {measure} rows of kind 'end'; want two, the base and the tuned model"
+        )
+    mains = rows.filter(pl.col("kind") != "control")
+    controls = rows.filter(pl.col("kind") == "control")
+    lost = controls.filter(~pl.col("control_of").fill_null("").is_in(mains["arm"].to_list()))["arm"].to_list()
+    if lost:
+        raise EstimateError(f"ladder: controls {lost} belong to no arm; let control_of name an arm of the ladder")
+    place = mains.select(_main=pl.col("arm"), _place=pl.col("order"))
+    return (
+        rows.with_columns(_main=pl.col("control_of").fill_null(pl.col("arm")), _top=pl.col("kind") != "control")
+        .join(place, on="_main", how="left", maintain_order="left")
+        .sort("_place", "_main", "_top", "order", maintain_order=True)
+        .drop("_main", "_top", "_place")
+    )

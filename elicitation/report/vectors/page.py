@@ -1,23 +1,14 @@
 """Vector page: fits of steering vectors side by side, each against its controls, as one HTML file."""
 
 from dataclasses import dataclass
+from functools import partial
 
-from elicitation.report.kit.document import document
-from elicitation.report.kit.markup import escaped
-from elicitation.report.kit.provenance_section import TableFile, provenance_section, sourced
-from elicitation.report.study.captions import PROVENANCE
-from elicitation.report.vectors.answer import HOW_TO_READ, WITHOUT_SCRIPTS, fit_block, vector_answer
-from elicitation.report.vectors.doses import dose_block, transfer_block
-from elicitation.report.vectors.effects import effect_block
-from elicitation.report.vectors.tables import (
-    DECODINGS,
-    VECTOR_DOSES,
-    VECTOR_EFFECTS,
-    VECTOR_FITS,
-    VECTOR_TRANSFERS,
-    VectorTables,
-)
-from lab.records.provenance import Provenance
+from elicitation.report.kit.canvas import key, plot_block
+from elicitation.report.kit.document import Origin, document
+from elicitation.report.vectors import sheets
+from elicitation.report.vectors.answer import vector_answer
+from elicitation.report.vectors.figures import dose_figure, dosed_labels, effect_figure, fit_styles
+from elicitation.report.vectors.tables import DECODINGS, VectorTables
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -29,22 +20,25 @@ class VectorPage:
     """What stands before the word problems, such as `held-out chain`."""
     unrelated: str | None
     """Task of the texts on which damage was measured; None for the task itself."""
-    ledger: VectorTables
-    made_by: Provenance
-    command: str
-    """What to type to make the page again."""
-    files: tuple[TableFile, ...]
+    tables: VectorTables
+    origin: Origin
 
 
 def render_vectors(page: VectorPage) -> str:
     """The page as HTML; equal pages give equal text."""
-    ledger = page.ledger
-    answer = f'<p class="answer">{escaped(vector_answer(ledger, page.task))}</p>'
-    parts = [
-        *(sourced(effect_block(ledger, how), page.files, VECTOR_EFFECTS.name) for how in DECODINGS),
-        sourced(dose_block(ledger, page.unrelated), page.files, VECTOR_DOSES.name),
-        sourced(transfer_block(ledger), page.files, VECTOR_TRANSFERS.name),
-        sourced(fit_block(ledger.fits), page.files, VECTOR_FITS.name),
-        f"{PROVENANCE}{provenance_section(page.made_by, page.command, page.files)}",
-    ]
-    return document(page.title, f"{answer}{HOW_TO_READ}", parts, WITHOUT_SCRIPTS)
+    tables, styles = page.tables, fit_styles(page.tables)
+    return document(
+        "vectors/page.html",
+        page.title,
+        page.origin,
+        plot_block=plot_block,
+        answer=vector_answer(tables, page.task),
+        effects={name: sheets.effect_table(tables, name) for name in DECODINGS},
+        draw_effects={name: partial(effect_figure, tables, name) for name in DECODINGS},
+        doses=sheets.dose_table(tables),
+        draw_doses=partial(dose_figure, tables),
+        dose_key=key([(label, styles[fit]) for fit, label in dosed_labels(tables).items()]),
+        unrelated=page.unrelated,
+        transfers=sheets.transfer_table(tables),
+        fits=sheets.fit_table(tables.fits),
+    )

@@ -1,12 +1,16 @@
-"""VectorLedger: all that a page of steering vectors says, as tables."""
+"""Vector tables: all that a page of steering vectors says."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import polars as pl
 
+from elicitation.report.study.tables import GUESS, LADDER
 from lab.records.errors import EstimateError
 from lab.records.tables import Column, Schema
+from lab.scoring.evidence import Control, DecodingName
 
 _FIT = Column("fit", pl.String, "the fit, such as gradient-first-2; its vector is vectors/FIT.safetensors")
 _CONTROL = Column("control", pl.String, "the control of that fit that the row is about; null for the fit itself")
@@ -27,46 +31,13 @@ VECTOR_FITS = Schema(
     ),
 )
 
-VECTOR_OUTCOMES = Schema(
-    "outcomes under vectors",
-    (
-        Column("fit", pl.String, "the fit, or base or tuned: the models without a vector"),
-        _CONTROL,
-        Column("decoding", pl.String, "sampled (temperature 1) or greedy"),
-        Column("problem_id", pl.String, "the problem that was answered"),
-        Column("n_samples", pl.Int32, "completions of it"),
-        Column("strict", pl.Float64, "share of them that are right by a valid process"),
-        Column("answer", pl.Float64, "share that are right in the final answer"),
-        Column("incoherent", pl.Float64, "share that cannot be read: cut off, without an answer, or off the grammar"),
-    ),
-)
-
-VECTOR_EFFECTS = Schema(
-    "effects of vectors",
-    (
-        Column("fit", pl.String, "the fit, or base or tuned: the models without a vector"),
-        Column("label", pl.String, "the fit, or the model, in human words"),
-        _CONTROL,
-        Column("decoding", pl.String, "sampled (temperature 1) or greedy; all comparisons are within one"),
-        Column("measure", pl.String, "strict, answer or incoherent, each a share of completions"),
-        Column("value", pl.Float64, "mean over problems"),
-        Column("low", pl.Float64, "lower end of its 95 % interval, problems resampled"),
-        Column("high", pl.Float64, "upper end of its 95 % interval, problems resampled"),
-        Column("gain", pl.Float64, "value minus the base's, paired by problem"),
-        Column("gain_low", pl.Float64, "lower end of its 95 % interval"),
-        Column("gain_high", pl.Float64, "upper end of its 95 % interval"),
-        Column("share", pl.Float64, "gain over the tuned model's gain; NaN where refused or of no meaning"),
-        Column("share_low", pl.Float64, "lower end of its 95 % interval, by Fieller"),
-        Column("share_high", pl.Float64, "upper end of its 95 % interval, by Fieller"),
-        Column("refusal", pl.String, "why no share is given; null where it is given or has no meaning"),
-        Column(
-            "best_control", pl.String, "the fit's best control: the one of the highest value; null where there is none"
-        ),
-        Column("beyond", pl.Float64, "value minus the best control's, paired by problem; NaN where there is none"),
-        Column("beyond_low", pl.Float64, "lower end of its 95 % interval"),
-        Column("beyond_high", pl.Float64, "upper end of its 95 % interval"),
-        Column("n_problems", pl.Int32, "problems answered"),
-        Column("n_samples", pl.Int32, "completions of each"),
+INCOHERENT = Schema(
+    "incoherent",
+    tuple(
+        Column("value", pl.Float64, "Share of completions that are cut off, without an answer, or off the grammar.")
+        if column.name == "value"
+        else column
+        for column in GUESS.columns
     ),
 )
 
@@ -111,42 +82,74 @@ VECTOR_TRANSFERS = Schema("transfers of fits", (_FIT, *TRANSFERS.columns))
 
 
 ENDS = ("base", "tuned")
-DECODINGS = {"sampled": "at temperature 1", "greedy": "decoded greedily"}
+DECODINGS: Mapping[DecodingName, str] = {"sampled": "at temperature 1", "greedy": "decoded greedily"}
 """Decoding -> in words."""
-CONTROLS = {
-    "random": "random directions",
-    "shuffled": "shuffled labels",
-    "other-task": "fitted on another task",
-    "placebo": "fitted on a placebo pair",
+CONTROLS: Mapping[str, str] = {
+    Control.RANDOM_VECTORS: "random directions",
+    Control.SHUFFLED_LABELS: "shuffled labels",
+    Control.OTHER_TASK: "fitted on another task",
+    Control.PLACEBO_PAIR: "fitted on a placebo pair",
 }
 """Control -> in words."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class VectorTables:
-    """Tables of one comparison; only the effects, which begin with the base and the tuned model, may not be empty."""
+    """Tables of one comparison; only the ladder may not be empty: at either decoding it has both models."""
 
-    effects: pl.DataFrame
+    ladder: pl.DataFrame
+    """A ladder at temperature 1 and another one decoded greedily, each with gains and shares of its own."""
+    incoherent: pl.DataFrame
     fits: pl.DataFrame
     doses: pl.DataFrame
     transfers: pl.DataFrame
 
     def __post_init__(self) -> None:
-        schemas = (VECTOR_EFFECTS, VECTOR_FITS, VECTOR_DOSES, VECTOR_TRANSFERS)
-        for schema, table in zip(schemas, (self.effects, self.fits, self.doses, self.transfers), strict=True):
+        schemas = (LADDER, INCOHERENT, VECTOR_FITS, VECTOR_DOSES, VECTOR_TRANSFERS)
+        tables = (self.ladder, self.incoherent, self.fits, self.doses, self.transfers)
+        for schema, table in zip(schemas, tables, strict=True):
             schema.checked(table)
-        if missing := [end for end in ENDS if end not in self.effects["fit"]]:
-            raise EstimateError(
-                f"effects of vectors without {' and '.join(missing)}: want both models without a vector"
-            )
+        there = set(self.ladder["role"])
+        if missing := [end for end in ENDS if end not in there]:
+            raise EstimateError(f"a ladder without {' and '.join(missing)}: want both models without a vector")
 
     def rows(self, measure: str, decoding: str) -> list[dict[str, Any]]:
-        """`VECTOR_EFFECTS` of one measure and decoding: both models, then each fit before its controls."""
-        return self.effects.filter(pl.col("measure") == measure, pl.col("decoding") == decoding).to_dicts()
+        """One ladder under one measure, strict, answer or incoherent: the base, fits before their controls, tuned.
+
+        A row has the columns of `LADDER` as a page asks for them: the accuracy is its `value`, what it has over the
+        fit's `best_control` is `beyond`, and `fit` and `label` are of the fit that a control belongs to.
+        """
+        if measure == "incoherent":
+            of = {
+                row["arm"]: {name: row[name] for name in ("value", "low", "high")} for row in self.incoherent.to_dicts()
+            }
+            unmeasured = {"share": nan, "refusal": None, "measure": measure}
+            return [row | unmeasured | of[row["arm"]] for row in self.rows("strict", decoding)]
+        here = self.ladder.filter(pl.col("measure") == measure, pl.col("decoding") == decoding).to_dicts()
+        arms = {row["arm"]: row for row in here}
+        rows: list[dict[str, Any]] = []
+        for row in here:
+            rung = arms[row["control_of"] or row["arm"]]
+            controls = [other for other in here if other["control_of"] == row["arm"]]
+            best = max(controls, key=lambda other: other["accuracy"], default=None)
+            common = {
+                "fit": rung["arm"].removesuffix("-greedy"),
+                "label": rung["label"].removesuffix(", greedy decoding"),
+                "value": row["accuracy"],
+                "best_control": None if best is None else best["control"],
+            }
+            ends = ("", "_low", "_high")
+            rows.append(row | common | {f"beyond{end}": row[f"over_control{end}"] for end in ends})
+        return rows
 
     def row(self, fit: str, measure: str, decoding: str) -> dict[str, Any]:
         """The row of a fit itself, or of one of the two models."""
         return next(row for row in self.rows(measure, decoding) if row["fit"] == fit and row["control"] is None)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Fit, or one of the two models -> its name in human words."""
+        return {row["fit"]: row["label"] for row in self.rows("strict", "sampled")}
 
     def main(self, measure: str) -> list[dict[str, Any]]:
         """Rows of both models and of the fits, without controls, at temperature 1 and then greedily."""

@@ -1,15 +1,19 @@
-"""The doctor: what it says of this installation, and of broken ones."""
+"""The doctor: what it says of this installation and of broken ones, as words that fit the terminal or as JSON."""
 
+import io
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from rich.console import Console
 
 from elicitation.cli import doctor
 from elicitation.cli.doctor import (
     Finding,
+    built_in,
     cache,
     checked,
     disk,
@@ -17,11 +21,16 @@ from elicitation.cli.doctor import (
     findings,
     healthy,
     network,
-    organisms,
     required,
+    show,
     weights_fault,
 )
-from lab.models.source import ORGANISMS
+from elicitation.cli.terminal import Terminal
+from lab.models.source import SHIPPED
+
+COMMAND = "python -m pip install --constraint /a/long/way/to/constraints.txt '/a/long/way/to/the/checkout[ray]'"
+BROKEN = Finding("packages", "torch", "broken", "is missing, want >=2.7", COMMAND)
+RIGHT = Finding("packages", "numpy", "ok", "2.4.6")
 
 
 def written(path: Path, header: bytes, n_bytes: int) -> Path:
@@ -46,17 +55,17 @@ def test_this_installation_is_healthy_and_every_section_is_there(tmp_path):
     found = findings(tmp_path, {})
     assert healthy(found), [finding for finding in found if finding.state == "broken"]
     sections = list(dict.fromkeys(finding.section for finding in found))
-    assert sections == ["machine", "devices", "packages", "extras", "disk", "organisms", "network"]
+    assert sections == ["machine", "devices", "packages", "extras", "disk", "models", "network"]
     by_name = {finding.name: finding.description for finding in found}
     assert by_name["auto"].startswith("takes ")
     assert {"torch", "transformers", "polars", "trl"} <= set(by_name)
-    assert by_name["shipped"].startswith(f"{len(list(ORGANISMS.glob('*/card.json')))}, all whole")
+    assert by_name["built in"].startswith(f"{len(list(SHIPPED.glob('*/card.json')))}, all whole")
 
 
 def test_what_is_absent_or_worth_a_note_does_not_break_the_core_and_what_is_broken_does():
-    harmless = [Finding(section="x", name="x", state=state, description="") for state in ("ok", "note", "absent")]
+    harmless = [Finding("x", "x", "ok", ""), Finding("x", "x", "note", ""), Finding("x", "x", "absent", "")]
     assert healthy(harmless)
-    assert not healthy([*harmless, Finding(section="x", name="x", state="broken", description="")])
+    assert not healthy([*harmless, Finding("x", "x", "broken", "")])
 
 
 def test_a_library_that_is_missing_or_out_of_range_is_broken_and_comes_with_a_command():
@@ -158,13 +167,13 @@ def test_weights_that_are_cut_off_missing_or_another_file_are_named(tmp_path):
     assert weights_fault(written(tmp_path / "v", b"{not json", 0)) == "v is no safetensors file"
 
 
-def test_a_broken_organism_is_named_and_no_organism_is_broken_too(tmp_path):
+def test_a_broken_model_is_named_and_none_at_all_is_broken_too(tmp_path):
     written(tmp_path / "ant" / "model.safetensors", HEADER, 8)
     written(tmp_path / "bee" / "model.safetensors", HEADER, 3)
-    (found,) = organisms(tmp_path)
+    (found,) = built_in(tmp_path)
     assert (found.name, found.state, found.description) == ("bee", "broken", "model.safetensors was cut off")
     (tmp_path / "empty").mkdir()
-    (none,) = organisms(tmp_path / "empty")
+    (none,) = built_in(tmp_path / "empty")
     assert (none.state, none.description) == ("broken", f"none in {tmp_path / 'empty'}")
 
 
@@ -181,3 +190,51 @@ def test_without_torch_the_doctor_still_speaks(monkeypatch):
     (found,) = doctor.devices()
     assert (found.name, found.state) == ("torch", "broken")
     assert found.mend.endswith("torch")
+
+
+def shown(found: Sequence[Finding], width: int) -> list[str]:
+    written = io.StringIO()
+    show(found, Terminal([], Console(file=written, width=width, markup=False)))
+    return [line.rstrip() for line in written.getvalue().splitlines()]
+
+
+def test_the_report_fits_the_terminal_and_ends_with_the_verdict(lab, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, printed, complaint = lab("doctor")
+    assert (code, complaint) == (0, "")
+    lines = printed.splitlines()
+    assert lines[-1] == "everything the core needs is here"
+    # A command is not cut, so that it can be copied.
+    assert [line for line in lines if len(line) > 80 and " pip install " not in line] == []
+    assert {"machine", "models"} <= set(lines)
+
+
+def test_json_holds_every_finding(lab):
+    code, printed, complaint = lab("doctor", "--json")
+    assert (code, complaint) == (0, "")
+    told = json.loads(printed)
+    assert told["healthy"] is True
+    assert {"section", "name", "state", "description", "mend"} == set(told["findings"][0])
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_broken_core_leaves_with_one(lab, monkeypatch, options):
+    monkeypatch.setattr(doctor, "findings", lambda *_: (RIGHT, BROKEN))
+    code, printed, _ = lab("doctor", *options)
+    assert code == 1
+    assert "torch" in printed
+
+
+def test_the_verdict_names_what_is_broken():
+    assert shown([RIGHT, BROKEN], 79)[-1] == "broken: torch; the lines above say what to do"
+
+
+def test_a_command_can_be_copied_whole():
+    assert f"          to mend: {COMMAND}" in shown([BROKEN], 60)
+
+
+def test_versions_that_are_right_share_an_entry_and_the_others_have_their_own():
+    lines = shown([RIGHT, BROKEN], 79)
+    assert lines[0] == "packages"
+    assert " ".join(lines[1].split()) == "ok versions 1 in the ranges that are declared: numpy 2.4.6"
+    assert lines[2].split()[:3] == ["BROKEN", "torch", "is"]

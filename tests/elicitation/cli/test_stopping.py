@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from elicitation.cli.main import parsed
-from elicitation.cli.stopping import Terminated, advice, stoppable
+from elicitation.cli.main import Terminated, advice, asked, stoppable
+from elicitation.cli.terminal import Terminal
 from tests.conftest import one_line
 
 STOPS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+ONE_QUICK = [STOPS[0], pytest.param(*STOPS[1], marks=pytest.mark.slow)]
 
 
 def wait_for(path: Path) -> None:
@@ -24,7 +25,7 @@ def wait_for(path: Path) -> None:
     assert path.exists()
 
 
-@pytest.mark.parametrize(("number", "code"), STOPS)
+@pytest.mark.parametrize(("number", "code"), ONE_QUICK)
 def test_a_stopped_study_says_how_to_go_on_and_keeps_the_stages_that_are_done(
     nursery, study_argv, tmp_path, number, code
 ):
@@ -49,7 +50,7 @@ def test_a_stopped_study_says_how_to_go_on_and_keeps_the_stages_that_are_done(
 
 SLOW_TO_TIDY = """
 import os, signal, sys, time
-from elicitation.cli.stopping import stoppable
+from elicitation.cli.main import stoppable
 number = getattr(signal, sys.argv[1])
 with stoppable("lab: stopped; to go on: lab study"):
     try:
@@ -61,7 +62,7 @@ with stoppable("lab: stopped; to go on: lab study"):
 """
 ENDING = """
 import atexit, os, signal, sys, time
-from elicitation.cli.stopping import stoppable
+from elicitation.cli.main import stoppable
 number = getattr(signal, sys.argv[1])
 atexit.register(time.sleep, 30)
 atexit.register(os.kill, os.getpid(), number)
@@ -111,7 +112,7 @@ GOES_ON = [
     "capture run --model a --traces x --sites blocks.0.hook_resid_post --out x",
     "capture repair x",
     "sae train --store x --sizes 4 --out x",
-    "organisms build zero-base",
+    "models build zero-base",
 ]
 STARTS_AGAIN = [
     "sample --model a --out 'my traces.parquet'",
@@ -120,17 +121,24 @@ STARTS_AGAIN = [
     "features --sae x --store x --out x",
     "taxonomy --store x --out x",
     "export --vector x --out x",
-    "organisms list",
+    "models list",
+    "models fetch",
     "doctor",
 ]
 
 
 @pytest.mark.parametrize("words", GOES_ON)
 def test_a_command_that_goes_on_says_so(words):
-    assert advice(parsed(shlex.split(words)), f"lab {words}") == f"lab: stopped; to go on: lab {words}"
+    assert advised(words) == f"lab: stopped; to go on: lab {words}"
 
 
 @pytest.mark.parametrize("words", STARTS_AGAIN)
 def test_a_command_that_kept_nothing_says_so(words):
-    told = advice(parsed(shlex.split(words)), f"lab {words}")
-    assert told == f"lab: stopped; nothing was kept; to start again: lab {words}"
+    assert advised(words) == f"lab: stopped; nothing was kept; to start again: lab {words}"
+
+
+def advised(words: str) -> str:
+    terminal = Terminal(shlex.split(words))
+    command = asked(terminal)
+    assert command is not None
+    return advice(command, terminal.line)

@@ -2,67 +2,34 @@
 
 import io
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 from rich.console import Console
 
-from elicitation.cli.commands import ExportCommand
-from elicitation.cli.run_export import run_export
-from elicitation.cli.run_vectors import as_comparison, effects_shown
-from elicitation.cli.vector_commands import VectorsCommand
-from elicitation.comparison.config import Comparison
+from elicitation.cli.export import ExportCommand
+from elicitation.cli.parse import parse
+from elicitation.cli.terminal import Terminal
+from elicitation.cli.vectors import VectorsCommand, effects_shown
+from elicitation.comparison.config import Comparison, compared
 from elicitation.comparison.run import compare
 from elicitation.report.study.tables import LADDER
 from elicitation.report.vectors.tables import (
     VECTOR_DOSES,
-    VECTOR_EFFECTS,
     VECTOR_FITS,
-    VECTOR_OUTCOMES,
     VECTOR_TRANSFERS,
 )
+from elicitation.study.config import Study
 from lab.post_training.reinforce import GrpoRun
 from lab.records.errors import LabError, ModelError, SiteError, StorageError, TaskError, VectorError
 from lab.records.tables import read_table
+from lab.sampling.trace import VERDICTS
+from lab.scoring.evidence import ARMS
 from steering.export.tensors import read_vector
-from steering.fits.gradient import GradientFit
 
-TASK, OTHER = "chain:+:1-1", "chain:-:1-1"
-FITS = ("mean-1", "mean-first-1", "gradient-1", "gradient-first-1", "policy")
-
-
-@pytest.fixture(scope="module")
-def comparison(checkpoints) -> Comparison:
-    """A whole comparison in some seconds."""
-    return Comparison(
-        base=str(checkpoints.base),
-        tuned=str(checkpoints.tuned),
-        task=TASK,
-        other_task=OTHER,
-        placebo=str(checkpoints.base),
-        other_base=str(checkpoints.base),
-        methods=("mean", "mean-first", "gradient", "gradient-first", "policy"),
-        policy_controls=("shuffled",),
-        doses=(0.5,),
-        n_problems=12,
-        n_samples=2,
-        n_fit_problems=20,
-        n_fit_samples=2,
-        fit=GradientFit(n_steps=5),
-        policy=GrpoRun(n_steps=2, n_prompts=2, n_rollouts=4, learning_rate=0.05),
-        max_new_tokens=12,
-        n_boot=100,
-        batch_size=64,
-    )
-
-
-@pytest.fixture(scope="module")
-def finished(comparison, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("comparison") / "runs"
-    compare(comparison, out, command="lab vectors")
-    return out
+FITS = ("mean-first-1", "gradient-1", "gradient-first-1", "policy")
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -80,11 +47,11 @@ def test_every_fit_has_a_canonical_vector_and_its_controls(finished):
     controls = {
         name: set(table.filter(pl.col("fit") == name)["control"].drop_nulls()) for name in table["fit"].unique()
     }
-    assert controls["policy"] == {"shuffled"}
-    assert all(controls[name] == {"shuffled", "other-task", "placebo"} for name in FITS[:4])
+    assert controls["policy"] == {"shuffled-labels"}
+    assert all(controls[name] == {"shuffled-labels", "other-task", "placebo-pair"} for name in FITS[:3])
     # A placebo that is the base itself never decides otherwise.
     missing = table.filter(pl.col("reason").is_not_null())
-    assert ("gradient-first-1", "placebo") in missing.select("fit", "control").rows()
+    assert ("gradient-first-1", "placebo-pair") in missing.select("fit", "control").rows()
 
 
 def test_controls_are_as_long_as_what_they_control_for(finished):
@@ -93,22 +60,53 @@ def test_controls_are_as_long_as_what_they_control_for(finished):
         assert rows["norm"].max() == pytest.approx(rows["norm"].min(), rel=1e-4)
 
 
-def test_tables_hold_every_arm_at_either_decoding(finished, comparison):
-    outcomes = read_table(finished / "outcomes" / "outcomes.parquet", VECTOR_OUTCOMES)
-    effects = read_table(finished / "tables" / "effects.parquet", VECTOR_EFFECTS)
-    arms = set(outcomes.select("fit", "control").rows())
-    assert {("base", None), ("tuned", None), ("policy", "random"), ("mean-1", "other-task")} <= arms
-    assert outcomes.height == len(arms) * 2 * comparison.n_problems
-    assert effects.height == len(arms) * 2 * 3
-    assert set(effects["decoding"]) == {"sampled", "greedy"}
+def test_every_arm_is_run_and_judged_at_either_decoding(finished, comparison):
+    ladder = read_table(finished / "tables" / "ladder.parquet", LADDER)
+    arms = read_table(finished / "tables" / "arms.parquet", ARMS)
+    verdicts = read_table(finished / "tables" / "verdicts.parquet", VERDICTS)
+    names = set(arms["arm"])
+    assert {"base", "tuned-greedy", "policy.random-vectors", "mean-first-1.other-task-greedy"} <= names
+    assert len([name for name in names if name.endswith("-greedy")]) == len(names) / 2
+    assert set(ladder["arm"]) == set(verdicts["arm"]) == names
+    assert ladder.height == 2 * len(names)
+    sizes = dict(verdicts.group_by("arm").len().iter_rows())
+    assert sizes["mean-first-1"] == comparison.study.n_problems * comparison.study.n_samples
+    assert sizes["mean-first-1-greedy"] == comparison.study.n_problems
+
+
+def test_gains_and_controls_of_a_greedy_fit_are_those_of_greedy_arms(finished):
+    tables = finished / "tables"
+    strict = read_table(tables / "verdicts.parquet", VERDICTS).group_by("arm").agg(pl.col("strict").mean())
+    rates = dict(strict.iter_rows())
+    ladder = read_table(tables / "ladder.parquet", LADDER).filter(pl.col("measure") == "strict")
+    assert ladder.height == len(rates)
+    for row in ladder.to_dicts():
+        base = rates["base-greedy" if row["decoding"] == "greedy" else "base"]
+        assert row["accuracy"] == pytest.approx(rates[row["arm"]])
+        assert row["gain"] == pytest.approx(rates[row["arm"]] - base)
+        controls = [other["accuracy"] for other in ladder.to_dicts() if other["control_of"] == row["arm"]]
+        if row["kind"] == "rung":
+            assert row["over_control"] == pytest.approx(row["accuracy"] - max(controls))
+        else:
+            assert not controls
+
+
+def test_doses_and_transfers_are_of_every_fit(finished):
     doses = read_table(finished / "doses" / "doses.parquet", VECTOR_DOSES)
     assert set(doses["fit"]) == set(FITS)
     assert set(doses["quantity"]) == {"strict", "answer", "incoherent", "kl"}
     transfers = read_table(finished / "transfers" / "transfers.parquet", VECTOR_TRANSFERS)
     assert set(transfers["check"]) == {"removes", "other base"}
-    strict = outcomes.filter(pl.col("fit") == "base", pl.col("decoding") == "sampled")["strict"].mean()
-    shown = effects.filter(pl.col("fit") == "base", pl.col("decoding") == "sampled", pl.col("measure") == "strict")
-    assert shown["value"][0] == pytest.approx(strict)
+
+
+def test_the_sampled_arm_of_a_fit_is_what_it_does_at_dose_one(finished):
+    doses = read_table(finished / "doses" / "doses.parquet", VECTOR_DOSES)
+    ladder = read_table(finished / "tables" / "ladder.parquet", LADDER).filter(pl.col("measure") == "strict")
+    gains = dict(ladder.select("arm", "gain").iter_rows())
+    plain = dict(ladder.select("arm", "accuracy").iter_rows())["base"]
+    for row in doses.filter(pl.col("quantity") == "strict", pl.col("dose") == 1.0).to_dicts():
+        assert row["value"] == pytest.approx(plain + gains[row["fit"]])
+        assert row["change"] == pytest.approx(gains[row["fit"]])
 
 
 def test_only_whole_results_are_left_and_the_page_needs_no_network(finished):
@@ -153,7 +151,7 @@ def test_the_export_command_takes_the_vectors_and_its_card_tells_the_measured_ef
         study=finished,
         arms=("gradient-first-1", "gradient-first-1-greedy"),
     )
-    run_export(command, Console(quiet=True))
+    command.run(Terminal([], Console(quiet=True)))
     card = (tmp_path / "vector.safetensors.md").read_text(encoding="utf-8")
     assert "## Measured effect" in card
     assert "gradient on disagreements, block 1, first token, greedy decoding" in card
@@ -166,17 +164,25 @@ def test_the_export_command_takes_the_vectors_and_its_card_tells_the_measured_ef
 def test_another_configuration_is_refused_and_the_first_one_is_left_as_it_was(finished, comparison):
     before = files(finished)
     with pytest.raises(StorageError, match="holds a comparison of another configuration"):
-        compare(replace(comparison, seed=1), finished, command="lab vectors")
+        compare(replace(comparison, study=replace(comparison.study, seed=1)), finished, command="lab vectors")
     assert files(finished) == before
 
 
 def test_a_pair_of_one_model_gets_reasons_and_refusals_and_a_page(comparison, tmp_path):
-    alike = replace(comparison, base=comparison.tuned, methods=("mean", "gradient-first"), placebo=None, doses=())
+    study = replace(comparison.study, base=comparison.study.tuned)
+    alike = replace(comparison, study=study, methods=("mean", "gradient-first"), placebo=None, doses=())
     compared = compare(alike, tmp_path / "runs", command="lab vectors")
     reasons = compared.ledger.fits["reason"].drop_nulls().to_list()
     assert any("nothing to learn from" in reason for reason in reasons)
     assert not (compared.vectors / "gradient-first-1.safetensors").exists()
     assert "What could not be fitted" in compared.page.read_text(encoding="utf-8")
+
+
+def changed(comparison: Comparison, changes: dict) -> Comparison:
+    """With `changes` of its own fields or of its study's."""
+    shared = {name: value for name, value in changes.items() if name in {part.name for part in fields(Study)}}
+    own = {name: value for name, value in changes.items() if name not in shared}
+    return replace(comparison, study=replace(comparison.study, **shared), **own)
 
 
 @pytest.mark.parametrize(
@@ -201,9 +207,16 @@ def test_a_pair_of_one_model_gets_reasons_and_refusals_and_a_page(comparison, tm
 )
 def test_a_bad_request_is_refused_before_anything_is_written(comparison, tmp_path, changes, error, message):
     with pytest.raises(error, match=message) as caught:
-        compare(replace(comparison, **changes), tmp_path / "runs", command="lab vectors")
+        compare(changed(comparison, changes), tmp_path / "runs", command="lab vectors")
     assert isinstance(caught.value, LabError)
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_a_comparison_does_not_run_of_a_study_is_no_flag_of_its_command(tmp_path, capsys):
+    for flag in ("--n-curve-samples", "--temperature", "--reach"):
+        with pytest.raises(SystemExit):
+            parse(VectorsCommand, ["--pair", "a", "b", "--out", str(tmp_path), flag, "4"], prog="lab vectors")
+        assert flag in capsys.readouterr().err
 
 
 def test_a_comparison_of_nothing_but_decoder_rows_without_an_sae_says_so(comparison, tmp_path):
@@ -213,12 +226,14 @@ def test_a_comparison_of_nothing_but_decoder_rows_without_an_sae_says_so(compari
 
 
 def test_the_command_is_a_configuration_and_its_effects_fit_a_terminal(finished, comparison, tmp_path):
-    asked = as_comparison(VectorsCommand(pair=("a", "b"), out=tmp_path, layers=(2,), policy_steps=7), ("a", "b"))
-    assert (asked.base, asked.tuned, asked.layers, asked.policy.n_steps) == ("a", "b", (2,), 7)
-    assert asked == Comparison(base="a", tuned="b", layers=(2,), policy=replace(asked.policy, n_steps=7))
+    argv = ["--pair", "a", "b", "--out", str(tmp_path), "--layers", "2", "--policy.n-steps", "7", "--n-samples", "3"]
+    asked = parse(VectorsCommand, argv, prog="lab vectors").comparison
+    assert (asked.layers, asked.policy.n_steps) == ((2,), 7)
+    study = replace(compared(base="", tuned=""), n_samples=3)
+    assert asked == Comparison(study=study, layers=(2,), policy=replace(asked.policy, n_steps=7))
     ledger = compare(comparison, finished, command="lab vectors").ledger
     console = Console(width=80, record=True, file=io.StringIO(), markup=False)
     console.print(effects_shown(ledger))
     shown = console.export_text()
     assert "gradient-first-1, greedy" in " ".join(shown.split())
-    assert json.loads((finished / "comparison.json").read_text())["task"] == TASK
+    assert json.loads((finished / "comparison.json").read_text())["study"]["task"] == comparison.study.task

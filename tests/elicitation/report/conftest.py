@@ -2,10 +2,7 @@
 
 import dataclasses
 import math
-import shutil
-import subprocess
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import polars as pl
 import pytest
@@ -13,7 +10,7 @@ import pytest
 from elicitation.calibration.leak import LEAKS
 from elicitation.calibration.record import RECORDS
 from elicitation.estimators.estimate import ESTIMATES
-from elicitation.report.kit.provenance_section import TableFile
+from elicitation.report.kit.document import Origin, TableFile
 from elicitation.report.study.page import Page
 from elicitation.report.study.tables import (
     COVER,
@@ -27,6 +24,7 @@ from elicitation.report.study.tables import (
     ReportTables,
 )
 from lab.records.provenance import Provenance, canonical_json
+from tests.elicitation.report.browser import Browser, browsing, installed
 
 NAN = math.nan
 ARMS = (
@@ -226,9 +224,9 @@ def leak_rows() -> list[dict[str, object]]:
     return rows
 
 
-def rival_rows() -> list[dict[str, object]]:
+def published_rows() -> list[dict[str, object]]:
     found = (
-        # rival, fault, theirs, share, truth
+        # method, fault, theirs, share, truth
         ("P1", None, 0.82, 0.82, NAN),
         ("P1", "the edit acts where the vector was fitted, one block earlier", 0.0, -0.04, 0.0),
         ("P1", "random vectors of the fitted norm, not of norm 1", 0.91, 0.78, 1.0),
@@ -257,7 +255,7 @@ def rival_rows() -> list[dict[str, object]]:
     ]
 
 
-def made_ledger(*, refusal: str | None = None, examples: list[dict[str, object]] | None = None) -> ReportTables:
+def made_tables(*, refusal: str | None = None, examples: list[dict[str, object]] | None = None) -> ReportTables:
     taus = [index / 20 for index in range(1, 21)]
     guesses = [
         {"arm": arm, "label": label, "value": value, "low": value - 0.02, "high": value + 0.02}
@@ -265,7 +263,7 @@ def made_ledger(*, refusal: str | None = None, examples: list[dict[str, object]]
     ]
     return ReportTables(
         ladder=LADDER.frame(ladder_rows(refusal)),
-        published_hybrids=PUBLISHED.frame(rival_rows()),
+        published_hybrids=PUBLISHED.frame(published_rows()),
         guess=GUESS.frame(guesses),
         pass_at_k=PASS_AT_K.frame(curve_rows("k", [1, 2, 4, 8, 16, 32], lambda p, k: 1 - (1 - p) ** k)),
         cover=COVER.frame(curve_rows("tau", taus, lambda p, tau: 1 - (1 - p ** (tau**2 + 0.1)) ** 1.1)),
@@ -274,7 +272,7 @@ def made_ledger(*, refusal: str | None = None, examples: list[dict[str, object]]
     )
 
 
-def made_page(ledger: ReportTables, *, title: str = "How much did tuning zero-rl add to zero-base?") -> Page:
+def made_page(tables: ReportTables, *, title: str = "How much did tuning zero-rl add to zero-base?") -> Page:
     config = {"kind": "StudyConfig", "task": {"operators": "+-", "lengths": [3, 8]}, "n_problems": 200, "seed": 7}
     return Page(
         title=title,
@@ -283,42 +281,44 @@ def made_page(ledger: ReportTables, *, title: str = "How much did tuning zero-rl
         process_checked=True,
         base="zero-base",
         tuned="zero-rl",
-        ledger=ledger,
+        tables=tables,
         estimates=ESTIMATES.frame([]),
         records=RECORDS.frame([]),
         leaks=LEAKS.frame(leak_rows()),
-        made_by=Provenance(
-            stage="steering.study.study",
-            config=canonical_json(config),
-            parents={"base": "9d1f5b1f1c2a77de", "tuned": "04bfa6c01188e2aa"},
-            commit="7df7824c0ffee7df7824c0ffee7df7824c0ffee0",
-            dirty=True,
-            packages={"torch": "2.13.0", "transformers": "5.9.1", "polars": "2.1.0", "sae-lens": "6.54.12"},
-            device="cpu",
-            dtype="float32",
-            seed=7,
-        ),
-        command="lab study zero-chain --seed 7 --out runs/zero-chain",
-        files=tuple(
-            TableFile(path=f"{schema.name}.parquet", schema=schema, n_rows=22, digest="ab12" * 16)
-            for schema in (*SCHEMAS, LEAKS)
+        origin=Origin(
+            made_by=Provenance(
+                stage="steering.study.study",
+                config=canonical_json(config),
+                parents={"base": "9d1f5b1f1c2a77de", "tuned": "04bfa6c01188e2aa"},
+                commit="7df7824c0ffee7df7824c0ffee7df7824c0ffee0",
+                dirty=True,
+                packages={"torch": "2.13.0", "transformers": "5.9.1", "polars": "2.1.0", "sae-lens": "6.54.12"},
+                device="cpu",
+                dtype="float32",
+                seed=7,
+            ),
+            command="lab study zero-chain --seed 7 --out runs/zero-chain",
+            files=tuple(
+                TableFile(path=f"{schema.name}.parquet", schema=schema, n_rows=22, digest="ab12" * 16)
+                for schema in (*SCHEMAS, LEAKS)
+            ),
         ),
     )
 
 
 @pytest.fixture(scope="session")
-def ledger() -> ReportTables:
-    return made_ledger()
+def tables() -> ReportTables:
+    return made_tables()
 
 
 @pytest.fixture(scope="session")
 def refused() -> ReportTables:
-    return made_ledger(refusal=REFUSAL)
+    return made_tables(refusal=REFUSAL)
 
 
 @pytest.fixture(scope="session")
-def page(ledger: ReportTables) -> Page:
-    return made_page(ledger)
+def page(tables: ReportTables) -> Page:
+    return made_page(tables)
 
 
 @pytest.fixture(scope="session")
@@ -326,57 +326,56 @@ def hostile() -> Callable[[str], Page]:
     """A page that says `payload` in every place where text of a user or a model can stand."""
 
     def make(payload: str) -> Page:
-        clean = made_ledger(examples=example_rows(payload, (payload, *payload, "\n")))
+        clean = made_tables(examples=example_rows(payload, (payload, *payload, "\n")))
         words = {"label", "refusal", "family", "problem_id", "gold", "reason", "published", "fault"}
 
         def poisoned(frame: pl.DataFrame) -> pl.DataFrame:
             return frame.with_columns(pl.lit(payload).alias(name) for name in frame.columns if name in words)
 
-        ledger = ReportTables(**{schema.name: poisoned(getattr(clean, schema.name)) for schema in SCHEMAS})
-        cut = ledger.ladder.with_columns(truncated=pl.lit(0.5))
-        ledger = dataclasses.replace(ledger, ladder=cut)
-        page = made_page(ledger, title=f"study {payload}")
+        tables = ReportTables(**{schema.name: poisoned(getattr(clean, schema.name)) for schema in SCHEMAS})
+        cut = tables.ladder.with_columns(truncated=pl.lit(0.5))
+        tables = dataclasses.replace(tables, ladder=cut)
+        page = made_page(tables, title=f"study {payload}")
         spoiled = Provenance(
             stage=payload, config=canonical_json({payload: payload}), parents={payload: payload}, commit=payload,
             dirty=True, packages={payload: payload}, device=payload, dtype=payload, seed=7,
         )  # fmt: skip
         return Page(
             title=page.title, task=payload, sampling=payload, process_checked=True, base=payload, tuned=payload,
-            ledger=ledger, made_by=spoiled, command=payload,
+            tables=tables,
             estimates=ESTIMATES.frame([]),
             records=RECORDS.frame([]),
             leaks=page.leaks.with_columns(case=pl.lit(payload)),
-            files=tuple(TableFile(path=payload, schema=f.schema, n_rows=1, digest=payload) for f in page.files),
+            origin=Origin(
+                made_by=spoiled, command=payload,
+                files=tuple(
+                    TableFile(path=payload, schema=f.schema, n_rows=1, digest=payload) for f in page.origin.files
+                ),
+            ),
         )  # fmt: skip
 
     return make
 
 
 @pytest.fixture(scope="session")
-def dumped_dom(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """HTML -> the document that Chromium made of it, after its scripts ran."""
-    binary = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One browser for all tests."""
+    binary = installed()
     if binary is None:
         pytest.skip("no chromium on this machine, so nothing can show what a browser would run")
+    with browsing(binary, tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def dumped_dom(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """HTML -> the document that Chromium made of it, after its scripts ran."""
 
     def dump(html: str) -> str:
-        folder: Path = tmp_path_factory.mktemp("browser")
-        (folder / "report.html").write_text(html, encoding="utf-8")
-        flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-        flags += " --disable-component-update --disable-sync --virtual-time-budget=8000 --timeout=60000"
-        result = subprocess.run(
-            [
-                binary,
-                *flags.split(),
-                f"--user-data-dir={folder / 'profile'}",
-                "--dump-dom",
-                str(folder / "report.html"),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=True,
-        )
-        return result.stdout
+        page = tmp_path_factory.mktemp("page") / "report.html"
+        page.write_text(html, encoding="utf-8")
+        browser.open(page, 1280)
+        assert browser.complaints() == []
+        return str(browser.value("document.documentElement.outerHTML"))
 
     return dump

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elicitation.report.study.bits_axis import bits_axis, places
+from elicitation.report.study.recovery_scatter import bits_axis, places
 
 NAN = math.nan
 

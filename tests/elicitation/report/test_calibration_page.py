@@ -1,5 +1,4 @@
 import dataclasses
-import html.parser
 import json
 import math
 import re
@@ -12,10 +11,18 @@ from rich.console import Console
 
 from elicitation.calibration.leak import LEAKS
 from elicitation.calibration.record import AGREEMENT, RECORDS, TRIALS, agreement, records
-from elicitation.report.calibration.answer import ROOM_FOR_ALL, calibration_answer, calibration_summary
-from elicitation.report.calibration.page import PATH, CalibrationPage, path_plot, render_calibration
-from elicitation.report.calibration.share_panels import MARKS, share_panels
-from elicitation.report.calibration.tables import (
+from elicitation.report.calibration.answer import calibration_answer, calibration_summary
+from elicitation.report.calibration.figures import (
+    FORGETTING,
+    KINDS,
+    PATH,
+    fitted_line,
+    forgetting_scatter,
+    path_plot,
+    share_panels,
+)
+from elicitation.report.calibration.page import CalibrationPage, render_calibration
+from elicitation.report.calibration.sheets import (
     alarms_table,
     kinds_table,
     leaks_table,
@@ -23,13 +30,13 @@ from elicitation.report.calibration.tables import (
     refused_list,
 )
 from elicitation.report.kit.canvas import NARROW, WIDE, Canvas
+from elicitation.report.kit.document import Origin, TableFile
 from elicitation.report.kit.palette import DARK
-from elicitation.report.kit.provenance_section import TableFile
-from elicitation.report.study.forgetting_scatter import FORGETTING, fitted_line, forgetting_scatter
+from elicitation.report.kit.table import ROOM_FOR_ALL
 from lab.records.errors import StorageError
 from lab.records.provenance import Provenance, canonical_json
 from tests.elicitation.report.conftest import leak_rows
-from tests.elicitation.report.opened import opened, undressed
+from tests.elicitation.report.opened import PAYLOADS, Elements, drawn, obeys_nothing, opened, plain, unlinked
 
 NAN = math.nan
 CASES = (
@@ -53,29 +60,6 @@ SHARES = (
     ("E3", "elicitation efficiency", -0.12, 0.1, 0.06, 21.5),
     ("E5", "share recovered by the best free rung over its control", -0.2, 0.08, 0.07, 340.2),
 )
-PAYLOADS = {
-    "script": '<script>document.title="pwned"</script>',
-    "image": "<img src=x onerror=\"document.title='pwned'\">",
-    "closing": '</script><script>document.title="pwned"</script><!--<script>',
-    "attribute": "\"' onmouseover=\"document.title='pwned'\" autofocus onfocus='document.title=1' x=\"",
-    "plotly": '<a href="javascript:document.title=1">x</a><b onclick="x">%{customdata} $\\href{x}{y}$ &lt;img&gt;</b>',
-}
-
-
-class Elements(html.parser.HTMLParser):
-    """Tags and attributes as a browser's parser would find them."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]):
-        self.found.append((tag, dict(attrs)))
-
-
-def words(text: str) -> str:
-    return text.replace("\u202f", " ").replace("\u00a0", " ")
 
 
 def trial_rows() -> list[dict[str, object]]:
@@ -132,23 +116,25 @@ def made(trials: pl.DataFrame) -> CalibrationPage:
         agreement=agreement(trials),
         forgetting=FORGETTING.frame(forgetting),
         path=PATH.frame(path),
-        made_by=Provenance(
-            stage="steering.calibrate",
-            config=canonical_json({"kind": "Calibration", "seeds": [0, 1, 2]}),
-            parents={"organisms": "9d1f5b1f1c2a77de"},
-            commit="7df7824c0ffee7df7824c0ffee7df7824c0ffee0",
-            dirty=False,
-            packages={"torch": "2.13.0", "polars": "2.1.0"},
-            device="cpu",
-            dtype="float32",
-            seed=0,
+        origin=Origin(
+            made_by=Provenance(
+                stage="steering.calibrate",
+                config=canonical_json({"kind": "Calibration", "seeds": [0, 1, 2]}),
+                parents={"organisms": "9d1f5b1f1c2a77de"},
+                commit="7df7824c0ffee7df7824c0ffee7df7824c0ffee0",
+                dirty=False,
+                packages={"torch": "2.13.0", "polars": "2.1.0"},
+                device="cpu",
+                dtype="float32",
+                seed=0,
+            ),
+            command="lab calibrate --out runs/calibration",
+            files=tuple(
+                TableFile(path=f"{schema.name}.parquet", schema=schema, n_rows=132, digest="ab12" * 16)
+                for schema in (TRIALS, RECORDS, AGREEMENT)
+            ),
         ),
-        command="lab calibrate --out runs/calibration",
         minutes=212.4,
-        files=tuple(
-            TableFile(path=f"{schema.name}.parquet", schema=schema, n_rows=132, digest="ab12" * 16)
-            for schema in (TRIALS, RECORDS, AGREEMENT)
-        ),
     )
 
 
@@ -180,8 +166,13 @@ def spoiled(page: CalibrationPage, payload: str) -> CalibrationPage:
     return CalibrationPage(
         title=f"study {payload}", trials=pl.concat([poisoned(page.trials), odd]), records=poisoned(page.records),
         agreement=poisoned(page.agreement), forgetting=poisoned(page.forgetting), path=poisoned(page.path),
-        made_by=made_by, command=payload, minutes=3.0,
-        files=tuple(TableFile(path=payload, schema=file.schema, n_rows=1, digest=payload) for file in page.files),
+        minutes=3.0,
+        origin=Origin(
+            made_by=made_by, command=payload,
+            files=tuple(
+                TableFile(path=payload, schema=file.schema, n_rows=1, digest=payload) for file in page.origin.files
+            ),
+        ),
     )  # fmt: skip
 
 
@@ -194,7 +185,7 @@ def record(**changes: object) -> dict[str, object]:
 
 
 def answered(*rows: dict[str, object]) -> str:
-    return words(calibration_answer(RECORDS.frame(list(rows))))
+    return plain(calibration_answer(RECORDS.frame(list(rows))))
 
 
 def test_equal_calibrations_give_equal_text(calibration: CalibrationPage):
@@ -269,8 +260,8 @@ def test_every_share_has_a_panel_with_the_line_of_no_error(calibration: Calibrat
 def test_kinds_outside_the_record_are_drawn_hollow(calibration: CalibrationPage):
     page = calibration.trials.filter(pl.col("estimator") == "E2")
     marks = [trace for trace in share_panels(page).data if trace.mode == "markers"]
-    hollow = [trace.marker.color != trace.marker.line.color for trace in marks]
-    assert hollow == [not filled for _, _, filled in MARKS.values()]
+    assert [trace.marker.symbol for trace in marks] == [style.symbol for style, _ in KINDS.values()]
+    assert [trace.marker.symbol.endswith("-open") for trace in marks] == [False] * 3 + [True] * 3
     assert len({(trace.marker.symbol, trace.marker.color) for trace in marks}) == len(marks) == 6
 
 
@@ -296,13 +287,13 @@ def test_a_trial_without_a_true_share_is_named_and_left_out(calibration: Calibra
     assert "brought no gain to have a true share: locked / 1." in refused_list(lost)
     assert share_panels(lost).data[1].customdata is not None
     assert not [hover for trace in share_panels(lost).data for hover in trace.customdata or () if "locked / 1" in hover]
-    cells = re.findall(r'data-heading="LOCKED"><div>(.*?)</div>', words(kinds_table(lost)))
+    cells = re.findall(r'data-heading="LOCKED"><div>(.*?)</div>', plain(kinds_table(lost)))
     mine = lost.filter(pl.col("estimator") == "E1", pl.col("kind") == "LOCKED", pl.col("truth") == 1.0)["value"]
     assert cells[:2] == ["100 %", f"{100 * float(mine.to_numpy().mean()):.0f} %"]
 
 
 def test_the_table_of_kinds_gives_the_mean_share_under_the_true_one(calibration: CalibrationPage):
-    text = words(kinds_table(calibration.trials))
+    text = plain(kinds_table(calibration.trials))
     cells = re.findall(r'data-heading="MIXED"><div>(.*?)</div>', text)
     mine = calibration.trials.filter(pl.col("estimator") == "E1", pl.col("kind") == "MIXED")
     assert cells[:2] == ["50 %", f"{100 * float(mine['value'].to_numpy().mean()):.0f} %"]
@@ -312,7 +303,7 @@ def test_the_table_of_kinds_gives_the_mean_share_under_the_true_one(calibration:
 
 
 def test_a_false_alarm_is_named_with_its_case_and_refusals_give_their_reasons(calibration: CalibrationPage):
-    text = words(alarms_table(calibration.trials))
+    text = plain(alarms_table(calibration.trials))
     assert text.count("false alarm") == 1
     assert re.search(r'refused 2 of 3<sup>1, 5</sup><br><span class="no">false alarm</span> absent / 1: \d+ %', text)
     assert "<li>placebo / 2: the gap of 2.4 points is 2.3 standard errors, under five</li>" in text
@@ -388,17 +379,13 @@ def test_hostile_text_runs_nothing_of_a_calibration_in_a_browser(
     calibration: CalibrationPage, dumped_dom: Callable[[str], str]
 ):
     document = dumped_dom(render_calibration(spoiled(calibration, " ".join(PAYLOADS.values()))))
-    found = Elements(undressed(document)).found
-    drawn = [at["id"] for tag, at in found if tag == "div" and "js-plotly-plot" in str(at.get("class"))]
-    assert drawn == ["shares", "path", "forgetting"]
+    assert drawn(document) == ["shares", "path", "forgetting"]
     assert "<title>study &lt;script&gt;" in document
-    assert not [tag for tag, _ in found if tag in {"img", "iframe", "object", "embed"}]
-    assert sum(tag == "script" for tag, _ in found) == 2
-    assert not [at for _, at in found if any(name.startswith("on") for name in at)]
+    assert obeys_nothing(document)
 
 
-def with_rivals() -> pl.DataFrame:
-    """The trials with both rivals on them: far off where little was elicited, by their formula without an interval."""
+def with_published_methods() -> pl.DataFrame:
+    """The trials with both published methods on them: far off where little was elicited, one without an interval."""
     rows = trial_rows()
     for row in [row for row in rows if row["estimator"] == "E2" and not math.isnan(float(str(row["truth"])))]:
         value = 0.4 + 0.6 * float(str(row["truth"]))
@@ -409,14 +396,14 @@ def with_rivals() -> pl.DataFrame:
     return TRIALS.frame(rows)
 
 
-def test_rivals_stand_beside_our_estimators_with_error_coverage_and_leak():
-    text = words(render_calibration(made(with_rivals())))
+def test_published_methods_stand_beside_our_estimators_with_error_coverage_and_leak():
+    text = plain(unlinked(render_calibration(made(with_published_methods()))))
     # Off by 0.4 (1 - truth): 0, 30, 20, 10 and 40 points on the five truths.
     assert (
         "<li>P1 (P1, their formula) errs by 20.0 points on average; it gave no interval in 15 trials, and it "
         "finds 40 % where the true share is 0.</li>" in text
     )
-    assert text.count('<span class="role">rival</span> P1') >= 2
+    assert text.count('<span class="role">published</span> P1') >= 2
     assert 'data-heading="Interval holds the truth"><div>no interval</div>' in text
     assert "P2: P2, with interval" in text
 
@@ -432,17 +419,17 @@ def test_no_coverage_does_not_meet_the_goal():
     assert "E2 (within reach), the best of 2" in answered(blind, record())
 
 
-def test_rivals_are_left_out_where_none_was_run():
+def test_published_methods_are_left_out_where_none_was_run():
     assert published_records(RECORDS.frame([record()])) == ""
     assert published_records(RECORDS.frame([record(estimator="P1", n_trials=0)])) == ""
 
 
 def test_a_rival_that_refused_all_is_said_to_and_stands_alone_without_ours():
     refused = record(estimator="P2", n_refused=15, mean_absolute_error=NAN, coverage=NAN, leak=NAN)
-    text = words(published_records(RECORDS.frame([refused])))
+    text = plain(published_records(RECORDS.frame([refused])))
     assert "<li>P2 (within reach) refused all 15 trials.</li>" in text
     assert "the lab's own" not in text
-    covered = words(published_records(RECORDS.frame([record(estimator="P1"), record()])))
+    covered = plain(published_records(RECORDS.frame([record(estimator="P1"), record()])))
     assert "its interval holds the truth in 93 % of 15 trials, and it finds 1 % where" in covered
     assert covered.index("<li>P1") < covered.index("<li>E2")
 
@@ -451,7 +438,7 @@ def shown(table: object, width: int) -> str:
     console = Console(width=width, record=True, file=None, quiet=False, force_terminal=False)
     with console.capture() as capture:
         console.print(table)
-    return words(capture.get())
+    return plain(capture.get())
 
 
 def test_the_terminal_shows_a_row_for_each_share_and_the_answer(calibration: CalibrationPage):
@@ -485,8 +472,9 @@ def test_the_leakiest_help_comes_first_and_is_named():
 
 def test_a_calibration_leads_from_leaks_and_forgetting_to_their_tables(calibration: CalibrationPage):
     assert "What each kind of help brings" not in render_calibration(calibration)
-    files = (*calibration.files, TableFile(path="leaks.parquet", schema=LEAKS, n_rows=24, digest="ab12" * 16))
-    text = render_calibration(dataclasses.replace(calibration, leaks=LEAKS.frame(leak_rows()), files=files))
+    leaks = TableFile(path="leaks.parquet", schema=LEAKS, n_rows=24, digest="ab12" * 16)
+    origin = dataclasses.replace(calibration.origin, files=(*calibration.origin.files, leaks))
+    text = render_calibration(dataclasses.replace(calibration, leaks=LEAKS.frame(leak_rows()), origin=origin))
     assert "<h2>What each kind of help brings where there is nothing to bring out</h2>" in text
     assert '<a href="#table-leaks">leaks.parquet</a>' in text
     assert '<a href="#table-forgetting">every case</a>' in text

@@ -1,5 +1,4 @@
 import dataclasses
-import html.parser
 import math
 import re
 from collections.abc import Callable
@@ -8,45 +7,43 @@ import polars as pl
 import pytest
 
 from elicitation.report.features.answer import feature_answer
-from elicitation.report.features.captions import FeatureNames
-from elicitation.report.features.cards import feature_cards
-from elicitation.report.features.effects import difference_figure, difference_table, effect_figure, effect_table
-from elicitation.report.features.interventions import intervention_figure, intervention_table
+from elicitation.report.features.figures import (
+    difference_figure,
+    effect_figure,
+    intervention_figure,
+    left_out,
+    probe_figure,
+    scatter_figure,
+)
 from elicitation.report.features.page import FeaturePage, feature_section, render_features
-from elicitation.report.features.probes import probe_figure, probe_table, quality_block
-from elicitation.report.features.scatter import scatter_block, scatter_figure
-from elicitation.report.features.tables import METHODS, TABLES, FeatureTables, main_effects, shown_features
+from elicitation.report.features.sheets import (
+    difference_table,
+    effect_table,
+    feature_cards,
+    intervention_table,
+    probe_table,
+    quality_table,
+)
+from elicitation.report.features.tables import (
+    METHODS,
+    TABLES,
+    FeatureNames,
+    FeatureTables,
+    main_effects,
+    shown_features,
+)
 from elicitation.report.kit.canvas import NARROW, WIDE, Canvas
-from elicitation.report.kit.provenance_section import TableFile
+from elicitation.report.kit.document import Origin, TableFile
 from lab.records.errors import StorageError
 from lab.records.provenance import Provenance, canonical_json
-from tests.elicitation.report.opened import opened, undressed
+from tests.elicitation.report.opened import PAYLOADS, Elements, drawn, kinds, obeys_nothing, opened, plain
 
 NAN = math.nan
 N = 24
 SILENT = 5
 """A feature that never fires."""
 NAMES = FeatureNames(base="zero-base", tuned="zero-rl", towards="T", over="A", behaviour="worked chains")
-PAYLOADS = {
-    "script": '<script>document.title="pwned"</script>',
-    "closing": '</script><script>document.title="pwned"</script><!--<script>',
-    "attribute": "\"' onmouseover=\"document.title='pwned'\" autofocus onfocus='document.title=1' x=\"",
-    "plotly": '<a href="javascript:document.title=1">x</a><b onclick="x">%{customdata} $\\href{x}{y}$ &lt;img&gt;</b>',
-    "direction": "a\u202eb\u2066\n\x00\ufffd",
-}
 FIGURES = ["feature-interventions", "feature-effects", "feature-scatter", "feature-differences", "feature-probes"]
-
-
-class Elements(html.parser.HTMLParser):
-    """Tags and attributes as a browser's parser would find them."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]):
-        self.found.append((tag, dict(attrs)))
 
 
 def effect_of(feature: int) -> float:
@@ -162,19 +159,18 @@ def made(tables: dict[str, list[dict[str, object]]]) -> FeatureTables:
     return FeatureTables(**{name: schema.frame(tables.get(name, [])) for name, schema in TABLES})
 
 
-def page_of(ledger: FeatureTables, names: FeatureNames = NAMES, said: str = "lab") -> FeaturePage:
+def page_of(tables: FeatureTables, names: FeatureNames = NAMES, said: str = "lab") -> FeaturePage:
     made_by = Provenance(
         stage=said, config=canonical_json({said: said}), parents={said: said}, commit=said, dirty=False,
         packages={said: said}, device=said, dtype=said, seed=7,
     )  # fmt: skip
     files = tuple(TableFile(path=said, schema=schema, n_rows=1, digest=said) for _, schema in TABLES)
-    return FeaturePage(
-        title=f"The features of {names.tuned}", names=names, ledger=ledger, made_by=made_by, command=said, files=files
-    )
+    origin = Origin(made_by=made_by, command=said, files=files)
+    return FeaturePage(title=f"The features of {names.tuned}", names=names, tables=tables, origin=origin)
 
 
-def without(ledger: FeatureTables, *names: str) -> FeatureTables:
-    return dataclasses.replace(ledger, **{name: getattr(ledger, name).clear() for name in names})
+def without(tables: FeatureTables, *names: str) -> FeatureTables:
+    return dataclasses.replace(tables, **{name: getattr(tables, name).clear() for name in names})
 
 
 def only(*names: str) -> FeatureTables:
@@ -183,10 +179,6 @@ def only(*names: str) -> FeatureTables:
 
 def headings(text: str) -> list[str]:
     return re.findall(r"<h2>(.*?)</h2>", text)
-
-
-def plain(text: str) -> str:
-    return text.replace("\u202f", " ").replace("\u00a0", " ")
 
 
 def intervals(text: str) -> list[str]:
@@ -199,13 +191,13 @@ def intervened(*table: dict) -> str:
 
 
 @pytest.fixture(scope="module")
-def ledger() -> FeatureTables:
+def tables() -> FeatureTables:
     return made(rows())
 
 
 @pytest.fixture(scope="module")
-def text(ledger: FeatureTables) -> str:
-    return render_features(page_of(ledger))
+def text(tables: FeatureTables) -> str:
+    return render_features(page_of(tables))
 
 
 def spoiled(payload: str) -> FeaturePage:
@@ -221,17 +213,17 @@ def spoiled(payload: str) -> FeaturePage:
     clean = made(rows())
     odd = poisoned(clean.label_probes.head(1)).with_columns(probe=pl.lit(payload))
     method = clean.effects.head(3).with_columns(method=pl.lit(payload))
-    ledger = FeatureTables(**{name: poisoned(getattr(clean, name)) for name, _ in TABLES})
-    ledger = dataclasses.replace(
-        ledger,
-        label_probes=pl.concat([ledger.label_probes, odd]),
-        effects=pl.concat([ledger.effects, method]),
+    tables = FeatureTables(**{name: poisoned(getattr(clean, name)) for name, _ in TABLES})
+    tables = dataclasses.replace(
+        tables,
+        label_probes=pl.concat([tables.label_probes, odd]),
+        effects=pl.concat([tables.effects, method]),
     )
     names = FeatureNames(base=payload, tuned=payload, towards=payload, over=payload, behaviour=payload)
-    return page_of(ledger, names, payload)
+    return page_of(tables, names, payload)
 
 
-def test_equal_feature_pages_give_equal_text(ledger: FeatureTables, text: str):
+def test_equal_feature_pages_give_equal_text(tables: FeatureTables, text: str):
     assert render_features(page_of(made(rows()))) == text
 
 
@@ -261,9 +253,9 @@ def test_sections_of_features_come_in_reading_order(text: str):
     ],
 )
 def test_a_feature_table_without_rows_leaves_its_section_out(
-    ledger: FeatureTables, text: str, table: str, lost: set[str]
+    tables: FeatureTables, text: str, table: str, lost: set[str]
 ):
-    left = headings(render_features(page_of(without(ledger, *table.split()))))
+    left = headings(render_features(page_of(without(tables, *table.split()))))
     assert set(headings(text)) - set(left) == lost
     assert set(left) <= set(headings(text))
 
@@ -274,13 +266,13 @@ def test_a_page_of_nothing_says_so():
     assert headings(bare) == ["Where these numbers come from"]
 
 
-def test_a_ledger_refuses_a_feature_table_of_another_schema(ledger: FeatureTables):
+def test_a_ledger_refuses_a_feature_table_of_another_schema(tables: FeatureTables):
     with pytest.raises(StorageError, match="feature firing"):
-        dataclasses.replace(ledger, firing=ledger.effects)
+        dataclasses.replace(tables, firing=tables.effects)
 
 
-def test_the_answer_says_what_acting_on_features_does(ledger: FeatureTables):
-    assert plain(feature_answer(ledger, NAMES)) == (
+def test_the_answer_says_what_acting_on_features_does(tables: FeatureTables):
+    assert plain(feature_answer(tables, NAMES)) == (
         "Ablating the 8 features that push most towards T lowers the rate of worked chains in zero-rl from 99.1 % "
         "[97.1, 101.1] to 12.4 % [10.4, 14.4] (with random ones that fire as often it is 96.9 % [94.9, 98.9]); adding "
         "them to zero-base raises it from 41.2 % [39.2, 43.2] to 78.3 % [76.3, 80.3] (with random ones that fire as "
@@ -288,9 +280,9 @@ def test_the_answer_says_what_acting_on_features_does(ledger: FeatureTables):
     )
 
 
-def test_numbers_of_the_answer_are_those_of_the_table(ledger: FeatureTables):
-    table = plain(intervention_table(ledger.interventions, NAMES))
-    found = re.findall(r"[\d.]+ %|\[[^\]]*\]", plain(feature_answer(ledger, NAMES)))
+def test_numbers_of_the_answer_are_those_of_the_table(tables: FeatureTables):
+    table = plain(intervention_table(tables.interventions, NAMES))
+    found = re.findall(r"[\d.]+ %|\[[^\]]*\]", plain(feature_answer(tables, NAMES)))
     assert len(found) == 12
     assert all(number in table for number in found)
 
@@ -327,9 +319,9 @@ def test_random_features_alone_are_no_finding():
     )
 
 
-def test_without_interventions_the_answer_says_what_was_measured(ledger: FeatureTables):
+def test_without_interventions_the_answer_says_what_was_measured(tables: FeatureTables):
     strongest = max((i for i in range(N) if i != SILENT), key=lambda i: abs(effect_of(i)))
-    unacted = without(ledger, "interventions")
+    unacted = without(tables, "interventions")
     said = plain(feature_answer(unacted, NAMES))
     assert said.startswith(f"Of 24 features, feature {strongest} pushes hardest, towards A: −1.")
     assert said.endswith("by ablation; no feature was acted on while a model wrote.")
@@ -344,19 +336,19 @@ def test_without_interventions_the_answer_says_what_was_measured(ledger: Feature
     assert "keep 98.3 % [97.9, 98.7] of what" in plain(feature_answer(only("quality"), NAMES))
 
 
-def test_every_number_of_a_table_that_has_an_interval_shows_it(ledger: FeatureTables):
-    assert len(intervals(intervention_table(ledger.interventions, NAMES))) == sum(
+def test_every_number_of_a_table_that_has_an_interval_shows_it(tables: FeatureTables):
+    assert len(intervals(intervention_table(tables.interventions, NAMES))) == sum(
         {"none": 1, "top": 2, "frequency_matched": 3}[row["features"]] for row in INTERVENED
     )
-    assert len(intervals(effect_table(ledger))) == 2 * 12
-    assert len(intervals(difference_table(ledger))) == 12
-    assert len(intervals(probe_table(ledger.label_probes))) == ledger.label_probes.height
-    assert intervals(quality_block(ledger.quality, 2)) == ["[97.9, 98.7]"]
+    assert len(intervals(effect_table(tables))) == 2 * 12
+    assert len(intervals(difference_table(tables))) == 12
+    assert len(intervals(probe_table(tables.label_probes))) == tables.label_probes.height
+    assert intervals(quality_table(tables.quality)) == ["[97.9, 98.7]"]
 
 
 @pytest.mark.parametrize("canvas", [WIDE, NARROW], ids=["wide", "narrow"])
-def test_each_intervention_is_drawn_at_its_rate_under_its_model(ledger: FeatureTables, canvas: Canvas):
-    figure = intervention_figure(ledger.interventions, NAMES, canvas)
+def test_each_intervention_is_drawn_at_its_rate_under_its_model(tables: FeatureTables, canvas: Canvas):
+    figure = intervention_figure(tables.interventions, NAMES, canvas)
     drawn = [trace.x[0] for trace in figure.data][::-1]
     assert drawn == pytest.approx([99.1, 12.4, 96.9, 41.2, 78.3, 41.9, 95.1, 40.5])
     lines = {round(line.x0, 1): (line.y0, line.y1) for line in figure.layout.shapes}
@@ -364,15 +356,15 @@ def test_each_intervention_is_drawn_at_its_rate_under_its_model(ledger: FeatureT
     assert lines == {99.1: (tops[2], tops[0]), 41.2: (tops[7], tops[3])}
 
 
-def test_marks_of_effects_and_differences_carry_their_intervals(ledger: FeatureTables):
-    for figure in (effect_figure(ledger, NAMES, WIDE), difference_figure(ledger, WIDE)):
+def test_marks_of_effects_and_differences_carry_their_intervals(tables: FeatureTables):
+    for figure in (effect_figure(tables, NAMES, WIDE), difference_figure(tables, WIDE)):
         assert len(figure.data) == 12
         assert all(trace.error_x.array[0] > 0 and trace.error_x.arrayminus[0] > 0 for trace in figure.data)
         assert [trace.x[0] for trace in figure.data] == sorted(trace.x[0] for trace in figure.data)
 
 
-def test_the_probes_drawn_are_the_widest_of_each_kind(ledger: FeatureTables):
-    hovers = [trace.customdata[0] for trace in probe_figure(ledger.label_probes, WIDE).data][::-1]
+def test_the_probes_drawn_are_the_widest_of_each_kind(tables: FeatureTables):
+    hovers = [trace.customdata[0] for trace in probe_figure(tables.label_probes, WIDE).data][::-1]
     assert [plain(hover) for hover in hovers[:3]] == [
         "opener · the whole stream: 0.980 [0.970, 0.990]",
         "opener · 12 features: 0.950 [0.940, 0.960]",
@@ -381,33 +373,33 @@ def test_the_probes_drawn_are_the_widest_of_each_kind(ledger: FeatureTables):
     assert len(hovers) == 6
 
 
-def test_the_scatter_fills_the_marks_of_features_with_a_card(ledger: FeatureTables):
-    shown = shown_features(ledger, 3)
-    hollow, filled = scatter_figure(ledger, NAMES, shown, WIDE).data
+def test_the_scatter_fills_the_marks_of_features_with_a_card(tables: FeatureTables):
+    shown = shown_features(tables, 3)
+    hollow, filled = scatter_figure(tables, NAMES, shown, WIDE).data
     assert [str(feature) for feature in shown] == list(filled.text)
     assert len(hollow.x) + len(filled.x) == N - 1
     assert list(filled.x) == pytest.approx([100 * (0.01 + 0.02 * feature) for feature in shown])
     assert list(filled.y) == pytest.approx([effect_of(feature) for feature in shown])
-    assert "Not drawn: 1 that never fire." in scatter_block(ledger, NAMES, shown, 2)
+    assert "Not drawn: 1 that never fire." in left_out(tables)
 
 
-def test_without_effects_the_scatter_shows_reason_scores(ledger: FeatureTables):
-    hollow, _ = scatter_figure(without(ledger, "effects"), NAMES, [], WIDE).data
+def test_without_effects_the_scatter_shows_reason_scores(tables: FeatureTables):
+    hollow, _ = scatter_figure(without(tables, "effects"), NAMES, [], WIDE).data
     assert "feature 23: ReasonScore 0.023, fires at 47.00\u202f% of tokens" in hollow.customdata
 
 
-def test_effects_by_the_exact_methods_come_first(ledger: FeatureTables):
-    exact = ledger.effects.filter(pl.col("method") == "ablation")
+def test_effects_by_the_exact_methods_come_first(tables: FeatureTables):
+    exact = tables.effects.filter(pl.col("method") == "ablation")
     by = {method: exact.with_columns(method=pl.lit(method)) for method in METHODS}
     assert METHODS[:2] == ("ablation", "joint ablation")
     for place in range(len(METHODS)):
         there = pl.concat([by[method] for method in reversed(METHODS[place:])])
         assert set(main_effects(there)["method"]) == {METHODS[place]}
-    joint = dataclasses.replace(ledger, effects=pl.concat([by["gradient"], by["joint ablation"]]))
+    joint = dataclasses.replace(tables, effects=pl.concat([by["gradient"], by["joint ablation"]]))
     table = effect_table(joint)
     assert 0 < table.index("By joint ablation, nats") < table.index("By gradient, nats")
     strongest = main_effects(joint.effects)["feature"][0]
-    assert "by joint ablation, active in" in feature_cards(joint, NAMES, [strongest], 2)
+    assert "by joint ablation, active in" in feature_cards(joint, NAMES, [strongest])
 
 
 def test_a_scatter_of_many_features_stays_small():
@@ -423,52 +415,52 @@ def test_a_scatter_of_many_features_stays_small():
     many = made({"firing": firing, "effects": effects})
     hollow, _ = scatter_figure(many, NAMES, [], WIDE).data
     assert sorted(hollow.y) == list(range(1000, 3000))
-    assert "all but the 2000 strongest" in scatter_block(many, NAMES, [], 2)
+    assert "all but the 2000 strongest" in left_out(many)
 
 
-def test_undefined_is_a_dash_with_its_reason(ledger: FeatureTables):
-    assert "–</div>" not in effect_table(ledger)
-    assert '– <span class="span">does not vary</span>' in difference_table(ledger)
-    lost = ledger.quality.with_columns(pl.lit(NAN).alias(f"ce_recovered{end}") for end in ("", "_low", "_high"))
-    assert '– <span class="span">nothing to lose</span>' in quality_block(lost, 2)
-    unknown = ledger.effects.filter((pl.col("method") == "ablation") | (pl.col("feature") > 11))
-    assert '– <span class="span">not measured</span>' in effect_table(dataclasses.replace(ledger, effects=unknown))
-    few = ledger.label_probes.with_columns(auroc=NAN, low=NAN, high=NAN, f1=NAN)
+def test_undefined_is_a_dash_with_its_reason(tables: FeatureTables):
+    assert "–</div>" not in effect_table(tables)
+    assert '– <span class="span">does not vary</span>' in difference_table(tables)
+    lost = tables.quality.with_columns(pl.lit(NAN).alias(f"ce_recovered{end}") for end in ("", "_low", "_high"))
+    assert '– <span class="span">nothing to lose</span>' in quality_table(lost)
+    unknown = tables.effects.filter((pl.col("method") == "ablation") | (pl.col("feature") > 11))
+    assert '– <span class="span">not measured</span>' in effect_table(dataclasses.replace(tables, effects=unknown))
+    few = tables.label_probes.with_columns(auroc=NAN, low=NAN, high=NAN, f1=NAN)
     assert probe_table(few).count("too few tokens") == 2 * few.height
-    card = feature_cards(ledger, NAMES, [SILENT], 2)
+    card = feature_cards(tables, NAMES, [SILENT])
     assert "<b>–</b> undefined" in card
     assert "fires at none of 1" in card
 
 
-def test_cards_come_by_effect_and_else_by_what_there_is(ledger: FeatureTables):
+def test_cards_come_by_effect_and_else_by_what_there_is(tables: FeatureTables):
     by_effect = sorted((i for i in range(N) if i != SILENT), key=lambda i: -abs(effect_of(i)))
-    assert shown_features(ledger, 5) == by_effect[:5]
-    assert shown_features(without(ledger, "effects"), 2) == [23, 22]
+    assert shown_features(tables, 5) == by_effect[:5]
+    assert shown_features(without(tables, "effects"), 2) == [23, 22]
     assert shown_features(only("contexts"), 2) == [0, 1]
     assert shown_features(made({}), 2) == []
 
 
-def test_a_card_tells_what_is_known_of_its_feature(ledger: FeatureTables):
-    card = plain(feature_cards(ledger, NAMES, [23], 2))
+def test_a_card_tells_what_is_known_of_its_feature(tables: FeatureTables):
+    card = plain(feature_cards(tables, NAMES, [23]))
     assert "fires at 47.0 % of tokens, mean 24 there, largest 27" in card
     assert "mean in zero-rl minus zero-base <b>+0.230</b> [0.225, 0.235] from 0.100 to 0.330" in card
     assert "ReasonScore <b>0.023</b>" in card
     assert re.findall(r"<code>(.*?)</code>", card)[:6] == ["T", "␣so", "↵", "&lt;|end|&gt;", "∅", "6"]
     assert re.findall(r'<th scope="row">(.*?)</th>', card) == ["opener", "answer digit"]
     assert card.count('<p class="strip">') == 5
-    assert card.count("<mark") == 5 + 1
+    assert card.count("<mark") == 5
     assert "27 at chain/23, sample 0, token 7" in card
     assert "1 more text</summary>" in card
 
 
-def test_the_first_text_of_a_card_is_shaded_at_full_strength(ledger: FeatureTables):
-    marks = re.findall(r'<mark class="tok act peak" style="--a:([\d.]+)"', feature_cards(ledger, NAMES, [0], 2))
+def test_the_first_text_of_a_card_is_shaded_at_full_strength(tables: FeatureTables):
+    marks = re.findall(r'<mark class="tok act peak" style="--a:([\d.]+)"', feature_cards(tables, NAMES, [0]))
     assert [float(mark) for mark in marks] == sorted(map(float, marks), reverse=True)
     assert marks[0] == "1.00"
 
 
-def test_the_section_of_a_study_says_the_same_under_one_heading(ledger: FeatureTables, text: str):
-    section = feature_section(ledger, NAMES, n_cards=2)
+def test_the_section_of_a_study_says_the_same_under_one_heading(tables: FeatureTables, text: str):
+    section = feature_section(tables, NAMES, n_cards=2)
     assert headings(section) == ["What single features do"]
     assert re.findall(r"<h3>(.*?)</h3>", section) == [
         "How well the SAE reads the model",
@@ -476,7 +468,7 @@ def test_the_section_of_a_study_says_the_same_under_one_heading(ledger: FeatureT
         "The features one by one",
     ]
     assert section.count("<article") == 2
-    for part in (intervention_table(ledger.interventions, NAMES), feature_answer(ledger, NAMES)):
+    for part in (intervention_table(tables.interventions, NAMES), feature_answer(tables, NAMES)):
         assert part in section
         assert part in text
 
@@ -496,19 +488,12 @@ def test_the_feature_page_asks_the_network_for_nothing(text: str):
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
 def test_hostile_features_make_no_element(text: str, payload: str):
-    def kinds(page: str) -> set[tuple[str, tuple[str, ...]]]:
-        return {(tag, tuple(sorted(attributes))) for tag, attributes in Elements(opened(page)).found}
-
     assert kinds(render_features(spoiled(payload))) <= kinds(text)
 
 
 @pytest.mark.parametrize("payload", [PAYLOADS["closing"], PAYLOADS["plotly"]], ids=["closing", "plotly"])
 def test_hostile_features_run_nothing_in_a_browser(dumped_dom: Callable[[str], str], payload: str):
     document = dumped_dom(render_features(spoiled(payload)))
-    found = Elements(undressed(document)).found
     assert "<title>The features of " in document
-    assert not [tag for tag, _ in found if tag in {"img", "iframe", "object", "embed"}]
-    assert not [at for _, at in found if any(name.startswith("on") for name in at)]
-    assert not [at for _, at in found if "javascript:" in str(at.get("href", "")) + str(at.get("xlink:href", ""))]
-    drawn = [at["id"] for tag, at in found if tag == "div" and "js-plotly-plot" in str(at.get("class"))]
-    assert drawn == FIGURES
+    assert obeys_nothing(document)
+    assert drawn(document) == FIGURES

@@ -6,18 +6,18 @@ import polars as pl
 import pytest
 
 from elicitation.report.kit.canvas import NARROW, WIDE, Canvas
-from elicitation.report.kit.palette import ASSISTED, BASE, DARK, LOOKS, PAPER, PUBLISHED_INK, RANKED, TUNED, arm_styles
-from elicitation.report.study.figures import cover_figure, family_figure, guess_figure, ladder_figure, pass_at_k_figure
-from elicitation.report.study.record_words import rungs
-from elicitation.report.study.tables import Family, ReportTables
+from elicitation.report.kit.palette import ASSISTED, BASE, DARK, PAPER, RANKED, TUNED, VIOLET
+from elicitation.report.study.figures import LOOKS, arm_styles, curve_figure, guess_figure, ladder_figure
+from elicitation.report.study.tables import Family, ReportTables, rungs
 from lab.records.errors import EstimateError
 
+CURVES = {"k": "pass_at_k", "tau": "cover", "family": "families"}
 CANVASES = pytest.mark.parametrize("canvas", [WIDE, NARROW], ids=["wide", "narrow"])
 
 
 @CANVASES
-def test_the_ladder_draws_one_dot_an_arm_from_base_to_tuned(ledger: ReportTables, canvas: Canvas):
-    figure = ladder_figure(ledger.ladder, canvas)
+def test_the_ladder_draws_one_dot_an_arm_from_base_to_tuned(tables: ReportTables, canvas: Canvas):
+    figure = ladder_figure(tables.ladder, canvas)
     assert len(figure.data) == 11
     assert figure.data[0].x == pytest.approx([30.2])
     assert figure.data[-1].x == pytest.approx([94.6])
@@ -25,15 +25,15 @@ def test_the_ladder_draws_one_dot_an_arm_from_base_to_tuned(ledger: ReportTables
     assert heights == sorted(heights)
 
 
-def test_interval_arms_reach_exactly_to_the_ends_of_the_interval(ledger: ReportTables):
-    row = rungs(ledger.ladder, "strict").row(3, named=True)
-    trace = ladder_figure(ledger.ladder).data[3]
+def test_interval_arms_reach_exactly_to_the_ends_of_the_interval(tables: ReportTables):
+    row = rungs(tables.ladder, "strict").row(3, named=True)
+    trace = ladder_figure(tables.ladder).data[3]
     assert trace.x[0] + trace.error_x.array[0] == pytest.approx(100 * row["high"])
     assert trace.x[0] - trace.error_x.arrayminus[0] == pytest.approx(100 * row["low"])
 
 
-def test_controls_stand_right_under_their_rung(ledger: ReportTables):
-    arms = rungs(ledger.ladder, "strict")["arm"].to_list()
+def test_controls_stand_right_under_their_rung(tables: ReportTables):
+    arms = rungs(tables.ladder, "strict")["arm"].to_list()
     assert arms[3:6] == ["vector.random", "vector.placebo", "vector"]
     assert arms[6:8] == ["routed.schedule", "routed"]
     assert (arms[0], arms[-1]) == ("base", "tuned")
@@ -45,22 +45,22 @@ def test_a_refused_share_is_never_drawn_as_a_number(refused: ReportTables):
     assert not any("[" in note for note in notes)
 
 
-def test_a_control_without_its_rung_is_an_error_that_names_it(ledger: ReportTables):
-    orphaned = ledger.ladder.filter(pl.col("arm") != "routed")
+def test_a_control_without_its_rung_is_an_error_that_names_it(tables: ReportTables):
+    orphaned = tables.ladder.filter(pl.col("arm") != "routed")
     with pytest.raises(EstimateError, match=r"routed\.schedule"):
         ladder_figure(orphaned)
 
 
-def test_a_ladder_without_both_ends_is_an_error(ledger: ReportTables):
+def test_a_ladder_without_both_ends_is_an_error(tables: ReportTables):
     with pytest.raises(EstimateError, match="1 strict rows"):
-        ladder_figure(ledger.ladder.filter(pl.col("arm") != "tuned"))
+        ladder_figure(tables.ladder.filter(pl.col("arm") != "tuned"))
 
 
 @CANVASES
-@pytest.mark.parametrize("draw", [pass_at_k_figure, cover_figure, family_figure])
-def test_curves_have_a_panel_for_each_measure(ledger: ReportTables, canvas: Canvas, draw):
-    frame = {pass_at_k_figure: ledger.pass_at_k, cover_figure: ledger.cover, family_figure: ledger.families}[draw]
-    figure = draw(frame, canvas, arm_styles(ledger.ladder))
+@pytest.mark.parametrize("column", CURVES)
+def test_curves_have_a_panel_for_each_measure(tables: ReportTables, canvas: Canvas, column: str):
+    frame = getattr(tables, CURVES[column])
+    figure = curve_figure(column, frame, canvas, arm_styles(tables.ladder))
     lines = [trace for trace in figure.data if trace.hoverinfo != "skip"]
     assert len(lines) == 10
     assert {trace.xaxis for trace in lines} == {"x", "x2"}
@@ -69,45 +69,45 @@ def test_curves_have_a_panel_for_each_measure(ledger: ReportTables, canvas: Canv
 
 
 @CANVASES
-@pytest.mark.parametrize("draw", [pass_at_k_figure, cover_figure, family_figure])
-def test_an_unchecked_process_leaves_one_panel(ledger: ReportTables, canvas: Canvas, draw):
-    frame = {pass_at_k_figure: ledger.pass_at_k, cover_figure: ledger.cover, family_figure: ledger.families}[draw]
-    figure = draw(frame, canvas, arm_styles(ledger.ladder), process_checked=False)
+@pytest.mark.parametrize("column", CURVES)
+def test_an_unchecked_process_leaves_one_panel(tables: ReportTables, canvas: Canvas, column: str):
+    frame = getattr(tables, CURVES[column])
+    figure = curve_figure(column, frame, canvas, arm_styles(tables.ladder), process_checked=False)
     lines = [trace for trace in figure.data if trace.hoverinfo != "skip"]
     assert len(lines) == 5
     assert {trace.xaxis for trace in lines} == {"x"}
     assert [annotation.text for annotation in figure.layout.annotations] == ["Answer"]
 
 
-def test_pass_at_k_doubles_along_the_axis(ledger: ReportTables):
-    figure = pass_at_k_figure(ledger.pass_at_k)
+def test_pass_at_k_doubles_along_the_axis(tables: ReportTables):
+    figure = curve_figure("k", tables.pass_at_k)
     assert list(figure.data[1].x) == [0, 1, 2, 3, 4, 5]
     assert list(figure.layout.xaxis.ticktext) == ["1", "2", "4", "8", "16", "32"]
 
 
-def test_families_keep_the_order_of_the_table(ledger: ReportTables):
-    figure = family_figure(ledger.families)
+def test_families_keep_the_order_of_the_table(tables: ReportTables):
+    figure = curve_figure("family", tables.families)
     assert list(figure.layout.xaxis.ticktext) == [f"{n} steps" for n in range(3, 9)]
 
 
-def test_the_guess_floor_is_drawn_from_zero(ledger: ReportTables):
-    figure = guess_figure(ledger.guess)
+def test_the_guess_floor_is_drawn_from_zero(tables: ReportTables):
+    figure = guess_figure(tables.guess)
     assert figure.layout.xaxis.range[0] == 0
     assert len(figure.data) == 3
 
 
-def test_undefined_values_reach_the_browser_as_gaps(ledger: ReportTables):
-    gapped = ledger.pass_at_k.with_columns(value=pl.when(pl.col("k") == 32).then(float("nan")).otherwise("value"))
-    drawn = json.loads(str(pass_at_k_figure(gapped).to_json(engine="json")))
+def test_undefined_values_reach_the_browser_as_gaps(tables: ReportTables):
+    gapped = tables.pass_at_k.with_columns(value=pl.when(pl.col("k") == 32).then(float("nan")).otherwise("value"))
+    drawn = json.loads(str(curve_figure("k", gapped).to_json(engine="json")))
     assert drawn["data"][1]["y"][-1] is None
 
 
-def test_a_figure_is_a_pure_function_of_its_table(ledger: ReportTables):
-    assert ladder_figure(ledger.ladder).to_json() == ladder_figure(ledger.ladder.clone()).to_json()
+def test_a_figure_is_a_pure_function_of_its_table(tables: ReportTables):
+    assert ladder_figure(tables.ladder).to_json() == ladder_figure(tables.ladder.clone()).to_json()
 
 
-@pytest.mark.parametrize("draw", [lambda led: ladder_figure(led.ladder), lambda led: pass_at_k_figure(led.pass_at_k)])
-def test_every_colour_of_a_figure_has_a_dark_twin(ledger: ReportTables, draw):
+@pytest.mark.parametrize("draw", [lambda led: ladder_figure(led.ladder), lambda led: curve_figure("k", led.pass_at_k)])
+def test_every_colour_of_a_figure_has_a_dark_twin(tables: ReportTables, draw):
     def colours(value: object, key: str = ""):
         if isinstance(value, dict):
             for name, item in value.items():
@@ -118,18 +118,18 @@ def test_every_colour_of_a_figure_has_a_dark_twin(ledger: ReportTables, draw):
         elif isinstance(value, str) and key.lower().endswith("color"):
             yield value
 
-    assert set(colours(json.loads(draw(ledger).to_json(engine="json")))) <= set(DARK)
+    assert set(colours(json.loads(draw(tables).to_json(engine="json")))) <= set(DARK)
 
 
 def test_every_kind_of_help_has_a_look_that_no_other_has():
     assert set(LOOKS) == set(get_args(Family)) - {"end"}
-    assert len(set(LOOKS.values())) == len({symbol for _, symbol in LOOKS.values()}) == len(LOOKS)
+    assert len(set(LOOKS.values())) == len({style.symbol for style in LOOKS.values()}) == len(LOOKS)
 
 
-def test_an_arm_looks_like_its_kind_of_help_and_a_control_like_its_rung(ledger: ReportTables):
-    styles = arm_styles(ledger.ladder)
-    assert (styles["gate"].ink, styles["gate"].symbol) == LOOKS["tuned router"]
-    assert styles["vector.random"].ink == styles["vector"].ink == LOOKS["vector"][0]
+def test_an_arm_looks_like_its_kind_of_help_and_a_control_like_its_rung(tables: ReportTables):
+    styles = arm_styles(tables.ladder)
+    assert styles["gate"] == LOOKS["tuned router"]
+    assert styles["vector.random"].ink == styles["vector"].ink == LOOKS["vector"].ink
     assert (styles["vector.random"].symbol, styles["vector.random"].faint) == ("circle-open", True)
 
 
@@ -160,7 +160,7 @@ def luminance(ink: str) -> float:
 @pytest.mark.parametrize("sight", SIGHTS)
 @pytest.mark.parametrize("night", [False, True], ids=["light", "dark"])
 def test_inks_stay_apart_for_every_kind_of_sight(sight: str, night: bool):
-    inks = [DARK[ink] if night else ink for ink in (BASE, ASSISTED, TUNED, PUBLISHED_INK, *RANKED)]
+    inks = [DARK[ink] if night else ink for ink in (BASE, ASSISTED, TUNED, VIOLET, *RANKED)]
     seen = [cielab(np.array(SIGHTS[sight]) @ linear(ink)) for ink in inks]
     gaps = [float(np.linalg.norm(a - b)) for i, a in enumerate(seen) for b in seen[:i]]
     assert min(gaps) > 15
@@ -169,6 +169,6 @@ def test_inks_stay_apart_for_every_kind_of_sight(sight: str, night: bool):
 @pytest.mark.parametrize("night", [False, True], ids=["light", "dark"])
 def test_inks_stand_out_from_the_paper_threefold(night: bool):
     paper = luminance(DARK[PAPER] if night else PAPER)
-    for ink in (BASE, ASSISTED, TUNED, PUBLISHED_INK, *RANKED):
+    for ink in (BASE, ASSISTED, TUNED, VIOLET, *RANKED):
         low, high = sorted((paper, luminance(DARK[ink] if night else ink)))
         assert (high + 0.05) / (low + 0.05) >= 2.95

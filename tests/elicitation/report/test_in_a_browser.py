@@ -1,6 +1,5 @@
 """Every page as a browser shows it: wide and narrow, by day and by night, on paper and by keyboard."""
 
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from elicitation.report.kit.palette import DARK, PAPER
 from elicitation.report.study.page import render
 from elicitation.report.vectors.page import render_vectors
 from tests.elicitation.report import test_calibration_page, test_feature_page, test_vector_page
-from tests.elicitation.report.browser import Browser, browsing, installed
-from tests.elicitation.report.conftest import example_rows, leak_rows, made_ledger, made_page
+from tests.elicitation.report.browser import Browser
+from tests.elicitation.report.conftest import example_rows, leak_rows, made_page, made_tables
 
 QUESTION = (
     "<|im_start|>system\nYou are a helpful AI assistant named SmolLM.<|im_end|>\n<|im_start|>user\n"
@@ -34,8 +33,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     calibration = test_calibration_page.made(TRIALS.frame(test_calibration_page.trial_rows()))
     calibration = test_calibration_page.dataclasses.replace(calibration, leaks=LEAKS.frame(leak_rows()))
     made = {
-        "study": render(made_page(made_ledger())),
-        "spoken": render(made_page(made_ledger(examples=spoken))),
+        "study": render(made_page(made_tables())),
+        "spoken": render(made_page(made_tables(examples=spoken))),
         "calibration": render_calibration(calibration),
         "features": render_features(test_feature_page.page_of(test_feature_page.made(test_feature_page.rows()))),
         "vectors": render_vectors(test_vector_page.made_page(test_vector_page.made())),
@@ -45,15 +44,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, text in made.items():
         paths[name].write_text(text, encoding="utf-8")
     return paths
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    binary = installed()
-    if binary is None:
-        pytest.skip("no chromium on this machine, so nothing can show how a page looks in a browser")
-    with browsing(binary, tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 def test_the_pages_named_are_those_made(pages: dict[str, Path]):

@@ -3,16 +3,13 @@ import math
 import pytest
 
 from elicitation.calibration.leak import LEAKS, Leak, Mean, leak
+from elicitation.report.record_words import is_leaky, leak_figures, leak_sentence, silent_figures
 from elicitation.report.study.ladder_table import ladder_table
 from elicitation.report.study.page import Page, render
-from elicitation.report.study.record_words import is_leaky, leak_figures, leak_sentence, silent_figures
+from tests.elicitation.report.opened import plain
 
 NAN = math.nan
 NONE = Mean(NAN, NAN, NAN)
-
-
-def words(text: str) -> str:
-    return text.replace("\u202f", " ").replace("\u00a0", " ")
 
 
 def made(gain: float, share: float = NAN, n_silent: int = 0) -> Leak:
@@ -29,8 +26,8 @@ def made(gain: float, share: float = NAN, n_silent: int = 0) -> Leak:
 
 
 def test_a_leak_is_written_as_a_share_or_where_all_were_refused_in_points():
-    assert tuple(map(words, leak_figures(made(0.1, 0.2)))) == ("20 %", "[18, 24]")
-    assert tuple(map(words, leak_figures(made(0.1)))) == ("+10.0 points", "[9.0, 12.0]")
+    assert tuple(map(plain, leak_figures(made(0.1, 0.2)))) == ("20 %", "[18, 24]")
+    assert tuple(map(plain, leak_figures(made(0.1)))) == ("+10.0 points", "[9.0, 12.0]")
 
 
 def test_what_was_not_measured_is_said_so_and_does_not_leak():
@@ -47,20 +44,20 @@ def test_only_more_than_two_points_are_called_a_leak():
     assert not is_leaky(made(0.02, 0.04))
     assert is_leaky(made(0.0201, 0.04))
     assert leak_sentence(made(0.019, 0.04)) == ""
-    assert words(leak_sentence(made(0.1, 0.2))) == (
+    assert plain(leak_sentence(made(0.1, 0.2))) == (
         "It leaks: where all of the gain was taught and none could be elicited (2 organisms, 300 problems in all), it "
         "still brings 20 % [18, 24] of the gain, so its share here is no proof that the base model had as much."
     )
-    assert "+10.0 points [9.0, 12.0], so" in words(leak_sentence(made(0.1)))
+    assert "+10.0 points [9.0, 12.0], so" in plain(leak_sentence(made(0.1)))
 
 
 def test_the_largest_gain_where_there_is_none_is_written_beside():
-    assert words(silent_figures(made(0.1, 0.2, n_silent=2))) == "+0.8 [−2.2, 3.8]"
+    assert plain(silent_figures(made(0.1, 0.2, n_silent=2))) == "+0.8 [−2.2, 3.8]"
     assert silent_figures(made(0.1)) == silent_figures(None) == ""
 
 
 def test_the_ladder_table_has_a_leak_beside_each_share(page: Page):
-    table = words(ladder_table(page.ledger.ladder, page.leaks))
+    table = plain(ladder_table(page.tables.ladder, page.leaks))
     cells = table.split('data-heading="Leak"><div>')[1:]
     shown = [cell.split("</div>")[0] for cell in cells]
     # From the tuned model down to the base.
@@ -71,7 +68,7 @@ def test_the_ladder_table_has_a_leak_beside_each_share(page: Page):
 
 
 def test_the_ladder_table_has_the_interval_of_bits_and_what_an_answer_costs(page: Page):
-    table = words(ladder_table(page.ledger.ladder, page.leaks))
+    table = plain(ladder_table(page.tables.ladder, page.leaks))
     assert '0.52 <span class="span">[0.416, 0.676]</span> <span class="span">11.4 a problem</span>' in table
     assert '0 <span class="span">8 × the tokens</span>' in table
     assert table.count("× the tokens") == 1

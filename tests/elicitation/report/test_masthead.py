@@ -6,17 +6,21 @@ import gzip
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import Markup
 
 from elicitation.estimators.estimate import ESTIMATES
-from elicitation.report.kit.document import contents, guide, sections
-from elicitation.report.kit.markup import numbers, packed
+from elicitation.report.kit.document import contents, sections
+from elicitation.report.kit.markup import packed
+from elicitation.report.kit.table import numbers
 from elicitation.report.study.ladder_table import glance
+from elicitation.report.study.page import Page, render
 from elicitation.report.study.tables import EXAMPLES, ReportTables
 from elicitation.report.study.traces import trace_cards
 from tests.elicitation.report.conftest import example_rows
 from tests.elicitation.report.test_best_estimate import RECORDED, estimates
 
-PARTS = ("<h2>What it costs</h2><p>1</p>", "<p>no heading</p>", "<h2>Base &amp; tuned, τ</h2><h2>again</h2>")
+COSTS, BARE = "<section><h2>What it costs</h2><p>1</p></section>", "<section><p>no heading</p></section>"
+BODY = f"{COSTS}{BARE}<section>\n<h2>Base &amp; tuned, τ</h2><h2>again</h2></section>"
 
 
 def test_the_contents_lead_to_every_section_that_has_a_heading():
@@ -24,23 +28,22 @@ def test_the_contents_lead_to_every_section_that_has_a_heading():
         '<a href="#part-what-it-costs">What it costs</a>',
         '<a href="#part-base-tuned">Base &amp; tuned, τ</a>',
     )
-    assert contents(PARTS).count("<li>") == 2
-    assert all(link in contents(PARTS) for link in links)
-    assert sections(PARTS) == (
-        f'<section id="part-what-it-costs">{PARTS[0]}</section><section>{PARTS[1]}</section>'
-        f'<section id="part-base-tuned">{PARTS[2]}</section>'
-    )
+    assert contents(BODY).count("<li>") == 2
+    assert all(link in contents(BODY) for link in links)
+    placed = sections(BODY)
+    assert placed.startswith('<section id="part-what-it-costs"><h2>')
+    assert '<section id="part-base-tuned">\n<h2>' in placed
+    assert BARE in placed
 
 
 def test_a_page_of_one_section_needs_no_contents():
-    assert contents(PARTS[:2]) == ""
+    assert contents(COSTS + BARE) == ""
 
 
-def test_the_guide_names_its_words_before_it_is_unfolded():
-    folded = guide({"strict": "every step is valid", "share": "a part"})
-    summary, entries = folded.split("</summary>")
-    assert "strict, share" in summary
-    assert "<dt>share</dt><dd>a part</dd>" in entries
+def test_the_guide_names_its_words_before_it_is_unfolded(page: Page):
+    summary, entries = render(page).split('<details class="how">')[1].split("</summary>")[:2]
+    assert "strict, share, control" in summary
+    assert "<dt>brackets</dt><dd>95 % intervals, resampling problems.</dd>" in entries
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
@@ -50,30 +53,30 @@ def test_what_is_packed_comes_back_and_holds_no_markup(text: str):
 
 
 def test_a_folded_table_has_a_place_only_where_one_is_given():
-    assert numbers("All", "<table></table>").startswith('<details class="numbers"><summary>All</summary>')
+    assert numbers("All", Markup("<table></table>")).startswith('<details class="numbers"><summary>All</summary>')
     assert 'id="there"' in numbers("All", "", place="there")
 
 
-def seen(ledger: ReportTables, found: pl.DataFrame, *, process_checked: bool = True) -> str:
-    return glance(ledger.ladder, found, RECORDED, "<a> with <b>", process_checked=process_checked)
+def seen(tables: ReportTables, found: pl.DataFrame, *, process_checked: bool = True) -> str:
+    return glance(tables.ladder, found, RECORDED, "<a> with <b>", process_checked=process_checked)
 
 
-def test_the_glance_says_what_was_compared_what_was_found_and_how_sure_it_is(ledger: ReportTables):
-    said = seen(ledger, estimates())
+def test_the_glance_says_what_was_compared_what_was_found_and_how_sure_it_is(tables: ReportTables):
+    said = seen(tables, estimates())
     assert "<dt>Compared</dt><dd>&lt;a&gt; with &lt;b&gt;, up to 16 samples of each</dd>" in said
     assert "<dt>Already in the base</dt><dd>60" in said
     assert "only if every step that leads to it is valid" in said
     assert "other ways" not in said
-    assert "Answers alone are counted" in seen(ledger, estimates(), process_checked=False)
+    assert "Answers alone are counted" in seen(tables, estimates(), process_checked=False)
 
 
-def test_the_glance_says_how_far_estimators_lie_apart(ledger: ReportTables):
+def test_the_glance_says_how_far_estimators_lie_apart(tables: ReportTables):
     second = pl.when(pl.col("quantity") == "poor").then(pl.lit("E1")).otherwise(pl.col("estimator")).alias("estimator")
-    assert "from 30\u202f% to 90\u202f%" in seen(ledger, estimates().with_columns(second))
+    assert "from 30\u202f% to 90\u202f%" in seen(tables, estimates().with_columns(second))
 
 
-def test_a_study_without_estimates_leaves_the_share_out(ledger: ReportTables):
-    assert "Already in the base" not in seen(ledger, ESTIMATES.frame([]))
+def test_a_study_without_estimates_leaves_the_share_out(tables: ReportTables):
+    assert "Already in the base" not in seen(tables, ESTIMATES.frame([]))
 
 
 def test_a_long_completion_shows_its_beginning_and_its_end():

@@ -1,5 +1,5 @@
 import dataclasses
-import html.parser
+import html
 import json
 import re
 from collections.abc import Callable
@@ -9,41 +9,31 @@ import pytest
 
 from elicitation.calibration.leak import LEAKS
 from elicitation.report.kit.markup import escaped, plotly_text, script_json
-from elicitation.report.kit.tokens import TokenStrip, token_strip
 from elicitation.report.study.ladder_table import ladder_table
 from elicitation.report.study.page import Page, render
 from elicitation.report.study.tables import SCHEMAS, ReportTables
-from elicitation.report.study.traces import truncation_warning
+from elicitation.report.study.traces import TokenStrip, token_strip, truncation_warning
 from lab.records.errors import EstimateError
-from tests.elicitation.report.opened import opened, undressed
-
-PAYLOADS = {
-    "script": '<script>document.title="pwned"</script>',
-    "image": "<img src=x onerror=\"document.title='pwned'\">",
-    "closing": '</script><script>document.title="pwned"</script><!--<script>',
-    "attribute": "\"' onmouseover=\"document.title='pwned'\" autofocus onfocus='document.title=1' x=\"",
-    "plotly": '<a href="javascript:document.title=1">x</a><b onclick="x">%{customdata} $\\href{x}{y}$ &lt;img&gt;</b>',
-}
+from tests.elicitation.report.opened import PAYLOADS, Elements, drawn, kinds, obeys_nothing, opened, unlinked
 
 
-class Elements(html.parser.HTMLParser):
-    """Tags and attributes as a browser's parser would find them."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]):
-        self.found.append((tag, dict(attrs)))
+@pytest.fixture(scope="module")
+def text(page: Page) -> str:
+    return render(page)
 
 
-def test_equal_pages_give_equal_text(page: Page):
-    assert render(page) == render(page)
+@pytest.fixture(scope="module")
+def unchecked(page: Page) -> str:
+    """The page of a task whose process cannot be checked."""
+    return render(dataclasses.replace(page, process_checked=False))
 
 
-def test_sections_come_in_reading_order(page: Page):
-    headings = re.findall(r"<h2>(.*?)</h2>", render(page))
+def test_equal_pages_give_equal_text(page: Page, text: str):
+    assert render(page) == text
+
+
+def test_sections_come_in_reading_order(text: str):
+    headings = re.findall(r"<h2>(.*?)</h2>", text)
     assert headings == [
         "How far each kind of help lifts the base model",
         "What is recovered, and at what price",
@@ -58,19 +48,16 @@ def test_sections_come_in_reading_order(page: Page):
 
 
 def test_a_table_without_rows_leaves_its_section_out(page: Page):
-    empty = {schema.name: getattr(page.ledger, schema.name).clear() for schema in SCHEMAS[1:]}
-    bare = Page(
-        **{field.name: getattr(page, field.name) for field in dataclasses.fields(page) if field.name != "ledger"},
-        ledger=ReportTables(ladder=page.ledger.ladder, **empty),
-    )
+    empty = {schema.name: getattr(page.tables, schema.name).clear() for schema in SCHEMAS[1:]}
+    bare = dataclasses.replace(page, tables=ReportTables(ladder=page.tables.ladder, **empty))
     assert len(re.findall(r"<h2>", render(bare))) == 3
 
 
 UNCHECKED = "This task's process cannot be checked, so strict accuracy is answer accuracy."
 
 
-def test_an_unchecked_process_is_never_said_to_be_valid(page: Page):
-    text = opened(render(dataclasses.replace(page, process_checked=False)))
+def test_an_unchecked_process_is_never_said_to_be_valid(unchecked: str):
+    text = html.unescape(opened(unchecked))
     assert UNCHECKED in text
     for claim in ("every step is valid", "Right by a valid process", "within its reach", "trust the strict"):
         assert claim.lower() not in text.lower().split("where these numbers come from")[0]
@@ -79,8 +66,8 @@ def test_an_unchecked_process_is_never_said_to_be_valid(page: Page):
     assert '"text":"Answer only"' not in text
 
 
-def test_a_checked_process_keeps_both_panels_and_says_what_strict_is(page: Page):
-    text = opened(render(page))
+def test_a_checked_process_keeps_both_panels_and_says_what_strict_is(text: str):
+    text = html.unescape(opened(text))
     assert UNCHECKED not in text
     assert "every step is valid" in text
     assert "the problem was within its reach" in text
@@ -99,13 +86,13 @@ def test_a_checked_process_keeps_both_panels_and_says_what_strict_is(page: Page)
         "On 200 held-out chain problems, at temperature 1, zero-rl solves",
     ],
 )
-@pytest.mark.parametrize("checked", [True, False])
-def test_the_page_owns_up_to_its_limits(page: Page, words: str, checked: bool):
-    assert words in render(dataclasses.replace(page, process_checked=checked))
+def test_the_page_owns_up_to_its_limits(text: str, unchecked: str, words: str):
+    assert words in unlinked(text)
+    assert words in unlinked(unchecked)
 
 
 def test_only_rungs_with_a_control_are_set_over_one(page: Page):
-    table = ladder_table(page.ledger.ladder, page.leaks)
+    table = ladder_table(page.tables.ladder, page.leaks)
     cells = re.findall(r'data-heading="Over its best control, points"><div>(.*?)</div>', table)
     assert len(cells) == 11
     assert [cell for cell in cells if cell != "–"] == [
@@ -114,33 +101,33 @@ def test_only_rungs_with_a_control_are_set_over_one(page: Page):
     ]
 
 
-def test_few_cut_completions_give_no_warning(page: Page):
-    assert truncation_warning(page.ledger.ladder) == ""
-    assert '<p class="warning">' not in render(page)
+def test_few_cut_completions_give_no_warning(page: Page, text: str):
+    assert truncation_warning(page.tables.ladder) == ""
+    assert '<p class="warning">' not in text
 
 
 def test_many_cut_completions_give_a_warning_that_names_the_worst(page: Page):
     cuts = {"base": 0.06, "prompt": 0.3, "tuned": 0.121, "gate": 0.07, "vector": 0.05}
     share = pl.col("arm").replace_strict(cuts, default=0.0, return_dtype=pl.Float64)
-    warning = truncation_warning(page.ledger.ladder.with_columns(truncated=share))
+    warning = truncation_warning(page.tables.ladder.with_columns(truncated=share))
     worst = "best of 12 prompts (30.0\u202f%), zero-rl (12.1\u202f%), tuned model decides when (7.0\u202f%)"
     assert f"{worst}, and 1 more arm. A completion that is cut counts as wrong" in warning
     assert "--max-new-tokens" in warning
-    wordy = dataclasses.replace(page.ledger, ladder=page.ledger.ladder.with_columns(truncated=share))
-    text = render(dataclasses.replace(page, ledger=wordy))
-    assert text.index('<table class="ladder">') < text.index(warning) < text.index("<h2>What guessing alone")
+    wordy = dataclasses.replace(page.tables, ladder=page.tables.ladder.with_columns(truncated=share))
+    text = render(dataclasses.replace(page, tables=wordy))
+    assert text.index('<table class="sheet">') < text.index(warning) < text.index("<h2>What guessing alone")
 
 
-def test_the_page_asks_the_network_for_nothing(page: Page):
-    text = opened(render(page))
+def test_the_page_asks_the_network_for_nothing(text: str):
+    text = opened(text)
     assert not re.search(r"""(src|href|action)\s*=\s*["']?\s*(https?:)?//""", text)
     assert "@import" not in text
     assert "url(" not in text
     assert not {tag for tag, _ in Elements(text).found} & {"iframe", "object", "embed", "img", "base", "form"}
 
 
-def test_the_policy_lets_only_our_own_scripts_run(page: Page):
-    policies = [at["content"] for tag, at in Elements(render(page)).found if at.get("http-equiv")]
+def test_the_policy_lets_only_our_own_scripts_run(text: str):
+    policies = [at["content"] for tag, at in Elements(text).found if at.get("http-equiv")]
     assert len(policies) == 1
     rules = dict(rule.strip().split(" ", 1) for rule in str(policies[0]).split(";"))
     assert rules["default-src"] == "'none'"
@@ -149,14 +136,14 @@ def test_the_policy_lets_only_our_own_scripts_run(page: Page):
     assert rules["img-src"] == "data:"
 
 
-def test_everything_folds_and_unfolds_by_keyboard(page: Page):
-    tags = [tag for tag, _ in Elements(opened(render(page))).found]
-    assert tags.count("details") == tags.count("summary") == 12
-    assert all(not any(name.startswith("on") for name in at) for _, at in Elements(opened(render(page))).found)
+def test_everything_folds_and_unfolds_by_keyboard(text: str):
+    found = Elements(opened(text)).found
+    tags = [tag for tag, _ in found]
+    assert tags.count("details") == tags.count("summary") == 13
+    assert all(not any(name.startswith("on") for name in at) for _, at in found)
 
 
-def test_provenance_lists_every_table_and_every_column(page: Page):
-    text = render(page)
+def test_provenance_lists_every_table_and_every_column(text: str):
     for schema in SCHEMAS:
         assert f"{schema.name}.parquet" in text
         assert all(f"<dt>{column.name} " in text for column in schema.columns)
@@ -164,10 +151,11 @@ def test_provenance_lists_every_table_and_every_column(page: Page):
     assert "with uncommitted changes" in text
 
 
-def test_every_section_of_numbers_leads_to_its_table(page: Page):
-    text = opened(render(page))
+def test_every_section_of_numbers_leads_to_its_table(text: str):
+    text = opened(text)
     links = [str(at["href"]) for tag, at in Elements(text).found if tag == "a" and "#table-" in str(at["href"])]
-    places = [at["id"] for tag, at in Elements(text).found if tag == "details" and "id" in at]
+    folds = [str(at.get("id", "")) for tag, at in Elements(text).found if tag == "details"]
+    places = [place for place in folds if place.startswith("table-")]
     assert {link.removeprefix("#") for link in links} <= set(places)
     assert set(places) == {f"table-{schema.name}" for schema in (*SCHEMAS, LEAKS)}
     assert {link.removeprefix("#table-") for link in links} == {
@@ -177,22 +165,19 @@ def test_every_section_of_numbers_leads_to_its_table(page: Page):
 
 def test_a_table_of_the_labs_own_says_what_made_it_and_one_of_two_files_has_the_link(page: Page):
     files = (
-        *page.files,
-        dataclasses.replace(page.files[0], path="lab/calibration/shipped/x.parquet", command="lab calibrate"),
+        *page.origin.files,
+        dataclasses.replace(page.origin.files[0], path="lab/calibration/shipped/x.parquet", command="lab calibrate"),
     )
-    text = opened(render(dataclasses.replace(page, files=files)))
+    text = opened(render(dataclasses.replace(page, origin=dataclasses.replace(page.origin, files=files))))
     assert "<p>Made by <code>lab calibrate</code>.</p>" in text
     assert text.count('id="table-ladder"') == 1
     assert 'href="#table-ladder">ladder.parquet</a>' in text
 
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
-def test_hostile_text_makes_no_element(hostile: Callable[[str], Page], page: Page, payload: str):
-    def kinds(text: str) -> set[tuple[str, tuple[str, ...]]]:
-        return {(tag, tuple(sorted(attributes))) for tag, attributes in Elements(opened(text)).found}
-
+def test_hostile_text_makes_no_element(hostile: Callable[[str], Page], text: str, payload: str):
     # A page with refusals has a list that this one lacks.
-    assert kinds(render(hostile(payload))) - kinds(render(page)) <= {
+    assert kinds(render(hostile(payload))) - kinds(text) <= {
         ("sup", ()),
         ("ol", ()),
         ("li", ()),
@@ -206,19 +191,14 @@ def test_hostile_text_runs_nothing_in_a_browser(
 ):
     page = hostile(payload)
     document = dumped_dom(render(page))
-    found = Elements(undressed(document)).found
     assert f"<title>{plotly_text(page.title)}</title>" in document
-    assert not [tag for tag, _ in found if tag in {"img", "iframe", "object", "embed"}]
-    assert sum(tag == "script" for tag, _ in found) == 2
-    assert not [at for _, at in found if any(name.startswith("on") for name in at)]
-    assert not [at for _, at in found if "javascript:" in str(at.get("href", "")) + str(at.get("xlink:href", ""))]
+    assert obeys_nothing(document)
 
 
 def test_all_six_figures_are_drawn_under_the_policy(page: Page, dumped_dom: Callable[[str], str]):
-    found = Elements(dumped_dom(render(page))).found
-    drawn = [at for tag, at in found if tag == "div" and "js-plotly-plot" in str(at.get("class"))]
-    assert [at["id"] for at in drawn] == ["ladder", "recovery", "guess", "pass-at-k", "cover", "families"]
-    assert sum("main-svg" in str(at.get("class")) for _, at in found) >= 6
+    document = dumped_dom(render(page))
+    assert drawn(document) == ["ladder", "recovery", "guess", "pass-at-k", "cover", "families"]
+    assert sum("main-svg" in str(at.get("class")) for _, at in Elements(document).found) >= 6
 
 
 def test_a_strip_shows_each_token_once_with_its_route_and_probability():

@@ -8,62 +8,74 @@ import polars as pl
 import pytest
 
 from elicitation.report.kit.canvas import NARROW, WIDE
-from elicitation.report.kit.provenance_section import TableFile
-from elicitation.report.vectors.answer import fit_block, vector_answer
-from elicitation.report.vectors.doses import dose_block, dose_figure, transfer_block
-from elicitation.report.vectors.effects import effect_figure, effect_table
+from elicitation.report.kit.document import Origin, TableFile
+from elicitation.report.study.tables import LADDER
+from elicitation.report.vectors.answer import vector_answer
+from elicitation.report.vectors.figures import dose_figure, effect_figure
 from elicitation.report.vectors.page import VectorPage, render_vectors
-from elicitation.report.vectors.tables import VECTOR_DOSES, VECTOR_EFFECTS, VECTOR_FITS, VECTOR_TRANSFERS, VectorTables
+from elicitation.report.vectors.sheets import effect_table
+from elicitation.report.vectors.tables import INCOHERENT, VECTOR_DOSES, VECTOR_FITS, VECTOR_TRANSFERS, VectorTables
 from lab.records.errors import EstimateError, StorageError
 from lab.records.provenance import Provenance, canonical_json
+from tests.elicitation.report.opened import unlinked
 
 NAN = math.nan
-# fit, control, (strict at temperature 1, greedy), share, rival, beyond
+# fit, control, (strict at temperature 1, greedy), share, beyond its best control
 ARMS = (
-    ("base", None, (0.2, 0.0), NAN, None, NAN),
-    ("tuned", None, (0.9, 1.0), NAN, None, NAN),
-    ("mean-2", None, (0.1, 0.0), -0.14, "random", -0.05),
-    ("mean-2", "random", (0.15, 0.0), -0.07, None, NAN),
-    ("policy", None, (0.62, 0.97), 0.6, "shuffled", 0.4),
-    ("policy", "random", (0.2, 0.1), 0.0, None, NAN),
-    ("policy", "shuffled", (0.22, 0.1), 0.03, None, NAN),
+    ("base", None, (0.2, 0.0), NAN, NAN),
+    ("tuned", None, (0.9, 1.0), NAN, NAN),
+    ("mean-2", None, (0.1, 0.0), -0.14, -0.05),
+    ("mean-2", "random-vectors", (0.15, 0.0), -0.07, NAN),
+    ("policy", None, (0.62, 0.97), 0.6, 0.4),
+    ("policy", "random-vectors", (0.2, 0.08), 0.0, NAN),
+    ("policy", "shuffled-labels", (0.22, 0.1), 0.03, NAN),
 )
 LABELS = {"base": "zero-base", "tuned": "zero-rl", "mean-2": "difference of means", "policy": "policy gradient"}
 
 
-def effects(refusal: str | None = None, beyond: float = 0.0) -> pl.DataFrame:
+def ladder(refusal: str | None = None, beyond: float = 0.0) -> pl.DataFrame:
     rows = []
-    for fit, control, values, share, best_control, over in ARMS:
+    for index, (fit, control, values, share, over) in enumerate(ARMS):
         for decoding, value in zip(("sampled", "greedy"), values, strict=True):
-            for measure in ("strict", "answer", "incoherent"):
-                known = refusal is None and measure != "incoherent" and not math.isnan(share)
-                has_share = fit not in ("base", "tuned") and measure != "incoherent"
+            suffix, words = ("-greedy", ", greedy decoding") if decoding == "greedy" else ("", "")
+            for measure in ("strict", "answer"):
+                known = refusal is None and not math.isnan(share)
+                is_end = fit in ("base", "tuned")
                 rows.append(
-                    {
-                        "fit": fit,
-                        "label": LABELS[fit],
-                        "control": control,
+                    dict.fromkeys(LADDER.dtypes, 0.0)
+                    | {
+                        "arm": f"{fit if control is None else f'{fit}.{control}'}{suffix}",
+                        "label": f"{LABELS[fit] if control is None else f'{control}, for {LABELS[fit]}'}{words}",
+                        "kind": "end" if is_end else "rung" if control is None else "control",
+                        "role": fit if is_end else "vector",
                         "decoding": decoding,
+                        "control": control,
+                        "control_of": None if control is None else f"{fit}{suffix}",
+                        "family": "end" if is_end else "vector",
+                        "order": index,
                         "measure": measure,
-                        "value": value,
+                        "accuracy": value,
                         "low": max(0.0, value - 0.03),
                         "high": min(1.0, value + 0.03),
-                        "gain": value - 0.2,
-                        "gain_low": value - 0.23,
-                        "gain_high": value - 0.17,
                         "share": share if known else NAN,
                         "share_low": share - 0.04 if known else NAN,
                         "share_high": share + 0.04 if known else NAN,
-                        "refusal": refusal if has_share else None,
-                        "best_control": best_control,
-                        "beyond": over + beyond,
-                        "beyond_low": over + beyond - 0.05,
-                        "beyond_high": over + beyond + 0.05,
+                        "refusal": None if is_end else refusal,
+                        "over_control": over + beyond,
+                        "over_control_low": over + beyond - 0.05,
+                        "over_control_high": over + beyond + 0.05,
                         "n_problems": 200,
                         "n_samples": 8 if decoding == "sampled" else 1,
                     }
                 )
-    return VECTOR_EFFECTS.frame(rows)
+    return LADDER.frame(rows)
+
+
+def incoherent() -> pl.DataFrame:
+    shares = {"value": 0.07, "low": 0.05, "high": 0.1}
+    return INCOHERENT.frame(
+        [{"arm": arm, "label": arm} | shares for arm in ladder()["arm"].unique(maintain_order=True)]
+    )
 
 
 def fits() -> pl.DataFrame:
@@ -73,8 +85,8 @@ def fits() -> pl.DataFrame:
     return VECTOR_FITS.frame(
         [
             common | there | {"control": None, "site": "blocks.0.hook_resid_pre"},
-            common | there | {"control": "shuffled", "site": "blocks.0.hook_resid_pre"},
-            common | missing | {"control": "placebo", "reason": "no trace of it"},
+            common | there | {"control": "shuffled-labels", "site": "blocks.0.hook_resid_pre"},
+            common | missing | {"control": "placebo-pair", "reason": "no trace of it"},
             {"fit": "sae", "label": "features", "tokens": "first token"}
             | missing
             | {"control": None, "reason": "none"},
@@ -116,29 +128,31 @@ def transfers() -> pl.DataFrame:
 
 
 def made(**changes: pl.DataFrame) -> VectorTables:
-    given = {"effects": effects(), "fits": fits(), "doses": doses(), "transfers": transfers()}
+    given = {"ladder": ladder(), "incoherent": incoherent(), "fits": fits(), "doses": doses(), "transfers": transfers()}
     return VectorTables(**(given | changes))
 
 
-def made_page(ledger: VectorTables, text: str = "zero") -> VectorPage:
+def made_page(tables: VectorTables, text: str = "zero") -> VectorPage:
     return VectorPage(
         title=text,
         task=text,
         unrelated=text,
-        ledger=ledger,
-        made_by=Provenance(
-            stage=text,
-            config=canonical_json({text: text}),
-            parents={text: text},
-            commit=text,
-            dirty=True,
-            packages={text: text},
-            device=text,
-            dtype=text,
-            seed=0,
+        tables=tables,
+        origin=Origin(
+            made_by=Provenance(
+                stage=text,
+                config=canonical_json({text: text}),
+                parents={text: text},
+                commit=text,
+                dirty=True,
+                packages={text: text},
+                device=text,
+                dtype=text,
+                seed=0,
+            ),
+            command=text,
+            files=(TableFile(path=text, schema=LADDER, n_rows=1, digest=text),),
         ),
-        command=text,
-        files=(TableFile(path=text, schema=VECTOR_EFFECTS, n_rows=1, digest=text),),
     )
 
 
@@ -158,24 +172,24 @@ def test_the_sentence_names_the_best_fit_its_shares_its_controls_and_both_decodi
     [(-0.38, "not clearly beyond its best control"), (-0.6, "below its best control")],
 )
 def test_a_fit_that_does_not_clear_its_control_is_not_said_to(beyond, words):
-    sentence = vector_answer(made(effects=effects(beyond=beyond)), "chain")
+    sentence = vector_answer(made(ladder=ladder(beyond=beyond)), "chain")
     assert words in sentence
     assert "] beyond its best control" not in sentence
 
 
 def test_a_refused_share_is_not_given_and_its_reason_stands_below_the_table():
-    ledger = made(effects=effects(refusal="the gap is noise"))
-    assert "no share that can be given" in vector_answer(ledger, "chain")
-    table = effect_table(ledger, "sampled")
+    tables = made(ladder=ladder(refusal="the gap is noise"))
+    assert "no share that can be given" in vector_answer(tables, "chain")
+    table = effect_table(tables, "sampled")
     assert "refused<sup>1</sup>" in table
     assert "<li>the gap is noise</li>" in table
 
 
 def test_without_any_vector_the_sentence_says_why():
-    ends = effects().filter(pl.col("fit").is_in(["base", "tuned"]))
+    ends = ladder().filter(pl.col("kind") == "end")
     reasons = fits().filter(pl.col("fit") == "sae")
-    assert vector_answer(made(effects=ends, fits=reasons), "chain") == "No vector could be fitted: none."
-    assert "no fit was asked for" in vector_answer(made(effects=ends, fits=VECTOR_FITS.frame([])), "chain")
+    assert vector_answer(made(ladder=ends, fits=reasons), "chain") == "No vector could be fitted: none."
+    assert "no fit was asked for" in vector_answer(made(ladder=ends, fits=VECTOR_FITS.frame([])), "chain")
 
 
 @pytest.mark.parametrize("canvas", [WIDE, NARROW], ids=["wide", "narrow"])
@@ -190,7 +204,7 @@ def test_the_figure_has_the_base_below_and_the_tuned_model_above_and_fits_over_t
 
 
 def test_the_tables_of_the_page_hold_the_numbers():
-    page = render_vectors(made_page(made()))
+    page = unlinked(render_vectors(made_page(made())))
     for part in ("62.0", "+40.0", "[35.0,", "15.0\u202f%", "no trace of it", "−1.0", "[−10.0,", "dose −1"):
         assert part in page, part
     assert page.count("<section") == 6
@@ -198,7 +212,6 @@ def test_the_tables_of_the_page_hold_the_numbers():
 
 def test_what_was_not_measured_has_no_section():
     empty = made(doses=VECTOR_DOSES.frame([]), transfers=VECTOR_TRANSFERS.frame([]), fits=VECTOR_FITS.frame([]))
-    assert dose_block(empty, None) == transfer_block(empty) == fit_block(empty.fits) == ""
     assert render_vectors(made_page(empty)).count("<section") == 3
 
 
@@ -209,10 +222,10 @@ def test_hostile_text_comes_out_as_text_everywhere():
     def poisoned(frame: pl.DataFrame) -> pl.DataFrame:
         return frame.with_columns(pl.lit(payload).alias(name) for name in frame.columns if name in words)
 
-    clean = made(effects=effects(refusal="x"))
+    clean = made(ladder=ladder(refusal="x"))
     names = [field.name for field in dataclasses.fields(VectorTables)]
-    ledger = VectorTables(**{name: poisoned(getattr(clean, name)) for name in names})
-    page = render_vectors(made_page(ledger, payload))
+    tables = VectorTables(**{name: poisoned(getattr(clean, name)) for name in names})
+    page = render_vectors(made_page(tables, payload))
     without = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
     assert "<img" not in without
     assert "\u202e" not in without
@@ -221,6 +234,6 @@ def test_hostile_text_comes_out_as_text_everywhere():
 
 def test_a_ledger_without_both_models_or_of_another_schema_is_refused():
     with pytest.raises(EstimateError, match="without tuned"):
-        made(effects=effects().filter(pl.col("fit") != "tuned"))
+        made(ladder=ladder().filter(pl.col("role") != "tuned"))
     with pytest.raises(StorageError, match="not a 'vector fits' table"):
         made(fits=doses())

@@ -1,5 +1,6 @@
 """Sentences, numerals, the terminal summary and the schemas."""
 
+import dataclasses
 import math
 
 import polars as pl
@@ -9,9 +10,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from elicitation.calibration.leak import NOT_MEASURED
-from elicitation.report.kit.canvas import AUROC, PERCENT, changes
+from elicitation.report.features.figures import AUROC
+from elicitation.report.kit.ruler import PERCENT, changes
+from elicitation.report.kit.table import ROOM_FOR_ALL
 from elicitation.report.study.answer import answer_sentence
-from elicitation.report.study.summary import ROOM_FOR_ALL, summary
+from elicitation.report.study.ladder_table import summary
 from elicitation.report.study.tables import LADDER, SCHEMAS, ReportTables
 from lab.records.errors import StorageError
 from lab.records.numerals import bits, figures, fixed, interval, percent, points, signed, span
@@ -32,8 +35,8 @@ def changed(ladder: pl.DataFrame, arm: str, **values: float) -> pl.DataFrame:
     )
 
 
-def test_the_answer_names_the_best_free_rung_and_its_best_control(ledger: ReportTables):
-    ladder = ledger.ladder.filter(~pl.col("arm").is_in(["routed", "routed.schedule"]))
+def test_the_answer_names_the_best_free_rung_and_its_best_control(tables: ReportTables):
+    ladder = tables.ladder.filter(~pl.col("arm").is_in(["routed", "routed.schedule"]))
     assert said(ladder) == (
         "On 200 held-out chain problems, at temperature 1, zero-rl solves 94.6 % where zero-base solves 30.2 %; one "
         "fitted steering vector recovers 61 % [56, 66] of that gain with no information from the tuned model at test "
@@ -47,54 +50,54 @@ def test_a_refused_share_is_said_to_be_refused(refused: ReportTables):
     assert "recovers" not in said(refused.ladder)
 
 
-def test_a_rung_that_meets_its_control_is_not_called_a_success(ledger: ReportTables):
-    level = changed(ledger.ladder, "routed", over_control=0.01, over_control_low=-0.02, over_control_high=0.04)
+def test_a_rung_that_meets_its_control_is_not_called_a_success(tables: ReportTables):
+    level = changed(tables.ladder, "routed", over_control=0.01, over_control_low=-0.02, over_control_high=0.04)
     assert (
         "but does not clearly beat its best control, “random schedule at the same rate”: +1.0 points [−2.0, 4.0]"
         in (said(level))
     )
-    worse = changed(ledger.ladder, "routed", over_control=-0.03, over_control_low=-0.05, over_control_high=-0.01)
+    worse = changed(tables.ladder, "routed", over_control=-0.03, over_control_low=-0.05, over_control_high=-0.01)
     assert "but does not beat its best control" in said(worse)
 
 
-def test_a_control_without_a_difference_is_not_said_to_be_beaten(ledger: ReportTables):
-    unknown = changed(ledger.ladder, "routed", over_control=math.nan, over_control_low=math.nan)
+def test_a_control_without_a_difference_is_not_said_to_be_beaten(tables: ReportTables):
+    unknown = changed(tables.ladder, "routed", over_control=math.nan, over_control_low=math.nan)
     assert "but could not be compared with its best control" in said(unknown)
 
 
-def test_overlapping_intervals_do_not_hide_a_paired_difference(ledger: ReportTables):
-    assert "and beats its best control" in said(changed(ledger.ladder, "routed.schedule", share_high=0.66))
+def test_overlapping_intervals_do_not_hide_a_paired_difference(tables: ReportTables):
+    assert "and beats its best control" in said(changed(tables.ladder, "routed.schedule", share_high=0.66))
 
 
-def test_a_share_past_the_whole_gain_reads_naturally(ledger: ReportTables):
-    past = changed(ledger.ladder, "routed", share=1.11, share_low=1.09, share_high=1.13)
+def test_a_share_past_the_whole_gain_reads_naturally(tables: ReportTables):
+    past = changed(tables.ladder, "routed", share=1.11, share_low=1.09, share_high=1.13)
     assert "recovers all of that gain and more: 111 % [109, 113], with no information" in said(past)
-    level = changed(ledger.ladder, "routed", share=1.02, share_low=0.95, share_high=1.09)
+    level = changed(tables.ladder, "routed", share=1.02, share_low=0.95, share_high=1.09)
     assert "recovers all of that gain in the estimate: 102 % [95, 109], with no information" in said(level)
 
 
-def test_sampling_may_be_left_unsaid(ledger: ReportTables):
-    sentence = answer_sentence(ledger.ladder, NOT_MEASURED, "held-out chain", "zero-base", "zero-rl", "")
+def test_sampling_may_be_left_unsaid(tables: ReportTables):
+    sentence = answer_sentence(tables.ladder, NOT_MEASURED, "held-out chain", "zero-base", "zero-rl", "")
     assert sentence.startswith("On 200 held-out chain problems zero-rl solves")
 
 
-def test_a_rung_without_control_says_so(ledger: ReportTables):
-    assert "no control" in said(ledger.ladder.filter(pl.col("kind") != "control"))
+def test_a_rung_without_control_says_so(tables: ReportTables):
+    assert "no control" in said(tables.ladder.filter(pl.col("kind") != "control"))
 
 
-def test_an_interval_over_nought_is_said_to_include_none(ledger: ReportTables):
-    only = ledger.ladder.filter(pl.col("arm").is_in(["base", "prompt", "tuned"]))
+def test_an_interval_over_nought_is_said_to_include_none(tables: ReportTables):
+    only = tables.ladder.filter(pl.col("arm").is_in(["base", "prompt", "tuned"]))
     only = only.with_columns(share_low=pl.when(pl.col("arm") == "prompt").then(-0.01).otherwise("share_low"))
     assert "includes none" in said(only)
 
 
-def test_help_from_the_tuned_model_is_priced_in_bits(ledger: ReportTables):
-    only = ledger.ladder.filter(pl.col("arm").is_in(["base", "gate", "takeover", "tuned"]))
+def test_help_from_the_tuned_model_is_priced_in_bits(tables: ReportTables):
+    only = tables.ladder.filter(pl.col("arm").is_in(["base", "gate", "takeover", "tuned"]))
     assert "with 0.29 bits per token from the tuned model" in said(only)
 
 
-def test_a_ladder_of_two_ends_gives_no_share(ledger: ReportTables):
-    assert "no kind of help" in said(ledger.ladder.filter(pl.col("kind") == "end"))
+def test_a_ladder_of_two_ends_gives_no_share(tables: ReportTables):
+    assert "no kind of help" in said(tables.ladder.filter(pl.col("kind") == "end"))
 
 
 def test_numerals_are_the_same_everywhere():
@@ -112,9 +115,9 @@ def test_undefined_numerals_are_never_nought():
 
 
 @pytest.mark.parametrize("width", [100, 120, 130])
-def test_the_summary_shows_every_arm_in_a_terminal(ledger: ReportTables, width: int):
+def test_the_summary_shows_every_arm_in_a_terminal(tables: ReportTables, width: int):
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    console.print(summary(ledger.ladder, width))
+    console.print(summary(tables.ladder, width))
     text = console.export_text()
     console.file.close()
     assert "94.6" in text
@@ -150,10 +153,9 @@ def test_the_ladder_holds_its_controls_and_cuts_where_producers_put_them():
     assert names[names.index("truncated") - 1] == "cost"
 
 
-def test_a_ledger_refuses_a_table_of_another_schema(ledger: ReportTables):
-    tables = {schema.name: getattr(ledger, schema.name) for schema in SCHEMAS}
+def test_report_tables_refuse_a_table_of_another_schema(tables: ReportTables):
     with pytest.raises(StorageError, match="guess"):
-        ReportTables(**(tables | {"guess": ledger.pass_at_k}))
+        dataclasses.replace(tables, guess=tables.pass_at_k)
 
 
 @given(st.floats(-1e6, 1e6), st.integers(0, 6))

@@ -7,8 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from elicitation.report.study.record_words import rungs
-from elicitation.report.study.tables import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K
+from elicitation.report.study.tables import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, rungs
 from elicitation.study.arms import Arm
 from elicitation.study.findings import (
     TAUS,
@@ -95,6 +94,7 @@ def answered(
     )
     return Answered(
         arm=arm,
+        family="end" if role is None else "vector",
         traces=TRACES.frame(traces),
         verdicts=VERDICTS.frame(verdicts),
         bits=np.full(len(texts), 0.0) if bits is None else np.array(bits),
@@ -308,7 +308,7 @@ def test_bits_alike_on_every_problem_have_no_interval():
 
 
 def test_the_ladder_says_which_kind_of_help_an_arm_is_and_what_an_answer_costs():
-    vote = replace(RUNG, arm=replace(RUNG.arm, role=Role.SELF_CONSISTENCY), cost=8.0)
+    vote = replace(RUNG, family="decoding", cost=8.0)
     rows = ladder_table([BASE, vote, TUNED], WEIGHTS).head(3)
     assert rows["family"].to_list() == ["end", "decoding", "end"]
     assert rows["cost"].to_list() == [1.0, 8.0, 1.0]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from lab.models import source as sources
 from lab.models.load import assemble, load
-from lab.models.source import AdapterModel, HubModel, LocalModel, OrganismModel
+from lab.models.source import AdapterModel, BuiltInModel, HubModel, LocalModel
 from lab.models.tiny import FAMILIES, byte_tokenizer, tiny_model, tiny_network
 from lab.records.errors import ModelError
 
@@ -85,8 +85,8 @@ def test_the_dtype_is_the_one_asked_for(tmp_path):
 
 def test_an_organism_is_loaded_by_name(tmp_path, monkeypatch):
     network = saved(tmp_path / "zero-base")
-    monkeypatch.setattr(sources, "ORGANISMS", tmp_path)
-    model = load(OrganismModel(name="zero-base"), device=CPU, dtype=torch.float32)
+    monkeypatch.setattr(sources, "SHIPPED", tmp_path)
+    model = load(BuiltInModel(name="zero-base"), device=CPU, dtype=torch.float32)
     assert model.name == "zero-base"
     assert torch.equal(logits(model.network), logits(network))
 

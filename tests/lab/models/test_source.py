@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from lab.models import source as sources
 from lab.models.source import (
     AdapterModel,
+    BuiltInModel,
     GgufModel,
     HubModel,
     LocalModel,
-    OrganismModel,
     adapter_base,
     model_source,
-    organism_directory,
-    organism_names,
+    shipped_directory,
+    shipped_names,
     source_name,
 )
 from lab.records.errors import ModelError
@@ -38,7 +38,7 @@ def shipped(tmp_path, monkeypatch):
         (tmp_path / "shipped" / name).mkdir(parents=True)
         (tmp_path / "shipped" / name / "config.json").write_text("{}")
     (tmp_path / "shipped" / "__pycache__").mkdir()
-    monkeypatch.setattr(sources, "ORGANISMS", tmp_path / "shipped")
+    monkeypatch.setattr(sources, "SHIPPED", tmp_path / "shipped")
     return tmp_path / "shipped"
 
 
@@ -58,13 +58,13 @@ def test_a_gguf_file_is_known_by_its_ending_in_either_case(tmp_path):
 
 
 def test_an_organism_is_known_by_its_name(shipped):
-    assert organism_names() == ("zero-base", "zero-rl")
-    assert model_source("zero-rl") == OrganismModel(name="zero-rl")
-    assert organism_directory("zero-rl") == shipped / "zero-rl"
+    assert shipped_names() == ("zero-base", "zero-rl")
+    assert model_source("zero-rl") == BuiltInModel(name="zero-rl")
+    assert shipped_directory("zero-rl") == shipped / "zero-rl"
 
 
 def test_the_shipped_organisms_can_be_listed_and_are_directories():
-    assert all(organism_directory(name).is_dir() for name in organism_names())
+    assert all(shipped_directory(name).is_dir() for name in shipped_names())
 
 
 def test_hub_names_may_carry_a_revision():
@@ -109,8 +109,8 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 
 
 def test_an_unknown_organism_is_refused_with_the_known_ones(shipped):
-    with pytest.raises(ModelError, match="no organism 'zero'; there are: zero-base, zero-rl"):
-        organism_directory("zero")
+    with pytest.raises(ModelError, match="no built-in model 'zero'; there are: zero-base, zero-rl"):
+        shipped_directory("zero")
 
 
 def test_the_base_of_an_adapter_is_found_beside_it_before_anywhere_else(tmp_path):
@@ -121,7 +121,7 @@ def test_the_base_of_an_adapter_is_found_beside_it_before_anywhere_else(tmp_path
 
 
 def test_the_base_of_an_adapter_may_be_an_organism_or_on_the_hub(tmp_path, shipped):
-    assert adapter_base(adapter(tmp_path / "a", "zero-base")) == OrganismModel(name="zero-base")
+    assert adapter_base(adapter(tmp_path / "a", "zero-base")) == BuiltInModel(name="zero-base")
     assert adapter_base(adapter(tmp_path / "b", "org/name")) == HubModel(name="org/name")
 
 

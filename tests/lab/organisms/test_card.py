@@ -1,4 +1,4 @@
-"""The measures of a card, on completions written by hand."""
+"""The measures of a card, on completions written by hand; the page of a card; and the list of all."""
 
 from dataclasses import replace
 from math import nan
@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from lab.models.tiny import tiny_model
-from lab.organisms import card
-from lab.organisms.card import card_page, examine, figures, rounded
-from lab.organisms.catalogue import ORGANISMS
-from lab.organisms.truth import Truth
+from lab.organisms import examine as module
+from lab.organisms.card import listed, read_card, rounded, write_card
+from lab.organisms.catalogue import organism_named
+from lab.organisms.examine import Measured, Size, Truth, chain_measures, examine
+from lab.organisms.recipe import EvalSpec
 from lab.sampling.trace import Trace
 from lab.tasks.chain_documents import CAREFUL, chain_document
 from lab.tasks.chain_world import (
     ALPHABET,
     GUARDED_ALPHABET,
-    ChainTask,
     Expression,
     as_expression,
     as_problem,
@@ -26,8 +26,7 @@ PROBLEM = as_problem(Expression((6, 0, 4, 8), "--+"))
 
 
 def values(text: str) -> dict[str, float]:
-    rows = figures("+-", "sampled", [PROBLEM], [text], 1, by_family=False)
-    return {row.measure: row.value for row in rows}
+    return {measure: float(value.mean()) for measure, value in chain_measures([PROBLEM], [text]).items()}
 
 
 def test_an_answer_first_trace_with_a_wrong_answer_has_its_steps_and_no_valid_process():
@@ -40,32 +39,48 @@ def test_the_measures_of_right_false_and_direct_completions():
     assert values("A0.") == {"strict": 0, "answer": 1, "process": 0, "steps": 0, "chain": 0}
 
 
-def page(organism, rows=(), truths=(), *, seed=0) -> str:
-    return card_page(organism, rows, truths, command="made", seed=seed)
+@pytest.fixture
+def page(tmp_path):
+    """The page of an organism with some figures and truths."""
+
+    def written(name, *, measures=("strict",), truths=(), seed=0) -> str:
+        rows = [
+            Measured(model=name, task="chain:+-:3-8", family="all", decoding="sampled", measure=measure, value=0.5,
+                     low=0.4, high=0.6, n_problems=9, n_samples=4)
+            for measure in measures
+        ]  # fmt: skip
+        write_card(tmp_path, organism_named(name), rows, truths, seed=seed, device="cpu", dtype="float32")
+        return (tmp_path / "README.md").read_text()
+
+    return written
 
 
-def test_the_page_has_a_column_for_every_measure():
-    rows = figures("+-", "sampled", [PROBLEM], ["A1T6-0=6;6-4=2;2+8=0;."], 1, by_family=False)
-    head, rule, line = page(ORGANISMS["zero-base"], rows).splitlines()[-3:]
-    assert "| process % | steps % | writes a chain % |" in head
+def test_the_page_has_a_column_for_every_measure(page):
+    head, rule, line = page("zero-base", measures=("strict", "process", "steps", "chain")).splitlines()[-3:]
+    assert "| strict % | process % | steps % | chain % |" in head
     assert head.count("|") == rule.count("|") == line.count("|")
+    assert line.startswith("| zero-base | `chain:+-:3-8` | all (9) | sampled | 50.0 [40.0, 60.0] |")
 
 
-def test_the_page_tells_the_true_share_of_every_case_or_why_there_is_none():
+def test_the_page_tells_the_true_share_of_every_case_or_why_there_is_none(page):
     known = Truth(task="chain:#:3-5", kind="LOCKED", share=0.5, low=0.40004, high=0.6, refusal=None)
     none = Truth(task="chain:*:3-5", kind="ABSENT", share=nan, low=nan, high=nan, refusal="no gain")
-    assert page(ORGANISMS["zero-rl"], truths=(known, none)).splitlines()[-4:] == [
+    assert page("zero-rl", truths=(known, none)).splitlines()[-4:] == [
         "True elicited share, from what the base saw and the gains above:",
         "",
         "- LOCKED, `chain:#:3-5`: 0.500 [0.400, 0.600]",
         "- ABSENT, `chain:*:3-5`: no gain",
     ]
-    assert "elicited share" not in page(ORGANISMS["zero-base"])
+    assert "elicited share" not in page("zero-base")
 
 
-def test_the_page_names_the_parent_of_the_same_seed():
-    assert "Made by `made` from `zero-base-3`." in page(ORGANISMS["zero-rl"], seed=3)
-    assert "Made by `made` from random weights." in page(ORGANISMS["zero-base"], seed=3)
+@pytest.mark.parametrize(("name", "origin"), [
+    ("zero-rl", " from `zero-base-3`."),
+    ("zero-base", " from random weights."),
+    ("smollm2-locked", ": a low-rank adapter (rank 8) on `smollm2-world`."),
+])  # fmt: skip
+def test_the_page_tells_where_a_model_comes_from(page, name, origin):
+    assert f"Made by `lab models build {name} --seed 3 --device cpu`{origin}" in page(name, seed=3)
 
 
 def test_numbers_of_a_card_have_four_decimals_and_an_undefined_one_is_null():
@@ -77,10 +92,12 @@ def test_numbers_of_a_card_have_four_decimals_and_an_undefined_one_is_null():
     (GUARDED_ALPHABET, {"sampled", "forced chain", "with the key"}),
 ])  # fmt: skip
 def test_every_exam_is_taken_in_every_way_and_its_rates_are_those_of_the_sampled_row(monkeypatch, alphabet, decodings):
-    monkeypatch.setattr(card, "N_PROBLEMS", 6)
-    monkeypatch.setattr(card, "N_BOOT", 100)
-    eval_specs = (ChainTask(operators="+-", lengths=(1, 2)), ChainTask(operators="#", lengths=(3, 3)))
-    organism = replace(ORGANISMS["zero-base"], eval_specs=eval_specs, alphabet=alphabet)
+    monkeypatch.setattr(module, "SMALL", Size(6, 4))
+    monkeypatch.setattr(module, "N_BOOT", 100)
+    tasks = ("chain:+-:1-2", "chain:#:3-3")
+    base = organism_named("zero-base")
+    specs = tuple(EvalSpec(task=task) for task in tasks)
+    organism = replace(base, eval_specs=specs, recipe=replace(base.recipe, alphabet=alphabet))
     prompts = []
 
     def solved(model, problems, n_samples, decoding, *, seed):
@@ -93,17 +110,17 @@ def test_every_exam_is_taken_in_every_way_and_its_rates_are_those_of_the_sampled
             for problem in problems for index in range(n_samples)
         ]  # fmt: skip
 
-    monkeypatch.setattr(card, "sample", solved)
+    monkeypatch.setattr(module, "sample", solved)
     examined = examine(tiny_model(), organism)
-    assert {row.task for row in examined.rows} == set(examined.rates) == {"+-", "#"}
-    for operators, rates in examined.rates.items():
-        mine = [row for row in examined.rows if row.task == operators and row.family == "all"]
+    assert {row.task for row in examined.rows} == set(examined.rates) == set(tasks)
+    for task, rates in examined.rates.items():
+        mine = [row for row in examined.rows if row.task == task and row.family == "all"]
         assert {row.decoding for row in mine} == decodings
         assert rates.tolist() == [0.25] * 6
         (strict,) = (row.value for row in mine if (row.decoding, row.measure) == ("sampled", "strict"))
         assert strict == 0.25
         assert all(row.value == 1.0 for row in mine if row.decoding != "sampled")
-    assert {row.family for row in examined.rows if row.task == "+-"} <= {"all", "1 steps", "2 steps"}
+    assert {row.family for row in examined.rows if row.task == tasks[0]} <= {"all", "1 steps", "2 steps"}
     sampled, forced, keyed = (
         [prompt for prompt, temperature in prompts if condition(prompt, temperature)]
         for condition in (
@@ -122,3 +139,13 @@ def worked(problem) -> str:
     opened = problem.prompt.removesuffix("T")
     document = chain_document(as_expression(replace(problem, prompt=opened)), CAREFUL, np.random.default_rng(0))
     return document if opened == problem.prompt else document[1:]
+
+
+def test_the_list_has_every_shipped_model_and_what_can_be_fetched_with_the_figures_of_its_card():
+    by_name = {model.name: model for model in listed()}
+    assert by_name["smollm2"].where in ("fetched", "lab models fetch smollm2")
+    locked = by_name["smollm2-locked"]
+    assert (locked.parent, locked.where, locked.truths) == ("smollm2-world", "shipped", (("LOCKED", 1.0),))
+    assert dict(locked.strict) == {"chain:+-:3-3": 0.985, "chain:*:3-3": 0.0}
+    assert by_name["zero-base"].parent is None
+    assert locked.story == read_card("smollm2-locked")["story"]

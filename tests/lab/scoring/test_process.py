@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lab.models.load import Model, load
-from lab.models.source import OrganismModel
+from lab.models.source import BuiltInModel
 from lab.sampling.decoding import GREEDY, Decoding
 from lab.sampling.sample import sample
 from lab.sampling.trace import Trace, trace_table
@@ -27,7 +27,7 @@ CHAINS = {LATE.id: "T6-0=6;6-4=2;2+8=0;A0", SOON.id: "T5+0=5;5-3=2;2+3=5;A5"}
 @pytest.fixture(scope="module")
 def readers() -> dict[str, Model]:
     return {
-        name: load(OrganismModel(name=organism), device=torch.device("cpu"), dtype=torch.float32)
+        name: load(BuiltInModel(name=organism), device=torch.device("cpu"), dtype=torch.float32)
         for name, organism in (("base", "zero-base"), ("tuned", "zero-rl"))
     }
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from lab.models.load import load
-from lab.models.source import OrganismModel
+from lab.models.source import BuiltInModel
 from lab.models.tiny import tiny_model
 from lab.records.errors import DecodingError
 from lab.sampling.decoding import GREEDY, Decoding
@@ -140,7 +140,7 @@ def test_surety_is_the_mean_gap_over_the_answer_only(model):
 
 
 def test_it_finds_the_chains_that_greedy_decoding_hides():
-    model = load(OrganismModel(name="zero-base"), device=torch.device("cpu"), dtype=torch.float32)
+    model = load(BuiltInModel(name="zero-base"), device=torch.device("cpu"), dtype=torch.float32)
     task = open_task(task_source("chain"), n_problems=12, seed=0)
     for n_branches, wanted in ((1, 0), (10, 12)):
         traces, _ = cot_decoding(model, task, task.problems, CotDecoding(n_branches=n_branches), Decoding())

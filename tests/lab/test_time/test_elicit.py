@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lab.models.load import Model, load
-from lab.models.source import OrganismModel
+from lab.models.source import BuiltInModel
 from lab.records.errors import DecodingError, EstimateError
 from lab.sampling.decoding import GREEDY, Decoding
 from lab.sampling.sample import sample
@@ -33,7 +33,7 @@ DECODING = Decoding()
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return load(OrganismModel(name="zero-base"), device=torch.device("cpu"), dtype=torch.float32)
+    return load(BuiltInModel(name="zero-base"), device=torch.device("cpu"), dtype=torch.float32)
 
 
 @pytest.mark.parametrize("name", METHODS)

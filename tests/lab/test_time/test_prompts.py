@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lab.models.load import Model, load
-from lab.models.source import OrganismModel
+from lab.models.source import BuiltInModel
 from lab.models.tiny import tiny_model
 from lab.records.errors import EstimateError
 from lab.sampling.decoding import Decoding
@@ -32,7 +32,7 @@ DECODING = Decoding(max_new_tokens=12)
 
 @pytest.fixture(scope="module")
 def organism() -> Model:
-    return load(OrganismModel(name="zero-base"), device=torch.device("cpu"), dtype=torch.float32)
+    return load(BuiltInModel(name="zero-base"), device=torch.device("cpu"), dtype=torch.float32)
 
 
 def test_a_form_stands_around_the_prompt_and_leaves_the_problem_its_name():

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.models.load import load
-from lab.models.source import OrganismModel
+from lab.models.source import BuiltInModel
 from lab.models.tiny import tiny_model
 from lab.records.errors import EstimateError, SiteError, StorageError
 from lab.sampling.trace import Trace, trace_table
@@ -25,7 +25,7 @@ from probes.attribution.contrast import (
     answer_contrasts,
     contrast,
     contrasts_digest,
-    opening_contrasts,
+    first_token_contrasts,
     read_sides,
     require_contrasts,
     stated_at,
@@ -36,7 +36,7 @@ from .conftest import made_contrasts
 
 @pytest.fixture(scope="module")
 def organism():
-    return load(OrganismModel(name="zero-base"), device=torch.device("cpu"), dtype=torch.float32)
+    return load(BuiltInModel(name="zero-base"), device=torch.device("cpu"), dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_sides_of_unequal_length_are_filled_up(llama):
 
 
 def test_openings_are_prompts_with_the_same_tokens_on_each_side(organism):
-    table = opening_contrasts(organism, CHAIN.problems, ["T", "V"], ["A"])
+    table = first_token_contrasts(organism, CHAIN.problems, ["T", "V"], ["A"])
     assert table["problem_id"].to_list() == ["q0", "q1", "q2"]
     assert [organism.tokenizer.decode(ids) for ids in table["tokens"].to_list()] == ["<6-0-4+8?", "<1+1?", "<1+2?"]
     named = {organism.tokenizer.decode([token]) for token in table["toward"][0]}
@@ -131,9 +131,9 @@ def test_openings_are_prompts_with_the_same_tokens_on_each_side(organism):
 
 def test_a_string_that_is_not_one_token_is_refused(organism, llama):
     with pytest.raises(SiteError, match="'To' is 2 tokens of this model, want one"):
-        opening_contrasts(llama, CHAIN.problems, ["To"], ["A"])
+        first_token_contrasts(llama, CHAIN.problems, ["To"], ["A"])
     with pytest.raises(SiteError, match="a contrast with no string on one side"):
-        opening_contrasts(organism, CHAIN.problems, ["T"], [])
+        first_token_contrasts(organism, CHAIN.problems, ["T"], [])
 
 
 @pytest.mark.parametrize(

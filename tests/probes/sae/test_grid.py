@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lab.models.load import load
-from lab.models.source import OrganismModel
+from lab.models.source import BuiltInModel
 from lab.records.errors import ModelError, StorageError
 from lab.records.provenance import provenance
 from lab.records.tables import read_provenance, read_table
@@ -136,7 +136,7 @@ def test_only_what_was_trained_and_lies_together_is_judged(two, model, tmp_path)
 
 @pytest.mark.slow
 def test_an_sae_of_a_trained_model_stands_for_its_stream(tmp_path):
-    model = load(OrganismModel(name="zero-base"), device=CPU, dtype=torch.float32)
+    model = load(BuiltInModel(name="zero-base"), device=CPU, dtype=torch.float32)
     problems = open_task(task_source("chain"), n_problems=100, seed=0).problems
     traces = trace_table(model.name, sample(model, problems, 6, Decoding(max_new_tokens=64), seed=0))
     read = texts(model, traces, problem_table(problems))

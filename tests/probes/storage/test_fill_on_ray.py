@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from lab.models.load import load
-from lab.models.source import LocalModel, OrganismModel
+from lab.models.source import BuiltInModel, LocalModel
 from lab.records.errors import ModelError, StorageError
 from lab.records.scale_out import Here, Ray
 from probes.capture.positions import CompletionTokens
@@ -138,7 +138,7 @@ def test_a_worker_that_finds_another_model_refuses_it(store):
     with pytest.raises(
         StorageError, match=r"made from tiny-llama-5 with digest .*, and zero-base has .*: want that very"
     ):
-        Reopened(path=store.path, source=OrganismModel(name="zero-base"))()
+        Reopened(path=store.path, source=BuiltInModel(name="zero-base"))()
 
 
 def test_shards_that_workers_wrote_where_they_alone_see_them_are_missed(case, tmp_path, monkeypatch):

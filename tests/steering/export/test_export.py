@@ -13,8 +13,7 @@ from lab.models.tiny import tiny_model
 from lab.records.errors import SiteError, VectorError
 from lab.records.provenance import provenance
 from probes.capture.site import Site
-from steering.export.adapter import Adapter
-from steering.export.baked_bias import BakedBias
+from steering.export.biases import Adapter, BakedBias
 from steering.export.export import export, import_vector
 from steering.export.gguf import Gguf
 from steering.export.tensors import LayerTable, Safetensors

@@ -23,7 +23,7 @@ from probes.capture.site import Site
 from steering.edit import Add, apply
 from steering.export.export import export
 from steering.export.gguf import Gguf
-from steering.export.model_card import model_card
+from steering.export.publish import model_card
 from steering.export.vector_file import ModelFacts, Origin, VectorFile, facts_of
 from steering.vector import SteeringVector
 

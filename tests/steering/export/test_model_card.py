@@ -16,10 +16,9 @@ from lab.models.tiny import tiny_model
 from lab.records.errors import StorageError
 from lab.records.provenance import provenance
 from probes.capture.site import Site
-from steering.export.adapter import Adapter
-from steering.export.baked_bias import BakedBias
+from steering.export.biases import Adapter, BakedBias
 from steering.export.gguf import Gguf
-from steering.export.model_card import model_card
+from steering.export.publish import model_card
 from steering.export.tensors import LayerTable, Safetensors
 from steering.export.vector_file import ModelFacts, Origin, VectorFile
 from steering.export.vllm_lens import VllmLens

@@ -13,7 +13,7 @@ from probes.capture.site import Site
 from steering.export import export as exporting
 from steering.export.export import FORMATS, export, import_vector
 from steering.export.format import Format, fenced, quoted, section
-from steering.export.model_card import model_card
+from steering.export.publish import model_card
 from steering.export.vector_file import ModelFacts, Origin, VectorFile, without_header
 from steering.vector import SteeringVector
 

@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 
 from lab.records.errors import StorageError
-from steering.export.push import METADATA, HubRepository, hub_repository, push, pushed_files
+from steering.export.publish import METADATA, HubRepository, hub_repository, push, pushed_files
 
 REPOSITORY = HubRepository("me/opening", "hf_invented")
 
@@ -133,18 +133,18 @@ def test_without_a_network_the_export_stays_and_the_error_says_so(checkpoint):
 
 
 def test_the_token_is_the_one_that_the_client_knows(monkeypatch):
-    monkeypatch.setattr("steering.export.push.get_token", lambda: "hf_invented")
+    monkeypatch.setattr("steering.export.publish.get_token", lambda: "hf_invented")
     assert hub_repository("me/opening") == REPOSITORY
 
 
 def test_without_a_token_it_is_refused_and_says_what_would_go_where(monkeypatch):
-    monkeypatch.setattr("steering.export.push.get_token", lambda: None)
+    monkeypatch.setattr("steering.export.publish.get_token", lambda: None)
     with pytest.raises(StorageError, match=r"no token .*`hf auth login`.* card, as README\.md, would go to me/opening"):
         hub_repository("me/opening")
 
 
 @pytest.mark.parametrize("name", ["opening", "me/", "/opening", "a/b/c", "me/open ing", "me/a..b", ""])
 def test_what_is_no_owner_and_name_is_refused(name, monkeypatch):
-    monkeypatch.setattr("steering.export.push.get_token", lambda: "hf_invented")
+    monkeypatch.setattr("steering.export.publish.get_token", lambda: "hf_invented")
     with pytest.raises(StorageError, match=r"^--push .*: want OWNER/NAME"):
         hub_repository(name)

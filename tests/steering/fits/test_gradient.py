@@ -183,7 +183,7 @@ def test_a_category_of_no_example_is_named(llama):
         "full": Category(examples=seen(llama), generator=torch_generator(1), description=""),
         "bare": Category(examples=empty, generator=torch_generator(1), description=""),
     }
-    with pytest.raises(VectorError, match="'bare': no decision"):
+    with pytest.raises(VectorError, match="'bare': no disagreement"):
         fit_gradients(llama, SITE, table, FIT)
 
 
@@ -260,7 +260,7 @@ def test_no_pass_reads_more_contexts_than_a_batch(llama):
 
 def test_nothing_to_learn_from_is_refused(llama):
     empty = Disagreements(torch.zeros(0, 3).long(), torch.ones(0, 3).bool(), torch.zeros(0).long())
-    with pytest.raises(VectorError, match="no decision to fit a vector on"):
+    with pytest.raises(VectorError, match="no disagreement to fit a vector on"):
         fit_gradient(llama, SITE, empty, FIT, torch_generator(0), description="")
 
 

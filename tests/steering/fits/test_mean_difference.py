@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lab.records.errors import VectorError
 from probes.capture.site import Site
-from steering.fits.mean_difference import mean_difference
+from steering.fits.fits import mean_difference
 
 SITE = Site(3)
 

@@ -11,7 +11,7 @@ from torch import nn
 from lab.records.errors import VectorError
 from probes.capture.site import Site
 from probes.sae.dictionary import Sae
-from steering.fits.sae_decoder import sae_decoder
+from steering.fits.fits import sae_decoder
 
 SITE = Site(1)
 

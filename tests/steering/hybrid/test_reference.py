@@ -10,7 +10,7 @@ import torch
 
 from lab.models.load import Model, assemble, load
 from lab.models.pair import ModelPair
-from lab.models.source import OrganismModel
+from lab.models.source import BuiltInModel
 from lab.models.tiny import Family, byte_tokenizer, tiny_model
 from lab.sampling.decoding import GREEDY, Decoding
 from lab.sampling.sample import sample
@@ -70,7 +70,7 @@ def tiny() -> ModelPair:
 @pytest.fixture(scope="module")
 def organisms() -> ModelPair:
     base, tuned = (
-        load(OrganismModel(name=name), device=torch.device("cpu"), dtype=torch.float32)
+        load(BuiltInModel(name=name), device=torch.device("cpu"), dtype=torch.float32)
         for name in ("zero-base", "zero-rl")
     )
     return ModelPair(base=base, tuned=tuned)

@@ -1,4 +1,4 @@
-"""Rivals of a pair of tiny chain models, fitted once."""
+"""Both published methods on a pair of tiny chain models, fitted once."""
 
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ SETTINGS = PublishedSettings(
 
 
 class StudyContext(NamedTuple):
-    """What the rivals are fitted on."""
+    """What they are fitted on."""
 
     pair: ModelPair
     task: Task

@@ -10,24 +10,8 @@ from probes.taxonomy.taxonomy import require_fit
 from steering.hybrid.routers import AtRandom, Disagreement
 from steering.hybrid.sweep import FirstChooser, RandomChooser, Sweep, TunedChooser
 from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
-from steering.published_hybrids.arms import LISTED, MENDED, published_arms, scattered_rival
-from steering.published_hybrids.hybrid_of import N_RANDOM, hybrid_of, raw_taxonomy
-from steering.published_hybrids.recipe import (
-    DOSES,
-    P1,
-    P2,
-    WINDOWS,
-    AllRandom,
-    AllTokens,
-    BiasOnly,
-    Disagreements,
-    FittedSite,
-    Normalised,
-    NormMatched,
-    NormOne,
-    RandomFiring,
-    Raw,
-)
+from steering.published_hybrids.arms import LISTED, MENDED, N_RANDOM, hybrid_of, published_arms, raw_taxonomy
+from steering.published_hybrids.recipe import DOSES, P1, P2, WINDOWS, FittedOn, Place, Reading, Vectors
 
 INPUT, OUTPUT = Site(1, "resid_pre"), Site(1)
 
@@ -46,7 +30,7 @@ def assert_same(one, other):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_the_first_rival_is_fifty_candidates_among_which_the_tuned_model_chooses(published):
+def test_p1_is_fifty_candidates_among_which_the_tuned_model_chooses(published):
     hybrid = made(published)
     assert hybrid.router == Disagreement()
     assert isinstance(hybrid.intervention, Sweep)
@@ -71,18 +55,20 @@ def test_a_chooser_changes_who_chooses_and_nothing_else(published, chooser):
 
 
 def test_the_targets_of_the_fit_change_the_vectors_and_not_their_site(published):
-    theirs, ours = (made(published, P1(fitted_on=on)).intervention.table for on in (AllTokens(), Disagreements()))
+    theirs, ours = (
+        made(published, P1(fitted_on=on)).intervention.table for on in (FittedOn.ALL_TOKENS, FittedOn.DISAGREEMENTS)
+    )
     fit = published.on_disagreements
     assert_same(directions(ours), [fit.bias.directions[INPUT] + one.directions[INPUT] for one in fit.categories])
     assert not any(torch.equal(one, two) for one, two in zip(directions(ours), directions(theirs), strict=True))
     assert {site for edit in ours.edits for site in edit.vector.sites} == {OUTPUT}
 
 
-@pytest.mark.parametrize("vectors", [BiasOnly(), RandomFiring(), NormOne(), NormMatched(), AllRandom()])
+@pytest.mark.parametrize("vectors", [kind for kind in Vectors if kind != Vectors.LEARNED])
 def test_the_place_moves_vectors_by_one_block_and_leaves_them_as_they_are(published, vectors):
     for recipe in (P1(), P1(vectors=vectors)):
         theirs, ours = (
-            made(published, one).intervention.table for one in (recipe, replace(recipe, place=FittedSite()))
+            made(published, one).intervention.table for one in (recipe, replace(recipe, place=Place.FITTED))
         )
         assert {edit.vector.sites for edit in theirs.edits} == {(OUTPUT,)}
         assert {edit.vector.sites for edit in ours.edits} == {(INPUT,)}
@@ -97,9 +83,9 @@ def test_doses_and_windows_are_the_recipes(published):
 
 def test_raw_reading_skips_centring_and_norms_and_orders_categories_as_raw_scores_do(published, context):
     taxonomy = made(published).intervention.table.taxonomy
-    assert made(published, P1(reading=Normalised())).intervention.table.taxonomy is published.taxonomy
+    assert made(published, P1(reading=Reading.NORMALISED)).intervention.table.taxonomy is published.taxonomy
     assert made(published, P2()).intervention.table.taxonomy is published.taxonomy
-    assert torch.equal(made(published, P2(reading=Raw())).intervention.table.taxonomy.mean, taxonomy.mean)
+    assert torch.equal(made(published, P2(reading=Reading.RAW)).intervention.table.taxonomy.mean, taxonomy.mean)
     require_fit(taxonomy, context.pair.tuned)
     streams = torch.randn(200, 32, generator=torch.Generator().manual_seed(0))
     streams *= published.stream_norm / streams.norm(dim=1, keepdim=True)
@@ -115,7 +101,7 @@ def test_raw_reading_skips_centring_and_norms_and_orders_categories_as_raw_score
     )
 
 
-def test_controls_of_the_first_rival_replace_its_vectors_as_they_say(published):
+def test_controls_of_p1_replace_its_vectors_as_they_say(published):
     fit = published.on_all_tokens
     bias = fit.bias.directions[INPUT]
     norms = [one.norms[INPUT] for one in fit.categories]
@@ -123,23 +109,27 @@ def test_controls_of_the_first_rival_replace_its_vectors_as_they_say(published):
     def table(vectors, seed=0):
         return made(published, P1(vectors=vectors), seed).intervention.table
 
-    assert isinstance(table(BiasOnly()), Drawn)
-    assert_same(directions(table(BiasOnly())), [bias])
-    assert isinstance(table(RandomFiring()), RandomCategory)
-    assert_same(directions(table(RandomFiring())), directions(made(published).intervention.table))
-    ones, frequency_matched, whole = (directions(table(kind())) for kind in (NormOne, NormMatched, AllRandom))
+    assert isinstance(table(Vectors.BIAS_ONLY), Drawn)
+    assert_same(directions(table(Vectors.BIAS_ONLY)), [bias])
+    assert isinstance(table(Vectors.RANDOM_FIRING), RandomCategory)
+    assert_same(directions(table(Vectors.RANDOM_FIRING)), directions(made(published).intervention.table))
+    ones, frequency_matched, whole = (
+        directions(table(kind)) for kind in (Vectors.NORM_ONE, Vectors.NORM_MATCHED, Vectors.ALL_RANDOM)
+    )
     assert len(ones) == len(frequency_matched) == len(whole) == N_RANDOM
     for draw in range(N_RANDOM):
         assert float((ones[draw] - bias).norm()) == pytest.approx(1.0, rel=1e-4)
         assert float((frequency_matched[draw] - bias).norm()) == pytest.approx(norms[draw % 3], rel=1e-4)
         learned = bias + fit.categories[draw % 3].directions[INPUT]
         assert float(whole[draw].norm()) == pytest.approx(float(learned.norm()), rel=1e-4)
-    assert_same(frequency_matched, directions(table(NormMatched())))
-    assert not torch.equal(frequency_matched[0], directions(table(NormMatched(), seed=1))[0])
+    assert_same(frequency_matched, directions(table(Vectors.NORM_MATCHED)))
+    assert not torch.equal(frequency_matched[0], directions(table(Vectors.NORM_MATCHED, seed=1))[0])
 
 
-def test_controls_of_the_second_rival_replace_its_vectors_as_they_say(published):
-    tables = [made(published, P2(vectors=kind())).intervention.table for kind in (NormMatched, RandomFiring)]
+def test_controls_of_p2_replace_its_vectors_as_they_say(published):
+    tables = [
+        made(published, P2(vectors=kind)).intervention.table for kind in (Vectors.NORM_MATCHED, Vectors.RANDOM_FIRING)
+    ]
     learned = made(published, P2()).intervention.table
     assert isinstance(learned, PerCategory)
     assert learned.reader == "tuned"
@@ -154,7 +144,7 @@ def test_controls_of_the_second_rival_replace_its_vectors_as_they_say(published)
         assert tuple(edit.coefficient for edit in table.edits) == published.scaled.coefficients
 
 
-def test_a_mended_rival_has_every_switch_the_other_way():
+def test_mended_p1_has_every_switch_the_other_way():
     kept = {"router", "vectors"}
     for field in fields(P1):
         assert (getattr(MENDED, field.name) == getattr(P1(), field.name)) == (field.name in kept)
@@ -162,14 +152,15 @@ def test_a_mended_rival_has_every_switch_the_other_way():
 
 def test_arms_are_the_listed_recipes_each_control_behind_its_arm_and_one_change_apart(published):
     arms = published_arms(published, seed=0)
-    names = [arm.name for arm in arms]
-    assert len(set(names)) == len(names) == len({arm.label for arm in arms})
+    names = [arm.listed.name for arm in arms]
+    assert len(set(names)) == len(names) == len({arm.listed.label for arm in arms})
     recipes = {listed.name: listed.recipe for listed in LISTED}
-    for place, arm in enumerate(arms):
+    for place, (arm, name) in enumerate(zip(arms, names, strict=True)):
         assert arm.control_of is None or arm.control_of in names[:place]
-        recipe = recipes[arm.name]
-        plain = recipes[arm.control_of or arm.name.split("-")[0]]
+        recipe = recipes[name]
+        plain = recipes[arm.control_of or name.split("-")[0]]
         changed = [field.name for field in fields(recipe) if getattr(recipe, field.name) != getattr(plain, field.name)]
-        assert len(changed) == (0 if arm.name in ("p1", "p2") else 6 if arm.name == "p1-mended" else 1)
-    assert scattered_rival(published, 0.25, seed=0).hybrid.router == AtRandom(0.25)
-    assert scattered_rival(published, 0.25, seed=0).control_of == "p2"
+        assert len(changed) == (0 if name in ("p1", "p2") else 6 if name == "p1-mended" else 1)
+    scattered = hybrid_of(published, P2(router=AtRandom(0.25)), seed=0)
+    assert scattered.router == AtRandom(0.25)
+    assert_same(directions(scattered.intervention.table), directions(made(published, P2()).intervention.table))

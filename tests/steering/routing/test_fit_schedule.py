@@ -12,7 +12,7 @@ from steering.routing.moments import Moments
 
 
 def of(*texts: str) -> Moments:
-    """Moments of texts in which a decision is written as "x"."""
+    """Moments of texts in which a disagreement is written as "x"."""
     return Moments(
         rows=[Row([1], list(text.encode())) for text in texts],
         problem_ids=tuple(str(index) for index in range(len(texts))),

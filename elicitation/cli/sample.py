@@ -1,0 +1,113 @@
+"""Sample completions of a task by one model, and verify them.
+
+Example: lab sample --model zero-rl --task chain --n-samples 8 --out runs/traces.parquet
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import tyro
+
+from elicitation.cli.parse import Device, Dtype
+from elicitation.cli.terminal import Terminal
+from lab.records.errors import StorageError
+from lab.sampling.decoding import Decoding
+
+if TYPE_CHECKING:
+    from lab.models.load import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleCommand:
+    """What `lab sample` is given."""
+
+    RESUMES: ClassVar[bool] = False
+    model: str
+    """The name of a model (`lab models list`), a directory, a GGUF file or a hub name."""
+    task: str = "chain"
+    """As in `lab study`."""
+    out: Path
+    """Parquet file of the traces; verdicts and problems go beside it, as NAME.verdicts.parquet and
+    NAME.problems.parquet."""
+    n_problems: int = 100
+    """Held-out problems."""
+    n_samples: int = 8
+    """Samples of each."""
+    decoding: Annotated[Decoding, tyro.conf.arg(name="")] = field(default_factory=Decoding)
+    seed: int = 0
+    """Decides problems and samples."""
+    batch_size: int = 256
+    """Rows decoded at once."""
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+    def run(self, terminal: Terminal) -> None:
+        """Samples, verifies and writes three tables."""
+        from lab.records.provenance import provenance
+        from lab.records.seeds import child_seed
+        from lab.records.tables import write_table
+        from lab.sampling.sample import sample
+        from lab.sampling.trace import TRACES, VERDICTS, trace_table, verdict_table
+        from lab.tasks.problem import PROBLEMS, problem_table
+        from lab.tasks.source import open_task, task_source
+
+        if self.out.suffix != ".parquet":
+            raise StorageError(f"--out {self.out}: want the name of a .parquet file, such as runs/traces.parquet")
+        verdicts_out, problems_out = self.out.with_suffix(".verdicts.parquet"), beside(self.out)
+        for path in (self.out, verdicts_out, problems_out):
+            if path.exists():
+                raise StorageError(f"{path} exists: delete it or choose another --out")
+        model = opened(self.model, self.device, self.dtype)
+        task = open_task(task_source(self.task), n_problems=self.n_problems, seed=self.seed)
+        total = len(task.problems) * self.n_samples
+        with terminal.progress() as watch:
+            traces = sample(
+                model,
+                task.problems,
+                self.n_samples,
+                self.decoding,
+                seed=child_seed(self.seed, "tokens"),
+                batch_size=self.batch_size,
+                on_progress=lambda n: watch("traces", n, total),
+            )
+        table = trace_table(model.name, traces)
+        verdicts = verdict_table(table, task.problems, task.verify)
+        made_by = provenance(
+            "sample",
+            {"task": task.name, "n_samples": self.n_samples, "decoding": self.decoding},
+            {"model": model.digest},
+            device=model.device.type,
+            dtype=str(model.dtype).removeprefix("torch."),
+            seed=self.seed,
+        )
+        try:
+            write_table(problems_out, problem_table(task.problems), PROBLEMS, made_by)
+            write_table(verdicts_out, verdicts, VERDICTS, made_by)
+            write_table(self.out, table, TRACES, made_by)
+        except StorageError:
+            problems_out.unlink(missing_ok=True)
+            verdicts_out.unlink(missing_ok=True)
+            raise
+        terminal.say(
+            f"{model.name} on {total} samples of {task.name}: strict {verdicts['strict'].mean():.3f}, "
+            f"answer {verdicts['answer_correct'].mean():.3f}; {self.out}"
+        )
+
+
+COMMAND = SampleCommand
+
+
+def opened(name: str, device: str, dtype: str) -> "Model":
+    """The model of that name, and as many threads for torch as it wants."""
+    from elicitation.front.opening import load
+    from lab.models.device import settle_threads
+
+    model = load(name, device=device, dtype=dtype)  # pyright: ignore[reportArgumentType]
+    settle_threads(model.n_parameters)
+    return model
+
+
+def beside(traces: Path) -> Path:
+    """Where `lab sample` puts the problems of `traces`."""
+    return traces.with_suffix(".problems.parquet")

@@ -1,0 +1,143 @@
+"""Tables: fits as arms of a study, and what came of them: at each decoding a ladder between the two models."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import nan
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from elicitation.comparison.config import ComparisonContext
+from elicitation.comparison.evaluate import DRAWS, is_coherent, parents_of
+from elicitation.comparison.fits import ITSELF, Fitted
+from elicitation.report.study.tables import LADDER
+from elicitation.report.vectors.tables import CONTROLS, DECODINGS, INCOHERENT, VECTOR_FITS
+from elicitation.study.arms import Arm, Instead, rung
+from elicitation.study.context import StudyContext
+from elicitation.study.findings import Answered, Weights, arm_table, ladder_table
+from elicitation.study.sampled import arm_traces
+from elicitation.study.tables import answered
+from lab.metrics.bootstrap import mean_interval, resamples
+from lab.records.provenance import digest
+from lab.records.seeds import numpy_generator
+from lab.records.stage import Artefact, memoised
+from lab.records.tables import write_table
+from lab.sampling.trace import VERDICTS
+from lab.scoring.evidence import ARMS, Control, DecodingName, Role
+from lab.tasks.source import Task
+from steering.edit import Add
+from steering.edited import Edited
+from steering.hybrid.hybrid import Hybrid
+from steering.hybrid.interventions import Takeover
+from steering.hybrid.routers import Always, Never
+from steering.vector import SteeringVector
+
+ENDS = (Role.BASE, Role.TUNED)
+
+
+def arms(context: StudyContext, fits: Sequence[Fitted], decoding: DecodingName) -> Iterator[Arm]:
+    """The base, every fit that has a vector before its controls, and the tuned model, all decoded alike.
+
+    Greedy arms are greedy versions of the sampled ones, and stand beside the models decoded greedily.
+    """
+    suffix, words, temperature = ("-greedy", ", greedy decoding", 0.0) if decoding == "greedy" else ("", "", None)
+
+    def alone(role: Role, label: str, method: Hybrid) -> Arm:
+        return Arm(role=role, name=f"{role}{suffix}", label=f"{label}{words}", method=method, temperature=temperature)
+
+    yield alone(Role.BASE, context.base.name, Hybrid(Never(), Takeover()))
+    for fitted in fits:
+        if fitted.vector is None:
+            continue
+        name, label = fitted.entry.name, f"{fitted.entry.label}{words}"
+        controls = {Control.RANDOM_VECTORS: fitted.random(context.study.seed), **fitted.controls}
+        instead = [
+            Instead(control, f"{name}.{control}{suffix}", f"{CONTROLS[control]}, for {label}", added(fitted, *vectors))
+            for control, vectors in controls.items()
+        ]
+        method = added(fitted, fitted.vector)
+        yield from rung(Role.VECTOR, f"{name}{suffix}", label, method, *instead, temperature=temperature)
+    yield alone(Role.TUNED, context.pair.tuned.name, Hybrid(Always(), Takeover()))
+
+
+def added(fitted: Fitted, *vectors: SteeringVector) -> Edited:
+    """One of `vectors`, where the fit acts."""
+    return Edited(tuple(Add(vector, where=fitted.entry.where) for vector in vectors))
+
+
+def table_stage(comparing: ComparisonContext, fits: Sequence[Fitted]) -> Artefact:
+    """`traces/ARM/` of every arm, which all draw the same random numbers, and `tables/`."""
+    context = replace(comparing.context, draws=DRAWS)
+    study, problems = context.study, context.task.problems
+    of_arms = {"problems": digest(problems)}
+    found = {
+        name: [(arm, arm_traces(context, arm, of_arms)) for arm in arms(context, fits, name)] for name in DECODINGS
+    }
+    parents = parents_of(fits) | {
+        f"traces of {arm.name}": traces.digest for rungs in found.values() for arm, traces in rungs
+    }
+    config = {"n_boot": study.n_boot, "seed": study.seed}
+
+    def compute(work: Path) -> None:
+        weights = resamples(len(problems), study.n_boot, numpy_generator(study.seed, "bootstrap"))
+        rungs = {name: [judged(context, *arm) for arm in found[name]] for name in DECODINGS}
+        everyone = [arm for name in DECODINGS for arm in rungs[name]]
+        tables = (
+            ("ladder", LADDER, pl.concat([ladder_table(rungs[name], weights) for name in DECODINGS])),
+            ("incoherent", INCOHERENT, incoherent_table(everyone, context.task, weights)),
+            ("arms", ARMS, arm_table(everyone)),
+            ("verdicts", VERDICTS, pl.concat([arm.verdicts for arm in everyone])),
+            ("fits", VECTOR_FITS, fit_table(fits)),
+        )
+        for name, schema, table in tables:
+            write_table(work / f"{name}.parquet", table, schema, context.made_by("tables", config, parents))
+
+    return memoised(context.out, "tables", config, parents, compute)
+
+
+def judged(context: StudyContext, arm: Arm, traces: Artefact) -> Answered:
+    """An arm with its verdicts; the first and the last are the two models."""
+    if arm.role in ENDS:
+        return answered(context, replace(arm, method=None), traces, "end")
+    return answered(context, arm, traces, "vector")
+
+
+def incoherent_table(arms: Sequence[Answered], task: Task, weights: Weights) -> pl.DataFrame:
+    """`INCOHERENT` of every arm."""
+    of = {problem.id: problem for problem in task.problems}
+    rows: list[dict[str, object]] = []
+    for arm in arms:
+        texts = arm.traces.select("problem_id", "text", "stop").iter_rows()
+        broken = [not is_coherent(task, of[problem], text, stop) for problem, text, stop in texts]
+        found = mean_interval(np.reshape(broken, (len(of), -1)).mean(axis=1), weights)
+        rows.append(arm.arm.named | {"value": found.value, "low": found.low, "high": found.high})
+    return INCOHERENT.frame(rows)
+
+
+def fit_table(fits: Sequence[Fitted]) -> pl.DataFrame:
+    """`VECTOR_FITS`: what was found where, and why what was not."""
+    rows: list[dict[str, object]] = []
+    for fitted in fits:
+        entry = fitted.entry
+        common: dict[str, object] = {"fit": entry.name, "label": entry.label, "tokens": entry.tokens}
+        vectors = {} if fitted.vector is None else {ITSELF: fitted.vector}
+        # All vectors of a control have the same norms.
+        vectors |= {name: several[0] for name, several in fitted.controls.items()}
+        for name, vector in vectors.items():
+            for site, norm in vector.norms.items():
+                stream = vector.residual_norms[site]
+                there = {
+                    "control": None if name == ITSELF else name,
+                    "site": str(site),
+                    "norm": norm,
+                    "residual_norm": stream,
+                    "relative_dose": norm / stream if stream > 0 else nan,
+                    "description": vector.description,
+                    "reason": None,
+                }
+                rows.append(common | there)
+        missing = {"site": None, "description": None} | dict.fromkeys(("norm", "residual_norm", "relative_dose"), nan)
+        for name, reason in fitted.reasons.items():
+            rows.append(common | missing | {"control": None if name == ITSELF else name, "reason": reason})
+    return VECTOR_FITS.frame(rows)
