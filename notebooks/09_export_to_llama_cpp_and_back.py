@@ -63,7 +63,7 @@ pl.DataFrame(
 # With a language model, such as SmolLM2 as a GGUF file, such a file steers `llama-cli`:
 #
 # ```
-# lab export --vector runs/study/vectors/opening.safetensors --format gguf --out opening.gguf --study runs/study
+# lab export --vector runs/study/vectors/first_token.safetensors --format gguf --out opening.gguf --study runs/study
 # llama-cli -m SmolLM2-135M-Instruct.Q4_1.gguf --control-vector opening.gguf -p "What is 17 + 25?"
 # llama-cli -m SmolLM2-135M-Instruct.Q4_1.gguf --control-vector-scaled opening.gguf:0.5 -p "What is 17 + 25?"
 # ```

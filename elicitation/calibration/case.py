@@ -1,7 +1,7 @@
 """Case: one pair and task of a calibration, with its true elicited share, as the organisms' cards tell it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
 
@@ -42,52 +42,26 @@ PUBLISHED_ARMS = (
 class Effort:
     """The sizes of a study, and of what calibration adds to it."""
 
-    n_problems: int
-    n_samples: int
-    n_curve_samples: int
-    n_score_samples: int
-    n_old_samples: int
-    n_fit_problems: int
-    arms: tuple[ArmKey, ...]
+    n_problems: int = 160
+    n_samples: int = 4
+    n_curve_samples: int = 48
+    n_score_samples: int = 16
+    n_old_samples: int = 2
+    n_fit_problems: int = 96
+    arms: tuple[ArmKey, ...] = NEEDED
     """Of the ladder; all when empty."""
-    published_arms: tuple[ArmKey, ...]
+    published_arms: tuple[ArmKey, ...] = PUBLISHED_ARMS
     """Of the published methods; all when empty."""
-    n_boot: int
-    n_replicas: int
+    n_boot: int = 2000
+    n_replicas: int = 30
     """Bootstrap replicas of each problem set, on which intervals are asked again for the truth."""
-    n_replica_boot: int
-    path: PathTest | None
+    n_replica_boot: int = 200
+    path: PathTest | None = field(default_factory=lambda: PathTest(n_problems=200))
     """The path test; None shows the one that the package carries."""
 
 
-QUICK = Effort(
-    n_problems=64,
-    n_samples=4,
-    n_curve_samples=32,
-    n_score_samples=16,
-    n_old_samples=2,
-    n_fit_problems=64,
-    arms=NEEDED,
-    published_arms=PUBLISHED_ARMS,
-    n_boot=1000,
-    n_replicas=10,
-    n_replica_boot=200,
-    path=None,
-)
-FULL = Effort(
-    n_problems=160,
-    n_samples=4,
-    n_curve_samples=48,
-    n_score_samples=16,
-    n_old_samples=2,
-    n_fit_problems=96,
-    arms=NEEDED,
-    published_arms=PUBLISHED_ARMS,
-    n_boot=2000,
-    n_replicas=30,
-    n_replica_boot=200,
-    path=PathTest(n_problems=200),
-)
+FULL = Effort()
+QUICK = Effort(n_problems=64, n_curve_samples=32, n_fit_problems=64, n_boot=1000, n_replicas=10, path=None)
 EFFORTS = {"quick": QUICK, "full": FULL}
 
 
@@ -136,6 +110,13 @@ def known_cases() -> Iterator[KnownCase]:
             )
 
 
+SIZES = (
+    *("n_problems", "n_samples", "n_curve_samples", "n_score_samples", "n_old_samples", "n_fit_problems"),
+    *("n_boot", "published_arms"),
+)
+"""What the study of a case has of an effort as it is."""
+
+
 def case_study(case: KnownCase, effort: Effort, *, seed: int, device: str) -> Study:
     """The study that measures a case; every case draws problems of its own, so that trials are independent.
 
@@ -144,28 +125,22 @@ def case_study(case: KnownCase, effort: Effort, *, seed: int, device: str) -> St
     """
     leaks = case.kind in LEAKING
     compared = leaks or case.kind in SCORED
+    sizes = {name: getattr(effort, name) for name in SIZES}
     return Study(
         base=case.base,
         tuned=case.tuned,
         task=case.task,
         old_task=case.old_task,
-        n_problems=effort.n_problems,
-        n_samples=effort.n_samples,
-        n_curve_samples=effort.n_curve_samples,
-        n_score_samples=effort.n_score_samples,
-        n_old_samples=effort.n_old_samples,
-        n_fit_problems=effort.n_fit_problems,
         arms=() if leaks else (*effort.arms, *(ArmKey(role, "greedy") for role in PUBLISHED.values() if compared)),
         own_help=OwnHelp() if leaks else None,
         routing=RoutingFit() if leaks else None,
         published_hybrids=compared,
-        published_arms=effort.published_arms,
         ks=tuple(k for k in (1, 2, 4, 8, 16, 32, 64) if k <= effort.n_curve_samples),
         decoding=Decoding(max_new_tokens=96),
-        n_boot=effort.n_boot,
         seed=child_seed(seed, "case", case.name) % 1_000_000,
         batch_size=1024,
         device=device,
+        **sizes,
     )
 
 

@@ -1,6 +1,6 @@
 """Leak: what an arm of the ladder recovers on organisms where an honest method can recover nothing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isnan, nan, sqrt
 from pathlib import Path
@@ -92,7 +92,15 @@ def leaks(cases: Sequence[Case]) -> pl.DataFrame:
     names = [case.name for case in cases]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise EstimateError(f"leaks: {', '.join(twice)} came more than once; give each case one ladder")
-    return LEAKS.frame([row for case in cases if case.kind in LEAKING for row in _rows(case)])
+    rows: list[dict[str, object]] = []
+    for case in cases:
+        between = case.ladder.filter(pl.col("measure") == "strict", pl.col("kind") != "end")
+        for arm in between.iter_rows(named=True) if case.kind in LEAKING else ():
+            name = "gain" if isnan(arm["over_control"]) else "over_control"
+            beyond = {f"beyond{end}": arm[f"{name}{end}"] for end in ("", "_low", "_high")}
+            kept = {column: arm[column] for column in LEAKS.dtypes if column not in ("kind", "case", *beyond)}
+            rows.append({"kind": case.kind, "case": case.name, **kept, **beyond})
+    return LEAKS.frame(rows)
 
 
 def leak(table: pl.DataFrame, arm: str) -> Leak | None:
@@ -143,18 +151,3 @@ def shipped_leaks() -> pl.DataFrame:
     3
     """
     return read_table(SHIPPED, LEAKS) if SHIPPED.exists() else NOT_MEASURED
-
-
-def _rows(case: Case) -> Iterator[dict[str, object]]:
-    kept = ("arm", "n_problems", "gain", "gain_low", "gain_high", "share", "share_low", "share_high", "refusal")
-    between = case.ladder.filter(pl.col("measure") == "strict", pl.col("kind") != "end")
-    for arm in between.iter_rows(named=True):
-        beyond = "gain" if isnan(arm["over_control"]) else "over_control"
-        yield {
-            **{name: arm[name] for name in kept},
-            "kind": case.kind,
-            "case": case.name,
-            "beyond": arm[beyond],
-            "beyond_low": arm[f"{beyond}_low"],
-            "beyond_high": arm[f"{beyond}_high"],
-        }

@@ -138,16 +138,11 @@ def agreement(trials: pl.DataFrame) -> pl.DataFrame:
         str(name): given.filter(pl.col("name") == name, pl.col("given").is_not_nan()).select("case", "given")
         for name in given["name"].unique(maintain_order=True)
     }
-    return AGREEMENT.frame([_pair(first, second, shares) for first, second in combinations(shares, 2)])
-
-
-def _pair(first: str, second: str, shares: dict[str, pl.DataFrame]) -> dict[str, object]:
-    both = shares[first].join(shares[second], on="case", suffix="_second")
-    apart = (both["given"] - both["given_second"]).abs().to_list()
-    return {
-        "first": first,
-        "second": second,
-        "n_trials": len(apart),
-        "mean_absolute_difference": sum(apart) / len(apart) if apart else nan,
-        "largest_difference": max(apart, default=nan),
-    }
+    rows: list[dict[str, object]] = []
+    for first, second in combinations(shares, 2):
+        both = shares[first].join(shares[second], on="case", suffix="_second")
+        apart = (both["given"] - both["given_second"]).abs().to_list()
+        mean, largest = sum(apart) / len(apart) if apart else nan, max(apart, default=nan)
+        numbers = {"n_trials": len(apart), "mean_absolute_difference": mean, "largest_difference": largest}
+        rows.append({"first": first, "second": second, **numbers})
+    return AGREEMENT.frame(rows)

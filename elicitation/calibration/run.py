@@ -1,13 +1,15 @@
 """run: a calibration from the installed organisms to its tables and its page."""
 
-import json
+import contextlib
+import io
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
@@ -15,105 +17,33 @@ from typing import Literal, NamedTuple, TypeVar
 import polars as pl
 import torch
 
-from elicitation.calibration.assess import assess
-from elicitation.calibration.case import EFFORTS, Effort, KnownCase, case_out, case_study, known_cases
+from elicitation.calibration.case import EFFORTS, Effort, KnownCase, case_out, known_cases
 from elicitation.calibration.leak import LEAKING, LEAKS, Case, leaks
-from elicitation.calibration.paths import path_rows, path_starts, shipped_paths
 from elicitation.calibration.record import AGREEMENT, RECORDS, TRIALS, agreement, records
+from elicitation.calibration.trials import trials
 from elicitation.estimators.estimate import ESTIMATES
 from elicitation.estimators.forgetting import DIVERGENCE, DROP
-from elicitation.estimators.ladder_share import published_share
 from elicitation.report.calibration.figures import FORGETTING, PATH
 from elicitation.report.calibration.page import CalibrationPage, render_calibration
-from elicitation.report.kit.document import Origin, TableFile
+from elicitation.report.kit.document import Origin
 from elicitation.report.study.tables import LADDER
-from elicitation.study.context import claimed, prepare
-from elicitation.study.estimated import read_estimates, read_evidence
-from elicitation.study.readme import write_readme
-from elicitation.study.run import measure
+from elicitation.study.context import Watch, write_readme
+from elicitation.study.reported import table_file
+from lab.metrics.bootstrap import mean_interval, resamples
 from lab.models.device import resolve_device
+from lab.models.load import load
+from lab.models.source import BuiltInModel
+from lab.post_training.path_test import PathTest, path_test, strict_rates
 from lab.records.errors import ModelError
-from lab.records.provenance import canonical_json, digest, file_digest, provenance
+from lab.records.provenance import digest, provenance
 from lab.records.seeds import numpy_generator
-from lab.records.tables import Schema, read_table, write_table, write_text
-from lab.scoring.evidence import ARMS, Control, Role
+from lab.records.tables import read_table, write_table, write_text
+from lab.tasks.source import open_task, task_source
 
-
-class Stopwatch:
-    """A study's `Watch` that adds up the time between reports, under the stage that reports at the end of it."""
-
-    def __init__(self) -> None:
-        self.spent: dict[str, float] = {}
-        self.last = time.monotonic()
-
-    def __call__(self, stage: str, n_done: int, _: int) -> None:
-        """A report of nothing done opens a stage: the time before it is the work that led there."""
-        now = time.monotonic()
-        key = stage if n_done else f"before {stage}"
-        self.spent[key] = self.spent.get(key, 0.0) + now - self.last
-        self.last = now
-
-    def by_estimator(self, arms: pl.DataFrame) -> dict[str, float]:
-        """Seconds for the evidence that only this estimator, or only it and one other, needs; `arms` is `ARMS`."""
-
-        def of(wanted: pl.Expr, when: str = "") -> float:
-            return sum(self.spent.get(f"{when}traces: {name}", 0.0) for name in arms.filter(wanted)["arm"])
-
-        role, greedy, control = pl.col("role"), pl.col("decoding") == "greedy", pl.col("control")
-        vector = (role == Role.VECTOR_FIRST_TOKEN) & control.fill_null("").is_in(["", Control.RANDOM_VECTORS])
-        fitted = sum(seconds for key, seconds in self.spent.items() if key.startswith("traces: fit-"))
-        reading = self.spent.get("reading", 0.0)
-        return {
-            "E1": 0.0,
-            "E2": reading,
-            "E3": reading,
-            "E4": of((role == Role.RERANKED) | ((role == Role.TUNED) & greedy)),
-            # Vectors are fitted before the base is decoded greedily, the published methods before their first arm.
-            "E5": fitted + of(vector) + of((role == Role.BASE) & greedy, "before "),
-            "P1": of(role.str.starts_with(Role.P1)) + of(role.str.starts_with(Role.P1), "before "),
-            "P2": of(role.str.starts_with(Role.P2)),
-        }
-
-
-def trials(case: KnownCase, effort: Effort, out: Path, *, seed: int, device: str) -> pl.DataFrame:
-    """`TRIALS` of one case; its study lies in `out/cases/<case>`, and is not run twice."""
-    directory = case_out(out, case)
-    study = case_study(case, effort, seed=seed, device=device)
-    finished = out / "trials" / f"{case.directory}-{digest([case, effort, study])}.parquet"
-    if finished.exists():
-        return read_table(finished, TRIALS)
-    stopwatch = Stopwatch()
-    context = prepare(study, directory, stopwatch)
-    with claimed(directory, study):
-        measured = measure(context)
-        timing = directory / "seconds.json"
-        if not timing.exists():
-            arms = read_table(measured.tables.path / "arms.parquet", ARMS)
-            write_text(timing, canonical_json(stopwatch.by_estimator(arms)))
-    analysis = study.analysis
-    evidence = read_evidence(measured.evidence, measured.tables)
-    table = assess(
-        {
-            "case": case.name,
-            "kind": case.kind,
-            "seed": case.seed,
-            "truth_low": case.truth_low,
-            "truth_high": case.truth_high,
-        },
-        case.truth,
-        pl.concat([read_estimates(measured.estimates), published_share(evidence, analysis)]),
-        evidence,
-        replace(analysis, n_boot=effort.n_replica_boot),
-        json.loads(timing.read_text(encoding="utf-8")),
-        n_replicas=effort.n_replicas,
-        generator=numpy_generator(seed, "replicas", case.name),
-    )
-    parents = {"estimates": measured.estimates.digest}
-    made_by = provenance("trials", [case, effort], parents, device=context.device, dtype=context.dtype, seed=seed)
-    write_table(finished, table, TRIALS, made_by)
-    return table
-
-
+N_TEST_PROBLEMS, N_TEST_SAMPLES, N_BOOT = 200, 8, 2000
+"""Of the path test."""
+SHIPPED_PATHS = Path(__file__).parent / "shipped" / "paths.parquet"
+SCHEMAS = {"trials": TRIALS, "records": RECORDS, "agreement": AGREEMENT, "leaks": LEAKS, "path": PATH}
 PARTS = {
     "calibration.html": "how far every estimator is off, and what every arm leaks: begin here",
     "records.parquet": "how well each estimator did over all trials",
@@ -126,9 +56,6 @@ PARTS = {
     "paths": "what each base did",
 }
 """Name in the directory of a calibration -> what it is."""
-
-Watch = Callable[[str, int, int], None]
-"""Told (stage, items just done, items in all)."""
 
 
 class Calibrated(NamedTuple):
@@ -168,28 +95,18 @@ def calibrate(
     started = time.monotonic()
     run_trials = partial(trials, effort=effort, out=out, seed=seed, device=str(chosen_device))
     table = TRIALS.checked(pl.concat(in_parallel("cases", run_trials, cases, jobs, watch)))
-    path = shipped_paths()
-    if effort.path is not None and (starts := path_starts(cases)):
-        run_path = partial(path_rows, test=effort.path, out=out, seed=seed, device=str(chosen_device))
-        path = PATH.checked(pl.concat(in_parallel("paths", run_path, starts, jobs, watch)))
     found = {"trials": table, "records": records(table), "agreement": agreement(table), "leaks": leaked(cases, out)}
-    schemas: dict[str, Schema] = {
-        "trials": TRIALS,
-        "records": RECORDS,
-        "agreement": AGREEMENT,
-        "leaks": LEAKS,
-        "path": PATH,
-    }
+    path = read_table(SHIPPED_PATHS, PATH) if SHIPPED_PATHS.exists() else PATH.frame([])
     if effort.path is not None:
+        if starts := path_starts(cases):
+            run_path = partial(path_rows, test=effort.path, out=out, seed=seed, device=str(chosen_device))
+            path = PATH.checked(pl.concat(in_parallel("paths", run_path, starts, jobs, watch)))
         found["path"] = path
-    made_by = provenance(
-        "calibrate", effort, {"cases": digest(cases)}, device=str(chosen_device), dtype="float32", seed=seed
-    )
-    files = []
+    parents = {"cases": digest(cases)}
+    made_by = provenance("calibrate", effort, parents, device=str(chosen_device), dtype="float32", seed=seed)
     for name, frame in found.items():
-        file = out / f"{name}.parquet"
-        write_table(file, frame, schemas[name], made_by)
-        files.append(TableFile(path=file.name, schema=schemas[name], n_rows=frame.height, digest=file_digest(file)))
+        write_table(out / f"{name}.parquet", frame, SCHEMAS[name], made_by)
+    files = tuple(table_file(out / f"{name}.parquet", SCHEMAS[name], f"{name}.parquet") for name in found)
     page = CalibrationPage(
         title="Calibration",
         trials=table,
@@ -199,7 +116,7 @@ def calibrate(
         forgetting=forgetting_rows(cases, out),
         path=path,
         minutes=(time.monotonic() - started) / 60,
-        origin=Origin(made_by=made_by, command=command, files=tuple(files)),
+        origin=Origin(made_by=made_by, command=command, files=files),
     )
     write_text(out / "calibration.html", render_calibration(page))
     write_readme(out, f"A calibration, by: {command}", PARTS, {})
@@ -260,3 +177,50 @@ def forgetting_rows(cases: Sequence[KnownCase], out: Path) -> pl.DataFrame:
         of = dict(estimates.filter(pl.col("estimator") == "E10").select("quantity", "value").iter_rows())
         rows.append({"case": case.name, "kl": of[DIVERGENCE], "drop": of[DROP]})
     return FORGETTING.frame(rows).filter(pl.col("kl").is_finite() & pl.col("drop").is_finite())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PathStart:
+    """A base model and the task it is to get better at by itself."""
+
+    base: str
+    task: str
+
+
+def path_starts(cases: Sequence[KnownCase]) -> tuple[PathStart, ...]:
+    """The distinct bases and tasks of seed 0: skills that are locked, rare, in parts, or missing."""
+    kinds = ("LOCKED", "DILUTED", "ATOMS", "TAUGHT")
+    starts = [PathStart(base=case.base, task=case.task) for case in cases if case.kind in kinds and case.seed == 0]
+    return tuple(dict.fromkeys(starts))
+
+
+def path_rows(start: PathStart, test: PathTest, out: Path, *, seed: int, device: str) -> pl.DataFrame:
+    """`PATH` rows of one start: before, after one round, after several; kept in `out/paths`, and not run twice."""
+    finished = out / "paths" / f"{digest([start, test, seed])}.parquet"
+    if finished.exists():
+        return read_table(finished, PATH)
+    source = task_source(start.task)
+    learned = open_task(source, n_problems=test.n_problems, seed=seed, held_out=False)
+    tested = open_task(source, n_problems=N_TEST_PROBLEMS, seed=seed)
+    weights = resamples(N_TEST_PROBLEMS, N_BOOT, numpy_generator(seed, "paths"))
+    routes = {0: "base model", 1: "one round", test.n_rounds: f"{test.n_rounds} rounds"}
+    rows: list[dict[str, object]] = []
+    for n_rounds, route in routes.items():
+        model = load(BuiltInModel(name=start.base), device=torch.device(device), dtype=torch.float32)
+        # The trainer's bars and figures would bury the one bar of all paths.
+        with tempfile.TemporaryDirectory() as work, silence():
+            path_test(model, learned, test, n_rounds=n_rounds, seed=seed, work=Path(work))
+        rates = strict_rates(model, tested, N_TEST_SAMPLES, test.decoding, seed=seed)
+        interval = mean_interval(rates, weights)
+        numbers = {"value": interval.value, "low": interval.low, "high": interval.high}
+        rows.append({"base": start.base, "task": start.task, "route": route, **numbers})
+    table = PATH.frame(rows)
+    write_table(finished, table, PATH, provenance("path", test, {}, device=device, dtype="float32", seed=seed))
+    return table
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Keeps what is printed within the block from the terminal; exceptions come out as ever."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield

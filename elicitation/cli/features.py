@@ -53,7 +53,7 @@ class FeaturesCommand:
     def run(self, terminal: Terminal) -> None:
         """Scores the features and writes tables and page into one directory, which is then never changed."""
         from elicitation.cli.sample import opened
-        from elicitation.features.tables import Read, feature_ledger
+        from elicitation.features.tables import Read, feature_tables
         from elicitation.report.features.page import FeaturePage, render_features
         from elicitation.report.features.tables import TABLES, FeatureNames
         from elicitation.report.kit.document import Origin, TableFile
@@ -90,7 +90,7 @@ class FeaturesCommand:
         def compute(work: Path) -> None:
             with terminal.progress() as watch:
                 summed = sums(base, sae, labels, partial(watch, "shards read"))
-            ledger = feature_ledger(
+            ledger = feature_tables(
                 Read(sae=sae, model=model, base=base, tuned=tuned, labels=labels, summed=summed),
                 effects=None if attributed is None else attributed.effects(self.seed),
                 n_shown=self.n_shown,

@@ -16,8 +16,8 @@ from elicitation.report.vectors.tables import CONTROLS, DECODINGS, INCOHERENT, V
 from elicitation.study.arms import Arm, Instead, rung
 from elicitation.study.context import StudyContext
 from elicitation.study.findings import Answered, Weights, arm_table, ladder_table
-from elicitation.study.run import arm_traces
-from elicitation.study.tables import answered_arm, end
+from elicitation.study.sampled import arm_traces
+from elicitation.study.tables import answered
 from lab.metrics.bootstrap import mean_interval, resamples
 from lab.records.provenance import digest
 from lab.records.seeds import numpy_generator
@@ -81,7 +81,7 @@ def table_stage(comparing: ComparisonContext, fits: Sequence[Fitted]) -> Artefac
 
     def compute(work: Path) -> None:
         weights = resamples(len(problems), study.n_boot, numpy_generator(study.seed, "bootstrap"))
-        rungs = {name: [answered(context, *arm) for arm in found[name]] for name in DECODINGS}
+        rungs = {name: [judged(context, *arm) for arm in found[name]] for name in DECODINGS}
         everyone = [arm for name in DECODINGS for arm in rungs[name]]
         tables = (
             ("ladder", LADDER, pl.concat([ladder_table(rungs[name], weights) for name in DECODINGS])),
@@ -96,11 +96,11 @@ def table_stage(comparing: ComparisonContext, fits: Sequence[Fitted]) -> Artefac
     return memoised(context.out, "tables", config, parents, compute)
 
 
-def answered(context: StudyContext, arm: Arm, traces: Artefact) -> Answered:
+def judged(context: StudyContext, arm: Arm, traces: Artefact) -> Answered:
     """An arm with its verdicts; the first and the last are the two models."""
     if arm.role in ENDS:
-        return end(context, traces, name=arm.name, label=arm.label, key=arm.key)
-    return answered_arm(context, arm, traces, "vector", nan)
+        return answered(context, replace(arm, method=None), traces, "end")
+    return answered(context, arm, traces, "vector")
 
 
 def incoherent_table(arms: Sequence[Answered], task: Task, weights: Weights) -> pl.DataFrame:
@@ -111,7 +111,7 @@ def incoherent_table(arms: Sequence[Answered], task: Task, weights: Weights) -> 
         texts = arm.traces.select("problem_id", "text", "stop").iter_rows()
         broken = [not is_coherent(task, of[problem], text, stop) for problem, text, stop in texts]
         found = mean_interval(np.reshape(broken, (len(of), -1)).mean(axis=1), weights)
-        rows.append({"arm": arm.name, "label": arm.label, "value": found.value, "low": found.low, "high": found.high})
+        rows.append(arm.arm.named | {"value": found.value, "low": found.low, "high": found.high})
     return INCOHERENT.frame(rows)
 
 

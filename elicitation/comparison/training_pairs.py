@@ -11,9 +11,9 @@ from torch import Tensor
 
 from elicitation.comparison.config import ComparisonContext
 from elicitation.study.context import StudyContext
-from elicitation.study.evidence import DISAGREEMENTS, contexts, first_token_activations
+from elicitation.study.disagreements import DISAGREEMENTS, contexts, first_token_activations
+from elicitation.study.fits import decision_stage, fitting_stage, solved
 from elicitation.study.sampled import own_traces, read_traces
-from elicitation.study.vectors import decision_stage, fitting_stage, strict
 from lab.models.load import Model
 from lab.models.pair import ModelPair
 from lab.records.errors import VectorError
@@ -95,10 +95,10 @@ def training_pairs(comparing: ComparisonContext, problems: Artefact) -> dict[str
         return {}
     base, tuned = context.base, context.pair.tuned
     fitting = fitting_stage(context, problems)
-    by_base, by_tuned = read_traces(fitting.base), read_traces(fitting.tuned)
-    solved, failed = by_tuned.filter(strict(context, by_tuned)), by_base.filter(~strict(context, by_base))
+    right = solved(context, read_traces(fitting.tuned))
+    failed = solved(context, read_traces(fitting.base), wanted=False)
     description = f"solved by {tuned.name}, failed by {base.name}"
-    found = {ITSELF: decided_pairs(context, fitting.decided, solved, failed, description)}
+    found = {ITSELF: decided_pairs(context, fitting.decided, right, failed, description)}
     if comparing.other_fit_task is not None:
         other = replace(context, fit_task=comparing.other_fit_task)
         task = {"problems": digest(other.fit_task.problems)}

@@ -1,6 +1,7 @@
 """E2, base success: how often the base model would succeed, also where that is too rare to be seen in its samples."""
 
 from collections.abc import Sequence
+from functools import partial
 from math import inf, nan
 from typing import NamedTuple
 
@@ -11,11 +12,12 @@ from jaxtyping import Bool, Float, Int
 from elicitation.estimators.estimate import (
     ESTIMATES,
     Analysis,
+    Unit,
     estimate,
     loss_refusal,
-    named,
     problem_ids,
     problem_weights,
+    tries,
 )
 from lab.metrics.bootstrap import Interval, mean_interval, percentile_interval
 from lab.metrics.share import elicited_share
@@ -26,6 +28,14 @@ SUCCESSES = 4
 """PassUntil stops at this many successes of a problem."""
 FEWEST_FOR_A_MEDIAN = 6
 """From this many problems on, the smallest and the largest value enclose the median with 95 % (the sign test)."""
+SCORED: dict[str, Unit] = {
+    "base success, importance sampled": "probability",
+    "effective sample size": "samples",
+    "bits of selection": "bits",
+    "base-equivalent budget k*": "samples",
+    "gain within the base's reach": "share",
+}
+"""What is estimated from scores -> its unit."""
 NO_SCORES = "no scores: both models must read samples that were drawn at temperature 1 without top-p"
 
 
@@ -60,22 +70,16 @@ def base_success(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     Rows that need scores are refused without any. Raises EstimateError where an arm is missing, or a problem's scores.
     """
     problems, weights = problem_ids(evidence), problem_weights(evidence, analysis)
-    base_tries, tuned_tries = _strict_tries(evidence, Role.BASE), _strict_tries(evidence, Role.TUNED)
-    base, tuned = (np.array([tries.mean() for tries in arm]) for arm in (base_tries, tuned_tries))
-    until = np.array([pass_until(tries) for tries in base_tries])
-    rows = [
-        estimate("E2", "base success, counted", "probability", mean_interval(base, weights)),
-        estimate("E2", "base success, PassUntil", "probability", mean_interval(until, weights)),
+    base_tries, tuned_tries = tries(evidence, Role.BASE), tries(evidence, Role.TUNED)
+    base, tuned = (np.array([won.mean() for won in arm]) for arm in (base_tries, tuned_tries))
+    until = np.array([pass_until(won) for won in base_tries])
+    row = partial(estimate, "E2")
+    counted = [
+        row("base success, counted", "probability", mean_interval(base, weights)),
+        row("base success, PassUntil", "probability", mean_interval(until, weights)),
     ]
     if evidence.scores.is_empty():
-        rows += [
-            estimate("E2", "base success, importance sampled", "probability", None, NO_SCORES),
-            estimate("E2", "effective sample size", "samples", None, NO_SCORES),
-            estimate("E2", "bits of selection", "bits", None, NO_SCORES),
-            estimate("E2", "base-equivalent budget k*", "samples", None, NO_SCORES),
-            estimate("E2", "gain within the base's reach", "share", None, NO_SCORES),
-        ]
-        return ESTIMATES.frame(rows)
+        return ESTIMATES.frame([*counted, *(row(quantity, unit, None, NO_SCORES) for quantity, unit in SCORED.items())])
     found = base_rates(evidence, problems)
     seen, gained = np.isfinite(found.log_p0), tuned > base
     both = seen & (tuned > 0)
@@ -85,32 +89,15 @@ def base_success(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     no_success = None if seen.any() else "no scored sample of either model is a strict success"
     no_bits = None if both.any() else "on no problem are both models' success rates above 0"
     no_gain = None if gained.any() else "the tuned model is better on no problem"
-    rows += [
-        estimate("E2", "base success, importance sampled", "probability", mean_interval(found.p0, weights)),
-        estimate(
-            "E2",
-            "effective sample size",
-            "samples",
-            None if no_success else _median(found.ess[seen], weights[:, seen]),
-            no_success,
-        ),
-        estimate(
-            "E2",
-            "bits of selection",
-            "bits",
-            None if no_bits else mean_interval(bits, weights[:, both], bounds=(-inf, inf)),
-            no_bits,
-        ),
-        estimate(
-            "E2",
-            "base-equivalent budget k*",
-            "samples",
-            None if no_gain else _inverted(_median(speed[gained], weights[:, gained])),
-            no_gain,
-        ),
-        estimate("E2", "gain within the base's reach", "share", within, loss_refusal(within)),
-    ]
-    return ESTIMATES.frame(rows)
+    answers = (
+        (mean_interval(found.p0, weights), None),
+        (None if no_success else _median(found.ess[seen], weights[:, seen]), no_success),
+        (None if no_bits else mean_interval(bits, weights[:, both], bounds=(-inf, inf)), no_bits),
+        (None if no_gain else _inverted(_median(speed[gained], weights[:, gained])), no_gain),
+        (within, loss_refusal(within)),
+    )
+    named = zip(SCORED.items(), answers, strict=True)
+    return ESTIMATES.frame([*counted, *(row(*quantity, *answer) for quantity, answer in named)])
 
 
 def base_rates(evidence: Evidence, problems: Sequence[str]) -> BaseRates:
@@ -190,7 +177,7 @@ def judged_scores(evidence: Evidence) -> pl.DataFrame:
     return judged
 
 
-def pass_until(tries: Bool[np.ndarray, " sample"]) -> float:
+def pass_until(won: Bool[np.ndarray, " sample"]) -> float:
     """Success rate, in [0, 1], from tries that end at the fourth success or run out: unbiased.
 
     (r - 1) / (K - 1) where success r = `SUCCESSES` comes at try K, else c / n (Girshick, Mosteller and Savage 1946,
@@ -198,16 +185,10 @@ def pass_until(tries: Bool[np.ndarray, " sample"]) -> float:
     PassUntil of Hu et al. (arXiv 2310.03262), who go on without end; stopping at n is our departure. r / K is biased.
     Tries after K are not used, so counting all n is more precise: the two should agree.
     """
-    successes = np.flatnonzero(tries)
+    successes = np.flatnonzero(won)
     if successes.size < SUCCESSES:
-        return successes.size / tries.size
+        return successes.size / won.size
     return (SUCCESSES - 1) / float(successes[SUCCESSES - 1])
-
-
-def _strict_tries(evidence: Evidence, role: Role) -> list[Bool[np.ndarray, " _sample"]]:
-    """Strict verdicts of a model by problem, in the order of their samples; EstimateError where there are none."""
-    mine = evidence.verdicts.filter(pl.col("arm") == named(evidence, ArmKey(role))).sort("problem_id", "sample_index")
-    return [tries["strict"].to_numpy() for tries in mine.partition_by("problem_id", maintain_order=True)]
 
 
 def _budget_reciprocals(tuned: list[Bool[np.ndarray, " _sample"]], base: BaseRates) -> Float[np.ndarray, " problem"]:

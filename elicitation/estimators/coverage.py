@@ -4,18 +4,19 @@ It counts and reads no probabilities. A base success rarer than its samples can 
 `detectability floor` says how rare that is.
 """
 
+from functools import partial
 from math import log, nan
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
-from elicitation.estimators.estimate import ESTIMATES, Analysis, estimate, loss_refusal, named, problem_weights
+from elicitation.estimators.estimate import ESTIMATES, Analysis, estimate, loss_refusal, problem_weights, tries
 from lab.metrics.accuracy import cover_curve, problem_pass_at_k
 from lab.metrics.bootstrap import Interval, difference_interval, mean_interval, percentile_interval
 from lab.metrics.share import elicited_share
-from lab.scoring.evidence import ArmKey, Evidence, Role
+from lab.scoring.evidence import Evidence, Role
 
 SAMPLES_PER_TRY = 4
 """pass@k is asked only where every problem has this many samples a try: near k = n it hangs on single samples."""
@@ -26,7 +27,7 @@ MISS = 0.05
 
 
 class Tries(NamedTuple):
-    """Strict verdicts of one arm, problem by problem in the order of `problem_ids`."""
+    """Strict verdicts of one model, problem by problem in the order of `problem_ids`."""
 
     n: Int[np.ndarray, " problem"]
     """Samples."""
@@ -62,37 +63,34 @@ def coverage(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     base, tuned = _tries(evidence, Role.BASE), _tries(evidence, Role.TUNED)
     m = int(min(base.n.min(), tuned.n.min()))
     floor = -log(MISS) / m
-    solved = elicited_share(
-        np.where(base.n_correct > 0, tuned.rates, base.rates), base.rates, tuned.rates, weights
-    )  # base + (tuned - base) * [the base solves it]
+    # base + (tuned - base) * [the base solves it]
+    arm = np.where(base.n_correct > 0, tuned.rates, base.rates)
+    solved = elicited_share(arm, base.rates, tuned.rates, weights)
+    # It depends on the number of samples alone.
+    exact = Interval(value=floor, low=floor, high=floor, stderr=nan)
+    models = {"base": base.rates, "tuned": tuned.rates}
+    covers = {name: cover_curve(rates, (TAU,), weights)[0].interval for name, rates in models.items()}
     rows = [
-        estimate("E1", "strict pass@1, base", "probability", mean_interval(base.rates, weights)),
-        estimate("E1", "strict pass@1, tuned", "probability", mean_interval(tuned.rates, weights)),
+        *(
+            _row(f"strict pass@1, {name}", "probability", mean_interval(rates, weights))
+            for name, rates in models.items()
+        ),
         *_pass_at_k_rows(base, tuned, m, weights),
-        estimate("E1", f"Cover@{TAU}, base", "problems", cover_curve(base.rates, (TAU,), weights)[0].interval),
-        estimate("E1", f"Cover@{TAU}, tuned", "problems", cover_curve(tuned.rates, (TAU,), weights)[0].interval),
+        *(_row(f"Cover@{TAU}, {name}", "problems", interval) for name, interval in covers.items()),
         *_solved_set_rows(base.first < m, tuned.first < m, m, weights),
-        estimate(
-            "E1", "detectability floor", "probability", Interval(value=floor, low=floor, high=floor, stderr=nan)
-        ),  # exact: it depends on the number of samples alone
-        estimate("E1", "gain on problems the base solves when sampled", "share", solved, loss_refusal(solved)),
+        _row("detectability floor", "probability", exact),
+        _row("gain on problems the base solves when sampled", "share", solved, loss_refusal(solved)),
     ]
     return ESTIMATES.frame(rows)
 
 
+_row = partial(estimate, "E1")
+
+
 def _tries(evidence: Evidence, role: Role) -> Tries:
-    """The tries of a model as the study samples; EstimateError where there are none."""
-    counts = (
-        evidence.verdicts.filter(pl.col("arm") == named(evidence, ArmKey(role)))
-        .sort("problem_id", "sample_index")
-        .group_by("problem_id", maintain_order=True)
-        .agg(
-            n=pl.len().cast(pl.Int64),
-            n_correct=pl.col("strict").sum().cast(pl.Int64),
-            first=pl.col("strict").arg_true().first().cast(pl.Int64).fill_null(pl.len()),
-        )
-    )
-    return Tries(n=counts["n"].to_numpy(), n_correct=counts["n_correct"].to_numpy(), first=counts["first"].to_numpy())
+    samples = tries(evidence, role)
+    first = [int(won.argmax()) if won.any() else won.size for won in samples]
+    return Tries(*map(np.array, ([won.size for won in samples], [won.sum() for won in samples], first)))
 
 
 def _pass_at_k_rows(
@@ -104,10 +102,10 @@ def _pass_at_k_rows(
     units = "probability", "probability", "points"
     if m < SAMPLES_PER_TRY * k:
         refusal = f"pass@{k} wants {SAMPLES_PER_TRY * k} samples a problem, and one arm has {m}: draw more"
-        return [estimate("E1", name, unit, None, refusal) for name, unit in zip(names, units, strict=True)]
+        return [_row(name, unit, None, refusal) for name, unit in zip(names, units, strict=True)]
     low, high = (problem_pass_at_k(arm.n, arm.n_correct, k) for arm in (base, tuned))
     found = mean_interval(low, weights), mean_interval(high, weights), difference_interval(high, low, weights)
-    return [estimate("E1", name, unit, interval) for name, unit, interval in zip(names, units, found, strict=True)]
+    return [_row(name, unit, interval) for name, unit, interval in zip(names, units, found, strict=True)]
 
 
 def _solved_set_rows(
@@ -121,37 +119,26 @@ def _solved_set_rows(
     All but SDS are means over the problems that their denominator counts, so they share the intervals of every mean;
     a resample without any such problem counts as the worst on either side.
     """
-    either = base | tuned
     no_base = None if base.any() else f"the base model solves no problem in {m} samples"
     no_tuned = None if tuned.any() else f"the tuned model solves no problem in {m} samples"
-    neither = None if either.any() else f"neither model solves a problem in {m} samples"
-    retained, new, net = tuned.astype(np.float64), (~base).astype(np.float64), tuned.astype(int) - base.astype(int)
+    neither = None if (base | tuned).any() else f"neither model solves a problem in {m} samples"
+
+    def mean(
+        values: Shaped[np.ndarray, " problem"], counted: Bool[np.ndarray, " problem"], low: float = 0.0
+    ) -> Interval:
+        return mean_interval(values[counted].astype(np.float64), weights[:, counted], bounds=(low, 1.0))
+
+    both = no_base or no_tuned
     return [
-        estimate(
-            "E1", "SRR", "problems", None if no_base else mean_interval(retained[base], weights[:, base]), no_base
-        ),
-        estimate("E1", "NDR", "problems", None if no_tuned else mean_interval(new[tuned], weights[:, tuned]), no_tuned),
-        estimate(
-            "E1",
-            "SDS",
-            "problems",
-            None if no_base or no_tuned else _harmonic_mean(base, tuned, weights),
-            no_base or no_tuned,
-        ),
-        estimate(
-            "E1",
-            "NSCR",
-            "problems",
-            None if neither else mean_interval(net[either].astype(np.float64), weights[:, either], bounds=(-1.0, 1.0)),
-            neither,
-        ),
+        _row("SRR", "problems", None if no_base else mean(tuned, base), no_base),
+        _row("NDR", "problems", None if no_tuned else mean(~base, tuned), no_tuned),
+        _row("SDS", "problems", None if both else _harmonic_mean(base, tuned, weights), both),
+        _row("NSCR", "problems", None if neither else mean(tuned * 1 - base * 1, base | tuned, low=-1.0), neither),
     ]
 
 
 def _harmonic_mean(
-    base: Bool[np.ndarray, " problem"],
-    tuned: Bool[np.ndarray, " problem"],
-    weights: Int[np.ndarray, "boot problem"],
+    base: Bool[np.ndarray, " problem"], tuned: Bool[np.ndarray, " problem"], weights: Int[np.ndarray, "boot problem"]
 ) -> Interval:
     """SDS = 2 SRR NDR / (SRR + NDR); its interval counts as problems the fewer of those that either model solves."""
     drawn = np.concatenate([np.ones((1, base.size), dtype=weights.dtype), weights]).astype(np.float64)

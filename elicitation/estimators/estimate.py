@@ -1,13 +1,12 @@
 """Estimate: the one form in which every estimator answers, and what they all need to get there."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import nan
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from lab.metrics.bootstrap import Interval, difference_interval, resamples
 from lab.metrics.share import Share, elicited_share
@@ -50,8 +49,14 @@ class Analysis:
     seed: int = 0
 
 
-Estimator = Callable[[Evidence, Analysis], pl.DataFrame]
-"""Evidence to `ESTIMATES` rows. Neither the order of rows in the evidence nor the names of problems matter."""
+class Estimator(Protocol):
+    """Evidence to `ESTIMATES` rows.
+
+    Neither the order of rows in the evidence nor the names of problems and arms matter. What cannot be estimated is a
+    row with its reason; EstimateError is for evidence that contradicts itself.
+    """
+
+    def __call__(self, evidence: Evidence, analysis: Analysis) -> pl.DataFrame: ...
 
 
 def problem_ids(evidence: Evidence) -> list[str]:
@@ -63,6 +68,12 @@ def problem_weights(evidence: Evidence, analysis: Analysis) -> Int[np.ndarray, "
     """The resamples that all estimators share, for problems in the order of `problem_ids`."""
     generator = numpy_generator(analysis.seed, "estimates")
     return resamples(len(problem_ids(evidence)), analysis.n_boot, generator)
+
+
+def tries(evidence: Evidence, role: Role) -> list[Bool[np.ndarray, " _sample"]]:
+    """Strict verdicts of a model as the study samples, by problem, in the order of samples; EstimateError without."""
+    mine = evidence.verdicts.filter(pl.col("arm") == named(evidence, ArmKey(role))).sort("problem_id", "sample_index")
+    return [problem["strict"].to_numpy() for problem in mine.partition_by("problem_id", maintain_order=True)]
 
 
 def rates(

@@ -50,14 +50,11 @@ def forgetting(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     the divergence, because resamples of a drop on a few problems understate it.
     """
     divergence = _divergence(evidence, analysis)
-    drops = {name: _drop(evidence, analysis, measure) for name, measure in _MEASURES.items()}
+    drops = {f"old-task drop, {name}": _drop(evidence, analysis, measure) for name, measure in _MEASURES.items()}
     rows = [
         estimate("E10", DIVERGENCE, "nats", divergence.interval, divergence.refusal),
-        *(
-            estimate("E10", f"old-task drop, {name}", "points", drop.interval, drop.refusal)
-            for name, drop in drops.items()
-        ),
-        _per_nat(drops["strict"], divergence),
+        *(estimate("E10", name, "points", drop.interval, drop.refusal) for name, drop in drops.items()),
+        _per_nat(drops[DROP], divergence),
     ]
     return ESTIMATES.frame(rows)
 
@@ -105,19 +102,13 @@ def _per_nat(drop: _Mean, divergence: _Mean) -> dict[str, object]:
             "read more samples of the base model, or compare a pair that differs more"
         )
         return estimate("E10", quantity, "points", None, refusal)
-    replicates = np.divide(
-        drop.replicates,
-        divergence.replicates,
-        out=np.full(drop.replicates.size, np.nan),
-        where=divergence.replicates > 0,
-    )
+    undefined = np.full(drop.replicates.size, np.nan)
+    replicates = np.divide(drop.replicates, divergence.replicates, out=undefined, where=divergence.replicates > 0)
     value = points.value / nats.value
     drawn = percentile_interval(value, replicates, min(drop.n_problems, divergence.n_problems))
-    low, high = (float(end) / nats.value for end in (points.low, points.high))
-    ratio = Interval(
-        value=value, low=float(np.fmin(low, drawn.low)), high=float(np.fmax(high, drawn.high)), stderr=drawn.stderr
-    )
-    return estimate("E10", quantity, "points", ratio)
+    low = float(np.fmin(points.low / nats.value, drawn.low))
+    high = float(np.fmax(points.high / nats.value, drawn.high))
+    return estimate("E10", quantity, "points", Interval(value=value, low=low, high=high, stderr=drawn.stderr))
 
 
 def _none(refusal: str) -> _Mean:

@@ -1,5 +1,6 @@
 """E3, KL split: how much of the divergence between the models is choosing successes among what the base would write."""
 
+from functools import partial
 from math import inf, nan
 from typing import NamedTuple
 
@@ -13,8 +14,16 @@ from lab.metrics.bootstrap import Interval, mean_interval, percentile_interval
 from lab.records.errors import EstimateError
 from lab.scoring.evidence import Evidence, Role
 
-ANY = (-inf, inf)
-"""Bounds of a quantity that is no rate."""
+QUANTITIES = (
+    "KL of tuned from base",
+    "filtering",
+    "mode change",
+    "waste",
+    "KL, summed token by token",
+    "parts minus token-by-token total",
+)
+"""Parts of a `Split`, and what its check is called."""
+SHARE = "filtering share of the KL"
 
 
 class Split(NamedTuple):
@@ -46,17 +55,10 @@ def kl_split(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
 
     Rows are refused without scores. Raises EstimateError where a problem has no scored sample of the tuned model.
     """
-    quantities = (
-        "KL of tuned from base",
-        "filtering",
-        "mode change",
-        "waste",
-        "KL, summed token by token",
-        "parts minus token-by-token total",
-    )
+    row = partial(estimate, "E3")
     if evidence.scores.is_empty():
-        rows = [estimate("E3", quantity, "nats", None, NO_SCORES) for quantity in quantities]
-        return ESTIMATES.frame([*rows, estimate("E3", "filtering share of the KL", "share", None, NO_SCORES)])
+        rows = [row(quantity, "nats", None, NO_SCORES) for quantity in QUANTITIES]
+        return ESTIMATES.frame([*rows, row(SHARE, "share", None, NO_SCORES)])
     weights = problem_weights(evidence, analysis)
     parts = split(evidence)
     difference = parts.filtering + parts.mode_change + parts.waste - parts.token_by_token
@@ -65,11 +67,11 @@ def kl_split(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     if refusal is None and mean_total <= 0:
         refusal = f"the divergence to be shared is estimated as {mean_total:.3g} nats: score more samples"
     rows = [
-        estimate("E3", quantity, "nats", mean_interval(per_problem, weights, bounds=ANY))
-        for quantity, per_problem in zip(quantities, (*parts, difference), strict=True)
+        row(quantity, "nats", mean_interval(per_problem, weights, bounds=(-inf, inf)))
+        for quantity, per_problem in zip(QUANTITIES, (*parts, difference), strict=True)
     ]
     share = None if refusal else _ratio(parts.filtering, parts.total, weights)
-    return ESTIMATES.frame([*rows, estimate("E3", "filtering share of the KL", "share", share, refusal)])
+    return ESTIMATES.frame([*rows, row(SHARE, "share", share, refusal)])
 
 
 def split(evidence: Evidence) -> Split:

@@ -1,5 +1,6 @@
 """E5, the elicitation ladder: how much of the tuned model's gain an arm gives the base model, decoding held equal."""
 
+from functools import partial
 from math import nan
 
 import polars as pl
@@ -18,6 +19,8 @@ from lab.metrics.bootstrap import Interval
 from lab.metrics.share import gap_recovered
 from lab.scoring.evidence import ArmKey, Control, DecodingName, Evidence, Role
 
+DECODINGS: tuple[DecodingName, ...] = ("sampled", "greedy")
+
 
 def ladder_share(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     """`ESTIMATES` of the steering vectors at the first token, sampled at temperature 1 and decoded greedily.
@@ -30,30 +33,16 @@ def ladder_share(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     Chain-of-Thought" (arXiv 2601.08058), and "Small Vectors, Big Effects" (arXiv 2509.06608) for a fitted vector.
     Departure: they compare accuracies; here it is a ratio with Fieller's interval, refused where the gap is noise.
     """
-    decodings: tuple[DecodingName, ...] = ("sampled", "greedy")
-    vector, drawn, base = (
-        {how: ArmKey(role, how, control) for how in decodings}
-        for role, control in (
-            (Role.VECTOR_FIRST_TOKEN, None),
-            (Role.VECTOR_FIRST_TOKEN, Control.RANDOM_VECTORS),
-            (Role.BASE, None),
-        )
-    )
-    rows = [
-        share_row(
-            evidence,
-            analysis,
-            "E5",
-            f"fitted vector at the first token, {how}",
-            arm=Role.VECTOR_FIRST_TOKEN,
-            decoding=how,
-        )
-        for how in decodings
+    share, gain = (partial(row, evidence, analysis, "E5") for row in (share_row, gain_row))
+    vector, drawn = Role.VECTOR_FIRST_TOKEN, Control.RANDOM_VECTORS
+    rows = [share(f"fitted vector at the first token, {how}", arm=vector, decoding=how) for how in DECODINGS]
+    rows += [
+        gain(f"random vectors, {how}", arm=ArmKey(vector, how, drawn), over=ArmKey(Role.BASE, how)) for how in DECODINGS
     ]
-    for what, arm, over in (("random vectors", drawn, base), ("fitted over random", vector, drawn)):
-        rows += [
-            gain_row(evidence, analysis, "E5", f"{what}, {how}", arm=arm[how], over=over[how]) for how in decodings
-        ]
+    rows += [
+        gain(f"fitted over random, {how}", arm=ArmKey(vector, how), over=ArmKey(vector, how, drawn))
+        for how in DECODINGS
+    ]
     return ESTIMATES.frame(rows)
 
 

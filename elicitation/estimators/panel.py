@@ -1,7 +1,5 @@
 """panel: all estimators on the same evidence, as one table."""
 
-from collections.abc import Mapping
-
 import polars as pl
 
 from elicitation.estimators.base_success import base_success
@@ -14,7 +12,7 @@ from elicitation.estimators.process_gain import process_gain
 from elicitation.estimators.token_ranks import token_ranks
 from lab.scoring.evidence import Evidence
 
-ESTIMATORS: Mapping[str, Estimator] = {
+ESTIMATORS: dict[str, Estimator] = {
     "E1": coverage,
     "E2": base_success,
     "E3": kl_split,
@@ -23,7 +21,9 @@ ESTIMATORS: Mapping[str, Estimator] = {
     "E8": process_gain,
     "E10": forgetting,
 }
-"""Number of an estimator -> what it makes of evidence."""
+"""Every estimator by its number; another one is a file of its own and an entry here."""
+SHARES = ("E1", "E2", "E3", "E4", "E5")
+"""Those that give an elicited share, which calibration scores."""
 
 
 def panel(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:

@@ -1,5 +1,7 @@
 """E4, token ranks: does the tuned model choose what the base model ranks high, and do those choices carry its gain?"""
 
+from functools import partial
+
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
@@ -18,6 +20,8 @@ from lab.scoring.evidence import ArmKey, Control, Evidence, Role
 
 _TEXTS = {Role.BASE: "in the base's texts", Role.TUNED: "in the tuned model's texts"}
 
+_CONTROLS = (Control.SECOND_CHOICE, Control.RANDOM_TOKENS)
+
 
 def token_ranks(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     """`ESTIMATES` of how far the tuned model's first choices are from the base model's, and of replacing them.
@@ -33,20 +37,15 @@ def token_ranks(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     match of pass@1; here it is a ratio with Fieller's interval, behind the gate of every share. Rates are ratios of
     sums over problems (a problem counts by its tokens), resampled by problem: tokens of a text are no sample.
     """
-    rows = [row for writer in _TEXTS for row in _rates(evidence, analysis, writer)]
-    rows.append(_entropy(evidence, analysis))
-    replaced, controls = (
-        share_row(evidence, analysis, "E4", "reranked tokens replaced", arm=Role.RERANKED, decoding="greedy"),
-        {
-            Control.SECOND_CHOICE: "base's second choice at those tokens",
-            Control.RANDOM_TOKENS: "random likely token, at random tokens",
-        },
-    )
+    share, gain = (partial(row, evidence, analysis, "E4") for row in (share_row, gain_row))
+    second, scattered = (ArmKey(Role.RERANKED, "greedy", control) for control in _CONTROLS)
     greedy = ArmKey(Role.BASE, "greedy")
-    rows.append(replaced)
-    rows += [
-        gain_row(evidence, analysis, "E4", name, arm=ArmKey(Role.RERANKED, "greedy", control), over=greedy)
-        for control, name in controls.items()
+    rows = [
+        *(row for writer in _TEXTS for row in _rates(evidence, analysis, writer)),
+        _entropy(evidence, analysis),
+        share("reranked tokens replaced", arm=Role.RERANKED, decoding="greedy"),
+        gain("base's second choice at those tokens", arm=second, over=greedy),
+        gain("random likely token, at random tokens", arm=scattered, over=greedy),
     ]
     return ESTIMATES.frame(rows)
 
@@ -110,9 +109,7 @@ def _weights(evidence: Evidence, analysis: Analysis, sums: pl.DataFrame) -> Int[
 
 
 def _fraction(
-    hits: Float[np.ndarray, " problem"],
-    tokens: Float[np.ndarray, " problem"],
-    weights: Int[np.ndarray, "boot problem"],
+    hits: Float[np.ndarray, " problem"], tokens: Float[np.ndarray, " problem"], weights: Int[np.ndarray, "boot problem"]
 ) -> Interval:
     """Sum of `hits` over sum of `tokens`, in [0, 1].
 
@@ -129,9 +126,7 @@ def _fraction(
 
 
 def _ratios(
-    top: Float[np.ndarray, " problem"],
-    bottom: Float[np.ndarray, " problem"],
-    weights: Int[np.ndarray, "boot problem"],
+    top: Float[np.ndarray, " problem"], bottom: Float[np.ndarray, " problem"], weights: Int[np.ndarray, "boot problem"]
 ) -> Float[np.ndarray, " boot"]:
     """Sum of `top` over sum of `bottom` in each resample; NaN where the latter is 0."""
     above, below = resampled_means(top, weights), resampled_means(bottom, weights)

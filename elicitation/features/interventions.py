@@ -1,6 +1,6 @@
 """interventions: features ablated in the tuned model and added to the base, against random ones that fire as often."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -10,18 +10,50 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from elicitation.features.behaviour import Alteration, first_token_rates
 from elicitation.features.top_features import frequency_matched
 from lab.metrics.bootstrap import Interval, difference_interval, mean_interval, resamples
+from lab.models.load import Model
 from lab.models.pair import ModelPair
 from lab.records.errors import EstimateError
 from lab.records.seeds import numpy_generator
-from probes.sae.dictionary import Sae
+from lab.scoring.scores import Row, completion_logits, pieces
+from probes.sae.dictionary import Sae, splice
 from probes.tables import INTERVENTIONS
 
 DOSES = (0.5, 1.0, 2.0)
 """How much of their mean activation, where active, added features get at every token."""
 UNDEFINED = Interval(value=np.nan, low=np.nan, high=np.nan, stderr=np.nan)
+
+
+Alteration = Callable[[Float[Tensor, "row pos d_sae"], Sequence[int]], Float[Tensor, "row pos d_sae"]]
+"""Features of some prompts, and which prompts they are -> the features in their place."""
+
+
+@torch.no_grad()
+def first_token_rates(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    toward: Sequence[int],
+    sae: Sae | None = None,
+    alter: Alteration | None = None,
+) -> Float[np.ndarray, " prompt"]:
+    """Probability at temperature 1 that the next token of each prompt (token ids) is one of `toward`.
+
+    It is the expected share of samples that begin so, free of sampling noise. With `sae` and `alter`, features are
+    altered at every token of the prompt and the part of the stream that the SAE does not explain stays.
+    """
+    # The completion only says where to read; it comes after the token whose logits count.
+    rows = [Row(list(prompt), [toward[0]]) for prompt in prompts]
+    rates = np.empty(len(rows))
+    for chosen, read in pieces(model, rows):
+        if sae is None or alter is None:
+            logits = completion_logits(model, read)
+        else:
+            with splice(model, sae, lambda features, chosen=chosen: alter(features, chosen)):
+                logits = completion_logits(model, read)
+        share = logits[:, -1].float().softmax(dim=-1)[:, list(toward)].sum(dim=-1)
+        rates[list(chosen)] = share.double().cpu().numpy()
+    return rates
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +95,7 @@ def interventions(
     n_boot: int,
     seed: int,
 ) -> pl.DataFrame:
-    """`INTERVENTIONS`: how often the models open their answers to `prompts` with a token of `toward`.
+    """`INTERVENTIONS`: how often the models begin their answers to `prompts` with a token of `toward`.
 
     Two controls stand beside the top features, and give every prompt features of its own, so that their intervals hold
     the spread between draws: `frequency_matched` fire as often over all tokens, `first_token` as often at the last
@@ -75,29 +107,26 @@ def interventions(
     sets = feature_sets(candidates, len(prompts), seed)
     weights = resamples(len(prompts), n_boot, numpy_generator(seed, "bootstrap of interventions"))
     rows: list[dict[str, object]] = []
-    for model, name, acts in (
+    for model, name, interventions in (
         (pair.tuned, "ablated in the tuned model", (Ablated(),)),
         (pair.base, "added to the base model", tuple(map(Added, DOSES))),
     ):
         untouched = first_token_rates(model, prompts, toward)
-        told = {"intervention": name, "features": "none", "n_features": 0, "dose": 0.0, "active_share": np.nan}
-        rows.append(told | _rates(untouched, untouched, None, weights))
-        for intervention in acts:
+        described = {"intervention": name, "features": "none", "n_features": 0, "dose": 0.0, "active_share": np.nan}
+        rows.append(described | _rates(untouched, untouched, None, weights))
+        for intervention in interventions:
             rates = {
                 which: first_token_rates(
                     model, prompts, toward, candidates.sae, alteration(intervention, candidates, chosen)
                 )
                 for which, chosen in sets.items()
             }
+            dose = intervention.dose if isinstance(intervention, Added) else 1.0
+            described = {"intervention": name, "n_features": len(candidates.top), "dose": dose}
             for which, rate in rates.items():
-                told = {
-                    "intervention": name,
-                    "features": which,
-                    "n_features": len(candidates.top),
-                    "dose": intervention.dose if isinstance(intervention, Added) else 1.0,
-                    "active_share": float(candidates.first_token_share[sets[which]].mean()),
-                }
-                rows.append(told | _rates(rate, untouched, None if which == "top" else rates["top"], weights))
+                active = float(candidates.first_token_share[sets[which]].mean())
+                changes = _rates(rate, untouched, None if which == "top" else rates["top"], weights)
+                rows.append(described | {"features": which, "active_share": active} | changes)
     return INTERVENTIONS.frame(rows)
 
 
@@ -105,13 +134,13 @@ def feature_sets(candidates: Candidates, n_prompts: int, seed: int) -> dict[str,
     """The features that each prompt's reading is altered in: the same top ones, and controls drawn for each."""
     # A feature that fires somewhere but never at the last token of a prompt is matched with its like.
     rare = np.where(candidates.firing_share > 0, 0.5 / n_prompts, 0.0)
-    shares = {"matched": candidates.firing_share, "opening": np.maximum(candidates.first_token_share, rare)}
-    names = {"matched": "frequency_matched", "opening": "first_token"}
-    controls = {
-        names[word]: frequency_matched(candidates.top, share, n_prompts, numpy_generator(seed, word, "features"))
-        for word, share in shares.items()
+    at_first = np.maximum(candidates.first_token_share, rare)
+    over_all, where_it_begins = (numpy_generator(seed, word, "features") for word in ("matched", "opening"))
+    return {
+        "top": np.tile(np.array(candidates.top), (n_prompts, 1)),
+        "frequency_matched": frequency_matched(candidates.top, candidates.firing_share, n_prompts, over_all),
+        "first_token": frequency_matched(candidates.top, at_first, n_prompts, where_it_begins),
     }
-    return {"top": np.tile(np.array(candidates.top), (n_prompts, 1)), **controls}
 
 
 def alteration(
@@ -154,13 +183,9 @@ def _rates(
     weights: Int[np.ndarray, "boot prompt"],
 ) -> dict[str, object]:
     """The rates of a row of `INTERVENTIONS`; `top` is that under the top features where these are a control of them."""
-    return {
-        **dict(_columns("rate", mean_interval(rate, weights))),
-        **dict(_columns("change", difference_interval(rate, untouched, weights))),
-        **dict(_columns("beyond", UNDEFINED if top is None else difference_interval(top, rate, weights))),
-    }
-
-
-def _columns(name: str, interval: Interval) -> Iterator[tuple[str, float]]:
-    low, high = ("low", "high") if name == "rate" else (f"{name}_low", f"{name}_high")
-    yield from ((name, interval.value), (low, interval.low), (high, interval.high))
+    beyond = UNDEFINED if top is None else difference_interval(top, rate, weights)
+    change, level = difference_interval(rate, untouched, weights), mean_interval(rate, weights)
+    rates: dict[str, object] = {"rate": level.value, "low": level.low, "high": level.high}
+    for name, found in (("change", change), ("beyond", beyond)):
+        rates |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    return rates

@@ -1,10 +1,10 @@
-"""feature_ledger: all that is known of the features of one SAE, from the stores it reads."""
+"""feature_tables: all that is known of the features of one SAE, from the stores it reads."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import polars as pl
 
-from elicitation.report.features.tables import FeatureTables, shown_features
+from elicitation.report.features.tables import TABLES, FeatureTables, shown_features
 from lab.metrics.bootstrap import resamples
 from lab.models.load import Model
 from lab.records.seeds import numpy_generator
@@ -17,17 +17,6 @@ from probes.scores.logit_effects import logit_effects
 from probes.scores.reason_scores import reason_scores
 from probes.scores.sums import Sums, firing
 from probes.storage.store import Store
-from probes.tables import (
-    CONTEXTS,
-    DIFFERENCES,
-    FEATURE_EFFECTS,
-    INTERVENTIONS,
-    LABEL_ACTIVATIONS,
-    LABEL_PROBES,
-    LOGIT_EFFECTS,
-    REASON_SCORES,
-    SAE_QUALITY,
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -47,7 +36,7 @@ class Read:
     """The `sums` of `base` with these labels."""
 
 
-def feature_ledger(
+def feature_tables(
     read: Read,
     *,
     quality: pl.DataFrame | None = None,
@@ -57,39 +46,25 @@ def feature_ledger(
     n_boot: int,
     seed: int,
 ) -> FeatureTables:
-    """The ledger of `read.sae`, with contexts and logit effects of the `n_shown` features most worth a look.
+    """The tables of `read.sae`, with contexts and logit effects of the `n_shown` features most worth a look.
 
     What was measured elsewhere is passed through. Raises as the scores do, for stores without the SAE's site.
     """
-    changed = DIFFERENCES.frame([])
+    elsewhere = {"quality": quality, "effects": effects, "interventions": interventions}
+    found = {name: schema.frame([]) for name, schema in TABLES}
+    found |= {name: table for name, table in elsewhere.items() if table is not None}
+    found["firing"] = firing(read.summed)
     if read.tuned is not None:
         weights = resamples(n_problems(read.base), n_boot, numpy_generator(seed, "bootstrap of differences"))
-        changed = differences(read.base, read.tuned, read.sae, weights)
-    ledger = FeatureTables(
-        quality=SAE_QUALITY.frame([]) if quality is None else quality,
-        interventions=INTERVENTIONS.frame([]) if interventions is None else interventions,
-        effects=FEATURE_EFFECTS.frame([]) if effects is None else effects,
-        firing=firing(read.summed),
-        reason_scores=REASON_SCORES.frame([]),
-        differences=changed,
-        label_probes=LABEL_PROBES.frame([]),
-        label_activations=LABEL_ACTIVATIONS.frame([]),
-        logit_effects=LOGIT_EFFECTS.frame([]),
-        contexts=CONTEXTS.frame([]),
-    )
+        found["differences"] = differences(read.base, read.tuned, read.sae, weights)
     if len(read.labels):
-        ledger = replace(
-            ledger,
-            reason_scores=reason_scores(read.summed),
-            label_probes=label_probes(read.base, read.sae, read.labels, seed=seed, n_boot=n_boot),
-            label_activations=label_activations(read.summed),
-        )
-    shown = shown_features(ledger, n_shown)
-    return replace(
-        ledger,
-        logit_effects=logit_effects(read.model, read.sae, shown),
-        contexts=contexts(read.base, read.sae, read.model.tokenizer, shown),
-    )
+        found["reason_scores"] = reason_scores(read.summed)
+        found["label_probes"] = label_probes(read.base, read.sae, read.labels, seed=seed, n_boot=n_boot)
+        found["label_activations"] = label_activations(read.summed)
+    shown = shown_features(FeatureTables(**found), n_shown)
+    found["logit_effects"] = logit_effects(read.model, read.sae, shown)
+    found["contexts"] = contexts(read.base, read.sae, read.model.tokenizer, shown)
+    return FeatureTables(**found)
 
 
 def n_problems(store: Store) -> int:

@@ -1,4 +1,7 @@
-"""carriers: the features of an SAE that push towards a behaviour, by exact ablation."""
+"""top_features: how a tuned model begins its answers where its base begins them otherwise, and which features do it.
+
+Features are weighed by exact ablation; as controls stand others that fire as often (`frequency_matched`).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +14,53 @@ from lab.metrics.bootstrap import resamples
 from lab.models.load import Model, in_float32
 from lab.records.errors import EstimateError
 from lab.records.seeds import numpy_generator
+from lab.tasks.problem import Problem
 from probes.attribution.attribute import attribute
+from probes.attribution.contrast import CONTRASTS
 from probes.attribution.effects import Ablation
 from probes.attribution.feature_effects import feature_effects
 from probes.sae.dictionary import Sae
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Behaviour:
+    """A first token of answers, against another."""
+
+    toward: int
+    """Token id that the tuned model writes, greedily."""
+    against: int
+    """Token id that the base model would write there, greedily."""
+
+
+def behaviour(disagreements: pl.DataFrame) -> Behaviour | None:
+    """The pair of first tokens that most often tells the models apart in a `DISAGREEMENTS` table; None without any.
+
+    Of pairs that are as frequent, the one with the lower ids.
+    """
+    pairs = disagreements.filter(pl.col("position") == 0).group_by("tuned_token", "base_token").len()
+    if pairs.is_empty():
+        return None
+    toward, against, _ = pairs.sort("len", "tuned_token", "base_token", descending=[True, False, False]).row(0)
+    return Behaviour(toward=toward, against=against)
+
+
+def behaviour_contrasts(model: Model, problems: Sequence[Problem], sought: Behaviour) -> pl.DataFrame:
+    """`CONTRASTS` rows of the prompts of `problems`: the one first token against the other."""
+    return CONTRASTS.frame(
+        [
+            {
+                "problem_id": problem.id,
+                "tokens": model.tokenizer(problem.prompt).input_ids,
+                "toward": [sought.toward],
+                "against": [sought.against],
+            }
+            for problem in problems
+        ]
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Carriers:
+class TopFeatures:
     """What was found of the features of one SAE."""
 
     sae: Sae
@@ -32,7 +74,7 @@ class Carriers:
     """Share of the texts at whose last token each feature is active."""
 
 
-def top_features(model: Model, sae: Sae, contrasts: pl.DataFrame, *, n_top: int, n_boot: int, seed: int) -> Carriers:
+def top_features(model: Model, sae: Sae, contrasts: pl.DataFrame, *, n_top: int, n_boot: int, seed: int) -> TopFeatures:
     """The at most `n_top` features of `sae` that most raise the contrasts of a `CONTRASTS` table in `model`.
 
     The effect of a feature is what is lost when it is set to 0 at one token, summed over tokens, averaged over texts,
@@ -51,7 +93,7 @@ def top_features(model: Model, sae: Sae, contrasts: pl.DataFrame, *, n_top: int,
     at_last = found.join(last, on=["text", "position"], how="semi").group_by("feature").len()
     share = np.zeros(sae.d_sae)
     share[at_last["feature"].to_numpy()] = at_last["len"].to_numpy() / len(contrasts)
-    return Carriers(
+    return TopFeatures(
         sae=sae,
         effects=effects,
         top=tuple(raising["feature"].to_list()),

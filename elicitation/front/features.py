@@ -9,7 +9,7 @@ import polars as pl
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from elicitation.features.top_features import Carriers, frequency_matched
+from elicitation.features.top_features import TopFeatures, frequency_matched
 from elicitation.features.top_features import top_features as carriers
 from elicitation.front.opening import Prompts, problems_of, prompted, site_of
 from elicitation.widgets.token_strip import ReadText, TokenStrip
@@ -199,7 +199,7 @@ def top_features(
     against: str | Sequence[str],
     n: int = 8,
     seed: int = 0,
-) -> Carriers:
+) -> TopFeatures:
     """The at most `n` features that most push the next token towards one side, by exact ablation: `.top`, `.effects`.
 
     Only those whose interval lies above 0.
@@ -210,7 +210,7 @@ def top_features(
     return carriers(model, sae, contrasts_of(model, prompts, toward, against), n_top=n, n_boot=1000, seed=seed)
 
 
-def matched_features(found: Carriers, n_draws: int = 1, *, seed: int = 0) -> list[list[int]]:
+def matched_features(found: TopFeatures, n_draws: int = 1, *, seed: int = 0) -> list[list[int]]:
     """Controls of `top_features`: other features, as often active at the last token of a prompt, drawn at random.
 
     >>> found = el.top_features(base, sae, task, toward="T", against="A", n=3)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from types import MappingProxyType
@@ -17,9 +18,9 @@ from elicitation.front.answers import N_BOOT, accuracy, judge, sample
 from elicitation.front.features import capture, directory, words
 from elicitation.front.opening import Prompts, problems_of, prompted, site_of
 from elicitation.report.study.traces import TokenStrip
-from elicitation.study import evidence
+from elicitation.study import disagreements as where_they_differ
 from elicitation.study.arms import Arm, arm_family
-from elicitation.study.findings import Answered, ladder_table, routed_share
+from elicitation.study.findings import Answered, ladder_table
 from elicitation.study.tables import problem_bits
 from elicitation.widgets.dose_slider import Dosed, DoseSlider
 from lab.metrics.bootstrap import Interval, mean_interval, resamples
@@ -31,7 +32,7 @@ from lab.records.errors import VectorError
 from lab.records.provenance import provenance
 from lab.records.seeds import numpy_generator, torch_generator
 from lab.sampling.decoder import left_padded
-from lab.scoring.evidence import ArmKey, Control, Role
+from lab.scoring.evidence import Control, Role
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
 from probes.capture.positions import single_token
@@ -64,7 +65,7 @@ def disagreements(pair: ModelPair, traces: pl.DataFrame) -> pl.DataFrame:
     ('A', 'T')
     """
     problems = prompted(traces)
-    found = evidence.disagreements(pair, traces, problems)
+    found = where_they_differ.disagreements(pair, traces, problems)
     keys = ["problem_id", "sample_index"]
     asked = {name: pair.base.tokenizer(problem.prompt).input_ids for name, problem in problems.items()}
     rows = found.join(traces.select(*keys, "tokens"), on=keys, how="left", maintain_order="left")
@@ -183,26 +184,17 @@ def ladder(
     arms: dict[str, Answered] = {}
     for name in (pair.base.name, *hybrids, pair.tuned.name):
         mine = traces.filter(arm=name)
-        key, family = ArmKey(Role.TUNED if arms else Role.BASE), "end"
+        arm = Arm(role=Role.TUNED if arms else Role.BASE, name=name, label=name)
         bits = np.full(n_problems, inf if arms else 0.0)
         if hybrid := hybrids.get(name):
             place = hybrids[controls.get(name, name)].router
             left_out = Control.RANDOM_VECTORS if place == hybrid.router else Control.RANDOM_TOKENS
             role = Role.VECTOR if isinstance(hybrid.intervention, Steer) else Role.TAKEOVER
-            told = Arm(role=role, name=name, label=name, method=hybrid, control=left_out if name in controls else None)
-            key, family = told.key, arm_family(told)
+            control = left_out if name in controls else None
+            arm = replace(arm, role=role, method=hybrid, control=control, control_of=controls.get(name))
             bits = problem_bits(mine, hybrid)["bits"].to_numpy().reshape(n_problems, -1).mean(axis=1)
         arms[name] = Answered(
-            name=name,
-            label=name,
-            key=key,
-            control_of=controls.get(name),
-            family=family,
-            traces=mine,
-            verdicts=verdicts.filter(arm=name),
-            steered_share=routed_share(mine),
-            bits=bits,
-            cost=1.0,
+            arm=arm, family=arm_family(arm), traces=mine, verdicts=verdicts.filter(arm=name), bits=bits, cost=1.0
         )
     return ladder_table([*arms.values()], resamples(n_problems, N_BOOT, numpy_generator(seed, "bootstrap")))
 

@@ -1,26 +1,27 @@
 """Study: which pair, on which task, with how many samples, and how the vector is found."""
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from elicitation.estimators.estimate import Analysis
-from elicitation.study.arms import Arm, Instead, rung
 from lab.models.device import DtypeName
 from lab.models.load import Model
 from lab.records.errors import DecodingError, EstimateError, TaskError
 from lab.sampling.decoding import Decoding
-from lab.scoring.evidence import ArmKey, Control, Role
-from lab.tasks.source import Task
-from lab.test_time.choice import Fitting, Temperature
-from lab.test_time.cot_decoding import CotDecoding
+from lab.scoring.evidence import ArmKey
 from lab.test_time.power_sampling import PowerSampling
-from lab.test_time.prompts import BestPrompt, prompt_forms
-from lab.test_time.self_consistency import SelfConsistency
 from probes.capture.site import Site, check_site
 from probes.sae.architecture import TopK
 from probes.sae.recipe import Recipe, Training
 from steering.fits.gradient import GradientFit
 from steering.published_hybrids.recipe import PublishedSettings
 from steering.routing.routed import RoutingFit
+
+
+def low_counts(config: object, names: Sequence[str]) -> str:
+    """Which of these fields are below 1; empty where none is."""
+    low = [f"{name} = {count}" for name in names if (count := getattr(config, name)) < 1]
+    return f"{', '.join(low)}: want at least 1" if low else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,9 +47,8 @@ class FeatureSearch:
     def __post_init__(self) -> None:
         if len(set(self.layers)) < len(self.layers):
             raise EstimateError(f"features at blocks {list(self.layers)}: want none twice")
-        counts = {name: getattr(self, name) for name in ("expansion", "k", "n_tokens", "n_texts", "n_top", "n_shown")}
-        if low := {name: count for name, count in counts.items() if count < 1}:
-            raise EstimateError(f"{', '.join(f'{name} = {count}' for name, count in low.items())}: want at least 1")
+        if low := low_counts(self, ("expansion", "k", "n_tokens", "n_texts", "n_top", "n_shown")):
+            raise EstimateError(low)
 
 
 def require_room(search: FeatureSearch, model: Model) -> None:
@@ -76,47 +76,6 @@ class OwnHelp:
     n_branches: int = 10
     """First tokens that CoT-decoding tries."""
     power: PowerSampling = field(default_factory=lambda: PowerSampling(n_blocks=4, n_moves=4))
-
-
-def own_help_arms(settings: OwnHelp, task: Task, fit_task: Task) -> tuple[Arm, ...]:
-    """Prompt and decoding rungs; what is chosen among several is chosen on the problems of `fit_task`.
-
-    The control of a rung is the same without its one ingredient; of the prompt and the temperature that is the base.
-    """
-    fitting = Fitting(problems=fit_task.problems, n_samples=settings.n_fit_samples)
-    votes, branches, power = settings.n_votes, settings.n_branches, settings.power
-    return (
-        *rung(Role.PROMPT, "prompt", "+ best prompt", BestPrompt(forms=prompt_forms(task), fitting=fitting)),
-        *rung(
-            Role.TEMPERATURE,
-            "temperature",
-            "+ best temperature",
-            Temperature(temperatures=settings.temperatures, fitting=fitting),
-        ),
-        *rung(
-            Role.SELF_CONSISTENCY,
-            "self-consistency",
-            f"+ majority of {votes}",
-            SelfConsistency(n_votes=votes),
-            Instead(Control.ONE_VOTE, "one-vote", "one answer, as the voters draw it", SelfConsistency(n_votes=1)),
-        ),
-        *rung(
-            Role.COT_DECODING,
-            "cot-decoding",
-            "+ CoT-decoding",
-            CotDecoding(n_branches=branches),
-            Instead(Control.ONE_BRANCH, "one-branch", "its first branch alone", CotDecoding(n_branches=1)),
-        ),
-        *rung(
-            Role.POWER_SAMPLING,
-            "power",
-            f"+ power sampling, alpha {power.alpha:g}",
-            power,
-            Instead(
-                Control.NO_MOVES, "power-unmoved", "temperature 1 / alpha, without moves", replace(power, n_moves=0)
-            ),
-        ),
-    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,21 +162,9 @@ class Study:
             )
         if self.n_problems < 2:
             raise TaskError(f"n_problems = {self.n_problems}: want at least 2, since every interval is over problems")
-        counts = {
-            name: getattr(self, name)
-            for name in (
-                "n_samples",
-                "n_fit_problems",
-                "n_fit_samples",
-                "n_score_samples",
-                "n_old_samples",
-                "batch_size",
-                "reach",
-                "top",
-            )
-        }
-        if low := {name: count for name, count in counts.items() if count < 1}:
-            raise DecodingError(f"{', '.join(f'{name} = {count}' for name, count in low.items())}: want at least 1")
+        of_samples = ("n_samples", "n_fit_samples", "n_score_samples", "n_old_samples")
+        if low := low_counts(self, (*of_samples, "n_fit_problems", "batch_size", "reach", "top")):
+            raise DecodingError(low)
 
     @property
     def analysis(self) -> Analysis:

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import polars as pl
 
-from elicitation.features.behaviour import Behaviour, behaviour, behaviour_contrasts
 from elicitation.features.interventions import Candidates, interventions
-from elicitation.features.tables import Read, feature_ledger
-from elicitation.features.top_features import Carriers, top_features
+from elicitation.features.tables import Read, feature_tables
+from elicitation.features.top_features import Behaviour, TopFeatures, behaviour, behaviour_contrasts, top_features
 from elicitation.report.features.tables import TABLES, FeatureTables
 from elicitation.study.config import FeatureSearch
 from elicitation.study.context import StudyContext
-from elicitation.study.evidence import DISAGREEMENTS
+from elicitation.study.fits import Fitting
 from elicitation.study.sampled import read_traces
-from elicitation.study.vectors import Fitting
+from lab.records.provenance import Provenance
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import read_table, write_table
 from lab.tasks.problem import problem_table
@@ -36,30 +35,27 @@ from probes.tables import INTERVENTIONS, SAE_QUALITY
 
 
 def feature_stage(context: StudyContext, search: FeatureSearch, fitting: Fitting) -> Artefact:
-    """`store-base/`, `store-tuned/`, `saes/` and `features/`, which holds the tables of a feature ledger.
+    """`store-base/`, `store-tuned/`, `saes/` and `features/`, which holds all tables of features.
 
-    The SAEs learn the base model's stream; of the blocks searched, the ledger is of the one whose features carry most
+    The SAEs learn the base model's stream; of the blocks searched, the tables are of the one whose features carry most
     of the behaviour that tells the models apart.
     """
-    texts_of = {"fit-base": fitting.base.digest, "fit-tuned": fitting.tuned.digest}
-    stores = {side: store_stage(context, search, fitting, side, texts_of) for side in ("base", "tuned")}
+    stores = {side: store_stage(context, search, fitting, side) for side in ("base", "tuned")}
     saes = sae_stage(context, search, stores["base"])
     parents = {"saes": saes.digest, "store-tuned": stores["tuned"].digest, "disagreements": fitting.decided.digest}
 
-    def compute(work: Path) -> None:
-        ledger = searched(context, search, {side: stage.path for side, stage in stores.items()}, saes.path, fitting)
-        made_by = context.made_by("features", search, parents)
+    def compute(work: Path, made_by: Provenance) -> None:
+        found = searched(context, search, {side: stage.path for side, stage in stores.items()}, saes.path, fitting)
         for name, schema in TABLES:
-            write_table(work / f"{name}.parquet", getattr(ledger, name), schema, made_by)
+            write_table(work / f"{name}.parquet", getattr(found, name), schema, made_by)
 
-    return memoised(context.out, "features", search, parents, compute)
+    return context.stage("features", search, parents, compute)
 
 
-def store_stage(
-    context: StudyContext, search: FeatureSearch, fitting: Fitting, side: str, parents: dict[str, str]
-) -> Artefact:
+def store_stage(context: StudyContext, search: FeatureSearch, fitting: Fitting, side: str) -> Artefact:
     """`store-base/` or `store-tuned/`: what one model computes as it reads the training traces of both."""
     model = context.base if side == "base" else context.pair.tuned
+    parents = {"fit-base": fitting.base.digest, "fit-tuned": fitting.tuned.digest, "model": model.digest}
 
     def compute(work: Path) -> None:
         # Numbered on, so that a text's name says which model wrote it.
@@ -67,20 +63,19 @@ def store_stage(
         traces = pl.concat([read_traces(fitting.base), by_tuned])
         read = texts(model, traces, problem_table(context.fit_task.problems))
         planned = plan(model, read, sites(search), AllTokens())
-        made_by = context.made_by(f"store-{side}", planned, parents)
 
         def told(n_done: int, total: int) -> None:
             context.watch(f"reading: {side}", n_done, total)
 
+        made_by = context.made_by(f"store-{side}", planned, parents)
         fill(model, read, planned, work, made_by, on_progress=told)
 
     config = {"sites": [str(site) for site in sites(search)]}
-    return memoised(context.out, f"store-{side}", config, parents | {"model": model.digest}, compute)
+    return memoised(context.out, f"store-{side}", config, parents, compute)
 
 
 def sae_stage(context: StudyContext, search: FeatureSearch, store: Artefact) -> Artefact:
     """`saes/`: an SAE for each block, in SAELens' format, and their quality."""
-    parents = {"store": store.digest}
 
     def compute(work: Path) -> None:
         wanted = units(context, search, store.path, work)
@@ -89,7 +84,8 @@ def sae_stage(context: StudyContext, search: FeatureSearch, store: Artefact) -> 
             train_unit(unit, lambda n, _: context.watch("sparse autoencoders", n, total))
         judge(context.base, wanted, seed=context.study.seed)
 
-    return memoised(context.out, "saes", {"search": search, "seed": context.study.seed}, parents, compute)
+    config = {"search": search, "seed": context.study.seed}
+    return memoised(context.out, "saes", config, {"store": store.digest}, compute)
 
 
 def units(context: StudyContext, search: FeatureSearch, store: Path, out: Path) -> tuple[Unit, ...]:
@@ -110,24 +106,18 @@ def sites(search: FeatureSearch) -> tuple[Site, ...]:
 def searched(
     context: StudyContext, search: FeatureSearch, stores: dict[str, Path], saes: Path, fitting: Fitting
 ) -> FeatureTables:
-    """The ledger of the SAE whose features carry most."""
-    study, sought = context.study, sought_behaviour(fitting)
+    """The tables of the SAE whose features carry most; those of the first where base and tuned model begin alike."""
+    study, sought, best = context.study, behaviour(fitting.disagreements), None
     loaded = [load_sae(unit.path, device=context.base.device) for unit in units(context, search, stores["base"], saes)]
     base, tuned = open_store(stores["base"]), open_store(stores["tuned"])
-    best = None if sought is None else best_carriers(context, search, loaded, sought)
+    if sought is not None:
+        best = strongest(context, search, loaded, sought)
     sae, labels = loaded[0] if best is None else best.sae, token_labels(context, base)
     summed = sums(base, sae, labels)
-    table = read_table(saes / QUALITY_FILE, SAE_QUALITY)
-    return feature_ledger(
-        Read(
-            sae=sae,
-            model=context.base,
-            base=base,
-            tuned=tuned,
-            labels=labels,
-            summed=summed,
-        ),
-        quality=table.sort(pl.col("site") != str(sae.site), maintain_order=True),
+    quality = read_table(saes / QUALITY_FILE, SAE_QUALITY)
+    return feature_tables(
+        Read(sae=sae, model=context.base, base=base, tuned=tuned, labels=labels, summed=summed),
+        quality=quality.sort(pl.col("site") != str(sae.site), maintain_order=True),
         effects=None if best is None else best.effects,
         interventions=None if best is None or sought is None else intervened(context, best, summed, sought),
         n_shown=search.n_shown,
@@ -136,26 +126,19 @@ def searched(
     )
 
 
-def sought_behaviour(fitting: Fitting) -> Behaviour | None:
-    """How the tuned model opens answers that the base model opens otherwise; None where they open alike."""
-    return behaviour(read_table(fitting.decided.path / "disagreements.parquet", DISAGREEMENTS))
-
-
-def best_carriers(context: StudyContext, search: FeatureSearch, saes: Sequence[Sae], sought: Behaviour) -> Carriers:
+def strongest(context: StudyContext, search: FeatureSearch, saes: Sequence[Sae], sought: Behaviour) -> TopFeatures:
     """The features that most raise the behaviour in the tuned model, at the block where they add up to most."""
-    contrasts = behaviour_contrasts(context.pair.tuned, context.fit_task.problems[: search.n_texts], sought)
-    n_boot, seed = context.study.n_boot, context.study.seed
-    found = [
-        top_features(context.pair.tuned, sae, contrasts, n_top=search.n_top, n_boot=n_boot, seed=seed) for sae in saes
-    ]
-    return max(found, key=lambda each: each.total)
+    tuned, study = context.pair.tuned, context.study
+    contrasts = behaviour_contrasts(tuned, context.fit_task.problems[: search.n_texts], sought)
+    sizes = {"n_top": search.n_top, "n_boot": study.n_boot, "seed": study.seed}
+    return max((top_features(tuned, sae, contrasts, **sizes) for sae in saes), key=lambda each: each.total)
 
 
-def intervened(context: StudyContext, best: Carriers, summed: Sums, sought: Behaviour) -> pl.DataFrame:
+def intervened(context: StudyContext, best: TopFeatures, summed: Sums, sought: Behaviour) -> pl.DataFrame:
     """`INTERVENTIONS` on held-out problems; no rows where no feature carries the behaviour."""
     if not best.top:
         return INTERVENTIONS.frame([])
-    fires = firing(summed)
+    fires, study = firing(summed), context.study
     candidates = Candidates(
         sae=best.sae,
         top=best.top,
@@ -164,7 +147,6 @@ def intervened(context: StudyContext, best: Carriers, summed: Sums, sought: Beha
         first_token_share=best.first_token_share,
     )
     prompts = [context.base.tokenizer(problem.prompt).input_ids for problem in context.task.problems]
-    study = context.study
     return interventions(context.pair, candidates, prompts, [sought.toward], n_boot=study.n_boot, seed=study.seed)
 
 

@@ -1,23 +1,25 @@
-"""Findings: verdicts of all arms -> the tables of the ledger."""
+"""Findings: traces and verdicts of all arms -> the tables of the report."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import inf, nan
-from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
-from elicitation.report.study.tables import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, Family
+from elicitation.report.study.tables import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, PUBLISHED, Family
+from elicitation.study.arms import Arm
 from lab.metrics.accuracy import accuracy, accuracy_by_family, cover_curve, pass_at_k_curve, problem_accuracies
-from lab.metrics.bootstrap import difference_interval, ratio_intervals
+from lab.metrics.bootstrap import Interval, difference_interval, ratio_intervals
 from lab.metrics.guess_floor import guess_floor
-from lab.metrics.share import elicited_share
+from lab.metrics.share import Share, elicited_share, gap_recovered
 from lab.sampling.trace import ROUTES
-from lab.scoring.evidence import ARMS, ArmKey, Role, arm_row
+from lab.scoring.evidence import ARMS, ArmKey, Role
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
+from steering.edited import Edited
 
 TUNED = ROUTES.index("tuned")
 TAUS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
@@ -31,28 +33,22 @@ Weights = Int[np.ndarray, "boot _problem"]
 class Answered:
     """An arm with all that came of it."""
 
-    name: str
-    label: str
-    key: ArmKey
-    control_of: str | None
-    """For a control, the name of its rung."""
+    arm: Arm
     family: Family
+    """Of its rung, where it is a control."""
     traces: pl.DataFrame
     """`TRACES`, ordered by problem and sample."""
     verdicts: pl.DataFrame
     """`VERDICTS`, in the same order."""
-    steered_share: float
     bits: Float[np.ndarray, " problem"]
     """Bits that a completion of each problem took from the tuned model, the mean over samples; infinite for itself."""
     cost: float
     """Tokens generated for an answer, as a multiple of the base's single sample."""
 
     @property
-    def kind(self) -> Literal["end", "rung", "control"]:
-        """Whether it is one of the two models, one kind of help, or the placebo of one."""
-        if self.family == "end":
-            return "end"
-        return "rung" if self.key.control is None else "control"
+    def steered_share(self) -> float:
+        """Share of tokens at which it acts; at how many an edit of the whole text does anything is not measured."""
+        return nan if isinstance(self.arm.method, Edited) else routed_share(self.traces)
 
     @property
     def n_samples(self) -> int:
@@ -80,108 +76,109 @@ def routed_share(traces: pl.DataFrame) -> float:
     return float((routes > 0).mean())  # pyright: ignore[reportArgumentType]
 
 
-class Crossed(NamedTuple):
-    """A mean of what crossed from the tuned model, in bits, with its 95 % interval over problems."""
-
-    value: float
-    low: float
-    high: float
-
-
 def crossed(
     bits: Float[np.ndarray, " problem"], sizes: Int[np.ndarray, " problem"], weights: Int[np.ndarray, "boot problem"]
-) -> Crossed:
-    """All `bits` over all `sizes`, a ratio of means over problems.
+) -> Interval:
+    """All `bits` from the tuned model over all `sizes`, a ratio of means over problems, with its 95 % interval.
 
     What never asks has exactly 0 bits and the tuned model infinitely many, both by construction, so the interval is
     that point. A ratio that is alike on every problem has no interval (NaN).
     """
     if np.isinf(bits).any() or not bits.any():
         exact = inf if bits.any() else 0.0
-        return Crossed(exact, exact, exact)
+        return Interval(value=exact, low=exact, high=exact, stderr=0.0)
     found = ratio_intervals(bits[:, None], sizes, weights)
-    return Crossed(float(found.value[0]), float(found.low[0]), float(found.high[0]))
+    return Interval(value=float(found.value[0]), low=float(found.low[0]), high=float(found.high[0]), stderr=nan)
+
+
+NOTHING = Interval(value=nan, low=nan, high=nan, stderr=nan)
+ZERO = Interval(value=0.0, low=0.0, high=0.0, stderr=0.0)
+
+
+def numbers(found: Interval | Share, value: str = "value", low: str = "low", high: str = "high") -> dict[str, float]:
+    """Columns of a value and its interval."""
+    return {value: found.value, low: found.low, high: found.high}
+
+
+def spread(name: str, found: Interval | Share) -> dict[str, float]:
+    """The same, all named for the value."""
+    return numbers(found, name, f"{name}_low", f"{name}_high")
 
 
 def arm_table(arms: Sequence[Answered]) -> pl.DataFrame:
     """`ARMS`: what each arm is called, and what it is there for."""
-    return ARMS.frame([arm_row(arm.name, arm.key, label=arm.label, control_of=arm.control_of) for arm in arms])
+    return ARMS.frame([one.arm.row for one in arms])
 
 
 def ladder_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
     """`LADDER`: every arm under both measures; the first arm is the base, the last the tuned model."""
     base, tuned = arms[0], arms[-1]
     rows: list[dict[str, object]] = []
-    per_token = [crossed(arm.n_samples * arm.bits, arm.n_tokens, weights) for arm in arms]
-    per_problem = [crossed(arm.bits, np.ones_like(arm.n_tokens), weights) for arm in arms]
-    for measure in MEASURES:
-        of_base, of_tuned = base.rates(measure), tuned.rates(measure)
-        for order, arm in enumerate(arms):
-            rates = arm.rates(measure)
-            level = accuracy(arm.accepted(measure), weights)
-            gain = difference_interval(rates, of_base, weights)
-            share = elicited_share(rates, of_base, of_tuned, weights)
-            is_base, is_end = arm is base, arm.kind == "end"
-            controls = [other.rates(measure) for other in arms if other.control_of == arm.name]
-            best = max(controls, key=np.mean, default=None)
-            over = None if best is None else difference_interval(rates, best, weights)
-            rows.append(
-                {
-                    "arm": arm.name,
-                    "label": arm.label,
-                    "kind": arm.kind,
-                    "role": arm.key.role,
-                    "decoding": arm.key.decoding,
-                    "control": arm.key.control,
-                    "control_of": arm.control_of,
-                    "family": arm.family,
-                    "order": order,
-                    "measure": measure,
-                    "accuracy": level.value,
-                    "low": level.low,
-                    "high": level.high,
-                    "gain": 0.0 if is_base else gain.value,
-                    "gain_low": 0.0 if is_base else gain.low,
-                    "gain_high": 0.0 if is_base else gain.high,
-                    "share": nan if is_end else share.value,
-                    "share_low": nan if is_end else share.low,
-                    "share_high": nan if is_end else share.high,
-                    "over_control": nan if over is None else over.value,
-                    "over_control_low": nan if over is None else over.low,
-                    "over_control_high": nan if over is None else over.high,
-                    "refusal": None if is_end else share.refusal,
-                    "steered_share": arm.steered_share,
-                    "bits_per_token": per_token[order].value,
-                    "bits_low": per_token[order].low,
-                    "bits_high": per_token[order].high,
-                    "bits_per_problem": per_problem[order].value,
-                    "bits_per_problem_low": per_problem[order].low,
-                    "bits_per_problem_high": per_problem[order].high,
-                    "cost": arm.cost,
-                    "truncated": float((arm.traces["stop"] == "length").mean()),  # pyright: ignore[reportArgumentType]
-                    "n_problems": len(rates),
-                    "n_samples": arm.n_samples,
-                }
-            )
+    for measure, (order, one) in product(MEASURES, enumerate(arms)):
+        arm, rates, of_base = one.arm, one.rates(measure), base.rates(measure)
+        share = elicited_share(rates, of_base, tuned.rates(measure), weights)
+        controls = [other.rates(measure) for other in arms if other.arm.control_of == arm.name]
+        best = max(controls, key=np.mean, default=None)
+        is_end = arm.kind == "end"
+        per_token = crossed(one.n_samples * one.bits, one.n_tokens, weights)
+        rows.append(
+            arm.row
+            | {"kind": arm.kind, "family": one.family, "order": order, "measure": measure}
+            | numbers(accuracy(one.accepted(measure), weights), "accuracy")
+            | spread("gain", ZERO if one is base else difference_interval(rates, of_base, weights))
+            | spread("share", NOTHING if is_end else share)
+            | spread("over_control", NOTHING if best is None else difference_interval(rates, best, weights))
+            | numbers(per_token, "bits_per_token", "bits_low", "bits_high")
+            | spread("bits_per_problem", crossed(one.bits, np.ones_like(one.n_tokens), weights))
+            | {
+                "refusal": None if is_end else share.refusal,
+                "steered_share": one.steered_share,
+                "cost": one.cost,
+                "truncated": float((one.traces["stop"] == "length").mean()),  # pyright: ignore[reportArgumentType]
+                "n_problems": len(rates),
+                "n_samples": one.n_samples,
+            }
+        )
     return LADDER.frame(rows)
+
+
+def published_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
+    """`PUBLISHED`: every arm of a published method between the two models decoded greedily; without those no row."""
+    ends = {
+        one.arm.role: one.rates("strict") for one in arms if one.arm.key.decoding == "greedy" and not one.arm.control
+    }
+    mine = [one for one in arms if one.family == "published"]
+    if not mine or not {Role.BASE, Role.TUNED} <= ends.keys():
+        return PUBLISHED.frame([])
+    base, tuned = ends[Role.BASE], ends[Role.TUNED]
+    rows: list[dict[str, object]] = []
+    for one in mine:
+        rates, switched = one.rates("strict"), one.arm.label.split(", ", maxsplit=1)[1]
+        share = elicited_share(rates, base, tuned, weights)
+        rows.append(
+            one.arm.named
+            | spread("share", share)
+            | numbers(accuracy(one.accepted("strict"), weights), "accuracy")
+            | {
+                "published": one.arm.role.partition("-")[0],
+                "fault": None if switched == "as published" else switched,
+                "theirs": gap_recovered(rates.mean(), base.mean(), tuned.mean()),
+                "refusal": share.refusal,
+                "gap": float(tuned.mean() - base.mean()),
+                "truth": nan,
+                "n_problems": len(rates),
+            }
+        )
+    return PUBLISHED.frame(rows)
 
 
 def pass_at_k_table(arms: Sequence[Answered], ks: Sequence[int], weights: Weights) -> pl.DataFrame:
     """`PASS_AT_K` of the arms that were sampled often enough."""
     return PASS_AT_K.frame(
         [
-            {
-                "arm": arm.name,
-                "label": arm.label,
-                "measure": measure,
-                "k": point.k,
-                "value": point.interval.value,
-                "low": point.interval.low,
-                "high": point.interval.high,
-            }
-            for measure in MEASURES
-            for arm in arms
-            for point in pass_at_k_curve(arm.accepted(measure), ks, weights)
+            one.arm.named | {"measure": measure, "k": point.k} | numbers(point.interval)
+            for measure, one in product(MEASURES, arms)
+            for point in pass_at_k_curve(one.accepted(measure), ks, weights)
         ]
     )
 
@@ -190,18 +187,9 @@ def cover_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
     """`COVER` of the same arms."""
     return COVER.frame(
         [
-            {
-                "arm": arm.name,
-                "label": arm.label,
-                "measure": measure,
-                "tau": point.tau,
-                "value": point.interval.value,
-                "low": point.interval.low,
-                "high": point.interval.high,
-            }
-            for measure in MEASURES
-            for arm in arms
-            for point in cover_curve(arm.rates(measure), TAUS, weights)
+            one.arm.named | {"measure": measure, "tau": point.tau} | numbers(point.interval)
+            for measure, one in product(MEASURES, arms)
+            for point in cover_curve(one.rates(measure), TAUS, weights)
         ]
     )
 
@@ -211,19 +199,11 @@ def family_table(arms: Sequence[Answered], problems: Sequence[Problem], weights:
     families = [problem.family for problem in problems]
     return FAMILIES.frame(
         [
-            {
-                "arm": arm.name,
-                "label": arm.label,
-                "measure": measure,
-                "family": family,
-                "value": interval.value,
-                "low": interval.low,
-                "high": interval.high,
-                "n_problems": families.count(family),
-            }
-            for measure in MEASURES
-            for arm in arms
-            for family, interval in accuracy_by_family(arm.accepted(measure), families, weights).items()
+            one.arm.named
+            | {"measure": measure, "family": family, "n_problems": families.count(family)}
+            | numbers(interval)
+            for measure, one in product(MEASURES, arms)
+            for family, interval in accuracy_by_family(one.accepted(measure), families, weights).items()
         ]
     )
 
@@ -232,13 +212,10 @@ def guess_table(arms: Sequence[Answered], task: Task, weights: Weights) -> pl.Da
     """`GUESS`: what each arm's answers would score if they were shuffled among the problems."""
     golds = [problem.answer for problem in task.problems]
     rows: list[dict[str, object]] = []
-    for arm in arms:
-        answers = [task.read_answer(text) for text in arm.traces["text"].to_list()]
-        n = arm.n_samples
-        floor = guess_floor(
-            [answers[start : start + n] for start in range(0, len(answers), n)], golds, weights, same=task.same_answer
-        )
-        rows.append({"arm": arm.name, "label": arm.label, "value": floor.value, "low": floor.low, "high": floor.high})
+    for one in arms:
+        answers, n = [task.read_answer(text) for text in one.traces["text"].to_list()], one.n_samples
+        of_problems = [answers[start : start + n] for start in range(0, len(answers), n)]
+        rows.append(one.arm.named | numbers(guess_floor(of_problems, golds, weights, same=task.same_answer)))
     return GUESS.frame(rows)
 
 
@@ -250,25 +227,16 @@ def example_table(
     `piece` gives the text of a token id.
     """
     rows: list[dict[str, object]] = []
-    for problem in problems[:n_examples]:
-        for arm in arms:
-            mine = (pl.col("problem_id") == problem.id) & (pl.col("sample_index") == 0)
-            trace = arm.traces.filter(mine).row(0, named=True)
-            verdict = arm.verdicts.filter(mine).row(0, named=True)
-            rows.append(
-                {
-                    "arm": arm.name,
-                    "label": arm.label,
-                    "problem_id": problem.id,
-                    "prompt": problem.prompt,
-                    "gold": problem.answer,
-                    "text": trace["text"],
-                    "tokens": [piece(token) for token in trace["tokens"]],
-                    "routes": [TUNED] * len(trace["routes"]) if arm.key == ArmKey(Role.TUNED) else trace["routes"],
-                    "logprobs": trace["logprobs"],
-                    "answer_correct": verdict["answer_correct"],
-                    "process_valid": verdict["process_valid"],
-                    "reason": verdict["reason"],
-                }
-            )
+    for problem, one in product(problems[:n_examples], arms):
+        first = (pl.col("problem_id") == problem.id) & (pl.col("sample_index") == 0)
+        trace, verdict = (table.row(by_predicate=first, named=True) for table in (one.traces, one.verdicts))
+        # All that the tuned model writes alone is from the tuned model.
+        routes = [TUNED] * len(trace["routes"]) if one.arm.key == ArmKey(Role.TUNED) else trace["routes"]
+        rows.append(
+            one.arm.named
+            | {"problem_id": problem.id, "prompt": problem.prompt, "gold": problem.answer}
+            | {"tokens": [piece(token) for token in trace["tokens"]], "routes": routes}
+            | {name: trace[name] for name in ("text", "logprobs")}
+            | {name: verdict[name] for name in ("answer_correct", "process_valid", "reason")}
+        )
     return EXAMPLES.frame(rows)

@@ -3,24 +3,21 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from elicitation.study.arms import Arm, ladder, scattered
-from elicitation.study.config import Study, own_help_arms
+from elicitation.study.arms import Arm, arms_of_published, ladder, own_help_arms, routing_arms, scattered
+from elicitation.study.config import Study
 from elicitation.study.context import StudyContext, Watch, claimed, prepare
-from elicitation.study.estimated import estimate_stage, evidence_stage
 from elicitation.study.findings import routed_share
-from elicitation.study.published import arms_of_published, published_stage
+from elicitation.study.fits import Fitting, fitting_stage, published_stage, read_vectors, routing_stage, vector_stage
 from elicitation.study.reported import Finished, Measured, report_stage
-from elicitation.study.routing import routing_arms, routing_stage
-from elicitation.study.sampled import elicited_traces, own_traces, read_traces, steered_traces
-from elicitation.study.tables import table_stage
-from elicitation.study.vectors import Fitting, fitting_stage, read_vectors, vector_stage
+from elicitation.study.sampled import arm_traces, own_traces, read_traces
+from elicitation.study.tables import estimate_stage, evidence_stage, table_stage
 from lab.models.device import settled_threads
-from lab.records.provenance import canonical_json, digest
-from lab.records.stage import Artefact, memoised
+from lab.records.provenance import Provenance, canonical_json, digest
+from lab.records.stage import Artefact
 from lab.records.tables import write_table
+from lab.scoring.evidence import Role
 from lab.tasks.problem import PROBLEMS, problem_table
-from steering.edited import Edited
-from steering.hybrid.hybrid import Hybrid
+from steering.published_hybrids.published_hybrids import load_published
 from steering.routing.routed import load_routing
 
 
@@ -36,40 +33,30 @@ def run(study: Study, out: Path | str, *, command: str = "elicitation.run", watc
     """
     context = prepare(study, Path(out), watch)
     with claimed(context.out, study), settled_threads(context.base.n_parameters):
-        return run_stages(context, command)
-
-
-def run_stages(context: StudyContext, command: str) -> Finished:
-    """All stages, in the order of the flow."""
-    measured = measure(context)
-    return report_stage(context, measured, command)
+        return report_stage(context, measure(context), command)
 
 
 def measure(context: StudyContext) -> Measured:
     """Everything but the report."""
     problems = problem_stage(context)
     parents = {"problems": problems.digest}
-    base = own_traces(context, context.base, "base", parents)
-    tuned = own_traces(context, context.pair.tuned, "tuned", parents)
-    companions = [
-        own_traces(context, model, f"companion-{index}", parents) for index, model in enumerate(context.companions)
+    models = [(Role.BASE, "base", context.base), (Role.TUNED, "tuned", context.pair.tuned)]
+    models += [(Role.COMPANION, f"companion-{index}", model) for index, model in enumerate(context.companions)]
+    alone = [
+        (Arm(role=role, name=name, label=model.name), own_traces(context, model, name, parents))
+        for role, name, model in models
     ]
+    (_, base), (_, tuned), *_ = alone
     fitting = fitting_stage(context, problems)
-    arms = list(between(context, fitting, parents))
-    tables = table_stage(context, base, tuned, arms, companions)
+    tables = table_stage(context, alone, list(between(context, fitting, parents)))
     evidence = evidence_stage(context, base, tuned, tables)
-    estimates = estimate_stage(context, evidence, tables)
-    return Measured(tables, evidence, estimates, sought_features(context, fitting))
+    estimates, features = estimate_stage(context, evidence, tables), None
+    if context.study.features.layers:
+        # It brings sae_lens, which is slow to import.
+        from elicitation.study.features import feature_stage
 
-
-def sought_features(context: StudyContext, fitting: Fitting) -> Artefact | None:
-    """The feature stage, where the study has one."""
-    if not context.study.features.layers:
-        return None
-    # It brings sae_lens, which is slow to import.
-    from elicitation.study.features import feature_stage
-
-    return feature_stage(context, context.study.features, fitting)
+        features = feature_stage(context, context.study.features, fitting)
+    return Measured(tables, evidence, estimates, features)
 
 
 def between(context: StudyContext, fitting: Fitting, parents: dict[str, str]) -> Iterator[tuple[Arm, Artefact]]:
@@ -101,22 +88,10 @@ def listed(context: StudyContext, fitting: Fitting) -> Iterator[tuple[Arm, dict[
         fitted = {"vectors": found.digest, "routing": routing.digest}
         for arm in routing_arms(load_routing(routing.path), vectors, seed=study.seed):
             yield arm, fitted
-    if (
-        study.published_hybrids
-        and (published_hybrids := published_stage(context, study.published, fitting)) is not None
-    ):
-        for arm in arms_of_published(published_hybrids, study.seed):
+    if study.published_hybrids and (found := published_stage(context, study.published, fitting)) is not None:
+        for arm in arms_of_published(load_published(found.path), seed=study.seed):
             if not study.published_arms or arm.key in study.published_arms:
-                yield arm, {"published_hybrids": published_hybrids.digest}
-
-
-def arm_traces(context: StudyContext, arm: Arm, parents: dict[str, str]) -> Artefact:
-    """An arm's traces of the held-out problems."""
-    match arm.method:
-        case Hybrid() | Edited() as method:
-            return steered_traces(context, arm, method, parents)
-        case method:
-            return elicited_traces(context, arm.name, method, parents)
+                yield arm, {"published_hybrids": found.digest}
 
 
 def problem_stage(context: StudyContext) -> Artefact:
@@ -125,10 +100,8 @@ def problem_stage(context: StudyContext) -> Artefact:
     sides = {"held_out": context.task.problems, "fit": context.fit_task.problems}
     parents = {side: canonical_json(problems) for side, problems in sides.items()}
 
-    def compute(work: Path) -> None:
+    def compute(work: Path, made_by: Provenance) -> None:
         for side, problems in sides.items():
-            write_table(
-                work / f"{side}.parquet", problem_table(problems), PROBLEMS, context.made_by("problems", config, {})
-            )
+            write_table(work / f"{side}.parquet", problem_table(problems), PROBLEMS, made_by)
 
-    return memoised(context.out, "problems", config, parents, compute)
+    return context.stage("problems", config, parents, compute)

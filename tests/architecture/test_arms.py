@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 import elicitation
-from elicitation.study.arms import ladder, scattered
-from elicitation.study.config import OwnHelp, own_help_arms
-from elicitation.study.routing import routing_arms
+from elicitation.study.arms import ladder, own_help_arms, routing_arms, scattered
+from elicitation.study.config import OwnHelp
 from lab.scoring.evidence import ArmKey, Role
 from lab.tasks.source import open_task, task_source
 from steering.published_hybrids.arms import LISTED

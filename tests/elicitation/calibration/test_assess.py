@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from elicitation.calibration import assess as assess_module
-from elicitation.calibration.assess import SHARE_ESTIMATORS, assess
+from elicitation.calibration import trials as assess_module
 from elicitation.calibration.record import TRIALS
+from elicitation.calibration.trials import SHARE_ESTIMATORS, assess
 from elicitation.estimators.coverage import coverage
 from elicitation.estimators.estimate import ESTIMATES, Analysis
 from lab.sampling.trace import VERDICTS

@@ -6,9 +6,8 @@ import polars as pl
 import pytest
 
 from elicitation.calibration.case import QUICK, case_out, known_cases
-from elicitation.calibration.paths import PathStart, path_rows, path_starts
 from elicitation.calibration.record import SILENT
-from elicitation.calibration.run import calibrate
+from elicitation.calibration.run import PathStart, calibrate, path_rows, path_starts
 from elicitation.estimators.estimate import ESTIMATES
 from lab.post_training.path_test import PathTest
 from lab.records.errors import ModelError

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elicitation.calibration.assess import replica
+from elicitation.calibration.trials import replica
 from elicitation.estimators.coverage import coverage
 from elicitation.estimators.estimate import Analysis
 from elicitation.estimators.kl_split import kl_split, split

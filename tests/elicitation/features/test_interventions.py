@@ -3,7 +3,6 @@ import polars as pl
 import pytest
 import torch
 
-from elicitation.features.behaviour import first_token_rates
 from elicitation.features.interventions import (
     DOSES,
     Ablated,
@@ -11,6 +10,7 @@ from elicitation.features.interventions import (
     Candidates,
     alteration,
     feature_sets,
+    first_token_rates,
     interventions,
 )
 from lab.models.pair import ModelPair

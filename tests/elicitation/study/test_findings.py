@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from elicitation.report.study.tables import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, rungs
+from elicitation.study.arms import Arm
 from elicitation.study.findings import (
     TAUS,
     Answered,
@@ -22,9 +23,12 @@ from elicitation.study.findings import (
 )
 from lab.metrics.bootstrap import resamples
 from lab.sampling.trace import TRACES, VERDICTS
-from lab.scoring.evidence import ARMS, ArmKey, Control, Role
+from lab.scoring.evidence import ARMS, Control, Role
 from lab.tasks.problem import Judge, Problem, Verdict
 from lab.tasks.source import Task
+from steering.hybrid.hybrid import Hybrid
+from steering.hybrid.interventions import Takeover
+from steering.hybrid.routers import Never
 
 GOLDS = {"p": "1", "q": "2", "r": "1"}
 PROBLEMS = tuple(
@@ -41,7 +45,7 @@ TASK = Task(
         same_answer=lambda answer, gold: answer == gold,
     ),
 )
-HELP = Role.VECTOR_ALWAYS
+HELP, METHOD = Role.VECTOR_ALWAYS, Hybrid(Never(), Takeover())
 WEIGHTS = resamples(3, 200, np.random.default_rng(0))
 
 
@@ -82,15 +86,20 @@ def answered(
                     "reason": "ok" if right else "answer",
                 }
             )
-    return Answered(
+    control = None if control_of is None else Control.RANDOM_VECTORS
+    arm = Arm(
+        role=role or Role(name),
         name=name,
         label=f"label of {name}",
-        key=ArmKey(role or Role(name), "sampled", None if control_of is None else Control.RANDOM_VECTORS),
+        method=None if role is None else METHOD,
+        control=control,
         control_of=control_of,
+    )
+    return Answered(
+        arm=arm,
+        family="end" if role is None else "vector",
         traces=TRACES.frame(traces),
         verdicts=VERDICTS.frame(verdicts),
-        family="end" if role is None else "vector",
-        steered_share=0.25,
         bits=np.full(len(texts), 0.0) if bits is None else np.array(bits),
         cost=1.0,
     )

@@ -2,8 +2,7 @@
 
 import pytest
 
-from elicitation.study.arms import Arm, scattered
-from elicitation.study.routing import routing_arms
+from elicitation.study.arms import Arm, routing_arms, scattered
 from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid
 from steering.hybrid.interventions import Steer
@@ -13,7 +12,7 @@ from tests.elicitation.study.by_hand import SITE, VECTORS, routing
 
 
 def arms_of(*norms: float) -> dict[str, Arm]:
-    found = routing_arms(routing(*norms), VECTORS, seed=0)
+    found = tuple(routing_arms(routing(*norms), VECTORS, seed=0))
     assert (
         len({arm.key for arm in found})
         == len({arm.name for arm in found})
@@ -43,7 +42,7 @@ def test_rungs_and_controls_are_these(arms):
         "shuffled-categories-disagreement": "categories-disagreement",
         "any-category-disagreement": "categories-disagreement",
     }
-    assert all((arm.kind == "control") == (arm.control_of is not None) for arm in arms.values())
+    assert all((arm.control is None) == (arm.control_of is None) for arm in arms.values())
 
 
 def test_a_control_stands_behind_its_rung_and_differs_in_its_vectors_alone(arms):
@@ -89,7 +88,7 @@ def test_without_a_category_vector_the_fitted_vector_is_left():
 def test_scattered_does_the_same_at_random_tokens(arms, name):
     control = scattered(arms[name], 0.25, top=5)
     assert control.method == Hybrid(AtRandom(0.25), arms[name].method.intervention)
-    assert (control.name, control.kind, control.control_of) == (f"{name}-scattered", "control", name)
+    assert (control.name, control.control, control.control_of) == (f"{name}-scattered", "random-tokens", name)
 
 
 def table(arm: Arm):

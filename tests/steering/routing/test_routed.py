@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from elicitation.study.evidence import disagreements
+from elicitation.study.disagreements import disagreements
 from lab.models.load import load
 from lab.models.pair import ModelPair
 from lab.models.source import LocalModel

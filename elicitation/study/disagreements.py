@@ -1,6 +1,6 @@
-"""Evidence for vectors: what the two models did on training problems, as tables of activations and disagreements."""
+"""disagreements: where base and tuned model would write different tokens of training texts, and what is read there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import polars as pl
 import torch
@@ -53,23 +53,17 @@ def disagreements(pair: ModelPair, traces: pl.DataFrame, problems: Mapping[str, 
             n = len(rows[index].completion)
             ours, theirs = base[place, -n:], tuned[place, -n:]
             problem_id, sample_index = names[index]
-            found[index] = [
-                {
-                    "problem_id": problem_id,
-                    "sample_index": sample_index,
-                    "position": position,
-                    "base_token": int(ours[position]),
-                    "tuned_token": int(theirs[position]),
-                }
-                for position in (ours != theirs).nonzero()[:, 0].tolist()
-            ]
+            for position in (ours != theirs).nonzero()[:, 0].tolist():
+                where = {"problem_id": problem_id, "sample_index": sample_index, "position": position}
+                tokens = {"base_token": int(ours[position]), "tuned_token": int(theirs[position])}
+                found[index].append({**where, **tokens})
     return DISAGREEMENTS.frame([row for text in found for row in text])
 
 
 def contexts(
     model: Model, chosen: pl.DataFrame, traces: pl.DataFrame, problems: Mapping[str, Problem]
 ) -> Disagreements:
-    """`DISAGREEMENTS` rows as input of the gradient fit: the text before each decision, and the tuned model's token."""
+    """`DISAGREEMENTS` rows as input of the gradient fit: the text before each of them, and the tuned model's token."""
     tokens_of = {
         (problem_id, sample_index): tokens
         for problem_id, sample_index, tokens in traces.select("problem_id", "sample_index", "tokens").iter_rows()
@@ -88,27 +82,19 @@ def first_token_activations(
     model: Model, site: Site, sides: Mapping[str, pl.DataFrame], problems: Mapping[str, Problem]
 ) -> tuple[Float[Tensor, "row d_model"], pl.DataFrame]:
     """The residual just after the first token of every trace of every side, with its `ACTIVATIONS` index."""
-    index = ACTIVATIONS.frame([row for side, traces in sides.items() for row in rows_of(traces, side)])
-    index = index.with_columns(row=pl.int_range(index.height, dtype=pl.Int32))
-    rows = [row for traces in sides.values() for row in trace_rows(model, traces, problems)]
+    given = pl.concat([traces.with_columns(side=pl.lit(side)) for side, traces in sides.items()])
+    index = given.select(
+        pl.int_range(pl.len(), dtype=pl.Int32).alias("row"),
+        "side",
+        "problem_id",
+        "sample_index",
+        pl.lit(0, dtype=pl.Int32).alias("position"),
+        pl.col("tokens").list.first().alias("token"),
+    )
+    rows = trace_rows(model, given, problems)
     joined = torch.zeros(len(rows), model.anatomy.d_model)
     for chosen, read in pieces(model, rows):
         stream = capture(model, read.tokens, read.mask, [site])[site]
         first = torch.tensor([-len(rows[place].completion) for place in chosen], device=stream.device)
         joined[list(chosen)] = stream[torch.arange(len(first), device=stream.device), first].float().cpu()
-    return joined, index
-
-
-def rows_of(traces: pl.DataFrame, side: str) -> Sequence[dict[str, object]]:
-    """Index rows of the first tokens of `traces`, not yet numbered."""
-    return [
-        {
-            "row": 0,
-            "side": side,
-            "problem_id": problem_id,
-            "sample_index": sample_index,
-            "position": 0,
-            "token": tokens[0],
-        }
-        for problem_id, sample_index, tokens in traces.select("problem_id", "sample_index", "tokens").iter_rows()
-    ]
+    return joined, ACTIVATIONS.checked(index)
