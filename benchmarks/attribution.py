@@ -21,19 +21,24 @@ from machine import machine
 from timed import timed
 
 from lab.metrics.bootstrap import Interval, resamples
-from lab.models.device import resolve_device
 from lab.models.load import Model, load
-from lab.models.source import model_source
-from lab.records.provenance import package_versions, revision
-from lab.records.seeds import numpy_generator
+from lab.models.source import model_source, resolve_device
+from lab.records.provenance import numpy_generator, package_versions, revision
 from lab.sampling.decoder import left_padded, token_positions
 from lab.tasks.source import open_task, task_source
-from probes.attribution.agreement import feature_agreement, place_agreement
-from probes.attribution.attribute import Attribution, attribute
 from probes.attribution.contrast import first_token_contrasts
-from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation, Method, method_name
-from probes.attribution.feature_effects import completeness
-from probes.sae.load import load_sae
+from probes.attribution.effects import (
+    Ablation,
+    Attribution,
+    Gradient,
+    Integrated,
+    JointAblation,
+    Method,
+    attribute,
+    method_name,
+)
+from probes.attribution.feature_effects import completeness, feature_agreement, place_agreement
+from probes.sae.dictionary import load_sae
 
 
 @torch.inference_mode()

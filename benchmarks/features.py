@@ -29,27 +29,21 @@ from sae_lens import StandardSAE, StandardSAEConfig
 from timed import timed
 from torch import Tensor
 
-from lab.models.device import resolve_device
 from lab.models.load import Model, load
-from lab.models.source import BuiltInModel
-from lab.records.provenance import package_versions, provenance, revision
-from lab.records.seeds import numpy_generator, torch_generator
+from lab.models.source import BuiltInModel, resolve_device
+from lab.records.provenance import numpy_generator, package_versions, provenance, revision, torch_generator
 from lab.sampling.decoder import left_padded
 from lab.tasks.chain_verifier import CHAIN_STEPS
 from lab.tasks.chain_world import Habits, as_expression, chain_document
 from lab.tasks.source import open_task, task_source
 from probes.capture.capture import capture
-from probes.capture.positions import AllTokens
+from probes.capture.positions import TEXTS, AllTokens
 from probes.capture.site import Site
-from probes.capture.texts import TEXTS
 from probes.sae.dictionary import Sae
-from probes.scores.labels import step_labels
-from probes.scores.reason_scores import reason_scores
-from probes.scores.shard_features import label_names, label_rows, read_site, read_texts
-from probes.scores.sums import Sums, sums
+from probes.scores.labels import label_names, label_rows, read_site, read_texts, step_labels
+from probes.scores.sums import Sums, reason_scores, sums
 from probes.storage.fill import fill
-from probes.storage.plan import plan
-from probes.storage.store import Store
+from probes.storage.store import Store, plan
 
 MINIBATCH = 48
 FIRING_SHARE = 0.02

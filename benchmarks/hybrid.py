@@ -32,26 +32,21 @@ from machine import machine
 from timed import timed
 from torch import Tensor, nn
 
-from lab.models.device import resolve_device
-from lab.models.load import Model, assemble
-from lab.models.pair import ModelPair
+from lab.models.load import Model, ModelPair, assemble
+from lab.models.source import resolve_device
 from lab.models.tiny import EOS, byte_tokenizer, tiny_network
-from lab.records.provenance import package_versions, revision
-from lab.records.seeds import torch_generator
+from lab.records.provenance import package_versions, revision, torch_generator
 from lab.sampling.decoder import OpenDecoder
-from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
-from lab.sampling.trace import Trace
+from lab.sampling.trace import Decoding, Trace
 from lab.tasks.problem import Problem
 from lab.tasks.source import open_task, task_source
 from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
-from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.interventions import Takeover
-from steering.hybrid.open_hybrid import open_hybrid
+from steering.hybrid.hybrid import Hybrid, open_hybrid
+from steering.hybrid.interventions import Sweep, Takeover, TunedChooser
 from steering.hybrid.routers import Disagreement
-from steering.hybrid.sweep import Sweep, TunedChooser
 from steering.hybrid.vector_table import PerCategory
 from steering.vector import SteeringVector
 from tests.steering.hybrid.reference import write

@@ -11,8 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from elicitation.calibration.leak import shipped_leaks
-    from elicitation.calibration.record import shipped_records
+    from elicitation.calibration.record import shipped_leaks, shipped_records
     from elicitation.calibration.run import calibrate
     from elicitation.front.answers import (
         accuracy,
@@ -60,7 +59,7 @@ if TYPE_CHECKING:
     from elicitation.study.config import Study
     from elicitation.study.run import run
     from elicitation.widgets.chart import chart
-    from lab.sampling.decoding import Decoding
+    from lab.sampling.trace import Decoding
     from probes.capture.site import Site
     from steering import gate as gates
     from steering.edit import Ablate, Add, ClampFeature, apply
@@ -81,9 +80,8 @@ ROOMS = {
     "elicitation.report.study.figures": "ladder_figure",
     "elicitation.study.run": "run",
     "elicitation.calibration.run": "calibrate",
-    "elicitation.calibration.record": "shipped_records",
-    "elicitation.calibration.leak": "shipped_leaks",
-    "lab.sampling.decoding": "Decoding",
+    "elicitation.calibration.record": "shipped_records shipped_leaks",
+    "lab.sampling.trace": "Decoding",
     "probes.capture.site": "Site",
     "steering.vector": "SteeringVector",
     "steering.edit": "Add Ablate ClampFeature apply",

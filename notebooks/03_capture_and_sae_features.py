@@ -17,8 +17,8 @@ import polars as pl
 
 import elicitation as el
 from probes.sae.quality import quality
+from probes.scores.contexts import logit_effects
 from probes.scores.label_probes import label_probes
-from probes.scores.logit_effects import logit_effects
 
 el.quiet()
 
@@ -107,5 +107,5 @@ el.token_strip(pair.base, sae, traces.gather_every(97).head(5), names)
 #
 # - Train at `blocks.3.hook_resid_post`, the last block, and see how the features turn from places in a text to tokens
 #   that come next.
-# - Fill a second store with `zero-rl` as the reader; `probes.scores.differences` says which features tuning changed.
+# - Fill a second store with `zero-rl` as the reader; `probes.scores.contexts` says which features tuning changed.
 # - `el.load_sae("gpt2-small-res-jb", "blocks.8.hook_resid_pre")` gets one of SAELens' releases.

@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 
 from lab.models.load import Model
 from lab.records.errors import SiteError
-from lab.sampling.cache import RoomyCache
-from lab.sampling.decoder import token_positions
+from lab.sampling.decoder import RoomyCache, token_positions
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -26,7 +26,7 @@ from elicitation.cli.main import main
 from elicitation.study.config import Study
 from lab.models.tiny import tiny_network
 from lab.organisms.build import chain_tokenizer
-from lab.sampling.decoding import Decoding
+from lab.sampling.trace import Decoding
 from lab.tasks.chain_world import ALPHABET
 from steering.fits.gradient import GradientFit
 

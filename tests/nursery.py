@@ -76,7 +76,7 @@ def live(asked: dict) -> int:
 
 def serve() -> None:
     # urllib3, which sae_lens brings, binds a local socket as it is imported.
-    for module in (*VERBS.values(), "elicitation.study.run", "probes.sae.grid"):
+    for module in (*VERBS.values(), "elicitation.study.run", "probes.sae.train"):
         import_module(module)
     # Read once, before any child, so that a commit made meanwhile does not tell the children's reports apart.
     revision()

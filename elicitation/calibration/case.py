@@ -5,15 +5,14 @@ from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
 
-from elicitation.calibration.leak import LEAKING
-from elicitation.calibration.record import SCORED
+from elicitation.calibration.record import LEAKING, SCORED
 from elicitation.estimators.ladder_share import PUBLISHED
 from elicitation.study.config import OwnHelp, Study
 from lab.models.source import shipped_names
 from lab.organisms.card import read_card
 from lab.post_training.path_test import PathTest
-from lab.records.seeds import child_seed
-from lab.sampling.decoding import Decoding
+from lab.records.provenance import child_seed
+from lab.sampling.trace import Decoding
 from lab.scoring.evidence import ArmKey, Control, Role
 from steering.routing.routed import RoutingFit
 

@@ -18,8 +18,7 @@ import polars as pl
 import torch
 
 from elicitation.calibration.case import EFFORTS, Effort, KnownCase, case_out, known_cases
-from elicitation.calibration.leak import LEAKING, LEAKS, Case, leaks
-from elicitation.calibration.record import AGREEMENT, RECORDS, TRIALS, agreement, records
+from elicitation.calibration.record import AGREEMENT, LEAKING, LEAKS, RECORDS, TRIALS, Case, agreement, leaks, records
 from elicitation.calibration.trials import trials
 from elicitation.estimators.estimate import ESTIMATES
 from elicitation.estimators.forgetting import DIVERGENCE, DROP
@@ -30,13 +29,11 @@ from elicitation.report.study.tables import LADDER
 from elicitation.study.context import Watch, write_readme
 from elicitation.study.reported import table_file
 from lab.metrics.bootstrap import mean_interval, resamples
-from lab.models.device import resolve_device
 from lab.models.load import load
-from lab.models.source import BuiltInModel
+from lab.models.source import BuiltInModel, resolve_device
 from lab.post_training.path_test import PathTest, path_test, strict_rates
 from lab.records.errors import ModelError
-from lab.records.provenance import digest, provenance
-from lab.records.seeds import numpy_generator
+from lab.records.provenance import digest, numpy_generator, provenance
 from lab.records.tables import read_table, write_table, write_text
 from lab.tasks.source import open_task, task_source
 

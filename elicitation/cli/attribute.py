@@ -15,10 +15,10 @@ import polars as pl
 from rich.table import Table
 from rich.text import Text
 
-from elicitation.cli.parse import Device, Dtype, RayPlace
+from elicitation.cli.main import Device, Dtype, RayPlace
 from elicitation.cli.terminal import Terminal, numbers
+from elicitation.report.kit.numerals import figures, percent
 from lab.records.errors import EstimateError
-from lab.records.numerals import figures, percent
 
 if TYPE_CHECKING:
     from lab.models.load import Model
@@ -67,11 +67,9 @@ class AttributeCommand:
         """Attributes under a progress bar, and shows the features of the largest effect."""
         from elicitation.cli.sample import opened
         from lab.metrics.bootstrap import resamples
-        from lab.models.device import resolve_double_device
-        from lab.models.source import model_source
-        from lab.records.provenance import provenance
+        from lab.models.source import model_source, resolve_double_device
+        from lab.records.provenance import numpy_generator, provenance
         from lab.records.scale_out import Here, Ray, map_shards, place
-        from lab.records.seeds import numpy_generator
         from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation
         from probes.attribution.feature_effects import completeness, feature_effects
         from probes.attribution.shards import (
@@ -82,7 +80,7 @@ class AttributeCommand:
             stored_effects,
             write_shard,
         )
-        from probes.sae.load import load_sae
+        from probes.sae.dictionary import load_sae
         from probes.tables import TEXT_EFFECTS
 
         device = resolve_double_device(self.device)

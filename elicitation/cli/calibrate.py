@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from elicitation.cli.parse import Device
+from elicitation.cli.main import Device
 from elicitation.cli.terminal import Terminal
 
 

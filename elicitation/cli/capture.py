@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from elicitation.cli.parse import Device, Dtype, RayPlace
+from elicitation.cli.main import Device, Dtype, RayPlace
 from elicitation.cli.terminal import Terminal
 
 
@@ -56,11 +56,10 @@ class CaptureRun:
         from lab.records.tables import read_provenance, read_table
         from lab.sampling.trace import TRACES
         from lab.tasks.problem import PROBLEMS
-        from probes.capture.positions import read_positions
+        from probes.capture.positions import read_positions, texts
         from probes.capture.site import Site
-        from probes.capture.texts import texts
         from probes.storage.fill import fill
-        from probes.storage.plan import plan
+        from probes.storage.store import plan
 
         sites = tuple(Site.parse(name) for name in self.sites)
         problems = self.problems or beside(self.traces)
@@ -110,7 +109,7 @@ class CaptureVerify:
 
     def run(self, terminal: Terminal) -> None:
         """Reads the whole store; StorageError naming what is damaged."""
-        from probes.storage.repair import require_whole
+        from probes.storage.fill import require_whole
         from probes.storage.store import open_store
 
         store = open_store(self.store)
@@ -132,7 +131,7 @@ class CaptureRepair:
     def run(self, terminal: Terminal) -> None:
         """Captures damaged shards again; the model is loaded only if there are any."""
         from elicitation.cli.sample import opened
-        from probes.storage.repair import repair, verify
+        from probes.storage.fill import repair, verify
         from probes.storage.store import open_store
 
         store = open_store(self.store)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import polars as pl
 import tyro
 
-from elicitation.cli.parse import Device, Dtype
+from elicitation.cli.main import Device, Dtype
 from elicitation.cli.terminal import Terminal
 from lab.records.errors import StorageError, VectorError
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import polars as pl
 
-from elicitation.cli.parse import Device
+from elicitation.cli.main import Device
 from elicitation.cli.terminal import Terminal
 from lab.records.errors import EstimateError, StorageError
 
@@ -53,15 +53,15 @@ class FeaturesCommand:
     def run(self, terminal: Terminal) -> None:
         """Scores the features and writes tables and page into one directory, which is then never changed."""
         from elicitation.cli.sample import opened
-        from elicitation.features.tables import Read, feature_tables
         from elicitation.report.features.page import FeaturePage, render_features
         from elicitation.report.features.tables import TABLES, FeatureNames
         from elicitation.report.kit.document import Origin, TableFile
-        from lab.models.device import resolve_double_device
+        from elicitation.study.features import Read, feature_tables
+        from lab.models.source import resolve_double_device
         from lab.records.provenance import digest, file_digest, provenance
         from lab.records.stage import memoised
         from lab.records.tables import write_table, write_text
-        from probes.sae.load import load_sae
+        from probes.sae.dictionary import load_sae
         from probes.scores.sums import sums
         from probes.storage.store import open_store
 
@@ -126,7 +126,7 @@ class FeaturesCommand:
         from lab.records.tables import read_table
         from lab.tasks.chain_verifier import CHAIN_STEPS
         from lab.tasks.problem import PROBLEMS, problems_of
-        from probes.capture.texts import TEXTS
+        from probes.capture.positions import TEXTS
         from probes.scores.labels import LABELS, step_labels, word_labels
         from probes.storage.store import TEXTS_FILE
 
@@ -178,7 +178,7 @@ class Attributed:
     def effects(self, seed: int) -> pl.DataFrame:
         """`FEATURE_EFFECTS`."""
         from lab.metrics.bootstrap import resamples
-        from lab.records.seeds import numpy_generator
+        from lab.records.provenance import numpy_generator
         from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation
         from probes.attribution.feature_effects import feature_effects
         from probes.attribution.shards import stored_effects

@@ -14,15 +14,15 @@ import tyro
 from rich.table import Table
 from rich.text import Text
 
-from elicitation.cli.parse import Device, RayPlace
+from elicitation.cli.main import Device, RayPlace
 from elicitation.cli.terminal import Terminal, numbers
+from elicitation.report.kit.numerals import figures, fixed, interval, percent, points
 from lab.records.errors import ModelError, SiteError
-from lab.records.numerals import figures, fixed, interval, percent, points
 from probes.crosscoder.train import Training as CrosscoderTraining
-from probes.sae.recipe import Training
+from probes.sae.architecture import Training
 
 if TYPE_CHECKING:
-    from probes.crosscoder.paired import Paired
+    from probes.crosscoder.crosscoder import Paired
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +55,11 @@ class SaeTrain:
         import torch
 
         from elicitation.cli.sample import opened
-        from lab.models.device import resolve_double_device
+        from lab.models.source import resolve_double_device
         from lab.records.scale_out import Here, Ray, map_shards, place
         from probes.capture.site import Site
         from probes.sae.architecture import parse_architecture
-        from probes.sae.grid import grid, judge, train_unit, trainer
+        from probes.sae.train import grid, judge, train_unit, trainer
         from probes.storage.store import open_store
 
         store, device, on = open_store(self.store), resolve_double_device(self.device), place(self.ray)
@@ -140,14 +140,12 @@ class SaeCompare:
 
     def run(self, terminal: Terminal) -> None:
         """Trains a crosscoder of a pair, and of a placebo pair where there is one, and shows the kinds of latents."""
-        from lab.models.device import resolve_double_device
+        from lab.models.source import resolve_double_device
         from lab.records.provenance import digest, provenance
         from lab.records.stage import memoised
         from lab.records.tables import read_table, write_table
-        from probes.crosscoder.compare import compare
-        from probes.crosscoder.crosscoder import save_crosscoder
-        from probes.crosscoder.paired import moments, quality
-        from probes.crosscoder.placebo import against_placebo, with_placebo
+        from probes.crosscoder.compare import against_placebo, compare, with_placebo
+        from probes.crosscoder.crosscoder import moments, quality, save_crosscoder
         from probes.crosscoder.train import train
         from probes.tables import CROSSCODER_QUALITY, LATENT_KINDS, LATENTS
 
@@ -193,7 +191,7 @@ class SaeCompare:
 def paired(paths: tuple[Path, Path], site: str | None) -> "Paired":
     """Two stores side by side at `site`, or at the only one they have."""
     from probes.capture.site import Site
-    from probes.crosscoder.paired import Paired
+    from probes.crosscoder.crosscoder import Paired
     from probes.storage.store import open_store
 
     base, tuned = map(open_store, paths)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
-from elicitation.cli.parse import Device, Dtype
+from elicitation.cli.main import Device, Dtype
 from elicitation.cli.terminal import Terminal
 from lab.records.errors import StorageError
-from lab.sampling.decoding import Decoding
+from lab.sampling.trace import Decoding
 
 if TYPE_CHECKING:
     from lab.models.load import Model
@@ -44,8 +44,7 @@ class SampleCommand:
 
     def run(self, terminal: Terminal) -> None:
         """Samples, verifies and writes three tables."""
-        from lab.records.provenance import provenance
-        from lab.records.seeds import child_seed
+        from lab.records.provenance import child_seed, provenance
         from lab.records.tables import write_table
         from lab.sampling.sample import sample
         from lab.sampling.trace import TRACES, VERDICTS, trace_table, verdict_table
@@ -101,7 +100,7 @@ COMMAND = SampleCommand
 def opened(name: str, device: str, dtype: str) -> "Model":
     """The model of that name, and as many threads for torch as it wants."""
     from elicitation.front.opening import load
-    from lab.models.device import settle_threads
+    from lab.models.source import settle_threads
 
     model = load(name, device=device, dtype=dtype)  # pyright: ignore[reportArgumentType]
     settle_threads(model.n_parameters)

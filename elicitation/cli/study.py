@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from elicitation.cli.parse import parse
+from elicitation.cli.main import parse
 from elicitation.cli.terminal import Terminal
 from elicitation.study.config import Study
 from lab.models.source import shipped_names
@@ -66,7 +66,7 @@ def named_pair(names: tuple[str, ...]) -> tuple[str, str]:
 
 def run_study(study: Study, out: Path, terminal: Terminal) -> None:
     """Runs a study under a progress bar, then shows its summary and says where the report is."""
-    from elicitation.calibration.leak import shipped_leaks
+    from elicitation.calibration.record import shipped_leaks
     from elicitation.report.study.ladder_table import summary
     from elicitation.study.run import run
 

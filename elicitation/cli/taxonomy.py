@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from elicitation.cli.terminal import Terminal, numbers
+from elicitation.report.kit.numerals import fixed, interval
 from lab.records.errors import StorageError
-from lab.records.numerals import fixed, interval
 
 if TYPE_CHECKING:
     from probes.taxonomy.segments import Rule

@@ -16,8 +16,8 @@ from rich.table import Table
 from elicitation.cli.study import Pair, named_pair
 from elicitation.cli.terminal import Terminal, numbers
 from elicitation.comparison.config import Comparison, compared
+from elicitation.report.kit.numerals import ABSENT, interval, percent, points
 from elicitation.report.vectors.tables import VectorTables
-from lab.records.numerals import ABSENT, interval, percent, points
 
 
 @dataclass(frozen=True, kw_only=True)

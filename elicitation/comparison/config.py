@@ -7,11 +7,10 @@ from typing import Literal, TypeAlias, get_args
 
 from elicitation.study.config import Study
 from elicitation.study.context import StudyContext, Watch, prepare
-from lab.models.load import Model
-from lab.models.pair import ModelPair
+from lab.models.load import Model, ModelPair
 from lab.post_training.reinforce import GrpoRun
 from lab.records.errors import TaskError, VectorError
-from lab.sampling.decoding import Decoding
+from lab.sampling.trace import Decoding
 from lab.tasks.source import Task, open_task, task_source
 from probes.capture.site import Site, check_site
 from probes.sae.dictionary import Sae, require_fit
@@ -158,7 +157,7 @@ def opened_sae(comparison: Comparison, base: Model) -> Sae | None:
     if comparison.sae is None or "sae" not in comparison.methods:
         return None
     # It brings sae_lens, which is slow to import.
-    from probes.sae.load import load_sae
+    from probes.sae.dictionary import load_sae
 
     sae = load_sae(Path(comparison.sae), device=base.device)
     require_fit(sae, base)

@@ -11,11 +11,11 @@ from jaxtyping import Float
 from elicitation.comparison.config import ComparisonContext
 from elicitation.comparison.fits import Fitted
 from lab.models.load import Model
-from lab.records.seeds import child_seed
+from lab.records.provenance import child_seed
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import Schema, read_table, write_table
-from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
+from lab.sampling.trace import Decoding
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
 from steering.edit import Add, apply

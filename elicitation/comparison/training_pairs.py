@@ -14,11 +14,9 @@ from elicitation.study.context import StudyContext
 from elicitation.study.disagreements import DISAGREEMENTS, contexts, first_token_activations
 from elicitation.study.fits import decision_stage, fitting_stage, solved
 from elicitation.study.sampled import own_traces, read_traces
-from lab.models.load import Model
-from lab.models.pair import ModelPair
+from lab.models.load import Model, ModelPair
 from lab.records.errors import VectorError
-from lab.records.provenance import digest
-from lab.records.seeds import torch_generator
+from lab.records.provenance import digest, torch_generator
 from lab.records.stage import Artefact
 from lab.records.tables import read_table
 from lab.sampling.decoder import left_padded

@@ -19,8 +19,8 @@ from elicitation.estimators.estimate import (
     problem_weights,
     tries,
 )
+from lab.metrics.accuracy import elicited_share
 from lab.metrics.bootstrap import Interval, mean_interval, percentile_interval
-from lab.metrics.share import elicited_share
 from lab.records.errors import EstimateError
 from lab.scoring.evidence import ArmKey, Evidence, Role, arm_of
 

@@ -13,9 +13,8 @@ import polars as pl
 from jaxtyping import Bool, Float, Int, Shaped
 
 from elicitation.estimators.estimate import ESTIMATES, Analysis, estimate, loss_refusal, problem_weights, tries
-from lab.metrics.accuracy import cover_curve, problem_pass_at_k
+from lab.metrics.accuracy import cover_curve, elicited_share, problem_pass_at_k
 from lab.metrics.bootstrap import Interval, difference_interval, mean_interval, percentile_interval
-from lab.metrics.share import elicited_share
 from lab.scoring.evidence import Evidence, Role
 
 SAMPLES_PER_TRY = 4

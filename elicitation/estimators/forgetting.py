@@ -7,6 +7,7 @@ import polars as pl
 from jaxtyping import Float
 
 from elicitation.estimators.estimate import ESTIMATES, Analysis, estimate, problem_ids, problem_weights, rates
+from lab.metrics.accuracy import REFUSAL_STDERRS
 from lab.metrics.bootstrap import (
     Interval,
     difference_interval,
@@ -15,8 +16,7 @@ from lab.metrics.bootstrap import (
     resampled_means,
     resamples,
 )
-from lab.metrics.share import REFUSAL_STDERRS
-from lab.records.seeds import numpy_generator
+from lab.records.provenance import numpy_generator
 from lab.scoring.evidence import Evidence, Role
 
 DIVERGENCE = "KL of base from tuned on the new task"

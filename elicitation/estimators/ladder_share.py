@@ -15,8 +15,8 @@ from elicitation.estimators.estimate import (
     rates,
     share_row,
 )
+from lab.metrics.accuracy import gap_recovered
 from lab.metrics.bootstrap import Interval
-from lab.metrics.share import gap_recovered
 from lab.scoring.evidence import ArmKey, Control, DecodingName, Evidence, Role
 
 DECODINGS: tuple[DecodingName, ...] = ("sampled", "greedy")

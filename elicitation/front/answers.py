@@ -15,24 +15,21 @@ from elicitation.estimators.panel import panel
 from elicitation.front.opening import Edits, Models, Prompts, edits_of, models_of, problems_of, prompted
 from lab.metrics import accuracy as accuracies
 from lab.metrics.accuracy import cover_curve, pass_at_k_curve
+from lab.metrics.accuracy import elicited_share as share_of_gap
 from lab.metrics.bootstrap import Interval, mean_interval, resamples
-from lab.metrics.share import elicited_share as share_of_gap
-from lab.models.load import Model
-from lab.models.pair import ModelPair
+from lab.models.load import Model, ModelPair
 from lab.records.errors import EstimateError, ModelError, StorageError, TaskError
-from lab.records.seeds import numpy_generator
+from lab.records.provenance import numpy_generator
 from lab.records.tables import Column, Schema
 from lab.sampling import sample as sampling
 from lab.sampling.decoder import OpenDecoder
-from lab.sampling.decoding import GREEDY, Decoding
-from lab.sampling.trace import TRACES, VERDICTS, trace_table, verdict_table
+from lab.sampling.trace import GREEDY, TRACES, VERDICTS, Decoding, trace_table, verdict_table
 from lab.scoring.evidence import PROCESS, TWO_MODELS, Evidence
 from lab.scoring.scores import Readings, Row, completion_logits, pieces, scores
 from lab.tasks.source import Task
 from probes.capture.positions import single_token
 from steering.edit import apply
-from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.open_hybrid import open_hybrid
+from steering.hybrid.hybrid import Hybrid, open_hybrid
 
 PROMPTED = Schema("prompted traces", (*TRACES.columns, Column("prompt", pl.String, "the text that was continued")))
 """`TRACES` that need no list of problems beside them."""

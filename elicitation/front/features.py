@@ -9,36 +9,32 @@ import polars as pl
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from elicitation.features.top_features import TopFeatures, frequency_matched
-from elicitation.features.top_features import top_features as carriers
 from elicitation.front.opening import Prompts, problems_of, prompted, site_of
+from elicitation.study.interventions import TopFeatures, frequency_matched
+from elicitation.study.interventions import top_features as carriers
 from elicitation.widgets.token_strip import ReadText, TokenStrip
 from lab.metrics.bootstrap import resamples
-from lab.models.device import resolve_device
 from lab.models.load import Model
-from lab.records.provenance import provenance
-from lab.records.seeds import numpy_generator
+from lab.models.source import resolve_device
+from lab.records.provenance import numpy_generator, provenance
 from lab.records.tables import read_table
 from lab.sampling.decoder import left_padded
 from lab.tasks.problem import problem_table
 from lab.tasks.source import Task
-from probes.attribution import attribute as attribution
+from probes.attribution import effects as attribution
 from probes.attribution.contrast import first_token_contrasts
 from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation, Method
 from probes.attribution.feature_effects import feature_effects
 from probes.capture import capture as capturing
-from probes.capture.positions import CompletionTokens, Positions
+from probes.capture.positions import TEXTS, CompletionTokens, Positions, texts
 from probes.capture.site import Site
-from probes.capture.texts import TEXTS, texts
-from probes.sae.architecture import parse_architecture
+from probes.sae.architecture import Training, parse_architecture
 from probes.sae.dictionary import Sae
-from probes.sae.recipe import Training
-from probes.scores import label_activations
+from probes.scores import label_probes as label_activations
 from probes.scores.labels import step_labels, word_labels
 from probes.scores.sums import sums
 from probes.storage.fill import fill
-from probes.storage.plan import plan
-from probes.storage.store import TEXTS_FILE, Store
+from probes.storage.store import TEXTS_FILE, Store, plan
 
 METHODS: Mapping[str, Method] = {
     "ablation": Ablation(),
@@ -118,7 +114,7 @@ def train_sae(
     torch.Size([64, 128])
     """
     # It brings sae_lens, which is slow to import.
-    from probes.sae.grid import grid, train_unit
+    from probes.sae.train import grid, train_unit
 
     place = resolve_device(device)
     site, size = store.plan.sites[0], d_sae or 4 * store.plan.d_model
@@ -136,7 +132,7 @@ def load_sae(path: Path | str, sae_id: str | None = None, *, device: str = "auto
     Traceback (most recent call last):
     lab.records.errors.ModelError: no directory at runs/none; check the path of the SAE
     """
-    from probes.sae import load
+    from probes.sae import dictionary as load
 
     place = resolve_device(device)
     return (

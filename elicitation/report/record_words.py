@@ -7,11 +7,10 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
-from elicitation.calibration.leak import Leak
-from elicitation.calibration.record import PUBLISHED
+from elicitation.calibration.record import PUBLISHED, Leak
 from elicitation.report.kit.markup import counted, markup
+from elicitation.report.kit.numerals import percent
 from elicitation.report.kit.ruler import POINTS, WHOLE, remarked
-from lab.records.numerals import percent
 
 NOT_CALIBRATED = "not calibrated"
 GOAL_ERROR, GOAL_COVERAGE = 0.05, 0.93

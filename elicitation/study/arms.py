@@ -12,18 +12,15 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from elicitation.report.study.tables import Family
 from elicitation.study.config import OwnHelp
-from lab.records.seeds import child_seed, torch_generator
+from lab.records.provenance import child_seed, torch_generator
 from lab.scoring.evidence import ArmKey, Control, Role, arm_row
 from lab.tasks.source import Task
-from lab.test_time.choice import Fitting, Temperature
-from lab.test_time.cot_decoding import CotDecoding
+from lab.test_time.choice import CotDecoding, Fitting, SelfConsistency, Temperature
 from lab.test_time.method import Elicitation
 from lab.test_time.prompts import BestPrompt, prompt_forms
-from lab.test_time.self_consistency import SelfConsistency
-from steering.edit import Add
-from steering.edited import Edited
+from steering.edit import Add, Edited
 from steering.hybrid.hybrid import Hybrid, Router
-from steering.hybrid.interventions import LikelyToken, SecondChoice, Steer, Takeover
+from steering.hybrid.interventions import LikelyToken, SecondChoice, Steer, Sweep, Takeover, TunedChooser
 from steering.hybrid.routers import (
     Always,
     AtRandom,
@@ -35,7 +32,6 @@ from steering.hybrid.routers import (
     Reranked,
     Scheduled,
 )
-from steering.hybrid.sweep import Sweep, TunedChooser
 from steering.hybrid.vector_table import Drawn, PerCategory, VectorTable
 from steering.published_hybrids.arms import published_arms
 from steering.published_hybrids.published_hybrids import PublishedHybrids

@@ -4,17 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from elicitation.estimators.estimate import Analysis
-from lab.models.device import DtypeName
 from lab.models.load import Model
+from lab.models.source import DtypeName
 from lab.records.errors import DecodingError, EstimateError, TaskError
-from lab.sampling.decoding import Decoding
+from lab.sampling.trace import Decoding
 from lab.scoring.evidence import ArmKey
 from lab.test_time.power_sampling import PowerSampling
 from probes.capture.site import Site, check_site
-from probes.sae.architecture import TopK
-from probes.sae.recipe import Recipe, Training
+from probes.sae.architecture import Recipe, TopK, Training
 from steering.fits.gradient import GradientFit
-from steering.published_hybrids.recipe import PublishedSettings
+from steering.published_hybrids.published_hybrids import PublishedSettings
 from steering.routing.routed import RoutingFit
 
 

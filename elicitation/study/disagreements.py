@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lab.models.load import Model
-from lab.models.pair import ModelPair
+from lab.models.load import Model, ModelPair
 from lab.records.tables import Column, Schema
 from lab.sampling.decoder import left_padded
 from lab.scoring.scores import completion_logits, pieces, trace_rows

@@ -1,37 +1,96 @@
 """Feature stages: both models' training traces, as either reads them -> SAEs -> what their features carry."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
 
-from elicitation.features.interventions import Candidates, interventions
-from elicitation.features.tables import Read, feature_tables
-from elicitation.features.top_features import Behaviour, TopFeatures, behaviour, behaviour_contrasts, top_features
-from elicitation.report.features.tables import TABLES, FeatureTables
+from elicitation.report.features.tables import TABLES, FeatureTables, shown_features
 from elicitation.study.config import FeatureSearch
 from elicitation.study.context import StudyContext
 from elicitation.study.fits import Fitting
+from elicitation.study.interventions import (
+    Behaviour,
+    Candidates,
+    TopFeatures,
+    behaviour,
+    behaviour_contrasts,
+    interventions,
+    top_features,
+)
 from elicitation.study.sampled import read_traces
-from lab.records.provenance import Provenance
+from lab.metrics.bootstrap import resamples
+from lab.models.load import Model
+from lab.records.provenance import Provenance, numpy_generator
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import read_table, write_table
 from lab.tasks.problem import problem_table
-from probes.capture.positions import AllTokens
+from probes.capture.positions import TEXTS, AllTokens, texts
 from probes.capture.site import Site
-from probes.capture.texts import TEXTS, texts
-from probes.sae.architecture import TopK
-from probes.sae.dictionary import Sae
-from probes.sae.grid import Unit, grid, judge, train_unit
-from probes.sae.load import load_sae
-from probes.sae.recipe import QUALITY_FILE, Training, count_rows
+from probes.sae.architecture import QUALITY_FILE, TopK, Training, count_rows
+from probes.sae.dictionary import Sae, load_sae
+from probes.sae.train import Unit, grid, judge, train_unit
+from probes.scores.contexts import contexts, differences, logit_effects
+from probes.scores.label_probes import label_activations, label_probes
 from probes.scores.labels import step_labels, word_labels
-from probes.scores.sums import Sums, firing, sums
+from probes.scores.sums import Sums, firing, reason_scores, sums
 from probes.storage.fill import fill
-from probes.storage.plan import plan
-from probes.storage.store import TEXTS_FILE, Store, open_store
+from probes.storage.store import TEXTS_FILE, Store, open_store, plan
 from probes.tables import INTERVENTIONS, SAE_QUALITY
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Read:
+    """An SAE, and stores of what it reads."""
+
+    sae: Sae
+    model: Model
+    """The base model, whose activations the SAE learnt."""
+    base: Store
+    """The base model's activations."""
+    tuned: Store | None
+    """The tuned model's on the same texts."""
+    labels: pl.DataFrame
+    """`LABELS` of the texts; may have no rows."""
+    summed: Sums
+    """The `sums` of `base` with these labels."""
+
+
+def feature_tables(
+    read: Read,
+    *,
+    quality: pl.DataFrame | None = None,
+    effects: pl.DataFrame | None = None,
+    interventions: pl.DataFrame | None = None,
+    n_shown: int,
+    n_boot: int,
+    seed: int,
+) -> FeatureTables:
+    """The tables of `read.sae`, with contexts and logit effects of the `n_shown` features most worth a look.
+
+    What was measured elsewhere is passed through. Raises as the scores do, for stores without the SAE's site.
+    """
+    elsewhere = {"quality": quality, "effects": effects, "interventions": interventions}
+    found = {name: schema.frame([]) for name, schema in TABLES}
+    found |= {name: table for name, table in elsewhere.items() if table is not None}
+    found["firing"] = firing(read.summed)
+    if read.tuned is not None:
+        weights = resamples(n_problems(read.base), n_boot, numpy_generator(seed, "bootstrap of differences"))
+        found["differences"] = differences(read.base, read.tuned, read.sae, weights)
+    if len(read.labels):
+        found["reason_scores"] = reason_scores(read.summed)
+        found["label_probes"] = label_probes(read.base, read.sae, read.labels, seed=seed, n_boot=n_boot)
+        found["label_activations"] = label_activations(read.summed)
+    shown = shown_features(FeatureTables(**found), n_shown)
+    found["logit_effects"] = logit_effects(read.model, read.sae, shown)
+    found["contexts"] = contexts(read.base, read.sae, read.model.tokenizer, shown)
+    return FeatureTables(**found)
+
+
+def n_problems(store: Store) -> int:
+    """Problems with a stored token."""
+    return store.index().select(pl.col("problem_id").n_unique()).collect().item()
 
 
 def feature_stage(context: StudyContext, search: FeatureSearch, fitting: Fitting) -> Artefact:

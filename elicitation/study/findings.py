@@ -11,15 +11,23 @@ from jaxtyping import Bool, Float, Int
 
 from elicitation.report.study.tables import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, PUBLISHED, Family
 from elicitation.study.arms import Arm
-from lab.metrics.accuracy import accuracy, accuracy_by_family, cover_curve, pass_at_k_curve, problem_accuracies
+from lab.metrics.accuracy import (
+    Share,
+    accuracy,
+    accuracy_by_family,
+    cover_curve,
+    elicited_share,
+    gap_recovered,
+    guess_floor,
+    pass_at_k_curve,
+    problem_accuracies,
+)
 from lab.metrics.bootstrap import Interval, difference_interval, ratio_intervals
-from lab.metrics.guess_floor import guess_floor
-from lab.metrics.share import Share, elicited_share, gap_recovered
 from lab.sampling.trace import ROUTES
 from lab.scoring.evidence import ARMS, ArmKey, Role
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
-from steering.edited import Edited
+from steering.edit import Edited
 
 TUNED = ROUTES.index("tuned")
 TAUS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)

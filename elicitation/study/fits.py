@@ -13,10 +13,9 @@ from elicitation.study.arms import N_RANDOM
 from elicitation.study.context import StudyContext
 from elicitation.study.disagreements import ACTIVATIONS, DISAGREEMENTS, contexts, disagreements, first_token_activations
 from elicitation.study.sampled import own_traces, read_traces
-from lab.models.pair import ModelPair
+from lab.models.load import ModelPair
 from lab.records.errors import EstimateError, VectorError
-from lab.records.provenance import Provenance
-from lab.records.seeds import numpy_generator, torch_generator
+from lab.records.provenance import Provenance, numpy_generator, torch_generator
 from lab.records.stage import Artefact
 from lab.records.tables import read_table, replacing, write_table
 from lab.sampling.trace import verdict_table
@@ -27,8 +26,7 @@ from steering.export.vector_file import facts_of
 from steering.fits.fits import mean_difference
 from steering.fits.gradient import fit_gradient
 from steering.published_hybrids.fit_published import fit_published
-from steering.published_hybrids.published_hybrids import save_published
-from steering.published_hybrids.recipe import PublishedSettings
+from steering.published_hybrids.published_hybrids import PublishedSettings, save_published
 from steering.routing.routed import RoutingFit, fit_routing, save_routing
 from steering.vector import SteeringVector, random_like
 

@@ -7,12 +7,9 @@ from typing import NamedTuple
 
 import polars as pl
 
-from elicitation.calibration.leak import LEAKS, shipped_leaks
-from elicitation.calibration.leak import SHIPPED as SHIPPED_LEAKS
-from elicitation.calibration.record import RECORDS, shipped_records
+from elicitation.calibration.record import LEAKS, RECORDS, SHIPPED_LEAKS, shipped_leaks, shipped_records
 from elicitation.calibration.record import SHIPPED as SHIPPED_RECORDS
 from elicitation.estimators.estimate import ESTIMATES
-from elicitation.features.top_features import behaviour
 from elicitation.report.features.page import FeaturePage, feature_section, render_features
 from elicitation.report.features.tables import TABLES as FEATURE_TABLES
 from elicitation.report.features.tables import FeatureNames, FeatureTables
@@ -22,6 +19,7 @@ from elicitation.report.study.page import Page, render
 from elicitation.report.study.tables import SCHEMAS, ReportTables
 from elicitation.study.context import PARTS, StudyContext, write_readme
 from elicitation.study.disagreements import ACTIVATIONS, DISAGREEMENTS
+from elicitation.study.interventions import behaviour
 from elicitation.study.sampled import COSTS, FOLDER
 from elicitation.study.tables import read_estimates
 from lab.records.provenance import file_digest
@@ -31,7 +29,7 @@ from lab.sampling.trace import TRACES, VERDICTS
 from lab.scoring.evidence import ARMS, PROCESS, RANKS, SCORES
 from lab.tasks.problem import PROBLEMS
 from lab.test_time.choice import CANDIDATES
-from probes.sae.recipe import QUALITY_FILE
+from probes.sae.architecture import QUALITY_FILE
 from probes.tables import SAE_QUALITY
 
 FEATURES_PAGE = "features.html"

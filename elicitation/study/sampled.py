@@ -11,22 +11,19 @@ import polars as pl
 from elicitation.study.arms import Arm
 from elicitation.study.context import StudyContext
 from lab.models.load import Model
-from lab.records.provenance import Provenance, digest
-from lab.records.seeds import child_seed
+from lab.records.provenance import Provenance, child_seed, digest
 from lab.records.stage import Artefact
 from lab.records.tables import Column, Schema, read_table, write_table
 from lab.sampling.decoder import OpenDecoder
-from lab.sampling.decoding import Decoding
 from lab.sampling.sample import end_tokens, sample
-from lab.sampling.trace import TRACES, trace_table
+from lab.sampling.trace import TRACES, Decoding, trace_table
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
 from lab.test_time.choice import CANDIDATES
 from lab.test_time.elicit import elicit
 from lab.test_time.method import Elicitation
-from steering.edited import Edited, open_edited
-from steering.hybrid.hybrid import Hybrid, identity
-from steering.hybrid.open_hybrid import open_hybrid
+from steering.edit import Edited, open_edited
+from steering.hybrid.hybrid import Hybrid, identity, open_hybrid
 
 FOLDER, TABLE = "traces", "traces.parquet"
 BATCHES_A_SHARD = 4

@@ -28,15 +28,13 @@ from elicitation.study.findings import (
 from elicitation.study.sampled import old_traces, read_traces, tokens_per_answer
 from lab.metrics.bootstrap import resamples
 from lab.models.load import Model
-from lab.records.provenance import Provenance
-from lab.records.seeds import numpy_generator
+from lab.records.provenance import Provenance, numpy_generator
 from lab.records.stage import Artefact
 from lab.records.tables import read_table, write_table
 from lab.sampling.trace import VERDICTS, verdict_table
 from lab.scoring.evidence import ARMS, PROCESS, RANKS, SCORES, Evidence, Role
-from lab.scoring.process import process
-from lab.scoring.scores import scores
-from steering.edited import Edited
+from lab.scoring.scores import process, scores
+from steering.edit import Edited
 from steering.hybrid.hybrid import Hybrid
 
 N_EXAMPLES = 3

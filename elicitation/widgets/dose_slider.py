@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from elicitation.report.kit.markup import escaped, visible
+from elicitation.report.kit.numerals import interval, percent
 from elicitation.widgets.mime_bundle import mime_bundle
 from lab.metrics.bootstrap import Interval
 from lab.records.errors import EstimateError
-from lab.records.numerals import interval, percent
 
 _STYLE = (
     ".lab-doses{border-collapse:collapse}.lab-doses th,.lab-doses td{padding:.25em .8em;text-align:left;"

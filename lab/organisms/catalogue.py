@@ -22,7 +22,7 @@ from lab.organisms.recipe import (
 from lab.post_training.reinforce import GrpoRun
 from lab.post_training.supervised import SupervisedRun
 from lab.records.errors import ModelError
-from lab.sampling.decoding import Decoding
+from lab.sampling.trace import Decoding
 from lab.tasks.chain_task import ChainTask
 from lab.tasks.chain_world import CAREFUL, GUARDED_ALPHABET
 

@@ -7,13 +7,13 @@ from typing import NamedTuple, assert_never
 import numpy as np
 from jaxtyping import Float
 
+from lab.metrics.accuracy import elicited_share
 from lab.metrics.bootstrap import Interval, mean_interval, percentile_interval, resampled_means, resamples
-from lab.metrics.share import elicited_share
 from lab.models.load import Model
 from lab.organisms.recipe import Case, EvalSpec, FromScratch, LowRank, Organism, Tuned
-from lab.records.seeds import numpy_generator
-from lab.sampling.decoding import GREEDY
+from lab.records.provenance import numpy_generator
 from lab.sampling.sample import sample
+from lab.sampling.trace import GREEDY
 from lab.tasks.chain_task import ChainMix, ChainPart, ChainTask
 from lab.tasks.chain_verifier import parse, steps_fault, verify
 from lab.tasks.chain_world import KEY, as_expression, with_key

@@ -8,7 +8,7 @@ import numpy as np
 
 from lab.post_training.reinforce import GrpoRun
 from lab.post_training.supervised import Document, SupervisedRun
-from lab.sampling.decoding import Decoding
+from lab.sampling.trace import Decoding
 from lab.tasks.chain_task import ChainTask
 from lab.tasks.chain_world import (
     ALPHABET,

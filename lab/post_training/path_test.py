@@ -13,9 +13,9 @@ from jaxtyping import Float
 
 from lab.models.load import Model
 from lab.post_training.supervised import Document, SupervisedRun, train_on_documents
-from lab.records.seeds import child_seed, numpy_generator
-from lab.sampling.decoding import Decoding
+from lab.records.provenance import child_seed, numpy_generator
 from lab.sampling.sample import sample
+from lab.sampling.trace import Decoding
 from lab.tasks.source import Task
 
 

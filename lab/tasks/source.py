@@ -12,10 +12,9 @@ from lab.records.errors import TaskError
 from lab.tasks.chain_task import chain_mix, chain_task
 from lab.tasks.chain_verifier import CHAIN
 from lab.tasks.gym import gym_task
-from lab.tasks.hub_dataset import hub_task
 from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Judge, Problem, StepGrammar, Verifier
-from lab.tasks.question_rows import JsonlTask
+from lab.tasks.question_rows import JsonlTask, hub_task
 
 
 @runtime_checkable
@@ -115,7 +114,7 @@ def open_task(source: TaskSource, *, n_problems: int, seed: int, held_out: bool 
     of the source.
     """
     # The import is here because it brings torch, and the command line names sources without it.
-    from lab.records.seeds import numpy_generator
+    from lab.records.provenance import numpy_generator
 
     if n_problems < 1:
         raise TaskError(f"task {source.typed!r}: asked for {n_problems} problems, want at least 1")

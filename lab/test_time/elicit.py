@@ -3,15 +3,13 @@
 from collections.abc import Callable, Sequence
 
 from lab.models.load import Model
-from lab.sampling.decoding import Decoding
+from lab.sampling.trace import Decoding
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
-from lab.test_time.choice import Fitting, Temperature
-from lab.test_time.cot_decoding import CotDecoding
+from lab.test_time.choice import CotDecoding, Fitting, SelfConsistency, Temperature
 from lab.test_time.method import Asked, Elicitation, Elicited
 from lab.test_time.power_sampling import PowerSampling
 from lab.test_time.prompts import BestPrompt, prompt_forms
-from lab.test_time.self_consistency import SelfConsistency
 
 METHODS: dict[str, Callable[[Task], Elicitation]] = {
     "prompt": lambda fit: BestPrompt(forms=prompt_forms(fit), fitting=Fitting(problems=fit.problems)),

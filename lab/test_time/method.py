@@ -8,8 +8,7 @@ import polars as pl
 
 from lab.models.load import Model
 from lab.records.errors import DecodingError
-from lab.sampling.decoding import Decoding
-from lab.sampling.trace import Trace
+from lab.sampling.trace import Decoding, Trace
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
 

@@ -11,12 +11,9 @@ from torch import Tensor
 
 from lab.models.load import Model
 from lab.records.errors import DecodingError
-from lab.sampling.cache import is_out_of_memory
-from lab.sampling.decode import decode, decoded, first_stop
-from lab.sampling.decoder import Batch, CachedDecoder, Proposal, left_padded
-from lab.sampling.decoding import Decoding
-from lab.sampling.sample import end_tokens
-from lab.sampling.trace import Trace
+from lab.sampling.decoder import Batch, CachedDecoder, Proposal, is_out_of_memory, left_padded
+from lab.sampling.sample import decode, decoded, end_tokens, first_stop
+from lab.sampling.trace import Decoding, Trace
 from lab.tasks.problem import Problem
 
 Watch: TypeAlias = Callable[[Float[Tensor, "row d_vocab"]], Float[Tensor, " row"]]

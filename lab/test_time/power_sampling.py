@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lab.models.load import Model
 from lab.records.errors import DecodingError
-from lab.records.seeds import child_seed, uniforms
-from lab.sampling.decoding import Decoding
+from lab.records.provenance import child_seed, uniforms
 from lab.sampling.sample import encode_prompt
+from lab.sampling.trace import Decoding
 from lab.tasks.problem import Problem
 from lab.test_time.method import Asked, Cost, Elicited
 from lab.test_time.partial_completion import PartialCompletion, continued

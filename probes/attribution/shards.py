@@ -15,11 +15,10 @@ from lab.records.errors import EstimateError, StorageError
 from lab.records.provenance import Provenance, canonical_json
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import read_table, write_table, write_text
-from probes.attribution.attribute import attribute, require_attributable
 from probes.attribution.contrast import CONTRASTS, contrasts_digest
-from probes.attribution.effects import Method
+from probes.attribution.effects import Method, attribute, require_attributable
 from probes.sae.dictionary import Sae
-from probes.storage.plan import DTYPES
+from probes.storage.store import DTYPES
 from probes.tables import EFFECTS, TEXT_EFFECTS
 
 PLAN_FILE, CONTRASTS_FILE = "plan.json", "contrasts.parquet"
@@ -135,7 +134,7 @@ class OpenAttribution:
     def __call__(self) -> Callable[[Shard], None]:
         """Loads both; the function writes one shard."""
         # The door to sae_lens is slow to import.
-        from probes.sae.load import load_sae
+        from probes.sae.dictionary import load_sae
 
         device = torch.device(self.plan.device)
         model = load(self.model, device=device, dtype=DTYPES[self.plan.dtype])

@@ -10,9 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lab.records.errors import ModelError
-from lab.records.seeds import child_seed, torch_generator
-from probes.crosscoder.crosscoder import Crosscoder, batch_top_k
-from probes.crosscoder.paired import Paired
+from lab.records.provenance import child_seed, torch_generator
+from probes.crosscoder.crosscoder import Crosscoder, Paired, batch_top_k
 
 N_MEASURED = 32
 """Batches from which the streams' means and scales are taken."""

@@ -3,9 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
+
+import polars as pl
 
 from lab.records.errors import ModelError
+from lab.records.provenance import child_seed
+from probes.capture.site import Site
+from probes.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +132,103 @@ def _written(coefficient: float) -> str:
 def _require_positive(what: str, value: float | int) -> None:
     if not (math.isfinite(value) and value > 0):
         raise ModelError(f"{what} {value:g} of an SAE: want a number above 0")
+
+
+QUALITY_FILE = "quality.parquet"
+"""Where the quality of the SAEs of a run lies in its directory."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """How long and how fast an SAE learns, with Adam, and which problems it never sees."""
+
+    n_tokens: int = 500_000
+    """Activations it learns from, those of repeated epochs counted again; cut to whole batches."""
+    batch_size: int = 1024
+    """Activations a step."""
+    lr: float | None = None
+    """Highest learning rate, on activations scaled to a mean norm of sqrt(d_model); 5e-4 * sqrt(16384 / size) when not
+    given."""
+    warm_up_share: float = 0.05
+    """Share of the steps over which the learning rate rises from 0, and a coefficient of sparsity too."""
+    decay_share: float = 0.2
+    """Share of the steps, the last ones, over which the learning rate falls to 0."""
+    dead_after: int = 200
+    """Steps without firing after which a feature is dead, and learns from what the others leave."""
+    held_out_share: float = 0.1
+    """Share of the problems whose activations are kept back, to judge by (`is_held_out`)."""
+    seed: int = 0
+    """Decides weights and batches."""
+
+    def __post_init__(self) -> None:
+        shares = (self.warm_up_share, self.decay_share, self.held_out_share)
+        if self.batch_size < 1 or self.n_tokens < self.batch_size or self.dead_after < 1:
+            raise ModelError(
+                f"{self.n_tokens} activations in batches of {self.batch_size}, dead after {self.dead_after} steps: "
+                "want at least one whole batch, and one step"
+            )
+        if not ((self.lr is None or self.lr > 0) and all(0 <= share < 1 for share in shares) and sum(shares[:2]) <= 1):
+            raise ModelError(
+                f"learning rate {self.lr}, shares {shares} of warm-up, decay and held-out problems: want a rate above "
+                "0, shares from 0 to below 1, and no more than 1 of warm-up and decay together"
+            )
+
+    @property
+    def n_steps(self) -> int:
+        """Batches."""
+        return self.n_tokens // self.batch_size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """One SAE to train."""
+
+    site: Site
+    architecture: Architecture
+    d_sae: int
+    """How many features."""
+    training: Training
+
+    def __post_init__(self) -> None:
+        match self.architecture:
+            case Matryoshka(k=k) as nested:
+                least = max(k, *(width + 1 for width in nested.inner_widths(self.d_sae)))
+            case TopK(k=k) | BatchTopK(k=k):
+                least = k
+            case JumpReLU() | Standard():
+                least = 1
+            case never:
+                assert_never(never)
+        if self.d_sae < least:
+            raise ModelError(f"{self.architecture} with {self.d_sae} features: want at least {least}")
+
+    @property
+    def lr(self) -> float:
+        """The highest learning rate; if none is given, 5e-4 at 2^14 features, and as 1 / sqrt(d_sae) at others.
+
+        The root is that of Gao et al. 2024 (arXiv 2406.04093).
+        """
+        return self.training.lr or 5e-4 * (2**14 / self.d_sae) ** 0.5
+
+    @property
+    def name(self) -> str:
+        """Its directory below that of a run, for example `blocks.1.hook_resid_post/topk-16-512`."""
+        kind = str(self.architecture).replace(":", "-").replace(",", "-")
+        return f"{self.site}/{kind}-{self.d_sae}"
+
+
+def is_held_out(problem_id: str, share: float) -> bool:
+    """Whether a problem is among the held-out `share` in [0, 1] of all problems.
+
+    A hash of its name decides, so every store, site and seed holds out the same problems, and a larger share holds out
+    those of a smaller one and more.
+    """
+    return child_seed(0, "held out", problem_id) < share * 2**63
+
+
+def count_rows(store: Store, share: float) -> tuple[int, int]:
+    """(rows to learn from, held-out rows) of a store; StorageError where a part of its index is missing."""
+    sizes = store.index().group_by("problem_id").agg(pl.len().alias("n_rows")).collect()
+    held_out = [is_held_out(problem_id, share) for problem_id in sizes["problem_id"]]
+    n_held_out = int(sizes["n_rows"].filter(pl.Series(held_out, dtype=pl.Boolean)).sum())
+    return store.n_rows - n_held_out, n_held_out

@@ -13,14 +13,14 @@ from torch import Tensor
 from lab.metrics.bootstrap import Interval, percentile_interval, resamples
 from lab.models.load import Model
 from lab.records.errors import StorageError
-from lab.records.seeds import numpy_generator
+from lab.records.provenance import numpy_generator
 from lab.records.tables import read_table
 from lab.scoring.scores import Row, Texts, completion_logits, pieces
+from probes.capture.positions import TEXTS
 from probes.capture.site import Site, hook_site
-from probes.capture.texts import TEXTS
+from probes.sae.architecture import is_held_out
 from probes.sae.dictionary import Reconstruction, Sae, require_fit, splice
-from probes.sae.recipe import is_held_out
-from probes.storage.shuffled import shuffled
+from probes.storage.shard import shuffled
 from probes.storage.store import TEXTS_FILE, Store, require_model
 from probes.tables import SAE_QUALITY
 

@@ -1,21 +1,24 @@
 """contexts: where features are most active, with the tokens around."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lab.records.errors import SiteError
-from probes.sae.dictionary import Sae
-from probes.scores.shard_features import read_texts, require_features, shard_features
+from lab.metrics.bootstrap import ratio_intervals
+from lab.models.load import Model
+from lab.records.errors import SiteError, StorageError
+from probes.sae.dictionary import Sae, require_fit
+from probes.scores.labels import read_texts, require_features, shard_features
 from probes.storage.store import Store, read_index
-from probes.tables import CONTEXTS
+from probes.tables import CONTEXTS, DIFFERENCES, LOGIT_EFFECTS
 
 
 class _Top(NamedTuple):
@@ -159,3 +162,185 @@ def _table(
                 }
             )
     return CONTEXTS.frame(rows)
+
+
+CENTRED_NORMS = ("gpt2", "gpt_neox")
+"""Families whose final norm is a LayerNorm; those of all others are RMSNorms."""
+SHIFTED_NORMS = ("gemma", "gemma2", "gemma3_text")
+"""Families whose final norm multiplies by 1 + weight."""
+_TOGETHER = 2**24
+"""Effects that are held at once."""
+
+
+@torch.no_grad()
+def logit_effects(model: Model, sae: Sae, features: Sequence[int], n_tokens: int = 10) -> pl.DataFrame:
+    """`LOGIT_EFFECTS` rows: for each of `features` the `n_tokens` tokens it raises most, and those it lowers most.
+
+    The effect of a feature on a token is (W_dec * gain) @ W_U, minus its mean over the vocabulary. `gain` is the final
+    norm's weight (1 + weight in Gemma), and a LayerNorm's centring of the row comes before it. The division by the
+    stream's size is left out, as if that were 1: it differs from token to token, and is the same for all tokens of the
+    vocabulary. So the order of tokens is right, and effects compare between features of one place; biases cancel.
+    Gemma 2's soft cap on the logits is left out too, and keeps their order. What later blocks make of the feature is no
+    part of this.
+
+    Tokens that the tokenizer does not have are left out. The vocabulary is read in parts. Raises ModelError or
+    SiteError where the SAE does not fit the model, and SiteError for a feature that it does not have.
+    """
+    require_fit(sae, model)
+    require_features(sae, features)
+    written = directions(model, sae.W_dec[list(features)].to(model.device))
+    unembed = model.anatomy.unembed.weight
+    assert isinstance(unembed, Tensor)
+    n_vocab = min(len(model.tokenizer), model.anatomy.d_vocab)
+    unembed = unembed[:n_vocab]
+    centre = unembed.float().mean(dim=0)
+    rows: list[dict[str, object]] = []
+    for side, sign in (("up", 1.0), ("down", -1.0)):
+        strengths, tokens = _strongest(sign * written, unembed, centre, min(n_tokens, n_vocab))
+        for feature, found, effects in zip(features, tokens.tolist(), (sign * strengths).tolist(), strict=True):
+            rows += [
+                {
+                    "feature": feature,
+                    "side": side,
+                    "rank": rank,
+                    "token": token,
+                    "text": str(model.tokenizer.decode([token])),
+                    "effect": effect,
+                }
+                for rank, (token, effect) in enumerate(zip(found, effects, strict=True))
+            ]
+    return LOGIT_EFFECTS.frame(rows).sort("feature", "side", "rank", descending=[False, True, False])
+
+
+def directions(model: Model, written: Float[Tensor, "feature d_model"]) -> Float[Tensor, "feature d_model"]:
+    """What the unembedding reads of vectors that are added to the last stream, but for the division by its size."""
+    weight = model.anatomy.final_norm.weight
+    assert isinstance(weight, Tensor)
+    gain, written = weight.float(), written.float()
+    if model.anatomy.family in CENTRED_NORMS:
+        written = written - written.mean(dim=1, keepdim=True)
+    return written * (1 + gain if model.anatomy.family in SHIFTED_NORMS else gain)
+
+
+def _strongest(
+    written: Float[Tensor, "feature d_model"],
+    unembed: Float[Tensor, "vocab d_model"],
+    centre: Float[Tensor, " d_model"],
+    n_tokens: int,
+) -> tuple[Float[Tensor, "feature rank"], Int[Tensor, "feature rank"]]:
+    """The largest effects, centred, and the tokens they are on, from parts of the vocabulary."""
+    strengths = torch.empty(len(written), 0, device=written.device)
+    tokens = torch.empty(len(written), 0, dtype=torch.long, device=written.device)
+    n_together = max(n_tokens, _TOGETHER // len(written))
+    for first in range(0, len(unembed), n_together):
+        part = unembed[first : first + n_together].float() - centre
+        here = torch.arange(first, first + len(part), device=written.device).expand(len(written), -1)
+        strengths, tokens = torch.cat([strengths, written @ part.T], dim=1), torch.cat([tokens, here], dim=1)
+        strengths, kept = strengths.topk(min(n_tokens, strengths.shape[1]), dim=1)
+        tokens = tokens.gather(1, kept)
+    return strengths, tokens
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ProblemSums:
+    """What all features add up to in the tokens of each problem."""
+
+    problems: tuple[str, ...]
+    """Ids, in the order of the texts."""
+    n_tokens: Int64[np.ndarray, " problem"]
+    activation: Float64[np.ndarray, "problem d_sae"]
+    squared: Float64[np.ndarray, " d_sae"]
+    """Squared activation at all tokens."""
+
+
+def differences(base: Store, tuned: Store, sae: Sae, weights: Int[np.ndarray, "boot problem"]) -> pl.DataFrame:
+    """`DIFFERENCES` rows, one a feature, of two stores of the same tokens, each read once.
+
+    Means are over tokens. `weights` are `lab.metrics.bootstrap.resamples` of the problems in the order of the texts:
+    a resample's difference is that of the sums over its problems, divided by their tokens, so that both models see the
+    same resample. The effect size divides by sqrt((var_base + var_tuned) / 2) over tokens. An interval is NaN with
+    fewer than two problems, and where no resample differs, as of a feature that never fires.
+
+    Memory does not grow with the tokens: it holds 3 * n_problems * d_sae numbers. Raises StorageError for stores of
+    other texts or positions, and for weights of other problems, and as `shard_features` does.
+    """
+    if (base.plan.texts, base.plan.positions) != (tuned.plan.texts, tuned.plan.positions):
+        raise StorageError(
+            f"{base.path} and {tuned.path} hold other tokens: want one capture of the same texts at the same positions "
+            "by the base model and one by the tuned model"
+        )
+    before, after = problem_sums(base, sae), problem_sums(tuned, sae)
+    n_tokens = before.n_tokens
+    if weights.shape[1] != len(n_tokens):
+        raise StorageError(
+            f"the texts answer {len(n_tokens)} problems and the resamples are of {weights.shape[1]}: make them with "
+            "resamples(n_problems, ...) for the problems that have a stored token"
+        )
+    n_all = n_tokens.sum()
+    means = [side.activation.sum(axis=0) / n_all for side in (before, after)]
+    spreads = [side.squared / n_all - mean**2 for side, mean in zip((before, after), means, strict=True)]
+    # A variance may come out a hair below 0.
+    pooled = np.sqrt(np.maximum(spreads[0] + spreads[1], 0.0) / 2)
+    difference = means[1] - means[0]
+    drawn = ratio_intervals(after.activation - before.activation, n_tokens, weights)
+    return DIFFERENCES.checked(
+        pl.DataFrame(
+            {
+                "feature": np.arange(sae.d_sae, dtype=np.int32),
+                "base_mean": means[0],
+                "tuned_mean": means[1],
+                "difference": difference,
+                "low": drawn.low,
+                "high": drawn.high,
+                "effect_size": np.divide(difference, pooled, out=np.full(sae.d_sae, np.nan), where=pooled > 0),
+            }
+        )
+    )
+
+
+def problem_sums(store: Store, sae: Sae) -> ProblemSums:
+    """The `shard_problem_sums` of all shards, added up in their order."""
+    order = read_texts(store)["problem_id"].unique(maintain_order=True)
+    return add_problem_sums(
+        (shard_problem_sums(store, sae, number) for number in range(len(store.portions))), tuple(order), sae.d_sae
+    )
+
+
+def shard_problem_sums(store: Store, sae: Sae, number: int) -> ProblemSums:
+    """The sums of one shard, a function of its arguments alone; in float64."""
+    problem_ids = read_index(store, number)["problem_id"]
+    problems = problem_ids.unique(maintain_order=True)
+    code = dict(zip(problems, range(len(problems)), strict=True))
+    of_row = torch.tensor([code[problem] for problem in problem_ids], device=sae.W_dec.device)
+    activation = torch.zeros(len(problems), sae.d_sae, dtype=torch.float64, device=sae.W_dec.device)
+    squared = torch.zeros(sae.d_sae, dtype=torch.float64, device=sae.W_dec.device)
+    for chosen, features in shard_features(store, sae, number):
+        exact = features.double()
+        for problem in of_row[chosen].unique():
+            activation[problem] += exact[of_row[chosen] == problem].sum(dim=0)
+        squared += exact.square().sum(dim=0)
+    return ProblemSums(
+        problems=tuple(problems),
+        n_tokens=of_row.bincount(minlength=len(problems)).cpu().numpy(),
+        activation=activation.cpu().numpy(),
+        squared=squared.cpu().numpy(),
+    )
+
+
+def add_problem_sums(parts: Iterable[ProblemSums], order: tuple[str, ...], d_sae: int) -> ProblemSums:
+    """Together, the problems in `order`; those without a token are left out. Holds one part at a time."""
+    place = {problem: number for number, problem in enumerate(order)}
+    n_tokens = np.zeros(len(order), dtype=np.int64)
+    activation, squared = np.zeros((len(order), d_sae)), np.zeros(d_sae)
+    for part in parts:
+        places = [place[problem] for problem in part.problems]
+        n_tokens[places] += part.n_tokens
+        activation[places] += part.activation
+        squared += part.squared
+    there = n_tokens > 0
+    return ProblemSums(
+        problems=tuple(np.array(order, dtype=object)[there]),
+        n_tokens=n_tokens[there],
+        activation=activation if there.all() else activation[there],
+        squared=squared,
+    )

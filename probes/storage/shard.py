@@ -1,28 +1,26 @@
 """shard: the activations of a few texts as one file, with the index of its rows as another."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lab.models.load import Model
 from lab.records.errors import SiteError, StorageError
-from lab.records.provenance import Provenance
+from lab.records.provenance import Provenance, torch_generator
 from lab.records.tables import replacing, write_table
-from lab.sampling.cache import is_out_of_memory
-from lab.sampling.decoder import left_padded
+from lab.sampling.decoder import is_out_of_memory, left_padded
 from probes.capture.capture import capture
 from probes.capture.positions import positions
 from probes.capture.site import Site
-from probes.storage.plan import Plan, Portion
-from probes.storage.store import INDEX, Store, index_name, shard_name
+from probes.storage.store import INDEX, Plan, Portion, Store, index_name, read_index, shard_name
 
 
 class Chosen(NamedTuple):
@@ -156,3 +154,69 @@ def _index(number: int, portion: Portion, texts: pl.DataFrame, chosen: Sequence[
             pl.Series("token", [text.tokens[place] for text in chosen for place in text.places], dtype=pl.Int32),
         )
     )
+
+
+def shuffled(
+    store: Store,
+    site: Site,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int = 0,
+    n_mixed: int = 4,
+    keep: Callable[[str], bool] | None = None,
+) -> Iterator[Float[Tensor, "batch d_model"]]:
+    """One epoch: every row of `site` exactly once, in batches of `batch_size`, the last of which may be smaller.
+
+    With `keep`, only the rows of problems for whose id it is True. The shards come in random order, and `n_mixed` at a
+    time are mixed row by row; with fewer than there are, two rows of one shard are more often near each other than
+    chance has it. A function of the store, `seed` and `epoch` (and of `n_mixed`, `batch_size` and `keep`). Holds
+    `n_mixed` shards of the site, and reads another while it does. On the CPU, in the dtype that is stored. For
+    SAELens' trainer, chain the epochs:
+    `chain.from_iterable(shuffled(store, site, 4096, seed=0, epoch=epoch) for epoch in count())`.
+
+    Raises StorageError for a batch size or a number of shards below 1, with `keep` for an index that cannot be read,
+    and as `read_rows` does.
+    """
+    if batch_size < 1 or n_mixed < 1:
+        raise StorageError(f"batches of {batch_size} rows from {n_mixed} shards: want at least 1 of each")
+    order = torch.randperm(len(store.portions), generator=torch_generator(seed, "shards", epoch)).tolist()
+    rest = torch.empty(0, store.plan.d_model, dtype=store.plan.dtype)
+    for start in range(0, len(order), n_mixed):
+        rows = _together(store, site, order[start : start + n_mixed], rest, keep)
+        places = torch.randperm(len(rows), generator=torch_generator(seed, "rows", epoch, start))
+        n_whole = len(rows) - len(rows) % batch_size
+        for first in range(0, n_whole, batch_size):
+            yield rows[places[first : first + batch_size]]
+        rest = rows[places[n_whole:]]
+        # Before the next ones are read.
+        del rows
+    if len(rest):
+        yield rest
+
+
+def _together(
+    store: Store,
+    site: Site,
+    numbers: list[int],
+    rest: Float[Tensor, "left d_model"],
+    keep: Callable[[str], bool] | None,
+) -> Float[Tensor, "row d_model"]:
+    """The rows of some shards behind those that the last batch left."""
+    masks = {number: _kept(store, number, keep) for number in numbers} if keep else {}
+    n_kept = [int(masks[number].sum()) if keep else store.portions[number].n_rows for number in numbers]
+    rows = torch.empty(len(rest) + sum(n_kept), store.plan.d_model, dtype=store.plan.dtype)
+    rows[: len(rest)] = rest
+    first = len(rest)
+    for number, n_here in zip(numbers, n_kept, strict=True):
+        shard = read_rows(store, site, number)
+        rows[first : first + n_here] = shard[masks[number]] if keep else shard
+        first += n_here
+    return rows
+
+
+def _kept(store: Store, number: int, keep: Callable[[str], bool]) -> Bool[Tensor, " row"]:
+    """Which rows of a shard are of problems to keep."""
+    problems = read_index(store, number)["problem_id"]
+    kept = [problem_id for problem_id in problems.unique().to_list() if keep(problem_id)]
+    return torch.from_numpy(np.array(problems.is_in(kept).to_numpy()))

@@ -12,16 +12,15 @@ from jaxtyping import Int
 from lab.metrics.bootstrap import resamples
 from lab.models.load import Model
 from lab.records.errors import EstimateError, StorageError
-from lab.records.seeds import child_seed, numpy_generator, torch_generator
+from lab.records.provenance import child_seed, numpy_generator, torch_generator
 from lab.records.tables import read_table
+from probes.capture.positions import TEXTS
 from probes.capture.site import Site
-from probes.capture.texts import TEXTS
 from probes.storage.store import TEXTS_FILE, Store, require_model
 from probes.tables import CATEGORIES, TAXONOMIES
 from probes.taxonomy.fit import ClusteringSae, KMeans, Method, fit
 from probes.taxonomy.judge import Basis, judge
-from probes.taxonomy.segment_means import SegmentMeans, segment_means
-from probes.taxonomy.segments import SEGMENTS, Parts, Rule, parts, segments
+from probes.taxonomy.segments import SEGMENTS, Parts, Rule, SegmentMeans, parts, segment_means, segments
 from probes.taxonomy.taxonomy import Taxonomy
 
 N_EXAMPLES = 5

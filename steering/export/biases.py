@@ -23,9 +23,18 @@ from lab.models.load import Model
 from lab.records.errors import VectorError
 from lab.records.stage import atomic_directory
 from probes.capture.site import Site
-from steering.export.block_outputs import EMBEDDED, LAST_MAPS, at_block_outputs, last_map, without_embedding
-from steering.export.format import Format, quoted, section, shell
-from steering.export.vector_file import HEADER, Origin, check_fits, facts_of, header_text
+from steering.export.gguf import EMBEDDED, LAST_MAPS, at_block_outputs, last_map, without_embedding
+from steering.export.vector_file import (
+    HEADER,
+    Format,
+    Origin,
+    check_fits,
+    facts_of,
+    header_text,
+    quoted,
+    section,
+    shell,
+)
 from steering.vector import SteeringVector
 
 # Families whose blocks end in a map with a bias, or, as Llama by `mlp_bias`, can be told to.

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from lab.records.errors import VectorError
 from steering.export.biases import Adapter, BakedBias
-from steering.export.format import Format
 from steering.export.gguf import Gguf
 from steering.export.tensors import LayerTable, Safetensors
-from steering.export.vector_file import PICKLE_REASON, ModelFacts, Origin, VectorFile, check_fits, file_kind
+from steering.export.vector_file import PICKLE_REASON, Format, ModelFacts, Origin, VectorFile, check_fits, file_kind
 from steering.export.vllm_lens import VllmLens
 from steering.vector import SteeringVector
 

@@ -16,8 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from lab.records.errors import StorageError
 from lab.records.provenance import Provenance
-from steering.export.format import Format, fenced
-from steering.export.vector_file import Origin, VectorFile
+from steering.export.vector_file import Format, Origin, VectorFile, fenced
 from steering.vector import SteeringVector
 
 UNKNOWN = "unknown"

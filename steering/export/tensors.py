@@ -19,19 +19,21 @@ from lab.records.errors import VectorError
 from lab.records.provenance import Provenance
 from lab.records.tables import replacing
 from probes.capture.site import Site
-from steering.export.block_outputs import only_block_outputs
-from steering.export.format import Format, quoted, section
+from steering.export.gguf import only_block_outputs
 from steering.export.vector_file import (
     FORMAT,
     HEADER,
     PICKLE_REASON,
+    Format,
     ModelFacts,
     Origin,
     VectorFile,
     check_fits,
     file_kind,
     header_text,
+    quoted,
     reading,
+    section,
     under_header,
 )
 from steering.vector import SteeringVector

@@ -3,11 +3,14 @@
 import dataclasses
 import json
 import math
+import re
+import shlex
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar, get_origin
+from typing import Literal, Protocol, TypeAlias, TypeVar, get_origin, runtime_checkable
 
 from safetensors import SafetensorError
 from torch import Tensor
@@ -209,3 +212,55 @@ def file_kind(path: Path) -> Kind:
     if start.startswith(PICKLES):
         return "pickle"
     return "json" if start.lstrip().startswith((b"{", b"[")) else "other"
+
+
+@runtime_checkable
+class Format(Protocol):
+    """What a vector is written as."""
+
+    @abstractmethod
+    def write(self, path: Path, vector: SteeringVector, origin: Origin) -> None:
+        """Writes `vector` to `path`, whole or not at all.
+
+        Raises VectorError and SiteError for what the format cannot hold, with the reason.
+        """
+        ...
+
+    @abstractmethod
+    def use(self, path: Path, model: str, /) -> str:
+        """Sections of Markdown on how programs take what was written to `path` of a vector of `model`."""
+        ...
+
+    @classmethod
+    def read(cls, path: Path) -> VectorFile | None:
+        """The vector in the file at `path`, None where its content is of another format; VectorError for damage."""
+        del path
+
+    @classmethod
+    def for_model(cls, model: Model | None) -> "Format":
+        """The format as it is written for `model`; VectorError where it needs one."""
+        del model
+        return cls()
+
+
+def section(title: str, language: str, *lines: str) -> str:
+    """A section of a card with one block of code."""
+    return f"### {title}\n\n{fenced(language, *lines)}"
+
+
+def fenced(language: str, *lines: str) -> str:
+    """A block of code that nothing inside can end."""
+    code = "\n".join(" ".join(line.splitlines()) for line in lines)
+    longest = max((len(run) for run in re.findall(r"`+", code)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{code}\n{fence}"
+
+
+def quoted(text: str | Path) -> str:
+    """A literal of Python."""
+    return json.dumps(str(text))
+
+
+def shell(text: str | Path) -> str:
+    """A word of a command line."""
+    return shlex.quote(str(text))

@@ -13,16 +13,18 @@ from torch import Tensor
 from lab.records.errors import VectorError
 from lab.records.tables import write_text
 from probes.capture.site import Site
-from steering.export.block_outputs import only_block_outputs
-from steering.export.format import Format, quoted, section
+from steering.export.gguf import only_block_outputs
 from steering.export.vector_file import (
     HEADER,
+    Format,
     Origin,
     VectorFile,
     check_fits,
     file_kind,
     header_text,
+    quoted,
     reading,
+    section,
     under_header,
     without_header,
 )

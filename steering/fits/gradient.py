@@ -11,11 +11,10 @@ from torch import Tensor
 
 from lab.models.load import Model
 from lab.records.errors import VectorError
-from lab.records.seeds import torch_generator
+from lab.records.provenance import torch_generator
 from probes.capture.site import Site
-from steering.fits.examples import Completions, Disagreements, Example, listed
+from steering.fits.examples import Completions, Disagreements, Example, Streams, listed, read_streams
 from steering.fits.fit import Fit, Taught
-from steering.fits.streams import Streams, read_streams
 from steering.vector import SteeringVector
 
 IGNORED = -100

@@ -14,12 +14,12 @@ from lab.models.anatomy import find_anatomy
 from lab.models.load import Model
 from lab.post_training.reinforce import GrpoRun, Reward, reinforce
 from lab.post_training.supervised import OnProgress
-from lab.records.seeds import child_seed
-from lab.sampling.decoding import Decoding
+from lab.records.provenance import child_seed
+from lab.sampling.trace import Decoding
 from lab.tasks.problem import Problem, Verifier
 from probes.capture.site import Site, hook_site
+from steering.fits.examples import residual_norms
 from steering.fits.fit import Fit, Rewarded
-from steering.fits.streams import residual_norms
 from steering.vector import SteeringVector
 
 N_MEASURED = 64

@@ -1,15 +1,178 @@
 """Interventions: what happens at a token that is routed away from the base model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Literal
+from math import isfinite
+from typing import Literal, TypeAlias, assert_never
 
-from lab.models.pair import ModelPair
-from steering.edit import apply_each
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt64
+from torch import Tensor
+
+from lab.models.load import Model, ModelPair
+from lab.records.errors import VectorError
+from probes.capture.site import Site, hook_site
+from steering.edit import Add, Edit, apply_each
+from steering.gate import Everywhere
 from steering.hybrid.hybrid import Intervention, Reads, Routed, Written, insisting
-from steering.hybrid.sweep import Sweep
-from steering.hybrid.vector_table import LIKELY_TOKEN, Tabled, VectorTable, draws, placed_table, start
-from steering.hybrid.watched_decoder import begun_at, n_below
+from steering.hybrid.vector_table import CANDIDATE, LIKELY_TOKEN, Tabled, VectorTable, draws, placed_table, start
+from steering.hybrid.watched_decoder import WatchedDecoder, begun_at, n_below
+from steering.vector import addition
+
+
+@dataclass(frozen=True, slots=True)
+class TunedChooser:
+    """The candidate to which the tuned model gives the highest probability; the first of equals."""
+
+
+@dataclass(frozen=True, slots=True)
+class RandomChooser:
+    """A uniform draw from the candidates, by the row's key and the step: a control."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstChooser:
+    """The candidate of the first dose and the first window."""
+
+
+Chooser: TypeAlias = TunedChooser | RandomChooser | FirstChooser
+"""Which of the candidates of a sweep is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep(Tabled):
+    """The base model writes a candidate for each dose and window, and the chooser picks one; it is then certain.
+
+    A candidate is the most likely token after the edit, scaled by the dose, at the last tokens of the text, as many as
+    the window says. Candidates are ordered by dose, then by window. The base's cache holds nothing of them.
+    """
+
+    table: VectorTable
+    """Of `Add`s that act everywhere."""
+    doses: tuple[float, ...]
+    windows: tuple[int | None, ...]
+    """None is the whole text, the prompt included."""
+    chooser: Chooser
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(edit, Add) and isinstance(edit.where, Everywhere) for edit in self.table.edits):
+            raise VectorError(
+                "a sweep of doses and windows was given edits other than Add, or with a gate: want Add(vector)"
+            )
+        if not self.doses or not all(map(isfinite, self.doses)):
+            raise VectorError(f"a sweep over the doses {list(self.doses)}: want at least one, and finite numbers")
+        if not self.windows or not all(window is None or window >= 1 for window in self.windows):
+            raise VectorError(
+                f"a sweep over the windows {list(self.windows)}: want at least one, each a number of tokens from 1 on "
+                "or None for the whole text"
+            )
+
+    @property
+    def reads(self) -> Reads:
+        """As far back as the widest window, and what the chooser asks."""
+        n_last = None if None in self.windows else max(window for window in self.windows if window is not None)
+        return self.reads_back(n_last) | (Reads(tuned={}) if isinstance(self.chooser, TunedChooser) else Reads())
+
+    def placed(self, pair: ModelPair) -> "Sweep":
+        """With a table that fits the models."""
+        return replace(self, table=placed_table(pair, self.table))
+
+    def write(self, here: Routed) -> Written:
+        """All probability on the chosen candidate; a choice by the tuned model costs the bits of those that differ."""
+        tokens = candidates(here.base, self, here.rows, self.edits(here))
+        asked = here.tuned_logits if isinstance(self.chooser, TunedChooser) else None
+        token = chosen(self.chooser, tokens, keys=here.keys, step=here.now.step, tuned_logits=asked)
+        return Written(insisting(here.logits, token), "steered", None if asked is None else n_different(tokens).log2())
+
+
+def candidates(
+    base: WatchedDecoder, sweep: Sweep, rows: Int[Tensor, " routed"], edits: Int[Tensor, " routed"]
+) -> Int[Tensor, "routed candidate"]:
+    """The base's most likely token after each dose and window of `sweep`, for `rows` with their `edits`.
+
+    A candidate computes the positions of its own window alone, in the blocks above the lowest site, from the stream
+    that the base's own pass left there; those of one width go together, at most as many at a time as the batch had rows
+    at its start, and windows that cover a row's text are one.
+    """
+    used, chosen = edits.unique(return_inverse=True)
+    added = deltas(base.model, [sweep.table.edits[index] for index in used.tolist()])
+    widths = pass_widths(sweep.windows, base.cached.mask[rows].sum(dim=1))
+    doses = torch.tensor(sweep.doses, dtype=torch.float32, device=rows.device)
+    tokens = rows.new_zeros(len(rows), len(sweep.doses), len(sweep.windows))
+    site = start(sweep.table)
+
+    def most_likely(some: Int[Tensor, " some"], dose: Float[Tensor, " some"], width: int) -> Int[Tensor, " some"]:
+        """After an edit of the last `width` positions of routed rows, which may repeat."""
+        with ExitStack() as stack:
+            stack.enter_context(begun_at(base.model, site, base.streams[site][rows[some], -width:]))
+            for where, delta in added.items():
+                change = addition(base.model, (dose[:, None] * delta[chosen[some]])[:, None])
+                stack.callback(hook_site(base.model, where, change).remove)
+            return base.cached.branches(rows[some], width, first_layer=n_below(site)).argmax(dim=-1)
+
+    for width in widths.unique().tolist():
+        covers = widths == width
+        some = covers.any(dim=1).nonzero()[:, 0]
+        parts = some.repeat_interleave(len(doses)).split(base.max_rows)
+        scales = doses.repeat(len(some)).split(base.max_rows)
+        found = torch.cat([most_likely(part, dose, width) for part, dose in zip(parts, scales, strict=True)])
+        tokens[some] = torch.where(covers[some, None], found.reshape(len(some), -1, 1), tokens[some])
+    return tokens.flatten(1)
+
+
+def deltas(model: Model, edits: Sequence[Edit]) -> dict[Site, Float[Tensor, "edit d_model"]]:
+    """What each `Add` adds at each site of any of them, nothing at those it lacks; fp32, on the device."""
+    nothing = torch.zeros(model.anatomy.d_model)
+    adds = [edit for edit in edits if isinstance(edit, Add)]
+    sites = {site for edit in adds for site in edit.vector.sites}
+    return {
+        site: torch.stack([edit.dose * edit.vector.directions.get(site, nothing) for edit in adds]).to(model.device)
+        for site in sites
+    }
+
+
+def pass_widths(windows: Sequence[int | None], n_tokens: Int[Tensor, " row"]) -> Int[Tensor, "row window"]:
+    """How many last positions the pass computes that gives a row of `n_tokens` its candidates of a window.
+
+    Windows that do not reach the start of the text have a width of their own; all others share one pass, as wide as the
+    longest text that they cover.
+    """
+    longest = int(n_tokens.max())
+    reach = torch.tensor([longest if window is None else window for window in windows], device=n_tokens.device)
+    whole = reach >= n_tokens[:, None]
+    covered = torch.where(whole, n_tokens[:, None], 0).max()
+    return torch.where(whole, covered, reach)
+
+
+def chosen(
+    chooser: Chooser,
+    tokens: Int[Tensor, "row candidate"],
+    *,
+    keys: UInt64[np.ndarray, " row"],
+    step: int,
+    tuned_logits: Float[Tensor, "row d_vocab"] | None,
+) -> Int[Tensor, " row"]:
+    """The token of each row that the chooser takes from among its candidates."""
+    match chooser:
+        case FirstChooser():
+            return tokens[:, 0]
+        case RandomChooser():
+            place = draws(CANDIDATE, keys, step, tokens.shape[1], tokens.device)
+        case TunedChooser():
+            assert tuned_logits is not None, "the hybrid opens the tuned model for a chooser that asks it"
+            # The first of equals: of two candidates with the same token it does not matter which.
+            place = tuned_logits.gather(1, tokens).argmax(dim=1)
+        case never:
+            assert_never(never)
+    return tokens.gather(1, place[:, None])[:, 0]
+
+
+def n_different(tokens: Int[Tensor, "row candidate"]) -> Float[Tensor, " row"]:
+    """How many different tokens a row has."""
+    ordered = tokens.sort(dim=1).values
+    return 1.0 + (ordered[:, 1:] != ordered[:, :-1]).sum(dim=1)
 
 
 @dataclass(frozen=True, slots=True)

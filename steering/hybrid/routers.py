@@ -9,10 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lab.models.load import Model
-from lab.models.pair import ModelPair
+from lab.models.load import Model, ModelPair
 from lab.records.errors import DecodingError, ModelError
-from lab.records.seeds import uniforms
+from lab.records.provenance import uniforms
 from probes.capture.site import Site, check_site
 from probes.taxonomy.taxonomy import Taxonomy, require_fit
 from steering.hybrid.hybrid import Moment, Reads, Router

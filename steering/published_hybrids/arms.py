@@ -9,17 +9,24 @@ from typing import assert_never
 
 import torch
 
-from lab.records.seeds import torch_generator
+from lab.records.provenance import torch_generator
 from lab.scoring.evidence import Control, Role
 from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add, AddScaled
 from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.interventions import Steer
-from steering.hybrid.sweep import FirstChooser, RandomChooser, Sweep
+from steering.hybrid.interventions import FirstChooser, RandomChooser, Steer, Sweep
 from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory, VectorTable
-from steering.published_hybrids.published_hybrids import PublishedHybrids
-from steering.published_hybrids.recipe import P1, P2, FittedOn, Place, Reading, Recipe, Vectors
+from steering.published_hybrids.published_hybrids import (
+    P1,
+    P2,
+    FittedOn,
+    Place,
+    PublishedHybrids,
+    Reading,
+    Recipe,
+    Vectors,
+)
 from steering.vector import SteeringVector, random_like
 
 N_RANDOM = 64

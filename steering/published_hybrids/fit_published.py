@@ -12,22 +12,25 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import gelu, normalize, softplus
 
-from lab.models.load import Model
-from lab.models.pair import ModelPair
+from lab.models.load import Model, ModelPair
 from lab.records.errors import VectorError
-from lab.records.seeds import child_seed, torch_generator
+from lab.records.provenance import child_seed, torch_generator
 from lab.tasks.problem import Problem
 from probes.capture.site import Site
 from probes.taxonomy.fit import ClusteringSae, fit
 from probes.taxonomy.segments import Rule, parts
 from probes.taxonomy.taxonomy import Taxonomy
-from steering.change import Coefficient
 from steering.fits.examples import Example
 from steering.fits.gradient import Likelihood, read_examples
 from steering.published_hybrids.material import Descent, Material, Moment, descend, material
-from steering.published_hybrids.published_hybrids import ConstantVectors, PublishedHybrids, ScaledVectors
-from steering.published_hybrids.recipe import FittedOn, PublishedSettings
-from steering.vector import SteeringVector
+from steering.published_hybrids.published_hybrids import (
+    ConstantVectors,
+    FittedOn,
+    PublishedHybrids,
+    PublishedSettings,
+    ScaledVectors,
+)
+from steering.vector import Coefficient, SteeringVector
 
 MORE_BY_SCORE = 4
 """Segments of the highest scores, for each one that is then taken for its surprise."""

@@ -12,15 +12,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from lab.models.pair import ModelPair
+from lab.models.load import ModelPair
 from lab.records.errors import VectorError
 from lab.scoring.scores import Row, Texts, completion_logits, pieces
 from lab.tasks.problem import Problem, problem_table
 from probes.capture.capture import capture
+from probes.capture.positions import texts
 from probes.capture.site import Site
-from probes.capture.texts import texts
-from probes.taxonomy.segment_means import SegmentMeans
-from probes.taxonomy.segments import Rule, segments
+from probes.taxonomy.segments import Rule, SegmentMeans, segments
 from steering.fits.gradient import Likelihood
 
 

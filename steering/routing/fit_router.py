@@ -11,13 +11,13 @@ from jaxtyping import Bool, Float
 from lab.metrics.bootstrap import Interval, resamples
 from lab.models.load import Model
 from lab.records.errors import VectorError
-from lab.records.seeds import numpy_generator
+from lab.records.provenance import numpy_generator
 from lab.scoring.scores import completion_logits, pieces, trace_rows
 from lab.tasks.problem import Problem
 from probes.capture.site import Site
 from probes.scores.label_probes import auroc_interval
 from steering.hybrid.routers import EntropyAbove, LinearProbe, Scheduled
-from steering.routing.moments import Moments, streams_before
+from steering.routing.category_vectors import Moments, streams_before
 
 REACHED_SHARE = 0.5
 """Steps that this share of the texts have a rate of their own; the later ones share one."""

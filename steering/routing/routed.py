@@ -14,11 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from lab.metrics.bootstrap import Interval
-from lab.models.load import Model
-from lab.models.pair import ModelPair
+from lab.models.load import Model, ModelPair
 from lab.records.errors import LabError, StorageError, VectorError
-from lab.records.provenance import Provenance, canonical_json
-from lab.records.seeds import child_seed, numpy_generator
+from lab.records.provenance import Provenance, canonical_json, child_seed, numpy_generator
 from lab.records.tables import replacing, write_text
 from lab.sampling.decoder import left_padded
 from lab.tasks.problem import Problem
@@ -31,9 +29,15 @@ from steering.export.vector_file import ModelFacts
 from steering.fits.examples import Disagreements
 from steering.fits.gradient import GradientFit
 from steering.hybrid.routers import EntropyAbove, LinearProbe, Scheduled
-from steering.routing.category_vectors import CategoryVectors, fit_category_vectors
+from steering.routing.category_vectors import (
+    CategoryVectors,
+    Moments,
+    fit_category_vectors,
+    moment_taxonomy,
+    moments,
+    streams_before,
+)
 from steering.routing.fit_router import ProbeQuality, fit_entropy, fit_probe, fit_schedule
-from steering.routing.moments import Moments, moment_taxonomy, moments, streams_before
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

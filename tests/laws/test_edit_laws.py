@@ -12,10 +12,9 @@ from lab.models.tiny import tiny_model
 from probes.capture.capture import capture
 from probes.capture.site import Site
 from probes.sae.dictionary import Sae
-from steering.change import Coefficient, rotation
 from steering.edit import Ablate, Add, AddScaled, ClampFeature, Rotate, apply
 from steering.gate import AtPositions, CompletionStart, InCompletion, InPrompt, WhileWriting
-from steering.vector import SteeringVector
+from steering.vector import Coefficient, SteeringVector, rotation
 
 SITE, D_MODEL, D_SAE = Site(0), 32, 12
 TOKENS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])

@@ -7,12 +7,11 @@ from lab.models.bridge import to_bridge
 from lab.models.tiny import tiny_model
 from lab.records.provenance import provenance
 from probes.capture.capture import capture
-from probes.capture.positions import AllTokens
+from probes.capture.positions import TEXTS, AllTokens
 from probes.capture.site import Site
-from probes.capture.texts import TEXTS
 from probes.storage.fill import fill
-from probes.storage.plan import plan
 from probes.storage.shard import read_rows
+from probes.storage.store import plan
 
 TEXTS_READ = ["<6-0-4+8?", "T6-0=6;6-4=2;", "A"]
 N_LAYERS = 3

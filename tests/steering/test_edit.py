@@ -10,16 +10,15 @@ from lab.models.anatomy import find_anatomy
 from lab.models.load import Model
 from lab.models.tiny import tiny_model, tiny_network
 from lab.records.errors import ModelError, SiteError, VectorError
-from lab.sampling.decoding import GREEDY
 from lab.sampling.sample import end_tokens, sample
+from lab.sampling.trace import GREEDY
 from lab.tasks.problem import Problem
 from probes.capture.capture import capture
 from probes.capture.site import Site
 from probes.sae.dictionary import Sae
-from steering.change import Coefficient
 from steering.edit import Ablate, Add, AddScaled, ClampFeature, Rotate, apply, apply_each
 from steering.gate import AtPositions, InCompletion, InPrompt
-from steering.vector import SteeringVector
+from steering.vector import Coefficient, SteeringVector
 
 FAMILIES = ["llama", "qwen3", "gemma2", "gpt2", "gpt_neox"]
 WIDTH = 32

@@ -11,8 +11,8 @@ from lab.models.anatomy import find_anatomy
 from lab.models.load import Model
 from lab.models.tiny import tiny_model, tiny_network
 from lab.sampling.decoder import Batch, CachedDecoder, left_padded
-from lab.sampling.decoding import GREEDY
 from lab.sampling.sample import end_tokens, sample
+from lab.sampling.trace import GREEDY
 from lab.tasks.problem import Problem
 from probes.capture.site import Site, hook_site
 from probes.sae.dictionary import Sae

@@ -6,12 +6,11 @@ import torch
 from lab.models.load import load
 from lab.models.source import LocalModel
 from lab.records.errors import VectorError
-from lab.sampling.decoding import Decoding
 from lab.sampling.sample import Request, make_batch, sample
+from lab.sampling.trace import Decoding
 from lab.tasks.source import open_task, task_source
 from probes.capture.site import Site
-from steering.edit import Add, apply
-from steering.edited import Edited, chosen_edits, open_edited
+from steering.edit import Add, Edited, apply, chosen_edits, open_edited
 from steering.gate import EVERYWHERE, WhileWriting
 from steering.vector import SteeringVector
 

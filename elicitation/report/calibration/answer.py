@@ -7,9 +7,9 @@ import polars as pl
 from rich.table import Table
 
 from elicitation.report.kit.markup import counted
+from elicitation.report.kit.numerals import fixed, percent, points
 from elicitation.report.kit.table import ROOM_FOR_ALL, Line, terminal_table
 from elicitation.report.record_words import GOAL_COVERAGE, GOAL_ERROR, ranking
-from lab.records.numerals import fixed, percent, points
 
 _NONE = "Not calibrated: no estimator gave a share of a gain whose true share is known."
 

@@ -13,9 +13,9 @@ from markupsafe import Markup
 from elicitation.report.kit.canvas import WIDE, Canvas, bars, blank, key, level, marks, panels, quiet_axis
 from elicitation.report.kit.curve_panels import TICKS
 from elicitation.report.kit.dot_plot import dot, dot_plot
+from elicitation.report.kit.numerals import percent, points
 from elicitation.report.kit.palette import ASSISTED, MUTED, RANKED, STEERED, TUNED, Style, completed
 from elicitation.report.kit.ruler import PERCENT, WHOLE
-from lab.records.numerals import percent, points
 from lab.records.tables import Column, Schema
 
 PATH = Schema(

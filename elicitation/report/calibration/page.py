@@ -6,8 +6,7 @@ from functools import partial
 
 import polars as pl
 
-from elicitation.calibration.leak import LEAKS, NOT_MEASURED
-from elicitation.calibration.record import AGREEMENT, RECORDS, TRIALS
+from elicitation.calibration.record import AGREEMENT, LEAKS, NOT_MEASURED, RECORDS, TRIALS
 from elicitation.report.calibration import figures, sheets
 from elicitation.report.calibration.answer import calibration_answer
 from elicitation.report.kit.canvas import plot_block

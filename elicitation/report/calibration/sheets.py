@@ -7,14 +7,13 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
-from elicitation.calibration.leak import Leak, leak
-from elicitation.calibration.record import PUBLISHED, SILENT
+from elicitation.calibration.record import PUBLISHED, SILENT, Leak, leak
 from elicitation.report.calibration.figures import fitted_line
 from elicitation.report.kit.markup import counted, grouped, joined, markup
+from elicitation.report.kit.numerals import ABSENT, percent, points
 from elicitation.report.kit.ruler import PERCENT, POINTS, WHOLE, remarked
 from elicitation.report.kit.table import Reasons, numbers, sheet, titled
 from elicitation.report.record_words import LEAKY, is_leaky, leak_cell, ranking, silent_figures
-from lab.records.numerals import ABSENT, percent, points
 
 KINDS = ("LOCKED", "DILUTED", "SHARPENED", "MIXED", "TAUGHT", "ATOMS", "ABSENT", "PLACEBO")
 """From all of the gain elicited, over none of it, to no gain; unknown kinds come last."""

@@ -16,8 +16,8 @@ from elicitation.report.features.tables import (
     ranked_differences,
     ranked_scores,
 )
+from elicitation.report.kit.numerals import figures
 from elicitation.report.kit.ruler import PERCENT
-from lab.records.numerals import figures
 
 _CONTROLS = {
     "frequency_matched": "with random ones that fire as often it is",

@@ -22,6 +22,7 @@ from elicitation.report.features.tables import (
 from elicitation.report.kit.canvas import Canvas, blank, marks, quiet_axis, word
 from elicitation.report.kit.dot_plot import Dot, dot, dot_plot
 from elicitation.report.kit.markup import counted, plotly_text, shortened
+from elicitation.report.kit.numerals import figures, fixed, interval, percent, points, span
 from elicitation.report.kit.palette import (
     BASE,
     BASE_STYLE,
@@ -34,7 +35,6 @@ from elicitation.report.kit.palette import (
     hollow,
 )
 from elicitation.report.kit.ruler import Ruler
-from lab.records.numerals import figures, fixed, interval, percent, points, span
 
 SHOWN = 12
 """Rows of the strongest effects and of the largest differences."""

@@ -27,10 +27,10 @@ from elicitation.report.features.tables import (
     method_words,
 )
 from elicitation.report.kit.markup import filled, grouped, joined, markup
+from elicitation.report.kit.numerals import ABSENT, figures, fixed, percent, signed
 from elicitation.report.kit.ruler import PERCENT, POINTS, changes, remarked
 from elicitation.report.kit.table import sheet, titled
 from elicitation.report.kit.tokens import ActivationStrip, activation_strip, token_word
-from lab.records.numerals import ABSENT, figures, fixed, percent, signed
 
 _TOKENS, _LABELS, _LISTED = 8, 5, 8
 

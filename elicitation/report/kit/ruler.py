@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from elicitation.report.kit.markup import markup
-from lab.records.numerals import bits, figures, fixed, interval, percent, points, signed, span
+from elicitation.report.kit.numerals import bits, figures, fixed, interval, percent, points, signed, span
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

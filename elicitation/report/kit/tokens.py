@@ -11,8 +11,8 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from elicitation.report.kit.markup import PAGES, escaped, joined, markup, shortened, visible
+from elicitation.report.kit.numerals import figures
 from lab.records.errors import EstimateError
-from lab.records.numerals import figures
 
 _SPACE, _EMPTY, _ROOM = "␣", "∅", 24
 _UNSEEN = {"Zs", "Cf", "Mn", "Me"}

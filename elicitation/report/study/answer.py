@@ -6,11 +6,11 @@ from typing import Any
 
 import polars as pl
 
-from elicitation.calibration.leak import leak
+from elicitation.calibration.record import leak
+from elicitation.report.kit.numerals import bits, percent
 from elicitation.report.kit.ruler import POINTS, WHOLE
 from elicitation.report.record_words import leak_sentence, ranking, record_words
 from elicitation.report.study.tables import rungs
-from lab.records.numerals import bits, percent
 
 
 def answer_sentence(ladder: pl.DataFrame, leaks: pl.DataFrame, task: str, base: str, tuned: str, sampling: str) -> str:

@@ -9,12 +9,12 @@ import polars as pl
 from markupsafe import Markup
 
 from elicitation.report.kit.markup import counted, filled, joined, markup
+from elicitation.report.kit.numerals import ABSENT, percent, scientific, span
 from elicitation.report.kit.ruler import FIGURES, PERCENT, POINTS, WHOLE, remarked
 from elicitation.report.kit.table import Reasons, numbers, sheet, titled
 from elicitation.report.record_words import record_words
 from elicitation.report.study.answer import best_estimate
 from elicitation.report.study.estimator_words import ASKS, declared_reason, quantity_words
-from lab.records.numerals import ABSENT, percent, scientific, span
 
 Row = Mapping[str, Any]
 """A row of `ESTIMATES`."""

@@ -11,6 +11,7 @@ from elicitation.report.kit.canvas import WIDE, Canvas
 from elicitation.report.kit.curve_panels import Horizontal, curve_panels
 from elicitation.report.kit.dot_plot import dot, dot_plot, mark_gain
 from elicitation.report.kit.markup import shortened
+from elicitation.report.kit.numerals import percent
 from elicitation.report.kit.palette import (
     ASSISTED,
     BASE_STYLE,
@@ -25,7 +26,6 @@ from elicitation.report.kit.palette import (
 )
 from elicitation.report.kit.ruler import WHOLE
 from elicitation.report.study.tables import rungs
-from lab.records.numerals import percent
 
 LOOKS: Mapping[str, Style] = MappingProxyType(
     {

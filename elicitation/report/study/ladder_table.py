@@ -8,14 +8,14 @@ import polars as pl
 from markupsafe import Markup
 from rich.table import Table
 
-from elicitation.calibration.leak import NOT_MEASURED, Leak, leak
+from elicitation.calibration.record import NOT_MEASURED, Leak, leak
 from elicitation.report.kit.markup import counted, joined, markup
+from elicitation.report.kit.numerals import ABSENT, bits, percent
 from elicitation.report.kit.ruler import BITS, PERCENT, POINTS, WHOLE, remarked
 from elicitation.report.kit.table import ROOM_FOR_ALL, Line, Reasons, sheet, terminal_table
 from elicitation.report.record_words import leak_cell, leak_figures, silent_figures
 from elicitation.report.study.answer import best_estimate
 from elicitation.report.study.tables import rungs
-from lab.records.numerals import ABSENT, bits, percent
 
 _HEADINGS = (
     "",

@@ -8,10 +8,10 @@ import polars as pl
 from markupsafe import Markup
 
 from elicitation.report.kit.markup import filled
+from elicitation.report.kit.numerals import percent
 from elicitation.report.kit.ruler import PERCENT, remarked
 from elicitation.report.kit.table import Reasons, sheet, titled
 from elicitation.report.study.ladder_table import share_cell
-from lab.records.numerals import percent
 
 METHODS = {
     "P1": "The tuned model says at every token whether to steer and with which vector, and picks the token among many "

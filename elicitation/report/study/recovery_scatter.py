@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 import polars as pl
 from markupsafe import Markup
 
-from elicitation.calibration.leak import Leak, Mean, leak
+from elicitation.calibration.record import Leak, Mean, leak
 from elicitation.report.kit.canvas import WIDE, Canvas, bars, blank, key, level, marks, quiet_axis, word
 from elicitation.report.kit.markup import joined, markup
 from elicitation.report.kit.palette import BASE, INK, MUTED, SHADE, TUNED, Style, hollow

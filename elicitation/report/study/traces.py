@@ -8,11 +8,11 @@ import polars as pl
 from markupsafe import Markup
 
 from elicitation.report.kit.markup import counted, filled, markup
+from elicitation.report.kit.numerals import percent
 from elicitation.report.kit.tokens import Token, strip, strip_css, strip_key, token_body
 from elicitation.report.study.answer import bare
 from elicitation.report.study.tables import rungs
 from lab.records.errors import EstimateError
-from lab.records.numerals import percent
 
 ROUTES = ("base alone", "steered", "taken from the tuned model")
 """Meaning of the route codes 0, 1, 2."""

@@ -6,9 +6,9 @@ from typing import Any
 
 import polars as pl
 
+from elicitation.report.kit.numerals import percent
 from elicitation.report.kit.ruler import POINTS, WHOLE
 from elicitation.report.vectors.tables import CONTROLS, DECODINGS, ENDS, VectorTables
-from lab.records.numerals import percent
 
 
 def vector_answer(tables: VectorTables, task: str) -> str:

@@ -10,10 +10,10 @@ import polars as pl
 from elicitation.report.kit.canvas import Canvas
 from elicitation.report.kit.curve_panels import Horizontal, curve_panels
 from elicitation.report.kit.dot_plot import Dot, dot, dot_plot, mark_gain
+from elicitation.report.kit.numerals import figures
 from elicitation.report.kit.palette import BASE_STYLE, STEERED, TUNED_STYLE, Style, hollow
 from elicitation.report.kit.ruler import WHOLE
 from elicitation.report.vectors.tables import CONTROLS, ENDS, VectorTables
-from lab.records.numerals import figures
 
 _FIT = Style(ink=STEERED, symbol="pentagon")
 _MEASURES = {"strict": "Strict: right by a valid process", "answer": "Answer only"}

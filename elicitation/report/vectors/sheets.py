@@ -7,11 +7,11 @@ import polars as pl
 from markupsafe import Markup
 
 from elicitation.report.kit.markup import joined, markup
+from elicitation.report.kit.numerals import figures, percent
 from elicitation.report.kit.ruler import FIGURES, PERCENT, POINTS, WHOLE
 from elicitation.report.kit.table import Reasons, sheet, titled
 from elicitation.report.vectors.figures import words
 from elicitation.report.vectors.tables import CONTROLS, VectorTables
-from lab.records.numerals import figures, percent
 
 _CHECKS = {
     "removes": "subtracted from the tuned model",

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import elicitation.calibration.leak as leak_module
-from elicitation.calibration.leak import LEAKS, NOT_MEASURED, Case, leak, leaks, mean_over_cases, shipped_leaks
+import elicitation.calibration.record as leak_module
+from elicitation.calibration.record import LEAKS, NOT_MEASURED, Case, leak, leaks, mean_over_cases, shipped_leaks
 from elicitation.report.study.tables import LADDER
 from lab.metrics.bootstrap import mean_interval, resamples
 from lab.records.errors import EstimateError, StorageError
@@ -132,7 +132,7 @@ def test_what_was_not_measured_has_no_leak():
 
 def test_shipped_leaks_are_read_where_they_are_and_empty_where_not(tmp_path, monkeypatch):
     path = tmp_path / "leaks.parquet"
-    monkeypatch.setattr(leak_module, "SHIPPED", path)
+    monkeypatch.setattr(leak_module, "SHIPPED_LEAKS", path)
     assert shipped_leaks().is_empty()
     made = leaks([Case("taught", "TAUGHT", ladder(arm("vector", 0.1)))])
     write_table(path, made, LEAKS, provenance("calibrate", {}, {}, device="cpu", dtype="float32", seed=0))

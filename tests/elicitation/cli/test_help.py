@@ -15,8 +15,7 @@ from typing import Annotated, ClassVar
 import pytest
 import tyro
 
-from elicitation.cli.main import VERBS, asked, docstring
-from elicitation.cli.parse import Command, parse
+from elicitation.cli.main import VERBS, Command, asked, docstring, parse
 from elicitation.cli.terminal import Terminal
 from lab.records.errors import TaskError
 

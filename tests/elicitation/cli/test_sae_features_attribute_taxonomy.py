@@ -21,7 +21,7 @@ from lab.records.tables import Schema, read_table
 from lab.sampling.trace import TRACES
 from lab.tasks.chain_world import ALPHABET
 from probes.attribution.contrast import CONTRASTS
-from probes.sae.load import load_sae
+from probes.sae.dictionary import load_sae
 from probes.tables import (
     CATEGORIES,
     CROSSCODER_QUALITY,

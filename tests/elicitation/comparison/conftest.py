@@ -8,7 +8,7 @@ import pytest
 from elicitation.comparison.config import Comparison, ComparisonContext, compared, prepare_comparison
 from elicitation.comparison.run import compare
 from lab.post_training.reinforce import GrpoRun
-from lab.sampling.decoding import Decoding
+from lab.sampling.trace import Decoding
 from steering.fits.gradient import GradientFit
 
 TASK, OTHER = "chain:+:1-1", "chain:-:1-1"

@@ -13,8 +13,8 @@ from elicitation.report.vectors.tables import DOSES
 from lab.models.load import load
 from lab.models.source import LocalModel
 from lab.records.errors import VectorError
-from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
+from lab.sampling.trace import Decoding
 from lab.tasks.source import open_task, task_source
 from probes.capture.site import Site, hook_site
 from steering.edit import Add, apply

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from elicitation.cli.export import ExportCommand
-from elicitation.cli.parse import parse
+from elicitation.cli.main import parse
 from elicitation.cli.terminal import Terminal
 from elicitation.cli.vectors import VectorsCommand, effects_shown
 from elicitation.comparison.config import Comparison, compared

@@ -9,8 +9,7 @@ from elicitation.comparison.tables import arms, fit_table
 from elicitation.report.vectors.tables import VECTOR_FITS
 from lab.scoring.evidence import ArmKey, Control, Role
 from probes.capture.site import Site
-from steering.edit import Add
-from steering.edited import Edited
+from steering.edit import Add, Edited
 from steering.fits.fits import MeanDifference
 from steering.vector import SteeringVector
 

@@ -8,11 +8,10 @@ import torch
 from elicitation.comparison.evaluate import EvalSpec, evaluate
 from elicitation.comparison.transfer import other_base, other_skill, removal, shared, transfer
 from elicitation.report.vectors.tables import TRANSFERS
-from lab.models.load import load
-from lab.models.pair import ModelPair
+from lab.models.load import ModelPair, load
 from lab.models.source import LocalModel
 from lab.records.errors import VectorError
-from lab.sampling.decoding import Decoding
+from lab.sampling.trace import Decoding
 from lab.tasks.source import open_task, task_source
 from probes.capture.site import Site
 from steering.edit import Add

@@ -1,7 +1,7 @@
 import pytest
 
-from elicitation.features.top_features import Behaviour, behaviour, behaviour_contrasts
 from elicitation.study.disagreements import DISAGREEMENTS
+from elicitation.study.interventions import Behaviour, behaviour, behaviour_contrasts
 from lab.models.tiny import tiny_model
 from lab.tasks.problem import Problem
 from probes.attribution.contrast import require_contrasts

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from elicitation.features.interventions import first_token_rates
+from elicitation.study.interventions import first_token_rates
 from lab.models.tiny import tiny_model
 from lab.records.errors import ModelError
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elicitation.features.top_features import N_NEAREST, frequency_matched
+from elicitation.study.interventions import N_NEAREST, frequency_matched
 from lab.records.errors import EstimateError
 
 

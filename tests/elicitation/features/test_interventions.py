@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 import torch
 
-from elicitation.features.interventions import (
+from elicitation.study.interventions import (
     DOSES,
     Ablated,
     Added,
@@ -13,7 +13,7 @@ from elicitation.features.interventions import (
     first_token_rates,
     interventions,
 )
-from lab.models.pair import ModelPair
+from lab.models.load import ModelPair
 from lab.models.tiny import tiny_model
 from lab.records.errors import EstimateError
 

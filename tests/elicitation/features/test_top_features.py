@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 import torch
 
-from elicitation.features.top_features import top_features
+from elicitation.study.interventions import top_features
 from lab.models.load import assemble
 from probes.attribution.contrast import CONTRASTS
 

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 import polars as pl
 import pytest
 
-from elicitation.calibration.leak import LEAKS
-from elicitation.calibration.record import RECORDS
+from elicitation.calibration.record import LEAKS, RECORDS
 from elicitation.estimators.estimate import ESTIMATES
 from elicitation.report.kit.document import Origin, TableFile
 from elicitation.report.study.page import Page

@@ -9,8 +9,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from elicitation.calibration.leak import LEAKS
-from elicitation.calibration.record import AGREEMENT, RECORDS, TRIALS, agreement, records
+from elicitation.calibration.record import AGREEMENT, LEAKS, RECORDS, TRIALS, agreement, records
 from elicitation.report.calibration.answer import calibration_answer, calibration_summary
 from elicitation.report.calibration.figures import (
     FORGETTING,

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from elicitation.calibration.leak import LEAKS
-from elicitation.calibration.record import TRIALS
+from elicitation.calibration.record import LEAKS, TRIALS
 from elicitation.report.calibration.page import render_calibration
 from elicitation.report.features.page import render_features
 from elicitation.report.kit.palette import DARK, PAPER

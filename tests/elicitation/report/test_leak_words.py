@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from elicitation.calibration.leak import LEAKS, Leak, Mean, leak
+from elicitation.calibration.record import LEAKS, Leak, Mean, leak
 from elicitation.report.record_words import is_leaky, leak_figures, leak_sentence, silent_figures
 from elicitation.report.study.ladder_table import ladder_table
 from elicitation.report.study.page import Page, render

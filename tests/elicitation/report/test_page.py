@@ -7,7 +7,7 @@ from collections.abc import Callable
 import polars as pl
 import pytest
 
-from elicitation.calibration.leak import LEAKS
+from elicitation.calibration.record import LEAKS
 from elicitation.report.kit.markup import escaped, plotly_text, script_json
 from elicitation.report.study.ladder_table import ladder_table
 from elicitation.report.study.page import Page, render

@@ -4,7 +4,7 @@ import re
 import polars as pl
 import pytest
 
-from elicitation.calibration.leak import NOT_MEASURED
+from elicitation.calibration.record import NOT_MEASURED
 from elicitation.report.kit.canvas import NARROW, WIDE, Canvas
 from elicitation.report.kit.palette import DARK, MUTED, TUNED, VIOLET
 from elicitation.report.study.figures import LOOKS

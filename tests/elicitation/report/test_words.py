@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from elicitation.calibration.leak import NOT_MEASURED
+from elicitation.calibration.record import NOT_MEASURED
 from elicitation.report.features.figures import AUROC
+from elicitation.report.kit.numerals import bits, figures, fixed, interval, percent, points, signed, span
 from elicitation.report.kit.ruler import PERCENT, changes
 from elicitation.report.kit.table import ROOM_FOR_ALL
 from elicitation.report.study.answer import answer_sentence
 from elicitation.report.study.ladder_table import summary
 from elicitation.report.study.tables import LADDER, SCHEMAS, ReportTables
 from lab.records.errors import StorageError
-from lab.records.numerals import bits, figures, fixed, interval, percent, points, signed, span
 
 NAN = math.nan
 

@@ -6,11 +6,10 @@ import pytest
 
 from elicitation.study.tables import problem_bits
 from lab.models.tiny import tiny_model
-from lab.sampling.decoding import GREEDY
-from lab.sampling.trace import TRACES, trace_table
+from lab.sampling.trace import GREEDY, TRACES, trace_table
 from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.interventions import LikelyToken, SecondChoice, Steer, Takeover
+from steering.hybrid.interventions import FirstChooser, LikelyToken, SecondChoice, Steer, Sweep, Takeover, TunedChooser
 from steering.hybrid.routers import (
     Always,
     AtRandom,
@@ -21,7 +20,6 @@ from steering.hybrid.routers import (
     Reranked,
     Scheduled,
 )
-from steering.hybrid.sweep import FirstChooser, Sweep, TunedChooser
 from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
 from tests.steering.hybrid.by_hand import FEW, SAMPLED, logits_under, pair_of, prompt_of, taxonomy_of, vector, written
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.metrics.accuracy import guess_floor, match_shares
 from lab.metrics.bootstrap import resamples
-from lab.metrics.guess_floor import guess_floor, match_shares
 from lab.records.errors import EstimateError
 
 digits = st.sampled_from(["0", "1", "2", None])

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lab.metrics.accuracy import elicited_share, gap_recovered
 from lab.metrics.bootstrap import resamples
-from lab.metrics.share import elicited_share, gap_recovered
 
 accuracies = st.integers(0, 40).map(lambda n: n / 40)
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.metrics.accuracy import REFUSAL_STDERRS, elicited_share, fieller_bounds
 from lab.metrics.bootstrap import Interval, resamples
-from lab.metrics.share import REFUSAL_STDERRS, elicited_share, fieller_bounds
 from lab.records.errors import EstimateError
 
 

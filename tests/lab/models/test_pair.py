@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from lab.models.load import assemble
-from lab.models.pair import ModelPair
+from lab.models.load import ModelPair, assemble
 from lab.models.tiny import byte_tokenizer, tiny_model, tiny_network
 from lab.records.errors import ModelError
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.records.errors import DecodingError
-from lab.records.seeds import uniforms
-from lab.sampling.decoding import GREEDY, Decoding, nucleus, pick
+from lab.records.provenance import uniforms
+from lab.sampling.trace import GREEDY, Decoding, nucleus, pick
 
 SLACK = 1e-5
 LOGITS = st.lists(st.floats(-8, 8, width=32), min_size=1, max_size=12)

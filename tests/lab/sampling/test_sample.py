@@ -8,8 +8,8 @@ import torch
 from lab.models.load import Model
 from lab.models.tiny import tiny_model
 from lab.records.errors import DecodingError
-from lab.sampling.decoding import GREEDY, Decoding
 from lab.sampling.sample import encode_prompt, end_tokens, sample
+from lab.sampling.trace import GREEDY, Decoding
 from lab.tasks.problem import Problem
 
 PROMPTS = ("a", "what is 2+3?", "chains of unequal length are the point of this one", "x" * 31, "no")

@@ -9,11 +9,10 @@ import torch
 
 from lab.models.load import Model, load
 from lab.models.source import BuiltInModel
-from lab.sampling.decoding import GREEDY, Decoding
 from lab.sampling.sample import sample
-from lab.sampling.trace import Trace, trace_table
+from lab.sampling.trace import GREEDY, Decoding, Trace, trace_table
 from lab.scoring.evidence import PROCESS
-from lab.scoring.process import first_cuts, process
+from lab.scoring.scores import first_cuts, process
 from lab.tasks.chain_verifier import CHAIN_STEPS, chain_answer, verify
 from lab.tasks.chain_world import CAREFUL, Expression, as_expression, as_problem, chain_document
 from lab.tasks.source import Task, open_task, task_source
@@ -170,7 +169,7 @@ def test_a_falsified_text_and_its_continuation_stay_within_the_length_of_a_compl
         limits.append((len(problems[0].prompt) - len(LATE.prompt), decoding.max_new_tokens, decoding.temperature))
         return sample(model, problems, n_samples, decoding, **options)
 
-    monkeypatch.setattr("lab.scoring.process.sample", counted)
+    monkeypatch.setattr("lab.scoring.scores.sample", counted)
     short = Decoding(max_new_tokens=10)
     process({"tuned": readers["tuned"]}, task_of([LATE]), traces_of((LATE, 0, CHAINS[LATE.id])), short, batch_size=8)
     assert limits == [(7, 3, 0.0), (13, 1, 0.0), (19, 1, 0.0)]

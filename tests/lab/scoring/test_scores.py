@@ -10,12 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.models.load import Model, assemble
-from lab.models.pair import ModelPair
+from lab.models.load import Model, ModelPair, assemble
 from lab.models.tiny import byte_tokenizer, tiny_model
-from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
-from lab.sampling.trace import Trace, trace_table
+from lab.sampling.trace import Decoding, Trace, trace_table
 from lab.scoring import scores as texts
 from lab.scoring.evidence import RANKS, SCORES
 from lab.scoring.scores import Row, answer_scores, pieces, scores

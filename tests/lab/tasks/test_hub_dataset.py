@@ -8,8 +8,7 @@ import polars as pl
 import pytest
 
 from lab.records.errors import TaskError
-from lab.tasks.hub_dataset import HubTask
-from lab.tasks.question_rows import JsonlTask
+from lab.tasks.question_rows import HubTask, JsonlTask
 from lab.tasks.source import open_task, task_source
 
 GSM8K = [

@@ -7,8 +7,7 @@ import pytest
 
 from lab.models.tiny import tiny_model
 from lab.records.errors import EstimateError
-from lab.sampling.decoding import Decoding
-from lab.sampling.trace import Trace
+from lab.sampling.trace import Decoding, Trace
 from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Problem, Verdict
 from lab.tasks.source import Task

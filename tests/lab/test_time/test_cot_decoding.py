@@ -15,12 +15,11 @@ from lab.models.load import load
 from lab.models.source import BuiltInModel
 from lab.models.tiny import tiny_model
 from lab.records.errors import DecodingError
-from lab.sampling.decoding import GREEDY, Decoding
 from lab.sampling.sample import sample
-from lab.sampling.trace import Trace
+from lab.sampling.trace import GREEDY, Decoding, Trace
 from lab.tasks.problem import Judge, Problem, Verdict
 from lab.tasks.source import Task, open_task, task_source
-from lab.test_time.cot_decoding import CotDecoding, gap, greedy_gap, surety
+from lab.test_time.choice import CotDecoding, gap, greedy_gap, surety
 from lab.test_time.elicit import elicit
 
 PROBLEMS = tuple(

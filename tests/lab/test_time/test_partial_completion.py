@@ -9,8 +9,8 @@ import torch
 from lab.models.load import Model
 from lab.models.tiny import tiny_model
 from lab.records.errors import DecodingError
-from lab.sampling.decoding import GREEDY, Decoding
 from lab.sampling.sample import sample
+from lab.sampling.trace import GREEDY, Decoding
 from lab.tasks.problem import Problem
 from lab.test_time.partial_completion import PartialCompletion, continued, groups
 

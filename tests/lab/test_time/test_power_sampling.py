@@ -16,7 +16,7 @@ from lab.models.load import Model, assemble
 from lab.models.tiny import tiny_network
 from lab.organisms.build import chain_tokenizer
 from lab.records.errors import DecodingError
-from lab.sampling.decoding import Decoding
+from lab.sampling.trace import Decoding
 from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task

@@ -10,8 +10,8 @@ from lab.models.load import Model, load
 from lab.models.source import BuiltInModel
 from lab.models.tiny import tiny_model
 from lab.records.errors import EstimateError
-from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
+from lab.sampling.trace import Decoding
 from lab.tasks.chain_verifier import verify
 from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Problem

@@ -9,9 +9,8 @@ import torch
 
 from lab.models.tiny import tiny_model
 from lab.records.errors import EstimateError, ModelError, SiteError
-from probes.attribution.attribute import attribute
 from probes.attribution.contrast import CONTRASTS
-from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation
+from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation, attribute
 from probes.attribution.feature_effects import completeness
 from probes.capture.site import Site, hook_site
 

@@ -9,10 +9,15 @@ from scipy.stats import spearmanr
 
 from lab.metrics.bootstrap import percentile_interval, resampled_means, resamples
 from lab.records.errors import EstimateError
-from probes.attribution.agreement import feature_agreement, place_agreement
 from probes.attribution.contrast import CONTRASTS
 from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation
-from probes.attribution.feature_effects import completeness, feature_effects, problem_sums
+from probes.attribution.feature_effects import (
+    completeness,
+    feature_agreement,
+    feature_effects,
+    place_agreement,
+    problem_sums,
+)
 from probes.tables import EFFECTS, TEXT_EFFECTS
 
 OWNERS = ["b", "a", "a", "c", "d", "b", "e", "f"]

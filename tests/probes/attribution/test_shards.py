@@ -16,8 +16,7 @@ from lab.models.tiny import tiny_model
 from lab.records.errors import EstimateError, SiteError, StorageError
 from lab.records.provenance import provenance
 from lab.records.tables import read_provenance
-from probes.attribution.attribute import attribute
-from probes.attribution.effects import Ablation, Gradient, Integrated
+from probes.attribution.effects import Ablation, Gradient, Integrated, attribute
 from probes.attribution.shards import attribute_shards, attribution_plan, stored_effects, write_shard
 from probes.capture.site import Site
 from probes.tables import EFFECTS

@@ -9,7 +9,7 @@ from lab.models.load import assemble
 from lab.models.tiny import FAMILIES, byte_tokenizer, tiny_model
 from lab.records.errors import SiteError
 from lab.sampling.decoder import left_padded, token_positions
-from probes.capture.layers_above import layers_above
+from probes.capture.capture import layers_above
 from probes.capture.site import Site, hook_site
 
 N_LAYERS = 3

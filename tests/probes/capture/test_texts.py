@@ -5,11 +5,10 @@ import pytest
 
 from lab.models.tiny import tiny_model
 from lab.records.errors import StorageError
-from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
-from lab.sampling.trace import trace_table
+from lab.sampling.trace import Decoding, trace_table
 from lab.tasks.problem import Problem, problem_table
-from probes.capture.texts import TEXTS, texts, texts_digest
+from probes.capture.positions import TEXTS, texts, texts_digest
 
 PROBLEMS = [
     Problem(id=f"p{index}", prompt=prompt, answer="", family="", source="")

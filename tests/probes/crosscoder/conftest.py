@@ -12,16 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lab.records.provenance import file_digest, provenance
-from lab.records.seeds import torch_generator
+from lab.records.provenance import file_digest, provenance, torch_generator
 from lab.records.tables import write_table
-from probes.capture.positions import AllTokens
+from probes.capture.positions import TEXTS, AllTokens, texts_digest
 from probes.capture.site import Site
-from probes.capture.texts import TEXTS, texts_digest
-from probes.crosscoder.crosscoder import Crosscoder
-from probes.crosscoder.paired import Paired
-from probes.storage.plan import Plan, Portion
-from probes.storage.store import INDEX, TEXTS_FILE, Store, index_name, shard_name, write_manifest
+from probes.crosscoder.crosscoder import Crosscoder, Paired
+from probes.storage.store import INDEX, TEXTS_FILE, Plan, Portion, Store, index_name, shard_name, write_manifest
 from probes.tables import LATENTS
 
 SITE = Site(1)

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from probes.crosscoder.compare import ONE_MODEL, compare
-from probes.crosscoder.crosscoder import Crosscoder
-from probes.crosscoder.paired import moments, quality
+from probes.crosscoder.crosscoder import Crosscoder, moments, quality
 from probes.tables import CROSSCODER_QUALITY, LATENTS
 
 from .conftest import SITE

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from lab.records.errors import EstimateError
 from probes.crosscoder.compare import latent_scaling
-from probes.crosscoder.crosscoder import Crosscoder
-from probes.crosscoder.paired import moments
+from probes.crosscoder.crosscoder import Crosscoder, moments
 
 from .conftest import SITE
 

@@ -11,16 +11,13 @@ from hypothesis import strategies as st
 
 from lab.models.tiny import tiny_model
 from lab.records.errors import SiteError, StorageError
-from probes.capture.positions import AllTokens, CompletionTokens
+from probes.capture.positions import TEXTS, AllTokens, CompletionTokens
 from probes.capture.site import Site
-from probes.capture.texts import TEXTS
-from probes.crosscoder.paired import HELD_OUT_SHARE, Paired
-from probes.sae.recipe import is_held_out
+from probes.crosscoder.crosscoder import HELD_OUT_SHARE, Paired
+from probes.sae.architecture import is_held_out
 from probes.storage.fill import fill
-from probes.storage.plan import plan
-from probes.storage.shard import read_rows
-from probes.storage.shuffled import shuffled
-from probes.storage.store import index_name
+from probes.storage.shard import read_rows, shuffled
+from probes.storage.store import index_name, plan
 
 from .conftest import MADE_BY, N_TOKENS, SITE, planted_store, write_shard
 
@@ -108,7 +105,7 @@ def test_order_is_a_function_of_seed_and_epoch_and_the_split_is_not(small, seed)
 
 def test_shards_are_read_only_when_their_rows_are_due(small, monkeypatch):
     read = []
-    monkeypatch.setattr("probes.storage.shuffled.read_rows", lambda *asked: read.append(asked) or read_rows(*asked))
+    monkeypatch.setattr("probes.storage.shard.read_rows", lambda *asked: read.append(asked) or read_rows(*asked))
     batches = small.paired.batches("training", 100, seed=0, n_mixed=2)
     assert read == []
     next(batches)

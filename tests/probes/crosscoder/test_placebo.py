@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from probes.crosscoder.compare import KINDS
-from probes.crosscoder.placebo import against_placebo, with_placebo
+from probes.crosscoder.compare import KINDS, against_placebo, with_placebo
 from probes.tables import LATENT_KINDS, LATENTS
 
 some_kinds = st.lists(st.sampled_from(KINDS), max_size=30)

@@ -8,8 +8,7 @@ from torch.nn.functional import normalize
 
 from lab.records.errors import ModelError
 from probes.crosscoder.compare import compare
-from probes.crosscoder.crosscoder import batch_top_k, save_crosscoder
-from probes.crosscoder.paired import Paired, moments, quality
+from probes.crosscoder.crosscoder import Paired, batch_top_k, moments, quality, save_crosscoder
 from probes.crosscoder.train import Training, train
 
 from .conftest import MADE_BY, SITE, planted, planted_store

@@ -16,14 +16,11 @@ from torch import Tensor
 from lab.models.load import Model
 from lab.models.tiny import tiny_model
 from lab.records.provenance import provenance
-from probes.capture.positions import AllTokens
+from probes.capture.positions import TEXTS, AllTokens
 from probes.capture.site import Site
-from probes.capture.texts import TEXTS
-from probes.sae.architecture import Architecture
-from probes.sae.recipe import Recipe, Training
+from probes.sae.architecture import Architecture, Recipe, Training
 from probes.storage.fill import fill
-from probes.storage.plan import plan
-from probes.storage.store import Store
+from probes.storage.store import Store, plan
 
 CPU = torch.device("cpu")
 D_MODEL, D_SAE = 32, 48

@@ -11,9 +11,8 @@ from pathlib import Path
 import torch
 
 from probes.capture.site import Site
-from probes.sae.architecture import BatchTopK, TopK
-from probes.sae.grid import Unit, grid, train_unit
-from probes.sae.recipe import Training
+from probes.sae.architecture import BatchTopK, TopK, Training
+from probes.sae.train import Unit, grid, train_unit
 
 TRAINING = Training(n_tokens=20 * 32, batch_size=32, held_out_share=0.3)
 

@@ -17,22 +17,19 @@ from lab.models.source import BuiltInModel
 from lab.records.errors import ModelError, StorageError
 from lab.records.provenance import provenance
 from lab.records.tables import read_provenance, read_table
-from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
-from lab.sampling.trace import trace_table
+from lab.sampling.trace import Decoding, trace_table
 from lab.tasks.problem import problem_table
 from lab.tasks.source import open_task, task_source
-from probes.capture.positions import AllTokens
+from probes.capture.positions import AllTokens, texts
 from probes.capture.site import Site
-from probes.capture.texts import texts
-from probes.sae import grid as grid_module
-from probes.sae.architecture import JumpReLU, TopK
-from probes.sae.grid import grid, judge, train_unit
-from probes.sae.load import load_sae, made_by
+from probes.sae import train as grid_module
+from probes.sae.architecture import QUALITY_FILE, JumpReLU, TopK, Training
+from probes.sae.dictionary import load_sae, made_by
 from probes.sae.quality import quality
-from probes.sae.recipe import QUALITY_FILE, Training
+from probes.sae.train import grid, judge, train_unit
 from probes.storage.fill import fill
-from probes.storage.plan import plan
+from probes.storage.store import plan
 from probes.tables import SAE_QUALITY
 
 from .conftest import CPU, SITES, TRAINING

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probes.sae.recipe import count_rows, is_held_out
+from probes.sae.architecture import count_rows, is_held_out
 
 shares = st.floats(0, 1)
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from lab.records.errors import LabError, ModelError, SiteError
 from probes.capture.site import Site
-from probes.sae.load import CONFIG, WEIGHTS, load_sae, made_by, release_sae
+from probes.sae.dictionary import CONFIG, WEIGHTS, load_sae, made_by, release_sae
 
 from .conftest import CPU, D_MODEL, D_SAE, fill_weights, jumprelu, metadata
 

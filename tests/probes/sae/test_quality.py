@@ -10,10 +10,10 @@ import torch
 from lab.models.tiny import tiny_model
 from lab.records.errors import ModelError, StorageError
 from probes.capture.site import hook_site
-from probes.sae.load import load_sae
+from probes.sae.architecture import is_held_out
+from probes.sae.dictionary import load_sae
 from probes.sae.quality import quality, recovered_interval
-from probes.sae.recipe import is_held_out
-from probes.storage.shuffled import shuffled
+from probes.storage.shard import shuffled
 
 from .conftest import CPU, D_MODEL, SITES, jumprelu, made_texts, standard
 

@@ -4,8 +4,7 @@ import pytest
 
 from lab.records.errors import ModelError
 from probes.capture.site import Site
-from probes.sae.architecture import BatchTopK, JumpReLU, Matryoshka, TopK
-from probes.sae.recipe import Recipe, Training
+from probes.sae.architecture import BatchTopK, JumpReLU, Matryoshka, Recipe, TopK, Training
 
 from .conftest import recipe
 

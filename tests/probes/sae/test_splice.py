@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from lab.models.tiny import tiny_model
 from lab.records.errors import ModelError, SiteError
 from probes.capture.site import Site, hook_site
-from probes.sae.dictionary import Reconstruction, splice
-from probes.sae.load import load_sae
+from probes.sae.dictionary import Reconstruction, load_sae, splice
 
 from .conftest import CPU, D_SAE, jumprelu, metadata
 

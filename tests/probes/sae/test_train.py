@@ -14,11 +14,10 @@ from lab.records.provenance import provenance
 from lab.records.tables import read_table
 from probes.capture.site import Site
 from probes.sae import train as train_module
-from probes.sae.architecture import BatchTopK, JumpReLU, Matryoshka, Standard, TopK
-from probes.sae.load import load_sae, made_by
-from probes.sae.recipe import Training, count_rows, is_held_out
+from probes.sae.architecture import BatchTopK, JumpReLU, Matryoshka, Standard, TopK, Training, count_rows, is_held_out
+from probes.sae.dictionary import load_sae, made_by
 from probes.sae.train import train_sae
-from probes.storage.shuffled import shuffled
+from probes.storage.shard import shuffled
 from probes.storage.store import INDEX
 
 from .conftest import CPU, SITES, TRAINING, filled, recipe

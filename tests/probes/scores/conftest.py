@@ -14,15 +14,13 @@ import torch
 from lab.models.load import Model
 from lab.models.tiny import tiny_model
 from lab.records.provenance import provenance
-from probes.capture.positions import CompletionTokens, Positions
+from probes.capture.positions import TEXTS, CompletionTokens, Positions
 from probes.capture.site import Site
-from probes.capture.texts import TEXTS
 from probes.sae.dictionary import Sae
 from probes.scores.labels import LABELS
 from probes.storage.fill import fill
-from probes.storage.plan import plan
 from probes.storage.shard import read_rows
-from probes.storage.store import Store
+from probes.storage.store import Store, plan
 
 with warnings.catch_warnings():
     # sae_lens 6.54 imports a module that transformer_lens 3.9 deprecates.

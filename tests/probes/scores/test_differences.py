@@ -10,7 +10,7 @@ from lab.metrics.bootstrap import percentile_interval, resamples
 from lab.models.tiny import tiny_model
 from lab.records.errors import ModelError, StorageError
 from probes.capture.positions import AllTokens
-from probes.scores.differences import add_problem_sums, differences, problem_sums, shard_problem_sums
+from probes.scores.contexts import add_problem_sums, differences, problem_sums, shard_problem_sums
 
 N_PROBLEMS = 6
 

@@ -8,8 +8,8 @@ from lab.models.anatomy import LAYOUTS
 from lab.models.tiny import FAMILIES, tiny_model
 from lab.records.errors import ModelError, SiteError
 from probes.capture.site import Site
-from probes.scores import logit_effects as module
-from probes.scores.logit_effects import directions, logit_effects
+from probes.scores import contexts as module
+from probes.scores.contexts import directions, logit_effects
 
 
 def with_random_norm(family: str):

@@ -16,12 +16,10 @@ from lab.models.tiny import tiny_model
 from lab.records.errors import ModelError, SiteError, StorageError
 from probes.capture.positions import AllTokens
 from probes.capture.site import Site
-from probes.scores import shard_features
-from probes.scores.label_activations import auroc, label_activations
-from probes.scores.labels import LABELS
-from probes.scores.reason_scores import reason_scores
-from probes.scores.shard_features import label_names
-from probes.scores.sums import N_BINS, Sums, firing, shard_sums, sums
+from probes.scores import labels as shard_features
+from probes.scores.label_probes import auroc, label_activations
+from probes.scores.labels import LABELS, label_names
+from probes.scores.sums import N_BINS, Sums, firing, reason_scores, shard_sums, sums
 
 NAMES = ("but", "hmm", "wait")
 

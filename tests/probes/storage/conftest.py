@@ -11,12 +11,10 @@ import pytest
 from lab.models.load import Model
 from lab.models.tiny import tiny_model
 from lab.records.provenance import Provenance, provenance
-from probes.capture.positions import CompletionTokens
+from probes.capture.positions import TEXTS, CompletionTokens
 from probes.capture.site import Site
-from probes.capture.texts import TEXTS
 from probes.storage.fill import fill
-from probes.storage.plan import Plan, plan
-from probes.storage.store import Store
+from probes.storage.store import Plan, Store, plan
 
 SITES = (Site(1), Site(0, "resid_pre"), Site(2))
 # Forty rows of three sites of 32 floats.

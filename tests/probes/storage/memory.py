@@ -15,14 +15,12 @@ import torch
 
 from lab.models.load import load
 from lab.models.source import model_source
-from lab.records.provenance import provenance
-from lab.records.seeds import numpy_generator
-from probes.capture.positions import AllTokens
+from lab.records.provenance import numpy_generator, provenance
+from probes.capture.positions import TEXTS, AllTokens
 from probes.capture.site import Site
-from probes.capture.texts import TEXTS
 from probes.storage.fill import fill
-from probes.storage.plan import plan
-from probes.storage.shuffled import shuffled
+from probes.storage.shard import shuffled
+from probes.storage.store import plan
 
 LENGTH = 100
 SITE = Site(0)

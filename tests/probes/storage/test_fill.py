@@ -10,15 +10,13 @@ import torch
 from lab.models.tiny import tiny_model
 from lab.records.errors import SiteError, StorageError
 from lab.records.tables import read_provenance, read_table
-from probes.capture.positions import AllTokens, CompletionTokens, SentenceEnds, TokenSet, positions
+from probes.capture.positions import TEXTS, AllTokens, CompletionTokens, SentenceEnds, TokenSet, positions
 from probes.capture.site import Site
-from probes.capture.texts import TEXTS
 from probes.storage import fill as fill_module
 from probes.storage import shard as shard_module
 from probes.storage.fill import fill
-from probes.storage.plan import plan
 from probes.storage.shard import read_rows
-from probes.storage.store import INDEX, open_store, read_manifest, require_model, write_manifest
+from probes.storage.store import INDEX, open_store, plan, read_manifest, require_model, write_manifest
 
 from .conftest import SITES, Case, made_by, made_texts
 

@@ -22,8 +22,7 @@ from lab.records.scale_out import Here, Ray
 from probes.capture.positions import CompletionTokens
 from probes.storage import fill as fill_module
 from probes.storage.fill import Reopened
-from probes.storage.plan import plan
-from probes.storage.store import MANIFEST
+from probes.storage.store import MANIFEST, plan
 
 from .captured import captured
 from .conftest import SHARD_BYTES, SITES, Case

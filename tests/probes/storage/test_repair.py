@@ -11,10 +11,9 @@ from lab.models.tiny import tiny_model
 from lab.records.errors import SiteError, StorageError
 from probes.capture.positions import CompletionTokens
 from probes.capture.site import Site
-from probes.storage.plan import plan
-from probes.storage.repair import Damage, repair, require_whole, verify
+from probes.storage.fill import Damage, repair, require_whole, verify
 from probes.storage.shard import read_rows
-from probes.storage.store import write_manifest
+from probes.storage.store import plan, write_manifest
 
 from .conftest import SITES, Case
 

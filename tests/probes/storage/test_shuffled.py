@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from lab.records.errors import SiteError, StorageError
 from probes.capture.site import Site
-from probes.storage import shuffled as shuffled_module
-from probes.storage.shard import read_rows
-from probes.storage.shuffled import shuffled
+from probes.storage import shard as shuffled_module
+from probes.storage.shard import read_rows, shuffled
 from probes.storage.store import read_index
 
 from .conftest import SITES

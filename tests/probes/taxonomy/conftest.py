@@ -11,14 +11,11 @@ from lab.models.load import Model
 from lab.models.tiny import tiny_model
 from lab.records.provenance import Provenance, provenance
 from lab.tasks.problem import Problem
-from probes.capture.positions import AllTokens, Positions
+from probes.capture.positions import TEXTS, AllTokens, Positions
 from probes.capture.site import Site
-from probes.capture.texts import TEXTS
 from probes.storage.fill import fill
-from probes.storage.plan import plan
-from probes.storage.store import Store
-from probes.taxonomy.segment_means import SegmentMeans
-from probes.taxonomy.segments import SEGMENTS
+from probes.storage.store import Store, plan
+from probes.taxonomy.segments import SEGMENTS, SegmentMeans
 
 SITES = (Site(0), Site(1))
 ALL = AllTokens()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score, f1_score, normalized_mutual_info_score
 
 from lab.metrics.bootstrap import resamples
-from probes.taxonomy.agreement import adjusted_rand, key, macro_f1, mutual_information, purity, sameness, tally
+from probes.taxonomy.judge import adjusted_rand, key, macro_f1, mutual_information, purity, sameness, tally
 
 codes = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=2, max_size=40)
 

@@ -11,8 +11,7 @@ from lab.metrics.bootstrap import resamples
 from probes.tables import CATEGORIES, TAXONOMIES
 from probes.taxonomy.fit import ClusteringSae, fit
 from probes.taxonomy.judge import Basis, judge
-from probes.taxonomy.segment_means import SegmentMeans
-from probes.taxonomy.segments import parts
+from probes.taxonomy.segments import SegmentMeans, parts
 from probes.taxonomy.survey import categories, noise
 from probes.taxonomy.taxonomy import normalised
 

@@ -10,9 +10,8 @@ from lab.tasks.chain_verifier import CHAIN_STEPS
 from probes.capture.capture import capture
 from probes.capture.positions import CompletionTokens, SentenceEnds
 from probes.capture.site import Site
-from probes.taxonomy import segment_means as module
-from probes.taxonomy.segment_means import segment_means, segment_rows
-from probes.taxonomy.segments import Steps, segments
+from probes.taxonomy import segments as module
+from probes.taxonomy.segments import Steps, segment_means, segment_rows, segments
 from probes.taxonomy.survey import LastToken, TokenBefore, spans_read
 
 from .conftest import PROBLEMS, SITES, made_texts

@@ -14,7 +14,7 @@ from lab.records.provenance import provenance
 from probes.capture.site import Site
 from steering.edit import Add, apply
 from steering.export.biases import Adapter
-from steering.export.block_outputs import LAST_MAPS
+from steering.export.gguf import LAST_MAPS
 from steering.export.vector_file import Origin, facts_of
 from steering.vector import SteeringVector
 

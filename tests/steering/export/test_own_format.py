@@ -12,9 +12,8 @@ from lab.records.provenance import provenance
 from probes.capture.site import Site
 from steering.export import export as exporting
 from steering.export.export import FORMATS, export, import_vector
-from steering.export.format import Format, fenced, quoted, section
 from steering.export.publish import model_card
-from steering.export.vector_file import ModelFacts, Origin, VectorFile, without_header
+from steering.export.vector_file import Format, ModelFacts, Origin, VectorFile, fenced, quoted, section, without_header
 from steering.vector import SteeringVector
 
 VECTOR = SteeringVector({Site(1): torch.tensor([1.0, -2.5])}, {Site(1): 2.0}, "by hand")

@@ -9,14 +9,14 @@ from lab.models.load import Model, load
 from lab.models.source import LocalModel
 from lab.post_training.reinforce import GrpoRun
 from lab.records.errors import SiteError
-from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
+from lab.sampling.trace import Decoding
 from lab.tasks.source import Task, open_task, task_source
 from probes.capture.capture import capture
 from probes.capture.site import Site
 from steering.edit import Add, apply
+from steering.fits.examples import residual_norms
 from steering.fits.policy_gradient import answer_reward, fit_policy_gradient, with_shared_weights
-from steering.fits.streams import residual_norms
 from steering.vector import SteeringVector
 
 SITES = (Site(0), Site(1))

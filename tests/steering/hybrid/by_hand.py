@@ -4,18 +4,15 @@ import copy
 
 import torch
 
-from lab.models.load import Model, assemble
-from lab.models.pair import ModelPair
+from lab.models.load import Model, ModelPair, assemble
 from lab.models.tiny import byte_tokenizer, tiny_model
-from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
-from lab.sampling.trace import Trace
+from lab.sampling.trace import Decoding, Trace
 from lab.tasks.problem import Problem
 from probes.capture.capture import capture
 from probes.capture.site import Site, hook_site
 from probes.taxonomy.taxonomy import Taxonomy
-from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.open_hybrid import open_hybrid
+from steering.hybrid.hybrid import Hybrid, open_hybrid
 from steering.vector import SteeringVector
 
 WORDS = ("a", "what is 2+3?", "chains of unequal length are the point of this", "x" * 31, "no")

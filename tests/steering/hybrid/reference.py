@@ -17,17 +17,25 @@ from torch import Tensor
 from torch.nn import Module
 from torch.utils.hooks import RemovableHandle
 
-from lab.models.load import Model
-from lab.models.pair import ModelPair
-from lab.records.seeds import child_seed, uniforms
-from lab.sampling.decoding import Decoding, pick
+from lab.models.load import Model, ModelPair
+from lab.records.provenance import child_seed, uniforms
 from lab.sampling.sample import end_tokens
+from lab.sampling.trace import Decoding, pick
 from lab.tasks.problem import Problem
 from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid, Intervention, Router
-from steering.hybrid.interventions import LikelyToken, SecondChoice, Steer, Takeover
+from steering.hybrid.interventions import (
+    FirstChooser,
+    LikelyToken,
+    RandomChooser,
+    SecondChoice,
+    Steer,
+    Sweep,
+    Takeover,
+    TunedChooser,
+)
 from steering.hybrid.routers import (
     ROUTER_KEY,
     Always,
@@ -42,7 +50,6 @@ from steering.hybrid.routers import (
     Reranked,
     Scheduled,
 )
-from steering.hybrid.sweep import FirstChooser, RandomChooser, Sweep, TunedChooser
 from steering.hybrid.vector_table import (
     CANDIDATE,
     CATEGORY,

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from lab.models.load import Model
-from lab.models.pair import ModelPair
+from lab.models.load import Model, ModelPair
 from lab.records.errors import VectorError
-from lab.records.seeds import child_seed, uniforms
-from lab.sampling.decoding import GREEDY, pick
+from lab.records.provenance import child_seed, uniforms
 from lab.sampling.sample import end_tokens, sample
+from lab.sampling.trace import GREEDY, pick
 from probes.capture.site import Site, hook_site
 from steering.edit import Ablate, Add, Rotate, apply
 from steering.gate import AtPositions, WhileWriting

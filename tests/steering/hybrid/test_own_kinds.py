@@ -5,7 +5,7 @@ from dataclasses import dataclass, is_dataclass, replace
 import pytest
 import torch
 
-from lab.sampling.decoding import GREEDY
+from lab.sampling.trace import GREEDY
 from probes.capture.site import Site
 from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid, Intervention, Moment, Reads, Routed, Router, Written, identity, insisting

@@ -8,21 +8,27 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from lab.models.load import Model, assemble, load
-from lab.models.pair import ModelPair
+from lab.models.load import Model, ModelPair, assemble, load
 from lab.models.source import BuiltInModel
 from lab.models.tiny import Family, byte_tokenizer, tiny_model
-from lab.sampling.decoding import GREEDY, Decoding
 from lab.sampling.sample import sample
-from lab.sampling.trace import Trace
+from lab.sampling.trace import GREEDY, Decoding, Trace
 from lab.tasks.problem import Problem
 from lab.tasks.source import open_task, task_source
 from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
-from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.interventions import LikelyToken, SecondChoice, Steer, Takeover
-from steering.hybrid.open_hybrid import open_hybrid
+from steering.hybrid.hybrid import Hybrid, open_hybrid
+from steering.hybrid.interventions import (
+    FirstChooser,
+    LikelyToken,
+    RandomChooser,
+    SecondChoice,
+    Steer,
+    Sweep,
+    Takeover,
+    TunedChooser,
+)
 from steering.hybrid.routers import (
     Always,
     AtRandom,
@@ -36,7 +42,6 @@ from steering.hybrid.routers import (
     Reranked,
     Scheduled,
 )
-from steering.hybrid.sweep import FirstChooser, RandomChooser, Sweep, TunedChooser
 from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
 from steering.vector import SteeringVector
 from tests.steering.hybrid.reference import Written, read, write

@@ -8,15 +8,23 @@ import pytest
 import torch
 
 from lab.records.errors import VectorError
-from lab.records.seeds import child_seed
-from lab.sampling.decoding import GREEDY
+from lab.records.provenance import child_seed
+from lab.sampling.trace import GREEDY
 from probes.capture.site import Site
 from steering.edit import Ablate, Add
 from steering.gate import WhileWriting
 from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.interventions import Steer
+from steering.hybrid.interventions import (
+    FirstChooser,
+    RandomChooser,
+    Steer,
+    Sweep,
+    TunedChooser,
+    chosen,
+    n_different,
+    pass_widths,
+)
 from steering.hybrid.routers import Always, AtRandom, AtSteps, Disagreement
-from steering.hybrid.sweep import FirstChooser, RandomChooser, Sweep, TunedChooser, chosen, n_different, pass_widths
 from steering.hybrid.vector_table import Drawn
 
 from .by_hand import FEW, SAMPLED, SEED, logits_under, pair_of, prompt_of, vector, written

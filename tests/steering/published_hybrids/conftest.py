@@ -6,18 +6,15 @@ import polars as pl
 import pytest
 import torch
 
-from lab.models.load import load
-from lab.models.pair import ModelPair
+from lab.models.load import ModelPair, load
 from lab.models.source import LocalModel
-from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
-from lab.sampling.trace import trace_table
+from lab.sampling.trace import Decoding, trace_table
 from lab.tasks.source import Task, open_task, task_source
 from probes.taxonomy.segments import Steps
 from steering.published_hybrids.fit_published import fit_published
 from steering.published_hybrids.material import Descent
-from steering.published_hybrids.published_hybrids import PublishedHybrids
-from steering.published_hybrids.recipe import PublishedSettings
+from steering.published_hybrids.published_hybrids import PublishedHybrids, PublishedSettings
 
 QUICK = Descent(n_epochs=12, batch_size=8, learning_rate=0.05, patience=10)
 SCALED = Descent(n_epochs=15, batch_size=8, learning_rate=0.2, patience=10)

@@ -21,7 +21,7 @@ from steering.published_hybrids.fit_published import (
     segment_examples,
 )
 from steering.published_hybrids.material import Material, Moment, material
-from steering.published_hybrids.recipe import FittedOn, PublishedSettings
+from steering.published_hybrids.published_hybrids import FittedOn, PublishedSettings
 
 INPUT, OUTPUT = Site(1, "resid_pre"), Site(1)
 

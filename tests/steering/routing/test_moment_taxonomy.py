@@ -5,18 +5,15 @@ import pytest
 import torch
 
 from lab.records.errors import EstimateError, StorageError
-from lab.records.provenance import provenance
-from lab.records.seeds import child_seed
-from probes.capture.positions import AllTokens
+from lab.records.provenance import child_seed, provenance
+from probes.capture.positions import TEXTS, AllTokens
 from probes.capture.site import Site
-from probes.capture.texts import TEXTS
 from probes.storage.fill import fill
-from probes.storage.plan import plan
+from probes.storage.store import plan
 from probes.taxonomy.fit import ClusteringSae, KMeans, fit
-from probes.taxonomy.segment_means import segment_means
-from probes.taxonomy.segments import Sentences, parts, segments
+from probes.taxonomy.segments import Sentences, parts, segment_means, segments
 from probes.taxonomy.survey import TokenBefore, spans_read
-from steering.routing.moments import Moments, moment_taxonomy, moments
+from steering.routing.category_vectors import Moments, moment_taxonomy, moments
 from tests.steering.routing.conftest import planted
 
 SITE = Site(1)

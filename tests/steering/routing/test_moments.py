@@ -8,7 +8,7 @@ from lab.models.tiny import tiny_model
 from lab.records.errors import VectorError
 from probes.capture.capture import capture
 from probes.capture.site import Site
-from steering.routing.moments import moments, streams_before
+from steering.routing.category_vectors import moments, streams_before
 from tests.steering.routing.conftest import decision_frame, planted, problem, trace_frame
 
 TEXTS = {"1?": ("ab", "c"), "22=": ("d?e",)}

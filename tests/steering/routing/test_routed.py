@@ -11,25 +11,22 @@ import pytest
 import torch
 
 from elicitation.study.disagreements import disagreements
-from lab.models.load import load
-from lab.models.pair import ModelPair
+from lab.models.load import ModelPair, load
 from lab.models.source import LocalModel
 from lab.records.errors import StorageError, VectorError
 from lab.records.provenance import provenance
-from lab.sampling.decoding import Decoding
 from lab.sampling.sample import sample
-from lab.sampling.trace import trace_table, verdict_table
+from lab.sampling.trace import Decoding, trace_table, verdict_table
 from lab.scoring.scores import Row
 from lab.tasks.source import Task, open_task, task_source
 from probes.capture.site import Site
 from probes.taxonomy.segments import Steps
 from steering.export.vector_file import facts_of
 from steering.fits.gradient import GradientFit
-from steering.hybrid.hybrid import Hybrid
+from steering.hybrid.hybrid import Hybrid, open_hybrid
 from steering.hybrid.interventions import Steer
-from steering.hybrid.open_hybrid import open_hybrid
 from steering.hybrid.routers import BaseProbe
-from steering.routing.moments import streams_before
+from steering.routing.category_vectors import streams_before
 from steering.routing.routed import Routing, RoutingFit, fit_routing, load_routing, save_routing
 
 SITE = Site(0)
