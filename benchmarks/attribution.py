@@ -21,9 +21,11 @@ from machine import machine
 from timed import timed
 
 from lab.metrics.bootstrap import Interval, resamples
+from lab.models.device import resolve_device
 from lab.models.load import Model, load
-from lab.models.source import model_source, resolve_device
-from lab.records.provenance import numpy_generator, package_versions, revision
+from lab.models.source import model_source
+from lab.records.provenance import package_versions, revision
+from lab.records.seeds import numpy_generator
 from lab.sampling.decoder import left_padded, token_positions
 from lab.tasks.source import open_task, task_source
 from probes.attribution.contrast import first_token_contrasts

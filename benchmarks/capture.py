@@ -23,9 +23,11 @@ from torch import Tensor, nn
 
 from lab.models.anatomy import LAYOUTS
 from lab.models.bridge import to_bridge
+from lab.models.device import resolve_device
 from lab.models.load import Model, load
-from lab.models.source import model_source, resolve_device
-from lab.records.provenance import package_versions, revision, torch_generator
+from lab.models.source import model_source
+from lab.records.provenance import package_versions, revision
+from lab.records.seeds import torch_generator
 from probes.capture.capture import capture
 from probes.capture.site import Site
 

@@ -29,9 +29,11 @@ from sae_lens import StandardSAE, StandardSAEConfig
 from timed import timed
 from torch import Tensor
 
+from lab.models.device import resolve_device
 from lab.models.load import Model, load
-from lab.models.source import BuiltInModel, resolve_device
-from lab.records.provenance import numpy_generator, package_versions, provenance, revision, torch_generator
+from lab.models.source import BuiltInModel
+from lab.records.provenance import package_versions, provenance, revision
+from lab.records.seeds import numpy_generator, torch_generator
 from lab.sampling.decoder import left_padded
 from lab.tasks.chain_verifier import CHAIN_STEPS
 from lab.tasks.chain_world import Habits, as_expression, chain_document

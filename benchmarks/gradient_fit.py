@@ -22,9 +22,11 @@ from machine import machine
 from timed import timed
 from torch import Tensor
 
+from lab.models.device import resolve_device
 from lab.models.load import Model, load
-from lab.models.source import model_source, resolve_device
-from lab.records.provenance import numpy_generator, package_versions, revision, torch_generator
+from lab.models.source import model_source
+from lab.records.provenance import package_versions, revision
+from lab.records.seeds import numpy_generator, torch_generator
 from lab.sampling.decoder import left_padded, token_positions
 from probes.capture.capture import LayersAbove, layers_above
 from probes.capture.site import Site, hook_site

@@ -32,10 +32,11 @@ from machine import machine
 from timed import timed
 from torch import Tensor, nn
 
+from lab.models.device import resolve_device
 from lab.models.load import Model, ModelPair, assemble
-from lab.models.source import resolve_device
 from lab.models.tiny import EOS, byte_tokenizer, tiny_network
-from lab.records.provenance import package_versions, revision, torch_generator
+from lab.records.provenance import package_versions, revision
+from lab.records.seeds import torch_generator
 from lab.sampling.decoder import OpenDecoder
 from lab.sampling.sample import sample
 from lab.sampling.trace import Decoding, Trace

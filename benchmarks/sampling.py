@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 from machine import machine
 
+from lab.models.device import resolve_device
 from lab.models.load import Model, load
-from lab.models.source import model_source, resolve_device
+from lab.models.source import model_source
 from lab.records.provenance import package_versions, revision
 from lab.sampling.sample import end_tokens, sample
 from lab.sampling.trace import Decoding

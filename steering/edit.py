@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from lab.models.load import Model
 from lab.records.errors import SiteError, VectorError
-from lab.records.provenance import child_seed
+from lab.records.seeds import child_seed
 from lab.sampling.decoder import Batch, CachedDecoder, OpenDecoder, Proposal
 from probes.capture.site import Site, hook_site
 from probes.sae.dictionary import Sae, require_fit

@@ -11,7 +11,7 @@ from elicitation.study.config import OwnHelp, Study
 from lab.models.source import shipped_names
 from lab.organisms.card import read_card
 from lab.post_training.path_test import PathTest
-from lab.records.provenance import child_seed
+from lab.records.seeds import child_seed
 from lab.sampling.trace import Decoding
 from lab.scoring.evidence import ArmKey, Control, Role
 from steering.routing.routed import RoutingFit

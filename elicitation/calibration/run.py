@@ -29,11 +29,13 @@ from elicitation.report.study.tables import LADDER
 from elicitation.study.context import Watch, write_readme
 from elicitation.study.reported import table_file
 from lab.metrics.bootstrap import mean_interval, resamples
+from lab.models.device import resolve_device
 from lab.models.load import load
-from lab.models.source import BuiltInModel, resolve_device
+from lab.models.source import BuiltInModel
 from lab.post_training.path_test import PathTest, path_test, strict_rates
 from lab.records.errors import ModelError
-from lab.records.provenance import digest, numpy_generator, provenance
+from lab.records.provenance import digest, provenance
+from lab.records.seeds import numpy_generator
 from lab.records.tables import read_table, write_table, write_text
 from lab.tasks.source import open_task, task_source
 

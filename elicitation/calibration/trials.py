@@ -18,7 +18,8 @@ from elicitation.estimators.panel import ESTIMATORS, SHARES
 from elicitation.study.context import claimed, prepare
 from elicitation.study.run import measure
 from elicitation.study.tables import read_estimates, read_evidence
-from lab.records.provenance import canonical_json, digest, numpy_generator, provenance
+from lab.records.provenance import canonical_json, digest, provenance
+from lab.records.seeds import numpy_generator
 from lab.records.tables import read_table, write_table, write_text
 from lab.scoring.evidence import ARMS, Control, Evidence, Role
 

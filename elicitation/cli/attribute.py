@@ -67,9 +67,11 @@ class AttributeCommand:
         """Attributes under a progress bar, and shows the features of the largest effect."""
         from elicitation.cli.sample import opened
         from lab.metrics.bootstrap import resamples
-        from lab.models.source import model_source, resolve_double_device
-        from lab.records.provenance import numpy_generator, provenance
+        from lab.models.device import resolve_double_device
+        from lab.models.source import model_source
+        from lab.records.provenance import provenance
         from lab.records.scale_out import Here, Ray, map_shards, place
+        from lab.records.seeds import numpy_generator
         from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation
         from probes.attribution.feature_effects import completeness, feature_effects
         from probes.attribution.shards import (

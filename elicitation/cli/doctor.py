@@ -147,7 +147,7 @@ def devices() -> Iterator[Finding]:
     try:
         import torch
 
-        from lab.models.source import resolve_device, resolve_dtype, threads_rule
+        from lab.models.device import resolve_device, resolve_dtype, threads_rule
     except (ImportError, OSError) as error:
         described = f"cannot be imported: {' '.join(str(error).split())}"
         yield Finding("devices", "torch", "broken", described, pip("torch"))

@@ -57,7 +57,7 @@ class FeaturesCommand:
         from elicitation.report.features.tables import TABLES, FeatureNames
         from elicitation.report.kit.document import Origin, TableFile
         from elicitation.study.features import Read, feature_tables
-        from lab.models.source import resolve_double_device
+        from lab.models.device import resolve_double_device
         from lab.records.provenance import digest, file_digest, provenance
         from lab.records.stage import memoised
         from lab.records.tables import write_table, write_text
@@ -178,7 +178,7 @@ class Attributed:
     def effects(self, seed: int) -> pl.DataFrame:
         """`FEATURE_EFFECTS`."""
         from lab.metrics.bootstrap import resamples
-        from lab.records.provenance import numpy_generator
+        from lab.records.seeds import numpy_generator
         from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation
         from probes.attribution.feature_effects import feature_effects
         from probes.attribution.shards import stored_effects

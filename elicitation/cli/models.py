@@ -85,7 +85,7 @@ class ModelsBuild:
 
     def run(self, terminal: Terminal) -> None:
         """Trains under a progress bar, and shows the card."""
-        from lab.models.source import resolve_device
+        from lab.models.device import resolve_device
         from lab.organisms.build import build
         from lab.organisms.catalogue import organism_named
 

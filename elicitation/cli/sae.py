@@ -55,7 +55,7 @@ class SaeTrain:
         import torch
 
         from elicitation.cli.sample import opened
-        from lab.models.source import resolve_double_device
+        from lab.models.device import resolve_double_device
         from lab.records.scale_out import Here, Ray, map_shards, place
         from probes.capture.site import Site
         from probes.sae.architecture import parse_architecture
@@ -140,7 +140,7 @@ class SaeCompare:
 
     def run(self, terminal: Terminal) -> None:
         """Trains a crosscoder of a pair, and of a placebo pair where there is one, and shows the kinds of latents."""
-        from lab.models.source import resolve_double_device
+        from lab.models.device import resolve_double_device
         from lab.records.provenance import digest, provenance
         from lab.records.stage import memoised
         from lab.records.tables import read_table, write_table

@@ -44,7 +44,8 @@ class SampleCommand:
 
     def run(self, terminal: Terminal) -> None:
         """Samples, verifies and writes three tables."""
-        from lab.records.provenance import child_seed, provenance
+        from lab.records.provenance import provenance
+        from lab.records.seeds import child_seed
         from lab.records.tables import write_table
         from lab.sampling.sample import sample
         from lab.sampling.trace import TRACES, VERDICTS, trace_table, verdict_table
@@ -100,7 +101,7 @@ COMMAND = SampleCommand
 def opened(name: str, device: str, dtype: str) -> "Model":
     """The model of that name, and as many threads for torch as it wants."""
     from elicitation.front.opening import load
-    from lab.models.source import settle_threads
+    from lab.models.device import settle_threads
 
     model = load(name, device=device, dtype=dtype)  # pyright: ignore[reportArgumentType]
     settle_threads(model.n_parameters)

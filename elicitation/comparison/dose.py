@@ -16,7 +16,7 @@ from elicitation.report.vectors.tables import DOSES, VECTOR_DOSES
 from lab.metrics.bootstrap import difference_interval, mean_interval, resamples
 from lab.models.load import Model
 from lab.records.errors import VectorError
-from lab.records.provenance import child_seed, numpy_generator
+from lab.records.seeds import child_seed, numpy_generator
 from lab.records.stage import Artefact
 from lab.sampling.sample import sample
 from lab.sampling.trace import Trace

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from elicitation.comparison.config import ComparisonContext
 from elicitation.comparison.fits import Fitted
 from lab.models.load import Model
-from lab.records.provenance import child_seed
+from lab.records.seeds import child_seed
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import Schema, read_table, write_table
 from lab.sampling.sample import sample

@@ -12,7 +12,8 @@ from elicitation.comparison.config import ComparisonContext
 from elicitation.comparison.training_pairs import ITSELF, TrainingPairs, sides_forgotten, tokens_misplaced
 from lab.post_training.reinforce import Reward
 from lab.records.errors import VectorError
-from lab.records.provenance import child_seed, digest, numpy_generator, torch_generator
+from lab.records.provenance import digest
+from lab.records.seeds import child_seed, numpy_generator, torch_generator
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import write_text
 from lab.scoring.evidence import Control

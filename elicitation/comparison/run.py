@@ -26,7 +26,7 @@ from elicitation.report.vectors.tables import (
 from elicitation.study.context import Watch, claimed
 from elicitation.study.disagreements import DISAGREEMENTS
 from elicitation.study.run import problem_stage
-from lab.models.source import settled_threads
+from lab.models.device import settled_threads
 from lab.records.provenance import file_digest
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import Schema, read_provenance, read_table, write_text

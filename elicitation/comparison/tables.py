@@ -19,7 +19,8 @@ from elicitation.study.findings import Answered, Weights, arm_table, ladder_tabl
 from elicitation.study.sampled import arm_traces
 from elicitation.study.tables import answered
 from lab.metrics.bootstrap import mean_interval, resamples
-from lab.records.provenance import digest, numpy_generator
+from lab.records.provenance import digest
+from lab.records.seeds import numpy_generator
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import write_table
 from lab.sampling.trace import VERDICTS

@@ -16,7 +16,8 @@ from elicitation.study.fits import decision_stage, fitting_stage, solved
 from elicitation.study.sampled import own_traces, read_traces
 from lab.models.load import Model, ModelPair
 from lab.records.errors import VectorError
-from lab.records.provenance import digest, torch_generator
+from lab.records.provenance import digest
+from lab.records.seeds import torch_generator
 from lab.records.stage import Artefact
 from lab.records.tables import read_table
 from lab.sampling.decoder import left_padded

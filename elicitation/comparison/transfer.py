@@ -14,7 +14,7 @@ from elicitation.report.vectors.tables import TRANSFERS, VECTOR_TRANSFERS
 from lab.metrics.bootstrap import difference_interval, resamples
 from lab.models.load import Model, ModelPair
 from lab.records.errors import VectorError
-from lab.records.provenance import child_seed, numpy_generator
+from lab.records.seeds import child_seed, numpy_generator
 from lab.records.stage import Artefact
 from steering.edit import Add
 from steering.gate import EVERYWHERE, Gate

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from lab.metrics.accuracy import Share, elicited_share
 from lab.metrics.bootstrap import Interval, difference_interval, resamples
 from lab.records.errors import EstimateError
-from lab.records.provenance import numpy_generator
+from lab.records.seeds import numpy_generator
 from lab.records.tables import Column, Schema
 from lab.scoring.evidence import ArmKey, DecodingName, Evidence, Role, arm_of
 

@@ -16,7 +16,7 @@ from lab.metrics.bootstrap import (
     resampled_means,
     resamples,
 )
-from lab.records.provenance import numpy_generator
+from lab.records.seeds import numpy_generator
 from lab.scoring.evidence import Evidence, Role
 
 DIVERGENCE = "KL of base from tuned on the new task"

@@ -19,7 +19,7 @@ from lab.metrics.accuracy import elicited_share as share_of_gap
 from lab.metrics.bootstrap import Interval, mean_interval, resamples
 from lab.models.load import Model, ModelPair
 from lab.records.errors import EstimateError, ModelError, StorageError, TaskError
-from lab.records.provenance import numpy_generator
+from lab.records.seeds import numpy_generator
 from lab.records.tables import Column, Schema
 from lab.sampling import sample as sampling
 from lab.sampling.decoder import OpenDecoder

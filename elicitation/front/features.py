@@ -14,9 +14,10 @@ from elicitation.study.interventions import TopFeatures, frequency_matched
 from elicitation.study.interventions import top_features as carriers
 from elicitation.widgets.token_strip import ReadText, TokenStrip
 from lab.metrics.bootstrap import resamples
+from lab.models.device import resolve_device
 from lab.models.load import Model
-from lab.models.source import resolve_device
-from lab.records.provenance import numpy_generator, provenance
+from lab.records.provenance import provenance
+from lab.records.seeds import numpy_generator
 from lab.records.tables import read_table
 from lab.sampling.decoder import left_padded
 from lab.tasks.problem import problem_table

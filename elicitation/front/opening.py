@@ -8,8 +8,9 @@ from typing import TypeAlias
 import polars as pl
 
 from lab.models import load as loading
+from lab.models.device import DtypeName, resolve_device, resolve_dtype
 from lab.models.load import Model, ModelPair
-from lab.models.source import DtypeName, model_source, resolve_device, resolve_dtype, shipped_names
+from lab.models.source import model_source, shipped_names
 from lab.organisms.card import read_card
 from lab.records.errors import ModelError, TaskError
 from lab.tasks.problem import Problem

@@ -28,7 +28,8 @@ from lab.models.load import Model, ModelPair, assemble
 from lab.post_training import reinforce as grpo
 from lab.post_training.supervised import Document, SupervisedRun, train_on_documents
 from lab.records.errors import VectorError
-from lab.records.provenance import numpy_generator, provenance, torch_generator
+from lab.records.provenance import provenance
+from lab.records.seeds import numpy_generator, torch_generator
 from lab.sampling.decoder import left_padded
 from lab.scoring.evidence import Control, Role
 from lab.tasks.problem import Problem

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from elicitation.report.study.tables import Family
 from elicitation.study.config import OwnHelp
-from lab.records.provenance import child_seed, torch_generator
+from lab.records.seeds import child_seed, torch_generator
 from lab.scoring.evidence import ArmKey, Control, Role, arm_row
 from lab.tasks.source import Task
 from lab.test_time.choice import CotDecoding, Fitting, SelfConsistency, Temperature

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from elicitation.estimators.estimate import Analysis
+from lab.models.device import DtypeName
 from lab.models.load import Model
-from lab.models.source import DtypeName
 from lab.records.errors import DecodingError, EstimateError, TaskError
 from lab.sampling.trace import Decoding
 from lab.scoring.evidence import ArmKey

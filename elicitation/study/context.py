@@ -9,8 +9,9 @@ from itertools import product
 from pathlib import Path
 
 from elicitation.study.config import Study, require_room
+from lab.models.device import resolve_device, resolve_dtype
 from lab.models.load import Model, ModelPair, load
-from lab.models.source import model_source, resolve_device, resolve_dtype
+from lab.models.source import model_source
 from lab.records.errors import StorageError
 from lab.records.provenance import Provenance, canonical_json, provenance
 from lab.records.stage import Artefact, memoised

@@ -22,7 +22,8 @@ from elicitation.study.interventions import (
 from elicitation.study.sampled import read_traces
 from lab.metrics.bootstrap import resamples
 from lab.models.load import Model
-from lab.records.provenance import Provenance, numpy_generator
+from lab.records.provenance import Provenance
+from lab.records.seeds import numpy_generator
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import read_table, write_table
 from lab.tasks.problem import problem_table

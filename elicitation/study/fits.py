@@ -15,7 +15,8 @@ from elicitation.study.disagreements import ACTIVATIONS, DISAGREEMENTS, contexts
 from elicitation.study.sampled import own_traces, read_traces
 from lab.models.load import ModelPair
 from lab.records.errors import EstimateError, VectorError
-from lab.records.provenance import Provenance, numpy_generator, torch_generator
+from lab.records.provenance import Provenance
+from lab.records.seeds import numpy_generator, torch_generator
 from lab.records.stage import Artefact
 from lab.records.tables import read_table, replacing, write_table
 from lab.sampling.trace import verdict_table

@@ -13,7 +13,7 @@ from torch import Tensor
 from lab.metrics.bootstrap import Interval, difference_interval, mean_interval, resamples
 from lab.models.load import Model, ModelPair, in_float32
 from lab.records.errors import EstimateError
-from lab.records.provenance import numpy_generator
+from lab.records.seeds import numpy_generator
 from lab.scoring.scores import Row, completion_logits, pieces
 from lab.tasks.problem import Problem
 from probes.attribution.contrast import CONTRASTS

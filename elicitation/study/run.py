@@ -11,7 +11,7 @@ from elicitation.study.fits import Fitting, fitting_stage, published_stage, read
 from elicitation.study.reported import Finished, Measured, report_stage
 from elicitation.study.sampled import arm_traces, own_traces, read_traces
 from elicitation.study.tables import estimate_stage, evidence_stage, table_stage
-from lab.models.source import settled_threads
+from lab.models.device import settled_threads
 from lab.records.provenance import Provenance, canonical_json, digest
 from lab.records.stage import Artefact
 from lab.records.tables import write_table

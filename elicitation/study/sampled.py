@@ -11,7 +11,8 @@ import polars as pl
 from elicitation.study.arms import Arm
 from elicitation.study.context import StudyContext
 from lab.models.load import Model
-from lab.records.provenance import Provenance, child_seed, digest
+from lab.records.provenance import Provenance, digest
+from lab.records.seeds import child_seed
 from lab.records.stage import Artefact
 from lab.records.tables import Column, Schema, read_table, write_table
 from lab.sampling.decoder import OpenDecoder

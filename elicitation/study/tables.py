@@ -28,7 +28,8 @@ from elicitation.study.findings import (
 from elicitation.study.sampled import old_traces, read_traces, tokens_per_answer
 from lab.metrics.bootstrap import resamples
 from lab.models.load import Model
-from lab.records.provenance import Provenance, numpy_generator
+from lab.records.provenance import Provenance
+from lab.records.seeds import numpy_generator
 from lab.records.stage import Artefact
 from lab.records.tables import read_table, write_table
 from lab.sampling.trace import VERDICTS, verdict_table

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from lab.models.load import Model, assemble
-from lab.records.provenance import child_seed
+from lab.records.seeds import child_seed
 
 Family: TypeAlias = Literal["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox"]
 FAMILIES: tuple[Family, ...] = get_args(Family)

@@ -17,16 +17,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from lab.models.device import settled_threads
 from lab.models.load import Model, assemble, load
-from lab.models.source import (
-    PRETRAINED,
-    BuiltInModel,
-    LocalModel,
-    ModelSource,
-    model_source,
-    settled_threads,
-    shipped_names,
-)
+from lab.models.source import PRETRAINED, BuiltInModel, LocalModel, ModelSource, model_source, shipped_names
 from lab.organisms.card import write_card
 from lab.organisms.catalogue import organism_named
 from lab.organisms.examine import EVALUATION_SEED, examine, truth
@@ -45,7 +38,8 @@ from lab.organisms.recipe import (
 from lab.post_training.reinforce import reinforce
 from lab.post_training.supervised import Document, save_low_rank, train_on_documents, with_low_rank
 from lab.records.errors import StorageError
-from lab.records.provenance import child_seed, digest, numpy_generator
+from lab.records.provenance import digest
+from lab.records.seeds import child_seed, numpy_generator
 from lab.sampling.sample import first_stop
 from lab.tasks.source import open_task, task_source
 

@@ -11,7 +11,7 @@ from lab.metrics.accuracy import elicited_share
 from lab.metrics.bootstrap import Interval, mean_interval, percentile_interval, resampled_means, resamples
 from lab.models.load import Model
 from lab.organisms.recipe import Case, EvalSpec, FromScratch, LowRank, Organism, Tuned
-from lab.records.provenance import numpy_generator
+from lab.records.seeds import numpy_generator
 from lab.sampling.sample import sample
 from lab.sampling.trace import GREEDY
 from lab.tasks.chain_task import ChainMix, ChainPart, ChainTask

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from lab.models.load import Model
 from lab.post_training.supervised import Document, SupervisedRun, train_on_documents
-from lab.records.provenance import child_seed, numpy_generator
+from lab.records.seeds import child_seed, numpy_generator
 from lab.sampling.sample import sample
 from lab.sampling.trace import Decoding
 from lab.tasks.source import Task

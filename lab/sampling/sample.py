@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lab.models.load import Model
 from lab.records.errors import DecodingError
-from lab.records.provenance import child_seed, uniforms
+from lab.records.seeds import child_seed, uniforms
 from lab.sampling.decoder import Batch, CachedDecoder, OpenDecoder, Proposal, is_out_of_memory, left_padded
 from lab.sampling.trace import ROUTES, Decoding, Trace, pick
 from lab.tasks.problem import Problem

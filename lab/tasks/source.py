@@ -114,7 +114,7 @@ def open_task(source: TaskSource, *, n_problems: int, seed: int, held_out: bool 
     of the source.
     """
     # The import is here because it brings torch, and the command line names sources without it.
-    from lab.records.provenance import numpy_generator
+    from lab.records.seeds import numpy_generator
 
     if n_problems < 1:
         raise TaskError(f"task {source.typed!r}: asked for {n_problems} problems, want at least 1")

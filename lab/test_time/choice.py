@@ -18,7 +18,7 @@ from lab.metrics.accuracy import accuracy
 from lab.metrics.bootstrap import resamples
 from lab.models.load import Model
 from lab.records.errors import DecodingError, EstimateError
-from lab.records.provenance import numpy_generator
+from lab.records.seeds import numpy_generator
 from lab.records.tables import Column, Schema
 from lab.sampling.decoder import Batch, CachedDecoder, left_padded
 from lab.sampling.sample import decoded, encode_prompt, end_tokens, sample

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lab.models.load import Model
 from lab.records.errors import DecodingError
-from lab.records.provenance import child_seed, uniforms
+from lab.records.seeds import child_seed, uniforms
 from lab.sampling.sample import encode_prompt
 from lab.sampling.trace import Decoding
 from lab.tasks.problem import Problem

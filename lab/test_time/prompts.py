@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lab.models.load import Model
 from lab.records.errors import DecodingError
-from lab.records.provenance import numpy_generator
+from lab.records.seeds import numpy_generator
 from lab.sampling.decoder import Batch, CachedDecoder, OpenDecoder, Proposal
 from lab.sampling.sample import encode_prompt, sample
 from lab.sampling.trace import Trace

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lab.records.errors import ModelError
-from lab.records.provenance import child_seed, torch_generator
+from lab.records.seeds import child_seed, torch_generator
 from probes.crosscoder.crosscoder import Crosscoder, Paired, batch_top_k
 
 N_MEASURED = 32

@@ -8,7 +8,7 @@ from typing import TypeAlias, assert_never
 import polars as pl
 
 from lab.records.errors import ModelError
-from lab.records.provenance import child_seed
+from lab.records.seeds import child_seed
 from probes.capture.site import Site
 from probes.storage.store import Store
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from lab.metrics.bootstrap import Interval, percentile_interval, resamples
 from lab.models.load import Model
 from lab.records.errors import StorageError
-from lab.records.provenance import numpy_generator
+from lab.records.seeds import numpy_generator
 from lab.records.tables import read_table
 from lab.scoring.scores import Row, Texts, completion_logits, pieces
 from probes.capture.positions import TEXTS

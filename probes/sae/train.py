@@ -31,7 +31,8 @@ from torch import Tensor
 
 from lab.models.load import Model
 from lab.records.errors import ModelError, SiteError, StorageError
-from lab.records.provenance import Provenance, child_seed, digest, provenance
+from lab.records.provenance import Provenance, digest, provenance
+from lab.records.seeds import child_seed
 from lab.records.stage import atomic_directory
 from lab.records.tables import write_table
 from probes.capture.site import Site

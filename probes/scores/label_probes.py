@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lab.metrics.bootstrap import Interval, percentile_interval, resamples
 from lab.records.errors import StorageError
-from lab.records.provenance import numpy_generator
+from lab.records.seeds import numpy_generator
 from probes.sae.dictionary import Sae
 from probes.scores.labels import encoded, label_names, label_rows, read_site, rows_together
 from probes.scores.sums import Sums

@@ -11,15 +11,7 @@ import polars as pl
 import torch
 
 from lab.models.load import Model, load
-from lab.models.source import (
-    AdapterModel,
-    BuiltInModel,
-    GgufModel,
-    HubModel,
-    LocalModel,
-    ModelSource,
-    model_source,
-)
+from lab.models.source import AdapterModel, BuiltInModel, GgufModel, HubModel, LocalModel, ModelSource, model_source
 from lab.records.errors import StorageError
 from lab.records.provenance import Provenance, file_digest
 from lab.records.scale_out import Here, Ray, map_shards

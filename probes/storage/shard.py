@@ -14,7 +14,8 @@ from torch import Tensor
 
 from lab.models.load import Model
 from lab.records.errors import SiteError, StorageError
-from lab.records.provenance import Provenance, torch_generator
+from lab.records.provenance import Provenance
+from lab.records.seeds import torch_generator
 from lab.records.tables import replacing, write_table
 from lab.sampling.decoder import is_out_of_memory, left_padded
 from probes.capture.capture import capture

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lab.records.errors import EstimateError
-from lab.records.provenance import torch_generator
+from lab.records.seeds import torch_generator
 from probes.taxonomy.segments import Parts, SegmentMeans
 from probes.taxonomy.taxonomy import Taxonomy, category_names, normalised, sparse
 

@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import xlogy
 
 from lab.metrics.bootstrap import Interval, percentile_interval
-from lab.records.provenance import numpy_generator
+from lab.records.seeds import numpy_generator
 from probes.taxonomy.segments import Parts, SegmentMeans
 from probes.taxonomy.taxonomy import Taxonomy, normalised
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lab.records.errors import EstimateError, StorageError
-from lab.records.provenance import child_seed
+from lab.records.seeds import child_seed
 from lab.records.tables import Column, Schema, read_table
 from lab.tasks.problem import Problem, StepGrammar
 from probes.capture.positions import ENDS, SentenceEnds, positions

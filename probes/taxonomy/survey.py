@@ -12,7 +12,7 @@ from jaxtyping import Int
 from lab.metrics.bootstrap import resamples
 from lab.models.load import Model
 from lab.records.errors import EstimateError, StorageError
-from lab.records.provenance import child_seed, numpy_generator, torch_generator
+from lab.records.seeds import child_seed, numpy_generator, torch_generator
 from lab.records.tables import read_table
 from probes.capture.positions import TEXTS
 from probes.capture.site import Site

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lab.models.load import Model
 from lab.records.errors import VectorError
-from lab.records.provenance import torch_generator
+from lab.records.seeds import torch_generator
 from probes.capture.site import Site
 from steering.fits.examples import Completions, Disagreements, Example, Streams, listed, read_streams
 from steering.fits.fit import Fit, Taught

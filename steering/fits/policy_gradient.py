@@ -14,7 +14,7 @@ from lab.models.anatomy import find_anatomy
 from lab.models.load import Model
 from lab.post_training.reinforce import GrpoRun, Reward, reinforce
 from lab.post_training.supervised import OnProgress
-from lab.records.provenance import child_seed
+from lab.records.seeds import child_seed
 from lab.sampling.trace import Decoding
 from lab.tasks.problem import Problem, Verifier
 from probes.capture.site import Site, hook_site

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lab.models.load import Model, ModelPair
 from lab.records.errors import DecodingError, ModelError
-from lab.records.provenance import uniforms
+from lab.records.seeds import uniforms
 from probes.capture.site import Site, check_site
 from probes.taxonomy.taxonomy import Taxonomy, require_fit
 from steering.hybrid.hybrid import Moment, Reads, Router

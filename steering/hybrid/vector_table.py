@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lab.models.load import ModelPair
 from lab.records.errors import VectorError
-from lab.records.provenance import uniforms
+from lab.records.seeds import uniforms
 from probes.capture.site import Site, check_site
 from probes.taxonomy.taxonomy import Taxonomy, require_fit
 from steering.edit import Edit, check_fit, edit_sites

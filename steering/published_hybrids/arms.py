@@ -9,7 +9,7 @@ from typing import assert_never
 
 import torch
 
-from lab.records.provenance import torch_generator
+from lab.records.seeds import torch_generator
 from lab.scoring.evidence import Control, Role
 from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy

@@ -14,7 +14,7 @@ from torch.nn.functional import gelu, normalize, softplus
 
 from lab.models.load import Model, ModelPair
 from lab.records.errors import VectorError
-from lab.records.provenance import child_seed, torch_generator
+from lab.records.seeds import child_seed, torch_generator
 from lab.tasks.problem import Problem
 from probes.capture.site import Site
 from probes.taxonomy.fit import ClusteringSae, fit

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lab.models.load import Model
 from lab.records.errors import VectorError
-from lab.records.provenance import child_seed, torch_generator
+from lab.records.seeds import child_seed, torch_generator
 from lab.scoring.scores import Row, pieces, trace_rows
 from lab.tasks.problem import Problem
 from probes.capture.capture import capture

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from lab.metrics.bootstrap import Interval, resamples
 from lab.models.load import Model
 from lab.records.errors import VectorError
-from lab.records.provenance import numpy_generator
+from lab.records.seeds import numpy_generator
 from lab.scoring.scores import completion_logits, pieces, trace_rows
 from lab.tasks.problem import Problem
 from probes.capture.site import Site

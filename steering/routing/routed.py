@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from lab.metrics.bootstrap import Interval
 from lab.models.load import Model, ModelPair
 from lab.records.errors import LabError, StorageError, VectorError
-from lab.records.provenance import Provenance, canonical_json, child_seed, numpy_generator
+from lab.records.provenance import Provenance, canonical_json
+from lab.records.seeds import child_seed, numpy_generator
 from lab.records.tables import replacing, write_text
 from lab.sampling.decoder import left_padded
 from lab.tasks.problem import Problem

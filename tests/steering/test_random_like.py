@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.records.errors import VectorError
-from lab.records.provenance import torch_generator
+from lab.records.seeds import torch_generator
 from probes.capture.site import Site
 from steering.vector import SteeringVector, norm_matched, random_like
 

@@ -8,7 +8,7 @@ import pytest
 
 from elicitation.comparison.training_pairs import TrainingPairs, sides_forgotten, some_rows, tokens_misplaced
 from elicitation.study.disagreements import DISAGREEMENTS
-from lab.records.provenance import torch_generator
+from lab.records.seeds import torch_generator
 from lab.sampling.trace import TRACES
 
 

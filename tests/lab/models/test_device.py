@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
-from lab.models import source as device
-from lab.models.source import (
+from lab.models import device
+from lab.models.device import (
     resolve_device,
     resolve_dtype,
     settle_threads,

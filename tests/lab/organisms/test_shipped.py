@@ -13,7 +13,8 @@ from lab.organisms.card import read_card
 from lab.organisms.catalogue import CATALOGUE, ZERO
 from lab.organisms.examine import EVALUATION_SEED, SMALL
 from lab.organisms.recipe import LowRank, Organism, home
-from lab.records.provenance import canonical_json, numpy_generator
+from lab.records.provenance import canonical_json
+from lab.records.seeds import numpy_generator
 from lab.sampling.sample import sample
 from lab.sampling.trace import GREEDY, Decoding
 from lab.tasks.chain_verifier import verify

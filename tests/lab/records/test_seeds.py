@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.records.provenance import child_seed, numpy_generator, torch_generator, uniforms
+from lab.records.seeds import child_seed, numpy_generator, torch_generator, uniforms
 
 KEYS = st.integers(0, 2**63 - 1)
 

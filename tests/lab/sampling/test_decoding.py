@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.records.errors import DecodingError
-from lab.records.provenance import uniforms
+from lab.records.seeds import uniforms
 from lab.sampling.trace import GREEDY, Decoding, nucleus, pick
 
 SLACK = 1e-5

@@ -151,7 +151,8 @@ def test_the_first_sample_whose_steps_are_all_true_is_cut_and_problems_without_o
 def test_no_true_steps_and_no_grammar_give_no_rows(readers):
     direct = traces_of((LATE, 0, "A0"))
     assert process(readers, task_of([LATE]), direct, Decoding(), batch_size=8).equals(PROCESS.frame([]))
-    plain = replace(task_of([LATE, SOON]), steps=None)
+    asked = task_of([LATE, SOON])
+    plain = replace(asked, judge=replace(asked.judge, steps=None))
     assert process(readers, plain, BY_HAND, Decoding(), batch_size=8).equals(PROCESS.frame([]))
 
 

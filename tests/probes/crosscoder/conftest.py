@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lab.records.provenance import file_digest, provenance, torch_generator
+from lab.records.provenance import file_digest, provenance
+from lab.records.seeds import torch_generator
 from lab.records.tables import write_table
 from probes.capture.positions import TEXTS, AllTokens, texts_digest
 from probes.capture.site import Site

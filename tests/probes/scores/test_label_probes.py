@@ -6,7 +6,7 @@ import pytest
 
 from lab.models.tiny import tiny_model
 from lab.records.errors import StorageError
-from lab.records.provenance import numpy_generator
+from lab.records.seeds import numpy_generator
 from probes.scores.label_probes import label_probes
 from probes.scores.labels import LABELS
 from probes.storage.store import Store

@@ -14,8 +14,9 @@ import torch
 
 from lab.models.load import load
 from lab.models.source import model_source
-from lab.records.provenance import numpy_generator, provenance
+from lab.records.provenance import provenance
 from lab.records.scale_out import Here, Ray
+from lab.records.seeds import numpy_generator
 from probes.capture.positions import TEXTS, AllTokens
 from probes.capture.site import Site
 from probes.storage.fill import fill

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lab.records.errors import VectorError
-from lab.records.provenance import numpy_generator
+from lab.records.seeds import numpy_generator
 from steering.fits.examples import Completions, Disagreements, Example, chosen, listed, split_by_problem
 
 TOKENS = torch.tensor([[0, 5, 6, 7], [1, 2, 3, 4]])

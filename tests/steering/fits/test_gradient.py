@@ -8,7 +8,7 @@ import torch
 from lab.models.load import Model
 from lab.models.tiny import tiny_model
 from lab.records.errors import VectorError
-from lab.records.provenance import torch_generator
+from lab.records.seeds import torch_generator
 from probes.capture.capture import capture
 from probes.capture.site import Site, hook_site
 from steering.edit import Add, apply

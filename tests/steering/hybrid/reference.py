@@ -18,7 +18,7 @@ from torch.nn import Module
 from torch.utils.hooks import RemovableHandle
 
 from lab.models.load import Model, ModelPair
-from lab.records.provenance import child_seed, uniforms
+from lab.records.seeds import child_seed, uniforms
 from lab.sampling.sample import end_tokens
 from lab.sampling.trace import Decoding, pick
 from lab.tasks.problem import Problem

@@ -8,7 +8,7 @@ import torch
 
 from lab.models.load import Model, ModelPair
 from lab.records.errors import VectorError
-from lab.records.provenance import child_seed, uniforms
+from lab.records.seeds import child_seed, uniforms
 from lab.sampling.sample import end_tokens, sample
 from lab.sampling.trace import GREEDY, pick
 from probes.capture.site import Site, hook_site

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lab.records.provenance import child_seed
+from lab.records.seeds import child_seed
 from lab.sampling.trace import GREEDY
 from probes.capture.site import Site
 from steering.edit import Add

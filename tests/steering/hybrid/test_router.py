@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lab.models.tiny import tiny_model
 from lab.records.errors import DecodingError
-from lab.records.provenance import child_seed, uniforms
+from lab.records.seeds import child_seed, uniforms
 from probes.capture.site import Site
 from steering.hybrid.hybrid import Moment, Router
 from steering.hybrid.routers import (

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lab.records.errors import VectorError
-from lab.records.provenance import child_seed
+from lab.records.seeds import child_seed
 from lab.sampling.trace import GREEDY
 from probes.capture.site import Site
 from steering.edit import Ablate, Add

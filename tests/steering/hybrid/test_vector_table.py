@@ -6,7 +6,7 @@ import torch
 
 from lab.models.tiny import tiny_model
 from lab.records.errors import VectorError
-from lab.records.provenance import child_seed
+from lab.records.seeds import child_seed
 from steering.edit import Add
 from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory, edit_of
 

@@ -5,7 +5,7 @@ import torch
 
 from lab.models.tiny import tiny_model
 from lab.records.errors import VectorError
-from lab.records.provenance import torch_generator
+from lab.records.seeds import torch_generator
 from probes.capture.site import Site
 from steering.fits.examples import Example
 from steering.fits.gradient import read_examples

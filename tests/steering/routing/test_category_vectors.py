@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lab.records.errors import VectorError
-from lab.records.provenance import torch_generator
+from lab.records.seeds import torch_generator
 from lab.sampling.decoder import left_padded
 from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy

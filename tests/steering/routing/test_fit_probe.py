@@ -8,7 +8,7 @@ import torch
 
 from lab.models.tiny import tiny_model
 from lab.records.errors import VectorError
-from lab.records.provenance import numpy_generator
+from lab.records.seeds import numpy_generator
 from probes.capture.site import Site
 from steering.routing.category_vectors import Moments, moments, streams_before
 from steering.routing.fit_router import fit_probe

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from lab.records.errors import EstimateError, StorageError
-from lab.records.provenance import child_seed, provenance
+from lab.records.provenance import provenance
+from lab.records.seeds import child_seed
 from probes.capture.positions import TEXTS, AllTokens
 from probes.capture.site import Site
 from probes.storage.fill import fill
