@@ -1,6 +1,7 @@
 """Opening: models and tasks by the names that a person types, and what else is typed, as the lab's own values."""
 
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -88,7 +89,10 @@ def quiet() -> None:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    # Read when datasets is imported; where it is there already, it has to be told.
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if (datasets := sys.modules.get("datasets")) is not None:
+        datasets.disable_progress_bars()
     # peft 0.21 reads a property that transformers 5.23 deprecates.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     pl.Config.set_tbl_hide_dataframe_shape(True).set_tbl_hide_column_data_types(True).set_fmt_str_lengths(80)
