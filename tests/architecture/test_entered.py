@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MOST = 85
+MOST = 92
 
 
 @pytest.mark.slow
