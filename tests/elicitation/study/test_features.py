@@ -33,7 +33,7 @@ def files(out: Path) -> dict[str, bytes]:
 def finished(small_study, tmp_path_factory) -> Path:
     """The directory of a small study that looked for features."""
     out = tmp_path_factory.mktemp("features") / "runs"
-    run(replace(small_study, features=SEARCH), out, command="lab study --feature-layers 0 1")
+    run(replace(small_study, features=SEARCH), out, command="lab study --features.layers 0 1")
     return out
 
 
@@ -66,7 +66,7 @@ def test_the_report_has_a_section_of_features_and_the_page_all_of_them(finished)
     assert "features/interventions.parquet" in report
     for name, _ in TABLES:
         assert f"features/{name}.parquet" in page
-    assert "lab study --feature-layers 0 1" in page
+    assert "lab study --features.layers 0 1" in page
 
 
 def test_a_study_that_looks_for_no_features_has_no_page_of_them(small_study, finished, tmp_path):
@@ -84,7 +84,7 @@ def test_a_study_that_looks_for_no_features_has_no_page_of_them(small_study, fin
 
 def test_a_finished_study_of_features_run_again_is_left_alone(small_study, finished):
     before, told = files(finished), []
-    command = "lab study --feature-layers 0 1"
+    command = "lab study --features.layers 0 1"
     run(replace(small_study, features=SEARCH), finished, command=command, watch=lambda *progress: told.append(progress))
     assert told == []
     assert files(finished) == before
@@ -145,7 +145,7 @@ def test_a_search_where_the_first_token_drowns_the_others_is_refused_before_anyt
 def test_feature_stages_killed_before_one_change_on_disk_after_another_end_with_the_same_bytes(
     nursery, study_argv, tmp_path
 ):
-    argv, whole, out = [*study_argv, "--feature-layers", "1"], tmp_path / "whole", tmp_path / "killed" / "runs"
+    argv, whole, out = [*study_argv, "--features.layers", "1"], tmp_path / "whole", tmp_path / "killed" / "runs"
     assert nursery.lab(whole, argv) == 0, (whole / "stderr.txt").read_text()
     wanted = files(whole / "runs")
     # All that comes before the feature stages is there, so that the lives are short.

@@ -122,7 +122,7 @@ def test_a_lab_error_of_a_worker_comes_back_as_itself(cluster, tmp_path):
 
 
 def test_any_other_error_of_a_worker_shows_where_it_was(cluster, tmp_path):
-    with pytest.raises(ZeroDivisionError, match="in act\n"):
+    with pytest.raises(ZeroDivisionError, match="in intervention\n"):
         mapped(tmp_path, ("break a",), Ray(n_workers=1))
 
 
