@@ -12,6 +12,7 @@ MOST = 92
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_demo_enters_functions_of_few_modules_outside_the_report(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     script = ROOT / "tests" / "architecture" / "entered.py"
