@@ -21,7 +21,7 @@ class DemoCommand:
     """Decides problems, samples, vectors and intervals."""
 
     def run(self, terminal: Terminal) -> None:
-        """Runs a study sized for two cores and three minutes."""
+        """Runs a study of the built-in pair, sized for minutes on two cores."""
         from elicitation.cli.study import run_study
         from elicitation.study.config import FeatureSearch, OwnHelp, Study
         from steering.routing.routed import RoutingFit
