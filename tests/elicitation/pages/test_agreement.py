@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from elicitation.pages.study.estimates import agreement_words
-from elicitation.pages.study.estimator_words import REASONS
+from elicitation.pages.study.estimates import REASONS, agreement_words
 
 NAN = math.nan
 REACH, SOLVED, KL, RANKS = (

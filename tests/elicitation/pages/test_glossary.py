@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from elicitation.pages.kit.glossary import entries, linked
+from elicitation.pages.kit.document import entries, linked
 from elicitation.pages.kit.markup import PAGES
 from elicitation.pages.study.page import Page, render
 
