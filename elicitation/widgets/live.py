@@ -1,4 +1,4 @@
-"""mime_bundle: how a notebook shows a value, live or else as HTML; the door to anywidget, which need not be there."""
+"""Live: what a notebook shows to choose and to turn: texts shaded by a feature, doses of a vector; else plain HTML."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The calibration's answer: what the records say of the best estimator, in one plain sentence."""
+"""Calibration page: how well the estimators did where the truth is known: a sentence, a terminal table, a page."""
 
 import math
 from collections.abc import Mapping

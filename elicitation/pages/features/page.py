@@ -1,4 +1,4 @@
-"""Feature answer: what was found of the features, in one plain sentence."""
+"""Feature page: what the features of an SAE are, do and changed, in one sentence and as one HTML file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

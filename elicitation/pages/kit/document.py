@@ -1,4 +1,4 @@
-"""Glossary: what the special words of a page mean, at its end; the first use of each in a section leads there."""
+"""Document: a page as one HTML file that needs no network, fonts or server; its special words lead to a glossary."""
 
 import base64
 import hashlib

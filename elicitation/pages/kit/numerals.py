@@ -1,4 +1,4 @@
-"""Numerals: how a number and an interval are written, the same in every place a reader meets them."""
+"""Numerals: how numbers and intervals are written and drawn, the same in every place a reader meets them."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Dot plot: one row a thing, a dot at its value and a line for its interval."""
+"""Plots: rows with a dot and an interval each, and panels of curves beside each other, one line a thing."""
 
 import itertools
 import textwrap

@@ -1,4 +1,4 @@
-"""Estimator words: what each estimator asks, what its quantities mean, and why two of them need not agree."""
+"""Estimates: what every estimator asks and answers, its record, and which of the answers agree, as HTML."""
 
 import math
 import tomllib

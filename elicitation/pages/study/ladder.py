@@ -1,4 +1,4 @@
-"""The answer: what a ladder says, in one plain sentence."""
+"""Ladder: what it says in one sentence, at a glance, and number by number, for a page and for a terminal."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The figures of a page of vectors: how well the base does under each fit and its controls, and at several doses."""
+"""Vector page: fits of steering vectors side by side, each against its controls: figures, tables, answer."""
 
 import math
 from collections.abc import Mapping
