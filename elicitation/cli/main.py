@@ -161,7 +161,7 @@ each, whose docstrings are then their help.
 """
 ABOUT = """How much of a reasoning gain was already inside the base model?
 
-New here? `lab demo` runs a whole study on models that come with the package, in three to six minutes. \
+New here? `lab demo` runs a whole study on models that come with the package, in two to three minutes. \
 `lab doctor` checks the installation. `lab VERB --help` says what a verb wants, with an example."""
 ENVIRONMENT = {
     # OpenMP reads it once, with torch. Threads that spin while they wait for each other stand still where another
