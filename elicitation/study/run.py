@@ -1,4 +1,4 @@
-"""run: a study from its configuration to its report, stage by stage, each resumable; its report is made anew each time."""
+"""run: a study from its configuration to its report, stage by stage, each resumable but the report."""
 
 from collections.abc import Iterator
 from dataclasses import replace
