@@ -126,7 +126,7 @@ class FeaturesCommand:
         from lab.records.tables import read_table
         from lab.tasks.chain import CHAIN_STEPS
         from lab.tasks.problem import PROBLEMS, problems_of
-        from probes.capture.positions import TEXTS
+        from probes.capture.site import TEXTS
         from probes.scores.labels import LABELS, step_labels, word_labels
         from probes.storage.store import TEXTS_FILE
 

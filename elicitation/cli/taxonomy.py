@@ -54,10 +54,9 @@ class TaxonomyCommand:
         from probes.capture.site import Site
         from probes.storage.store import open_store
         from probes.tables import CATEGORIES, TAXONOMIES
-        from probes.taxonomy.fit import ClusteringSae, KMeans
         from probes.taxonomy.segments import Steps
         from probes.taxonomy.survey import survey
-        from probes.taxonomy.taxonomy import save_taxonomy
+        from probes.taxonomy.taxonomy import ClusteringSae, KMeans, save_taxonomy
 
         store = open_store(self.store)
         model = opened(store.plan.model, "cpu", store.plan.weights)

@@ -27,7 +27,7 @@ from lab.sampling.trace import GREEDY, TRACES, VERDICTS, Decoding, trace_table, 
 from lab.scoring.evidence import PROCESS, TWO_MODELS, Evidence
 from lab.scoring.scores import Readings, Row, completion_logits, pieces, scores
 from lab.tasks.source import Task
-from probes.capture.positions import single_token
+from probes.capture.site import single_token
 from steering.edit import apply
 from steering.hybrid.hybrid import Hybrid, open_hybrid
 

@@ -34,8 +34,7 @@ from lab.sampling.decoder import left_padded
 from lab.scoring.evidence import Control, Role
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
-from probes.capture.positions import single_token
-from probes.capture.site import Site
+from probes.capture.site import Site, single_token
 from steering import vector as vectors
 from steering.edit import Add, Edit
 from steering.export import export as exporting
