@@ -53,9 +53,9 @@ class FeaturesCommand:
     def run(self, terminal: Terminal) -> None:
         """Scores the features and writes tables and page into one directory, which is then never changed."""
         from elicitation.cli.sample import opened
-        from elicitation.report.features.page import FeaturePage, render_features
-        from elicitation.report.features.tables import TABLES, FeatureNames
-        from elicitation.report.kit.document import Origin, TableFile
+        from elicitation.pages.features.page import FeaturePage, render_features
+        from elicitation.pages.features.tables import TABLES, FeatureNames
+        from elicitation.pages.kit.document import Origin, TableFile
         from elicitation.study.features import Read, feature_tables
         from lab.models.device import resolve_double_device
         from lab.records.provenance import digest, file_digest, provenance

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from elicitation.cli.terminal import Terminal, numbers
-from elicitation.report.kit.numerals import fixed, interval
+from elicitation.pages.kit.numerals import fixed, interval
 from lab.records.errors import StorageError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 import torch
 
-from elicitation.report.features.tables import TABLES
+from elicitation.pages.features.tables import TABLES
 from lab.models.tiny import tiny_network
 from lab.organisms.build import chain_tokenizer
 from lab.records.tables import Schema, read_table
