@@ -22,9 +22,8 @@ from lab.records.tables import replacing, write_text
 from lab.sampling.decoder import left_padded
 from lab.tasks.problem import Problem
 from probes.capture.site import Site
-from probes.taxonomy.fit import KMeans, Method
 from probes.taxonomy.segments import Rule
-from probes.taxonomy.taxonomy import load_taxonomy, save_taxonomy
+from probes.taxonomy.taxonomy import KMeans, Method, load_taxonomy, save_taxonomy
 from steering.export.tensors import load_vector, save_vector
 from steering.export.vector_file import ModelFacts
 from steering.fits.examples import Disagreements
