@@ -20,7 +20,7 @@ from probes.capture.site import Site
 from probes.taxonomy.fit import ClusteringSae, fit
 from probes.taxonomy.segments import Rule, parts
 from probes.taxonomy.taxonomy import Taxonomy
-from steering.fits.examples import Example
+from steering.fits.fit import Example
 from steering.fits.gradient import Likelihood, read_examples
 from steering.published_hybrids.material import Descent, Material, Moment, descend, material
 from steering.published_hybrids.published_hybrids import (
