@@ -16,7 +16,7 @@
 import polars as pl
 
 import elicitation as el
-from probes.capture.positions import AllTokens
+from probes.capture.site import AllTokens
 
 el.quiet()
 

@@ -22,10 +22,10 @@ from elicitation.calibration.record import AGREEMENT, LEAKING, LEAKS, RECORDS, T
 from elicitation.calibration.trials import trials
 from elicitation.estimators.estimate import ESTIMATES
 from elicitation.estimators.forgetting import DIVERGENCE, DROP
-from elicitation.report.calibration.figures import FORGETTING, PATH
-from elicitation.report.calibration.page import CalibrationPage, render_calibration
-from elicitation.report.kit.document import Origin
-from elicitation.report.study.tables import LADDER
+from elicitation.pages.calibration.figures import FORGETTING, PATH
+from elicitation.pages.calibration.page import CalibrationPage, render_calibration
+from elicitation.pages.kit.document import Origin
+from elicitation.pages.study.tables import LADDER
 from elicitation.study.context import Watch, write_readme
 from elicitation.study.reported import table_file
 from lab.metrics.bootstrap import mean_interval, resamples

@@ -56,8 +56,7 @@ class CaptureRun:
         from lab.records.tables import read_provenance, read_table
         from lab.sampling.trace import TRACES
         from lab.tasks.problem import PROBLEMS
-        from probes.capture.positions import read_positions, texts
-        from probes.capture.site import Site
+        from probes.capture.site import Site, read_positions, texts
         from probes.storage.fill import fill
         from probes.storage.store import plan
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from elicitation.comparison.config import ComparisonContext
 from elicitation.comparison.evaluate import EvalSpec, evaluate, fit_by_fit, spec_of
 from elicitation.comparison.fits import Fitted
-from elicitation.report.vectors.tables import DOSES, VECTOR_DOSES
+from elicitation.pages.vectors.tables import DOSES, VECTOR_DOSES
 from lab.metrics.bootstrap import difference_interval, mean_interval, resamples
 from lab.models.load import Model
 from lab.records.errors import VectorError

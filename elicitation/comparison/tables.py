@@ -11,8 +11,8 @@ import polars as pl
 from elicitation.comparison.config import ComparisonContext
 from elicitation.comparison.evaluate import DRAWS, is_coherent, parents_of
 from elicitation.comparison.fits import ITSELF, Fitted
-from elicitation.report.study.tables import LADDER
-from elicitation.report.vectors.tables import CONTROLS, DECODINGS, INCOHERENT, VECTOR_FITS
+from elicitation.pages.study.tables import LADDER
+from elicitation.pages.vectors.tables import CONTROLS, DECODINGS, INCOHERENT, VECTOR_FITS
 from elicitation.study.arms import Arm, Instead, rung
 from elicitation.study.context import StudyContext
 from elicitation.study.findings import Answered, Weights, arm_table, ladder_table

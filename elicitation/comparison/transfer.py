@@ -10,7 +10,7 @@ from jaxtyping import Int
 from elicitation.comparison.config import ComparisonContext
 from elicitation.comparison.evaluate import EvalResult, EvalSpec, evaluate, fit_by_fit, spec_of
 from elicitation.comparison.fits import Fitted
-from elicitation.report.vectors.tables import TRANSFERS, VECTOR_TRANSFERS
+from elicitation.pages.vectors.tables import TRANSFERS, VECTOR_TRANSFERS
 from lab.metrics.bootstrap import difference_interval, resamples
 from lab.models.load import Model, ModelPair
 from lab.records.errors import VectorError

@@ -27,7 +27,7 @@ from lab.sampling.trace import GREEDY, TRACES, VERDICTS, Decoding, trace_table, 
 from lab.scoring.evidence import PROCESS, TWO_MODELS, Evidence
 from lab.scoring.scores import Readings, Row, completion_logits, pieces, scores
 from lab.tasks.source import Task
-from probes.capture.positions import single_token
+from probes.capture.site import single_token
 from steering.edit import apply
 from steering.hybrid.hybrid import Hybrid, open_hybrid
 
@@ -265,10 +265,10 @@ def estimate(evidence: Evidence, *, reach: int = 1000, seed: int = 0) -> pl.Data
     return panel(evidence, Analysis(reach=reach, seed=seed))
 
 
-def open_report(out: Path | str) -> dict[str, pl.DataFrame]:
+def report(out: Path | str) -> dict[str, pl.DataFrame]:
     """The tables of a finished run by the names that they have in its directory, such as `tables/ladder`.
 
-    >>> el.open_report("runs/none")
+    >>> el.report("runs/none")
     Traceback (most recent call last):
     lab.records.errors.StorageError: runs/none holds no tables: want the --out of a study that has finished
     """

@@ -27,8 +27,7 @@ from probes.attribution.contrast import first_token_contrasts
 from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation, Method
 from probes.attribution.feature_effects import feature_effects
 from probes.capture import capture as capturing
-from probes.capture.positions import TEXTS, CompletionTokens, Positions, texts
-from probes.capture.site import Site
+from probes.capture.site import TEXTS, CompletionTokens, Positions, Site, texts
 from probes.sae.architecture import Training, parse_architecture
 from probes.sae.dictionary import Sae
 from probes.scores import label_probes as label_activations

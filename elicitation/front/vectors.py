@@ -17,7 +17,7 @@ from elicitation.comparison.evaluate import EvalSpec
 from elicitation.front.answers import N_BOOT, accuracy, judge, sample
 from elicitation.front.features import capture, directory, words
 from elicitation.front.opening import Prompts, problems_of, prompted, site_of
-from elicitation.report.study.traces import TokenStrip
+from elicitation.pages.study.traces import TokenStrip
 from elicitation.study import disagreements as where_they_differ
 from elicitation.study.arms import Arm, arm_family
 from elicitation.study.findings import Answered, ladder_table
@@ -34,8 +34,7 @@ from lab.sampling.decoder import left_padded
 from lab.scoring.evidence import Control, Role
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
-from probes.capture.positions import single_token
-from probes.capture.site import Site
+from probes.capture.site import Site, single_token
 from steering import vector as vectors
 from steering.edit import Add, Edit
 from steering.export import export as exporting

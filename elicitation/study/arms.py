@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple, TypeAlias
 
-from elicitation.report.study.tables import Family
+from elicitation.pages.study.tables import Family
 from elicitation.study.config import OwnHelp
 from lab.records.seeds import child_seed, torch_generator
 from lab.scoring.evidence import ArmKey, Control, Role, arm_row

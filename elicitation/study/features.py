@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from elicitation.report.features.tables import TABLES, FeatureTables, shown_features
+from elicitation.pages.features.tables import TABLES, FeatureTables, shown_features
 from elicitation.study.config import FeatureSearch
 from elicitation.study.context import StudyContext
 from elicitation.study.fits import Fitting
@@ -27,8 +27,7 @@ from lab.records.seeds import numpy_generator
 from lab.records.stage import Artefact, memoised
 from lab.records.tables import read_table, write_table
 from lab.tasks.problem import problem_table
-from probes.capture.positions import TEXTS, AllTokens, texts
-from probes.capture.site import Site
+from probes.capture.site import TEXTS, AllTokens, Site, texts
 from probes.sae.architecture import QUALITY_FILE, TopK, Training, count_rows
 from probes.sae.dictionary import Sae, load_sae
 from probes.sae.train import Unit, grid, judge, train_unit

@@ -10,13 +10,13 @@ import polars as pl
 from elicitation.calibration.record import LEAKS, RECORDS, SHIPPED_LEAKS, shipped_leaks, shipped_records
 from elicitation.calibration.record import SHIPPED as SHIPPED_RECORDS
 from elicitation.estimators.estimate import ESTIMATES
-from elicitation.report.features.page import FeaturePage, feature_section, render_features
-from elicitation.report.features.tables import TABLES as FEATURE_TABLES
-from elicitation.report.features.tables import FeatureNames, FeatureTables
-from elicitation.report.kit.document import Origin, TableFile
-from elicitation.report.study.answer import answer_sentence, best_estimate
-from elicitation.report.study.page import Page, render
-from elicitation.report.study.tables import SCHEMAS, ReportTables
+from elicitation.pages.features.page import FeaturePage, feature_section, render_features
+from elicitation.pages.features.tables import TABLES as FEATURE_TABLES
+from elicitation.pages.features.tables import FeatureNames, FeatureTables
+from elicitation.pages.kit.document import Origin, TableFile
+from elicitation.pages.study.answer import answer_sentence, best_estimate
+from elicitation.pages.study.page import Page, render
+from elicitation.pages.study.tables import SCHEMAS, ReportTables
 from elicitation.study.context import PARTS, StudyContext, write_readme
 from elicitation.study.disagreements import ACTIVATIONS, DISAGREEMENTS
 from elicitation.study.interventions import behaviour

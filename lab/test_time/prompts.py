@@ -14,8 +14,8 @@ from lab.records.seeds import numpy_generator
 from lab.sampling.decoder import Batch, CachedDecoder, OpenDecoder, Proposal
 from lab.sampling.sample import encode_prompt, sample
 from lab.sampling.trace import Trace
+from lab.tasks.chain import CAREFUL, as_problem, chain_document
 from lab.tasks.chain_task import ChainTask
-from lab.tasks.chain_world import CAREFUL, as_problem, chain_document
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
 from lab.test_time.choice import Choice, Fitting, LeftOut, Tried, choose, n_samples_at, require_apart

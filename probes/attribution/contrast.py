@@ -15,7 +15,7 @@ from lab.records.errors import EstimateError, SiteError
 from lab.records.tables import Column, Schema
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
-from probes.capture.positions import TokenSet, read_positions
+from probes.capture.site import TokenSet, read_positions
 
 CONTRASTS = Schema(
     "contrasts",

@@ -1,15 +1,20 @@
-"""Site: the one way to name a place in a network."""
+"""Site: the one way to name a place in a network; and positions, the tokens of a text that are looked at there."""
 
+import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, assert_never, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, assert_never, get_args, runtime_checkable
 
-from jaxtyping import Float
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from lab.models.load import Model
-from lab.records.errors import SiteError
+from lab.records.errors import SiteError, StorageError
+from lab.records.tables import Column, Schema
 
 Stream = Literal["resid_pre", "resid_mid", "resid_post"]
 """In the order in which a pass reaches them: what a block reads, what its MLP reads before the norm, what it gives."""
@@ -130,3 +135,165 @@ class _MidHook:
     def remove(self) -> None:
         for handle in self.handles:
             handle.remove()
+
+
+ENDS = (".", "!", "?", "\n")
+"""What ends a sentence of English, or a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class AllTokens:
+    """Every token, of the prompt too."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionTokens:
+    """Every token of the completion, its end token too."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceEnds:
+    """The tokens of the completion with which one of these strings is complete, at the end of the text so far.
+
+    White space behind it in the same token does not matter (a token such as `.\\n\\n` ends a sentence at `.`), and a
+    string may be spread over several tokens. A full stop inside a number is an end if the tokenizer cuts there.
+    """
+
+    ends: tuple[str, ...] = ENDS
+
+    def __post_init__(self) -> None:
+        if not self.ends or not all(self.ends):
+            raise SiteError(f"sentence ends {list(self.ends)}: want at least one string, none of them empty")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSet:
+    """The tokens of the completion that are one of these ids."""
+
+    tokens: frozenset[int]
+
+    def __post_init__(self) -> None:
+        if not self.tokens:
+            raise SiteError("a token set of no tokens: want at least one")
+
+
+Positions: TypeAlias = AllTokens | CompletionTokens | SentenceEnds | TokenSet
+
+
+def positions(
+    rule: Positions, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], completion: Sequence[int]
+) -> Int[np.ndarray, " chosen"]:
+    """The places that `rule` chooses in the text `prompt` + `completion`, ascending, counted from 0 at its start."""
+    first = len(prompt)
+    match rule:
+        case AllTokens():
+            chosen = range(first + len(completion))
+        case CompletionTokens():
+            chosen = range(first, first + len(completion))
+        case TokenSet(tokens=tokens):
+            chosen = [first + place for place, token in enumerate(completion) if token in tokens]
+        case SentenceEnds(ends=ends):
+            chosen = [first + place for place in _sentence_ends(ends, tokenizer, completion)]
+        case never:
+            assert_never(never)
+    return np.array(chosen, dtype=np.int32)
+
+
+def read_positions(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Positions:
+    """The rule that a user names: `all`, `completion`, `ends [STRING ...]` or `tokens STRING ...`.
+
+    Raises SiteError for any other words, and for a string that is not exactly one token of the model.
+    """
+    name, *strings = words or ("",)
+    if name == "all" and not strings:
+        return AllTokens()
+    if name == "completion" and not strings:
+        return CompletionTokens()
+    if name == "ends":
+        return SentenceEnds(tuple(strings) or ENDS)
+    if name == "tokens" and strings:
+        return TokenSet(frozenset(single_token(text, tokenizer) for text in strings))
+    raise SiteError(
+        f"no positions {' '.join(words)!r}: want all, completion, ends [STRING ...] or tokens STRING [STRING ...]"
+    )
+
+
+def single_token(text: str, tokenizer: PreTrainedTokenizerBase) -> int:
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    if len(ids) != 1:
+        raise SiteError(
+            f"{text!r} is {len(ids)} tokens of this model, want one; a word in a sentence often starts with a space"
+        )
+    return ids[0]
+
+
+def _sentence_ends(ends: Sequence[str], tokenizer: PreTrainedTokenizerBase, completion: Sequence[int]) -> list[int]:
+    pieces = {token: str(tokenizer.decode([token])) for token in set(completion)}
+    longest = max(map(len, ends))
+    found, before = [], ""
+    for place, token in enumerate(completion):
+        text = before + pieces[token]
+        bare = text.rstrip()
+        if any(
+            # Complete with this token, so not where only white space follows an earlier end.
+            text.endswith(end) if end[-1].isspace() else bare.endswith(end) and len(bare) > len(before)
+            for end in ends
+        ):
+            found.append(place)
+        before = text[-longest:]
+    return found
+
+
+TEXTS = Schema(
+    "texts",
+    (
+        Column("problem_id", pl.String, "the problem that the text answers"),
+        Column("sample_index", pl.Int32, "number of the sample of this problem, from 0"),
+        Column("prompt", pl.List(pl.Int32), "token ids that were given"),
+        Column("completion", pl.List(pl.Int32), "token ids that were written, with the end token if one came"),
+    ),
+)
+
+
+def texts(model: Model, traces: pl.DataFrame, problems: pl.DataFrame) -> pl.DataFrame:
+    """`TEXTS` rows for the rows of a `TRACES` table, prompts being those of a `PROBLEMS` table, as `model` reads them.
+
+    Completions are the very tokens that were sampled; decoding and encoding them again might give others. `model` need
+    not be the one that wrote them, but must read the same tokens. Raises StorageError for a trace whose problem is
+    absent, or with a token that the model does not have.
+    """
+    prompts = dict(problems.select("id", "prompt").iter_rows())
+    asked = traces["problem_id"].unique(maintain_order=True).to_list()
+    if absent := [problem_id for problem_id in asked if problem_id not in prompts]:
+        raise StorageError(
+            f"the traces answer {len(absent)} problems, such as {absent[0]!r}, that are not among the problems: "
+            "want the problems that the traces were sampled from"
+        )
+    highest = traces["tokens"].explode().max()
+    if isinstance(highest, int) and highest >= model.anatomy.d_vocab:
+        raise StorageError(
+            f"the traces hold token {highest}, and {model.name} has {model.anatomy.d_vocab}: want traces by a model "
+            "of the same vocabulary"
+        )
+    encoded = pl.DataFrame(
+        {"problem_id": asked, "prompt": [model.tokenizer(prompts[problem_id]).input_ids for problem_id in asked]},
+        schema={"problem_id": pl.String, "prompt": pl.List(pl.Int32)},
+    )
+    return TEXTS.checked(
+        traces.select("problem_id", "sample_index", pl.col("tokens").alias("completion"))
+        .join(encoded, on="problem_id", how="left", maintain_order="left")
+        .select(list(TEXTS.dtypes))
+    )
+
+
+def texts_digest(texts: pl.DataFrame) -> str:
+    """Sixteen hex digits of SHA-256 over all that a `TEXTS` table says."""
+    total = hashlib.sha256()
+    names = texts.select(pl.concat_str(pl.col("problem_id"), pl.col("sample_index"), separator="\x1f")).to_series()
+    for name in names:
+        total.update(f"{name}\x1e".encode())
+    for column in ("prompt", "completion"):
+        lengths = texts[column].list.len()
+        total.update(lengths.cast(pl.Int64).to_numpy().tobytes())
+        total.update(texts[column].filter(lengths > 0).explode().to_numpy().astype("<i4").tobytes())
+    return total.hexdigest()[:16]

@@ -16,8 +16,7 @@ from lab.records.errors import StorageError
 from lab.records.seeds import numpy_generator
 from lab.records.tables import read_table
 from lab.scoring.scores import Row, Texts, completion_logits, pieces
-from probes.capture.positions import TEXTS
-from probes.capture.site import Site, hook_site
+from probes.capture.site import TEXTS, Site, hook_site
 from probes.sae.architecture import is_held_out
 from probes.sae.dictionary import Reconstruction, Sae, require_fit, splice
 from probes.storage.shard import shuffled

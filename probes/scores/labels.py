@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from lab.records.errors import ModelError, SiteError, StorageError
 from lab.records.tables import Column, Schema, read_table
 from lab.tasks.problem import Problem, StepGrammar
-from probes.capture.positions import TEXTS
+from probes.capture.site import TEXTS
 from probes.sae.dictionary import Sae
 from probes.storage.shard import read_rows
 from probes.storage.store import TEXTS_FILE, Store, read_index

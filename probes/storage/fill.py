@@ -16,7 +16,7 @@ from lab.records.errors import StorageError
 from lab.records.provenance import Provenance, file_digest
 from lab.records.scale_out import Here, Ray, map_shards
 from lab.records.tables import leftovers, read_table, write_table
-from probes.capture.positions import TEXTS, texts_digest
+from probes.capture.site import TEXTS, texts_digest
 from probes.storage.shard import write_shard
 from probes.storage.store import (
     DTYPES,

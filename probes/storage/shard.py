@@ -19,8 +19,7 @@ from lab.records.seeds import torch_generator
 from lab.records.tables import replacing, write_table
 from lab.sampling.decoder import is_out_of_memory, left_padded
 from probes.capture.capture import capture
-from probes.capture.positions import positions
-from probes.capture.site import Site
+from probes.capture.site import Site, positions
 from probes.storage.store import INDEX, Plan, Portion, Store, index_name, read_index, shard_name
 
 

@@ -15,16 +15,17 @@ from lab.models.load import Model
 from lab.records.errors import SiteError, StorageError
 from lab.records.provenance import Provenance, canonical_json, digest
 from lab.records.tables import Column, Schema, read_table, write_text
-from probes.capture.positions import (
+from probes.capture.site import (
     AllTokens,
     CompletionTokens,
     Positions,
     SentenceEnds,
+    Site,
     TokenSet,
+    check_site,
     positions,
     texts_digest,
 )
-from probes.capture.site import Site, check_site
 
 DtypeName: TypeAlias = Literal["float32", "bfloat16", "float16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

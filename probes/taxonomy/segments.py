@@ -15,8 +15,7 @@ from lab.records.errors import EstimateError, StorageError
 from lab.records.seeds import child_seed
 from lab.records.tables import Column, Schema, read_table
 from lab.tasks.problem import Problem, StepGrammar
-from probes.capture.positions import ENDS, SentenceEnds, positions
-from probes.capture.site import Site
+from probes.capture.site import ENDS, SentenceEnds, Site, positions
 from probes.scores.labels import character_spans, decoded
 from probes.storage.shard import read_rows
 from probes.storage.store import INDEX, Store, index_name

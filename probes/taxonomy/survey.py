@@ -14,14 +14,12 @@ from lab.models.load import Model
 from lab.records.errors import EstimateError, StorageError
 from lab.records.seeds import child_seed, numpy_generator, torch_generator
 from lab.records.tables import read_table
-from probes.capture.positions import TEXTS
-from probes.capture.site import Site
+from probes.capture.site import TEXTS, Site
 from probes.storage.store import TEXTS_FILE, Store, require_model
 from probes.tables import CATEGORIES, TAXONOMIES
-from probes.taxonomy.fit import ClusteringSae, KMeans, Method, fit
 from probes.taxonomy.judge import Basis, judge
 from probes.taxonomy.segments import SEGMENTS, Parts, Rule, SegmentMeans, parts, segment_means, segments
-from probes.taxonomy.taxonomy import Taxonomy
+from probes.taxonomy.taxonomy import ClusteringSae, KMeans, Method, Taxonomy, fit
 
 N_EXAMPLES = 5
 

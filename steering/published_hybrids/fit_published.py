@@ -17,9 +17,8 @@ from lab.records.errors import VectorError
 from lab.records.seeds import child_seed, torch_generator
 from lab.tasks.problem import Problem
 from probes.capture.site import Site
-from probes.taxonomy.fit import ClusteringSae, fit
 from probes.taxonomy.segments import Rule, parts
-from probes.taxonomy.taxonomy import Taxonomy
+from probes.taxonomy.taxonomy import ClusteringSae, Taxonomy, fit
 from steering.fits.fit import Example
 from steering.fits.gradient import Likelihood, read_examples
 from steering.published_hybrids.material import Descent, Material, Moment, descend, material

@@ -17,8 +17,7 @@ from lab.records.errors import VectorError
 from lab.scoring.scores import Row, Texts, completion_logits, pieces
 from lab.tasks.problem import Problem, problem_table
 from probes.capture.capture import capture
-from probes.capture.positions import texts
-from probes.capture.site import Site
+from probes.capture.site import Site, texts
 from probes.taxonomy.segments import Rule, SegmentMeans, segments
 from steering.fits.gradient import Likelihood
 

@@ -16,11 +16,9 @@ from lab.records.seeds import child_seed, torch_generator
 from lab.scoring.scores import Row, pieces, trace_rows
 from lab.tasks.problem import Problem
 from probes.capture.capture import capture
-from probes.capture.positions import TEXTS
-from probes.capture.site import Site
-from probes.taxonomy.fit import Method, fit
+from probes.capture.site import TEXTS, Site
 from probes.taxonomy.segments import Rule, SegmentMeans, parts, segments
-from probes.taxonomy.taxonomy import Taxonomy
+from probes.taxonomy.taxonomy import Method, Taxonomy, fit
 from steering.edit import Add
 from steering.fits.fit import Disagreements, chosen
 from steering.fits.gradient import Category, GradientFit, fit_gradients

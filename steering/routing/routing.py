@@ -24,9 +24,8 @@ from lab.scoring.scores import completion_logits, pieces, trace_rows
 from lab.tasks.problem import Problem
 from probes.capture.site import Site
 from probes.scores.label_probes import auroc_interval
-from probes.taxonomy.fit import KMeans, Method
 from probes.taxonomy.segments import Rule
-from probes.taxonomy.taxonomy import load_taxonomy, save_taxonomy
+from probes.taxonomy.taxonomy import KMeans, Method, load_taxonomy, save_taxonomy
 from steering.export.tensors import load_vector, save_vector
 from steering.export.vector_file import ModelFacts
 from steering.fits.fit import Disagreements

@@ -38,9 +38,9 @@ DOORS = {
     "tyro": ("elicitation/cli/",),
     "rich": (
         "elicitation/cli/",
-        "elicitation/report/kit/table.py",
-        "elicitation/report/study/ladder_table.py",
-        "elicitation/report/calibration/answer.py",
+        "elicitation/pages/kit/table.py",
+        "elicitation/pages/study/ladder_table.py",
+        "elicitation/pages/calibration/answer.py",
     ),
     "vllm": (),
     "anywidget": ("elicitation/widgets/mime_bundle.py",),

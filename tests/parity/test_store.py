@@ -7,8 +7,7 @@ from lab.models.bridge import to_bridge
 from lab.models.tiny import tiny_model
 from lab.records.provenance import provenance
 from probes.capture.capture import capture
-from probes.capture.positions import TEXTS, AllTokens
-from probes.capture.site import Site
+from probes.capture.site import TEXTS, AllTokens, Site
 from probes.storage.fill import fill
 from probes.storage.shard import read_rows
 from probes.storage.store import plan

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from elicitation.report.study.tables import EXAMPLES, LADDER
+from elicitation.pages.study.tables import EXAMPLES, LADDER
 from elicitation.study.context import claimed
 from elicitation.study.reported import Measured, report_stage
 from elicitation.study.run import prepare, problem_stage, run

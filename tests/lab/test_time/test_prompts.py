@@ -12,7 +12,7 @@ from lab.models.tiny import tiny_model
 from lab.records.errors import EstimateError
 from lab.sampling.sample import sample
 from lab.sampling.trace import Decoding
-from lab.tasks.chain_verifier import verify
+from lab.tasks.chain import verify
 from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task, open_task, task_source

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lab.models.tiny import byte_tokenizer
 from lab.records.errors import SiteError
-from probes.capture.positions import (
+from probes.capture.site import (
     ENDS,
     AllTokens,
     CompletionTokens,

@@ -8,7 +8,7 @@ from lab.records.errors import StorageError
 from lab.sampling.sample import sample
 from lab.sampling.trace import Decoding, trace_table
 from lab.tasks.problem import Problem, problem_table
-from probes.capture.positions import TEXTS, texts, texts_digest
+from probes.capture.site import TEXTS, texts, texts_digest
 
 PROBLEMS = [
     Problem(id=f"p{index}", prompt=prompt, answer="", family="", source="")

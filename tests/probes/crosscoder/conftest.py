@@ -15,8 +15,7 @@ from torch.nn.functional import normalize
 from lab.records.provenance import file_digest, provenance
 from lab.records.seeds import torch_generator
 from lab.records.tables import write_table
-from probes.capture.positions import TEXTS, AllTokens, texts_digest
-from probes.capture.site import Site
+from probes.capture.site import TEXTS, AllTokens, Site, texts_digest
 from probes.crosscoder.crosscoder import Crosscoder, Paired
 from probes.storage.store import INDEX, TEXTS_FILE, Plan, Portion, Store, index_name, shard_name, write_manifest
 from probes.tables import LATENTS

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from lab.models.tiny import tiny_model
 from lab.records.errors import SiteError, StorageError
-from probes.capture.positions import TEXTS, AllTokens, CompletionTokens
-from probes.capture.site import Site
+from probes.capture.site import TEXTS, AllTokens, CompletionTokens, Site
 from probes.crosscoder.crosscoder import HELD_OUT_SHARE, Paired
 from probes.sae.architecture import is_held_out
 from probes.storage.fill import fill

@@ -16,8 +16,7 @@ from torch import Tensor
 from lab.models.load import Model
 from lab.models.tiny import tiny_model
 from lab.records.provenance import provenance
-from probes.capture.positions import TEXTS, AllTokens
-from probes.capture.site import Site
+from probes.capture.site import TEXTS, AllTokens, Site
 from probes.sae.architecture import Architecture, Recipe, Training
 from probes.storage.fill import fill
 from probes.storage.store import Store, plan

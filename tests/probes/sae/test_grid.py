@@ -21,8 +21,7 @@ from lab.sampling.sample import sample
 from lab.sampling.trace import Decoding, trace_table
 from lab.tasks.problem import problem_table
 from lab.tasks.source import open_task, task_source
-from probes.capture.positions import AllTokens, texts
-from probes.capture.site import Site
+from probes.capture.site import AllTokens, Site, texts
 from probes.sae import train as grid_module
 from probes.sae.architecture import QUALITY_FILE, JumpReLU, TopK, Training
 from probes.sae.dictionary import load_sae, made_by

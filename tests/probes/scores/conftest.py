@@ -14,8 +14,7 @@ import torch
 from lab.models.load import Model
 from lab.models.tiny import tiny_model
 from lab.records.provenance import provenance
-from probes.capture.positions import TEXTS, CompletionTokens, Positions
-from probes.capture.site import Site
+from probes.capture.site import TEXTS, CompletionTokens, Positions, Site
 from probes.sae.dictionary import Sae
 from probes.scores.labels import LABELS
 from probes.storage.fill import fill

@@ -6,7 +6,7 @@ import pytest
 
 from lab.models.tiny import byte_tokenizer, tiny_model
 from lab.records.errors import SiteError
-from probes.capture.positions import TokenSet
+from probes.capture.site import TokenSet
 from probes.scores import labels as shard_features
 from probes.scores.contexts import contexts
 from probes.tables import CONTEXTS

@@ -9,7 +9,7 @@ import pytest
 from lab.metrics.bootstrap import percentile_interval, resamples
 from lab.models.tiny import tiny_model
 from lab.records.errors import ModelError, StorageError
-from probes.capture.positions import AllTokens
+from probes.capture.site import AllTokens
 from probes.scores.contexts import add_problem_sums, differences, problem_sums, shard_problem_sums
 
 N_PROBLEMS = 6

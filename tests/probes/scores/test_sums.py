@@ -14,8 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from lab.models.tiny import tiny_model
 from lab.records.errors import ModelError, SiteError, StorageError
-from probes.capture.positions import AllTokens
-from probes.capture.site import Site
+from probes.capture.site import AllTokens, Site
 from probes.scores import labels as shard_features
 from probes.scores.label_probes import auroc, label_activations
 from probes.scores.labels import LABELS, label_names

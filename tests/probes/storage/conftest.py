@@ -11,8 +11,7 @@ import pytest
 from lab.models.load import Model
 from lab.models.tiny import tiny_model
 from lab.records.provenance import Provenance, provenance
-from probes.capture.positions import TEXTS, CompletionTokens
-from probes.capture.site import Site
+from probes.capture.site import TEXTS, CompletionTokens, Site
 from probes.storage.fill import fill
 from probes.storage.store import Plan, Store, plan
 

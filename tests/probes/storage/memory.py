@@ -17,8 +17,7 @@ from lab.models.load import load
 from lab.models.source import model_source
 from lab.records.provenance import provenance
 from lab.records.seeds import numpy_generator
-from probes.capture.positions import TEXTS, AllTokens
-from probes.capture.site import Site
+from probes.capture.site import TEXTS, AllTokens, Site
 from probes.storage.fill import fill
 from probes.storage.shard import shuffled
 from probes.storage.store import plan

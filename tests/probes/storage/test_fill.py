@@ -10,8 +10,7 @@ import torch
 from lab.models.tiny import tiny_model
 from lab.records.errors import SiteError, StorageError
 from lab.records.tables import read_provenance, read_table
-from probes.capture.positions import TEXTS, AllTokens, CompletionTokens, SentenceEnds, TokenSet, positions
-from probes.capture.site import Site
+from probes.capture.site import TEXTS, AllTokens, CompletionTokens, SentenceEnds, Site, TokenSet, positions
 from probes.storage import fill as fill_module
 from probes.storage import shard as shard_module
 from probes.storage.fill import fill

@@ -19,7 +19,7 @@ from lab.models.load import load
 from lab.models.source import BuiltInModel, LocalModel
 from lab.records.errors import ModelError, StorageError
 from lab.records.scale_out import Here, Ray
-from probes.capture.positions import CompletionTokens
+from probes.capture.site import CompletionTokens
 from probes.storage import fill as fill_module
 from probes.storage.fill import Reopened
 from probes.storage.store import MANIFEST, plan

@@ -9,8 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from lab.models.tiny import tiny_model
 from lab.records.errors import SiteError, StorageError
-from probes.capture.positions import CompletionTokens
-from probes.capture.site import Site
+from probes.capture.site import CompletionTokens, Site
 from probes.storage.fill import Damage, repair, require_whole, verify
 from probes.storage.shard import read_rows
 from probes.storage.store import plan, write_manifest

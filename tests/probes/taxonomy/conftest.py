@@ -11,8 +11,7 @@ from lab.models.load import Model
 from lab.models.tiny import tiny_model
 from lab.records.provenance import Provenance, provenance
 from lab.tasks.problem import Problem
-from probes.capture.positions import TEXTS, AllTokens, Positions
-from probes.capture.site import Site
+from probes.capture.site import TEXTS, AllTokens, Positions, Site
 from probes.storage.fill import fill
 from probes.storage.store import Store, plan
 from probes.taxonomy.segments import SEGMENTS, SegmentMeans

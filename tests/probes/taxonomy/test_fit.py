@@ -11,10 +11,9 @@ from sklearn.cluster import KMeans as SklearnKMeans
 from sklearn.metrics import normalized_mutual_info_score
 
 from lab.records.errors import EstimateError
-from probes.taxonomy.fit import ClusteringSae, KMeans, fit, k_means
 from probes.taxonomy.segments import parts
 from probes.taxonomy.survey import noise
-from probes.taxonomy.taxonomy import normalised
+from probes.taxonomy.taxonomy import ClusteringSae, KMeans, fit, k_means, normalised
 
 from .conftest import planted
 

@@ -9,11 +9,10 @@ import torch
 
 from lab.metrics.bootstrap import resamples
 from probes.tables import CATEGORIES, TAXONOMIES
-from probes.taxonomy.fit import ClusteringSae, fit
 from probes.taxonomy.judge import Basis, judge
 from probes.taxonomy.segments import SegmentMeans, parts
 from probes.taxonomy.survey import categories, noise
-from probes.taxonomy.taxonomy import normalised
+from probes.taxonomy.taxonomy import ClusteringSae, fit, normalised
 
 from .conftest import planted
 

@@ -6,10 +6,9 @@ import torch
 
 from lab.records.errors import SiteError, StorageError
 from lab.sampling.decoder import left_padded
-from lab.tasks.chain_verifier import CHAIN_STEPS
+from lab.tasks.chain import CHAIN_STEPS
 from probes.capture.capture import capture
-from probes.capture.positions import CompletionTokens, SentenceEnds
-from probes.capture.site import Site
+from probes.capture.site import CompletionTokens, SentenceEnds, Site
 from probes.taxonomy import segments as module
 from probes.taxonomy.segments import Steps, segment_means, segment_rows, segments
 from probes.taxonomy.survey import LastToken, TokenBefore, spans_read

@@ -5,12 +5,11 @@ import torch
 
 from lab.models.tiny import tiny_model
 from lab.records.errors import EstimateError, StorageError
-from lab.tasks.chain_verifier import CHAIN_STEPS
-from probes.capture.positions import SentenceEnds
-from probes.taxonomy.fit import ClusteringSae, KMeans
+from lab.tasks.chain import CHAIN_STEPS
+from probes.capture.site import SentenceEnds
 from probes.taxonomy.segments import Sentences, Steps
 from probes.taxonomy.survey import Survey, survey
-from probes.taxonomy.taxonomy import require_fit
+from probes.taxonomy.taxonomy import ClusteringSae, KMeans, require_fit
 
 from .conftest import PROBLEMS, SITES
 

@@ -7,13 +7,12 @@ import torch
 from lab.records.errors import EstimateError, StorageError
 from lab.records.provenance import provenance
 from lab.records.seeds import child_seed
-from probes.capture.positions import TEXTS, AllTokens
-from probes.capture.site import Site
+from probes.capture.site import TEXTS, AllTokens, Site
 from probes.storage.fill import fill
 from probes.storage.store import plan
-from probes.taxonomy.fit import ClusteringSae, KMeans, fit
 from probes.taxonomy.segments import Sentences, parts, segment_means, segments
 from probes.taxonomy.survey import TokenBefore, spans_read
+from probes.taxonomy.taxonomy import ClusteringSae, KMeans, fit
 from steering.routing.category_vectors import Moments, moment_taxonomy, moments
 from tests.steering.routing.conftest import planted
 
