@@ -45,7 +45,7 @@ from lab.test_time.choice import CANDIDATES
 from probes.sae.architecture import QUALITY_FILE
 from probes.tables import SAE_QUALITY
 from steering.published_hybrids.published_hybrids import load_published
-from steering.routing.routed import load_routing
+from steering.routing.routing import load_routing
 
 FEATURES_PAGE = "features.html"
 
