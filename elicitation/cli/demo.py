@@ -24,7 +24,7 @@ class DemoCommand:
         """Runs a study of the built-in pair, sized for minutes on two cores."""
         from elicitation.cli.study import run_study
         from elicitation.study.config import FeatureSearch, OwnHelp, Study
-        from steering.routing.routed import RoutingFit
+        from steering.routing.routing import RoutingFit
 
         study = Study(
             base="zero-base",

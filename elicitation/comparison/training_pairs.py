@@ -25,7 +25,7 @@ from lab.scoring.evidence import Control
 from lab.scoring.scores import trace_rows
 from lab.tasks.problem import Problem
 from probes.capture.site import Site
-from steering.fits.examples import Completions, Disagreements
+from steering.fits.fit import Completions, Disagreements
 
 ITSELF = "itself"
 """Name of what is no control."""

@@ -14,7 +14,7 @@ from probes.capture.site import Site, check_site
 from probes.sae.architecture import Recipe, TopK, Training
 from steering.fits.gradient import GradientFit
 from steering.published_hybrids.published_hybrids import PublishedSettings
-from steering.routing.routed import RoutingFit
+from steering.routing.routing import RoutingFit
 
 
 def low_counts(config: object, names: Sequence[str]) -> str:

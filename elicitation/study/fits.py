@@ -28,7 +28,7 @@ from steering.fits.fits import mean_difference
 from steering.fits.gradient import fit_gradient
 from steering.published_hybrids.fit_published import fit_published
 from steering.published_hybrids.published_hybrids import PublishedSettings, save_published
-from steering.routing.routed import RoutingFit, fit_routing, save_routing
+from steering.routing.routing import RoutingFit, fit_routing, save_routing
 from steering.vector import SteeringVector, random_like
 
 MAX_DISAGREEMENTS = 4096

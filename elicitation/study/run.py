@@ -18,7 +18,7 @@ from lab.records.tables import write_table
 from lab.scoring.evidence import Role
 from lab.tasks.problem import PROBLEMS, problem_table
 from steering.published_hybrids.published_hybrids import load_published
-from steering.routing.routed import load_routing
+from steering.routing.routing import load_routing
 
 
 def run(study: Study, out: Path | str, *, command: str = "elicitation.run", watch: Watch = lambda *_: None) -> Finished:
