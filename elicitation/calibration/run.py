@@ -27,7 +27,7 @@ from elicitation.pages.calibration.page import CalibrationPage, render_calibrati
 from elicitation.pages.kit.document import Origin
 from elicitation.pages.study.tables import LADDER
 from elicitation.study.context import Watch, write_readme
-from elicitation.study.reported import table_file
+from elicitation.study.run import table_file
 from lab.metrics.bootstrap import mean_interval, resamples
 from lab.models.device import resolve_device
 from lab.models.load import load

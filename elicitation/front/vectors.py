@@ -18,7 +18,7 @@ from elicitation.front.answers import N_BOOT, accuracy, judge, sample
 from elicitation.front.features import capture, directory, words
 from elicitation.front.opening import Prompts, problems_of, prompted, site_of
 from elicitation.pages.study.traces import TokenStrip
-from elicitation.study import disagreements as where_they_differ
+from elicitation.study import fits as where_they_differ
 from elicitation.study.arms import Arm, arm_family
 from elicitation.study.findings import Answered, ladder_table
 from elicitation.study.tables import problem_bits
