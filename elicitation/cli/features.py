@@ -124,7 +124,7 @@ class FeaturesCommand:
     def token_labels(self, store: "Store", model: "Model") -> pl.DataFrame:
         """`LABELS` of the store's texts as the user asks; StorageError for steps without their problems."""
         from lab.records.tables import read_table
-        from lab.tasks.chain_verifier import CHAIN_STEPS
+        from lab.tasks.chain import CHAIN_STEPS
         from lab.tasks.problem import PROBLEMS, problems_of
         from probes.capture.site import TEXTS
         from probes.scores.labels import LABELS, step_labels, word_labels

@@ -102,7 +102,7 @@ class TaxonomyCommand:
     def rule(self) -> "Rule":
         """How texts are cut; StorageError for steps without their problems."""
         from lab.records.tables import read_table
-        from lab.tasks.chain_verifier import CHAIN_STEPS
+        from lab.tasks.chain import CHAIN_STEPS
         from lab.tasks.problem import PROBLEMS, problems_of
         from probes.taxonomy.segments import Sentences, Steps
 

@@ -23,7 +23,7 @@ from elicitation.pages.vectors.tables import (
     VectorTables,
 )
 from elicitation.study.context import Watch, claimed
-from elicitation.study.disagreements import DISAGREEMENTS
+from elicitation.study.fits import DISAGREEMENTS
 from elicitation.study.run import problem_stage
 from lab.models.device import settled_threads
 from lab.records.provenance import file_digest

@@ -27,7 +27,7 @@ BANNED_NAMES = {"utils", "util", "helpers", "common", "misc", "manager", "handle
 DOORS = {
     "transformer_lens": ("lab/models/bridge.py",),
     "sae_lens": ("probes/sae/dictionary.py", "probes/sae/train.py"),
-    "sklearn": ("probes/scores/label_probes.py", "steering/routing/fit_router.py"),
+    "sklearn": ("probes/scores/label_probes.py", "steering/routing/routing.py"),
     "trl": ("lab/post_training/",),
     "datasets": ("lab/post_training/", "lab/tasks/question_rows.py"),
     "peft": ("lab/models/load.py", "lab/post_training/supervised.py"),

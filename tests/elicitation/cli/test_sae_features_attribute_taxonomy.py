@@ -19,7 +19,7 @@ from lab.models.tiny import tiny_network
 from lab.organisms.build import chain_tokenizer
 from lab.records.tables import Schema, read_table
 from lab.sampling.trace import TRACES
-from lab.tasks.chain_world import ALPHABET
+from lab.tasks.chain import ALPHABET
 from probes.attribution.contrast import CONTRASTS
 from probes.sae.dictionary import load_sae
 from probes.tables import (
