@@ -22,7 +22,7 @@ from elicitation.study import fits as where_they_differ
 from elicitation.study.arms import Arm, arm_family
 from elicitation.study.findings import Answered, ladder_table
 from elicitation.study.tables import problem_bits
-from elicitation.widgets.dose_slider import Dosed, DoseSlider
+from elicitation.widgets.live import Dosed, DoseSlider
 from lab.metrics.bootstrap import Interval, mean_interval, resamples
 from lab.models.load import Model, ModelPair, assemble
 from lab.post_training import trainers

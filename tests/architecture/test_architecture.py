@@ -39,12 +39,12 @@ DOORS = {
     "rich": (
         "elicitation/cli/",
         "elicitation/pages/kit/table.py",
-        "elicitation/pages/study/ladder_table.py",
-        "elicitation/pages/calibration/answer.py",
+        "elicitation/pages/study/ladder.py",
+        "elicitation/pages/calibration/page.py",
     ),
     "vllm": (),
-    "anywidget": ("elicitation/widgets/mime_bundle.py",),
-    "traitlets": ("elicitation/widgets/mime_bundle.py",),
+    "anywidget": ("elicitation/widgets/live.py",),
+    "traitlets": ("elicitation/widgets/live.py",),
     "ray": ("lab/records/scale_out.py",),
 }
 # Verifiers of third parties draw from global generators; this module seeds those of the process that it is alone in.
