@@ -3,6 +3,7 @@
 import inspect
 import shlex
 import textwrap
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column, Table
 
 FOUND_S = 0.1
-"""What is reported this soon after the last of what was there was there too, and says nothing of how fast work goes."""
+"""What is reported this soon after a stage began was there already, and says nothing of how fast work goes."""
 N_BAR, N_FIXED = 14, 54
 """Columns of a bar, and of all but a stage's name."""
 
@@ -58,23 +59,23 @@ class Pace(ProgressColumn):
 class Stages(Progress):
     """A bar for every stage that goes on, and the time in all, so that something moves between stages."""
 
-    began: float
+    began: float = 0.0
 
     def get_renderables(self) -> Iterator[RenderableType]:
         """The bars, then the time."""
         yield self.make_tasks_table(self.tasks)
-        yield f"{clock(self.get_time() - self.began)} in all"
+        yield f"{clock(time.monotonic() - self.began)} in all"
 
     def report(self, stage: str, n_done: int, total: int) -> str | None:
         """Takes note; a line about the stage when this ends it."""
-        task = next((task for task in self.tasks if task.description == stage), None)
-        if task is None:
-            task = self.tasks[self.add_task(stage, total=total, n_found=0)]
+        if all(task.description != stage for task in self.tasks):
+            self.add_task(stage, total=total, n_found=0, began=self.get_time())
+        task = next(task for task in self.tasks if task.description == stage)
         if not task.visible:
             return None
-        if (task.elapsed or 0) < FOUND_S:
+        if self.get_time() - task.fields["began"] < FOUND_S:
             n_found = int(task.completed) + n_done
-            self.reset(task.id, completed=n_found, n_found=n_found)
+            self.reset(task.id, completed=n_found, n_found=n_found, began=task.fields["began"])
         else:
             self.advance(task.id, n_done)
         task.visible = task.completed < total
@@ -88,7 +89,7 @@ def stages(console: Console) -> Stages:
     columns = TextColumn("{task.description}", markup=False, table_column=name), BarColumn(N_BAR), MofNCompleteColumn()
     hidden = not console.is_terminal
     shown = Stages(*columns, Pace(), console=console, transient=True, refresh_per_second=4, disable=hidden)
-    shown.began = shown.get_time()
+    shown.began = time.monotonic()
     return shown
 
 

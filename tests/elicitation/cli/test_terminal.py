@@ -15,14 +15,14 @@ from elicitation.cli.terminal import Stages, Terminal, clock, ended, rate, speed
 
 
 def watched(console: Console, times: Iterable[float]) -> Stages:
-    """Stages whose clock reads 0, then these times, one at each report."""
+    """Stages whose clock reads 0, then these times, one at each report; a stage begins just before its first one."""
     shown, left = stages(console), iter(times)
     shown.get_time = lambda: shown.now
     shown.now, shown.began, real = 0.0, 0.0, shown.report
 
     def report(stage: str, n_done: int, total: int) -> str | None:
         if stage not in [task.description for task in shown.tasks]:
-            shown.add_task(stage, total=total, n_found=0)
+            shown.add_task(stage, total=total, n_found=0, began=0.0)
         shown.now = next(left)
         return real(stage, n_done, total)
 
@@ -46,6 +46,10 @@ def test_what_was_found_there_has_no_part_in_the_rate():
     resumed = paced((0.0, 30), (0.05, 30), (10.05, 10))
     assert resumed.completed == 70
     assert rate(resumed) == pytest.approx(1.0)
+
+
+def test_work_that_is_told_often_has_a_rate_too():
+    assert rate(paced((0.0, 0), *((0.05 * step, 1) for step in range(1, 40)))) == pytest.approx(20.0, rel=0.1)
 
 
 def test_without_work_there_is_no_rate_and_no_time_left():
@@ -115,11 +119,11 @@ def test_on_a_terminal_a_stage_that_goes_on_has_a_bar_with_rate_and_time_left_an
 def test_bars_fit_eighty_columns():
     written = io.StringIO()
     console = Console(file=written, width=80, force_terminal=True, color_system=None)
-    shown = watched(console, [1.0, 1.0])
+    shown = watched(console, [1.0, 2.0])
     for stage in ("traces: fitted-disagreement-at-random", "policy gradient: other-task"):
         shown.report(stage, 123_456, 12_345_678)
     console.print(shown.get_renderable())
     lines = written.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
-    assert len(lines) == 3
+    assert len(lines) == 3, lines
     assert all(" 123456/12345678" in line and line.rstrip().endswith("left") for line in lines[:2])
