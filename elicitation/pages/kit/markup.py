@@ -47,14 +47,10 @@ def filled(template: str, /, **values: object) -> Markup:
 
 @cache
 def _templates() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(PAGES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=True,
-        finalize=escaped,
-    )
+    made = Environment(loader=FileSystemLoader(PAGES), undefined=StrictUndefined, autoescape=True, finalize=escaped)
+    made.trim_blocks = made.lstrip_blocks = True
+    made.filters["counted"] = counted
+    return made
 
 
 def plotly_text(text: str) -> str:

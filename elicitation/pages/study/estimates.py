@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
-from elicitation.pages.kit.markup import PAGES, counted, filled, joined, markup
+from elicitation.pages.kit.markup import PAGES, counted, filled
 from elicitation.pages.kit.numerals import ABSENT, FIGURES, PERCENT, POINTS, WHOLE, percent, remarked, scientific, span
 from elicitation.pages.kit.table import Reasons, numbers, sheet, titled
 from elicitation.pages.record_words import record_words
@@ -142,58 +142,17 @@ def agreement_words(shares: Sequence[Row]) -> Markup:
     variants of one answer. Reasons are declared, never read off the numbers.
     """
     given = [row for row in shares if row["refusal"] is None and WHOLE.span(row["low"], row["high"])]
-    pairs = [(a, b) for a, b in combinations(given, 2) if a["estimator"] != b["estimator"] or _reason(a, b)]
-    if not pairs:
-        return Markup("")
-    agreeing = [(a, b) for a, b in pairs if _holds(a, b) and _holds(b, a)]
-    differing = [pair for pair in pairs if pair not in agreeing]
-    if not differing:
-        agree = '<p class="note">The {} shares given agree: each lies within the interval of every other.</p>'
-        return markup(agree, len(given))
-    named = "; ".join(f"{_name(a)} and {_name(b)}" for a, b in agreeing)
-    within = (
-        markup('<p class="note"><b>Within each other\'s intervals</b> are {}.</p>', named)
-        if agreeing
-        else Markup('<p class="note">No two shares lie within each other\'s intervals.</p>')
-    )
-    return within + _differed(differing, len(pairs))
-
-
-def _differed(pairs: Sequence[tuple[Row, Row]], n_compared: int) -> Markup:
-    """All that differ, grouped by the reason that is known for it."""
-    groups: dict[str, list[str]] = {}
-    for a, b in pairs:
-        apart = a["low"] > b["high"] or b["low"] > a["high"]
-        said = f"{_brief(a)} and {_brief(b)}" + ("" if apart else ", whose intervals overlap")
-        groups.setdefault(_reason(a, b) or _UNKNOWN, []).append(said)
-    items = joined(
-        markup("<li>{}:{}</li>", reason[0].upper() + reason[1:], numbers(counted(len(found), "pair"), _list(found)))
-        for reason, found in groups.items()
-    )
-    return markup(
-        '<div class="warning"><b>Not within each other\'s intervals</b> are {} of the {} that can be compared. '
-        "Why they need not be:<ul>{}</ul></div>",
-        len(pairs),
-        counted(n_compared, "pair"),
-        items,
-    )
-
-
-def _list(items: Sequence[str]) -> Markup:
-    return markup("<ul>{}</ul>", joined(markup("<li>{}</li>", said) for said in items))
-
-
-def _holds(row: Row, other: Row) -> bool:
-    return other["low"] <= row["value"] <= other["high"]
-
-
-def _reason(a: Row, b: Row) -> str:
-    return declared_reason(*(f"{row['estimator']} {row['quantity']}" for row in (a, b)))
-
-
-def _name(row: Row) -> str:
-    return f"{row['estimator']} ({row['quantity']})"
-
-
-def _brief(row: Row) -> str:
-    return f"{_name(row)}: {WHOLE.said(row)}"
+    agreeing: list[str] = []
+    apart: dict[str, list[str]] = {}
+    for a, b in combinations(given, 2):
+        reason = declared_reason(*(f"{row['estimator']} {row['quantity']}" for row in (a, b)))
+        names = [f"{row['estimator']} ({row['quantity']})" for row in (a, b)]
+        if a["estimator"] == b["estimator"] and not reason:
+            continue
+        if all(one["low"] <= other["value"] <= one["high"] for one, other in ((a, b), (b, a))):
+            agreeing.append(" and ".join(names))
+        else:
+            said = " and ".join(f"{name}: {WHOLE.said(row)}" for name, row in zip(names, (a, b), strict=True))
+            overlap = a["low"] <= b["high"] and b["low"] <= a["high"]
+            apart.setdefault(reason or _UNKNOWN, []).append(said + ", whose intervals overlap" * overlap)
+    return filled("study/agreement.html", n_given=len(given), agreeing=agreeing, apart=apart)

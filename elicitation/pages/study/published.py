@@ -12,14 +12,6 @@ from elicitation.pages.kit.numerals import PERCENT, percent, remarked
 from elicitation.pages.kit.table import Reasons, sheet, titled
 from elicitation.pages.study.ladder import share_cell
 
-METHODS = {
-    "P1": "The tuned model says at every token whether to steer and with which vector, and picks the token among many "
-    "steered candidates of the base. What it reaches depends on how its vectors came out of their fit: "
-    "these numbers are those of one such draw, which their intervals do not cover.",
-    "P2": "The tuned model says at every token whether to steer and with which vector; the base writes the token that "
-    "the one steered pass prefers.",
-}
-"""Published method -> what it does at test time."""
 _HEADINGS = ("", "Strict", "Their formula", "Share, ours", "True share", "What the difference means")
 _SAME = 0.005
 """Two fractions closer than this are written alike."""
@@ -30,20 +22,11 @@ def published_section(published_hybrids: pl.DataFrame) -> Markup:
     if published_hybrids.is_empty():
         return Markup("")
     reasons = Reasons.of(published_hybrids["refusal"])
-    ordered = published_hybrids.sort(pl.col("fault").is_not_null(), maintain_order=True)
-    blocks = [
-        (
-            name,
-            METHODS.get(name, ""),
-            sheet(
-                _HEADINGS,
-                [_cells(row, reasons) for row in ordered.filter(pl.col("published") == name).iter_rows(named=True)],
-                {_HEADINGS[-1]},
-            ),
-        )
-        for name in published_hybrids["published"].unique(maintain_order=True)
-    ]
-    return filled("study/published.html", blocks=blocks, reasons=reasons.notes())
+    cells: dict[str, list[tuple[str, ...]]] = {}
+    for row in published_hybrids.sort(pl.col("fault").is_not_null(), maintain_order=True).iter_rows(named=True):
+        cells.setdefault(row["published"], []).append(_cells(row, reasons))
+    tables = {name: sheet(_HEADINGS, rows, {_HEADINGS[-1]}) for name, rows in cells.items()}
+    return filled("study/published.html", tables=tables, reasons=reasons.notes())
 
 
 def _cells(row: Mapping[str, Any], reasons: Reasons) -> tuple[str, ...]:
