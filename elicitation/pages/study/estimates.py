@@ -13,7 +13,7 @@ from elicitation.pages.kit.markup import PAGES, counted, filled
 from elicitation.pages.kit.numerals import ABSENT, FIGURES, PERCENT, POINTS, WHOLE, percent, remarked, scientific, span
 from elicitation.pages.kit.table import Reasons, numbers, sheet, titled
 from elicitation.pages.record_words import record_words
-from elicitation.pages.study.ladder import best_estimate
+from elicitation.pages.study.ladder import best_estimate, share_cell
 
 _WORDS = tomllib.loads((PAGES / "study" / "estimators.toml").read_text(encoding="utf-8"))
 ASKS: dict[str, tuple[str, str]] = {
@@ -156,3 +156,59 @@ def agreement_words(shares: Sequence[Row]) -> Markup:
             overlap = a["low"] <= b["high"] and b["low"] <= a["high"]
             apart.setdefault(reason or _UNKNOWN, []).append(said + ", whose intervals overlap" * overlap)
     return filled("study/agreement.html", n_given=len(given), agreeing=agreeing, apart=apart)
+
+
+_HEADINGS = ("", "Strict", "Their formula", "Share, ours", "True share", "What the difference means")
+_SAME = 0.005
+"""Two fractions closer than this are written alike."""
+
+
+def published_section(published_hybrids: pl.DataFrame) -> Markup:
+    """`PUBLISHED` as one table a method, as published first, then with each fault switched; empty without rows."""
+    if published_hybrids.is_empty():
+        return Markup("")
+    reasons = Reasons.of(published_hybrids["refusal"])
+    cells: dict[str, list[tuple[str, ...]]] = {}
+    for row in published_hybrids.sort(pl.col("fault").is_not_null(), maintain_order=True).iter_rows(named=True):
+        cells.setdefault(row["published"], []).append(_cells(row, reasons))
+    tables = {name: sheet(_HEADINGS, rows, {_HEADINGS[-1]}) for name, rows in cells.items()}
+    return filled("study/published.html", tables=tables, reasons=reasons.notes())
+
+
+def _cells(row: Mapping[str, Any], reasons: Reasons) -> tuple[str, ...]:
+    return (
+        titled(row["label"], row["fault"] or "as published"),
+        PERCENT.cell(row, "accuracy"),
+        remarked(percent(row["theirs"], 0), "no interval"),
+        share_cell(row, reasons),
+        percent(row["truth"], 0),
+        difference_words(row),
+    )
+
+
+def difference_words(row: Mapping[str, Any]) -> str:
+    """What it means that the two formulas differ on a row of `PUBLISHED`, or do not; plain text."""
+    theirs, share, low, high = row["theirs"], row["share"], row["share_low"], row["share_high"]
+    if math.isnan(theirs):
+        return "Their formula is not defined where both models do equally well."
+    if row["refusal"] is not None:
+        return (
+            "The models are too close to share out what lies between them; their formula gives a number all the same."
+        )
+    if math.isnan(share):
+        return "Ours is not defined here."
+    if row["gap"] < 0:
+        parts = ["Tuning made the model worse; their formula leaves out the sign."]
+    elif share < 0 and theirs < _SAME:
+        parts = ["The method does worse than the base; their formula says 0."]
+    elif abs(theirs - share) < _SAME:
+        parts = ["The same number; only ours says how far to trust it."]
+    else:
+        parts = ["On equal accuracies the two formulas would agree here, so the answers were counted differently."]
+    if low <= 0 <= high:
+        parts.append("The interval holds 0: it may recover nothing.")
+    if not math.isnan(truth := row["truth"]):
+        held = "inside" if low <= truth <= high else "outside"
+        off = f"their number is {100 * abs(theirs - truth):.0f} points from it"
+        parts.append(f"The true share is {held} our interval; {off}.")
+    return " ".join(parts)
