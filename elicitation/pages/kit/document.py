@@ -157,6 +157,7 @@ def document(template: str, title: str, origin: Origin, /, **values: object) -> 
     their hash is in the policy, so even text that escaped escaping would stay text. Plotly comes packed, since by
     itself it is larger than a page may be; the page's own script unpacks it.
     """
+    plotly, plotly_hash = _plotly()
     style, script = ((PAGES / "kit" / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     page = filled(
         template,
@@ -165,9 +166,9 @@ def document(template: str, title: str, origin: Origin, /, **values: object) -> 
         config=json.dumps(json.loads(origin.made_by.config), indent=2, ensure_ascii=False).split("\n"),
         style=Markup(style + strip_css()),
         script=Markup(script),
-        hashes=Markup(f"{_plotly_hash()} {_hash(script)}"),
+        hashes=Markup(f"{plotly_hash} {_hash(script)}"),
         inks=script_json(dict(DARK)),
-        plotly=_packed_plotly(),
+        plotly=plotly,
         contents=contents,
         sections=sections,
         glossary=glossary(),
@@ -196,13 +197,9 @@ def _place(heading: str) -> str:
 
 
 @cache
-def _packed_plotly() -> str:
-    return packed(get_plotlyjs())
-
-
-@cache
-def _plotly_hash() -> str:
-    return _hash(get_plotlyjs())
+def _plotly() -> tuple[str, str]:
+    """The script, packed, and its hash."""
+    return packed(get_plotlyjs()), _hash(get_plotlyjs())
 
 
 def _hash(script: str) -> str:
