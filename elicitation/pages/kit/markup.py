@@ -93,7 +93,4 @@ def packed(text: str) -> str:
 
 
 def _glyph(found: re.Match[str]) -> str:
-    character = found[0]
-    if character in _GLYPHS:
-        return _GLYPHS[character]
-    return chr(0x2400 + ord(character)) if ord(character) < 0x20 else "\ufffd"
+    return _GLYPHS.get(found[0], chr(0x2400 + ord(found[0])) if ord(found[0]) < 0x20 else "\ufffd")
