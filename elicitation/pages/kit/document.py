@@ -96,7 +96,7 @@ def _forms() -> tuple[re.Pattern[str], dict[str, str]]:
 
 def _set(meaning: str) -> Markup:
     """Code and emphasis as HTML."""
-    told = re.sub(r"`(.+?)`", r"<code>\1</code>", escaped(meaning))
+    told = re.sub(r"`(.+?)`", r"<code>\1</code>", str(escaped(meaning)))
     return Markup(re.sub(r"\*(.+?)\*", r"<em>\1</em>", told))
 
 
