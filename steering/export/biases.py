@@ -18,8 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lab.models.anatomy import LAYOUTS
-from lab.models.load import Model
+from lab.models.load import LAYOUTS, Model
 from lab.records.errors import VectorError
 from lab.records.stage import atomic_directory
 from probes.capture.site import Site
