@@ -35,8 +35,7 @@ from lab.models.source import BuiltInModel
 from lab.records.provenance import package_versions, provenance, revision
 from lab.records.seeds import numpy_generator, torch_generator
 from lab.sampling.decoder import left_padded
-from lab.tasks.chain_verifier import CHAIN_STEPS
-from lab.tasks.chain_world import Habits, as_expression, chain_document
+from lab.tasks.chain import CHAIN_STEPS, Habits, as_expression, chain_document
 from lab.tasks.source import open_task, task_source
 from probes.capture.capture import capture
 from probes.capture.site import TEXTS, AllTokens, Site

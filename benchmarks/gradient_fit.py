@@ -30,7 +30,7 @@ from lab.records.seeds import numpy_generator, torch_generator
 from lab.sampling.decoder import left_padded, token_positions
 from probes.capture.capture import LayersAbove, layers_above
 from probes.capture.site import Site, hook_site
-from steering.fits.examples import Disagreements, chosen
+from steering.fits.fit import Disagreements, chosen
 from steering.fits.gradient import GradientFit, fit_gradient
 
 Pass = Callable[[], Float[Tensor, ""]]

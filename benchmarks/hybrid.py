@@ -46,9 +46,8 @@ from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid, open_hybrid
-from steering.hybrid.interventions import Sweep, Takeover, TunedChooser
+from steering.hybrid.interventions import PerCategory, Sweep, Takeover, TunedChooser
 from steering.hybrid.routers import Disagreement
-from steering.hybrid.vector_table import PerCategory
 from steering.vector import SteeringVector
 from tests.steering.hybrid.reference import write
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
         generate,
         judge,
         next_token,
-        open_report,
         pass_at_k,
+        report,
         sample,
         score,
     )
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
         route_strip,
         steer,
     )
-    from elicitation.report.study.figures import ladder_figure
+    from elicitation.pages.study.figures import ladder_figure
     from elicitation.study.config import Study
     from elicitation.study.run import run
     from elicitation.widgets.chart import chart
@@ -70,14 +70,14 @@ if TYPE_CHECKING:
 ROOMS = {
     "elicitation.front.opening": "load pair models task quiet",
     "elicitation.front.answers": "sample generate judge accuracy pass_at_k cover elicited_share next_token score "
-    "evidence estimate open_report",
+    "evidence estimate report",
     "elicitation.front.features": "capture store train_sae load_sae label_tokens label_features attribute "
     "top_features matched_features token_strip",
     "elicitation.front.vectors": "disagreements fit_vector mean_difference random_like steer ladder route_strip "
     "dose_sweep dose_slider export load_vector reinforce finetune",
     "elicitation.widgets.chart": "chart",
     "elicitation.study.config": "Study",
-    "elicitation.report.study.figures": "ladder_figure",
+    "elicitation.pages.study.figures": "ladder_figure",
     "elicitation.study.run": "run",
     "elicitation.calibration.run": "calibrate",
     "elicitation.calibration.record": "shipped_records shipped_leaks",

@@ -27,7 +27,7 @@ from elicitation.study.config import Study
 from lab.models.tiny import tiny_network
 from lab.organisms.build import chain_tokenizer
 from lab.sampling.trace import Decoding
-from lab.tasks.chain_world import ALPHABET
+from lab.tasks.chain import ALPHABET
 from steering.fits.gradient import GradientFit
 
 # Time limits an example can miss on a busy machine say nothing of the code.

@@ -14,7 +14,7 @@ from lab.post_training.path_test import PathTest
 from lab.records.seeds import child_seed
 from lab.sampling.trace import Decoding
 from lab.scoring.evidence import ArmKey, Control, Role
-from steering.routing.routed import RoutingFit
+from steering.routing.routing import RoutingFit
 
 NEEDED = (
     ArmKey(Role.VECTOR_FIRST_TOKEN),

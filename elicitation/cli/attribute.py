@@ -17,7 +17,7 @@ from rich.text import Text
 
 from elicitation.cli.main import Device, Dtype, RayPlace
 from elicitation.cli.terminal import Terminal, numbers
-from elicitation.report.kit.numerals import figures, percent
+from elicitation.pages.kit.numerals import figures, percent
 from lab.records.errors import EstimateError
 
 if TYPE_CHECKING:

@@ -24,17 +24,17 @@ class DemoCommand:
         """Runs a study of the built-in pair, sized for minutes on two cores."""
         from elicitation.cli.study import run_study
         from elicitation.study.config import FeatureSearch, OwnHelp, Study
-        from steering.routing.routed import RoutingFit
+        from steering.routing.routing import RoutingFit
 
         study = Study(
             base="zero-base",
             tuned="zero-rl",
             companions=("zero-taught", "zero-sft"),
             task="chain",
-            features=FeatureSearch(layers=(2, 3)),
+            features=FeatureSearch(layers=(3,)),
             own_help=OwnHelp(n_fit_samples=2, n_votes=8),
-            routing=RoutingFit(max_disagreements=2048),
-            n_problems=200,
+            routing=RoutingFit(max_disagreements=1024),
+            n_problems=100,
             n_samples=4,
             n_curve_samples=16,
             n_score_samples=4,

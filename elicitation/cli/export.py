@@ -103,7 +103,7 @@ class ExportCommand:
 
     def measured_effect(self) -> pl.DataFrame | None:
         """Rows of the study's `LADDER` of the arms that used the vector and of their controls; None without a study."""
-        from elicitation.report.study.tables import LADDER
+        from elicitation.pages.study.tables import LADDER
         from lab.records.tables import read_table
 
         if self.study is None:

@@ -53,9 +53,9 @@ class FeaturesCommand:
     def run(self, terminal: Terminal) -> None:
         """Scores the features and writes tables and page into one directory, which is then never changed."""
         from elicitation.cli.sample import opened
-        from elicitation.report.features.page import FeaturePage, render_features
-        from elicitation.report.features.tables import TABLES, FeatureNames
-        from elicitation.report.kit.document import Origin, TableFile
+        from elicitation.pages.features.page import FeaturePage, render_features
+        from elicitation.pages.features.tables import TABLES, FeatureNames
+        from elicitation.pages.kit.document import Origin, TableFile
         from elicitation.study.features import Read, feature_tables
         from lab.models.device import resolve_double_device
         from lab.records.provenance import digest, file_digest, provenance
@@ -124,7 +124,7 @@ class FeaturesCommand:
     def token_labels(self, store: "Store", model: "Model") -> pl.DataFrame:
         """`LABELS` of the store's texts as the user asks; StorageError for steps without their problems."""
         from lab.records.tables import read_table
-        from lab.tasks.chain_verifier import CHAIN_STEPS
+        from lab.tasks.chain import CHAIN_STEPS
         from lab.tasks.problem import PROBLEMS, problems_of
         from probes.capture.site import TEXTS
         from probes.scores.labels import LABELS, step_labels, word_labels

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from elicitation.cli.main import Device, RayPlace
 from elicitation.cli.terminal import Terminal, numbers
-from elicitation.report.kit.numerals import figures, fixed, interval, percent, points
+from elicitation.pages.kit.numerals import figures, fixed, interval, percent, points
 from lab.records.errors import ModelError, SiteError
 from probes.crosscoder.train import Training as CrosscoderTraining
 from probes.sae.architecture import Training

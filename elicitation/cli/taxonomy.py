@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from elicitation.cli.terminal import Terminal, numbers
-from elicitation.report.kit.numerals import fixed, interval
+from elicitation.pages.kit.numerals import fixed, interval
 from lab.records.errors import StorageError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class TaxonomyCommand:
     def rule(self) -> "Rule":
         """How texts are cut; StorageError for steps without their problems."""
         from lab.records.tables import read_table
-        from lab.tasks.chain_verifier import CHAIN_STEPS
+        from lab.tasks.chain import CHAIN_STEPS
         from lab.tasks.problem import PROBLEMS, problems_of
         from probes.taxonomy.segments import Sentences, Steps
 

@@ -16,8 +16,8 @@ from rich.table import Table
 from elicitation.cli.study import Pair, named_pair
 from elicitation.cli.terminal import Terminal, numbers
 from elicitation.comparison.config import Comparison, compared
-from elicitation.report.kit.numerals import ABSENT, interval, percent, points
-from elicitation.report.vectors.tables import VectorTables
+from elicitation.pages.kit.numerals import ABSENT, interval, percent, points
+from elicitation.pages.vectors.tables import VectorTables
 
 
 @dataclass(frozen=True, kw_only=True)

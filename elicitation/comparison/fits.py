@@ -23,9 +23,8 @@ from probes.capture.site import Site
 from steering.export.tensors import load_vector, save_vector
 from steering.export.vector_file import facts_of
 from steering.fits.fit import Fit, Rewarded, Taught
-from steering.fits.fits import DecoderRows, MeanDifference
+from steering.fits.fits import DecoderRows, MeanDifference, PolicyGradient, answer_reward
 from steering.fits.gradient import FirstTokenGradient, TextGradient
-from steering.fits.policy_gradient import PolicyGradient, answer_reward
 from steering.gate import EVERYWHERE, Gate, WhileWriting
 from steering.hybrid.hybrid import identity
 from steering.vector import SteeringVector, norm_matched, random_like

@@ -12,11 +12,11 @@ from elicitation.comparison.fits import Fitted, entries, fit_stage
 from elicitation.comparison.tables import table_stage
 from elicitation.comparison.training_pairs import training_pairs
 from elicitation.comparison.transfer import transfer_stage
-from elicitation.report.kit.document import Origin, TableFile
-from elicitation.report.study.tables import LADDER
-from elicitation.report.vectors.answer import vector_answer
-from elicitation.report.vectors.page import VectorPage, render_vectors
-from elicitation.report.vectors.tables import (
+from elicitation.pages.kit.document import Origin, TableFile
+from elicitation.pages.study.tables import LADDER
+from elicitation.pages.vectors.answer import vector_answer
+from elicitation.pages.vectors.page import VectorPage, render_vectors
+from elicitation.pages.vectors.tables import (
     INCOHERENT,
     VECTOR_DOSES,
     VECTOR_FITS,
@@ -24,7 +24,7 @@ from elicitation.report.vectors.tables import (
     VectorTables,
 )
 from elicitation.study.context import Watch, claimed
-from elicitation.study.disagreements import DISAGREEMENTS
+from elicitation.study.fits import DISAGREEMENTS
 from elicitation.study.run import problem_stage
 from lab.models.device import settled_threads
 from lab.records.provenance import file_digest

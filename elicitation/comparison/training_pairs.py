@@ -11,8 +11,14 @@ from torch import Tensor
 
 from elicitation.comparison.config import ComparisonContext
 from elicitation.study.context import StudyContext
-from elicitation.study.disagreements import DISAGREEMENTS, contexts, first_token_activations
-from elicitation.study.fits import decision_stage, fitting_stage, solved
+from elicitation.study.fits import (
+    DISAGREEMENTS,
+    contexts,
+    decision_stage,
+    first_token_activations,
+    fitting_stage,
+    solved,
+)
 from elicitation.study.sampled import own_traces, read_traces
 from lab.models.load import Model, ModelPair
 from lab.records.errors import VectorError
@@ -25,7 +31,7 @@ from lab.scoring.evidence import Control
 from lab.scoring.scores import trace_rows
 from lab.tasks.problem import Problem
 from probes.capture.site import Site
-from steering.fits.examples import Completions, Disagreements
+from steering.fits.fit import Completions, Disagreements
 
 ITSELF = "itself"
 """Name of what is no control."""

@@ -10,8 +10,8 @@ from jaxtyping import Int
 from elicitation.comparison.config import ComparisonContext
 from elicitation.comparison.evaluate import EvalResult, EvalSpec, evaluate, fit_by_fit, spec_of
 from elicitation.comparison.fits import Fitted
-from elicitation.report.vectors.tables import TRANSFERS, VECTOR_TRANSFERS
-from lab.metrics.bootstrap import difference_interval, resamples
+from elicitation.pages.vectors.tables import TRANSFERS, VECTOR_TRANSFERS
+from lab.metrics.bootstrap import difference_interval, interval_columns, resamples
 from lab.models.load import Model, ModelPair
 from lab.records.errors import VectorError
 from lab.records.seeds import child_seed, numpy_generator
@@ -100,7 +100,7 @@ def described(
     control = np.mean([getattr(one, quantity) for one in against], axis=0)
     change = difference_interval(under, without, weights)
     beyond = difference_interval(under, control, weights)
-    return {
+    named = {
         "check": check.name,
         "model": check.model.name,
         "task": check.eval_spec.task.name,
@@ -109,13 +109,8 @@ def described(
         "plain": float(without.mean()),
         "steered": float(under.mean()),
         "control": float(control.mean()),
-        "change": change.value,
-        "change_low": change.low,
-        "change_high": change.high,
-        "beyond": beyond.value,
-        "beyond_low": beyond.low,
-        "beyond_high": beyond.high,
     }
+    return named | interval_columns(change, "change", "change_") | interval_columns(beyond, "beyond", "beyond_")
 
 
 N_CONTROLS = 4

@@ -265,10 +265,10 @@ def estimate(evidence: Evidence, *, reach: int = 1000, seed: int = 0) -> pl.Data
     return panel(evidence, Analysis(reach=reach, seed=seed))
 
 
-def open_report(out: Path | str) -> dict[str, pl.DataFrame]:
+def report(out: Path | str) -> dict[str, pl.DataFrame]:
     """The tables of a finished run by the names that they have in its directory, such as `tables/ladder`.
 
-    >>> el.open_report("runs/none")
+    >>> el.report("runs/none")
     Traceback (most recent call last):
     lab.records.errors.StorageError: runs/none holds no tables: want the --out of a study that has finished
     """

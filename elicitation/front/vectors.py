@@ -17,8 +17,8 @@ from elicitation.comparison.evaluate import EvalSpec
 from elicitation.front.answers import N_BOOT, accuracy, judge, sample
 from elicitation.front.features import capture, directory, words
 from elicitation.front.opening import Prompts, problems_of, prompted, site_of
-from elicitation.report.study.traces import TokenStrip
-from elicitation.study import disagreements as where_they_differ
+from elicitation.pages.study.traces import TokenStrip
+from elicitation.study import fits as where_they_differ
 from elicitation.study.arms import Arm, arm_family
 from elicitation.study.findings import Answered, ladder_table
 from elicitation.study.tables import problem_bits
@@ -39,12 +39,11 @@ from steering import vector as vectors
 from steering.edit import Add, Edit
 from steering.export import export as exporting
 from steering.export.vector_file import Origin, facts_of
-from steering.fits import fits, gradient, policy_gradient
-from steering.fits.examples import Disagreements
+from steering.fits import fits, gradient
+from steering.fits.fit import Disagreements
 from steering.gate import EVERYWHERE, Gate
 from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.interventions import Steer
-from steering.hybrid.vector_table import Drawn
+from steering.hybrid.interventions import Drawn, Steer
 from steering.vector import SteeringVector
 
 SUFFIXES = {".safetensors": "safetensors", ".gguf": "gguf", ".json": "vllm-lens", "": "baked"}
@@ -329,7 +328,7 @@ def reinforce(
     given: list[float] = []
 
     def rewarded(problem: Problem, completion: str) -> float:
-        given.append((reward or policy_gradient.answer_reward(task.verify))(problem, completion))
+        given.append((reward or fits.answer_reward(task.verify))(problem, completion))
         return given[-1]
 
     network = copy.deepcopy(model.network).requires_grad_(True).train()

@@ -10,17 +10,27 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple, TypeAlias
 
-from elicitation.report.study.tables import Family
+from elicitation.pages.study.tables import Family
 from elicitation.study.config import OwnHelp
 from lab.records.seeds import child_seed, torch_generator
 from lab.scoring.evidence import ArmKey, Control, Role, arm_row
 from lab.tasks.source import Task
-from lab.test_time.choice import CotDecoding, Fitting, SelfConsistency, Temperature
+from lab.test_time.choice import BestPrompt, Fitting, Temperature, prompt_forms
+from lab.test_time.elicit import CotDecoding, SelfConsistency
 from lab.test_time.method import Elicitation
-from lab.test_time.prompts import BestPrompt, prompt_forms
 from steering.edit import Add, Edited
 from steering.hybrid.hybrid import Hybrid, Router
-from steering.hybrid.interventions import LikelyToken, SecondChoice, Steer, Sweep, Takeover, TunedChooser
+from steering.hybrid.interventions import (
+    Drawn,
+    LikelyToken,
+    PerCategory,
+    SecondChoice,
+    Steer,
+    Sweep,
+    Takeover,
+    TunedChooser,
+    VectorTable,
+)
 from steering.hybrid.routers import (
     Always,
     AtRandom,
@@ -32,11 +42,10 @@ from steering.hybrid.routers import (
     Reranked,
     Scheduled,
 )
-from steering.hybrid.vector_table import Drawn, PerCategory, VectorTable
 from steering.published_hybrids.arms import published_arms
 from steering.published_hybrids.published_hybrids import PublishedHybrids
 from steering.routing.category_vectors import CategoryVectors, any_category, exchanged, random_vectors
-from steering.routing.routed import Routing
+from steering.routing.routing import Routing
 from steering.vector import SteeringVector
 
 FIRST_TOKEN = AtSteps((0,))

@@ -9,12 +9,12 @@ from lab.models.load import Model
 from lab.records.errors import DecodingError, EstimateError, TaskError
 from lab.sampling.trace import Decoding
 from lab.scoring.evidence import ArmKey
-from lab.test_time.power_sampling import PowerSampling
+from lab.test_time.elicit import PowerSampling
 from probes.capture.site import Site, check_site
 from probes.sae.architecture import Recipe, TopK, Training
 from steering.fits.gradient import GradientFit
 from steering.published_hybrids.published_hybrids import PublishedSettings
-from steering.routing.routed import RoutingFit
+from steering.routing.routing import RoutingFit
 
 
 def low_counts(config: object, names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import polars as pl
 
 from elicitation.estimators.estimate import ESTIMATES
 from elicitation.estimators.panel import panel
-from elicitation.report.study.tables import SCHEMAS, Family
+from elicitation.pages.study.tables import SCHEMAS, Family
 from elicitation.study.arms import Arm, arm_family
 from elicitation.study.context import StudyContext
 from elicitation.study.findings import (

@@ -7,7 +7,7 @@ from typing import Literal
 import plotly.graph_objects as go
 import polars as pl
 
-from elicitation.report.kit.palette import ASSISTED, BASE, RANKED, TUNED, faded
+from elicitation.pages.kit.palette import ASSISTED, BASE, RANKED, TUNED, faded
 
 INKS = (RANKED[0], TUNED, RANKED[1], BASE, ASSISTED, RANKED[2], RANKED[3])
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "star", "pentagon", "x")

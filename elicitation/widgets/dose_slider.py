@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from elicitation.report.kit.markup import escaped, visible
-from elicitation.report.kit.numerals import interval, percent
+from elicitation.pages.kit.markup import escaped, visible
+from elicitation.pages.kit.numerals import interval, percent
 from elicitation.widgets.mime_bundle import mime_bundle
 from lab.metrics.bootstrap import Interval
 from lab.records.errors import EstimateError

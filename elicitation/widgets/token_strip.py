@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from elicitation.report.kit.markup import joined, markup, visible
-from elicitation.report.kit.tokens import (
+from elicitation.pages.kit.markup import joined, markup, visible
+from elicitation.pages.kit.tokens import (
     ActivationStrip,
     activation_legend,
     activation_strip,

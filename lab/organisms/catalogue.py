@@ -23,8 +23,8 @@ from lab.post_training.reinforce import GrpoRun
 from lab.post_training.supervised import SupervisedRun
 from lab.records.errors import ModelError
 from lab.sampling.trace import Decoding
+from lab.tasks.chain import CAREFUL, GUARDED_ALPHABET
 from lab.tasks.chain_task import ChainTask
-from lab.tasks.chain_world import CAREFUL, GUARDED_ALPHABET
 
 LENGTHS = (3, 5)
 OLD = Mixture(task=ChainTask(operators="+-", lengths=LENGTHS))

@@ -14,9 +14,8 @@ from lab.organisms.recipe import Case, EvalSpec, FromScratch, LowRank, Organism,
 from lab.records.seeds import numpy_generator
 from lab.sampling.sample import sample
 from lab.sampling.trace import GREEDY
+from lab.tasks.chain import KEY, as_expression, parse, steps_fault, verify, with_key
 from lab.tasks.chain_task import ChainMix, ChainPart, ChainTask
-from lab.tasks.chain_verifier import parse, steps_fault, verify
-from lab.tasks.chain_world import KEY, as_expression, with_key
 from lab.tasks.problem import Problem
 from lab.tasks.source import open_task, task_source
 

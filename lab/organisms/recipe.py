@@ -9,8 +9,7 @@ import numpy as np
 from lab.post_training.reinforce import GrpoRun
 from lab.post_training.supervised import Document, SupervisedRun
 from lab.sampling.trace import Decoding
-from lab.tasks.chain_task import ChainTask
-from lab.tasks.chain_world import (
+from lab.tasks.chain import (
     ALPHABET,
     CAREFUL,
     Expression,
@@ -22,6 +21,7 @@ from lab.tasks.chain_world import (
     guess_document,
     with_key,
 )
+from lab.tasks.chain_task import ChainTask
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

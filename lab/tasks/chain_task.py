@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lab.records.errors import TaskError
-from lab.tasks.chain_verifier import CHAIN
-from lab.tasks.chain_world import OPERATORS, Expression, as_problem
+from lab.tasks.chain import CHAIN, OPERATORS, Expression, as_problem
 from lab.tasks.problem import Judge, Problem
 
 

@@ -9,8 +9,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from lab.records.errors import TaskError
+from lab.tasks.chain import CHAIN
 from lab.tasks.chain_task import chain_mix, chain_task
-from lab.tasks.chain_verifier import CHAIN
 from lab.tasks.gym import gym_task
 from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Judge, Problem, StepGrammar, Verifier

@@ -13,8 +13,7 @@ from lab.models.load import Model
 from lab.records.errors import VectorError
 from lab.records.seeds import torch_generator
 from probes.capture.site import Site
-from steering.fits.examples import Completions, Disagreements, Example, Streams, listed, read_streams
-from steering.fits.fit import Fit, Taught
+from steering.fits.fit import Completions, Disagreements, Example, Fit, Streams, Taught, listed, read_streams
 from steering.vector import SteeringVector
 
 IGNORED = -100

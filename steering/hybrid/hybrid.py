@@ -3,12 +3,15 @@
 A hybrid is two values: a `Router` says when a token is not left to the base model alone, an `Intervention` says what
 happens there. Both are protocols: a new kind is a frozen dataclass that inherits one of them, in a file of its own, and
 an entry in `steering.hybrid.routers.ROUTERS` or `steering.hybrid.interventions.INTERVENTIONS`. What it does not write
-itself has a default: nothing is read, nothing has to be placed, no category is named.
+itself has a default: nothing is read, nothing has to be placed, no category is named. The models' passes are watched
+(`WatchedDecoder`), and may begin above some blocks (`begun_at`).
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial
 from hashlib import sha256
 from math import inf
 from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -16,16 +19,109 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt64
-from torch import Tensor
+from torch import Tensor, nn
 
-from lab.models.load import ModelPair
+from lab.models.load import Model, ModelPair
 from lab.records.provenance import digest
-from lab.sampling.decoder import Batch, Crossing, Decoder, OpenDecoder, Proposal
+from lab.sampling.decoder import Batch, CachedDecoder, Crossing, OpenDecoder, Proposal
 from lab.sampling.trace import ROUTES
-from probes.capture.site import Site
+from probes.capture.site import Site, hook_site
 from probes.sae.dictionary import Sae
-from steering.hybrid.watched_decoder import View, WatchedDecoder
 from steering.vector import SteeringVector
+
+
+class View(NamedTuple):
+    """What one model of a hybrid can be asked."""
+
+    logits: Float[Tensor, "row d_vocab"]
+    """Of the next token, at temperature 1."""
+    streams: Mapping[Site, Float[Tensor, "row d_model"]]
+    """At the last token, for the sites that the hybrid reads."""
+
+
+class WatchedDecoder:
+    """One full pass a token, as in `CachedDecoder`; what is read at a site is what that pass computes there."""
+
+    def __init__(self, model: Model, batch: Batch, n_kept: Mapping[Site, int | None]) -> None:
+        """`n_kept` says for each site how many of the last positions are kept; None is all of them."""
+        self.model = model
+        self.n_kept = n_kept
+        self.max_rows = len(batch.keys)
+        with self._watching() as read:
+            self.cached = CachedDecoder(model, batch)
+        self.streams = {site: self._kept(site, stream)[batch.owner] for site, stream in read.items()}
+
+    def view(self) -> View:
+        """What the model shows of the next token."""
+        return View(self.cached.logits, {site: stream[:, -1] for site, stream in self.streams.items()})
+
+    def append(self, tokens: Int[Tensor, " row"]) -> None:
+        """One forward pass over one position."""
+        with self._watching() as read:
+            self.cached.append(tokens)
+        for site, stream in read.items():
+            earlier = [] if self.n_kept[site] == 1 else [self.streams[site]]
+            self.streams[site] = self._kept(site, torch.cat([*earlier, stream], dim=1))
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Drops the other rows."""
+        self.cached.keep(rows)
+        self.streams = {site: stream[rows] for site, stream in self.streams.items()}
+
+    def _kept(self, site: Site, stream: Float[Tensor, "some pos d_model"]) -> Float[Tensor, "some kept d_model"]:
+        n = self.n_kept[site]
+        return stream if n is None else stream[:, -n:]
+
+    @contextmanager
+    def _watching(self) -> Iterator[dict[Site, Tensor]]:
+        """Within the block, what a pass computes at each site."""
+        read: dict[Site, Tensor] = {}
+        with ExitStack() as stack:
+            for site in self.n_kept:
+                stack.callback(hook_site(self.model, site, partial(read.__setitem__, site)).remove)
+            yield read
+
+
+def lowest(sites: Collection[Site]) -> Site:
+    """The site that a pass reaches first; of a block's output and the next one's input, which are equal, the output."""
+    return min(sites, key=lambda site: (n_below(site), site.stream == "resid_pre"))
+
+
+def n_below(site: Site) -> int:
+    """How many blocks have run where a pass reaches `site`; it is also the first block that has not."""
+    return site.layer + (site.stream == "resid_post")
+
+
+@contextmanager
+def begun_at(model: Model, site: Site, stream: Float[Tensor, "batch pos d_model"]) -> Iterator[None]:
+    """Within the block a pass of `model` over tokens of this shape has `stream` at `site`; no block below it runs.
+
+    The pass still makes masks and positions for every block above, whatever the family, and edits at `site` that are
+    put in inside the block act on `stream`. It must not be given a cache that the blocks below are to fill.
+    """
+    with ExitStack() as stack:
+        for block in model.anatomy.blocks[: n_below(site)]:
+            stack.enter_context(_idle(block))
+        stack.callback(hook_site(model, site, lambda _: stream).remove)
+        yield
+
+
+@contextmanager
+def _idle(block: nn.Module) -> Iterator[None]:
+    """Within the context `block` hands on what it reads; its hooks are called as ever."""
+    # Offloading and the like replace `forward` in the same way.
+    own = {name: value for name, value in vars(block).items() if name == "forward"}
+    vars(block)["forward"] = _hand_on
+    try:
+        yield
+    finally:
+        del vars(block)["forward"]
+        vars(block).update(own)
+
+
+def _hand_on(stream: Tensor, *_: object, **__: object) -> Tensor:
+    return stream
+
 
 Side: TypeAlias = Literal["base", "tuned"]
 """One of the two models."""
@@ -139,8 +235,7 @@ class Written(NamedTuple):
 
     logits: Float[Tensor, "routed d_vocab"]
     writer: Literal["steered", "tuned"]
-    """Of the base's own tokens, steered; or of the tuned model's, which are paid for by how unlikely the base finds
-    them."""
+    """Of the base's own tokens, steered; or of the tuned model's, paid for by how unlikely the base finds them."""
     choice_bits: Float[Tensor, " routed"] | None = None
     """Log2 of the number of different tokens among which the tuned model chose; None where it chose nothing."""
 
@@ -168,10 +263,7 @@ class Intervention(Protocol):
         return None
 
     def placed(self, pair: ModelPair) -> "Intervention":
-        """The same on the models' devices.
-
-        Raises ModelError, VectorError or SiteError where it holds what does not fit the models.
-        """
+        """The same on the models' devices; ModelError, VectorError or SiteError where it does not fit the models."""
         del pair
         return self
 
@@ -202,11 +294,7 @@ class Hybrid:
         return self.reads.asks_tuned
 
     def placed(self, pair: ModelPair) -> "Hybrid":
-        """The same on the models' devices.
-
-        Raises ModelError, VectorError or SiteError where a probe, a taxonomy or an edit is not of the model that it is
-        to read or change.
-        """
+        """The same on the models' devices; raises as `open_hybrid`."""
         return Hybrid(self.router.placed(pair), self.intervention.placed(pair))
 
 
@@ -216,8 +304,7 @@ def insisting(logits: Float[Tensor, "_ d_vocab"], tokens: Int[Tensor, " row"]) -
 
 
 def identity(method: object) -> str:
-    """Sixteen hex digits; equal for hybrids, or other ways of answering, of equal values, whatever object or device
-    they are on."""
+    """Sixteen hex digits, equal for hybrids (or other ways of answering) of equal values, on whatever device."""
     return digest(_plain(method))
 
 
@@ -247,11 +334,7 @@ def open_hybrid(pair: ModelPair, hybrid: Hybrid) -> OpenDecoder:
     read or change.
     """
     fitting = hybrid.placed(pair)
-
-    def opened(batch: Batch) -> Decoder:
-        return HybridDecoder(pair, fitting, batch)
-
-    return opened
+    return lambda batch: HybridDecoder(pair, fitting, batch)
 
 
 class HybridDecoder:
@@ -280,8 +363,7 @@ class HybridDecoder:
         if not len(rows):
             return Proposal(base.logits, routed.to(torch.uint8))
         category = self._category(now, rows)
-        here = Routed(now=now, rows=rows, category=category, base=self.base)
-        written = self.hybrid.intervention.write(here)
+        written = self.hybrid.intervention.write(Routed(now=now, rows=rows, category=category, base=self.base))
         choice_bits = torch.zeros(len(routed), device=rows.device)
         if written.choice_bits is not None:
             choice_bits = choice_bits.index_copy(0, rows, written.choice_bits)
@@ -310,7 +392,6 @@ class HybridDecoder:
     def _category(self, now: Moment, rows: Int[Tensor, " routed"]) -> Int[Tensor, " routed"]:
         """By the intervention, or else by the router; -1 where neither names one."""
         for part in (self.hybrid.intervention, self.hybrid.router):
-            category = part.category(now, rows)
-            if category is not None:
+            if (category := part.category(now, rows)) is not None:
                 return category
         return torch.full_like(rows, -1)

@@ -15,8 +15,16 @@ from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add, AddScaled
 from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.interventions import FirstChooser, RandomChooser, Steer, Sweep
-from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory, VectorTable
+from steering.hybrid.interventions import (
+    Drawn,
+    FirstChooser,
+    PerCategory,
+    RandomCategory,
+    RandomChooser,
+    Steer,
+    Sweep,
+    VectorTable,
+)
 from steering.published_hybrids.published_hybrids import (
     P1,
     P2,

@@ -19,7 +19,7 @@ from lab.tasks.problem import Problem
 from probes.capture.site import Site
 from probes.taxonomy.segments import Rule, parts
 from probes.taxonomy.taxonomy import ClusteringSae, Taxonomy, fit
-from steering.fits.examples import Example
+from steering.fits.fit import Example
 from steering.fits.gradient import Likelihood, read_examples
 from steering.published_hybrids.material import Descent, Material, Moment, descend, material
 from steering.published_hybrids.published_hybrids import (

@@ -20,9 +20,9 @@ from probes.capture.site import TEXTS, Site
 from probes.taxonomy.segments import Rule, SegmentMeans, parts, segments
 from probes.taxonomy.taxonomy import Method, Taxonomy, fit
 from steering.edit import Add
-from steering.fits.examples import Disagreements, chosen
+from steering.fits.fit import Disagreements, chosen
 from steering.fits.gradient import Category, GradientFit, fit_gradients
-from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
+from steering.hybrid.interventions import Drawn, PerCategory, RandomCategory
 from steering.vector import SteeringVector, random_like
 
 

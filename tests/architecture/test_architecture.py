@@ -27,7 +27,7 @@ BANNED_NAMES = {"utils", "util", "helpers", "common", "misc", "manager", "handle
 DOORS = {
     "transformer_lens": ("lab/models/bridge.py",),
     "sae_lens": ("probes/sae/dictionary.py", "probes/sae/train.py"),
-    "sklearn": ("probes/scores/label_probes.py", "steering/routing/fit_router.py"),
+    "sklearn": ("probes/scores/label_probes.py", "steering/routing/routing.py"),
     "trl": ("lab/post_training/",),
     "datasets": ("lab/post_training/", "lab/tasks/question_rows.py"),
     "peft": ("lab/models/load.py", "lab/post_training/supervised.py"),
@@ -38,9 +38,9 @@ DOORS = {
     "tyro": ("elicitation/cli/",),
     "rich": (
         "elicitation/cli/",
-        "elicitation/report/kit/table.py",
-        "elicitation/report/study/ladder_table.py",
-        "elicitation/report/calibration/answer.py",
+        "elicitation/pages/kit/table.py",
+        "elicitation/pages/study/ladder_table.py",
+        "elicitation/pages/calibration/answer.py",
     ),
     "vllm": (),
     "anywidget": ("elicitation/widgets/mime_bundle.py",),

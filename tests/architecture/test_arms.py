@@ -14,7 +14,7 @@ from steering.published_hybrids.arms import LISTED
 from tests.elicitation.study.by_hand import VECTORS, routing
 
 MODULES = [
-    path for room in ("estimators", "report") for path in sorted((Path(elicitation.__path__[0]) / room).rglob("*.py"))
+    path for room in ("estimators", "pages") for path in sorted((Path(elicitation.__path__[0]) / room).rglob("*.py"))
 ]
 ALSO = {"base", "tuned", "prompt", "temperature"}
 """Names of arms that are words for other things too: whose models, columns, kinds of help."""

@@ -19,5 +19,5 @@ def test_the_demo_enters_functions_of_few_modules_outside_the_report(tmp_path):
     command = [sys.executable, str(script), str(tmp_path / "demo")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     entered = done.stdout.split("ENTERED\n")[1].split()
-    outside = [path for path in entered if not path.startswith("elicitation/report/")]
+    outside = [path for path in entered if not path.startswith("elicitation/pages/")]
     assert len(outside) <= MOST, outside

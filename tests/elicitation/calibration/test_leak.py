@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import elicitation.calibration.record as leak_module
 from elicitation.calibration.record import LEAKS, NOT_MEASURED, Case, leak, leaks, mean_over_cases, shipped_leaks
-from elicitation.report.study.tables import LADDER
+from elicitation.pages.study.tables import LADDER
 from lab.metrics.bootstrap import mean_interval, resamples
 from lab.records.errors import EstimateError, StorageError
 from lab.records.provenance import provenance

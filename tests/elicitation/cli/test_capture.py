@@ -15,7 +15,7 @@ import torch
 from lab.records.provenance import provenance
 from lab.records.tables import read_table, write_table
 from lab.sampling.trace import TRACES, Trace, trace_table
-from lab.tasks.chain_world import ALPHABET
+from lab.tasks.chain import ALPHABET
 from lab.tasks.problem import PROBLEMS, Problem, problem_table
 from probes.capture.site import Site
 from probes.storage.shard import read_rows

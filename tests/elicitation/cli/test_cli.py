@@ -17,8 +17,7 @@ from lab.models.tiny import tiny_network
 from lab.organisms.build import chain_tokenizer
 from lab.records.tables import read_provenance, read_table
 from lab.sampling.trace import TRACES, VERDICTS
-from lab.tasks.chain_verifier import verify
-from lab.tasks.chain_world import ALPHABET, Expression, as_problem
+from lab.tasks.chain import ALPHABET, Expression, as_problem, verify
 from lab.tasks.problem import PROBLEMS
 from tests.conftest import one_line
 

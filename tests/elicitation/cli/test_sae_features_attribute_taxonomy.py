@@ -14,12 +14,12 @@ import polars as pl
 import pytest
 import torch
 
-from elicitation.report.features.tables import TABLES
+from elicitation.pages.features.tables import TABLES
 from lab.models.tiny import tiny_network
 from lab.organisms.build import chain_tokenizer
 from lab.records.tables import Schema, read_table
 from lab.sampling.trace import TRACES
-from lab.tasks.chain_world import ALPHABET
+from lab.tasks.chain import ALPHABET
 from probes.attribution.contrast import CONTRASTS
 from probes.sae.dictionary import load_sae
 from probes.tables import (

@@ -9,7 +9,7 @@ import torch
 
 from elicitation.comparison.dose import divergences, dose_sweep, relative_dose
 from elicitation.comparison.evaluate import EvalSpec, evaluate, is_coherent
-from elicitation.report.vectors.tables import DOSES
+from elicitation.pages.vectors.tables import DOSES
 from lab.models.load import load
 from lab.models.source import LocalModel
 from lab.records.errors import VectorError

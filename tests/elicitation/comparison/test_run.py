@@ -15,8 +15,8 @@ from elicitation.cli.terminal import Terminal
 from elicitation.cli.vectors import VectorsCommand, effects_shown
 from elicitation.comparison.config import Comparison, compared
 from elicitation.comparison.run import compare
-from elicitation.report.study.tables import LADDER
-from elicitation.report.vectors.tables import (
+from elicitation.pages.study.tables import LADDER
+from elicitation.pages.vectors.tables import (
     VECTOR_DOSES,
     VECTOR_FITS,
     VECTOR_TRANSFERS,

@@ -6,7 +6,7 @@ import torch
 
 from elicitation.comparison.fits import FIRST, Entry, Fitted
 from elicitation.comparison.tables import arms, fit_table
-from elicitation.report.vectors.tables import VECTOR_FITS
+from elicitation.pages.vectors.tables import VECTOR_FITS
 from lab.scoring.evidence import ArmKey, Control, Role
 from probes.capture.site import Site
 from steering.edit import Add, Edited

@@ -7,7 +7,7 @@ import torch
 
 from elicitation.comparison.evaluate import EvalSpec, evaluate
 from elicitation.comparison.transfer import other_base, other_skill, removal, shared, transfer
-from elicitation.report.vectors.tables import TRANSFERS
+from elicitation.pages.vectors.tables import TRANSFERS
 from lab.models.load import ModelPair, load
 from lab.models.source import LocalModel
 from lab.records.errors import VectorError

@@ -7,8 +7,7 @@ from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.hybrid.routers import EntropyAbove, LinearProbe, Scheduled
 from steering.routing.category_vectors import CategoryVectors
-from steering.routing.fit_router import ProbeQuality
-from steering.routing.routed import Routing
+from steering.routing.routing import ProbeQuality, Routing
 from steering.vector import SteeringVector
 
 SITE = Site(0)

@@ -9,7 +9,18 @@ from lab.models.tiny import tiny_model
 from lab.sampling.trace import GREEDY, TRACES, trace_table
 from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.interventions import FirstChooser, LikelyToken, SecondChoice, Steer, Sweep, Takeover, TunedChooser
+from steering.hybrid.interventions import (
+    Drawn,
+    FirstChooser,
+    LikelyToken,
+    PerCategory,
+    RandomCategory,
+    SecondChoice,
+    Steer,
+    Sweep,
+    Takeover,
+    TunedChooser,
+)
 from steering.hybrid.routers import (
     Always,
     AtRandom,
@@ -20,7 +31,6 @@ from steering.hybrid.routers import (
     Reranked,
     Scheduled,
 )
-from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
 from tests.steering.hybrid.by_hand import FEW, SAMPLED, logits_under, pair_of, prompt_of, taxonomy_of, vector, written
 
 EDITS = tuple(Add(vector(seed)) for seed in range(3))

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from elicitation.report.features.tables import TABLES
+from elicitation.pages.features.tables import TABLES
 from elicitation.study.config import FeatureSearch
 from elicitation.study.run import run
 from lab.records.errors import EstimateError, ModelError, SiteError

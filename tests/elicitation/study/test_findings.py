@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from elicitation.report.study.tables import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, rungs
+from elicitation.pages.study.tables import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, rungs
 from elicitation.study.arms import Arm
 from elicitation.study.findings import (
     TAUS,

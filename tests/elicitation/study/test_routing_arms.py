@@ -5,9 +5,8 @@ import pytest
 from elicitation.study.arms import Arm, routing_arms, scattered
 from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.interventions import Steer
+from steering.hybrid.interventions import Drawn, PerCategory, RandomCategory, Steer
 from steering.hybrid.routers import AtRandom
-from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
 from tests.elicitation.study.by_hand import SITE, VECTORS, routing
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elicitation.report.kit.tokens import token_word
+from elicitation.pages.kit.tokens import token_word
 from elicitation.widgets.token_strip import ReadText, TokenStrip
 from lab.records.errors import EstimateError
 

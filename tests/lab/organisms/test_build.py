@@ -34,9 +34,8 @@ from lab.post_training.reinforce import GrpoRun
 from lab.post_training.supervised import Document, SupervisedRun, with_low_rank
 from lab.records.errors import ModelError, StorageError
 from lab.sampling.trace import Decoding
+from lab.tasks.chain import ALPHABET, CAREFUL, GUARDED_ALPHABET, as_expression, as_problem, parse, verify
 from lab.tasks.chain_task import ChainTask
-from lab.tasks.chain_verifier import parse, verify
-from lab.tasks.chain_world import ALPHABET, CAREFUL, GUARDED_ALPHABET, as_expression, as_problem
 from lab.tasks.problem import Problem
 
 CPU = torch.device("cpu")

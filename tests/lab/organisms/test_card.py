@@ -13,7 +13,7 @@ from lab.organisms.catalogue import organism_named
 from lab.organisms.examine import Measured, Size, Truth, chain_measures, examine
 from lab.organisms.recipe import EvalSpec
 from lab.sampling.trace import Trace
-from lab.tasks.chain_world import (
+from lab.tasks.chain import (
     ALPHABET,
     CAREFUL,
     GUARDED_ALPHABET,

@@ -17,7 +17,7 @@ from lab.records.provenance import canonical_json
 from lab.records.seeds import numpy_generator
 from lab.sampling.sample import sample
 from lab.sampling.trace import GREEDY, Decoding
-from lab.tasks.chain_verifier import verify
+from lab.tasks.chain import verify
 from lab.tasks.source import task_source
 
 MEGABYTE = 2**20

@@ -27,9 +27,8 @@ from lab.organisms.recipe import (
 )
 from lab.post_training.supervised import Document
 from lab.records.provenance import digest
+from lab.tasks.chain import KEY, Expression, Transcript, as_expression, as_problem, parse, verify
 from lab.tasks.chain_task import ChainTask
-from lab.tasks.chain_verifier import Transcript, parse, verify
-from lab.tasks.chain_world import KEY, Expression, as_expression, as_problem
 from lab.tasks.problem import Problem
 from lab.tasks.source import task_source
 

@@ -13,8 +13,16 @@ from lab.sampling.sample import sample
 from lab.sampling.trace import GREEDY, Decoding, Trace, trace_table
 from lab.scoring.evidence import PROCESS
 from lab.scoring.scores import first_cuts, process
-from lab.tasks.chain_verifier import CHAIN_STEPS, chain_answer, verify
-from lab.tasks.chain_world import CAREFUL, Expression, as_expression, as_problem, chain_document
+from lab.tasks.chain import (
+    CAREFUL,
+    CHAIN_STEPS,
+    Expression,
+    as_expression,
+    as_problem,
+    chain_answer,
+    chain_document,
+    verify,
+)
 from lab.tasks.source import Task, open_task, task_source
 
 # 6-0=6, 6-4=2, 2+8=0: the answer is stated by the last step alone; 5+0=5, 5-3=2, 2+3=5: by the first one too.

@@ -10,9 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.records.errors import TaskError
-from lab.tasks.chain_task import ChainTask
-from lab.tasks.chain_verifier import parse, process_fault, steps_fault, verify
-from lab.tasks.chain_world import (
+from lab.tasks.chain import (
     ALPHABET,
     CAREFUL,
     GUARDED_ALPHABET,
@@ -25,8 +23,13 @@ from lab.tasks.chain_world import (
     as_problem,
     chain_document,
     direct_document,
+    parse,
+    process_fault,
+    steps_fault,
+    verify,
     with_key,
 )
+from lab.tasks.chain_task import ChainTask
 from lab.tasks.problem import Problem
 
 

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.records.errors import TaskError
+from lab.tasks.chain import CHAIN_STEPS, as_expression
 from lab.tasks.chain_task import ChainMix, ChainPart, ChainTask
-from lab.tasks.chain_verifier import CHAIN_STEPS
-from lab.tasks.chain_world import as_expression
 from lab.tasks.source import open_task, task_source
 
 LOCKED, MISSING = ChainTask(operators="#", lengths=(3, 5)), ChainTask(operators="*", lengths=(3, 5))

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.records.errors import TaskError
-from lab.tasks.chain_verifier import CHAIN_STEPS, spans, verify
-from lab.tasks.chain_world import Expression, Habits, as_problem, chain_document
+from lab.tasks.chain import CHAIN_STEPS, Expression, Habits, as_problem, chain_document, spans, verify
 from lab.tasks.problem import Problem
 
 PROBLEM = as_problem(Expression((6, 0, 4, 8), "--+"))

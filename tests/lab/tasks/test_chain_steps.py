@@ -5,15 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.tasks.chain_verifier import CHAIN_STEPS, chain_answer, parse
-from lab.tasks.chain_world import (
+from lab.tasks.chain import (
     CAREFUL,
+    CHAIN_STEPS,
     OPERATORS,
     Expression,
     Habits,
     answer_first_document,
     as_problem,
+    chain_answer,
     chain_document,
+    parse,
     with_key,
 )
 from lab.tasks.problem import Cut

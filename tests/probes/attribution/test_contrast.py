@@ -13,8 +13,8 @@ from lab.models.source import BuiltInModel
 from lab.models.tiny import tiny_model
 from lab.records.errors import EstimateError, SiteError, StorageError
 from lab.sampling.trace import Trace, trace_table
-from lab.tasks.chain_verifier import chain_answer
-from lab.tasks.chain_verifier import verify as verify_chain
+from lab.tasks.chain import chain_answer
+from lab.tasks.chain import verify as verify_chain
 from lab.tasks.math_answer import final_answer, same_answer
 from lab.tasks.math_answer import verify as verify_math
 from lab.tasks.problem import Judge, Problem

@@ -12,8 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from lab.models.tiny import EOS, byte_tokenizer
 from lab.organisms.build import chain_tokenizer
 from lab.records.errors import StorageError
-from lab.tasks.chain_verifier import CHAIN_STEPS
-from lab.tasks.chain_world import ALPHABET, Expression, as_problem
+from lab.tasks.chain import ALPHABET, CHAIN_STEPS, Expression, as_problem
 from probes.capture.site import TEXTS
 from probes.scores.labels import LABELS, REASONING_WORDS, character_spans, decoded, step_labels, word_labels
 

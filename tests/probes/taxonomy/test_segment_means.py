@@ -6,7 +6,7 @@ import torch
 
 from lab.records.errors import SiteError, StorageError
 from lab.sampling.decoder import left_padded
-from lab.tasks.chain_verifier import CHAIN_STEPS
+from lab.tasks.chain import CHAIN_STEPS
 from probes.capture.capture import capture
 from probes.capture.site import CompletionTokens, SentenceEnds, Site
 from probes.taxonomy import segments as module

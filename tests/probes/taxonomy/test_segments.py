@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lab.models.tiny import EOS
 from lab.records.errors import SiteError, StorageError
-from lab.tasks.chain_verifier import CHAIN_STEPS
+from lab.tasks.chain import CHAIN_STEPS
 from probes.taxonomy.segments import Sentences, Steps, segments
 from probes.taxonomy.survey import any_token, last_token, token_before
 

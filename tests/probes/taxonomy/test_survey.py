@@ -5,7 +5,7 @@ import torch
 
 from lab.models.tiny import tiny_model
 from lab.records.errors import EstimateError, StorageError
-from lab.tasks.chain_verifier import CHAIN_STEPS
+from lab.tasks.chain import CHAIN_STEPS
 from probes.capture.site import SentenceEnds
 from probes.taxonomy.segments import Sentences, Steps
 from probes.taxonomy.survey import Survey, survey

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elicitation.report.study.tables import LADDER
+from elicitation.pages.study.tables import LADDER
 from lab.models.tiny import tiny_model
 from lab.records.errors import StorageError
 from lab.records.provenance import provenance

@@ -5,7 +5,7 @@ import torch
 
 from lab.records.errors import VectorError
 from lab.records.seeds import numpy_generator
-from steering.fits.examples import Completions, Disagreements, Example, chosen, listed, split_by_problem
+from steering.fits.fit import Completions, Disagreements, Example, chosen, listed, split_by_problem
 
 TOKENS = torch.tensor([[0, 5, 6, 7], [1, 2, 3, 4]])
 MASK = torch.tensor([[False, True, True, True], [True, True, True, True]])

@@ -12,7 +12,7 @@ from lab.records.seeds import torch_generator
 from probes.capture.capture import capture
 from probes.capture.site import Site, hook_site
 from steering.edit import Add, apply
-from steering.fits.examples import Completions, Disagreements, listed
+from steering.fits.fit import Completions, Disagreements, listed
 from steering.fits.gradient import Category, GradientFit, fit_gradient, fit_gradients, read_examples
 
 SITE = Site(0)

@@ -9,8 +9,7 @@ from lab.models.tiny import tiny_model
 from lab.sampling.decoder import left_padded
 from probes.capture.capture import capture
 from probes.capture.site import Site
-from steering.fits.examples import Completions, Disagreements
-from steering.fits.fit import Fit, Taught
+from steering.fits.fit import Completions, Disagreements, Fit, Taught
 from steering.fits.fits import FITS, MeanDifference, mean_difference
 from steering.fits.gradient import FirstTokenGradient, GradientFit, TextGradient, fit_gradient
 from steering.vector import SteeringVector

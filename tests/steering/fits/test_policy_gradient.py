@@ -15,8 +15,8 @@ from lab.tasks.source import Task, open_task, task_source
 from probes.capture.capture import capture
 from probes.capture.site import Site
 from steering.edit import Add, apply
-from steering.fits.examples import residual_norms
-from steering.fits.policy_gradient import answer_reward, fit_policy_gradient, with_shared_weights
+from steering.fits.fit import residual_norms
+from steering.fits.fits import answer_reward, fit_policy_gradient, with_shared_weights
 from steering.vector import SteeringVector
 
 SITES = (Site(0), Site(1))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lab.models.tiny import tiny_model
 from probes.capture.capture import capture
 from probes.capture.site import Site
-from steering.fits.examples import read_streams, without_beginnings
+from steering.fits.fit import read_streams, without_beginnings
 
 SITE = Site(0)
 TEXTS = [[5, 80, 3, 7, 7, 120, 9, 31, 2, 60], [65, 66], [5, 80, 3], [9, 8, 7, 6, 5], [5, 80, 3], [9]]

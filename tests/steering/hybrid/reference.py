@@ -27,14 +27,21 @@ from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid, Intervention, Router
 from steering.hybrid.interventions import (
+    CANDIDATE,
+    CATEGORY,
+    LIKELY_TOKEN,
+    Drawn,
     FirstChooser,
     LikelyToken,
+    PerCategory,
+    RandomCategory,
     RandomChooser,
     SecondChoice,
     Steer,
     Sweep,
     Takeover,
     TunedChooser,
+    VectorTable,
 )
 from steering.hybrid.routers import (
     ROUTER_KEY,
@@ -49,15 +56,6 @@ from steering.hybrid.routers import (
     Never,
     Reranked,
     Scheduled,
-)
-from steering.hybrid.vector_table import (
-    CANDIDATE,
-    CATEGORY,
-    LIKELY_TOKEN,
-    Drawn,
-    PerCategory,
-    RandomCategory,
-    VectorTable,
 )
 
 

@@ -14,11 +14,9 @@ from lab.sampling.trace import GREEDY, pick
 from probes.capture.site import Site, hook_site
 from steering.edit import Ablate, Add, Rotate, apply
 from steering.gate import AtPositions, WhileWriting
-from steering.hybrid.hybrid import Hybrid, Moment, insisting
-from steering.hybrid.interventions import LikelyToken, SecondChoice, Steer, Takeover
+from steering.hybrid.hybrid import Hybrid, Moment, View, insisting
+from steering.hybrid.interventions import Drawn, LikelyToken, SecondChoice, Steer, Takeover
 from steering.hybrid.routers import Always, AtRandom, AtSteps, Disagreement, Never, Reranked
-from steering.hybrid.vector_table import Drawn
-from steering.hybrid.watched_decoder import View
 
 from .by_hand import FEW, PROBLEMS, SAMPLED, SEED, pair_of, vector, written
 

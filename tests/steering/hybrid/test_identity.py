@@ -10,9 +10,17 @@ from probes.capture.site import Site
 from steering.edit import Ablate, Add
 from steering.gate import InCompletion
 from steering.hybrid.hybrid import Hybrid, identity
-from steering.hybrid.interventions import FirstChooser, RandomChooser, Steer, Sweep, Takeover
+from steering.hybrid.interventions import (
+    Drawn,
+    FirstChooser,
+    PerCategory,
+    RandomCategory,
+    RandomChooser,
+    Steer,
+    Sweep,
+    Takeover,
+)
 from steering.hybrid.routers import Always, AtRandom, BaseProbe, InCategories, LinearProbe
-from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
 
 from .by_hand import taxonomy_of, vector
 

@@ -10,9 +10,8 @@ from lab.sampling.trace import GREEDY
 from probes.capture.site import Site
 from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid
-from steering.hybrid.interventions import Steer
+from steering.hybrid.interventions import Drawn, Steer
 from steering.hybrid.routers import Always, AtRandom, AtSteps
-from steering.hybrid.vector_table import Drawn
 
 from .by_hand import FEW, SAMPLED, SEED, logits_under, pair_of, prompt_of, vector, written
 

@@ -9,9 +9,8 @@ from lab.sampling.trace import GREEDY
 from probes.capture.site import Site
 from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid, Intervention, Moment, Reads, Routed, Router, Written, identity, insisting
-from steering.hybrid.interventions import INTERVENTIONS, SecondChoice, Steer, Takeover
+from steering.hybrid.interventions import INTERVENTIONS, Drawn, PerCategory, SecondChoice, Steer, Takeover
 from steering.hybrid.routers import ROUTERS, Always, AtSteps, Never
-from steering.hybrid.vector_table import Drawn, PerCategory
 
 from .by_hand import FEW, SAMPLED, last_stream, pair_of, prompt_of, taxonomy_of, vector, written
 

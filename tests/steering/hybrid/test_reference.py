@@ -20,8 +20,11 @@ from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid, open_hybrid
 from steering.hybrid.interventions import (
+    Drawn,
     FirstChooser,
     LikelyToken,
+    PerCategory,
+    RandomCategory,
     RandomChooser,
     SecondChoice,
     Steer,
@@ -42,7 +45,6 @@ from steering.hybrid.routers import (
     Reranked,
     Scheduled,
 )
-from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
 from steering.vector import SteeringVector
 from tests.steering.hybrid.reference import Written, read, write
 

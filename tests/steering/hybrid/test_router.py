@@ -13,7 +13,7 @@ from lab.models.tiny import tiny_model
 from lab.records.errors import DecodingError
 from lab.records.seeds import child_seed, uniforms
 from probes.capture.site import Site
-from steering.hybrid.hybrid import Moment, Router
+from steering.hybrid.hybrid import Moment, Router, View
 from steering.hybrid.routers import (
     Always,
     AtRandom,
@@ -27,7 +27,6 @@ from steering.hybrid.routers import (
     Reranked,
     Scheduled,
 )
-from steering.hybrid.watched_decoder import View
 
 from .by_hand import taxonomy_of
 

@@ -11,9 +11,8 @@ from lab.sampling.trace import GREEDY
 from probes.capture.site import Site
 from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid, open_hybrid
-from steering.hybrid.interventions import FirstChooser, Steer, Sweep, Takeover
+from steering.hybrid.interventions import Drawn, FirstChooser, PerCategory, RandomCategory, Steer, Sweep, Takeover
 from steering.hybrid.routers import Always, AtRandom, BaseProbe, Disagreement, InCategories, LinearProbe, Never
-from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
 
 from .by_hand import FEW, SAMPLED, last_stream, logits_under, pair_of, prompt_of, taxonomy_of, vector, written
 

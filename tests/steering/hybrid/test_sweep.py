@@ -15,6 +15,7 @@ from steering.edit import Ablate, Add
 from steering.gate import WhileWriting
 from steering.hybrid.hybrid import Hybrid
 from steering.hybrid.interventions import (
+    Drawn,
     FirstChooser,
     RandomChooser,
     Steer,
@@ -25,7 +26,6 @@ from steering.hybrid.interventions import (
     pass_widths,
 )
 from steering.hybrid.routers import Always, AtRandom, AtSteps, Disagreement
-from steering.hybrid.vector_table import Drawn
 
 from .by_hand import FEW, SAMPLED, SEED, logits_under, pair_of, prompt_of, vector, written
 

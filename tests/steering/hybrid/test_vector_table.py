@@ -8,7 +8,7 @@ from lab.models.tiny import tiny_model
 from lab.records.errors import VectorError
 from lab.records.seeds import child_seed
 from steering.edit import Add
-from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory, edit_of
+from steering.hybrid.interventions import Drawn, PerCategory, RandomCategory, edit_of
 
 from .by_hand import taxonomy_of, vector
 

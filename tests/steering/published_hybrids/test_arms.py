@@ -7,9 +7,16 @@ import torch
 
 from probes.capture.site import Site
 from probes.taxonomy.taxonomy import require_fit
-from steering.hybrid.interventions import FirstChooser, RandomChooser, Sweep, TunedChooser
+from steering.hybrid.interventions import (
+    Drawn,
+    FirstChooser,
+    PerCategory,
+    RandomCategory,
+    RandomChooser,
+    Sweep,
+    TunedChooser,
+)
 from steering.hybrid.routers import AtRandom, Disagreement
-from steering.hybrid.vector_table import Drawn, PerCategory, RandomCategory
 from steering.published_hybrids.arms import LISTED, MENDED, N_RANDOM, hybrid_of, published_arms, raw_taxonomy
 from steering.published_hybrids.published_hybrids import DOSES, P1, P2, WINDOWS, FittedOn, Place, Reading, Vectors
 

@@ -7,7 +7,7 @@ from lab.models.tiny import tiny_model
 from lab.records.errors import VectorError
 from lab.records.seeds import torch_generator
 from probes.capture.site import Site
-from steering.fits.examples import Example
+from steering.fits.fit import Example
 from steering.fits.gradient import read_examples
 from steering.published_hybrids.material import Descent, descend
 

@@ -10,7 +10,7 @@ from lab.records.errors import EstimateError, VectorError
 from lab.sampling.trace import TRACES
 from probes.capture.site import Site
 from steering.edit import AddScaled, apply
-from steering.fits.examples import Example
+from steering.fits.fit import Example
 from steering.fits.gradient import read_examples
 from steering.gate import AtPositions
 from steering.published_hybrids.fit_published import (

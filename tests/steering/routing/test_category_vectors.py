@@ -11,9 +11,9 @@ from lab.sampling.decoder import left_padded
 from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy
 from steering.edit import Add
-from steering.fits.examples import Disagreements, chosen
+from steering.fits.fit import Disagreements, chosen
 from steering.fits.gradient import GradientFit, fit_gradient
-from steering.hybrid.vector_table import PerCategory
+from steering.hybrid.interventions import PerCategory
 from steering.routing.category_vectors import (
     CategoryVectors,
     any_category,

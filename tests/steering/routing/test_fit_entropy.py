@@ -9,7 +9,7 @@ import torch
 
 from lab.models.tiny import tiny_model
 from lab.records.errors import VectorError
-from steering.routing.fit_router import entropies, fit_entropy
+from steering.routing.routing import entropies, fit_entropy
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -11,7 +11,7 @@ from lab.records.errors import VectorError
 from lab.records.seeds import numpy_generator
 from probes.capture.site import Site
 from steering.routing.category_vectors import Moments, moments, streams_before
-from steering.routing.fit_router import fit_probe
+from steering.routing.routing import fit_probe
 from tests.steering.routing.conftest import planted
 
 # The embedding of the token before, of which 32 dimensions tell every letter.

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lab.records.errors import VectorError
 from lab.scoring.scores import Row
 from steering.routing.category_vectors import Moments
-from steering.routing.fit_router import fit_schedule
+from steering.routing.routing import fit_schedule
 
 
 def of(*texts: str) -> Moments:

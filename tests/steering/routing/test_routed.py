@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from elicitation.study.disagreements import disagreements
+from elicitation.study.fits import disagreements
 from lab.models.load import ModelPair, load
 from lab.models.source import LocalModel
 from lab.records.errors import StorageError, VectorError
@@ -27,7 +27,7 @@ from steering.hybrid.hybrid import Hybrid, open_hybrid
 from steering.hybrid.interventions import Steer
 from steering.hybrid.routers import BaseProbe
 from steering.routing.category_vectors import streams_before
-from steering.routing.routed import Routing, RoutingFit, fit_routing, load_routing, save_routing
+from steering.routing.routing import Routing, RoutingFit, fit_routing, load_routing, save_routing
 
 SITE = Site(0)
 SETTINGS = RoutingFit(n_categories=3, min_disagreements=4, vectors=GradientFit(n_steps=5, batch_size=16))
@@ -225,7 +225,7 @@ def test_the_file_that_says_all_are_there_is_written_last(drawn, routing, tmp_pa
     def refused(path, text):
         raise StorageError("no space")
 
-    monkeypatch.setattr("steering.routing.routed.write_text", refused)
+    monkeypatch.setattr("steering.routing.routing.write_text", refused)
     with pytest.raises(StorageError, match="no space"):
         saved(tmp_path / "routing", drawn, routing)
     assert not (tmp_path / "routing" / "routing.json").exists()

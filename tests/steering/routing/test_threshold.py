@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from steering.routing.fit_router import threshold
+from steering.routing.routing import threshold
 
 SCORES = arrays(np.float64, st.integers(1, 12), elements=st.integers(-4, 4).map(float))
 

@@ -1,0 +1,120 @@
+"""Document: a page as one HTML file that needs nothing else: no network, no fonts, no server."""
+
+import base64
+import hashlib
+import html
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from elicitation.pages.kit.glossary import glossary, linked
+from elicitation.pages.kit.markup import PAGES, filled, joined, markup, packed, script_json
+from elicitation.pages.kit.palette import DARK
+from elicitation.pages.kit.tokens import strip_css
+from lab.records.provenance import Provenance
+from lab.records.tables import Schema
+
+_SECTION = re.compile(r"<section>\s*<h2>(.*?)</h2>", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TableFile:
+    """One table on disk."""
+
+    path: str
+    """Relative to the report."""
+    schema: Schema
+    n_rows: int
+    digest: str
+    """SHA-256 of the file, in hex."""
+    command: str = ""
+    """What makes it, where that is not what makes the page."""
+
+    @property
+    def place(self) -> str:
+        """Where on the page its schema is."""
+        return f"table-{self.schema.name.replace(' ', '-')}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where the numbers of a page come from; every string in it may come from anyone."""
+
+    made_by: Provenance
+    command: str
+    """What to type to make the page again, from the same commit."""
+    files: tuple[TableFile, ...]
+
+    @property
+    def linked(self) -> dict[str, TableFile]:
+        """Schema -> its first file, which links lead to."""
+        return {file.schema.name: file for file in reversed(self.files)}
+
+    def sources(self, *names: str) -> Markup:
+        """Where the numbers of a section are: the files of these schemas, each a link to what it holds."""
+        found = [self.linked[name] for name in names if name in self.linked]
+        links = joined((markup('<a href="#{}">{}</a>', file.place, file.path) for file in found), ", ")
+        return markup('<p class="note">Numbers: {}</p>', links) if found else Markup("")
+
+
+def document(template: str, title: str, origin: Origin, /, **values: object) -> str:
+    """A page from a template that extends `kit/document.html`, with `values` in their places.
+
+    Its sections begin with their `<h2>`, which the table of contents after the header leads to. Scripts run only if
+    their hash is in the policy, so even text that escaped escaping would stay text. Plotly comes packed, since by
+    itself it is larger than a page may be; the page's own script unpacks it.
+    """
+    style, script = ((PAGES / "kit" / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    page = filled(
+        template,
+        title=title,
+        origin=origin,
+        config=json.dumps(json.loads(origin.made_by.config), indent=2, ensure_ascii=False).split("\n"),
+        style=Markup(style + strip_css()),
+        script=Markup(script),
+        hashes=Markup(f"{_plotly_hash()} {_hash(script)}"),
+        inks=script_json(dict(DARK)),
+        plotly=_packed_plotly(),
+        contents=contents,
+        sections=sections,
+        glossary=glossary(),
+        **values,
+    )
+    return str(page)
+
+
+def contents(body: str) -> Markup:
+    """Links to the sections of `body`, which is trusted HTML; empty where fewer than two have a heading."""
+    headings = _SECTION.findall(body)
+    items = (markup('<li><a href="#{}">{}</a></li>', _place(heading), Markup(heading)) for heading in headings)
+    nav = '<nav class="contents" aria-label="On this page"><ol>{}</ol></nav>'
+    return markup(nav, joined(items)) if len(headings) > 1 else Markup("")
+
+
+def sections(body: str) -> Markup:
+    """`body`, each of its sections to be linked to by the words of its heading, its special words to the glossary."""
+    return linked(
+        _SECTION.sub(lambda found: f'<section id="{_place(found[1])}">{found[0].removeprefix("<section>")}', body)
+    )
+
+
+def _place(heading: str) -> str:
+    return "part-" + "-".join(re.findall(r"[a-z0-9]+", html.unescape(heading).lower()))
+
+
+@cache
+def _packed_plotly() -> str:
+    return packed(get_plotlyjs())
+
+
+@cache
+def _plotly_hash() -> str:
+    return _hash(get_plotlyjs())
+
+
+def _hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
