@@ -14,8 +14,7 @@ from elicitation.comparison.training_pairs import training_pairs
 from elicitation.comparison.transfer import transfer_stage
 from elicitation.pages.kit.document import Origin, TableFile
 from elicitation.pages.study.tables import LADDER
-from elicitation.pages.vectors.answer import vector_answer
-from elicitation.pages.vectors.page import VectorPage, render_vectors
+from elicitation.pages.vectors.page import VectorPage, render_vectors, vector_answer
 from elicitation.pages.vectors.tables import (
     INCOHERENT,
     VECTOR_DOSES,

@@ -12,7 +12,7 @@ from torch import Tensor
 from elicitation.front.opening import Prompts, problems_of, prompted, site_of
 from elicitation.study.interventions import TopFeatures, frequency_matched
 from elicitation.study.interventions import top_features as carriers
-from elicitation.widgets.token_strip import ReadText, TokenStrip
+from elicitation.widgets.live import ReadText, TokenStrip
 from lab.metrics.bootstrap import resamples
 from lab.models.device import resolve_device
 from lab.models.load import Model

@@ -14,7 +14,7 @@ from elicitation.pages.features.page import FeaturePage, feature_section, render
 from elicitation.pages.features.tables import TABLES as FEATURE_TABLES
 from elicitation.pages.features.tables import FeatureNames, FeatureTables
 from elicitation.pages.kit.document import Origin, TableFile
-from elicitation.pages.study.answer import answer_sentence, best_estimate
+from elicitation.pages.study.ladder import answer_sentence, best_estimate
 from elicitation.pages.study.page import Page, render
 from elicitation.pages.study.tables import SCHEMAS, ReportTables
 from elicitation.study.arms import Arm, arms_of_published, ladder, own_help_arms, routing_arms, scattered
