@@ -62,7 +62,7 @@ def first_token_contrasts(
     """
     sides = {"toward": _tokens(toward, model.tokenizer), "against": _tokens(against, model.tokenizer)}
     asked = [{"problem_id": problem.id, "tokens": model.tokenizer(problem.prompt).input_ids} for problem in problems]
-    table = CONTRASTS.frame([row | sides for row in asked])
+    table = CONTRASTS.frame([{**row, **sides} for row in asked])
     require_contrasts(model, table)
     return table
 

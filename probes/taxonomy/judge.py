@@ -319,6 +319,6 @@ def _row(
     null: float = np.nan,
     note: str | None = None,
 ) -> dict[str, object]:
-    ends = {"value": interval.value, "low": interval.low, "high": interval.high}
-    row = {"measure": measure, "reading": reading, "shuffled": shuffled, "null": null, "note": note}
-    return row | ends | {"n_segments": n_segments, "n_problems": n_problems}
+    row: dict[str, object] = {"measure": measure, "reading": reading, "shuffled": shuffled, "null": null, "note": note}
+    row |= {"value": interval.value, "low": interval.low, "high": interval.high}
+    return row | {"n_segments": n_segments, "n_problems": n_problems}

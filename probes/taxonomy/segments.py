@@ -70,7 +70,7 @@ def segments(rule: Rule, tokenizer: PreTrainedTokenizerBase, texts: pl.DataFrame
     ):
         for first, last, words, label in _found(rule, tokenizer, problem_id, completion):
             places = {"first": len(prompt) + first, "last": len(prompt) + last}
-            rows.append({"text": text, "problem_id": problem_id, "words": words, "label": label} | places)
+            rows.append({"text": text, "problem_id": problem_id, "words": words, "label": label, **places})
     if not rows:
         raise StorageError(
             f"no segment in {len(texts)} texts: want completions with sentences, or ones that the step grammar reads"
