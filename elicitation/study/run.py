@@ -162,14 +162,7 @@ def report_stage(context: StudyContext, measured: Measured, command: str) -> Fin
     study, out, tables = context.study, context.out, measured.tables.path
     ledger = ReportTables(**{schema.name: read_table(tables / f"{schema.name}.parquet", schema) for schema in SCHEMAS})
     parents = {"tables": measured.tables.digest, "estimates": measured.estimates.digest}
-    # The page is drawn again by every run; the numbers are those of the commit that made the tables.
-    of_tables = read_provenance(tables / "ladder.parquet")
-    made_by = replace(
-        context.made_by("study", study, parents),
-        commit=of_tables.commit,
-        dirty=of_tables.dirty,
-        packages=of_tables.packages,
-    )
+    made_by = of_numbers(context.made_by("study", study, parents), tables / "ladder.parquet")
     verdicts = read_table(tables / "verdicts.parquet", VERDICTS)
     task, base, tuned = f"held-out {context.task.name}", context.base.name, context.pair.tuned.name
     origin = Origin(made_by=made_by, command=command, files=(*table_files(out), *shipped_files()))
@@ -196,6 +189,12 @@ def report_stage(context: StudyContext, measured: Measured, command: str) -> Fin
     write_readme(out, f"A study of {base} and {tuned} on {task}, by: {command}", PARTS, dict(arms.iter_rows()))
     answer = answer_sentence(ledger.ladder, page.leaks, task, base, tuned, study.sampling)
     return Finished(report, ledger, answer, best_estimate(page.estimates, page.records))
+
+
+def of_numbers(made_by: Provenance, table: Path) -> Provenance:
+    """That of a page, which every run draws again, with the commit and the packages of the table that it shows."""
+    made = read_provenance(table)
+    return replace(made_by, commit=made.commit, dirty=made.dirty, packages=made.packages)
 
 
 def feature_names(context: StudyContext) -> FeatureNames:

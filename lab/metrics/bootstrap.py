@@ -5,7 +5,7 @@ Samples of one problem are never resampled: they are a cluster, and their scatte
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -48,6 +48,7 @@ class Interval:
     """Standard error over problems; NaN with fewer than two problems, never 0."""
 
 
+@runtime_checkable
 class Estimated(Protocol):
     """A number with its interval."""
 
