@@ -17,7 +17,6 @@ from lab.records.stage import Artefact
 from lab.records.tables import write_table
 from lab.scoring.evidence import Role
 from lab.tasks.problem import PROBLEMS, problem_table
-from steering.published_hybrids.published_hybrids import load_published
 from steering.routing.routing import load_routing
 
 
@@ -88,8 +87,8 @@ def listed(context: StudyContext, fitting: Fitting) -> Iterator[tuple[Arm, dict[
         fitted = {"vectors": found.digest, "routing": routing.digest}
         for arm in routing_arms(load_routing(routing.path), vectors, seed=study.seed):
             yield arm, fitted
-    if study.published_hybrids and (found := published_stage(context, study.published, fitting)) is not None:
-        for arm in arms_of_published(load_published(found.path), seed=study.seed):
+    if study.published_hybrids and (found := published_stage(context, fitting)) is not None:
+        for arm in arms_of_published(found.path, seed=study.seed):
             if not study.published_arms or arm.key in study.published_arms:
                 yield arm, {"published_hybrids": found.digest}
 
