@@ -15,8 +15,7 @@
 
 # %%
 import elicitation as el
-from lab.post_training.reinforce import GrpoRun
-from lab.post_training.supervised import SupervisedRun
+from lab.post_training.trainers import GrpoRun, SupervisedRun
 
 el.quiet()
 

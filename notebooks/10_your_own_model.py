@@ -19,7 +19,7 @@ import polars as pl
 
 import elicitation as el
 from lab.models.tiny import tiny_model
-from lab.post_training.supervised import SupervisedRun
+from lab.post_training.trainers import SupervisedRun
 
 el.quiet()
 work = tempfile.mkdtemp()

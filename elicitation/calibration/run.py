@@ -27,8 +27,8 @@ from elicitation.pages.calibration.page import CalibrationPage, render_calibrati
 from elicitation.pages.kit.document import Origin
 from elicitation.pages.study.tables import LADDER
 from elicitation.study.context import Watch, write_readme
-from elicitation.study.reported import table_file
-from lab.metrics.bootstrap import mean_interval, resamples
+from elicitation.study.run import table_file
+from lab.metrics.bootstrap import interval_columns, mean_interval, resamples
 from lab.models.device import resolve_device
 from lab.models.load import load
 from lab.models.source import BuiltInModel
@@ -210,9 +210,8 @@ def path_rows(start: PathStart, test: PathTest, out: Path, *, seed: int, device:
         with tempfile.TemporaryDirectory() as work, silence():
             path_test(model, learned, test, n_rounds=n_rounds, seed=seed, work=Path(work))
         rates = strict_rates(model, tested, N_TEST_SAMPLES, test.decoding, seed=seed)
-        interval = mean_interval(rates, weights)
-        numbers = {"value": interval.value, "low": interval.low, "high": interval.high}
-        rows.append({"base": start.base, "task": start.task, "route": route, **numbers})
+        found = interval_columns(mean_interval(rates, weights))
+        rows.append({"base": start.base, "task": start.task, "route": route, **found})
     table = PATH.frame(rows)
     write_table(finished, table, PATH, provenance("path", test, {}, device=device, dtype="float32", seed=seed))
     return table

@@ -35,7 +35,7 @@ class CalibrateCommand:
         """Runs a calibration under a progress bar, then shows its records and says where the page is."""
         from elicitation.calibration.case import FULL, QUICK
         from elicitation.calibration.run import calibrate
-        from elicitation.pages.calibration.answer import calibration_summary
+        from elicitation.pages.calibration.page import calibration_summary
 
         with terminal.progress() as watch:
             calibrated = calibrate(

@@ -161,12 +161,14 @@ each, whose docstrings are then their help.
 """
 ABOUT = """How much of a reasoning gain was already inside the base model?
 
-New here? `lab demo` runs a whole study on models that come with the package, in three to six minutes. \
+New here? `lab demo` runs a whole study on models that come with the package, in two to three minutes. \
 `lab doctor` checks the installation. `lab VERB --help` says what a verb wants, with an example."""
 ENVIRONMENT = {
     # OpenMP reads it once, with torch. Threads that spin while they wait for each other stand still where another
     # process keeps a core busy: sampling took 30 times as long.
     "OMP_WAIT_POLICY": "passive",
+    # Numpy's and scipy's products are those of probes, small enough that a second thread made them 15 times as slow.
+    "OPENBLAS_NUM_THREADS": "1",
     # Bars and warnings of libraries would bury our own.
     "TOKENIZERS_PARALLELISM": "false",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",

@@ -67,7 +67,7 @@ def named_pair(names: tuple[str, ...]) -> tuple[str, str]:
 def run_study(study: Study, out: Path, terminal: Terminal) -> None:
     """Runs a study under a progress bar, then shows its summary and says where the report is."""
     from elicitation.calibration.record import shipped_leaks
-    from elicitation.pages.study.ladder_table import summary
+    from elicitation.pages.study.ladder import summary
     from elicitation.study.run import run
 
     with terminal.progress() as watch:

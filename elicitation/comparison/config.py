@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, get_args
 from elicitation.study.config import Study
 from elicitation.study.context import StudyContext, Watch, prepare
 from lab.models.load import Model, ModelPair
-from lab.post_training.reinforce import GrpoRun
+from lab.post_training.trainers import GrpoRun
 from lab.records.errors import TaskError, VectorError
 from lab.sampling.trace import Decoding
 from lab.tasks.source import Task, open_task, task_source

@@ -13,7 +13,7 @@ from elicitation.comparison.config import ComparisonContext
 from elicitation.comparison.evaluate import EvalSpec, evaluate, fit_by_fit, spec_of
 from elicitation.comparison.fits import Fitted
 from elicitation.pages.vectors.tables import DOSES, VECTOR_DOSES
-from lab.metrics.bootstrap import difference_interval, mean_interval, resamples
+from lab.metrics.bootstrap import difference_interval, interval_columns, mean_interval, resamples
 from lab.models.load import Model
 from lab.records.errors import VectorError
 from lab.records.seeds import child_seed, numpy_generator
@@ -84,17 +84,9 @@ def summary(
     bounds: tuple[float, float],
 ) -> dict[str, object]:
     """The last columns of a `DOSES` row."""
-    value = mean_interval(steered, weights, bounds=bounds)
+    value = interval_columns(mean_interval(steered, weights, bounds=bounds))
     change = difference_interval(steered, plain, weights, bounds=bounds)
-    return {
-        "value": value.value,
-        "low": value.low,
-        "high": value.high,
-        "change": change.value,
-        "change_low": change.low,
-        "change_high": change.high,
-        "n_problems": len(steered),
-    }
+    return value | interval_columns(change, "change", "change_") | {"n_problems": len(steered)}
 
 
 @torch.inference_mode()

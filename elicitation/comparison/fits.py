@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from elicitation.comparison.config import ComparisonContext
 from elicitation.comparison.training_pairs import ITSELF, TrainingPairs, sides_forgotten, tokens_misplaced
-from lab.post_training.reinforce import Reward
+from lab.post_training.trainers import Reward
 from lab.records.errors import VectorError
 from lab.records.provenance import digest
 from lab.records.seeds import child_seed, numpy_generator, torch_generator

@@ -1,7 +1,6 @@
 """run: a comparison from its configuration to its page, stage by stage, each resumable."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +13,7 @@ from elicitation.comparison.training_pairs import training_pairs
 from elicitation.comparison.transfer import transfer_stage
 from elicitation.pages.kit.document import Origin, TableFile
 from elicitation.pages.study.tables import LADDER
-from elicitation.pages.vectors.answer import vector_answer
-from elicitation.pages.vectors.page import VectorPage, render_vectors
+from elicitation.pages.vectors.page import VectorPage, render_vectors, vector_answer
 from elicitation.pages.vectors.tables import (
     INCOHERENT,
     VECTOR_DOSES,
@@ -24,12 +22,11 @@ from elicitation.pages.vectors.tables import (
     VectorTables,
 )
 from elicitation.study.context import Watch, claimed
-from elicitation.study.disagreements import DISAGREEMENTS
-from elicitation.study.run import problem_stage
+from elicitation.study.fits import DISAGREEMENTS
+from elicitation.study.run import of_numbers, problem_stage, table_file
 from lab.models.device import settled_threads
-from lab.records.provenance import file_digest
 from lab.records.stage import Artefact, memoised
-from lab.records.tables import Schema, read_provenance, read_table, write_text
+from lab.records.tables import Schema, read_table, write_text
 from lab.sampling.trace import TRACES, VERDICTS
 from lab.scoring.evidence import ARMS
 from lab.tasks.problem import PROBLEMS
@@ -99,14 +96,7 @@ def page_stage(comparing: ComparisonContext, stages: Mapping[str, Artefact], com
     paths = {name: stages[stage].path / f"{name}.parquet" for name, (stage, _) in TABLES.items()}
     ledger = VectorTables(**{name: read_table(paths[name], schema) for name, (_, schema) in TABLES.items()})
     parents = {name: stage.digest for name, stage in stages.items()}
-    # The page is drawn again by every run; the numbers are those of the commit that made the tables.
-    of_tables = read_provenance(paths["ladder"])
-    made_by = replace(
-        context.made_by("comparison", comparing.comparison, parents),
-        commit=of_tables.commit,
-        dirty=of_tables.dirty,
-        packages=of_tables.packages,
-    )
+    made_by = of_numbers(context.made_by("comparison", comparing.comparison, parents), paths["ladder"])
     task = f"held-out {context.task.name}"
     page = VectorPage(
         title=f"Steering vectors of {context.base.name}, towards {context.pair.tuned.name}",
@@ -127,9 +117,4 @@ def table_files(out: Path) -> Iterator[TableFile]:
     tables += [(path, TRACES) for path in sorted(out.glob("traces/*/*.parquet"))]
     tables += [(path, DISAGREEMENTS) for path in sorted(out.glob("disagreements*/*.parquet"))]
     for path, schema in tables:
-        yield TableFile(
-            path=str(path.relative_to(out)),
-            schema=schema,
-            n_rows=read_table(path, schema).height,
-            digest=file_digest(path),
-        )
+        yield table_file(path, schema, str(path.relative_to(out)))

@@ -18,7 +18,7 @@ from elicitation.study.context import StudyContext
 from elicitation.study.findings import Answered, Weights, arm_table, ladder_table
 from elicitation.study.sampled import arm_traces
 from elicitation.study.tables import answered
-from lab.metrics.bootstrap import mean_interval, resamples
+from lab.metrics.bootstrap import interval_columns, mean_interval, resamples
 from lab.records.provenance import digest
 from lab.records.seeds import numpy_generator
 from lab.records.stage import Artefact, memoised
@@ -110,7 +110,7 @@ def incoherent_table(arms: Sequence[Answered], task: Task, weights: Weights) -> 
         texts = arm.traces.select("problem_id", "text", "stop").iter_rows()
         broken = [not is_coherent(task, of[problem], text, stop) for problem, text, stop in texts]
         found = mean_interval(np.reshape(broken, (len(of), -1)).mean(axis=1), weights)
-        rows.append(arm.arm.named | {"value": found.value, "low": found.low, "high": found.high})
+        rows.append(arm.arm.named | interval_columns(found))
     return INCOHERENT.frame(rows)
 
 

@@ -11,8 +11,14 @@ from torch import Tensor
 
 from elicitation.comparison.config import ComparisonContext
 from elicitation.study.context import StudyContext
-from elicitation.study.disagreements import DISAGREEMENTS, contexts, first_token_activations
-from elicitation.study.fits import decision_stage, fitting_stage, solved
+from elicitation.study.fits import (
+    DISAGREEMENTS,
+    contexts,
+    decision_stage,
+    first_token_activations,
+    fitting_stage,
+    solved,
+)
 from elicitation.study.sampled import own_traces, read_traces
 from lab.models.load import Model, ModelPair
 from lab.records.errors import VectorError

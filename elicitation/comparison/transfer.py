@@ -11,8 +11,8 @@ from elicitation.comparison.config import ComparisonContext
 from elicitation.comparison.evaluate import EvalResult, EvalSpec, evaluate, fit_by_fit, spec_of
 from elicitation.comparison.fits import Fitted
 from elicitation.pages.vectors.tables import TRANSFERS, VECTOR_TRANSFERS
-from lab.metrics.bootstrap import difference_interval, resamples
-from lab.models.load import Model, ModelPair
+from lab.metrics.bootstrap import difference_interval, interval_columns, resamples
+from lab.models.load import Model
 from lab.records.errors import VectorError
 from lab.records.seeds import child_seed, numpy_generator
 from lab.records.stage import Artefact
@@ -28,22 +28,7 @@ class Check:
     name: str
     model: Model
     eval_spec: EvalSpec
-    dose: float
-
-
-def removal(pair: ModelPair, eval_spec: EvalSpec, *, dose: float = 1.0) -> Check:
-    """Does -v take the gain from the tuned model?"""
-    return Check(name="removes", model=pair.tuned, eval_spec=eval_spec, dose=-dose)
-
-
-def other_base(model: Model, eval_spec: EvalSpec, *, dose: float = 1.0) -> Check:
-    """Does v act on a base of the same kind, such as another seed's?"""
-    return Check(name="other base", model=model, eval_spec=eval_spec, dose=dose)
-
-
-def other_skill(model: Model, eval_spec: EvalSpec, *, dose: float = 1.0) -> Check:
-    """Does v help where the base has nothing to elicit? It must not."""
-    return Check(name="other skill", model=model, eval_spec=eval_spec, dose=dose)
+    dose: float = 1.0
 
 
 def transfer(
@@ -100,7 +85,7 @@ def described(
     control = np.mean([getattr(one, quantity) for one in against], axis=0)
     change = difference_interval(under, without, weights)
     beyond = difference_interval(under, control, weights)
-    return {
+    named = {
         "check": check.name,
         "model": check.model.name,
         "task": check.eval_spec.task.name,
@@ -109,13 +94,8 @@ def described(
         "plain": float(without.mean()),
         "steered": float(under.mean()),
         "control": float(control.mean()),
-        "change": change.value,
-        "change_low": change.low,
-        "change_high": change.high,
-        "beyond": beyond.value,
-        "beyond_low": beyond.low,
-        "beyond_high": beyond.high,
     }
+    return named | interval_columns(change, "change", "change_") | interval_columns(beyond, "beyond", "beyond_")
 
 
 N_CONTROLS = 4
@@ -126,12 +106,14 @@ def transfer_stage(comparing: ComparisonContext, fits: Sequence[Fitted]) -> Arte
     """`transfers/`: `VECTOR_TRANSFERS`: -v on the tuned model, and v on the other models that were named."""
     context = comparing.context
     asked = spec_of(comparing, context.task)
-    checks = [removal(context.pair, asked)]
+    # -v has to take the gain from the tuned model; v has to act on a base of the same kind, such as another seed's, and
+    # must not help where the base has nothing to elicit.
+    checks = [Check(name="removes", model=context.pair.tuned, eval_spec=asked, dose=-1.0)]
     if comparing.other_base is not None:
-        checks.append(other_base(comparing.other_base, asked))
+        checks.append(Check(name="other base", model=comparing.other_base, eval_spec=asked))
     if comparing.other_skill is not None:
         model, task = comparing.other_skill
-        checks.append(other_skill(model, spec_of(comparing, task)))
+        checks.append(Check(name="other skill", model=model, eval_spec=spec_of(comparing, task)))
 
     def tried(fitted: Fitted) -> pl.DataFrame:
         assert fitted.vector is not None, "only fits with a vector are tried elsewhere"

@@ -12,7 +12,7 @@ from torch import Tensor
 from elicitation.front.opening import Prompts, problems_of, prompted, site_of
 from elicitation.study.interventions import TopFeatures, frequency_matched
 from elicitation.study.interventions import top_features as carriers
-from elicitation.widgets.token_strip import ReadText, TokenStrip
+from elicitation.widgets.live import ReadText, TokenStrip
 from lab.metrics.bootstrap import resamples
 from lab.models.device import resolve_device
 from lab.models.load import Model
@@ -24,8 +24,7 @@ from lab.tasks.problem import problem_table
 from lab.tasks.source import Task
 from probes.attribution import effects as attribution
 from probes.attribution.contrast import first_token_contrasts
-from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation, Method
-from probes.attribution.feature_effects import feature_effects
+from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation, Method, feature_effects
 from probes.capture import capture as capturing
 from probes.capture.site import TEXTS, CompletionTokens, Positions, Site, texts
 from probes.sae.architecture import Training, parse_architecture

@@ -18,15 +18,15 @@ from elicitation.front.answers import N_BOOT, accuracy, judge, sample
 from elicitation.front.features import capture, directory, words
 from elicitation.front.opening import Prompts, problems_of, prompted, site_of
 from elicitation.pages.study.traces import TokenStrip
-from elicitation.study import disagreements as where_they_differ
+from elicitation.study import fits as where_they_differ
 from elicitation.study.arms import Arm, arm_family
 from elicitation.study.findings import Answered, ladder_table
 from elicitation.study.tables import problem_bits
-from elicitation.widgets.dose_slider import Dosed, DoseSlider
+from elicitation.widgets.live import Dosed, DoseSlider
 from lab.metrics.bootstrap import Interval, mean_interval, resamples
 from lab.models.load import Model, ModelPair, assemble
-from lab.post_training import reinforce as grpo
-from lab.post_training.supervised import Document, SupervisedRun, train_on_documents
+from lab.post_training import trainers
+from lab.post_training.trainers import Document, GrpoRun, Reward, SupervisedRun, train_on_documents
 from lab.records.errors import VectorError
 from lab.records.provenance import provenance
 from lab.records.seeds import numpy_generator, torch_generator
@@ -309,9 +309,9 @@ class Reinforced(NamedTuple):
 def reinforce(
     model: Model,
     task: Task,
-    run: grpo.GrpoRun,
+    run: GrpoRun,
     *,
-    reward: grpo.Reward | None = None,
+    reward: Reward | None = None,
     seed: int = 0,
     out: Path | str | None = None,
 ) -> Reinforced:
@@ -320,7 +320,7 @@ def reinforce(
     Without `reward`, a function of problem and completion, a right final answer counts 1 and all else 0. Checkpoints
     go to `out`, from which a run that was cut off goes on.
 
-    >>> from lab.post_training.reinforce import GrpoRun
+    >>> from lab.post_training.trainers import GrpoRun
     >>> run = GrpoRun(n_steps=1, n_prompts=2, n_rollouts=2, max_new_tokens=8)
     >>> el.reinforce(el.load("zero-base"), el.task("chain", held_out=False), run).model.name
     'zero-base, reinforced'
@@ -333,7 +333,9 @@ def reinforce(
 
     network = copy.deepcopy(model.network).requires_grad_(True).train()
     work = directory(out)
-    grpo.reinforce(network, model.tokenizer, task.problems, rewarded, run, seed=seed, device=model.device, work=work)
+    trainers.reinforce(
+        network, model.tokenizer, task.problems, rewarded, run, seed=seed, device=model.device, work=work
+    )
     weights = resamples(run.n_prompts, N_BOOT, numpy_generator(seed, "steps"))
     steps = np.array(given).reshape(-1, run.n_prompts, run.n_rollouts).mean(axis=2)
     found = [mean_interval(step, weights, bounds=(-np.inf, np.inf)) for step in steps]
@@ -354,7 +356,7 @@ def finetune(
 
     They are drawn as often as the run needs. Behind the completion of a pair comes the tokenizer's own end token.
 
-    >>> from lab.post_training.supervised import SupervisedRun
+    >>> from lab.post_training.trainers import SupervisedRun
     >>> run = SupervisedRun(n_steps=1, batch_size=4, warmup_steps=0, n_parts=1)
     >>> el.finetune(el.load("zero-base"), [("<1+2?", "A3."), ("<1+3?", "A4.")], run).name
     'zero-base, fine-tuned'

@@ -9,8 +9,7 @@ from markupsafe import Markup
 
 from elicitation.calibration.record import PUBLISHED, Leak
 from elicitation.pages.kit.markup import counted, markup
-from elicitation.pages.kit.numerals import percent
-from elicitation.pages.kit.ruler import POINTS, WHOLE, remarked
+from elicitation.pages.kit.numerals import POINTS, WHOLE, percent, remarked
 
 NOT_CALIBRATED = "not calibrated"
 GOAL_ERROR, GOAL_COVERAGE = 0.05, 0.93

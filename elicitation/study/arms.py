@@ -16,9 +16,9 @@ from elicitation.study.config import OwnHelp
 from lab.records.seeds import child_seed, torch_generator
 from lab.scoring.evidence import ArmKey, Control, Role, arm_row
 from lab.tasks.source import Task
-from lab.test_time.choice import CotDecoding, Fitting, SelfConsistency, Temperature
+from lab.test_time.choice import BestPrompt, Fitting, Temperature, prompt_forms
+from lab.test_time.elicit import CotDecoding, SelfConsistency
 from lab.test_time.method import Elicitation
-from lab.test_time.prompts import BestPrompt, prompt_forms
 from steering.edit import Add, Edited
 from steering.hybrid.hybrid import Hybrid, Router
 from steering.hybrid.interventions import (

@@ -9,7 +9,7 @@ from lab.models.load import Model
 from lab.records.errors import DecodingError, EstimateError, TaskError
 from lab.sampling.trace import Decoding
 from lab.scoring.evidence import ArmKey
-from lab.test_time.power_sampling import PowerSampling
+from lab.test_time.elicit import PowerSampling
 from probes.capture.site import Site, check_site
 from probes.sae.architecture import Recipe, TopK, Training
 from steering.fits.gradient import GradientFit

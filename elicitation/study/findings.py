@@ -22,7 +22,7 @@ from lab.metrics.accuracy import (
     pass_at_k_curve,
     problem_accuracies,
 )
-from lab.metrics.bootstrap import Interval, difference_interval, ratio_intervals
+from lab.metrics.bootstrap import Interval, difference_interval, interval_columns, ratio_intervals
 from lab.sampling.trace import ROUTES
 from lab.scoring.evidence import ARMS, ArmKey, Role
 from lab.tasks.problem import Problem
@@ -103,14 +103,9 @@ NOTHING = Interval(value=nan, low=nan, high=nan, stderr=nan)
 ZERO = Interval(value=0.0, low=0.0, high=0.0, stderr=0.0)
 
 
-def numbers(found: Interval | Share, value: str = "value", low: str = "low", high: str = "high") -> dict[str, float]:
-    """Columns of a value and its interval."""
-    return {value: found.value, low: found.low, high: found.high}
-
-
-def spread(name: str, found: Interval | Share) -> dict[str, float]:
-    """The same, all named for the value."""
-    return numbers(found, name, f"{name}_low", f"{name}_high")
+def spread(name: str, found: Interval | Share) -> dict[str, object]:
+    """Columns of an interval, all named for the value."""
+    return interval_columns(found, name, f"{name}_")
 
 
 def arm_table(arms: Sequence[Answered]) -> pl.DataFrame:
@@ -132,11 +127,11 @@ def ladder_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
         rows.append(
             arm.row
             | {"kind": arm.kind, "family": one.family, "order": order, "measure": measure}
-            | numbers(accuracy(one.accepted(measure), weights), "accuracy")
+            | interval_columns(accuracy(one.accepted(measure), weights), "accuracy")
             | spread("gain", ZERO if one is base else difference_interval(rates, of_base, weights))
             | spread("share", NOTHING if is_end else share)
             | spread("over_control", NOTHING if best is None else difference_interval(rates, best, weights))
-            | numbers(per_token, "bits_per_token", "bits_low", "bits_high")
+            | interval_columns(per_token, "bits_per_token", "bits_")
             | spread("bits_per_problem", crossed(one.bits, np.ones_like(one.n_tokens), weights))
             | {
                 "refusal": None if is_end else share.refusal,
@@ -166,7 +161,7 @@ def published_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
         rows.append(
             one.arm.named
             | spread("share", share)
-            | numbers(accuracy(one.accepted("strict"), weights), "accuracy")
+            | interval_columns(accuracy(one.accepted("strict"), weights), "accuracy")
             | {
                 "published": one.arm.role.partition("-")[0],
                 "fault": None if switched == "as published" else switched,
@@ -184,7 +179,7 @@ def pass_at_k_table(arms: Sequence[Answered], ks: Sequence[int], weights: Weight
     """`PASS_AT_K` of the arms that were sampled often enough."""
     return PASS_AT_K.frame(
         [
-            one.arm.named | {"measure": measure, "k": point.k} | numbers(point.interval)
+            one.arm.named | {"measure": measure, "k": point.k} | interval_columns(point.interval)
             for measure, one in product(MEASURES, arms)
             for point in pass_at_k_curve(one.accepted(measure), ks, weights)
         ]
@@ -195,7 +190,7 @@ def cover_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
     """`COVER` of the same arms."""
     return COVER.frame(
         [
-            one.arm.named | {"measure": measure, "tau": point.tau} | numbers(point.interval)
+            one.arm.named | {"measure": measure, "tau": point.tau} | interval_columns(point.interval)
             for measure, one in product(MEASURES, arms)
             for point in cover_curve(one.rates(measure), TAUS, weights)
         ]
@@ -209,7 +204,7 @@ def family_table(arms: Sequence[Answered], problems: Sequence[Problem], weights:
         [
             one.arm.named
             | {"measure": measure, "family": family, "n_problems": families.count(family)}
-            | numbers(interval)
+            | interval_columns(interval)
             for measure, one in product(MEASURES, arms)
             for family, interval in accuracy_by_family(one.accepted(measure), families, weights).items()
         ]
@@ -223,7 +218,7 @@ def guess_table(arms: Sequence[Answered], task: Task, weights: Weights) -> pl.Da
     for one in arms:
         answers, n = [task.read_answer(text) for text in one.traces["text"].to_list()], one.n_samples
         of_problems = [answers[start : start + n] for start in range(0, len(answers), n)]
-        rows.append(one.arm.named | numbers(guess_floor(of_problems, golds, weights, same=task.same_answer)))
+        rows.append(one.arm.named | interval_columns(guess_floor(of_problems, golds, weights, same=task.same_answer)))
     return GUESS.frame(rows)
 
 

@@ -10,15 +10,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lab.metrics.bootstrap import Interval, difference_interval, mean_interval, resamples
+from lab.metrics.bootstrap import Interval, difference_interval, interval_columns, mean_interval, resamples
 from lab.models.load import Model, ModelPair, in_float32
 from lab.records.errors import EstimateError
 from lab.records.seeds import numpy_generator
 from lab.scoring.scores import Row, completion_logits, pieces
 from lab.tasks.problem import Problem
 from probes.attribution.contrast import CONTRASTS
-from probes.attribution.effects import Ablation, attribute
-from probes.attribution.feature_effects import feature_effects
+from probes.attribution.effects import Ablation, attribute, feature_effects
 from probes.sae.dictionary import Sae, splice
 from probes.tables import INTERVENTIONS
 
@@ -304,8 +303,6 @@ def _rates(
 ) -> dict[str, object]:
     """The rates of a row of `INTERVENTIONS`; `top` is that under the top features where these are a control of them."""
     beyond = UNDEFINED if top is None else difference_interval(top, rate, weights)
-    change, level = difference_interval(rate, untouched, weights), mean_interval(rate, weights)
-    rates: dict[str, object] = {"rate": level.value, "low": level.low, "high": level.high}
-    for name, found in (("change", change), ("beyond", beyond)):
-        rates |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-    return rates
+    change = difference_interval(rate, untouched, weights)
+    rates = interval_columns(mean_interval(rate, weights), "rate")
+    return rates | interval_columns(change, "change", "change_") | interval_columns(beyond, "beyond", "beyond_")

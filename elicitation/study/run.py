@@ -1,23 +1,73 @@
-"""run: a study from its configuration to its report, stage by stage, each resumable."""
+"""run: a study from its configuration to its report, stage by stage, each resumable but the report."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
+import polars as pl
+
+from elicitation.calibration.record import LEAKS, RECORDS, SHIPPED_LEAKS, shipped_leaks, shipped_records
+from elicitation.calibration.record import SHIPPED as SHIPPED_RECORDS
+from elicitation.estimators.estimate import ESTIMATES
+from elicitation.pages.features.page import FeaturePage, feature_section, render_features
+from elicitation.pages.features.tables import TABLES as FEATURE_TABLES
+from elicitation.pages.features.tables import FeatureNames, FeatureTables
+from elicitation.pages.kit.document import Origin, TableFile
+from elicitation.pages.study.ladder import answer_sentence, best_estimate
+from elicitation.pages.study.page import Page, render
+from elicitation.pages.study.tables import SCHEMAS, ReportTables
 from elicitation.study.arms import Arm, arms_of_published, ladder, own_help_arms, routing_arms, scattered
 from elicitation.study.config import Study
-from elicitation.study.context import StudyContext, Watch, claimed, prepare
+from elicitation.study.context import PARTS, StudyContext, Watch, claimed, prepare, write_readme
 from elicitation.study.findings import routed_share
-from elicitation.study.fits import Fitting, fitting_stage, published_stage, read_vectors, routing_stage, vector_stage
-from elicitation.study.reported import Finished, Measured, report_stage
-from elicitation.study.sampled import arm_traces, own_traces, read_traces
-from elicitation.study.tables import estimate_stage, evidence_stage, table_stage
+from elicitation.study.fits import (
+    ACTIVATIONS,
+    DISAGREEMENTS,
+    Fitting,
+    fitting_stage,
+    published_stage,
+    read_vectors,
+    routing_stage,
+    vector_stage,
+)
+from elicitation.study.interventions import behaviour
+from elicitation.study.sampled import COSTS, FOLDER, arm_traces, own_traces, read_traces
+from elicitation.study.tables import estimate_stage, evidence_stage, read_estimates, table_stage
 from lab.models.device import settled_threads
-from lab.records.provenance import Provenance, canonical_json, digest
+from lab.records.provenance import Provenance, canonical_json, digest, file_digest
 from lab.records.stage import Artefact
-from lab.records.tables import write_table
-from lab.scoring.evidence import Role
+from lab.records.tables import Schema, read_provenance, read_table, write_table, write_text
+from lab.sampling.trace import TRACES, VERDICTS
+from lab.scoring.evidence import ARMS, PROCESS, RANKS, SCORES, Role
 from lab.tasks.problem import PROBLEMS, problem_table
+from lab.test_time.choice import CANDIDATES
+from probes.sae.architecture import QUALITY_FILE
+from probes.tables import SAE_QUALITY
 from steering.routing.routing import load_routing
+
+FEATURES_PAGE = "features.html"
+
+
+class Finished(NamedTuple):
+    """Where a study's results lie."""
+
+    report: Path
+    ledger: ReportTables
+    answer: str
+    """What the study found, in a sentence."""
+    best_estimate: str
+    """The share by the estimator with the best calibration record, in a sentence; empty where there is none."""
+
+
+class Measured(NamedTuple):
+    """A study's stages up to its estimates."""
+
+    tables: Artefact
+    evidence: Artefact
+    estimates: Artefact
+    features: Artefact | None
+    """None where the study looks for none."""
 
 
 def run(study: Study, out: Path | str, *, command: str = "elicitation.run", watch: Watch = lambda *_: None) -> Finished:
@@ -104,3 +154,105 @@ def problem_stage(context: StudyContext) -> Artefact:
             write_table(work / f"{side}.parquet", problem_table(problems), PROBLEMS, made_by)
 
     return context.stage("problems", config, parents, compute)
+
+
+def report_stage(context: StudyContext, measured: Measured, command: str) -> Finished:
+    """`report.html`, drawn from the tables alone, and `README.txt`; written again by every run, and equal each time."""
+    study, out, tables = context.study, context.out, measured.tables.path
+    ledger = ReportTables(**{schema.name: read_table(tables / f"{schema.name}.parquet", schema) for schema in SCHEMAS})
+    parents = {"tables": measured.tables.digest, "estimates": measured.estimates.digest}
+    made_by = of_numbers(context.made_by("study", study, parents), tables / "ladder.parquet")
+    verdicts = read_table(tables / "verdicts.parquet", VERDICTS)
+    task, base, tuned = f"held-out {context.task.name}", context.base.name, context.pair.tuned.name
+    origin = Origin(made_by=made_by, command=command, files=(*table_files(out), *shipped_files()))
+    features = None if measured.features is None else feature_page(context, measured.features, origin)
+    page = Page(
+        title=f"{base} and {tuned}",
+        task=task,
+        sampling=study.sampling,
+        process_checked=verdicts["process_valid"].null_count() == 0,
+        base=base,
+        tuned=tuned,
+        tables=ledger,
+        estimates=read_estimates(measured.estimates),
+        records=shipped_records(),
+        leaks=shipped_leaks(),
+        origin=origin,
+        features="" if features is None else feature_section(features.tables, features.names),
+    )
+    report = out / "report.html"
+    write_text(report, render(page))
+    if features is not None:
+        write_text(out / FEATURES_PAGE, render_features(features))
+    arms = read_table(tables / "arms.parquet", ARMS).select("arm", pl.col("label").str.strip_prefix("+ "))
+    write_readme(out, f"A study of {base} and {tuned} on {task}, by: {command}", PARTS, dict(arms.iter_rows()))
+    answer = answer_sentence(ledger.ladder, page.leaks, task, base, tuned, study.sampling)
+    return Finished(report, ledger, answer, best_estimate(page.estimates, page.records))
+
+
+def of_numbers(made_by: Provenance, table: Path) -> Provenance:
+    """That of a page, which every run draws again, with the commit and the packages of the table that it shows."""
+    made = read_provenance(table)
+    return replace(made_by, commit=made.commit, dirty=made.dirty, packages=made.packages)
+
+
+def feature_names(context: StudyContext) -> FeatureNames:
+    """The two first tokens, as text, that features are weighed by; only the models where answers open alike."""
+    sought = behaviour(read_table(context.out / "disagreements" / "disagreements.parquet", DISAGREEMENTS))
+    base, tuned = context.base.name, context.pair.tuned.name
+    if sought is None:
+        return FeatureNames(base=base, tuned=tuned, towards=tuned, over=base, behaviour="the tuned model's answers")
+    toward, against = (str(context.base.tokenizer.decode([token])) for token in (sought.toward, sought.against))
+    behave = f"answers that begin with {toward!r}"
+    return FeatureNames(base=base, tuned=tuned, towards=toward, over=against, behaviour=behave)
+
+
+def feature_page(context: StudyContext, features: Artefact, origin: Origin) -> FeaturePage:
+    """The whole of what is known of the features, for a page beside the report, whose `origin` is given."""
+    names, found = feature_names(context), FEATURE_TABLES
+    tables = {name: read_table(features.path / f"{name}.parquet", schema) for name, schema in found}
+    files = tuple(file for file in origin.files if file.path.startswith(("features/", "saes/")))
+    made_by = read_provenance(features.path / "firing.parquet")
+    return FeaturePage(
+        title=f"Features of {names.base}",
+        names=names,
+        tables=FeatureTables(**tables),
+        origin=Origin(made_by=made_by, command=origin.command, files=files),
+    )
+
+
+TABLES: tuple[tuple[str, Schema], ...] = (
+    *((f"tables/{schema.name}.parquet", schema) for schema in (*SCHEMAS, VERDICTS, ARMS)),
+    (f"{FOLDER}/*/traces.parquet", TRACES),
+    (f"{FOLDER}/*/costs.parquet", COSTS),
+    (f"{FOLDER}/*/candidates.parquet", CANDIDATES),
+    ("problems/*.parquet", PROBLEMS),
+    ("activations/index.parquet", ACTIVATIONS),
+    ("disagreements/disagreements.parquet", DISAGREEMENTS),
+    *((f"evidence/{schema.name}.parquet", schema) for schema in (SCORES, RANKS, PROCESS)),
+    ("evidence/old.parquet", VERDICTS),
+    ("estimates/estimates.parquet", ESTIMATES),
+    *((f"features/{name}.parquet", schema) for name, schema in FEATURE_TABLES),
+    (f"saes/{QUALITY_FILE}", SAE_QUALITY),
+)
+"""Where the tables of a study lie, in the order of its report."""
+
+
+def table_files(out: Path) -> Iterator[TableFile]:
+    """Every table of a study, with its schema."""
+    for pattern, schema in TABLES:
+        for path in sorted(out.glob(pattern)):
+            yield table_file(path, schema, str(path.relative_to(out)))
+
+
+def shipped_files() -> Iterator[TableFile]:
+    """The tables of the lab's own calibration that the report reads, as far as this version has them."""
+    for path, schema in ((SHIPPED_RECORDS, RECORDS), (SHIPPED_LEAKS, LEAKS)):
+        if path.exists():
+            yield table_file(path, schema, f"elicitation/calibration/shipped/{path.name}", command="lab calibrate")
+
+
+def table_file(path: Path, schema: Schema, name: str, command: str = "") -> TableFile:
+    """A table as a page lists it, under `name`; `command` makes it, where that is not what makes the page."""
+    n_rows, digest = read_table(path, schema).height, file_digest(path)
+    return TableFile(path=name, schema=schema, n_rows=n_rows, digest=digest, command=command)

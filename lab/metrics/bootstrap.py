@@ -5,7 +5,7 @@ Samples of one problem are never resampled: they are a cluster, and their scatte
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -46,6 +46,23 @@ class Interval:
     """Upper end; NaN with fewer than two problems."""
     stderr: float
     """Standard error over problems; NaN with fewer than two problems, never 0."""
+
+
+@runtime_checkable
+class Estimated(Protocol):
+    """A number with its interval."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+def interval_columns(found: Estimated, value: str = "value", ends: str = "") -> dict[str, object]:
+    """The columns of an interval in a table: `value`, and `low` and `high` behind the prefix `ends`."""
+    return {value: found.value, f"{ends}low": found.low, f"{ends}high": found.high}
 
 
 class Intervals(NamedTuple):

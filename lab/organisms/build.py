@@ -35,8 +35,7 @@ from lab.organisms.recipe import (
     documents,
     home,
 )
-from lab.post_training.reinforce import reinforce
-from lab.post_training.supervised import Document, save_low_rank, train_on_documents, with_low_rank
+from lab.post_training.trainers import Document, reinforce, save_low_rank, train_on_documents, with_low_rank
 from lab.records.errors import StorageError
 from lab.records.provenance import digest
 from lab.records.seeds import child_seed, numpy_generator

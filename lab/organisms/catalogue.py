@@ -19,8 +19,7 @@ from lab.organisms.recipe import (
     Tuned,
     Writing,
 )
-from lab.post_training.reinforce import GrpoRun
-from lab.post_training.supervised import SupervisedRun
+from lab.post_training.trainers import GrpoRun, SupervisedRun
 from lab.records.errors import ModelError
 from lab.sampling.trace import Decoding
 from lab.tasks.chain import CAREFUL, GUARDED_ALPHABET

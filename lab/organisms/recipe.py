@@ -6,8 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from lab.post_training.reinforce import GrpoRun
-from lab.post_training.supervised import Document, SupervisedRun
+from lab.post_training.trainers import Document, GrpoRun, SupervisedRun
 from lab.sampling.trace import Decoding
 from lab.tasks.chain import (
     ALPHABET,

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lab.models.load import Model
-from lab.post_training.supervised import Document, SupervisedRun, train_on_documents
+from lab.post_training.trainers import Document, SupervisedRun, train_on_documents
 from lab.records.seeds import child_seed, numpy_generator
 from lab.sampling.sample import sample
 from lab.sampling.trace import Decoding

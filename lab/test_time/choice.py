@@ -1,17 +1,17 @@
-"""Choice: the best of some listed ways of answering, by strict accuracy on problems that are kept apart for it.
+"""The best of some listed ways of answering, by strict accuracy on problems that are kept apart for it.
 
-`Temperature` is the simplest: sampling at the best of several temperatures.
+What is chosen among is temperatures (`Temperature`) or ways of putting the problem (`BestPrompt`).
 """
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Generic, TypeVar, assert_never
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from lab.metrics.accuracy import accuracy
@@ -20,13 +20,14 @@ from lab.models.load import Model
 from lab.records.errors import DecodingError, EstimateError
 from lab.records.seeds import numpy_generator
 from lab.records.tables import Column, Schema
-from lab.sampling.decoder import Batch, CachedDecoder, left_padded
-from lab.sampling.sample import decoded, encode_prompt, end_tokens, sample
-from lab.sampling.trace import Decoding, Trace
+from lab.sampling.decoder import Batch, CachedDecoder, Proposal
+from lab.sampling.sample import encode_prompt, sample
+from lab.sampling.trace import Trace
+from lab.tasks.chain import CAREFUL, as_problem, chain_document
+from lab.tasks.chain_task import ChainTask
 from lab.tasks.problem import Problem, Verifier
 from lab.tasks.source import Task
 from lab.test_time.method import Asked, Cost, Elicited, tokens_written
-from lab.test_time.partial_completion import PartialCompletion, continued, ended
 
 N_BOOT = 2000
 
@@ -44,6 +45,7 @@ CANDIDATES = Schema(
         Column("left_out", pl.String, "why it was not tried; null where it was"),
     ),
 )
+
 
 T = TypeVar("T")
 
@@ -102,26 +104,23 @@ def choose(tried: Sequence[Tried[T]], problems: Sequence[Problem], verify: Verif
     rows: list[dict[str, object]] = []
     values: list[float] = []
     for candidate in tried:
-        row: dict[str, object] = {"candidate": candidate.name, "n_problems": len(problems), "left_out": None}
         match candidate.traces:
             case LeftOut(reason=reason):
-                row |= {"n_samples": None, "strict": np.nan, "low": np.nan, "high": np.nan, "n_tokens": 0}
-                row |= {"left_out": reason}
-                values.append(-np.inf)
+                values.append(np.nan)
+                found = {"n_samples": None, "low": np.nan, "high": np.nan, "n_tokens": 0, "left_out": reason}
             case list() as traces:
                 n_samples = len(traces) // len(problems)
                 owners = [problem for problem in problems for _ in range(n_samples)]
                 verdicts = [verify(owner, trace.text).strict for owner, trace in zip(owners, traces, strict=True)]
                 interval = accuracy(np.array(verdicts).reshape(len(problems), n_samples), weights)
-                row |= {"n_samples": n_samples, "strict": interval.value, "low": interval.low, "high": interval.high}
-                row |= {"n_tokens": sum(len(trace.tokens) for trace in traces)}
                 values.append(interval.value)
+                found = {"n_samples": n_samples, "low": interval.low, "high": interval.high, "left_out": None}
+                found |= {"n_tokens": sum(len(trace.tokens) for trace in traces)}
             case never:
                 assert_never(never)
-        rows.append(row)
-    best = int(np.argmax(values))
-    marked = [row | {"chosen": index == best} for index, row in enumerate(rows)]
-    table = CANDIDATES.frame([{column.name: row[column.name] for column in CANDIDATES.columns} for row in marked])
+        rows.append({"candidate": candidate.name, "n_problems": len(problems), "strict": values[-1], **found})
+    best = int(np.nanargmax(values))
+    table = CANDIDATES.frame([row | {"chosen": index == best} for index, row in enumerate(rows)])
     return Choice(chosen=tried[best].value, table=table)
 
 
@@ -135,6 +134,124 @@ def require_apart(fitting: Fitting, problems: Sequence[Problem]) -> None:
         )
 
 
+def answered(
+    asked: Asked,
+    fitting: Fitting,
+    choosing: Callable[[Asked], Choice[T]],
+    write: Callable[[T, Asked, Sequence[Problem], int], list[Trace]],
+) -> Elicited:
+    """Answers in the way that is chosen, which `write` writes for given problems, as many of each."""
+    require_apart(fitting, asked.problems)
+    choice = choosing(asked)
+    traces = write(choice.chosen, asked, asked.problems, asked.n_samples)
+    cost = Cost(n_tokens=tokens_written(traces, asked.problems), n_fit_tokens=choice.n_tokens)
+    return Elicited(traces, cost, choice.table)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptForm:
+    """Text around a problem's prompt, and how the completion is made to begin."""
+
+    name: str
+    prefix: str = ""
+    """Before the prompt, such as worked examples."""
+    suffix: str = ""
+    """Behind it, such as an instruction."""
+    opening: str = ""
+    """The forced beginning of the completion; it is part of the completion, and of its judgement.
+
+    It is eligible as a prompt like any other form. "Let's think step by step" was an opening when it was published,
+    anyone who has seen a worked answer can write one, and it takes nothing from the tuned model: what it gains was
+    elicited by prompt. Left out, the rung would be too low, and vectors that do no more than set the first token (the
+    known confound) would look like more. A study that wants both numbers adds an arm of this one form.
+    """
+
+
+AS_IS = PromptForm(name="as is")
+CHAIN_OPENING = PromptForm(name="opening T", opening="T")
+"""The first token of a worked chain, forced: the confound of every first-token vector in the chain world."""
+TEXT_FORMS = (
+    AS_IS,
+    PromptForm(name="instructed", prefix="Solve the following problem. Show your reasoning before the answer.\n\n"),
+    PromptForm(name="question and answer", prefix="Question: ", suffix="\nAnswer: "),
+    PromptForm(name="step by step", opening="Let's think step by step.\n"),
+    PromptForm(
+        name="to be sure",
+        opening="Let's work this out in a step by step way to be sure we have the right answer.\n",
+    ),
+    PromptForm(name="deep breath", suffix="\nTake a deep breath and work on this problem step-by-step.\n"),
+)
+"""For models of natural language; the last three after Kojima et al. 2022, Zhou et al. 2022 and Yang et al. 2023."""
+
+
+def chain_forms(n_examples: Sequence[int] = (1, 2), *, seed: int = 0) -> tuple[PromptForm, ...]:
+    """Forms for the chain world: as it is, behind worked examples of three steps, and with the chain opened.
+
+    Examples are flawless and of the training side. Organisms read one document a row, so a row of several is strange
+    to them.
+    """
+    generator = numpy_generator(seed, "worked examples")
+    expressions = ChainTask(lengths=(3, 3)).expressions(generator, held_out=False)
+    drawn = [next(expressions) for _ in range(max(n_examples, default=0))]
+    examples = [as_problem(expression).prompt + chain_document(expression, CAREFUL, generator) for expression in drawn]
+    few_shot = (PromptForm(name=f"worked examples: {n}", prefix="".join(examples[:n])) for n in n_examples)
+    return (AS_IS, *few_shot, CHAIN_OPENING)
+
+
+def prompt_forms(task: Task) -> tuple[PromptForm, ...]:
+    """The listed prompts: worked examples and a forced first token where the task has chains, else instructions."""
+    return chain_forms() if task.steps is not None else TEXT_FORMS
+
+
+def put(form: PromptForm, problem: Problem) -> Problem:
+    """The same problem, in this form; its id and so its random numbers stay."""
+    return replace(problem, prompt=form.prefix + problem.prompt + form.suffix)
+
+
+def sample_under(form: PromptForm, asked: Asked, problems: Sequence[Problem], n_samples: int) -> list[Trace]:
+    """As `sample`, with the problems put in this form, and once where decoding is greedy, since all would be one.
+
+    A forced token has log-probability 0: nothing was drawn.
+    """
+    opening = tuple(asked.model.tokenizer(form.opening, add_special_tokens=False).input_ids)
+    return sample(
+        asked.model,
+        [put(form, problem) for problem in problems],
+        n_samples if asked.decoding.temperature else 1,
+        asked.decoding,
+        seed=asked.seed,
+        batch_size=asked.batch_size,
+        open_rows=partial(ForcedRows, asked.model, opening) if opening else None,
+    )
+
+
+class ForcedRows:
+    """Rows of one model whose first tokens are given; nothing else can be drawn there."""
+
+    def __init__(self, model: Model, opening: tuple[int, ...], batch: Batch) -> None:
+        self.rows = CachedDecoder(model, batch)
+        self.opening = opening
+        self.step = 0
+
+    def propose(self) -> Proposal:
+        """The given token for certain; behind the opening the model's own distribution."""
+        proposal = self.rows.propose()
+        if self.step >= len(self.opening):
+            return proposal
+        certain = proposal.logits.new_full(proposal.logits.shape, -torch.inf)
+        certain[:, self.opening[self.step]] = 0.0
+        return Proposal(certain, proposal.route)
+
+    def append(self, tokens: Int[Tensor, " row"]) -> None:
+        """One token more in every row."""
+        self.step += 1
+        self.rows.append(tokens)
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> None:
+        """Drops the other rows."""
+        self.rows.keep(rows)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Temperature:
     """The temperature with the highest strict accuracy on other problems; it costs no more tokens than any other."""
@@ -145,211 +262,49 @@ class Temperature:
 
     def answer(self, asked: Asked) -> Elicited:
         """Answers at that temperature, in the place of the one in `asked.decoding`."""
-        require_apart(self.fitting, asked.problems)
-        choice = self.choose(asked)
-        traces = _at(choice.chosen, asked, asked.problems, asked.n_samples)
-        cost = Cost(n_tokens=tokens_written(traces, asked.problems), n_fit_tokens=choice.n_tokens)
-        return Elicited(traces, cost, choice.table)
+        return answered(asked, self.fitting, self.choose, sample_at)
 
     def choose(self, asked: Asked) -> Choice[float]:
         """The temperature at which most samples are strictly right, the first of equals; all draw the same numbers."""
-        problems = self.fitting.problems
+        problems, n_samples = self.fitting.problems, self.fitting.n_samples
         tried = [
-            Tried(
-                temperature, f"temperature {temperature:g}", _at(temperature, asked, problems, self.fitting.n_samples)
-            )
-            for temperature in self.temperatures
+            Tried(value, f"temperature {value:g}", sample_at(value, asked, problems, n_samples))
+            for value in self.temperatures
         ]
         return choose(tried, problems, asked.task.verify, seed=asked.seed)
 
 
-def _at(temperature: float, asked: Asked, problems: Sequence[Problem], n_samples: int) -> list[Trace]:
+def sample_at(temperature: float, asked: Asked, problems: Sequence[Problem], n_samples: int) -> list[Trace]:
+    """As `sample`, at this temperature."""
     decoding = replace(asked.decoding, temperature=temperature)
-    n_drawn = n_samples_at(temperature, n_samples)
-    return sample(asked.model, problems, n_drawn, decoding, seed=asked.seed, batch_size=asked.batch_size)
-
-
-def n_samples_at(temperature: float, n_samples: int) -> int:
-    """`n_samples`, or 1 at temperature 0, where all would be one."""
-    return n_samples if temperature else 1
+    return sample_under(AS_IS, replace(asked, decoding=decoding), problems, n_samples)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SelfConsistency:
-    """Many sampled completions, and the answer that most of them state.
+class BestPrompt:
+    """The prompt form with the highest strict accuracy on other problems."""
 
-    With one vote this is plain sampling at the same temperature, which is its control: what the vote itself adds.
-    """
-
-    n_votes: int = 40
-    """Completions behind one answer; 40 in the paper."""
-    temperature: float = 0.7
-    """As the paper has it for its largest models."""
-
-    def __post_init__(self) -> None:
-        if self.n_votes < 1:
-            raise DecodingError(f"self-consistency of {self.n_votes} votes: want at least one")
+    forms: tuple[PromptForm, ...]
+    fitting: Fitting
 
     def answer(self, asked: Asked) -> Elicited:
-        """Answers of each problem, each the completion that stands for a vote of its own.
+        """Answers under that form."""
+        return answered(asked, self.fitting, self.choose, sample_under)
 
-        Answer s is decided by the samples s * n_votes to (s + 1) * n_votes - 1 of the problem, so votes share nothing.
-        The paper compares answers and keeps no reasoning; here the first completion that states the winning answer
-        stands for the vote, so that its process can be judged. A vote won by bare answers is then seldom strictly
-        right.
+    def choose(self, asked: Asked) -> Choice[PromptForm]:
+        """The form under which most samples are strictly right, the first of equals; all forms draw the same numbers.
+
+        A form that does not fit in the model's context is left out, and the table says so. Raises EstimateError where
+        none fits.
         """
-        decoding, n_drawn = replace(asked.decoding, temperature=self.temperature), asked.n_samples * self.n_votes
-        votes = sample(asked.model, asked.problems, n_drawn, decoding, seed=asked.seed, batch_size=asked.batch_size)
-        traces: list[Trace] = []
-        for start in range(0, len(votes), self.n_votes):
-            electorate = votes[start : start + self.n_votes]
-            answers = [asked.task.read_answer(trace.text) for trace in electorate]
-            winner = electorate[majority(answers, same=asked.task.same_answer)]
-            traces.append(replace(winner, sample_index=winner.sample_index // self.n_votes))
-        return Elicited(traces, Cost(n_tokens=tokens_written(votes, asked.problems)))
-
-
-def majority(answers: Sequence[str | None], *, same: Callable[[str, str], bool]) -> int:
-    """Where the most frequent answer is stated first; of equally frequent ones, that which was seen first.
-
-    None is no vote; where nobody votes it is 0. An answer counts for the first earlier one that `same` says it equals.
-    """
-    stated = {place: answer for place, answer in enumerate(answers) if answer is not None}
-    ballots: dict[int, int] = {}
-    for place, answer in stated.items():
-        found = next((first for first in ballots if same(answer, stated[first])), place)
-        ballots[found] = ballots.get(found, 0) + 1
-    return max(ballots, key=lambda first: ballots[first], default=0)
-
-
-def answer_span(read_answer: Callable[[str], str | None], text: str) -> range | None:
-    """The characters of the answer that a task's `read_answer` finds in `text`; None where it finds no such words.
-
-    It is the last place where the answer stands and without which the task reads something else, whatever the form of
-    the task; where there is no such place (the same number closes two sentences), the last place of all.
-    """
-    answer = read_answer(text)
-    if answer is None:
-        return None
-    places = list(_places(answer, text))
-    read = (start for start in places if read_answer(text[:start] + text[start + len(answer) :]) != answer)
-    start = next(read, places[0] if places else None)
-    return None if start is None else range(start, start + len(answer))
-
-
-def token_span(model: Model, tokens: Sequence[int], characters: range) -> range:
-    """The tokens of a completion whose text has a part in `characters` of the completion's."""
-
-    def n_characters(n_tokens: int) -> int:
-        return len(decoded(model.tokenizer, list(tokens[:n_tokens])))
-
-    counts = range(len(tokens) + 1)
-    first = bisect_right(counts, characters.start, key=n_characters) - 1
-    return range(first, bisect_left(counts, characters.stop, key=n_characters))
-
-
-def _places(part: str, text: str) -> Iterator[int]:
-    """Where `part` begins in `text`, from the last place to the first; overlapping ones too."""
-    start = text.rfind(part) if part else -1
-    while start >= 0:
-        yield start
-        start = text.rfind(part, 0, start + len(part) - 1)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CotDecoding:
-    """Branches at the first token, each completed greedily.
-
-    With one branch this is greedy decoding, which is its control: what looking aside adds.
-    """
-
-    n_branches: int = 10
-    """The likeliest first tokens, as many as this; 10 in the paper (a small vocabulary has fewer)."""
-
-    def __post_init__(self) -> None:
-        if self.n_branches < 1:
-            raise DecodingError(f"CoT-decoding with {self.n_branches} branches: want at least one")
-
-    def answer(self, asked: Asked) -> Elicited:
-        """One answer a problem: the branch whose answer the model is surest of ("Chain-of-Thought Reasoning Without
-        Prompting", arXiv 2402.10200, without its aggregation over branches). Nothing is random.
-
-        A branch's score is the mean, over the tokens of the answer that it states, of the probability of the token
-        written less that of the likeliest other one: the paper's gap of the top two wherever the token is the greedy
-        one. At the branching token the paper's gap would be the same for all branches, so that branches which answer at
-        once could not be told apart; there the difference may be negative. A branch that states no answer loses to all
-        that do; of equal scores the branch of the likelier first token wins. Only the limits of `asked.decoding` are
-        used.
-        """
-        model, greedy = asked.model, replace(asked.decoding, temperature=0.0, top_p=1.0)
-        traces: list[Trace] = []
-        n_tokens: list[int] = []
-        stride = max(1, asked.batch_size // self.n_branches)
-        for start in range(0, len(asked.problems), stride):
-            some = asked.problems[start : start + stride]
-            opened = branches(model, [encode_prompt(model, problem.prompt, greedy) for problem in some], self, greedy)
-            flat = [branch for of_problem in opened for branch in of_problem]
-            keys = np.zeros(len(flat), dtype=np.uint64)
-            written = iter(continued(model, flat, keys, greedy, watch=greedy_gap, batch_size=asked.batch_size))
-            for problem, of_problem in zip(some, opened, strict=True):
-                finished = [next(written) for _ in of_problem]
-                candidates = [partial.trace(model, problem, 0, greedy) for partial in finished]
-                scores = [
-                    surety(model, asked.task, trace, partial.notes)
-                    for trace, partial in zip(candidates, finished, strict=True)
-                ]
-                traces.append(candidates[int(np.argmax(scores))])
-                n_tokens.append(sum(len(partial.tokens) for partial in finished))
-        return Elicited(traces, Cost(n_tokens=tuple(n_tokens)))
-
-
-@torch.inference_mode()
-def branches(
-    model: Model, prompts: Sequence[Sequence[int]], method: CotDecoding, decoding: Decoding
-) -> list[list[PartialCompletion]]:
-    """For each prompt drafts of one token, the likeliest first."""
-    padded = left_padded(model, prompts)
-    owner = torch.arange(len(prompts), device=model.device)
-    batch = Batch(padded.tokens, padded.mask, owner, np.zeros(len(prompts), dtype=np.uint64))
-    logits = CachedDecoder(model, batch).propose().logits.float()
-    if not logits.logsumexp(dim=-1).isfinite().all():
-        raise DecodingError("the model gave first-token logits that are not finite; try --dtype float32")
-    # Stable, so that which of equal tokens is taken does not depend on the batch.
-    tokens = logits.sort(dim=-1, descending=True, stable=True).indices[:, : method.n_branches]
-    logprobs = logits.log_softmax(dim=-1).gather(1, tokens)
-    notes, ends = gap(logits, tokens), end_tokens(model)
-    return [
-        [
-            ended(
-                model,
-                PartialCompletion(prompt=tuple(prompt), tokens=(token,), logprobs=(logprob,), notes=(note,)),
-                0,
-                decoding,
-                ends,
-            )
-            for token, logprob, note in zip(*columns, strict=True)
-        ]
-        for prompt, *columns in zip(prompts, tokens.tolist(), logprobs.tolist(), notes.tolist(), strict=True)
-    ]
-
-
-def gap(logits: Float[Tensor, "row d_vocab"], tokens: Int[Tensor, "row chosen"]) -> Float[Tensor, "row chosen"]:
-    """The probability of each given token less that of the likeliest other one: above 0 only for the greedy token."""
-    probabilities = logits.float().softmax(dim=-1)
-    top = probabilities.topk(2, dim=-1)
-    runner_up = torch.where(tokens == top.indices[:, :1], top.values[:, 1:], top.values[:, :1])
-    return probabilities.gather(1, tokens) - runner_up
-
-
-def greedy_gap(logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
-    """The gap of the top two probabilities."""
-    return gap(logits, logits.float().argmax(dim=-1, keepdim=True))[:, 0]
-
-
-def surety(model: Model, task: Task, trace: Trace, gaps: Sequence[float]) -> float:
-    """The mean of the tokens' `gaps` over the answer that a completion states; -inf where it states none."""
-    characters = answer_span(task.read_answer, trace.text)
-    if characters is None:
-        return -np.inf
-    span = token_span(model, trace.tokens, characters)
-    return float(np.mean(gaps[span.start : span.stop]))
+        problems = self.fitting.problems
+        tried: list[Tried[PromptForm]] = []
+        for form in self.forms:
+            try:
+                for problem in problems:
+                    encode_prompt(asked.model, put(form, problem).prompt, asked.decoding)
+            except DecodingError as error:
+                tried.append(Tried(form, form.name, LeftOut(str(error))))
+                continue
+            tried.append(Tried(form, form.name, sample_under(form, asked, problems, self.fitting.n_samples)))
+        return choose(tried, problems, asked.task.verify, seed=asked.seed)

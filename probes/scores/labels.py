@@ -59,7 +59,7 @@ def step_labels(
     for number, (problem_id, prompt, completion) in enumerate(_texts(texts)):
         places = character_spans(tokenizer, completion)
         for span in grammar.spans(by_id[problem_id], decoded(tokenizer, completion)):
-            chosen = _overlapping(places, span.start, span.end)
+            chosen = overlapping(places, span.start, span.end)
             rows += [(number, len(prompt) + place, span.label) for place in chosen]
     return _table(rows)
 
@@ -95,7 +95,7 @@ def word_labels(
         text = decoded(tokenizer, completion)
         for group, pattern in patterns.items():
             for match in pattern.finditer(text):
-                if chosen := _overlapping(covered, *match.span()):
+                if chosen := overlapping(covered, *match.span()):
                     window = visible[max(0, chosen[0] - before) : chosen[-1] + 1 + after]
                     rows += [(number, len(prompt) + place, group) for place in window]
     return _table(rows)
@@ -140,7 +140,7 @@ def _whole_word(group: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){spaced}(?!\w)", re.IGNORECASE)
 
 
-def _overlapping(places: Sequence[tuple[int, int]], start: int, end: int) -> list[int]:
+def overlapping(places: Sequence[tuple[int, int]], start: int, end: int) -> list[int]:
     return [number for number, (first, last) in enumerate(places) if first < end and last > start]
 
 

@@ -20,7 +20,7 @@ from lab.records.tables import replacing, write_table
 from lab.sampling.decoder import is_out_of_memory, left_padded
 from probes.capture.capture import capture
 from probes.capture.site import Site, positions
-from probes.storage.store import INDEX, Plan, Portion, Store, index_name, read_index, shard_name
+from probes.storage.store import INDEX, Plan, Portion, Store, index_name, read_index, require_site, shard_name
 
 
 class Chosen(NamedTuple):
@@ -62,8 +62,7 @@ def read_rows(store: Store, site: Site, number: int) -> Float[Tensor, "row d_mod
     Raises SiteError for a site that was not captured, and StorageError for a file that is missing, cut short or of
     another shape or dtype; a flipped byte is found by `verify`.
     """
-    if site not in store.plan.sites:
-        raise SiteError(f"{store.path} has no {site}: there is {', '.join(map(str, store.plan.sites))}")
+    require_site(store, site)
     file = store.shard(number)
     try:
         with safe_open(file, framework="pt") as opened:

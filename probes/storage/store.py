@@ -256,6 +256,12 @@ def open_store(path: Path) -> Store:
     return store
 
 
+def require_site(store: Store, site: Site) -> None:
+    """SiteError unless `site` was captured."""
+    if site not in store.plan.sites:
+        raise SiteError(f"{store.path} has no {site}: there is {', '.join(map(str, store.plan.sites))}")
+
+
 def require_model(store: Store, model: Model) -> None:
     """StorageError unless `store` was made from exactly this model."""
     if store.plan.model_digest != model.digest:

@@ -16,8 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lab.models.load import Model
-from lab.post_training.reinforce import Reward
-from lab.post_training.supervised import OnProgress
+from lab.post_training.trainers import OnProgress, Reward
 from lab.records.errors import VectorError
 from lab.sampling.decoder import left_padded
 from lab.sampling.sample import sample

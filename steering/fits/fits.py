@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from lab.models.anatomy import find_anatomy
 from lab.models.load import Model
-from lab.post_training.reinforce import GrpoRun, Reward, reinforce
-from lab.post_training.supervised import OnProgress
+from lab.post_training.trainers import GrpoRun, OnProgress, Reward, reinforce
 from lab.records.errors import VectorError
 from lab.records.seeds import child_seed
 from lab.sampling.trace import Decoding
@@ -48,7 +47,7 @@ def fit_policy_gradient(
     start: SteeringVector | None = None,
     on_progress: OnProgress = lambda *_: None,
 ) -> SteeringVector:
-    """One vector a site, added at every token, by the post-training loop of `lab.post_training.reinforce`.
+    """One vector a site, added at every token, by the post-training loop of `lab.post_training.trainers.reinforce`.
 
     Bias-only adaptation (Sinii et al. 2025): GRPO with nothing to train but the vectors, from zero or from `start`, so
     that a fit can go on at a smaller rate; sites that `start` lacks begin at zero. Departure: a vector is learned in

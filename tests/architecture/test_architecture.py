@@ -30,7 +30,7 @@ DOORS = {
     "sklearn": ("probes/scores/label_probes.py", "steering/routing/routing.py"),
     "trl": ("lab/post_training/",),
     "datasets": ("lab/post_training/", "lab/tasks/question_rows.py"),
-    "peft": ("lab/models/load.py", "lab/post_training/supervised.py"),
+    "peft": ("lab/models/load.py", "lab/post_training/trainers.py"),
     "huggingface_hub": ("lab/models/load.py", "steering/export/publish.py"),
     "gguf": ("lab/models/gguf_weights.py", "steering/export/gguf.py"),
     "reasoning_gym": ("lab/tasks/gym.py",),
@@ -39,12 +39,12 @@ DOORS = {
     "rich": (
         "elicitation/cli/",
         "elicitation/pages/kit/table.py",
-        "elicitation/pages/study/ladder_table.py",
-        "elicitation/pages/calibration/answer.py",
+        "elicitation/pages/study/ladder.py",
+        "elicitation/pages/calibration/page.py",
     ),
     "vllm": (),
-    "anywidget": ("elicitation/widgets/mime_bundle.py",),
-    "traitlets": ("elicitation/widgets/mime_bundle.py",),
+    "anywidget": ("elicitation/widgets/live.py",),
+    "traitlets": ("elicitation/widgets/live.py",),
     "ray": ("lab/records/scale_out.py",),
 }
 # Verifiers of third parties draw from global generators; this module seeds those of the process that it is alone in.

@@ -11,11 +11,9 @@ import polars as pl
 from markupsafe import Markup
 
 from elicitation.pages.kit.canvas import WIDE, Canvas, bars, blank, key, level, marks, panels, quiet_axis
-from elicitation.pages.kit.curve_panels import TICKS
-from elicitation.pages.kit.dot_plot import dot, dot_plot
-from elicitation.pages.kit.numerals import percent, points
+from elicitation.pages.kit.numerals import PERCENT, WHOLE, percent, points
 from elicitation.pages.kit.palette import ASSISTED, MUTED, RANKED, STEERED, TUNED, Style, completed
-from elicitation.pages.kit.ruler import PERCENT, WHOLE
+from elicitation.pages.kit.plots import TICKS, dot, dot_plot
 from lab.records.tables import Column, Schema
 
 PATH = Schema(

@@ -10,8 +10,7 @@ from markupsafe import Markup
 from elicitation.calibration.record import PUBLISHED, SILENT, Leak, leak
 from elicitation.pages.calibration.figures import fitted_line
 from elicitation.pages.kit.markup import counted, grouped, joined, markup
-from elicitation.pages.kit.numerals import ABSENT, percent, points
-from elicitation.pages.kit.ruler import PERCENT, POINTS, WHOLE, remarked
+from elicitation.pages.kit.numerals import ABSENT, PERCENT, POINTS, WHOLE, percent, points, remarked
 from elicitation.pages.kit.table import Reasons, numbers, sheet, titled
 from elicitation.pages.record_words import LEAKY, is_leaky, leak_cell, ranking, silent_figures
 

@@ -20,9 +20,8 @@ from elicitation.pages.features.tables import (
     ranked_scores,
 )
 from elicitation.pages.kit.canvas import Canvas, blank, marks, quiet_axis, word
-from elicitation.pages.kit.dot_plot import Dot, dot, dot_plot
 from elicitation.pages.kit.markup import counted, plotly_text, shortened
-from elicitation.pages.kit.numerals import figures, fixed, interval, percent, points, span
+from elicitation.pages.kit.numerals import Ruler, figures, fixed, interval, percent, points, span
 from elicitation.pages.kit.palette import (
     BASE,
     BASE_STYLE,
@@ -34,7 +33,7 @@ from elicitation.pages.kit.palette import (
     Style,
     hollow,
 )
-from elicitation.pages.kit.ruler import Ruler
+from elicitation.pages.kit.plots import Dot, dot, dot_plot
 
 SHOWN = 12
 """Rows of the strongest effects and of the largest differences."""

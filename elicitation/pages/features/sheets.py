@@ -27,8 +27,7 @@ from elicitation.pages.features.tables import (
     method_words,
 )
 from elicitation.pages.kit.markup import filled, grouped, joined, markup
-from elicitation.pages.kit.numerals import ABSENT, figures, fixed, percent, signed
-from elicitation.pages.kit.ruler import PERCENT, POINTS, changes, remarked
+from elicitation.pages.kit.numerals import ABSENT, PERCENT, POINTS, changes, figures, fixed, percent, remarked, signed
 from elicitation.pages.kit.table import sheet, titled
 from elicitation.pages.kit.tokens import ActivationStrip, activation_strip, token_word
 

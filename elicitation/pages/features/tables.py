@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from elicitation.pages.kit.ruler import Ruler, changes
+from elicitation.pages.kit.numerals import Ruler, changes
 from elicitation.pages.kit.tokens import token_word
 from lab.records.tables import Schema
 from probes.tables import (

@@ -8,10 +8,8 @@ import plotly.graph_objects as go
 import polars as pl
 
 from elicitation.pages.kit.canvas import WIDE, Canvas
-from elicitation.pages.kit.curve_panels import Horizontal, curve_panels
-from elicitation.pages.kit.dot_plot import dot, dot_plot, mark_gain
 from elicitation.pages.kit.markup import shortened
-from elicitation.pages.kit.numerals import percent
+from elicitation.pages.kit.numerals import WHOLE, percent
 from elicitation.pages.kit.palette import (
     ASSISTED,
     BASE_STYLE,
@@ -24,7 +22,7 @@ from elicitation.pages.kit.palette import (
     completed,
     hollow,
 )
-from elicitation.pages.kit.ruler import WHOLE
+from elicitation.pages.kit.plots import Horizontal, curve_panels, dot, dot_plot, mark_gain
 from elicitation.pages.study.tables import rungs
 
 LOOKS: Mapping[str, Style] = MappingProxyType(

@@ -8,10 +8,9 @@ import polars as pl
 from markupsafe import Markup
 
 from elicitation.pages.kit.markup import filled
-from elicitation.pages.kit.numerals import percent
-from elicitation.pages.kit.ruler import PERCENT, remarked
+from elicitation.pages.kit.numerals import PERCENT, percent, remarked
 from elicitation.pages.kit.table import Reasons, sheet, titled
-from elicitation.pages.study.ladder_table import share_cell
+from elicitation.pages.study.ladder import share_cell
 
 METHODS = {
     "P1": "The tuned model says at every token whether to steer and with which vector, and picks the token among many "

@@ -12,11 +12,11 @@ from markupsafe import Markup
 from elicitation.calibration.record import Leak, Mean, leak
 from elicitation.pages.kit.canvas import WIDE, Canvas, bars, blank, key, level, marks, quiet_axis, word
 from elicitation.pages.kit.markup import joined, markup
+from elicitation.pages.kit.numerals import BITS, POINTS, WHOLE, ends
 from elicitation.pages.kit.palette import BASE, INK, MUTED, SHADE, TUNED, Style, hollow
-from elicitation.pages.kit.ruler import BITS, POINTS, WHOLE, ends
 from elicitation.pages.record_words import LEAKY, is_leaky
-from elicitation.pages.study.answer import bare
 from elicitation.pages.study.figures import LOOKS, UNKNOWN, arm_styles
+from elicitation.pages.study.ladder import bare
 from elicitation.pages.study.tables import rungs
 
 Arm = Mapping[str, Any]

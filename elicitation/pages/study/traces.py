@@ -10,7 +10,7 @@ from markupsafe import Markup
 from elicitation.pages.kit.markup import counted, filled, markup
 from elicitation.pages.kit.numerals import percent
 from elicitation.pages.kit.tokens import Token, strip, strip_css, strip_key, token_body
-from elicitation.pages.study.answer import bare
+from elicitation.pages.study.ladder import bare
 from elicitation.pages.study.tables import rungs
 from lab.records.errors import EstimateError
 

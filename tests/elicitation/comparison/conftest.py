@@ -7,7 +7,7 @@ import pytest
 
 from elicitation.comparison.config import Comparison, ComparisonContext, compared, prepare_comparison
 from elicitation.comparison.run import compare
-from lab.post_training.reinforce import GrpoRun
+from lab.post_training.trainers import GrpoRun
 from lab.sampling.trace import Decoding
 from steering.fits.gradient import GradientFit
 

@@ -9,7 +9,7 @@ from torch import nn
 from elicitation.comparison.config import ComparisonContext
 from elicitation.comparison.fits import FIRST, N_SHUFFLES, Entry, entries, fit_stage
 from elicitation.comparison.training_pairs import ITSELF, TrainingPairs
-from elicitation.study.disagreements import DISAGREEMENTS
+from elicitation.study.fits import DISAGREEMENTS
 from lab.records.errors import VectorError
 from lab.sampling.sample import sample
 from lab.sampling.trace import TRACES, trace_table

@@ -22,7 +22,7 @@ from elicitation.pages.vectors.tables import (
     VECTOR_TRANSFERS,
 )
 from elicitation.study.config import Study
-from lab.post_training.reinforce import GrpoRun
+from lab.post_training.trainers import GrpoRun
 from lab.records.errors import LabError, ModelError, SiteError, StorageError, TaskError, VectorError
 from lab.records.tables import read_table
 from lab.sampling.trace import VERDICTS

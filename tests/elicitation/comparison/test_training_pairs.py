@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from elicitation.comparison.training_pairs import TrainingPairs, sides_forgotten, some_rows, tokens_misplaced
-from elicitation.study.disagreements import DISAGREEMENTS
+from elicitation.study.fits import DISAGREEMENTS
 from lab.records.seeds import torch_generator
 from lab.sampling.trace import TRACES
 

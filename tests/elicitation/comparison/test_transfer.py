@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from elicitation.comparison.evaluate import EvalSpec, evaluate
-from elicitation.comparison.transfer import other_base, other_skill, removal, shared, transfer
+from elicitation.comparison.transfer import Check, shared, transfer
 from elicitation.pages.vectors.tables import TRANSFERS
 from lab.models.load import ModelPair, load
 from lab.models.source import LocalModel
@@ -44,7 +44,15 @@ def opener(model) -> SteeringVector:
 def test_each_check_is_the_outcome_of_its_model_at_its_dose(pair, eval_spec):
     vector = opener(pair.base)
     zero = vector * 0.0
-    table = transfer([removal(pair, eval_spec), other_base(pair.base, eval_spec, dose=0.5)], vector, [zero], n_boot=200)
+    table = transfer(
+        [
+            Check(name="removes", model=pair.tuned, eval_spec=eval_spec, dose=-1.0),
+            Check(name="other base", model=pair.base, eval_spec=eval_spec, dose=0.5),
+        ],
+        vector,
+        [zero],
+        n_boot=200,
+    )
     TRANSFERS.checked(table)
     rows = {(row["check"], row["quantity"]): row for row in table.iter_rows(named=True)}
     for name, model, dose in (("removes", pair.tuned, -1.0), ("other base", pair.base, 0.5)):
@@ -60,7 +68,9 @@ def test_each_check_is_the_outcome_of_its_model_at_its_dose(pair, eval_spec):
 
 def test_a_vector_that_is_its_own_control_goes_beyond_it_by_chance_only(pair, eval_spec):
     vector = opener(pair.base)
-    table = transfer([other_skill(pair.base, eval_spec)], vector, [vector, vector], n_boot=200)
+    table = transfer(
+        [Check(name="other skill", model=pair.base, eval_spec=eval_spec)], vector, [vector, vector], n_boot=200
+    )
     for row in table.iter_rows(named=True):
         assert row["beyond_low"] <= 0 <= row["beyond_high"]
         assert row["beyond"] == pytest.approx(row["steered"] - row["control"])
@@ -68,12 +78,14 @@ def test_a_vector_that_is_its_own_control_goes_beyond_it_by_chance_only(pair, ev
 
 def test_without_a_control_nothing_is_said(pair, eval_spec):
     with pytest.raises(VectorError, match="without a control proves nothing"):
-        transfer([other_skill(pair.base, eval_spec)], opener(pair.base), [])
+        transfer([Check(name="other skill", model=pair.base, eval_spec=eval_spec)], opener(pair.base), [])
 
 
 def test_a_gate_goes_to_the_vector_and_to_its_controls(pair, eval_spec):
     vector, first = opener(pair.base), WhileWriting((0,))
-    table = transfer([other_base(pair.base, eval_spec)], vector, [vector], where=first, n_boot=200)
+    table = transfer(
+        [Check(name="other base", model=pair.base, eval_spec=eval_spec)], vector, [vector], where=first, n_boot=200
+    )
     row = table.filter(pl.col("quantity") == "answer").row(0, named=True)
     assert row["steered"] == pytest.approx(evaluate(pair.base, (Add(vector, 1.0, first),), eval_spec).answer.mean())
     assert row["control"] == pytest.approx(

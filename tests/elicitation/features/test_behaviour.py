@@ -1,6 +1,6 @@
 import pytest
 
-from elicitation.study.disagreements import DISAGREEMENTS
+from elicitation.study.fits import DISAGREEMENTS
 from elicitation.study.interventions import Behaviour, behaviour, behaviour_contrasts
 from lab.models.tiny import tiny_model
 from lab.tasks.problem import Problem

@@ -7,7 +7,7 @@ import polars as pl
 
 from elicitation.calibration.record import RECORDS
 from elicitation.estimators.estimate import ESTIMATES
-from elicitation.pages.study.answer import best_estimate
+from elicitation.pages.study.ladder import best_estimate
 
 
 def record(quantity, error, coverage):

@@ -10,7 +10,6 @@ import pytest
 from rich.console import Console
 
 from elicitation.calibration.record import AGREEMENT, LEAKS, RECORDS, TRIALS, agreement, records
-from elicitation.pages.calibration.answer import calibration_answer, calibration_summary
 from elicitation.pages.calibration.figures import (
     FORGETTING,
     KINDS,
@@ -20,7 +19,12 @@ from elicitation.pages.calibration.figures import (
     path_plot,
     share_panels,
 )
-from elicitation.pages.calibration.page import CalibrationPage, render_calibration
+from elicitation.pages.calibration.page import (
+    CalibrationPage,
+    calibration_answer,
+    calibration_summary,
+    render_calibration,
+)
 from elicitation.pages.calibration.sheets import (
     alarms_table,
     kinds_table,

@@ -10,8 +10,7 @@ from elicitation.estimators.estimate import ESTIMATES, Analysis
 from elicitation.estimators.panel import panel
 from elicitation.pages.kit.markup import escaped
 from elicitation.pages.record_words import record_words
-from elicitation.pages.study.estimates import estimates_section, quantity
-from elicitation.pages.study.estimator_words import ASKS, quantity_words
+from elicitation.pages.study.estimates import ASKS, estimates_section, quantity, quantity_words
 from lab.sampling.trace import VERDICTS
 from tests.elicitation.pages.opened import kinds, plain
 from tests.evidence import evidence_of

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import polars as pl
 import pytest
 
-from elicitation.pages.features.answer import feature_answer
 from elicitation.pages.features.figures import (
     difference_figure,
     effect_figure,
@@ -15,7 +14,7 @@ from elicitation.pages.features.figures import (
     probe_figure,
     scatter_figure,
 )
-from elicitation.pages.features.page import FeaturePage, feature_section, render_features
+from elicitation.pages.features.page import FeaturePage, feature_answer, feature_section, render_features
 from elicitation.pages.features.sheets import (
     difference_table,
     effect_table,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from elicitation.pages.kit.glossary import entries, linked
+from elicitation.pages.kit.document import entries, linked
 from elicitation.pages.kit.markup import PAGES
 from elicitation.pages.study.page import Page, render
 
@@ -58,6 +58,6 @@ def test_the_kit_of_the_pages_has_no_word_of_what_they_are_about():
         for path in sorted((PAGES / "kit").glob("*.*"))
         if path.suffix in (".py", ".html")
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
-        if domain.search(re.sub(r"elicitation\.report|font-family|\"family\"", "", line).lower())
+        if domain.search(re.sub(r"elicitation\.pages|font-family|\"family\"", "", line).lower())
     ]
     assert found == []

@@ -4,7 +4,7 @@ import pytest
 
 from elicitation.calibration.record import LEAKS, Leak, Mean, leak
 from elicitation.pages.record_words import is_leaky, leak_figures, leak_sentence, silent_figures
-from elicitation.pages.study.ladder_table import ladder_table
+from elicitation.pages.study.ladder import ladder_table
 from elicitation.pages.study.page import Page, render
 from tests.elicitation.pages.opened import plain
 

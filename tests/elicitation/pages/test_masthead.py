@@ -12,7 +12,7 @@ from elicitation.estimators.estimate import ESTIMATES
 from elicitation.pages.kit.document import contents, sections
 from elicitation.pages.kit.markup import packed
 from elicitation.pages.kit.table import numbers
-from elicitation.pages.study.ladder_table import glance
+from elicitation.pages.study.ladder import glance
 from elicitation.pages.study.page import Page, render
 from elicitation.pages.study.tables import EXAMPLES, ReportTables
 from elicitation.pages.study.traces import trace_cards

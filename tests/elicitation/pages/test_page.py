@@ -9,7 +9,7 @@ import pytest
 
 from elicitation.calibration.record import LEAKS
 from elicitation.pages.kit.markup import escaped, plotly_text, script_json
-from elicitation.pages.study.ladder_table import ladder_table
+from elicitation.pages.study.ladder import ladder_table
 from elicitation.pages.study.page import Page, render
 from elicitation.pages.study.tables import SCHEMAS, ReportTables
 from elicitation.pages.study.traces import TokenStrip, token_strip, truncation_warning

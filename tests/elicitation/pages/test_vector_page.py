@@ -10,10 +10,14 @@ import pytest
 from elicitation.pages.kit.canvas import NARROW, WIDE
 from elicitation.pages.kit.document import Origin, TableFile
 from elicitation.pages.study.tables import LADDER
-from elicitation.pages.vectors.answer import vector_answer
-from elicitation.pages.vectors.figures import dose_figure, effect_figure
-from elicitation.pages.vectors.page import VectorPage, render_vectors
-from elicitation.pages.vectors.sheets import effect_table
+from elicitation.pages.vectors.page import (
+    VectorPage,
+    dose_figure,
+    effect_figure,
+    effect_table,
+    render_vectors,
+    vector_answer,
+)
 from elicitation.pages.vectors.tables import INCOHERENT, VECTOR_DOSES, VECTOR_FITS, VECTOR_TRANSFERS, VectorTables
 from lab.records.errors import EstimateError, StorageError
 from lab.records.provenance import Provenance, canonical_json

@@ -11,11 +11,20 @@ from rich.console import Console
 
 from elicitation.calibration.record import NOT_MEASURED
 from elicitation.pages.features.figures import AUROC
-from elicitation.pages.kit.numerals import bits, figures, fixed, interval, percent, points, signed, span
-from elicitation.pages.kit.ruler import PERCENT, changes
+from elicitation.pages.kit.numerals import (
+    PERCENT,
+    bits,
+    changes,
+    figures,
+    fixed,
+    interval,
+    percent,
+    points,
+    signed,
+    span,
+)
 from elicitation.pages.kit.table import ROOM_FOR_ALL
-from elicitation.pages.study.answer import answer_sentence
-from elicitation.pages.study.ladder_table import summary
+from elicitation.pages.study.ladder import answer_sentence, summary
 from elicitation.pages.study.tables import LADDER, SCHEMAS, ReportTables
 from lab.records.errors import StorageError
 

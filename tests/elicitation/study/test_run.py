@@ -14,8 +14,7 @@ import pytest
 
 from elicitation.pages.study.tables import EXAMPLES, LADDER
 from elicitation.study.context import claimed
-from elicitation.study.reported import Measured, report_stage
-from elicitation.study.run import prepare, problem_stage, run
+from elicitation.study.run import Measured, prepare, problem_stage, report_stage, run
 from lab.records.errors import DecodingError, LabError, ModelError, SiteError, StorageError, TaskError
 from lab.records.stage import Artefact
 from lab.records.tables import read_provenance, read_table, write_table

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from elicitation.widgets.dose_slider import Dosed, DoseSlider
+from elicitation.widgets.live import Dosed, DoseSlider
 from lab.metrics.bootstrap import Interval
 from lab.records.errors import EstimateError
 

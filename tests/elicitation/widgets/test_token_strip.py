@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elicitation.pages.kit.tokens import token_word
-from elicitation.widgets.token_strip import ReadText, TokenStrip
+from elicitation.widgets.live import ReadText, TokenStrip
 from lab.records.errors import EstimateError
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -106,7 +106,7 @@ def test_without_anywidget_a_notebook_gets_the_page_alone(monkeypatch):
 
 
 def test_the_script_is_given_the_words_the_numbers_and_null_for_what_is_not_known(monkeypatch):
-    monkeypatch.setattr("elicitation.widgets.token_strip.mime_bundle", lambda script, data, **_: data)
+    monkeypatch.setattr("elicitation.widgets.live.mime_bundle", lambda script, data, **_: data)
     sent = one([" a", "\n"], f=(2.0, math.nan))._repr_mimebundle_()
     assert json.loads(json.dumps(sent["texts"], allow_nan=False)) == [
         {"name": "a text", "tokens": [token_word(" a"), token_word("\n")], "activations": [[2.0, None]]}

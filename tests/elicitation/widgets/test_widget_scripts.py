@@ -8,13 +8,13 @@ import polars as pl
 import pytest
 
 from elicitation.widgets.chart import error_bars
-from elicitation.widgets.mime_bundle import SCRIPTS
+from elicitation.widgets.live import SCRIPTS
 
 scripts = pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.js")), ids=lambda script: script.stem)
 
 IMPORT = """
 import sys
-import elicitation.widgets.token_strip, elicitation.widgets.dose_slider
+import elicitation.widgets.live, elicitation.widgets.live
 print(sorted({"anywidget", "ipywidgets", "IPython"} & set(sys.modules)))
 """
 

@@ -30,8 +30,7 @@ from lab.organisms.recipe import (
     Tuned,
     documents,
 )
-from lab.post_training.reinforce import GrpoRun
-from lab.post_training.supervised import Document, SupervisedRun, with_low_rank
+from lab.post_training.trainers import Document, GrpoRun, SupervisedRun, with_low_rank
 from lab.records.errors import ModelError, StorageError
 from lab.sampling.trace import Decoding
 from lab.tasks.chain import ALPHABET, CAREFUL, GUARDED_ALPHABET, as_expression, as_problem, parse, verify

@@ -25,7 +25,7 @@ from lab.organisms.recipe import (
     documents,
     home,
 )
-from lab.post_training.supervised import Document
+from lab.post_training.trainers import Document
 from lab.records.provenance import digest
 from lab.tasks.chain import KEY, Expression, Transcript, as_expression, as_problem, parse, verify
 from lab.tasks.chain_task import ChainTask

@@ -5,7 +5,7 @@ import torch
 from trl.trainer import utils
 
 from lab.models.tiny import tiny_network
-from lab.post_training.supervised import CHOICE, scored_positions
+from lab.post_training.trainers import CHOICE, scored_positions
 
 N_ROWS, N_TOKENS, N_SCORED = 3, 12, 5
 

@@ -11,7 +11,7 @@ from transformers import (
 )
 
 from lab.models.tiny import tiny_network
-from lab.post_training.supervised import last_checkpoint, tell_steps
+from lab.post_training.trainers import last_checkpoint, tell_steps
 
 
 def test_steps_are_told_as_they_are_done_and_those_of_an_earlier_attempt_first(tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from lab.models.tiny import tiny_model
 from lab.tasks.chain import chain_answer
 from lab.tasks.math_answer import final_answer
-from lab.test_time.choice import answer_span, token_span
+from lab.test_time.elicit import answer_span, token_span
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,7 @@ from lab.sampling.trace import Decoding, Trace
 from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Problem, Verdict
 from lab.tasks.source import Task
-from lab.test_time.choice import (
-    CANDIDATES,
-    Fitting,
-    LeftOut,
-    Temperature,
-    Tried,
-    choose,
-    n_samples_at,
-    require_apart,
-)
+from lab.test_time.choice import CANDIDATES, Fitting, LeftOut, Temperature, Tried, choose, require_apart
 from lab.test_time.method import Asked, tokens_written
 
 PROBLEMS = tuple(Problem(id=f"p{n}", prompt="?", answer=str(n), family="all", source="test") for n in range(4))
@@ -115,7 +106,3 @@ def test_a_temperature_is_chosen_by_what_is_written_at_it():
     assert choice.table["n_samples"].to_list() == [1, 4]
     assert choice.table["candidate"].to_list() == ["temperature 0", "temperature 3"]
     assert choice.table["strict"][0] == 1.0
-
-
-def test_greedy_decoding_draws_one_sample():
-    assert (n_samples_at(0.0, 8), n_samples_at(0.5, 8)) == (1, 8)

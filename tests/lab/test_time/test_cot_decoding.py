@@ -19,8 +19,7 @@ from lab.sampling.sample import sample
 from lab.sampling.trace import GREEDY, Decoding, Trace
 from lab.tasks.problem import Judge, Problem, Verdict
 from lab.tasks.source import Task, open_task, task_source
-from lab.test_time.choice import CotDecoding, gap, greedy_gap, surety
-from lab.test_time.elicit import elicit
+from lab.test_time.elicit import CotDecoding, elicit, gap, greedy_gap, surety
 
 PROBLEMS = tuple(
     Problem(id=f"p{index}", prompt=prompt, answer="", family="all", source="test")

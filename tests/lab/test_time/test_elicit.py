@@ -12,11 +12,9 @@ from lab.sampling.sample import sample
 from lab.sampling.trace import GREEDY, Decoding
 from lab.tasks.source import open_task, task_source
 from lab.test_time import elicit as methods
-from lab.test_time.choice import CANDIDATES, CotDecoding, Fitting, SelfConsistency, Temperature
-from lab.test_time.elicit import elicit
+from lab.test_time.choice import AS_IS, CANDIDATES, CHAIN_OPENING, BestPrompt, Fitting, Temperature
+from lab.test_time.elicit import CotDecoding, PowerSampling, SelfConsistency, elicit
 from lab.test_time.method import Cost, Elicitation, Elicited, tokens_written
-from lab.test_time.power_sampling import PowerSampling
-from lab.test_time.prompts import AS_IS, CHAIN_OPENING, BestPrompt
 
 TASK = open_task(task_source("chain"), n_problems=5, seed=0)
 FITTING = Fitting(problems=open_task(task_source("chain"), n_problems=5, seed=0, held_out=False).problems, n_samples=2)

@@ -12,7 +12,7 @@ from lab.records.errors import DecodingError
 from lab.sampling.sample import sample
 from lab.sampling.trace import GREEDY, Decoding
 from lab.tasks.problem import Problem
-from lab.test_time.partial_completion import PartialCompletion, continued, groups
+from lab.test_time.method import PartialCompletion, continued, groups
 
 PROMPTS = ("what is 2+3?", "no", "chains of unequal length are the point", "xyz")
 PROBLEMS = [Problem(id=f"p{i}", prompt=text, answer="", family="all", source="test") for i, text in enumerate(PROMPTS)]

@@ -20,9 +20,8 @@ from lab.sampling.trace import Decoding
 from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
-from lab.test_time.elicit import elicit
-from lab.test_time.partial_completion import PartialCompletion
-from lab.test_time.power_sampling import Chain, PowerSampling, log_normaliser, move_once, proposed
+from lab.test_time.elicit import Chain, PowerSampling, elicit, log_normaliser, move_once, proposed
+from lab.test_time.method import PartialCompletion
 
 PROBLEM = Problem(id="p", prompt="01", answer="", family="all", source="test")
 OTHER = replace(PROBLEM, id="q", prompt="1")

@@ -16,18 +16,18 @@ from lab.tasks.chain import verify
 from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task, open_task, task_source
-from lab.test_time.choice import Fitting
-from lab.test_time.method import Asked
-from lab.test_time.prompts import (
+from lab.test_time.choice import (
     AS_IS,
     CHAIN_OPENING,
     TEXT_FORMS,
     BestPrompt,
+    Fitting,
     PromptForm,
     chain_forms,
     put,
     sample_under,
 )
+from lab.test_time.method import Asked
 
 PROBLEM = Problem(id="p", prompt="what is 2+3?", answer="5", family="all", source="test")
 DECODING = Decoding(max_new_tokens=12)

@@ -15,8 +15,7 @@ from lab.sampling.trace import Decoding
 from lab.tasks.math_answer import same_answer
 from lab.tasks.problem import Judge, Problem, Verdict
 from lab.tasks.source import Task
-from lab.test_time.choice import SelfConsistency, majority
-from lab.test_time.elicit import elicit
+from lab.test_time.elicit import SelfConsistency, elicit, majority
 
 ANSWERS = st.lists(st.sampled_from(["1", "2", "3", None]), min_size=1, max_size=12)
 

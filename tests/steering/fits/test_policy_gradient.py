@@ -7,7 +7,7 @@ import torch
 
 from lab.models.load import Model, load
 from lab.models.source import LocalModel
-from lab.post_training.reinforce import GrpoRun
+from lab.post_training.trainers import GrpoRun
 from lab.records.errors import SiteError
 from lab.sampling.sample import sample
 from lab.sampling.trace import Decoding

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from elicitation.study.disagreements import disagreements
+from elicitation.study.fits import disagreements
 from lab.models.load import ModelPair, load
 from lab.models.source import LocalModel
 from lab.records.errors import StorageError, VectorError
