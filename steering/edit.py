@@ -255,20 +255,15 @@ def check_fit(model: Model, edit: Edit) -> None:
     """VectorError or ModelError unless `edit` is as wide as the model's residual stream."""
     match edit:
         case Add(vector=vector) | AddScaled(vector=vector) | Ablate(vector=vector) | Rotate(vector_from=vector):
-            check_width(model, vector)
+            if vector.d_model != model.anatomy.d_model:
+                raise VectorError(
+                    f"a vector of width {vector.d_model} does not fit {model.name}, whose d_model is "
+                    f"{model.anatomy.d_model}: use the model it was fitted on"
+                )
         case ClampFeature(sae=sae):
             require_fit(sae, model)
         case never:
             assert_never(never)
-
-
-def check_width(model: Model, vector: SteeringVector) -> None:
-    """VectorError unless `vector` is as wide as the model's residual stream."""
-    if vector.d_model != model.anatomy.d_model:
-        raise VectorError(
-            f"a vector of width {vector.d_model} does not fit {model.name}, whose d_model is {model.anatomy.d_model}: "
-            "use the model it was fitted on"
-        )
 
 
 def _change(model: Model, edit: Edit, site: Site) -> StreamChange:
@@ -306,8 +301,12 @@ def _by_row(
 ) -> StreamChange:
     """Row i gets what `edits[chosen[i]]`, where there is such an edit, does at `site`; `chosen` lies on the CPU."""
     gates = {edit.where for edit in edits.values()}
-    if len(gates) == 1 and all(isinstance(edit, Add) for edit in edits.values()):
-        change = addition(model, rearrange(_added(model, site, edits, chosen), "batch d_model -> batch 1 d_model"))
+    adds = {index: edit.dose * edit.vector.directions[site] for index, edit in edits.items() if isinstance(edit, Add)}
+    if len(gates) == 1 and len(adds) == len(edits):
+        # One sum for all rows, since a control has hundreds of vectors.
+        nothing = torch.zeros(model.anatomy.d_model)
+        added = torch.stack([adds.get(index, nothing) for index in chosen.tolist()])
+        change = addition(model, rearrange(added, "batch d_model -> batch 1 d_model"))
         return _gated(change, gates.pop(), opened)
     changes = []
     for index, edit in edits.items():
@@ -320,15 +319,6 @@ def _by_row(
         return stream
 
     return change_rows
-
-
-def _added(
-    model: Model, site: Site, edits: Mapping[int, Edit], chosen: Int[Tensor, " batch"]
-) -> Float[Tensor, "batch d_model"]:
-    """What each row adds at `site`: one sum for all rows, since a control has hundreds of vectors."""
-    nothing = torch.zeros(model.anatomy.d_model)
-    table = {index: edit.dose * edit.vector.directions[site] for index, edit in edits.items() if isinstance(edit, Add)}
-    return torch.stack([table.get(index, nothing) for index in chosen.tolist()])
 
 
 @dataclass(frozen=True, slots=True)

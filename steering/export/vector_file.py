@@ -95,18 +95,8 @@ SCALE = (
     "the tensor as it is; the relative dose is |dose| * norm / residual_norm"
 )
 
-DAMAGE = (
-    LabError,
-    OSError,
-    SafetensorError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    RecursionError,
-)
-"""What parsing a damaged file may end in."""
+# What parsing a damaged file may end in; LabErrors of this floor are ValueErrors or OSErrors.
+DAMAGE = (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 
 T = TypeVar("T", Provenance, ModelFacts)
 

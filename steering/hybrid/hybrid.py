@@ -8,7 +8,7 @@ itself has a default: nothing is read, nothing has to be placed, no category is 
 """
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
@@ -80,11 +80,6 @@ class WatchedDecoder:
             for site in self.n_kept:
                 stack.callback(hook_site(self.model, site, partial(read.__setitem__, site)).remove)
             yield read
-
-
-def lowest(sites: Collection[Site]) -> Site:
-    """The site that a pass reaches first; of a block's output and the next one's input, which are equal, the output."""
-    return min(sites, key=lambda site: (n_below(site), site.stream == "resid_pre"))
 
 
 def n_below(site: Site) -> int:

@@ -26,11 +26,9 @@ class Never(Router):
 
     @property
     def is_shut(self) -> bool:
-        """It is."""
         return True
 
     def route(self, now: Moment) -> Bool[Tensor, " row"]:
-        """None."""
         return _everywhere(now, False)
 
 
@@ -39,7 +37,6 @@ class Always(Router):
     """No token is left to the base model alone."""
 
     def route(self, now: Moment) -> Bool[Tensor, " row"]:
-        """All."""
         return _everywhere(now, True)
 
 
@@ -50,7 +47,6 @@ class AtSteps(Router):
     steps: tuple[int, ...]
 
     def route(self, now: Moment) -> Bool[Tensor, " row"]:
-        """All rows, or none."""
         return _everywhere(now, now.step in self.steps)
 
 
@@ -65,7 +61,6 @@ class AtRandom(Router):
             raise DecodingError(f"a router at rate {self.rate}: want a probability between 0 and 1")
 
     def route(self, now: Moment) -> Bool[Tensor, " row"]:
-        """By each row's key and the step."""
         return _at_rate(now, self.rate)
 
 
@@ -79,7 +74,6 @@ class Disagreement(Router):
         return Reads(tuned={})
 
     def route(self, now: Moment) -> Bool[Tensor, " row"]:
-        """Where the first choices differ."""
         return now.base.logits.argmax(dim=-1) != now.asked.logits.argmax(dim=-1)
 
 
@@ -119,7 +113,6 @@ class Scheduled(Router):
             )
 
     def route(self, now: Moment) -> Bool[Tensor, " row"]:
-        """By each row's key and the step."""
         return _at_rate(now, self.rates[min(now.step, len(self.rates) - 1)])
 
 
@@ -134,7 +127,6 @@ class EntropyAbove(Router):
             raise DecodingError(f"a router at an entropy of {self.nats} nats: want a finite number from 0 on")
 
     def route(self, now: Moment) -> Bool[Tensor, " row"]:
-        """By the entropy of the base's distribution."""
         return torch.special.entr(now.base.logits.float().softmax(dim=-1)).sum(dim=-1) > self.nats
 
 
@@ -182,7 +174,6 @@ class BaseProbe(Router):
         return BaseProbe(replace(self.probe, weight=self.probe.weight.to(pair.base.device)))
 
     def route(self, now: Moment) -> Bool[Tensor, " row"]:
-        """Where the probe opens."""
         return self.probe.opens(now.base.streams[self.probe.site])
 
 
@@ -216,7 +207,6 @@ class InCategories(Router):
         return self.taxonomy.category(now.asked.streams[self.taxonomy.site][rows])
 
     def route(self, now: Moment) -> Bool[Tensor, " row"]:
-        """Where the category is one of the given."""
         category = self.taxonomy.category(now.asked.streams[self.taxonomy.site])
         return torch.isin(category, torch.tensor(sorted(self.categories), dtype=category.dtype, device=category.device))
 
