@@ -17,6 +17,7 @@ from pathlib import Path
 
 import polars as pl
 import torch
+from agreement import feature_agreement, place_agreement
 from machine import machine
 from timed import timed
 
@@ -37,9 +38,8 @@ from probes.attribution.effects import (
     JointAblation,
     Method,
     attribute,
-    method_name,
+    completeness,
 )
-from probes.attribution.feature_effects import completeness, feature_agreement, place_agreement
 from probes.sae.dictionary import load_sae
 
 
@@ -106,16 +106,16 @@ def main() -> None:
     methods: list[Method] = [Gradient(), Integrated(arguments.n_steps), JointAblation(), Ablation()]
 
     forward(model, contrasts, arguments.batch)
-    seconds: dict[str, list[float]] = {name: [] for name in ("forward", *map(method_name, methods))}
+    seconds: dict[str, list[float]] = {name: [] for name in ("forward", *(method.name for method in methods))}
     found: dict[str, Attribution] = {}
     for _ in range(arguments.repetitions):
         spent, _done = timed(lambda: forward(model, contrasts, arguments.batch), device)
         seconds["forward"].append(spent)
         for method in methods:
-            spent, found[method_name(method)] = timed(
+            spent, found[method.name] = timed(
                 lambda method=method: attribute(model, sae, contrasts, method, batch=arguments.batch), device
             )
-            seconds[method_name(method)].append(spent)
+            seconds[method.name].append(spent)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     table = compared(found, contrasts, arguments.n_boot, arguments.seed)
     for name, figures in table.items():

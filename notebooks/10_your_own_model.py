@@ -124,4 +124,4 @@ el.chart(pl.concat(rates), x="dose", kind="line", title=title, labels=labels)
 # - Your directories and your file: `lab study --pair BASE TUNED --task FILE.jsonl --out runs/mine`, or from here
 #   `el.run(el.Study(base=BASE, tuned=TUNED, task=FILE), "runs/mine")`.
 # - `BASE` and `TUNED` may be LoRA adapters or GGUF files too.
-# - A model family that the lab does not know needs one `Layout` in `lab/models/anatomy.py`.
+# - A model family that the lab does not know needs one `Layout` in `lab/models/load.py`.

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias, assert_never
 
@@ -133,34 +133,22 @@ def opened_gates(model: Model, gates: Collection[Gate], n_prompt: Int[Tensor, " 
         window = window_of(model.network, args, kwargs, n_prompt)
         opened.update({gate: is_open(gate, window) for gate in asking})
 
-    def forget(*_: object) -> None:
-        opened.clear()
-
     def ask(gate: PartialGate) -> Bool[Tensor, "batch pos"]:
         if gate not in opened:
             raise SiteError(f"{gate} met a block that ran outside a call of {model.name}'s network: call the network")
         return opened[gate]
 
-    if not asking:
+    with ExitStack() as stack:
+        if asking:
+            stack.callback(model.network.register_forward_pre_hook(look, with_kwargs=True).remove)
+            # Also after a pass that was left early: what one pass reads says nothing of the next.
+            forget = model.network.register_forward_hook(lambda *_: opened.clear(), always_call=True)
+            stack.callback(forget.remove)
         yield ask
-        return
-    handles = [
-        model.network.register_forward_pre_hook(look, with_kwargs=True),
-        # Also after a pass that was left early: what one pass reads says nothing of the next.
-        model.network.register_forward_hook(forget, always_call=True),
-    ]
-    try:
-        yield ask
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def is_open(gate: PartialGate, window: Window) -> Bool[Tensor, "batch pos"]:
-    """True at the tokens of `window` where the gate lets an edit act; at padding the value means nothing.
-
-    Raises SiteError where the pass does not tell what the gate asks for.
-    """
+    """The tokens of `window` where the gate is open; SiteError where the pass does not tell what it asks for."""
     match gate:
         case InPrompt():
             return _past_prompt(gate, window) < 0

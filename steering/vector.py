@@ -48,17 +48,10 @@ class SteeringVector:
             raise VectorError(f"directions of widths {sorted(widths)}: want one width, the model's d_model")
         if not all(bool(direction.isfinite().all()) for direction in self.directions.values()):
             raise VectorError("a direction holds NaN or infinity: the fit diverged or the file is damaged")
-        object.__setattr__(
-            self,
-            "directions",
-            MappingProxyType(
-                # Copies: a value must not change with the tensor it was made from, nor share memory between sites.
-                {
-                    site: self.directions[site].detach().to("cpu", torch.float32, copy=True)
-                    for site in sorted(self.directions)
-                }
-            ),
-        )
+        # Copies: a value must not change with the tensor it was made from, nor share memory between sites.
+        given = self.directions
+        copies = {site: given[site].detach().to("cpu", torch.float32, copy=True) for site in sorted(given)}
+        object.__setattr__(self, "directions", MappingProxyType(copies))
         object.__setattr__(self, "residual_norms", MappingProxyType(dict(self.residual_norms)))
 
     @property
@@ -142,10 +135,7 @@ def norm_matched(control: SteeringVector, vector: SteeringVector) -> SteeringVec
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Coefficient:
-    """One hidden layer: softplus(gelu(h W_in + b_in) . w_out + b_out), a number above 0 for every token.
-
-    Several may share the tensors of the hidden layer.
-    """
+    """softplus(gelu(h W_in + b_in) . w_out + b_out), above 0 for every token; several may share the hidden layer."""
 
     W_in: Float[Tensor, "d_model d_hidden"]
     b_in: Float[Tensor, " d_hidden"]

@@ -72,8 +72,14 @@ class AttributeCommand:
         from lab.records.provenance import provenance
         from lab.records.scale_out import Here, Ray, map_shards, place
         from lab.records.seeds import numpy_generator
-        from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation
-        from probes.attribution.feature_effects import completeness, feature_effects
+        from probes.attribution.effects import (
+            Ablation,
+            Gradient,
+            Integrated,
+            JointAblation,
+            completeness,
+            feature_effects,
+        )
         from probes.attribution.shards import (
             OpenAttribution,
             Shard,

@@ -179,8 +179,7 @@ class Attributed:
         """`FEATURE_EFFECTS`."""
         from lab.metrics.bootstrap import resamples
         from lab.records.seeds import numpy_generator
-        from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation
-        from probes.attribution.feature_effects import feature_effects
+        from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation, feature_effects
         from probes.attribution.shards import stored_effects
 
         n_problems = self.contrasts["problem_id"].n_unique()

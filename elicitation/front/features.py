@@ -24,8 +24,7 @@ from lab.tasks.problem import problem_table
 from lab.tasks.source import Task
 from probes.attribution import effects as attribution
 from probes.attribution.contrast import first_token_contrasts
-from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation, Method
-from probes.attribution.feature_effects import feature_effects
+from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation, Method, feature_effects
 from probes.capture import capture as capturing
 from probes.capture.site import TEXTS, CompletionTokens, Positions, Site, texts
 from probes.sae.architecture import Training, parse_architecture

@@ -8,6 +8,7 @@ as often as their rung did when it ran (`scattered`), so they can be told only t
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from elicitation.pages.study.tables import Family
@@ -42,8 +43,6 @@ from steering.hybrid.routers import (
     Reranked,
     Scheduled,
 )
-from steering.published_hybrids.arms import published_arms
-from steering.published_hybrids.published_hybrids import PublishedHybrids
 from steering.routing.category_vectors import CategoryVectors, any_category, exchanged, random_vectors
 from steering.routing.routing import Routing
 from steering.vector import SteeringVector
@@ -246,9 +245,16 @@ def category_arms(
     return rung(role, f"categories-{suffix}", f"+ category vectors, {when}", method, *controls)
 
 
-def arms_of_published(published: PublishedHybrids, *, seed: int) -> Iterator[Arm]:
-    """The published methods, greedy as published, each also with one fault mended or its vectors replaced."""
-    for arm in published_arms(published, seed=seed):
+def arms_of_published(fitted: Path, *, seed: int) -> Iterator[Arm]:
+    """The published methods, greedy as published, each also with one fault mended or its vectors replaced.
+
+    `fitted` is where `published_stage` put what they are made of.
+    """
+    # Here, since few studies run them.
+    from steering.published_hybrids.arms import published_arms
+    from steering.published_hybrids.published_hybrids import load_published
+
+    for arm in published_arms(load_published(fitted), seed=seed):
         listed = arm.listed
         yield Arm(
             role=listed.role,

@@ -13,7 +13,7 @@ from lab.test_time.elicit import PowerSampling
 from probes.capture.site import Site, check_site
 from probes.sae.architecture import Recipe, TopK, Training
 from steering.fits.gradient import GradientFit
-from steering.published_hybrids.published_hybrids import PublishedSettings
+from steering.published_hybrids.material import PublishedSettings
 from steering.routing.routing import RoutingFit
 
 
@@ -129,7 +129,8 @@ class Study:
     """Routers and category vectors that are fitted."""
     published_hybrids: bool = False
     """Also run two published hybrids, with each of their faults switched."""
-    published: PublishedSettings = field(default_factory=PublishedSettings, metadata={"flag": None})
+    published: PublishedSettings | None = field(default=None, metadata={"flag": None})
+    """How those are fitted; as `PublishedSettings` has it when None."""
     published_arms: tuple[ArmKey, ...] = field(default=(), metadata={"flag": None})
     """Which of their arms run; all of them when empty."""
     decoding: Decoding = field(default_factory=Decoding, metadata={"flag": ""})

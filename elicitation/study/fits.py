@@ -30,10 +30,9 @@ from probes.capture.site import Site
 from probes.taxonomy.segments import finest_rule
 from steering.export.tensors import load_vector, save_vector
 from steering.export.vector_file import facts_of
+from steering.fits.fit import Disagreements
 from steering.fits.fits import mean_difference
-from steering.fits.gradient import Disagreements, fit_gradient
-from steering.published_hybrids.fit_published import fit_published
-from steering.published_hybrids.published_hybrids import PublishedSettings, save_published
+from steering.fits.gradient import fit_gradient
 from steering.routing.routing import RoutingFit, fit_routing, save_routing
 from steering.vector import SteeringVector, random_like
 
@@ -284,9 +283,14 @@ def routing_stage(context: StudyContext, settings: RoutingFit, fitting: Fitting)
     return context.stage("routing", config, fitting.parents, compute)
 
 
-def published_stage(context: StudyContext, settings: PublishedSettings, fitting: Fitting) -> Artefact | None:
+def published_stage(context: StudyContext, fitting: Fitting) -> Artefact | None:
     """`published_hybrids/`; None where the tuned model's traces have nothing to fit on."""
-    seed = context.study.seed
+    # Here, since few studies run them.
+    from steering.published_hybrids.fit_published import fit_published
+    from steering.published_hybrids.material import PublishedSettings
+    from steering.published_hybrids.published_hybrids import save_published
+
+    settings, seed = context.study.published or PublishedSettings(), context.study.seed
     config = {"published_hybrids": settings, "seed": seed}
     parents = {"fit-tuned": fitting.tuned.digest, "base": context.base.digest, "tuned": context.pair.tuned.digest}
 

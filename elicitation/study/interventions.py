@@ -17,8 +17,7 @@ from lab.records.seeds import numpy_generator
 from lab.scoring.scores import Row, completion_logits, pieces
 from lab.tasks.problem import Problem
 from probes.attribution.contrast import CONTRASTS
-from probes.attribution.effects import Ablation, attribute
-from probes.attribution.feature_effects import feature_effects
+from probes.attribution.effects import Ablation, attribute, feature_effects
 from probes.sae.dictionary import Sae, splice
 from probes.tables import INTERVENTIONS
 

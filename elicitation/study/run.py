@@ -44,7 +44,6 @@ from lab.tasks.problem import PROBLEMS, problem_table
 from lab.test_time.choice import CANDIDATES
 from probes.sae.architecture import QUALITY_FILE
 from probes.tables import SAE_QUALITY
-from steering.published_hybrids.published_hybrids import load_published
 from steering.routing.routing import load_routing
 
 FEATURES_PAGE = "features.html"
@@ -138,8 +137,8 @@ def listed(context: StudyContext, fitting: Fitting) -> Iterator[tuple[Arm, dict[
         fitted = {"vectors": found.digest, "routing": routing.digest}
         for arm in routing_arms(load_routing(routing.path), vectors, seed=study.seed):
             yield arm, fitted
-    if study.published_hybrids and (found := published_stage(context, study.published, fitting)) is not None:
-        for arm in arms_of_published(load_published(found.path), seed=study.seed):
+    if study.published_hybrids and (found := published_stage(context, fitting)) is not None:
+        for arm in arms_of_published(found.path, seed=study.seed):
             if not study.published_arms or arm.key in study.published_arms:
                 yield arm, {"published_hybrids": found.digest}
 

@@ -1,4 +1,4 @@
-"""A source becomes a model: weights, tokenizer and anatomy, frozen and ready to read."""
+"""A source becomes a model: weights, tokenizer, and the named parts of the network, frozen and ready to read."""
 
 import contextlib
 import copy
@@ -8,15 +8,16 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from lab.models.anatomy import Anatomy, find_anatomy
 from lab.models.source import (
+    FILES,
+    UNUSED,
     AdapterModel,
     BuiltInModel,
     GgufModel,
@@ -25,33 +26,68 @@ from lab.models.source import (
     ModelSource,
     adapter_base,
     built_in_source,
+    directory_digest,
+    files_digest,
     source_name,
 )
 from lab.records.errors import ModelError
 
-# What decides a model's output, and all that is fetched from the hub: no code, no pickle, no second set of weights.
-FILES = (
-    "config.json",
-    "generation_config.json",
-    "adapter_config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.json",
-    "*.jinja",
-)
-UNUSED = ("*/*", "consolidated*")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 # The libraries fall back to pickles where these are absent, so other safetensors files are not enough.
 WHOLE, SHARDED, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
+
+
+class Layout(NamedTuple):
+    """Module paths from the top of the network; those of `attention` and `mlp` start at a block."""
+
+    embed: str
+    blocks: str
+    final_norm: str
+    attention: str
+    mlp: str
+    unembed: str = "lm_head"
+
+
+LLAMA = Layout("model.embed_tokens", "model.layers", "model.norm", "self_attn", "mlp")
+GPT2 = Layout("transformer.wte", "transformer.h", "transformer.ln_f", "attn", "mlp")
+GPT_NEOX = Layout("gpt_neox.embed_in", "gpt_neox.layers", "gpt_neox.final_layer_norm", "attention", "mlp")
+# Keyed by `config.model_type`. A family is here once a tiny network of it passes tests/lab/models/test_anatomy.py.
+LAYOUTS = {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), LLAMA),
+    "gpt2": GPT2,
+    "gpt_neox": GPT_NEOX,
+}
+# What attention adds goes through a norm of its own first.
+NORMED_ATTENTION = ("gemma2", "gemma3_text")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Anatomy:
+    """The parts of one network. The modules are the network's own, so two anatomies are equal only when identical.
+
+    A block takes and returns the residual stream, `batch pos d_model`, as a plain tensor.
+    """
+
+    family: str
+    """`config.model_type`."""
+    embed: nn.Module
+    blocks: tuple[nn.Module, ...]
+    final_norm: nn.Module
+    unembed: nn.Module
+    attentions: tuple[nn.Module, ...]
+    """One a block; its output is a tuple that starts with what it adds to the stream (Gemma 2 and 3 norm it first)."""
+    mlps: tuple[nn.Module, ...]
+    d_model: int
+    has_resid_mid: bool
+    """Whether attention adds its output to the stream as it is, and the MLP then reads that stream."""
+    d_vocab: int
+    """Rows of the unembedding, which may exceed the tokenizer's tokens where a family pads its matrix."""
+
+    @property
+    def n_layers(self) -> int:
+        """How many blocks; layers count from 0."""
+        return len(self.blocks)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -136,6 +172,40 @@ def assemble(
     )
 
 
+def find_anatomy(network: PreTrainedModel) -> Anatomy:
+    """The parts of `network`; ModelError naming the family or the part that is not where its layout says."""
+    family, name = network.config.model_type, type(network).__name__
+    layout = LAYOUTS.get(family)
+    if layout is None:
+        raise ModelError(f"{name} is of family {family!r}, which has no layout here; known: {', '.join(LAYOUTS)}")
+
+    def part(what: str, path: str, parent: nn.Module = network) -> nn.Module:
+        try:
+            return parent.get_submodule(path)
+        except AttributeError as error:
+            raise ModelError(f"{name} has no {what} at {path!r}: {error}") from error
+
+    blocks, unembed = part("blocks", layout.blocks), part("unembed", layout.unembed)
+    if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
+        raise ModelError(f"{name}: blocks at {layout.blocks!r} are not a list of modules")
+    matrix = getattr(unembed, "weight", None)
+    if matrix is None or matrix.ndim != 2:
+        raise ModelError(f"{name}: unembed is a {type(unembed).__name__}, not a linear map")
+    numbered = list(enumerate(blocks))
+    return Anatomy(
+        family=family,
+        embed=part("embed", layout.embed),
+        blocks=tuple(blocks),
+        final_norm=part("final norm", layout.final_norm),
+        unembed=unembed,
+        attentions=tuple(part(f"attention of block {layer}", layout.attention, block) for layer, block in numbered),
+        mlps=tuple(part(f"MLP of block {layer}", layout.mlp, block) for layer, block in numbered),
+        d_model=matrix.shape[1],
+        has_resid_mid=family not in NORMED_ATTENTION and not getattr(network.config, "use_parallel_residual", False),
+        d_vocab=matrix.shape[0],
+    )
+
+
 def in_float32(model: Model) -> Model:
     """`model` itself if it computes in float32, else a copy that does; it is the same model and keeps its digest."""
     if model.dtype == torch.float32:
@@ -153,7 +223,7 @@ def _opened(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, P
             from lab.models.gguf_weights import read_gguf
 
             network, tokenizer = read_gguf(path, dtype=dtype)
-            return network, tokenizer, _files_digest([path])
+            return network, tokenizer, files_digest([path])
         case AdapterModel():
             return _from_adapter(source, dtype)
         case BuiltInModel():
@@ -182,10 +252,9 @@ def _from_directory(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
         )
     # transformers only warns here, and fills the gaps with random numbers.
     if absent := sorted(report["missing_keys"]):
-        raise ModelError(
-            f"the weights in {path} lack {len(absent)} tensors of {type(network).__name__}: {absent[0]}, ..."
-        )
-    return network, _tokenizer(path), _directory_digest(path)
+        name = type(network).__name__
+        raise ModelError(f"the weights in {path} lack {len(absent)} tensors of {name}: {absent[0]}, ...")
+    return network, _tokenizer(path), directory_digest(path)
 
 
 def _from_adapter(source: AdapterModel, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
@@ -201,7 +270,7 @@ def _from_adapter(source: AdapterModel, dtype: torch.dtype) -> tuple[PreTrainedM
     # Trainers put the tokenizer beside the adapter, with the chat template it was trained on.
     if (source.path / "tokenizer_config.json").is_file():
         tokenizer = _tokenizer(source.path)
-    both = f"{base_digest} {_directory_digest(source.path)}"
+    both = f"{base_digest} {directory_digest(source.path)}"
     return merged, tokenizer, hashlib.sha256(both.encode()).hexdigest()[:16]
 
 
@@ -250,24 +319,22 @@ def _one_line(action: str) -> Iterator[None]:
     from safetensors import SafetensorError
 
     # The hub's errors are OSErrors.
-    known = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, UserWarning)
+    known = (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ImportError,
+        IndexError,
+        UserWarning,
+    )
     try:
         yield
     except (*known, SafetensorError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
         raise ModelError(f"{action}: {type(error).__name__}: {reason}") from error
-
-
-def _directory_digest(path: Path) -> str:
-    return _files_digest(sorted({file for glob in FILES for file in path.glob(glob)}))
-
-
-def _files_digest(files: list[Path]) -> str:
-    total = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            total.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()[:16]
 
 
 def _content_digest(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -293,11 +360,8 @@ class ModelPair:
     def __post_init__(self) -> None:
         base, tuned = self.base.anatomy, self.tuned.anatomy
         names = f"{self.base.name} and {self.tuned.name} are not a pair"
-        for part, of_base, of_tuned in (
-            ("d_model", base.d_model, tuned.d_model),
-            ("n_layers", base.n_layers, tuned.n_layers),
-            ("d_vocab", base.d_vocab, tuned.d_vocab),
-        ):
+        for part in ("d_model", "n_layers", "d_vocab"):
+            of_base, of_tuned = getattr(base, part), getattr(tuned, part)
             if of_base != of_tuned:
                 raise ModelError(f"{names}: {part} is {of_base} in the base and {of_tuned} in the tuned model")
         of_base, of_tuned = self.base.tokenizer.get_vocab(), self.tuned.tokenizer.get_vocab()

@@ -1,5 +1,6 @@
-"""Where a model comes from, as a value: what a user types becomes one of five sources."""
+"""Where a model comes from, as a value: what a user types becomes one of five sources; and which files of one count."""
 
+import hashlib
 import json
 import os
 import re
@@ -56,6 +57,25 @@ PRETRAINED = ("smollm2",)
 """Names of the pretrained models that `lab models fetch` gets."""
 SHIPPED = Path(__file__).parents[1] / "organisms" / "shipped"
 """A directory for each model in this installation, with its card."""
+# What decides a model's output, and all that is fetched from the hub: no code, no pickle, no second set of weights.
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.json",
+    "*.jinja",
+)
+UNUSED = ("*/*", "consolidated*")
 ACCEPTED = "a model directory, an adapter directory, a .gguf file, a built-in model, or org/name on the hub"
 
 
@@ -139,6 +159,20 @@ def shipped_directory(name: str) -> Path:
     if name not in shipped_names():
         raise ModelError(f"no built-in model {name!r}; there are: {_listed(shipped_names())}")
     return SHIPPED / name
+
+
+def directory_digest(path: Path) -> str:
+    """Sixteen hex digits over the files of the model in `path`."""
+    return files_digest(sorted({file for glob in FILES for file in path.glob(glob)}))
+
+
+def files_digest(files: list[Path]) -> str:
+    """Sixteen hex digits of SHA-256 over names and bytes."""
+    total = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            total.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()[:16]
 
 
 def _base_of(adapter: AdapterModel) -> ModelSource:

@@ -1,13 +1,14 @@
 """contrast: the scalar of the logits whose causes are sought, and the table of the texts it is read at."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import polars as pl
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from lab.models.load import Model
@@ -15,7 +16,7 @@ from lab.records.errors import EstimateError, SiteError
 from lab.records.tables import Column, Schema
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
-from probes.capture.site import TokenSet, read_positions
+from probes.capture.site import single_token
 
 CONTRASTS = Schema(
     "contrasts",
@@ -59,14 +60,9 @@ def first_token_contrasts(
     In the chain world `["T"]` against `["A"]` is a worked answer against a direct one. Raises SiteError for a string
     that is not exactly one token of the model, and EstimateError as `require_contrasts` does.
     """
-    sides: dict[str, object] = {
-        "toward": _tokens(toward, model.tokenizer),
-        "against": _tokens(against, model.tokenizer),
-    }
-    rows = [
-        {"problem_id": problem.id, "tokens": model.tokenizer(problem.prompt).input_ids, **sides} for problem in problems
-    ]
-    table = CONTRASTS.frame(rows)
+    sides = {"toward": _tokens(toward, model.tokenizer), "against": _tokens(against, model.tokenizer)}
+    asked = [{"problem_id": problem.id, "tokens": model.tokenizer(problem.prompt).input_ids} for problem in problems]
+    table = CONTRASTS.frame([{**row, **sides} for row in asked])
     require_contrasts(model, table)
     return table
 
@@ -92,12 +88,12 @@ def contrasts_digest(contrasts: pl.DataFrame) -> str:
 
 def read_sides(contrasts: pl.DataFrame, device: torch.device) -> Sides:
     """The tokens of a `CONTRASTS` table, on `device`."""
-    return Sides(*(_filled_up(contrasts[side].to_list(), device) for side in ("toward", "against")))
 
+    def filled_up(side: str) -> Int[Tensor, "text side"]:
+        ids = [torch.tensor(row, dtype=torch.long) for row in contrasts[side].to_list()]
+        return pad_sequence(ids, batch_first=True, padding_value=-1).to(device)
 
-def _filled_up(ids: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "text side"]:
-    most = max(map(len, ids))
-    return torch.tensor([[*row, *[-1] * (most - len(row))] for row in ids], device=device)
+    return Sides(filled_up("toward"), filled_up("against"))
 
 
 def _fault(
@@ -119,10 +115,9 @@ def _fault(
 
 
 def _tokens(strings: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    rule = read_positions(("tokens", *strings), tokenizer) if strings else None
-    if not isinstance(rule, TokenSet):
+    if not strings:
         raise SiteError("a contrast with no string on one side: want at least one on each, such as 'T' against 'A'")
-    return sorted(rule.tokens)
+    return sorted({single_token(text, tokenizer) for text in strings})
 
 
 def answer_contrasts(model: Model, task: Task, traces: pl.DataFrame) -> pl.DataFrame:
@@ -173,8 +168,10 @@ def stated_at(task: Task, text: str, wrong: str) -> int:
         raise EstimateError("states no answer")
     found = [
         start
-        for start in _occurrences(stated, text)
-        if task.read_answer(text[:start] + wrong + text[start + len(stated) :]) == wrong
+        for start in range(len(text))
+        if stated
+        and text.startswith(stated, start)
+        and task.read_answer(text[:start] + wrong + text[start + len(stated) :]) == wrong
     ]
     if len(found) != 1:
         raise EstimateError(f"states its answer {stated!r} at {len(found)} places of its text: want one")
@@ -228,10 +225,3 @@ def _first_token(model: Model, text: str) -> int:
     if not ids:
         raise EstimateError(f"would state {text!r}, which has no tokens")
     return ids[0]
-
-
-def _occurrences(part: str, text: str) -> Iterator[int]:
-    start = text.find(part) if part else -1
-    while start >= 0:
-        yield start
-        start = text.find(part, start + 1)

@@ -1,8 +1,7 @@
-"""effects: what every active feature of a reading adds to its contrast, by each method."""
+"""effects: what every active feature adds to the contrast of a text, by each method, and over many texts."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias, assert_never
+from typing import ClassVar, NamedTuple, TypeAlias, assert_never
 
 import numpy as np
 import polars as pl
@@ -10,35 +9,29 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lab.metrics.bootstrap import ratio_intervals
 from lab.models.load import Model
 from lab.records.errors import EstimateError
 from lab.sampling.decoder import left_padded
 from probes.attribution.contrast import Sides, contrast, read_sides, require_contrasts
 from probes.capture.capture import LayersAbove, layers_above
 from probes.sae.dictionary import Sae, require_fit
-from probes.tables import EFFECTS, TEXT_EFFECTS
+from probes.tables import EFFECTS, FEATURE_EFFECTS, TEXT_EFFECTS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Active:
-    """Every place and feature above zero, by row, place and feature."""
+class Reading:
+    """A few texts, read once, with an entry for each place and feature above zero, by row, place and feature."""
 
+    rest: LayersAbove
+    sides: Sides
     row: Int[Tensor, " entry"]
-    """Which text of the reading."""
+    """Which of the texts."""
     place: Int[Tensor, " entry"]
     """Which token of the text, from 0."""
     feature: Int[Tensor, " entry"]
     value: Float[Tensor, " entry"]
     """Activation, in the SAE's dtype."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Reading:
-    """A few texts, read once."""
-
-    rest: LayersAbove
-    sides: Sides
-    active: Active
     written: Float[Tensor, "text pos d_model"]
     """What the features add to the stream: `features @ W_dec`, in the stream's dtype; 0 behind a text's end."""
     clean: Float[Tensor, " text"]
@@ -66,7 +59,10 @@ def read(model: Model, sae: Sae, contrasts: pl.DataFrame) -> Reading:
     return Reading(
         rest=rest,
         sides=sides,
-        active=Active(row=row, place=place, feature=feature, value=value),
+        row=row,
+        place=place,
+        feature=feature,
+        value=value,
         written=written,
         clean=_contrast(rest, sides, rest.stream, torch.arange(len(contrasts), device=model.device)),
     )
@@ -83,6 +79,8 @@ def _contrast(
 class Ablation:
     """Exact: what is lost when one feature is set to zero at one place, all else kept as it was at the site."""
 
+    name: ClassVar[str] = "ablation"
+
 
 @dataclass(frozen=True, slots=True)
 class JointAblation:
@@ -91,10 +89,14 @@ class JointAblation:
     Effects at several places do not add up exactly, because the blocks above are not linear.
     """
 
+    name: ClassVar[str] = "joint ablation"
+
 
 @dataclass(frozen=True, slots=True)
 class Gradient:
     """First order: the activation times the gradient of the contrast with respect to it."""
+
+    name: ClassVar[str] = "gradient"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ class Integrated:
     site turn the stream fastest where there is little of it.
     """
 
+    name: ClassVar[str] = "integrated"
     n_steps: int = 64
 
     def __post_init__(self) -> None:
@@ -117,31 +120,14 @@ class Integrated:
 Method: TypeAlias = Ablation | JointAblation | Gradient | Integrated
 
 
-def method_name(method: Method) -> str:
-    """As tables write it."""
-    match method:
-        case Ablation():
-            return "ablation"
-        case JointAblation():
-            return "joint ablation"
-        case Gradient():
-            return "gradient"
-        case Integrated():
-            return "integrated"
-        case never:
-            assert_never(never)
-
-
 class Effects(NamedTuple):
-    """One entry for each active place and feature, or, of a joint ablation, for each text and feature."""
+    """The entries of a reading with the effect of each, or, of a joint ablation, one for each text and feature."""
 
     row: Int[Tensor, " entry"]
-    """Which text of the reading."""
     place: Int[Tensor, " entry"] | None
-    """Which token of the text; None for all at once."""
+    """None for all at once; the value is then the sum of theirs."""
     feature: Int[Tensor, " entry"]
     value: Float[Tensor, " entry"]
-    """Activation, or the sum of those at all places."""
     effect: Float[Tensor, " entry"]
     """In nats, in float32."""
 
@@ -152,27 +138,25 @@ def effects(reading: Reading, sae: Sae, method: Method, *, batch: int) -> Effect
     An edit changes the stream by `(edited features - features) @ W_dec`, cast to the stream's dtype: the error of the
     SAE stays, and no change leaves the logits as they are. Gradients are taken with respect to features alone.
     """
-    active = reading.active
     match method:
         case Ablation():
-            alone = torch.arange(len(active.row), device=active.row.device)
-            lost = _lost(reading, sae, alone, active.row, batch)
-            return Effects(active.row, active.place, active.feature, active.value, lost)
+            alone = torch.arange(len(reading.row), device=reading.row.device)
+            effect = _lost(reading, sae, alone, reading.row, batch)
         case JointAblation():
-            pairs, together = (active.row * sae.d_sae + active.feature).unique(return_inverse=True)
+            pairs, together = (reading.row * sae.d_sae + reading.feature).unique(return_inverse=True)
             row, feature = pairs // sae.d_sae, pairs % sae.d_sae
-            value = active.value.new_zeros(len(pairs)).index_add(0, together, active.value)
+            value = reading.value.new_zeros(len(pairs)).index_add(0, together, reading.value)
             return Effects(row, None, feature, value, _lost(reading, sae, together, row, batch))
         case Gradient():
-            slope = _mean_gradient(reading, [1.0], [1.0], batch)
+            effect = _along(reading, sae, _mean_gradient(reading, np.ones(1), np.ones(1), batch))
         case Integrated(n_steps=n_steps):
             nodes, weights = np.polynomial.legendre.leggauss(n_steps)
             roots = (nodes + 1) / 2
             # The mean over shares s of g(s) is that over u of 2 u g(u^2); half the weights are for half the interval.
-            slope = _mean_gradient(reading, roots**2, weights * roots, batch)
+            effect = _along(reading, sae, _mean_gradient(reading, roots**2, weights * roots, batch))
         case never:
             assert_never(never)
-    return Effects(active.row, active.place, active.feature, active.value, _along(reading, sae, slope))
+    return Effects(reading.row, reading.place, reading.feature, reading.value, effect)
 
 
 @torch.no_grad()
@@ -180,22 +164,21 @@ def _lost(
     reading: Reading, sae: Sae, edit_of: Int[Tensor, " entry"], rows: Int[Tensor, " edit"], batch: int
 ) -> Float[Tensor, " edit"]:
     """What the contrast of text `rows[i]` loses when all active entries with `edit_of` i are set to zero."""
-    active = reading.active
     lost = torch.zeros(len(rows), device=rows.device)
     for first in range(0, len(rows), batch):
         chosen = rows[first : first + batch]
         stream = reading.rest.stream[chosen]
         entries = ((edit_of >= first) & (edit_of < first + batch)).nonzero()[:, 0]
-        removed = active.value[entries, None] * sae.W_dec[active.feature[entries]]
+        removed = reading.value[entries, None] * sae.W_dec[reading.feature[entries]]
         # A feature is active at a place once, so no element of the stream is written twice.
-        stream[edit_of[entries] - first, active.place[entries]] -= removed.to(stream.dtype)
+        stream[edit_of[entries] - first, reading.place[entries]] -= removed.to(stream.dtype)
         lost[first : first + batch] = reading.clean[chosen] - reading.contrast(stream, chosen)
     return lost
 
 
 @torch.enable_grad()
 def _mean_gradient(
-    reading: Reading, shares: Sequence[float] | np.ndarray, weights: Sequence[float] | np.ndarray, batch: int
+    reading: Reading, shares: Float[np.ndarray, " node"], weights: Float[np.ndarray, " node"], batch: int
 ) -> Float[Tensor, "text pos d_model"]:
     """Weighted sum, in float32, of the contrast's gradients at the stream with `shares` of all features in it."""
     rest = reading.rest
@@ -204,7 +187,7 @@ def _mean_gradient(
     rows = torch.arange(n_texts, device=total.device).repeat_interleave(n_nodes)
     missing, weight = (
         torch.tensor(values, dtype=torch.float32, device=total.device).repeat(n_texts)[:, None, None]
-        for values in (1 - np.asarray(shares), weights)
+        for values in (1 - shares, weights)
     )
     for edits in torch.arange(len(rows), device=rows.device).split(batch):
         chosen = rows[edits]
@@ -218,13 +201,12 @@ def _mean_gradient(
 @torch.no_grad()
 def _along(reading: Reading, sae: Sae, slope: Float[Tensor, "text pos d_model"]) -> Float[Tensor, " entry"]:
     """Activation times the slope along the feature's direction, text by text, as dense features are large."""
-    active = reading.active
-    effect = torch.zeros(len(active.row), device=slope.device)
+    effect = torch.zeros(len(reading.row), device=slope.device)
     for row, of_text in enumerate(slope):
-        mine = (active.row == row).nonzero()[:, 0]
+        mine = (reading.row == row).nonzero()[:, 0]
         of_features = of_text.to(sae.dtype) @ sae.W_dec.T
-        along = of_features[active.place[mine], active.feature[mine]]
-        effect[mine] = (active.value[mine] * along).float()
+        along = of_features[reading.place[mine], reading.feature[mine]]
+        effect[mine] = (reading.value[mine] * along).float()
     return effect
 
 
@@ -269,7 +251,7 @@ def require_attributable(model: Model, sae: Sae, contrasts: pl.DataFrame, method
     if isinstance(method, Ablation | JointAblation) and model.dtype.itemsize < torch.float32.itemsize:
         # Measured on an organism in bfloat16: 96 % of the differences round to 0.
         raise EstimateError(
-            f"{method_name(method)} in {str(model.dtype).removeprefix('torch.')}: differences of logits as rounded as "
+            f"{method.name} in {str(model.dtype).removeprefix('torch.')}: differences of logits as rounded as "
             "that are mostly 0; load the model in float32, or take gradients"
         )
     require_fit(sae, model)
@@ -307,3 +289,110 @@ def _totals(reading: Reading, found: Effects, texts: np.ndarray, problem_ids: np
         },
         schema=TEXT_EFFECTS.dtypes,  # pyright: ignore[reportArgumentType]
     )
+
+
+CHUNK = 2**20
+"""Rows of a lazy `EFFECTS` table that are read at once."""
+
+
+class Completeness(NamedTuple):
+    """How far the features' effects are from what all of them add together."""
+
+    error: float
+    """Mean absolute difference over texts, in nats."""
+    total: float
+    """Mean absolute effect of all features together, in nats."""
+    share: float
+    """error / total; NaN where that is 0."""
+
+
+class Sums(NamedTuple):
+    """Effects summed over the positions of each text, and over the texts of each problem."""
+
+    features: Int[np.ndarray, " feature"]
+    """Those that are active anywhere, ascending."""
+    effects: Float[np.ndarray, "problem feature"]
+    n_active: Int[np.ndarray, "problem feature"]
+    """Texts of the problem in which the feature is active."""
+    n_texts: Int[np.ndarray, " problem"]
+
+
+def feature_effects(
+    effects: pl.DataFrame | pl.LazyFrame,
+    contrasts: pl.DataFrame,
+    method: Method,
+    weights: Int[np.ndarray, "boot problem"],
+) -> pl.DataFrame:
+    """`FEATURE_EFFECTS` rows: the mean over the texts of `contrasts` of the sum over positions of an `EFFECTS` table.
+
+    A text in which a feature is not active counts as 0, and features that are active nowhere are absent. `weights` are
+    those of `lab.metrics.bootstrap.resamples` for the problems of `contrasts` in order of first appearance; a problem
+    of several texts is drawn with all of them. The interval is that of `ratio_intervals`: NaN with fewer than two
+    problems, or where the mean is the same in every resample. Raises EstimateError where effects and contrasts, or
+    contrasts and weights, are of other problems.
+    """
+    require_weights(contrasts, weights)
+    sums = problem_sums(effects, contrasts)
+    mean = ratio_intervals(sums.effects, sums.n_texts, weights)
+    return FEATURE_EFFECTS.checked(
+        pl.DataFrame(
+            {
+                "feature": sums.features,
+                "method": [method.name] * len(sums.features),
+                "effect": mean.value,
+                "low": mean.low,
+                "high": mean.high,
+                "n_texts": sums.n_active.sum(axis=0),
+            },
+            schema=FEATURE_EFFECTS.dtypes,  # pyright: ignore[reportArgumentType]
+        )
+    )
+
+
+def problem_sums(effects: pl.DataFrame | pl.LazyFrame, contrasts: pl.DataFrame) -> Sums:
+    """The sums of an `EFFECTS` table by problem and feature; problems in the order in which `contrasts` names them.
+
+    A lazy table is read three times, a part at a time, so memory does not grow with its places. Effects are added in
+    the order of the rows, so that the sums are the same in every run, which a streamed `group_by` does not promise.
+    Raises EstimateError where a text of `effects` is not a row of `contrasts` with the same problem.
+    """
+    counted = contrasts.group_by("problem_id", maintain_order=True).len().with_row_index("row")
+    texts = contrasts.select(pl.int_range(pl.len(), dtype=pl.Int32).alias("text"), "problem_id")
+    came = effects.lazy().select("text", "problem_id").unique().collect(engine="streaming")
+    if len(strays := came.join(texts, on=["text", "problem_id"], how="anti").sort("text", "problem_id")):
+        text, problem_id = strays.row(0)
+        raise EstimateError(f"effects on text {text} of {problem_id!r} came with {len(texts)} other contrasts")
+    active = (
+        effects.lazy()
+        .group_by("problem_id", "feature")
+        .agg(pl.col("text").n_unique())
+        .collect(engine="streaming")
+        .join(counted, on="problem_id")
+    )
+    features = active["feature"].unique().sort().to_numpy()
+    n_active = np.zeros((len(counted), len(features)), dtype=np.int64)
+    n_active[active["row"].to_numpy(), np.searchsorted(features, active["feature"].to_numpy())] = active["text"]
+    total = np.zeros(n_active.shape)
+    row_of = texts.join(counted, on="problem_id", maintain_order="left")["row"].to_numpy()
+    columns = effects.lazy().select("text", "feature", pl.col("effect").cast(pl.Float64))
+    for part in columns.collect_batches(maintain_order=True, chunk_size=CHUNK, engine="streaming"):
+        places = row_of[part["text"].to_numpy()], np.searchsorted(features, part["feature"].to_numpy())
+        np.add.at(total.reshape(-1), np.ravel_multi_index(places, total.shape), part["effect"].to_numpy())
+    return Sums(features, total, n_active, counted["len"].to_numpy().astype(np.int64))
+
+
+def require_weights(contrasts: pl.DataFrame, weights: Int[np.ndarray, "boot problem"]) -> None:
+    """EstimateError unless there is one weight for each problem of `contrasts`."""
+    n_problems = contrasts["problem_id"].n_unique()
+    if weights.shape[1] != n_problems:
+        raise EstimateError(
+            f"contrasts of {n_problems} problems came with weights for {weights.shape[1]}: make the weights with "
+            "resamples(n_problems, ...) for the same problems"
+        )
+
+
+def completeness(texts: pl.DataFrame) -> Completeness:
+    """The mean over the texts of a `TEXT_EFFECTS` table, each of which counts by the size of its contrast's change."""
+    together = (texts["contrast"] - texts["without"]).to_numpy()
+    error, total = float(np.abs(texts["explained"].to_numpy() - together).mean()), float(np.abs(together).mean())
+    return Completeness(error, total, error / total if total else float("nan"))

@@ -1,22 +1,22 @@
 """compare: what each latent of a crosscoder says of the two models, as a table."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Float, Int
+from scipy.stats import binomtest
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from lab.metrics.bootstrap import Bounds, Z
+from lab.metrics.bootstrap import Bounds
 from probes.crosscoder.crosscoder import Crosscoder, Moments
 from probes.tables import LATENT_KINDS, LATENTS
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class LatentScaling:
+class LatentScaling(NamedTuple):
     """Two ratios a latent: about 0 where the other model lacks it, about 1 where it has it as strongly."""
 
     nu_epsilon: Float[Tensor, " d_sae"]
@@ -75,7 +75,6 @@ def compare(crosscoder: Crosscoder, summed: Moments) -> pl.DataFrame:
     rows = crosscoder.W_dec.double().cpu()
     norms = rows.norm(dim=2)
     scaling = latent_scaling(crosscoder, summed)
-    n_active = summed.n_active.double()
     frame = pl.DataFrame(
         {
             "latent": np.arange(crosscoder.d_sae, dtype=np.int32),
@@ -84,9 +83,9 @@ def compare(crosscoder: Crosscoder, summed: Moments) -> pl.DataFrame:
             "cosine": (cosine_similarity(rows[:, 0], rows[:, 1]) / norms.all(dim=1)).numpy(),
             "nu_epsilon": scaling.nu_epsilon.numpy(),
             "nu_r": scaling.nu_r.numpy(),
-            "firing_share": (n_active / summed.n_rows).numpy(),
+            "firing_share": (summed.n_active / summed.n_rows).numpy(),
             # 0 / 0 where it never fires.
-            "mean_active": (summed.sums / n_active).numpy(),
+            "mean_active": (summed.sums / summed.n_active).numpy(),
         }
     )
     return LATENTS.checked(frame.with_columns(_kind(), pl.lit(np.nan).alias("placebo_share")))
@@ -144,12 +143,8 @@ class _Share:
     def bounds(self) -> Bounds:
         if not self.n_of:
             return Bounds(np.nan, np.nan)
-        weight = 1 + Z**2 / self.n_of
-        centre = (self.value + Z**2 / (2 * self.n_of)) / weight
-        half = Z * np.sqrt(self.value * (1 - self.value) / self.n_of + Z**2 / (4 * self.n_of**2)) / weight
-        # Exact at the ends, where rounding would leave [0, 1].
-        low = 0.0 if self.n == 0 else float(centre - half)
-        return Bounds(low, 1.0 if self.n == self.n_of else float(centre + half))
+        wilson = binomtest(self.n, self.n_of).proportion_ci(method="wilson")
+        return Bounds(float(wilson.low), float(wilson.high))
 
 
 def _share(latents: pl.DataFrame | None, kind: Kind) -> _Share:
@@ -159,36 +154,20 @@ def _share(latents: pl.DataFrame | None, kind: Kind) -> _Share:
 
 
 def _row(kind: Kind, pair: _Share, placebo: _Share) -> dict[str, object]:
-    difference, (low, high), reason = np.nan, Bounds(np.nan, np.nan), "ok"
+    difference, low, high, reason = np.nan, np.nan, np.nan, "ok"
     if not pair.n_of:
         reason = "no living latents of the pair: train and read its crosscoder"
     elif not placebo.n_of:
         reason = "no living latents of a placebo: compare the base with a later checkpoint of its pretraining"
     else:
-        difference, (low, high) = pair.value - placebo.value, _newcombe(pair, placebo)
-    return {
-        "kind": kind,
-        "n": pair.n if pair.n_of else None,
-        "share": pair.value,
-        "low": pair.bounds.low,
-        "high": pair.bounds.high,
-        "placebo_n": placebo.n if placebo.n_of else None,
-        "placebo_share": placebo.value,
-        "placebo_low": placebo.bounds.low,
-        "placebo_high": placebo.bounds.high,
-        "difference": difference,
-        "difference_low": low,
-        "difference_high": high,
-        "reason": reason,
-    }
-
-
-def _newcombe(pair: _Share, placebo: _Share) -> Bounds:
-    difference, one, other = pair.value - placebo.value, pair.bounds, placebo.bounds
-    return Bounds(
-        difference - float(np.hypot(pair.value - one.low, other.high - placebo.value)),
-        difference + float(np.hypot(one.high - pair.value, placebo.value - other.low)),
-    )
+        difference, one, other = pair.value - placebo.value, pair.bounds, placebo.bounds
+        low = difference - float(np.hypot(pair.value - one.low, other.high - placebo.value))
+        high = difference + float(np.hypot(one.high - pair.value, placebo.value - other.low))
+    row = {"kind": kind, "difference": difference, "difference_low": low, "difference_high": high, "reason": reason}
+    for prefix, side in (("", pair), ("placebo_", placebo)):
+        row |= {f"{prefix}n": side.n if side.n_of else None, f"{prefix}share": side.value}
+        row |= {f"{prefix}{end}": bound for end, bound in side.bounds._asdict().items()}
+    return row
 
 
 def _living(latents: pl.DataFrame) -> pl.DataFrame:

@@ -72,7 +72,7 @@ def train(
     does, and ModelError where a stream does not vary, or training diverges.
     """
     mean, scale = (part.to(device) for part in _measured(paired, training))
-    weights = _start(paired.d_model, training, device)
+    weights = _start(paired.base.plan.d_model, training, device)
     optimiser = torch.optim.Adam(weights.parameters())
     idle = torch.zeros(training.d_sae, dtype=torch.int64, device=device)
     smallest: list[Float[Tensor, ""]] = []
@@ -153,7 +153,7 @@ def _measured(paired: Paired, training: Training) -> tuple[Float[Tensor, "2 d_mo
     variance = (rows - mean).square().sum(dim=2).mean(dim=0)
     if not bool((variance > 0).all()):
         raise ModelError(f"a stream at {paired.site} is the same at all {len(rows)} rows: want more texts")
-    return mean.float(), (paired.d_model / variance).sqrt().float()
+    return mean.float(), (paired.base.plan.d_model / variance).sqrt().float()
 
 
 def _start(d_model: int, training: Training, device: torch.device) -> _Weights:

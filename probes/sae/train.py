@@ -30,7 +30,7 @@ from sae_lens.saes.sae import SAEMetadata
 from torch import Tensor
 
 from lab.models.load import Model
-from lab.records.errors import ModelError, SiteError, StorageError
+from lab.records.errors import ModelError, StorageError
 from lab.records.provenance import Provenance, digest, provenance
 from lab.records.seeds import child_seed
 from lab.records.stage import atomic_directory
@@ -51,8 +51,7 @@ from probes.sae.architecture import (
 )
 from probes.sae.dictionary import CONFIG, OURS, Sae, load_sae, made_by
 from probes.sae.quality import quality
-from probes.storage.shard import shuffled
-from probes.storage.store import Store, open_store
+from probes.storage.store import Store, open_store, require_site, shuffled
 from probes.tables import SAE_QUALITY
 
 N_NORM_BATCHES = 100
@@ -79,8 +78,7 @@ def train_sae(
     Raises SiteError for a site that was not captured, StorageError where the store has less than a batch to learn from,
     where `out` exists or cannot be written, and ModelError where the weights do not stay finite.
     """
-    if recipe.site not in store.plan.sites:
-        raise SiteError(f"{store.path} has no {recipe.site}: there is {', '.join(map(str, store.plan.sites))}")
+    require_site(store, recipe.site)
     training = recipe.training
     n_learn, _ = count_rows(store, training.held_out_share)
     if n_learn < training.batch_size:

@@ -15,8 +15,7 @@ from lab.records.tables import Column, Schema, read_table
 from lab.tasks.problem import Problem, StepGrammar
 from probes.capture.site import TEXTS
 from probes.sae.dictionary import Sae
-from probes.storage.shard import read_rows
-from probes.storage.store import TEXTS_FILE, Store, read_index
+from probes.storage.store import TEXTS_FILE, Store, read_index, read_rows
 
 LABELS = Schema(
     "labels of tokens",
@@ -59,7 +58,7 @@ def step_labels(
     for number, (problem_id, prompt, completion) in enumerate(_texts(texts)):
         places = character_spans(tokenizer, completion)
         for span in grammar.spans(by_id[problem_id], decoded(tokenizer, completion)):
-            chosen = _overlapping(places, span.start, span.end)
+            chosen = overlapping(places, span.start, span.end)
             rows += [(number, len(prompt) + place, span.label) for place in chosen]
     return _table(rows)
 
@@ -95,7 +94,7 @@ def word_labels(
         text = decoded(tokenizer, completion)
         for group, pattern in patterns.items():
             for match in pattern.finditer(text):
-                if chosen := _overlapping(covered, *match.span()):
+                if chosen := overlapping(covered, *match.span()):
                     window = visible[max(0, chosen[0] - before) : chosen[-1] + 1 + after]
                     rows += [(number, len(prompt) + place, group) for place in window]
     return _table(rows)
@@ -140,7 +139,7 @@ def _whole_word(group: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){spaced}(?!\w)", re.IGNORECASE)
 
 
-def _overlapping(places: Sequence[tuple[int, int]], start: int, end: int) -> list[int]:
+def overlapping(places: Sequence[tuple[int, int]], start: int, end: int) -> list[int]:
     return [number for number, (first, last) in enumerate(places) if first < end and last > start]
 
 

@@ -41,7 +41,7 @@ def mutual_information(counts: Float[np.ndarray, "table category label"]) -> Flo
 
     Of independent ones it is above 0 by chance, the more so the fewer segments: compare it with shuffled labels.
     """
-    joint = _shares(counts)
+    joint = counts / np.maximum(counts.sum(axis=(1, 2), keepdims=True), 1e-300)
     by_category, by_label = _entropy(joint.sum(axis=2)), _entropy(joint.sum(axis=1))
     both = _entropy(joint.reshape(len(joint), -1))
     return _ratio(by_category + by_label - both, (by_category + by_label) / 2)
@@ -82,10 +82,6 @@ def _f1(counts: Float[np.ndarray, "*table category label"]) -> Float[np.ndarray,
     return np.divide(2 * counts, sizes, out=np.zeros_like(counts), where=sizes > 0)
 
 
-def _shares(counts: Float[np.ndarray, "table category label"]) -> Float[np.ndarray, "table category label"]:
-    return counts / np.maximum(counts.sum(axis=(1, 2), keepdims=True), 1e-300)
-
-
 def _entropy(shares: Float[np.ndarray, "table cell"]) -> Float[np.ndarray, " table"]:
     return -xlogy(shares, shares).sum(axis=1)
 
@@ -115,13 +111,8 @@ class Tally:
         return self.counts.sum(axis=0)
 
     @property
-    def n_segments(self) -> int:
-        """How many segments were counted."""
-        return int(self.counts.sum())
-
-    @property
     def n_problems(self) -> int:
-        """How many problems have one of them."""
+        """How many problems have a segment that was counted."""
         return int((self.counts.sum(axis=(1, 2)) > 0).sum())
 
     def value(self, measure: Measure) -> float:
@@ -204,34 +195,28 @@ def categories_of(
 
 def _explained(basis: Basis, taxonomy: Taxonomy, nulls: Sequence[Taxonomy]) -> dict[str, object]:
     """1 - FVU: squared error over squared distance from the held-out mean, of centred and normalised segments."""
-    n_problems, n_segments = basis.weights.shape[1], len(basis.problems)
-    held_out = torch.from_numpy(basis.parts.judged)
+    n_problems, held_out = basis.weights.shape[1], torch.from_numpy(basis.parts.judged)
 
-    def shares(
-        by: Taxonomy, read: SegmentMeans, weights: Int[np.ndarray, "boot problem"]
-    ) -> Float[np.ndarray, " boot"]:
+    def share(by: Taxonomy, read: SegmentMeans, weights: Int[np.ndarray, "boot problem"]) -> Float[np.ndarray, " boot"]:
         units = normalised(read.means[held_out], by.mean).double().numpy()
         errors = by.squared_errors(read.means[held_out]).double().numpy()
         sums = np.zeros((n_problems, units.shape[1] + 3))
-        np.add.at(sums, basis.problems, np.c_[units, (units**2).sum(axis=1), errors, np.ones(n_segments)])
+        np.add.at(sums, basis.problems, np.c_[units, (units**2).sum(axis=1), errors, np.ones(len(units))])
         drawn = weights @ sums
         about_mean = drawn[:, -3] - (drawn[:, :-3] ** 2).sum(axis=1) / drawn[:, -1]
         return 1 - np.divide(drawn[:, -2], about_mean, out=np.full(len(drawn), np.nan), where=about_mean > 1e-12)
 
-    once = np.ones((1, n_problems), dtype=np.int64)
-    value = float(shares(taxonomy, basis.spans, once)[0])
-    replicates = shares(taxonomy, basis.spans, basis.weights)
-    interval = percentile_interval(value, replicates, n_problems, bounds=(-np.inf, 1.0))
-    of_noise = float(np.mean([shares(null, basis.noise, once) for null in nulls]))
-    return _row("explained variance", SPANS, interval, np.nan, of_noise, n_segments, n_problems)
+    def of_noise(weights: Int[np.ndarray, "boot problem"]) -> Float[np.ndarray, " boot"]:
+        return np.mean([share(null, basis.noise, weights) for null in nulls], axis=0)
+
+    return _of_spans(basis, "explained variance", partial(share, taxonomy, basis.spans), of_noise, -np.inf)
 
 
 def _stability(basis: Basis, fits: Sequence[Taxonomy], nulls: Sequence[Taxonomy]) -> dict[str, object]:
-    n_problems, n_segments = basis.weights.shape[1], len(basis.problems)
     if len(fits) < 2:
-        note = "a single fit: stability wants two"
-        return _row("stability", SPANS, UNKNOWN, np.nan, np.nan, n_segments, n_problems, note)
-    shape = (n_problems, fits[0].n_categories, fits[0].n_categories)
+        counts = len(basis.problems), basis.weights.shape[1]
+        return _row("stability", SPANS, *counts, note="a single fit: stability wants two")
+    shape = (basis.weights.shape[1], fits[0].n_categories, fits[0].n_categories)
 
     def mean(
         by: Sequence[Taxonomy], read: SegmentMeans, weights: Int[np.ndarray, "boot problem"]
@@ -240,11 +225,19 @@ def _stability(basis: Basis, fits: Sequence[Taxonomy], nulls: Sequence[Taxonomy]
         pairs = [tally(basis.problems, one, other, shape).counts for one, other in combinations(coded, 2)]
         return np.mean([adjusted_rand(np.tensordot(weights.astype(float), pair, axes=1)) for pair in pairs], axis=0)
 
+    return _of_spans(basis, "stability", partial(mean, fits, basis.spans), partial(mean, nulls, basis.noise), -1.0)
+
+
+Resampled: TypeAlias = Callable[[Int[np.ndarray, "boot problem"]], Float[np.ndarray, " boot"]]
+"""One number for each resample of the held-out problems."""
+
+
+def _of_spans(basis: Basis, measure: str, fitted: Resampled, of_noise: Resampled, lowest: float) -> dict[str, object]:
+    n_problems = basis.weights.shape[1]
     once = np.ones((1, n_problems), dtype=np.int64)
-    value, of_noise = float(mean(fits, basis.spans, once)[0]), float(mean(nulls, basis.noise, once)[0])
-    replicates = mean(fits, basis.spans, basis.weights)
-    interval = percentile_interval(value, replicates, n_problems, bounds=(-1.0, 1.0))
-    return _row("stability", SPANS, interval, np.nan, of_noise, n_segments, n_problems)
+    value, null = float(fitted(once)[0]), float(of_noise(once)[0])
+    interval = percentile_interval(value, fitted(basis.weights), n_problems, bounds=(lowest, 1.0))
+    return _row(measure, SPANS, len(basis.problems), n_problems, interval, null=null)
 
 
 def _labels(
@@ -254,7 +247,7 @@ def _labels(
     learned, tried = basis.parts.fit & known, basis.parts.judged & known
     if not learned.any() or not tried.any():
         note = "no exact labels: the rule of the segments gives none"
-        return [_row(measure, name, UNKNOWN, np.nan, np.nan, 0, 0, note) for measure in AGREEMENT]
+        return [_row(measure, name, 0, 0, note=note) for measure in AGREEMENT]
     problems = basis.problems[known[basis.parts.judged]]
     n_problems, shape = basis.weights.shape[1], (taxonomy.n_categories, int(basis.labels.max()) + 1)
 
@@ -282,11 +275,11 @@ def _labels(
         _row(
             measure,
             name,
-            found.interval(measures[measure], basis.weights, (0.0, 1.0)),
-            float(np.mean([drawn.value(by[measure]) for drawn, by in shuffled])),
-            float(np.mean([of_null.value(by[measure]) for of_null, by in of_nulls])),
-            found.n_segments,
+            len(here),
             found.n_problems,
+            found.interval(measures[measure], basis.weights, (0.0, 1.0)),
+            shuffled=float(np.mean([drawn.value(by[measure]) for drawn, by in shuffled])),
+            null=float(np.mean([of_null.value(by[measure]) for of_null, by in of_nulls])),
         )
         for measure in AGREEMENT
     ]
@@ -308,7 +301,7 @@ def _sameness(
     shuffled = [tally(basis.problems, spans, draw.permutation(here), shape) for _ in range(N_SHUFFLES)]
     of_nulls = [tally(basis.problems, *read_both_ways(null), shape) for null in nulls]
     by_chance, of_noise = (float(np.mean([one.value(sameness) for one in many])) for many in (shuffled, of_nulls))
-    return _row("sameness", name, interval, by_chance, of_noise, len(here), n_problems)
+    return _row("sameness", name, len(here), n_problems, interval, shuffled=by_chance, null=of_noise)
 
 
 def _numbers(names: pl.Series) -> Int[np.ndarray, " name"]:
@@ -318,22 +311,14 @@ def _numbers(names: pl.Series) -> Int[np.ndarray, " name"]:
 def _row(
     measure: str,
     reading: str,
-    interval: Interval,
-    shuffled: float,
-    null: float,
     n_segments: int,
     n_problems: int,
+    interval: Interval = UNKNOWN,
+    *,
+    shuffled: float = np.nan,
+    null: float = np.nan,
     note: str | None = None,
 ) -> dict[str, object]:
-    return {
-        "measure": measure,
-        "reading": reading,
-        "value": interval.value,
-        "low": interval.low,
-        "high": interval.high,
-        "shuffled": shuffled,
-        "null": null,
-        "n_segments": n_segments,
-        "n_problems": n_problems,
-        "note": note,
-    }
+    row: dict[str, object] = {"measure": measure, "reading": reading, "shuffled": shuffled, "null": null, "note": note}
+    row |= {"value": interval.value, "low": interval.low, "high": interval.high}
+    return row | {"n_segments": n_segments, "n_problems": n_problems}

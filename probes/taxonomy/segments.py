@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias, assert_never
+from typing import TypeAlias, assert_never
 
 import numpy as np
 import polars as pl
@@ -13,12 +13,11 @@ from transformers import PreTrainedTokenizerBase
 
 from lab.records.errors import EstimateError, StorageError
 from lab.records.seeds import child_seed
-from lab.records.tables import Column, Schema, read_table
+from lab.records.tables import Column, Schema
 from lab.tasks.problem import Problem, StepGrammar
 from probes.capture.site import ENDS, SentenceEnds, Site, positions
-from probes.scores.labels import character_spans, decoded
-from probes.storage.shard import read_rows
-from probes.storage.store import INDEX, Store, index_name
+from probes.scores.labels import character_spans, decoded, overlapping
+from probes.storage.store import Store, read_index, read_rows
 
 SEGMENTS = Schema(
     "segments",
@@ -57,15 +56,6 @@ def finest_rule(grammar: StepGrammar | None, problems: Sequence[Problem]) -> Rul
     return Sentences() if grammar is None else Steps(grammar, {problem.id: problem for problem in problems})
 
 
-class _Found(NamedTuple):
-    """A segment of one completion, in places of the completion."""
-
-    first: int
-    last: int
-    words: str
-    label: str | None
-
-
 def segments(rule: Rule, tokenizer: PreTrainedTokenizerBase, texts: pl.DataFrame) -> pl.DataFrame:
     """`SEGMENTS` rows of the completions of a `TEXTS` table, text by text in order.
 
@@ -73,15 +63,13 @@ def segments(rule: Rule, tokenizer: PreTrainedTokenizerBase, texts: pl.DataFrame
     A segment of no visible character (an end token by itself) is left out. Raises StorageError where a text answers a
     problem that is not known, or where there is no segment in any text.
     """
-    rows = [
-        {"text": text, "problem_id": problem_id, "first": n + found.first, "last": n + found.last}
-        | {"words": found.words, "label": found.label}
-        for text, (problem_id, prompt, completion) in enumerate(
-            texts.select("problem_id", "prompt", "completion").iter_rows()
-        )
-        for n in (len(prompt),)
-        for found in _found(rule, tokenizer, problem_id, completion)
-    ]
+    rows: list[dict[str, object]] = []
+    for text, (problem_id, prompt, completion) in enumerate(
+        texts.select("problem_id", "prompt", "completion").iter_rows()
+    ):
+        for first, last, words, label in _found(rule, tokenizer, problem_id, completion):
+            places = {"first": len(prompt) + first, "last": len(prompt) + last}
+            rows.append({"text": text, "problem_id": problem_id, "words": words, "label": label, **places})
     if not rows:
         raise StorageError(
             f"no segment in {len(texts)} texts: want completions with sentences, or ones that the step grammar reads"
@@ -91,40 +79,29 @@ def segments(rule: Rule, tokenizer: PreTrainedTokenizerBase, texts: pl.DataFrame
 
 def _found(
     rule: Rule, tokenizer: PreTrainedTokenizerBase, problem_id: str, completion: Sequence[int]
-) -> Iterator[_Found]:
+) -> Iterator[tuple[int, int, str, str | None]]:
+    """First and last place in the completion, words and label of each of its segments."""
     match rule:
-        case Sentences():
-            return _sentences(rule, tokenizer, completion)
-        case Steps():
-            return _steps(rule, tokenizer, problem_id, completion)
+        case Sentences(ends=ends):
+            first, last = 0, len(completion) - 1
+            for end in sorted({*positions(SentenceEnds(ends), tokenizer, [], completion).tolist(), last}):
+                words = decoded(tokenizer, completion[first : end + 1]).strip() if end >= first else ""
+                if words:
+                    yield first, end, words, None
+                first = end + 1
+        case Steps(grammar=grammar, problems=problems):
+            if problem_id not in problems:
+                raise StorageError(
+                    f"a text answers {problem_id!r}, which is not among {len(problems)} problems: want the problems "
+                    "that the texts were sampled from"
+                )
+            text, places = decoded(tokenizer, completion), character_spans(tokenizer, completion)
+            for span in grammar.spans(problems[problem_id], text):
+                inside = overlapping(places, span.start, span.end)
+                if inside:
+                    yield inside[0], inside[-1], text[span.start : span.end], span.label
         case never:
             assert_never(never)
-
-
-def _sentences(rule: Sentences, tokenizer: PreTrainedTokenizerBase, completion: Sequence[int]) -> Iterator[_Found]:
-    last = len(completion) - 1
-    first = 0
-    for end in sorted({*positions(SentenceEnds(rule.ends), tokenizer, [], completion).tolist(), last}):
-        words = decoded(tokenizer, completion[first : end + 1]).strip() if end >= first else ""
-        if words:
-            yield _Found(first, end, words, None)
-        first = end + 1
-
-
-def _steps(
-    rule: Steps, tokenizer: PreTrainedTokenizerBase, problem_id: str, completion: Sequence[int]
-) -> Iterator[_Found]:
-    problem = rule.problems.get(problem_id)
-    if problem is None:
-        raise StorageError(
-            f"a text answers {problem_id!r}, which is not among {len(rule.problems)} problems: want the problems that "
-            "the texts were sampled from"
-        )
-    text, places = decoded(tokenizer, completion), character_spans(tokenizer, completion)
-    for span in rule.grammar.spans(problem, text):
-        inside = [place for place, (start, end) in enumerate(places) if start < span.end and end > span.start]
-        if inside:
-            yield _Found(inside[0], inside[-1], text[span.start : span.end], span.label)
 
 
 STOPPING_SHARE = JUDGED_SHARE = 0.2
@@ -173,14 +150,6 @@ class SegmentMeans:
     """Digest of the model whose stream it is."""
 
 
-class SegmentRows(NamedTuple):
-    """The activations of some segments, token by token."""
-
-    segment: Int[np.ndarray, " row"]
-    """Row of the segments' table that the activation belongs to."""
-    rows: Float[Tensor, "row d_model"]
-
-
 def segment_means(store: Store, segments: pl.DataFrame, site: Site) -> SegmentMeans:
     """Means over the tokens of each of `segments`, a `SEGMENTS` table of the store's texts.
 
@@ -199,8 +168,10 @@ def segment_means(store: Store, segments: pl.DataFrame, site: Site) -> SegmentMe
     )
 
 
-def segment_rows(store: Store, segments: pl.DataFrame, site: Site) -> Iterator[SegmentRows]:
-    """The activations of all tokens of all segments, shard by shard; segments may overlap.
+def segment_rows(
+    store: Store, segments: pl.DataFrame, site: Site
+) -> Iterator[tuple[Int[np.ndarray, " row"], Float[Tensor, "row d_model"]]]:
+    """The activations of all tokens of all segments, shard by shard, and the segment of each; segments may overlap.
 
     Raises StorageError where the store lacks a token of a segment, where a segment is of a text that the store does not
     have, and for a damaged shard; SiteError for a site that was not captured.
@@ -212,9 +183,8 @@ def segment_rows(store: Store, segments: pl.DataFrame, site: Site) -> Iterator[S
         if not len(mine):
             continue
         n_left -= len(mine)
-        index = read_table(store.path / index_name(number), INDEX)
-        segment, places = _places(store, segments[mine], index)
-        yield SegmentRows(mine[segment], read_rows(store, site, number)[torch.from_numpy(places)])
+        segment, places = _places(store, segments[mine], read_index(store, number))
+        yield mine[segment], read_rows(store, site, number)[torch.from_numpy(places)]
     if n_left:
         raise StorageError(
             f"{n_left} segments are of texts without activations in {store.path}: want the segments of that store's "

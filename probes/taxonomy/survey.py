@@ -1,13 +1,12 @@
 """survey: taxonomies of several sites, sizes and methods, fitted to one store and judged side by side."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeAlias, assert_never
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Int
 
 from lab.metrics.bootstrap import resamples
 from lab.models.load import Model
@@ -30,23 +29,24 @@ def categories(taxonomy: Taxonomy, spans: SegmentMeans, parts: Parts) -> list[di
     scores = taxonomy.scores(spans.means[torch.from_numpy(parts.judged)])
     best = scores.max(dim=1)
     coded = held_out.with_columns(category=pl.Series(best.indices.numpy()), score=pl.Series(best.values.numpy()))
-    return [
-        {"category": category, "name": name} | _content(coded.filter(pl.col("category") == category), len(held_out))
-        for category, name in enumerate(taxonomy.names)
-    ]
-
-
-def _content(members: pl.DataFrame, n_segments: int) -> dict[str, object]:
-    labelled = members["label"].drop_nulls()
-    # The most frequent, and of equals the first by name.
-    counts = labelled.value_counts().sort(["count", "label"], descending=[True, False])
-    nearest = members.sort("score", descending=True, maintain_order=True)["words"].unique(maintain_order=True)
-    return {
-        "share": len(members) / n_segments,
-        "label": counts["label"][0] if len(counts) else None,
-        "label_share": counts["count"][0] / len(labelled) if len(counts) else np.nan,
-        "examples": nearest.head(N_EXAMPLES).to_list(),
-    }
+    rows: list[dict[str, object]] = []
+    for category, name in enumerate(taxonomy.names):
+        members = coded.filter(pl.col("category") == category)
+        labelled = members["label"].drop_nulls()
+        # The most frequent, and of equals the first by name.
+        counts = labelled.value_counts().sort(["count", "label"], descending=[True, False])
+        nearest = members.sort("score", descending=True, maintain_order=True)["words"].unique(maintain_order=True)
+        rows.append(
+            {
+                "category": category,
+                "name": name,
+                "share": len(members) / len(held_out),
+                "label": counts["label"][0] if len(counts) else None,
+                "label_share": counts["count"][0] / len(labelled) if len(counts) else np.nan,
+                "examples": nearest.head(N_EXAMPLES).to_list(),
+            }
+        )
+    return rows
 
 
 def noise(data: SegmentMeans, seed: int) -> SegmentMeans:
@@ -61,52 +61,25 @@ def noise(data: SegmentMeans, seed: int) -> SegmentMeans:
     return replace(data, means=(drawn * variances.clamp_min(0).sqrt() @ directions.T + mean).float())
 
 
-@dataclass(frozen=True, slots=True)
-class SpanMean:
-    """All its tokens, averaged: what a taxonomy is fitted on."""
+def last_token(segments: pl.DataFrame) -> pl.DataFrame:
+    """`SEGMENTS` rows, each read at its last token alone, where all of it has been read; words and labels stay."""
+    return _at(segments, segments["last"])
 
 
-@dataclass(frozen=True, slots=True)
-class LastToken:
-    """Its last token, where all of it has been read."""
+def any_token(segments: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """The same at one of its tokens, drawn at random: over many segments, what reading at every token gives."""
+    first, last = segments["first"].to_numpy(), segments["last"].to_numpy()
+    return _at(segments, pl.Series(numpy_generator(seed, "any token").integers(first, last + 1)))
 
 
-@dataclass(frozen=True, slots=True)
-class TokenBefore:
-    """The token in front of it, where a model decides what to write: all that a router can know."""
+def token_before(segments: pl.DataFrame) -> pl.DataFrame:
+    """The same at the token in front of it, where a model decides what to write: all that a router can know.
 
-
-@dataclass(frozen=True, slots=True)
-class AnyToken:
-    """One of its tokens, drawn at random: over many segments, what reading at every token gives."""
-
-    seed: int
-
-
-Reading: TypeAlias = SpanMean | LastToken | TokenBefore | AnyToken
-
-
-def spans_read(reading: Reading, segments: pl.DataFrame) -> pl.DataFrame:
-    """`SEGMENTS` rows with `first` and `last` at the tokens that `reading` averages; the words and labels stay.
-
-    Raises StorageError for the token before a segment that stands at the start of its text.
+    Raises StorageError for a segment at the start of its text.
     """
-    match reading:
-        case SpanMean():
-            return segments
-        case LastToken():
-            return _at(segments, segments["last"])
-        case AnyToken(seed=seed):
-            first, last = segments["first"].to_numpy(), segments["last"].to_numpy()
-            return _at(segments, pl.Series(numpy_generator(seed, "any token").integers(first, last + 1)))
-        case TokenBefore():
-            if n_first := segments.filter(pl.col("first") == 0).height:
-                raise StorageError(
-                    f"{n_first} segments stand at the start of their text, without a token before: want prompts"
-                )
-            return _at(segments, segments["first"] - 1)
-        case never:
-            assert_never(never)
+    if n_first := segments.filter(pl.col("first") == 0).height:
+        raise StorageError(f"{n_first} segments stand at the start of their text, without a token before: want prompts")
+    return _at(segments, segments["first"] - 1)
 
 
 def _at(segments: pl.DataFrame, places: pl.Series) -> pl.DataFrame:
@@ -156,53 +129,36 @@ def survey(
     cut = parts(found["problem_id"].to_list(), child_seed(seed, "parts"))
     n_held_out = found["problem_id"].filter(cut.judged).n_unique()
     weights = resamples(n_held_out, n_boot, numpy_generator(seed, "problems"))
+    readings = {
+        "last token": last_token(found),
+        "any token": any_token(found, child_seed(seed, "any token")),
+        "token before": token_before(found),
+    }
     n_fits = 2 * len(sites) * len(sizes) * len(methods) * n_seeds
     taxonomies: dict[str, Taxonomy] = {}
     quality: list[dict[str, object]] = []
     contents: list[dict[str, object]] = []
     on_progress(0, n_fits)
     for site in sites:
-        basis = _basis(store, found, site, cut, weights, seed)
+        spans = segment_means(store, found, site)
+        basis = Basis(
+            spans=spans,
+            noise=noise(spans, child_seed(seed, "noise")),
+            readings={name: segment_means(store, read, site) for name, read in readings.items()},
+            parts=cut,
+            weights=weights,
+            seed=child_seed(seed, "shuffles"),
+        )
         for method in methods:
             for size in sizes:
                 fits, nulls = (
                     [fit(read, cut, size, method, seed=child_seed(seed, "fit", number)) for number in range(n_seeds)]
                     for read in (basis.spans, basis.noise)
                 )
-                of_fit = {"site": str(site), "method": method_name(method), "n_categories": size}
-                taxonomies[f"{site}-{method_name(method)}-{size}"] = fits[0].taxonomy
+                of_fit = {"site": str(site), "method": method.name, "n_categories": size}
+                taxonomies[f"{site}-{method.name}-{size}"] = fits[0].taxonomy
                 rows = judge(basis, [one.taxonomy for one in fits], [one.taxonomy for one in nulls])
                 quality += [of_fit | {"n_dead": fits[0].n_dead} | row for row in rows]
                 contents += [of_fit | row for row in categories(fits[0].taxonomy, basis.spans, cut)]
                 on_progress(2 * n_seeds, n_fits)
     return Survey(taxonomies, TAXONOMIES.frame(quality), CATEGORIES.frame(contents))
-
-
-def method_name(method: Method) -> str:
-    """`k-means`, or `sae-k3` with the SAE's own k."""
-    match method:
-        case KMeans():
-            return "k-means"
-        case ClusteringSae(k=k):
-            return f"sae-k{k}"
-        case never:
-            assert_never(never)
-
-
-def _basis(
-    store: Store, found: pl.DataFrame, site: Site, cut: Parts, weights: Int[np.ndarray, "boot problem"], seed: int
-) -> Basis:
-    spans = segment_means(store, found, site)
-    readings: dict[str, Reading] = {
-        "last token": LastToken(),
-        "any token": AnyToken(child_seed(seed, "any token")),
-        "token before": TokenBefore(),
-    }
-    return Basis(
-        spans=spans,
-        noise=noise(spans, child_seed(seed, "noise")),
-        readings={name: segment_means(store, spans_read(reading, found), site) for name, reading in readings.items()},
-        parts=cut,
-        weights=weights,
-        seed=child_seed(seed, "shuffles"),
-    )

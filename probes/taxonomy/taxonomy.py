@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, assert_never
+from typing import ClassVar, NamedTuple, TypeAlias, assert_never
 
 import numpy as np
 import polars as pl
@@ -201,7 +201,8 @@ def category_names(
             names.append(" ".join(_distinctive(inside, len(members), everywhere, len(words))))
         else:
             names.append("empty")
-    return tuple(_numbered(names))
+    n_before = [names[:category].count(name) for category, name in enumerate(names)]
+    return tuple(f"{name} {n + 1}" if n else name for name, n in zip(names, n_before, strict=True))
 
 
 def _distinctive(inside: Counter[str], n_inside: int, everywhere: Counter[str], n_segments: int) -> list[str]:
@@ -215,15 +216,6 @@ def _distinctive(inside: Counter[str], n_inside: int, everywhere: Counter[str], 
         return difference / variance**0.5 if variance else 0.0
 
     return sorted(inside, key=lambda piece: (-z(piece), piece))[:N_PIECES]
-
-
-def _numbered(names: list[str]) -> list[str]:
-    before: Counter[str] = Counter()
-    numbered = []
-    for name in names:
-        before[name] += 1
-        numbered.append(name if before[name] == 1 else f"{name} {before[name]}")
-    return numbered
 
 
 N_STARTS = 8
@@ -289,18 +281,23 @@ class ClusteringSae:
     patience: int = 10
     """Epochs without a better stopping loss, after which it ends."""
 
+    @property
+    def name(self) -> str:
+        """As tables write it."""
+        return f"sae-k{self.k}"
+
 
 @dataclass(frozen=True, slots=True)
 class KMeans:
     """The baseline: categories are the centres of `k_means`, scores are cosines."""
+
+    name: ClassVar[str] = "k-means"
 
 
 Method: TypeAlias = ClusteringSae | KMeans
 
 
 class Fitted(NamedTuple):
-    """A taxonomy, and how it came about."""
-
     taxonomy: Taxonomy
     n_epochs: int
     n_dead: int
@@ -308,8 +305,6 @@ class Fitted(NamedTuple):
 
 
 class _Weights(NamedTuple):
-    """What is learned."""
-
     W_enc: Float[Tensor, "d_model category"]
     b_enc: Float[Tensor, " category"]
     W_dec: Float[Tensor, "category d_model"]

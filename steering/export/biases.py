@@ -8,22 +8,18 @@ later).
 
 import copy
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from lab.models.anatomy import LAYOUTS
-from lab.models.load import Model
+from lab.models.load import LAYOUTS, Model
 from lab.records.errors import VectorError
 from lab.records.stage import atomic_directory
-from probes.capture.site import Site
-from steering.export.gguf import EMBEDDED, LAST_MAPS, at_block_outputs, last_map, without_embedding
+from steering.export.gguf import EMBEDDED, LAST_MAPS, at_block_outputs, last_map
 from steering.export.vector_file import (
     HEADER,
     Format,
@@ -46,46 +42,6 @@ SWITCHES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Baked:
-    """A baked checkpoint."""
-
-    path: Path
-    rounding: Mapping[Site, float]
-    """At each site, the L2 norm of what was lost when the sum of old bias and vector was rounded to the weights' dtype,
-    over the norm of the vector; 0 for a new bias in fp32, at most 2^-8 for one in bf16. NaN for a direction of zero."""
-
-
-def bake(path: Path, vector: SteeringVector, model: Model, origin: Origin) -> Baked:
-    """Writes a checkpoint of `model` that is steered by `vector` at every token: weights, configuration, tokenizer.
-
-    The directory appears whole or not at all, and loads with `AutoModelForCausalLM.from_pretrained`. `model` is left as
-    it is. The output of block N gets the vector as the bias of the block's last map: `mlp.down_proj` of Llama, whose
-    configuration then says `mlp_bias` (all its other new biases are zero), `mlp.c_proj` of GPT-2,
-    `mlp.dense_4h_to_h` of GPT-NeoX; the middle of a block gets it as that of attention's last map (`attention_bias`,
-    `self_attn.o_proj` of Llama). Before block 0 the vector is added to every row of the position embedding of GPT-2,
-    and of the token embedding of the others where the unembedding is another matrix.
-
-    In fp32 the logits are those under `apply`, up to the order of sums. In bf16 the bias is rounded once (see
-    `Baked.rounding`) and added before the stream is rounded, where `apply` adds after, so logits agree only as far as
-    two bf16 computations do.
-
-    Raises VectorError for another width, for a family without such a bias, and for `resid_pre` of block 0 with tied
-    embeddings; SiteError for a layer out of range; StorageError where `path` exists or cannot be written.
-    """
-    told = at_block_outputs(vector)
-    check_fits(told, facts_of(model))
-    _require_bias(model)
-    network, rounding = _with_biases(model, told)
-    with atomic_directory(path) as temporary:
-        network.save_pretrained(temporary)
-        model.tokenizer.save_pretrained(temporary)
-        # Not as safetensors: vLLM reads every such file in the directory as weights.
-        note = {"baked": json.loads(header_text(told, origin)), "rounding": _named(rounding), "into": model.digest}
-        (temporary / f"{HEADER}.json").write_text(json.dumps(note, indent=1, sort_keys=True), encoding="utf-8")
-    return Baked(path, rounding)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class BakedBias(Format):
     """A checkpoint of a model with the vector in its biases, for plain transformers and vLLM."""
@@ -94,44 +50,59 @@ class BakedBias(Format):
 
     @classmethod
     def for_model(cls, model: Model | None) -> "BakedBias":
-        """Into `model`."""
         if model is None:
             raise VectorError("a baked checkpoint is written for one model: name it with --model")
         return cls(model)
 
     def write(self, path: Path, vector: SteeringVector, origin: Origin) -> None:
-        """As `bake`."""
-        bake(path, vector, self.into, origin)
+        """Writes a checkpoint that is steered by `vector` at every token: weights, configuration, tokenizer.
+
+        The directory appears whole or not at all, and loads with `AutoModelForCausalLM.from_pretrained`. The model
+        itself is left as it is. The output of block N gets the vector as the bias of the block's last map:
+        `mlp.down_proj` of Llama, whose configuration then says `mlp_bias` (all its other new biases are zero),
+        `mlp.c_proj` of GPT-2, `mlp.dense_4h_to_h` of GPT-NeoX; the middle of a block gets it as that of attention's
+        last map (`attention_bias`, `self_attn.o_proj` of Llama). Before block 0 the vector is added to every row of the
+        position embedding of GPT-2, and of the token embedding of the others where the unembedding is another matrix.
+
+        In fp32 the logits are those under `apply`, up to the order of sums. In bf16 the bias is rounded once and added
+        before the stream is rounded, where `apply` adds after, so logits agree only as far as two bf16 computations do.
+        A note beside the weights gives what was lost: at each site, the L2 norm of what rounding the sum of old bias
+        and vector took, over the norm of the vector; 0 for a new bias in fp32, at most 2^-8 for one in bf16.
+
+        Raises VectorError for another width, for a family without such a bias, and for `resid_pre` of block 0 with tied
+        embeddings; SiteError for a layer out of range; StorageError where `path` exists or cannot be written.
+        """
+        told = at_block_outputs(vector)
+        check_fits(told, facts_of(self.into))
+        family = self.into.anatomy.family
+        if family not in BAKED_FAMILIES:
+            adapter = ", a PEFT adapter" if family in LAST_MAPS else ""
+            raise VectorError(
+                f"{self.into.name} is of family {family!r}, whose configuration has no bias at the end of a block, so "
+                f"that plain transformers and vLLM would drop one (baked can be {', '.join(BAKED_FAMILIES)}); serve it "
+                f"with a GGUF control vector in llama.cpp{adapter} or a vllm-lens request instead"
+            )
+        network, rounding = _with_biases(self.into, told)
+        note = {"baked": json.loads(header_text(told, origin)), "rounding": rounding, "into": self.into.digest}
+        with atomic_directory(path) as temporary:
+            network.save_pretrained(temporary)
+            self.into.tokenizer.save_pretrained(temporary)
+            # Not as safetensors: vLLM reads every such file in the directory as weights.
+            (temporary / f"{HEADER}.json").write_text(json.dumps(note, indent=1, sort_keys=True), encoding="utf-8")
 
     def use(self, path: Path, _: str) -> str:
-        """Transformers and vLLM."""
-        return "\n\n".join(
-            (
-                section(
-                    "transformers (baked checkpoint; always steered)",
-                    "python",
-                    "from transformers import AutoModelForCausalLM, AutoTokenizer",
-                    f"model = AutoModelForCausalLM.from_pretrained({quoted(path)})",
-                    f"tokenizer = AutoTokenizer.from_pretrained({quoted(path)})",
-                ),
-                section("vLLM (the same checkpoint)", "sh", f"vllm serve {shell(path)}"),
-            )
+        transformers = section(
+            "transformers (baked checkpoint; always steered)",
+            "python",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            f"model = AutoModelForCausalLM.from_pretrained({quoted(path)})",
+            f"tokenizer = AutoTokenizer.from_pretrained({quoted(path)})",
         )
+        return f"{transformers}\n\n{section('vLLM (the same checkpoint)', 'sh', f'vllm serve {shell(path)}')}"
 
 
-def _require_bias(model: Model) -> None:
-    family = model.anatomy.family
-    if family not in BAKED_FAMILIES:
-        adapter = ", a PEFT adapter" if family in LAST_MAPS else ""
-        raise VectorError(
-            f"{model.name} is of family {family!r}, whose configuration has no bias at the end of a block, so that "
-            f"plain transformers and vLLM would drop one (baked can be {', '.join(BAKED_FAMILIES)}); serve it with a "
-            f"GGUF control vector in llama.cpp{adapter} or a vllm-lens request instead"
-        )
-
-
-def _with_biases(model: Model, vector: SteeringVector) -> tuple[PreTrainedModel, dict[Site, float]]:
-    """A network with the biases, and what rounding lost; it shares the tensors that stay as they are."""
+def _with_biases(model: Model, vector: SteeringVector) -> tuple[PreTrainedModel, dict[str, float]]:
+    """A network with the biases, and what rounding lost at each site; it shares the tensors that stay as they are."""
     state = dict(model.network.state_dict())
     config = copy.deepcopy(model.network.config)
     streams = {site.stream for site in vector.sites}
@@ -148,21 +119,18 @@ def _with_biases(model: Model, vector: SteeringVector) -> tuple[PreTrainedModel,
     rounding = {}
     for site, direction in vector.directions.items():
         name = _embedding(model) if site == EMBEDDED else f"{last_map(model.anatomy.family, site)}.bias"
-        state[name], rounding[site] = _raised(state[name], direction)
+        there = direction.to(state[name].device)
+        exact = state[name].float() + there
+        state[name] = exact.to(state[name].dtype)
+        # The largest of a row, where several rows get the vector.
+        lost = (state[name].float() - exact).norm(dim=-1).max()
+        rounding[str(site)] = float(lost / there.norm())
     with torch.device("meta"):
         network = type(model.network)(config)
     network.load_state_dict(state, assign=True)
     network.tie_weights()
     network.generation_config = model.network.generation_config
     return network, rounding
-
-
-def _raised(old: Float[Tensor, "*rows d_model"], direction: Float[Tensor, " d_model"]) -> tuple[Tensor, float]:
-    """`old + direction` in `old`'s dtype, and the largest relative loss of a row."""
-    exact = old.float() + direction.to(old.device)
-    stored = exact.to(old.dtype)
-    lost = (stored.float() - exact).norm(dim=-1).max()
-    return stored, float(lost / direction.norm().to(old.device))
 
 
 def _embedding(model: Model) -> str:
@@ -178,10 +146,6 @@ def _embedding(model: Model) -> str:
     return f"{LAYOUTS[family].embed}.weight"
 
 
-def _named(rounding: Mapping[Site, float]) -> dict[str, float]:
-    return {str(site): lost for site, lost in rounding.items()}
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Adapter(Format):
     """A PEFT adapter that is only a bias, for a model."""
@@ -190,7 +154,6 @@ class Adapter(Format):
 
     @classmethod
     def for_model(cls, model: Model | None) -> "Adapter":
-        """To `model`."""
         if model is None:
             raise VectorError("an adapter is written for one model: name it with --model")
         return cls(model)
@@ -203,16 +166,21 @@ class Adapter(Format):
         for another width, for `resid_pre` of block 0 (LoRA has no bias on an embedding) and for a family whose blocks
         norm the map's output; SiteError for a layer out of range; StorageError where `path` exists.
         """
-        told = without_embedding(vector, "a LoRA bias")
+        told = at_block_outputs(vector)
+        if EMBEDDED in told.directions:
+            raise VectorError(
+                f"{EMBEDDED} is no linear map's output, and a LoRA bias adds to those only; leave that site out, or "
+                "bake it into a checkpoint"
+            )
         check_fits(told, facts_of(self.of))
         family = self.of.anatomy.family
-        tensors: dict[str, torch.Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         for site, direction in told.directions.items():
             name = last_map(family, site)
             prefix = f"base_model.model.{name}"
-            tensors[f"{prefix}.lora_A.weight"] = torch.zeros(
-                1, _n_inputs(self.of.network.get_submodule(name), told.d_model)
-            )
+            weight = self.of.network.get_submodule(name).weight
+            assert isinstance(weight, Tensor), "the last map of a block has a weight"
+            tensors[f"{prefix}.lora_A.weight"] = torch.zeros(1, weight.numel() // told.d_model)
             tensors[f"{prefix}.lora_B.weight"] = torch.zeros(told.d_model, 1)
             tensors[f"{prefix}.lora_B.bias"] = direction.contiguous()
         config = {
@@ -232,13 +200,11 @@ class Adapter(Format):
         }
         with atomic_directory(path) as temporary:
             save_file(tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
-            (temporary / "adapter_config.json").write_text(
-                json.dumps(config, indent=1, sort_keys=True), encoding="utf-8"
-            )
+            told_config = json.dumps(config, indent=1, sort_keys=True)
+            (temporary / "adapter_config.json").write_text(told_config, encoding="utf-8")
             (temporary / f"{HEADER}.json").write_text(header_text(told, origin), encoding="utf-8")
 
     def use(self, path: Path, model: str) -> str:
-        """PEFT."""
         return section(
             "transformers and PEFT (adapter; stays beside the model, not merged)",
             "python",
@@ -247,9 +213,3 @@ class Adapter(Format):
             f"base = AutoModelForCausalLM.from_pretrained({quoted(model)})",
             f"model = PeftModel.from_pretrained(base, {quoted(path)})",
         )
-
-
-def _n_inputs(linear: nn.Module, n_outputs: int) -> int:
-    weight = linear.weight
-    assert isinstance(weight, torch.Tensor), "the last map of a block has a weight"
-    return weight.numel() // n_outputs

@@ -47,13 +47,6 @@ def import_vector(path: Path, model: ModelFacts | None = None) -> VectorFile:
     With `model`, checked to fit it. Raises VectorError for a file that is missing, damaged, a pickle or of no known
     format, and for a directory; VectorError or SiteError for a vector that does not fit.
     """
-    found = _read(path)
-    if model is not None:
-        check_fits(found.vector, model)
-    return found
-
-
-def _read(path: Path) -> VectorFile:
     if path.is_dir():
         raise VectorError(
             f"{path} is a directory: a checkpoint or an adapter is loaded as a model; a vector is a file "
@@ -67,5 +60,7 @@ def _read(path: Path) -> VectorFile:
         raise VectorError(f"cannot read a vector from {path}: {PICKLE_REASON}")
     for form in FORMATS.values():
         if (found := form.read(path)) is not None:
+            if model is not None:
+                check_fits(found.vector, model)
             return found
     raise VectorError(f"{path} holds no vector: it is neither safetensors, GGUF nor JSON")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 
-from lab.models.anatomy import LAYOUTS
+from lab.models.load import LAYOUTS
 from lab.records.errors import VectorError
 from lab.records.tables import replacing
 from probes.capture.site import Site
@@ -36,12 +36,7 @@ EMBEDDED = Site(0, "resid_pre")
 # The linear maps of a block whose output goes into the residual stream as it is, so that the bias of one is a steering
 # vector: of attention's last map in the middle of the block, of the MLP's at its output. Gemma 2 and 3 norm both first
 # and have no such map.
-LAST_MAPS = {
-    "llama": ("self_attn.o_proj", "mlp.down_proj"),
-    "mistral": ("self_attn.o_proj", "mlp.down_proj"),
-    "qwen2": ("self_attn.o_proj", "mlp.down_proj"),
-    "qwen3": ("self_attn.o_proj", "mlp.down_proj"),
-    "gemma": ("self_attn.o_proj", "mlp.down_proj"),
+LAST_MAPS = dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma"), ("self_attn.o_proj", "mlp.down_proj")) | {
     "gpt2": ("attn.c_proj", "mlp.c_proj"),
     "gpt_neox": ("attention.dense", "mlp.dense_4h_to_h"),
 }
@@ -68,17 +63,6 @@ def only_block_outputs(vector: SteeringVector, runtime: str) -> SteeringVector:
         raise VectorError(
             f"{', '.join(others)} is no block's output, and {runtime} adds to those only; leave such sites out, or "
             "bake them into a checkpoint"
-        )
-    return told
-
-
-def without_embedding(vector: SteeringVector, runtime: str) -> SteeringVector:
-    """As `at_block_outputs`; VectorError naming `runtime` where the vector also acts before block 0."""
-    told = at_block_outputs(vector)
-    if EMBEDDED in told.directions:
-        raise VectorError(
-            f"{EMBEDDED} is no linear map's output, and {runtime} adds to those only; leave that site out, or bake it "
-            "into a checkpoint"
         )
     return told
 
@@ -158,13 +142,12 @@ class Gguf(Format):
 
     def use(self, path: Path, _: str) -> str:
         """llama.cpp, from its command line and from Python, repeng and EasySteer."""
-        file = shell(path)
         return "\n\n".join(
             (
                 section(
                     "llama.cpp (GGUF control vector)",
                     "sh",
-                    f"llama-cli -m MODEL.gguf --control-vector {file}",
+                    f"llama-cli -m MODEL.gguf --control-vector {shell(path)}",
                     "# at another strength; older builds take the number as an argument of its own",
                     f"llama-cli -m MODEL.gguf --control-vector-scaled {shell(f'{path}:0.5')}",
                 ),

@@ -76,20 +76,17 @@ def _what(vector: SteeringVector, origin: Origin | None) -> str:
 
 def _sites(vector: SteeringVector, origin: Origin | None) -> str:
     dose = 1.0 if origin is None or origin.measured_dose is None else origin.measured_dose
-    rows = [
-        (f"`{site}`", _number(norm), _number(stream), _number(_relative(dose * norm, stream)))
-        for site, norm, stream in ((site, norm, vector.residual_norms[site]) for site, norm in vector.norms.items())
-    ]
+    rows = []
+    for site, norm in vector.norms.items():
+        stream = vector.residual_norms[site]
+        relative = abs(dose * norm) / stream if stream > 0 else math.nan
+        rows.append((f"`{site}`", *map(_number, (norm, stream, relative))))
     heads = ("Site", "Norm", "Mean norm of the stream", f"Relative dose at {dose:g}")
     return (
         "## Sites\n\n"
         + _table(heads, rows)
         + "\n\nBlocks count from 0; `resid_post` of block N is its output, `resid_mid` what its MLP reads."
     )
-
-
-def _relative(norm: float, stream: float) -> float:
-    return abs(norm) / stream if stream > 0 else math.nan
 
 
 def _effect(ladder: pl.DataFrame) -> str:
@@ -157,10 +154,7 @@ class HubRepository:
 
 
 def hub_repository(name: str) -> HubRepository:
-    """The repository `name` with the user's token; asks nothing of the network.
-
-    Raises StorageError where `name` is not of the form OWNER/NAME, and without a token.
-    """
+    """The repository OWNER/NAME with the user's token, or StorageError; asks nothing of the network."""
     try:
         validate_repo_id(name)
     except HFValidationError as error:

@@ -1,10 +1,7 @@
 """Steering vectors as safetensors: with all that describes them in the header, which loses nothing; and as one table.
 
-A layer table is one tensor, a row a block: what runtimes that keep pickles can be given. hotwire, steering-vectors and
-hidden-directions read `.pt` files, which are pickles and can run code; this project neither writes nor reads them.
-Where the vector is served, by whoever runs that program, one line converts the table:
-
-    import torch; from safetensors.torch import load_file; torch.save(load_file("x.safetensors")["directions"], "x.pt")
+hotwire, steering-vectors and hidden-directions read `.pt` files, which are pickles and can run code; this project
+neither writes nor reads them. Where the vector is served, one line makes one of a table (`LayerTable.use`).
 """
 
 import json
@@ -60,20 +57,13 @@ def save_vector(
         )
 
 
-def load_vector(path: Path, model: ModelFacts | None = None) -> SteeringVector:
-    """The vector that `save_vector` wrote; with `model`, checked to fit it.
-
-    Raises VectorError for a file that is missing, truncated, damaged or of another kind, and for a vector of another
-    width than the model's; SiteError for a layer that the model has not.
-    """
-    vector = read_vector(path).vector
-    if model is not None:
-        check_fits(vector, model)
-    return vector
+def load_vector(path: Path) -> SteeringVector:
+    """The vector that `save_vector` wrote; VectorError for a file that is missing, damaged or of another kind."""
+    return read_vector(path).vector
 
 
 def read_vector(path: Path) -> VectorFile:
-    """The inverse of `save_vector`: the vector and its origin. Raises VectorError as `load_vector` does."""
+    """The inverse of `save_vector`: the vector and its origin. Raises as `load_vector`."""
     with reading("a steering vector", path):
         if file_kind(path) == "pickle":
             raise VectorError(PICKLE_REASON)
@@ -82,12 +72,11 @@ def read_vector(path: Path) -> VectorFile:
             if header is None:
                 raise VectorError(f"it has no header {HEADER!r}, want one of format {FORMAT!r}")
             directions = {Site.parse(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if other := [
-            f"{site} is {tensor.dtype}" for site, tensor in directions.items() if tensor.dtype != torch.float32
-        ]:
-            raise VectorError(f"{other[0]}, want float32")
-        if other := [f"{site} has {tensor.ndim} axes" for site, tensor in directions.items() if tensor.ndim != 1]:
-            raise VectorError(f"{other[0]}, want 1")
+        for site, tensor in directions.items():
+            if tensor.dtype != torch.float32:
+                raise VectorError(f"{site} is {tensor.dtype}, want float32")
+            if tensor.ndim != 1:
+                raise VectorError(f"{site} has {tensor.ndim} axes, want 1")
         return under_header(header, directions)
 
 
@@ -96,7 +85,6 @@ class Safetensors(Format):
     """This project's own file, which loses nothing."""
 
     def write(self, path: Path, vector: SteeringVector, origin: Origin) -> None:
-        """As `save_vector`."""
         save_vector(path, vector, origin.made_by, fitted_on=origin.fitted_on, measured_dose=origin.measured_dose)
 
     @classmethod
@@ -105,7 +93,6 @@ class Safetensors(Format):
         return read_vector(path) if file_kind(path) == "safetensors" else None
 
     def use(self, path: Path, model: str) -> str:
-        """Loading it here."""
         return section(
             "This project (safetensors)",
             "python",
@@ -130,11 +117,9 @@ class LayerTable(Format):
     """One tensor, a row a block; for programs whose own files are pickles (hotwire, steering-vectors)."""
 
     def write(self, path: Path, vector: SteeringVector, origin: Origin) -> None:
-        """Writes `vector` whole or not at all, as fp32 `directions` of shape (n_layers, d_model).
+        """As fp32 `directions` of shape (n_layers, d_model): row N is for the output of block N, zero where that stays.
 
-        Row N is for the output of block N; rows of blocks that the vector leaves alone are zero. Needs
-        `origin.fitted_on` for the number of layers. Raises VectorError without it, for another width and for
-        `resid_pre` of block 0; SiteError for a layer out of range.
+        Needs `origin.fitted_on` for the number of layers. For block outputs alone.
         """
         if origin.fitted_on is None:
             raise VectorError("a table has a row for each block: say which model the vector was fitted on")
@@ -151,10 +136,8 @@ class LayerTable(Format):
         """The vector, where a file of safetensors says that it is such a table."""
         try:
             with safe_open(path, framework="pt") as file:
-                header = (file.metadata() or {}).get(TABLE_HEADER)
-        except (OSError, SafetensorError):
-            return None
-        if header is None:
+                header = (file.metadata() or {})[TABLE_HEADER]
+        except (OSError, SafetensorError, KeyError):
             return None
         with reading("a layer table", path), safe_open(path, framework="pt") as file:
             table = file.get_tensor(TABLE)

@@ -95,18 +95,8 @@ SCALE = (
     "the tensor as it is; the relative dose is |dose| * norm / residual_norm"
 )
 
-DAMAGE = (
-    LabError,
-    OSError,
-    SafetensorError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    RecursionError,
-)
-"""What parsing a damaged file may end in."""
+# What parsing a damaged file may end in; LabErrors of this floor are ValueErrors or OSErrors.
+DAMAGE = (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 
 T = TypeVar("T", Provenance, ModelFacts)
 
@@ -132,11 +122,7 @@ def header_text(vector: SteeringVector, origin: Origin) -> str:
 
 
 def under_header(text: str, directions: Mapping[Site, Tensor]) -> VectorFile:
-    """What a file holds whose header stands over `directions`.
-
-    Raises VectorError for another format, missing fields, fields of other types, and sites other than those of
-    `directions`.
-    """
+    """What a file holds whose header stands over `directions`; VectorError where these do not make a vector."""
     try:
         told = json.loads(text)
         if told["format"] != FORMAT:
@@ -220,10 +206,7 @@ class Format(Protocol):
 
     @abstractmethod
     def write(self, path: Path, vector: SteeringVector, origin: Origin) -> None:
-        """Writes `vector` to `path`, whole or not at all.
-
-        Raises VectorError and SiteError for what the format cannot hold, with the reason.
-        """
+        """Writes `vector` to `path`, whole or not at all; VectorError or SiteError, with why, for what does not fit."""
         ...
 
     @abstractmethod

@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lab.models.anatomy import find_anatomy
-from lab.models.load import Model
+from lab.models.load import Model, find_anatomy
 from lab.post_training.trainers import GrpoRun, OnProgress, Reward, reinforce
 from lab.records.errors import VectorError
 from lab.records.seeds import child_seed
@@ -95,21 +94,12 @@ class PolicyGradient(Fit[Rewarded]):
 
     @property
     def learns_from(self) -> Literal["rewards"]:
-        """What is rewarded."""
         return "rewards"
 
     def fit(self, model: Model, sites: Sequence[Site], taught: Rewarded, *, seed: int) -> SteeringVector:
         """As `fit_policy_gradient`, from zero."""
-        return fit_policy_gradient(
-            model,
-            sites,
-            taught.problems,
-            taught.reward,
-            self.run,
-            seed=seed,
-            work=taught.work,
-            on_progress=taught.on_progress,
-        )
+        problems, reward, work, watch = taught
+        return fit_policy_gradient(model, sites, problems, reward, self.run, seed=seed, work=work, on_progress=watch)
 
 
 def with_shared_weights(model: Model) -> Model:

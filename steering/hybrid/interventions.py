@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import Literal, NewType, Protocol, TypeAlias, assert_never
+from typing import Literal, Protocol, TypeAlias, assert_never
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt64
 from torch import Tensor
 
-from lab.models.load import Model, ModelPair
+from lab.models.load import ModelPair
 from lab.records.errors import VectorError
 from lab.records.seeds import uniforms
 from probes.capture.site import Site, check_site, hook_site
@@ -28,31 +28,24 @@ from steering.hybrid.hybrid import (
     Written,
     begun_at,
     insisting,
-    lowest,
     n_below,
 )
 from steering.vector import addition
 
-Stream = NewType("Stream", np.uint64)
-"""Keeps the draws of one kind apart from those of another, and from those that route and choose tokens."""
-LIKELY_TOKEN = Stream(np.uint64(0x3C3C3C3C3C3C3C3C))
-CANDIDATE = Stream(np.uint64(0x5A5A5A5A5A5A5A5A))
-CATEGORY = Stream(np.uint64(0x6969696969696969))
+# Each keeps the draws of one kind apart from those of another, and from those that route and choose tokens.
+LIKELY_TOKEN, CANDIDATE, CATEGORY = map(np.uint64, (0x3C3C3C3C3C3C3C3C, 0x5A5A5A5A5A5A5A5A, 0x6969696969696969))
 
 
 def draws(
-    stream: Stream, keys: UInt64[np.ndarray, " row"], step: int, n: int, device: torch.device
+    kind: np.uint64, keys: UInt64[np.ndarray, " row"], step: int, n: int, device: torch.device
 ) -> Int[Tensor, " row"]:
     """A uniform number from 0 to n - 1 for each row."""
-    return torch.from_numpy((uniforms(keys ^ stream, step) * n).astype(np.int64)).to(device)
+    return torch.from_numpy((uniforms(keys ^ kind, step) * n).astype(np.int64)).to(device)
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """Each row has one of the edits, which its key chooses; a single edit is the plain case.
-
-    A control is many draws, not one lucky or unlucky vector.
-    """
+    """Each row has one of the edits, by its key: a control is many draws, not one lucky or unlucky vector."""
 
     edits: tuple[Edit, ...]
 
@@ -74,7 +67,6 @@ class PerCategory:
     """In the order of the taxonomy's categories."""
 
     def __post_init__(self) -> None:
-        _require_some(self.edits)
         if len(self.edits) != self.taxonomy.n_categories:
             raise VectorError(
                 f"{len(self.edits)} edits for a taxonomy of {self.taxonomy.n_categories} categories: want one each"
@@ -111,8 +103,12 @@ def edit_of(
 
 
 def start(table: VectorTable) -> Site:
-    """The lowest site of all edits of a table: whatever is steered is computed from there up."""
-    return lowest([site for edit in table.edits for site in edit_sites(edit)])
+    """The site of all edits of a table that a pass reaches first: whatever is steered is computed from there up.
+
+    Of a block's output and the next one's input, which are equal, it is the output.
+    """
+    sites = [site for edit in table.edits for site in edit_sites(edit)]
+    return min(sites, key=lambda site: (n_below(site), site.stream == "resid_pre"))
 
 
 class Tabled(Intervention, Protocol):
@@ -146,11 +142,7 @@ class Tabled(Intervention, Protocol):
 
 
 def placed_table(pair: ModelPair, table: VectorTable) -> VectorTable:
-    """`table` with its taxonomy on the device of the model that it reads.
-
-    Raises ModelError for a taxonomy of another model than it is to read, VectorError or ModelError for an edit of
-    another width than the base model's, and SiteError for a layer that the models lack.
-    """
+    """`table` with its taxonomy on the device of the model that it reads; raises as `open_hybrid`."""
     for edit in table.edits:
         check_fit(pair.base, edit)
         for site in edit_sites(edit):
@@ -221,7 +213,6 @@ class Sweep(Tabled):
         return self.reads_back(n_last) | (Reads(tuned={}) if isinstance(self.chooser, TunedChooser) else Reads())
 
     def placed(self, pair: ModelPair) -> "Sweep":
-        """With a table that fits the models."""
         return replace(self, table=placed_table(pair, self.table))
 
     def write(self, here: Routed) -> Written:
@@ -242,7 +233,14 @@ def candidates(
     at its start, and windows that cover a row's text are one.
     """
     used, chosen = edits.unique(return_inverse=True)
-    added = deltas(base.model, [sweep.table.edits[index] for index in used.tolist()])
+    adds = [edit for index in used.tolist() if isinstance(edit := sweep.table.edits[index], Add)]
+    nothing = torch.zeros(base.model.anatomy.d_model)
+    added = {
+        site: torch.stack([edit.dose * edit.vector.directions.get(site, nothing) for edit in adds]).to(
+            base.model.device
+        )
+        for site in {site for edit in adds for site in edit.vector.sites}
+    }
     widths = pass_widths(sweep.windows, base.cached.mask[rows].sum(dim=1))
     doses = torch.tensor(sweep.doses, dtype=torch.float32, device=rows.device)
     tokens = rows.new_zeros(len(rows), len(sweep.doses), len(sweep.windows))
@@ -265,17 +263,6 @@ def candidates(
         found = torch.cat([most_likely(part, dose, width) for part, dose in zip(parts, scales, strict=True)])
         tokens[some] = torch.where(covers[some, None], found.reshape(len(some), -1, 1), tokens[some])
     return tokens.flatten(1)
-
-
-def deltas(model: Model, edits: Sequence[Edit]) -> dict[Site, Float[Tensor, "edit d_model"]]:
-    """What each `Add` adds at each site of any of them, nothing at those it lacks; fp32, on the device."""
-    nothing = torch.zeros(model.anatomy.d_model)
-    adds = [edit for edit in edits if isinstance(edit, Add)]
-    sites = {site for edit in adds for site in edit.vector.sites}
-    return {
-        site: torch.stack([edit.dose * edit.vector.directions.get(site, nothing) for edit in adds]).to(model.device)
-        for site in sites
-    }
 
 
 def pass_widths(windows: Sequence[int | None], n_tokens: Int[Tensor, " row"]) -> Int[Tensor, "row window"]:
@@ -337,7 +324,6 @@ class Steer(Tabled):
         return self.reads_back(1)
 
     def placed(self, pair: ModelPair) -> "Steer":
-        """With a table that fits the models."""
         return replace(self, table=placed_table(pair, self.table))
 
     def write(self, here: Routed) -> Written:
@@ -361,7 +347,6 @@ class Takeover(Intervention):
         return Reads(tuned={})
 
     def write(self, here: Routed) -> Written:
-        """The tuned model's own distribution."""
         return Written(here.tuned_logits, "tuned")
 
 
@@ -370,7 +355,6 @@ class SecondChoice(Intervention):
     """The base model's own second choice is written: a control of what the gate alone does."""
 
     def write(self, here: Routed) -> Written:
-        """All probability on the second choice."""
         logits = here.logits
         return Written(insisting(logits, logits.topk(2, dim=-1).indices[:, 1]), "steered")
 
@@ -383,7 +367,6 @@ class LikelyToken(Intervention):
     """How many first choices."""
 
     def write(self, here: Routed) -> Written:
-        """All probability on the token that the row's key and the step draw."""
         logits = here.logits
         first = logits.topk(min(self.top, logits.shape[1]), dim=-1).indices
         place = draws(LIKELY_TOKEN, here.keys, here.now.step, first.shape[1], first.device)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lab.models.load import Model, ModelPair
+from lab.models.load import ModelPair
 from lab.records.errors import DecodingError, ModelError
 from lab.records.seeds import uniforms
 from probes.capture.site import Site, check_site
@@ -26,11 +26,9 @@ class Never(Router):
 
     @property
     def is_shut(self) -> bool:
-        """It is."""
         return True
 
     def route(self, now: Moment) -> Bool[Tensor, " row"]:
-        """None."""
         return _everywhere(now, False)
 
 
@@ -39,7 +37,6 @@ class Always(Router):
     """No token is left to the base model alone."""
 
     def route(self, now: Moment) -> Bool[Tensor, " row"]:
-        """All."""
         return _everywhere(now, True)
 
 
@@ -50,7 +47,6 @@ class AtSteps(Router):
     steps: tuple[int, ...]
 
     def route(self, now: Moment) -> Bool[Tensor, " row"]:
-        """All rows, or none."""
         return _everywhere(now, now.step in self.steps)
 
 
@@ -65,7 +61,6 @@ class AtRandom(Router):
             raise DecodingError(f"a router at rate {self.rate}: want a probability between 0 and 1")
 
     def route(self, now: Moment) -> Bool[Tensor, " row"]:
-        """By each row's key and the step."""
         return _at_rate(now, self.rate)
 
 
@@ -79,7 +74,6 @@ class Disagreement(Router):
         return Reads(tuned={})
 
     def route(self, now: Moment) -> Bool[Tensor, " row"]:
-        """Where the first choices differ."""
         return now.base.logits.argmax(dim=-1) != now.asked.logits.argmax(dim=-1)
 
 
@@ -119,7 +113,6 @@ class Scheduled(Router):
             )
 
     def route(self, now: Moment) -> Bool[Tensor, " row"]:
-        """By each row's key and the step."""
         return _at_rate(now, self.rates[min(now.step, len(self.rates) - 1)])
 
 
@@ -134,7 +127,6 @@ class EntropyAbove(Router):
             raise DecodingError(f"a router at an entropy of {self.nats} nats: want a finite number from 0 on")
 
     def route(self, now: Moment) -> Bool[Tensor, " row"]:
-        """By the entropy of the base's distribution."""
         return torch.special.entr(now.base.logits.float().softmax(dim=-1)).sum(dim=-1) > self.nats
 
 
@@ -155,16 +147,6 @@ class LinearProbe:
         return stream.to(self.weight.dtype) @ self.weight.to(stream.device) + self.bias > 0
 
 
-def require_width(probe: LinearProbe, model: Model) -> None:
-    """ModelError unless `probe` is as wide as the model's stream, SiteError unless the model has its layer."""
-    if len(probe.weight) != model.anatomy.d_model:
-        raise ModelError(
-            f"a linear probe of width {len(probe.weight)} does not fit {model.name}, whose d_model is "
-            f"{model.anatomy.d_model}: use the model it was fitted on"
-        )
-    check_site(model, probe.site)
-
-
 @dataclass(frozen=True, slots=True)
 class BaseProbe(Router):
     """The tokens at which a linear probe on the base model's own stream at its last token says so."""
@@ -178,11 +160,15 @@ class BaseProbe(Router):
 
     def placed(self, pair: ModelPair) -> "BaseProbe":
         """With the probe on the base model's device; ModelError or SiteError where it is of another model."""
-        require_width(self.probe, pair.base)
+        if len(self.probe.weight) != pair.base.anatomy.d_model:
+            raise ModelError(
+                f"a linear probe of width {len(self.probe.weight)} does not fit {pair.base.name}, whose d_model is "
+                f"{pair.base.anatomy.d_model}: use the model it was fitted on"
+            )
+        check_site(pair.base, self.probe.site)
         return BaseProbe(replace(self.probe, weight=self.probe.weight.to(pair.base.device)))
 
     def route(self, now: Moment) -> Bool[Tensor, " row"]:
-        """Where the probe opens."""
         return self.probe.opens(now.base.streams[self.probe.site])
 
 
@@ -216,7 +202,6 @@ class InCategories(Router):
         return self.taxonomy.category(now.asked.streams[self.taxonomy.site][rows])
 
     def route(self, now: Moment) -> Bool[Tensor, " row"]:
-        """Where the category is one of the given."""
         category = self.taxonomy.category(now.asked.streams[self.taxonomy.site])
         return torch.isin(category, torch.tensor(sorted(self.categories), dtype=category.dtype, device=category.device))
 

@@ -21,14 +21,8 @@ from probes.taxonomy.segments import Rule, parts
 from probes.taxonomy.taxonomy import ClusteringSae, Taxonomy, fit
 from steering.fits.fit import Example
 from steering.fits.gradient import Likelihood, read_examples
-from steering.published_hybrids.material import Descent, Material, Moment, descend, material
-from steering.published_hybrids.published_hybrids import (
-    ConstantVectors,
-    FittedOn,
-    PublishedHybrids,
-    PublishedSettings,
-    ScaledVectors,
-)
+from steering.published_hybrids.material import Descent, Material, Moment, PublishedSettings, descend, material
+from steering.published_hybrids.published_hybrids import ConstantVectors, FittedOn, PublishedHybrids, ScaledVectors
 from steering.vector import Coefficient, SteeringVector
 
 MORE_BY_SCORE = 4
@@ -56,18 +50,6 @@ def fit_constant(
     tuned model's own text before it. Raises VectorError where there is no target, or a loss is not finite.
     """
     targets = None if fitted_on == FittedOn.ALL_TOKENS else frozenset(read.disagreements)
-    bias = _bias(model, site, read, targets, settings, seed)
-    return ConstantVectors(bias, _categories(model, bias, read, taxonomy, targets, settings, seed))
-
-
-def _bias(
-    model: Model,
-    site: Site,
-    read: Material,
-    targets: frozenset[Moment] | None,
-    settings: PublishedSettings,
-    seed: int,
-) -> SteeringVector:
     drawn = torch.randperm(len(read.rows), generator=torch_generator(seed, "traces"))[: settings.n_traces]
     found = [
         example_of(read, text, len(read.rows[text].context), len(read.tokens(text)), targets) for text in drawn.tolist()
@@ -78,37 +60,27 @@ def _bias(
             "no token of the tuned model's traces to fit a bias on: the base would write all of them; draw more traces"
         )
     likelihood = read_examples(model, site, whole, batch_size=settings.bias.batch_size)
-    owners = torch.zeros(len(whole), dtype=torch.long)
-    (bias,) = _fitted(likelihood, owners, 1, None, settings.bias, torch_generator(seed, "bias"))
-    scale = float(likelihood.streams.last().float().norm(dim=-1).mean())
+    owners, nothing = torch.zeros(len(whole), dtype=torch.long), torch.zeros(model.anatomy.d_model)
+    (bias,) = _fitted(likelihood, owners, 1, nothing, settings.bias, torch_generator(seed, "bias"))
+    norms = {site: float(likelihood.streams.last().float().norm(dim=-1).mean())}
     words = "all tokens" if targets is None else "tokens the base would not write"
-    return SteeringVector({site: bias}, {site: scale}, f"bias of P1 on {len(whole)} traces, {words}")
-
-
-def _categories(
-    model: Model,
-    bias: SteeringVector,
-    read: Material,
-    taxonomy: Taxonomy,
-    targets: frozenset[Moment] | None,
-    settings: PublishedSettings,
-    seed: int,
-) -> tuple[SteeringVector, ...]:
-    (site,) = bias.sites
-    parts = [
+    segments = [
         segment_examples(read, taxonomy, category, targets, settings.n_segments)
         for category in range(taxonomy.n_categories)
     ]
     vectors = torch.zeros(taxonomy.n_categories, taxonomy.d_model)
-    if examples := [example for part in parts for example in part]:
-        owners = torch.tensor([category for category, part in enumerate(parts) for _ in part])
+    if examples := [example for part in segments for example in part]:
+        owners = torch.tensor([category for category, part in enumerate(segments) for _ in part])
         likelihood = read_examples(model, site, examples, batch_size=settings.categories.batch_size)
-        below, generator = bias.directions[site], torch_generator(seed, "categories")
-        learned = _fitted(likelihood, owners, taxonomy.n_categories, below, settings.categories, generator)
-        vectors = learned * torch.tensor([len(part) > 0 for part in parts])[:, None]
-    return tuple(
-        SteeringVector({site: vector}, bias.residual_norms, f"category {name!r} of P1 on {len(part)} segments")
-        for vector, name, part in zip(vectors, taxonomy.names, parts, strict=True)
+        generator = torch_generator(seed, "categories")
+        learned = _fitted(likelihood, owners, taxonomy.n_categories, bias, settings.categories, generator)
+        vectors = learned * torch.tensor([len(part) > 0 for part in segments])[:, None]
+    return ConstantVectors(
+        SteeringVector({site: bias}, norms, f"bias of P1 on {len(whole)} traces, {words}"),
+        tuple(
+            SteeringVector({site: vector}, norms, f"category {name!r} of P1 on {len(part)} segments")
+            for vector, name, part in zip(vectors, taxonomy.names, segments, strict=True)
+        ),
     )
 
 
@@ -144,17 +116,16 @@ def _fitted(
     likelihood: Likelihood,
     owners: Int[Tensor, " example"],
     n_vectors: int,
-    below: Float[Tensor, " d_model"] | None,
+    below: Float[Tensor, " d_model"],
     descent: Descent,
     generator: torch.Generator,
 ) -> Float[Tensor, "vector d_model"]:
     """Vectors on top of `below`, each for the examples that it owns."""
     device, d_model = likelihood.first.device, likelihood.streams.tokens.shape[1]
-    start = torch.nn.functional.normalize(torch.randn(n_vectors, d_model, generator=generator), dim=1)
+    start = normalize(torch.randn(n_vectors, d_model, generator=generator), dim=1)
     vectors = start.to(device).requires_grad_()
-    owners = owners.to(device)
-    base = torch.zeros(d_model, device=device) if below is None else below.to(device)
-    descend(likelihood, lambda rows: base + vectors[owners[rows]], [vectors], descent, generator)
+    owners, below = owners.to(device), below.to(device)
+    descend(likelihood, lambda rows: below + vectors[owners[rows]], [vectors], descent, generator)
     return vectors.detach().cpu()
 
 
@@ -183,10 +154,13 @@ def fit_scaled(
         examples.append(Example(tokens[: last + 1], last, [last], [tokens[moment.position]]))
     likelihood = read_examples(model, site, examples, batch_size=settings.scaled.batch_size)
     streams = likelihood.streams.last().float()
-    network = _start(model.anatomy.d_model, settings.d_hidden, taxonomy.n_categories, generator)
-    W_in, b_in, W_out, b_out = (tensor.to(model.device).requires_grad_() for tensor in network)
-    start = normalize(torch.randn(taxonomy.n_categories, model.anatomy.d_model, generator=generator), dim=1)
-    vectors = start.to(model.device).requires_grad_()
+    n, d_model, d_hidden = taxonomy.n_categories, model.anatomy.d_model, settings.d_hidden
+    # As `torch.nn.Linear` starts: weights uniform in +-1/sqrt(width in), but biases at 0.
+    W_in = (2 * torch.rand(d_model, d_hidden, generator=generator) - 1) / d_model**0.5
+    W_out = (2 * torch.rand(n, d_hidden, generator=generator) - 1) / d_hidden**0.5
+    start = normalize(torch.randn(n, d_model, generator=generator), dim=1)
+    whole = (W_in, torch.zeros(d_hidden), W_out, torch.zeros(n), start)
+    W_in, b_in, W_out, b_out, vectors = (tensor.to(model.device).requires_grad_() for tensor in whole)
 
     def shift(rows: Int[Tensor, " row"]) -> Float[Tensor, "row d_model"]:
         hidden = gelu(streams[rows] @ W_in + b_in)
@@ -194,7 +168,7 @@ def fit_scaled(
         return softplus((hidden * W_out[category]).sum(dim=1) + b_out[category])[:, None] * vectors[category]
 
     descend(likelihood, shift, [vectors], settings.scaled, generator, network=[W_in, b_in, W_out, b_out])
-    counts = torch.bincount(owners, minlength=taxonomy.n_categories).tolist()
+    counts = torch.bincount(owners, minlength=n).tolist()
     scale = float(streams.norm(dim=1).mean())
     shared, hidden_bias = W_in.detach().cpu(), b_in.detach().cpu()
     return ScaledVectors(
@@ -210,20 +184,6 @@ def fit_scaled(
             Coefficient(W_in=shared, b_in=hidden_bias, w_out=w_out, b_out=out)
             for w_out, out in zip(W_out.detach().cpu(), b_out.detach().cpu(), strict=True)
         ),
-    )
-
-
-def _start(d_model: int, d_hidden: int, n_categories: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Weights uniform in +-1/sqrt(width in), as `torch.nn.Linear` starts; biases at 0."""
-
-    def uniform(*shape: int, width: int) -> Tensor:
-        return (2 * torch.rand(*shape, generator=generator) - 1) / width**0.5
-
-    return (
-        uniform(d_model, d_hidden, width=d_model),
-        torch.zeros(d_hidden),
-        uniform(n_categories, d_hidden, width=d_hidden),
-        torch.zeros(n_categories),
     )
 
 
@@ -255,17 +215,9 @@ def fit_published(
     cut = parts(read.segments.segments["problem_id"].to_list(), child_seed(seed, "parts"))
     sae = ClusteringSae(k=min(N_SCORES, settings.n_categories))
     taxonomy = fit(read.segments, cut, settings.n_categories, sae, seed=child_seed(seed, "taxonomy")).taxonomy
+    below, constant = Site(layer, "resid_pre"), child_seed(seed, "constant")
     on_all_tokens, on_disagreements = (
-        fit_constant(
-            pair.base,
-            Site(layer, "resid_pre"),
-            read,
-            taxonomy,
-            fitted_on,
-            settings,
-            seed=child_seed(seed, "constant"),
-        )
-        for fitted_on in FittedOn
+        fit_constant(pair.base, below, read, taxonomy, fitted_on, settings, seed=constant) for fitted_on in FittedOn
     )
     return PublishedHybrids(
         taxonomy=taxonomy,

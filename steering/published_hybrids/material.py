@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from lab.models.load import ModelPair
 from lab.records.errors import VectorError
-from lab.scoring.scores import Row, Texts, completion_logits, pieces
+from lab.scoring.scores import Row, completion_logits, pieces
 from lab.tasks.problem import Problem, problem_table
 from probes.capture.capture import capture
 from probes.capture.site import Site, texts
@@ -50,24 +50,11 @@ class Material:
         return self.rows[text].context + self.rows[text].completion
 
 
-class _Read(NamedTuple):
-    """One text as both models read it."""
-
-    surprise: Float[Tensor, " completion"]
-    differs: Int[Tensor, " disagreement"]
-    """Places in the completion."""
-    stream: Float[Tensor, "pos d_model"]
-
-
 @torch.no_grad()
 def material(
     pair: ModelPair, traces: pl.DataFrame, problems: Mapping[str, Problem], rule: Rule, site: Site
 ) -> Material:
-    """Reads a `TRACES` table of the tuned model once by either model; `rule` cuts it into segments.
-
-    Raises VectorError for no trace, StorageError where there is no segment or a problem is absent, SiteError for a
-    layer out of range.
-    """
+    """Reads the tuned model's `TRACES` once by either model, cut into segments by `rule`; raises as `fit_published`."""
     if traces.is_empty():
         raise VectorError("no trace of the tuned model to fit published hybrids on: draw some")
     table = texts(pair.base, traces, problem_table(problems.values()))
@@ -78,13 +65,19 @@ def material(
     surprise = np.zeros(len(found))
     moments: dict[int, tuple[Int[Tensor, " disagreement"], Float[Tensor, "disagreement d_model"]]] = {}
     for chosen, piece in pieces(pair.base, rows):
-        for index, read in zip(chosen, _read(pair, piece, site), strict=True):
-            n_prompt = len(rows[index].context)
+        logits = completion_logits(pair.base, piece).float()
+        streams = capture(pair.tuned, piece.tokens, piece.mask, [site])[site].float()
+        for index, own, padded, mask in zip(chosen, logits, streams, piece.mask, strict=True):
+            n_prompt, completion = len(rows[index].context), rows[index].completion
+            ahead = own[-len(completion) :]
+            written = torch.tensor(completion, device=ahead.device)
+            surprises = torch.nn.functional.cross_entropy(ahead, written, reduction="none").cpu()
+            stream = padded[mask].cpu()
             for number, first, last in spans.get(index, ()):
-                means[number] = read.stream[first : last + 1].mean(dim=0)
-                surprise[number] = float(read.surprise[first - n_prompt : last + 1 - n_prompt].mean())
-            places = n_prompt + read.differs
-            moments[index] = places, read.stream[places - 1]
+                means[number] = stream[first : last + 1].mean(dim=0)
+                surprise[number] = float(surprises[first - n_prompt : last + 1 - n_prompt].mean())
+            places = n_prompt + (ahead.argmax(dim=-1) != written).nonzero()[:, 0].cpu()
+            moments[index] = places, stream[places - 1]
     return Material(
         rows=tuple(rows),
         segments=SegmentMeans(
@@ -94,23 +87,6 @@ def material(
         disagreements=tuple(Moment(text, place) for text in range(len(rows)) for place in moments[text][0].tolist()),
         streams=torch.cat([moments[text][1] for text in range(len(rows))]),
     )
-
-
-def _read(pair: ModelPair, piece: Texts, site: Site) -> list[_Read]:
-    logits = completion_logits(pair.base, piece).float()
-    streams = capture(pair.tuned, piece.tokens, piece.mask, [site])[site].float()
-    found = []
-    for row, own, stream, mask in zip(piece.rows, logits, streams, piece.mask, strict=True):
-        ahead = own[-len(row.completion) :]
-        written = torch.tensor(row.completion, device=ahead.device)
-        found.append(
-            _Read(
-                surprise=torch.nn.functional.cross_entropy(ahead, written, reduction="none").cpu(),
-                differs=(ahead.argmax(dim=-1) != written).nonzero()[:, 0].cpu(),
-                stream=stream[mask].cpu(),
-            )
-        )
-    return found
 
 
 LEAST_GAIN = 1e-3
@@ -134,6 +110,43 @@ class Descent:
     """Of the vectors at the start, in units of the mean residual norm divided by the square root of d_model."""
     patience: int
     """Epochs without a better training loss, after which it ends."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishedSettings:
+    """How much each fit sees, and how long: what small models need on a CPU, with the published sizes behind it."""
+
+    depth: float = 0.375
+    """Block that the vectors act at, as a share of all; published: 10 of 28, 12 of 32, 18 of 48, 24 of 64."""
+    n_categories: int = 6
+    """Published: 5 to 50, chosen by a language model's marks."""
+    n_traces: int = 128
+    """Traces that the bias is fitted on, at most; published: 2048."""
+    n_segments: int = 48
+    """Segments that a category's vector is fitted on, at most; published: 2048."""
+    n_disagreements: int = 2048
+    """Positions that P2 is fitted on, at most; published: 64 in each of 9800 traces."""
+    d_hidden: int = 64
+    """Of the coefficient network; published: 512."""
+    bias: Descent = field(default_factory=lambda: Descent(n_epochs=10, batch_size=16, learning_rate=0.1, patience=10))
+    """Published: 50 epochs in batches of 1 to 4, rate 1e-2, patience 10."""
+    categories: Descent = field(
+        default_factory=lambda: Descent(n_epochs=10, batch_size=16, learning_rate=0.1, patience=10)
+    )
+    """As for the bias."""
+    scaled: Descent = field(default_factory=lambda: Descent(n_epochs=10, batch_size=64, learning_rate=0.1, patience=5))
+    """Of vectors and coefficients together; published: 10 epochs, rate 1e-2, patience 5."""
+
+    def __post_init__(self) -> None:
+        names = ("n_categories", "n_traces", "n_segments", "n_disagreements", "d_hidden")
+        if low := {name: count for name in names if (count := getattr(self, name)) < 1}:
+            raise VectorError(f"{', '.join(f'{name} = {count}' for name, count in low.items())}: want at least 1")
+        if not 0 <= self.depth < 1:
+            raise VectorError(f"a depth of {self.depth:g}: want a share of the blocks, from 0 to below 1")
+
+    def layer(self, n_layers: int) -> int:
+        """The block that the vectors act at, in a network of `n_layers`."""
+        return min(round(self.depth * n_layers), n_layers - 1)
 
 
 @torch.enable_grad()

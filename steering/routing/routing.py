@@ -1,4 +1,7 @@
-"""fit_routing: every fitted way to say when and with which vector the base model is steered."""
+"""fit_routing: every fitted way to say when and with which vector the base model is steered; its files.
+
+When: a probe of the base model's stream, a bound on its entropy, a schedule. With which vector: that of a category.
+"""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -32,6 +35,7 @@ from steering.fits.fit import Disagreements
 from steering.fits.gradient import GradientFit
 from steering.hybrid.routers import EntropyAbove, LinearProbe, Scheduled
 from steering.routing.category_vectors import (
+    KEYS,
     CategoryVectors,
     Moments,
     fit_category_vectors,
@@ -115,6 +119,9 @@ def fit_probe(
     At most `max_tokens` moments are read, drawn at random. Raises VectorError where fewer than two problems have a
     disagreement, or where every token of a half is one; SiteError for a layer out of range.
     """
+    # Here, since it is slow to import and settings of a study need only what it is called with.
+    from sklearn.linear_model import LogisticRegression
+
     if len(when.texts) > max_tokens:
         drawn = numpy_generator(seed, "tokens").permutation(len(when.texts))[:max_tokens]
         when = when.of(np.isin(np.arange(len(when.texts)), drawn))
@@ -126,12 +133,27 @@ def fit_probe(
                 "want other traces, or a router that is always open"
             )
     streams = streams_before(model, site, when.rows, when.texts, when.positions).double().numpy()
-    weight, bias = _regression(streams[~judged], when.decided[~judged])
+    seen, unseen = streams[~judged], when.of(judged)
+    mean, spread = seen.mean(axis=0), seen.std(axis=0)
+    scale = np.where(spread > 0, spread, 1.0)
+    regression = LogisticRegression(max_iter=MAX_ITER).fit((seen - mean) / scale, when.decided[~judged])
+    # On the stream as it is, not standardised.
+    weight = regression.coef_[0] / scale
+    bias = float(np.ravel(regression.intercept_)[0] - weight @ mean)
     scores = streams[judged] @ weight + bias
-    unseen = when.of(judged)
     cut = threshold(scores, int(unseen.decided.sum()))
-    probe = LinearProbe(site, torch.from_numpy(weight).float(), bias - cut)
-    return FittedProbe(probe, _quality(scores, scores > cut, unseen, seed, n_boot))
+    opened, problems = scores > cut, np.unique(unseen.problems, return_inverse=True)[1]
+    n_problems = int(problems.max()) + 1
+    weights = resamples(n_problems, n_boot, numpy_generator(seed, "resamples"))
+    quality = ProbeQuality(
+        auroc=auroc_interval(scores, unseen.decided, problems, weights),
+        decided_share=unseen.decided_share,
+        opened_share=float(opened.mean()),
+        caught_share=float(opened[unseen.decided].mean()),
+        n_tokens=len(scores),
+        n_problems=n_problems,
+    )
+    return FittedProbe(LinearProbe(site, torch.from_numpy(weight).float(), bias - cut), quality)
 
 
 def _held_out(when: Moments, seed: int) -> Bool[np.ndarray, " moment"]:
@@ -150,41 +172,8 @@ def _held_out(when: Moments, seed: int) -> Bool[np.ndarray, " moment"]:
     return np.isin(problems, held_out)
 
 
-def _regression(
-    streams: Float[np.ndarray, "token d_model"], decided: Bool[np.ndarray, " token"]
-) -> tuple[Float[np.ndarray, " d_model"], float]:
-    """Weight and bias on the stream as it is, of a regression on the standardised one."""
-    # Here, since it is slow to import and settings of a study need only what it is called with.
-    from sklearn.linear_model import LogisticRegression
-
-    mean, spread = streams.mean(axis=0), streams.std(axis=0)
-    scale = np.where(spread > 0, spread, 1.0)
-    regression = LogisticRegression(max_iter=MAX_ITER).fit((streams - mean) / scale, decided)
-    weight = regression.coef_[0] / scale
-    return weight, float(np.ravel(regression.intercept_)[0] - weight @ mean)
-
-
-def _quality(
-    scores: Float[np.ndarray, " token"], opened: Bool[np.ndarray, " token"], unseen: Moments, seed: int, n_boot: int
-) -> ProbeQuality:
-    problems = np.unique(unseen.problems, return_inverse=True)[1]
-    n_problems = int(problems.max()) + 1
-    weights = resamples(n_problems, n_boot, numpy_generator(seed, "resamples"))
-    return ProbeQuality(
-        auroc=auroc_interval(scores, unseen.decided, problems, weights),
-        decided_share=unseen.decided_share,
-        opened_share=float(opened.mean()),
-        caught_share=float(opened[unseen.decided].mean()),
-        n_tokens=len(scores),
-        n_problems=n_problems,
-    )
-
-
 def fit_entropy(model: Model, traces: pl.DataFrame, problems: Mapping[str, Problem], open_share: float) -> EntropyAbove:
-    """A router that opens at `open_share` of the tokens of `traces`, `TRACES` rows of the model's own, or near it.
-
-    Raises VectorError for a share outside 0 to 1.
-    """
+    """A router open at about `open_share`, from 0 to 1 else VectorError, of the tokens of the model's own `traces`."""
     if not 0 <= open_share <= 1:
         raise VectorError(f"a router that opens at a share of {open_share} of all tokens: want a number from 0 to 1")
     found = entropies(model, traces, problems)
@@ -241,14 +230,6 @@ class Routing:
     """Its categories are read off the tuned model's stream."""
 
 
-class _Decided(NamedTuple):
-    """Disagreements as places in texts and as input of a fit, in the same order."""
-
-    texts: Int[np.ndarray, " disagreement"]
-    positions: Int[np.ndarray, " disagreement"]
-    examples: Disagreements
-
-
 def fit_routing(
     pair: ModelPair,
     site: Site,
@@ -273,7 +254,17 @@ def fit_routing(
     """
     when = moments(pair.base, by_tuned, disagreements, problems)
     probe, quality = fit_probe(pair.base, site, when, seed=child_seed(seed, "probe"))
-    decided = _decided(pair.base, by_tuned, when, disagreements, settings.max_disagreements, seed)
+    if disagreements.height > settings.max_disagreements:
+        generator = numpy_generator(seed, "decisions")
+        drawn = generator.choice(disagreements.height, settings.max_disagreements, replace=False)
+        disagreements = disagreements[np.sort(drawn)]
+    owners = by_tuned.select(KEYS).with_row_index("text")
+    found = disagreements.join(owners, on=KEYS, how="left", maintain_order="left")
+    texts, positions = (found[name].to_numpy().astype(np.int64) for name in ("text", "position"))
+    rows = [when.rows[text] for text in texts]
+    prefixes = [row.context + row.completion[:place] for row, place in zip(rows, positions.tolist(), strict=True)]
+    targets = torch.tensor(disagreements["tuned_token"].to_list(), dtype=torch.long, device=pair.base.device)
+    examples = Disagreements(*left_padded(pair.base, prefixes), targets)
 
     def side(reader: Literal["base", "tuned"], model: Model) -> CategoryVectors:
         taxonomy = moment_taxonomy(
@@ -284,8 +275,8 @@ def fit_routing(
             site,
             taxonomy,
             reader,
-            streams_before(model, site, when.rows, decided.texts, decided.positions),
-            decided.examples,
+            streams_before(model, site, when.rows, texts, positions),
+            examples,
             settings.vectors,
             min_disagreements=settings.min_disagreements,
             seed=child_seed(seed, "vectors"),
@@ -301,24 +292,6 @@ def fit_routing(
     )
 
 
-def _decided(
-    base: Model, traces: pl.DataFrame, when: Moments, disagreements: pl.DataFrame, most: int, seed: int
-) -> _Decided:
-    """At most `most` of the disagreements."""
-    if disagreements.height > most:
-        drawn = numpy_generator(seed, "decisions").choice(disagreements.height, most, replace=False)
-        disagreements = disagreements[np.sort(drawn)]
-    keys = ["problem_id", "sample_index"]
-    found = disagreements.join(traces.select(keys).with_row_index("text"), on=keys, how="left", maintain_order="left")
-    texts, positions = (found[name].to_numpy().astype(np.int64) for name in ("text", "position"))
-    prefixes = [
-        when.rows[text].context + when.rows[text].completion[:position]
-        for text, position in zip(texts.tolist(), positions.tolist(), strict=True)
-    ]
-    targets = torch.tensor(disagreements["tuned_token"].to_list(), dtype=torch.long, device=base.device)
-    return _Decided(texts, positions, Disagreements(*left_padded(base, prefixes), targets))
-
-
 FORMAT = "elicitation-lab.routing.1"
 NAME = "routing.json"
 PROBE = "probe.safetensors"
@@ -332,9 +305,9 @@ def save_routing(directory: Path, routing: Routing, made_by: Provenance, *, fitt
     with replacing(directory / PROBE) as path:
         save_file({"weight": routing.probe.weight.contiguous()}, path, metadata={"provenance": made_by.to_json()})
     for found in (routing.base_side, routing.tuned_side):
-        save_taxonomy(_taxonomy_path(directory, found.reader), found.taxonomy, made_by)
+        save_taxonomy(_path(directory, found.reader, "taxonomy"), found.taxonomy, made_by)
         for index, vector in enumerate(found.vectors):
-            save_vector(_vector_path(directory, found.reader, index), vector, made_by, fitted_on=fitted_on)
+            save_vector(_path(directory, found.reader, f"vector-{index}"), vector, made_by, fitted_on=fitted_on)
     described = {
         "format": FORMAT,
         "provenance": made_by,
@@ -369,17 +342,11 @@ def load_routing(directory: Path) -> Routing:
 
 
 def _side(directory: Path, reader: Literal["base", "tuned"], n_disagreements: list[int]) -> CategoryVectors:
-    return CategoryVectors(
-        taxonomy=load_taxonomy(_taxonomy_path(directory, reader)),
-        reader=reader,
-        vectors=tuple(load_vector(_vector_path(directory, reader, index)) for index in range(len(n_disagreements))),
-        n_disagreements=tuple(n_disagreements),
-    )
+    files = [_path(directory, reader, f"vector-{index}") for index in range(len(n_disagreements))]
+    taxonomy = load_taxonomy(_path(directory, reader, "taxonomy"))
+    vectors = tuple(map(load_vector, files))
+    return CategoryVectors(taxonomy=taxonomy, reader=reader, vectors=vectors, n_disagreements=tuple(n_disagreements))
 
 
-def _taxonomy_path(directory: Path, reader: str) -> Path:
-    return directory / f"{reader}-taxonomy.safetensors"
-
-
-def _vector_path(directory: Path, reader: str, category: int) -> Path:
-    return directory / f"{reader}-vector-{category}.safetensors"
+def _path(directory: Path, reader: str, part: str) -> Path:
+    return directory / f"{reader}-{part}.safetensors"

@@ -10,8 +10,7 @@ import torch
 from lab.models.tiny import tiny_model
 from lab.records.errors import EstimateError, ModelError, SiteError
 from probes.attribution.contrast import CONTRASTS
-from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation, attribute
-from probes.attribution.feature_effects import completeness
+from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation, attribute, completeness
 from probes.capture.site import Site, hook_site
 
 from .conftest import MadeSae, no_gradient_is_left

@@ -1,5 +1,8 @@
 """Means over texts, their intervals, completeness and agreement, against slow and independent ways to find them."""
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -10,16 +13,19 @@ from scipy.stats import spearmanr
 from lab.metrics.bootstrap import percentile_interval, resampled_means, resamples
 from lab.records.errors import EstimateError
 from probes.attribution.contrast import CONTRASTS
-from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation
-from probes.attribution.feature_effects import (
+from probes.attribution.effects import (
+    Ablation,
+    Gradient,
+    Integrated,
+    JointAblation,
     completeness,
-    feature_agreement,
     feature_effects,
-    place_agreement,
     problem_sums,
 )
 from probes.tables import EFFECTS, TEXT_EFFECTS
 
+AGREEMENT = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "agreement.py"))
+FEATURES, PLACES = AGREEMENT["feature_agreement"], AGREEMENT["place_agreement"]
 OWNERS = ["b", "a", "a", "c", "d", "b", "e", "f"]
 
 
@@ -110,7 +116,7 @@ def test_a_problem_of_several_texts_is_drawn_with_all_of_them():
 
 @pytest.mark.parametrize("chunk", [5, 2**20])
 def test_a_table_read_in_parts_has_the_sums_of_one_in_memory_to_the_last_bit(chunk, monkeypatch, tmp_path):
-    monkeypatch.setattr("probes.attribution.feature_effects.CHUNK", chunk)
+    monkeypatch.setattr("probes.attribution.effects.CHUNK", chunk)
     effects = made_effects(4, noise=1e-6)
     for first in range(0, len(effects), 40):
         effects[first : first + 40].write_parquet(tmp_path / f"{first:05d}.parquet")
@@ -150,8 +156,8 @@ def test_effects_of_other_contrasts_or_weights_of_other_problems_are_refused():
     effects = made_effects(1)
     for refused in (
         lambda: feature_effects(effects, contrasts(), Gradient(), weights(5)),
-        lambda: feature_agreement(effects, effects, contrasts(), weights(5)),
-        lambda: place_agreement(effects, effects, contrasts(), weights(5)),
+        lambda: FEATURES(effects, effects, contrasts(), weights(5)),
+        lambda: PLACES(effects, effects, contrasts(), weights(5)),
     ):
         with pytest.raises(EstimateError, match="contrasts of 6 problems came with weights for 5"):
             refused()
@@ -191,7 +197,7 @@ def test_agreement_is_scipys_rank_correlation_in_every_resample(seed, noise):
     # Ties, as zeros make them.
     one, other = (table.with_columns(pl.col("effect").round(0)) for table in (one, other))
     drawn = weights(n_boot=100)
-    for agreement, values in ((place_agreement, lambda table: table["effect"]), (feature_agreement, by_feature)):
+    for agreement, values in ((PLACES, lambda table: table["effect"]), (FEATURES, by_feature)):
         found = agreement(one, other, contrasts(), drawn)
         replicates = np.array(
             [spearmanr(values(repeated(one, counts)), values(repeated(other, counts)))[0] for counts in drawn]
@@ -204,7 +210,7 @@ def test_agreement_is_scipys_rank_correlation_in_every_resample(seed, noise):
 def test_a_method_agrees_with_itself_and_disagrees_with_its_negative():
     one, drawn = made_effects(2), weights()
     other = one.with_columns(-pl.col("effect"))
-    for agreement in (feature_agreement, place_agreement):
+    for agreement in (FEATURES, PLACES):
         assert agreement(one, one, contrasts(), drawn).value == pytest.approx(1)
         assert agreement(one, other, contrasts(), drawn).value == pytest.approx(-1)
 
@@ -214,11 +220,11 @@ def test_methods_with_other_entries_cannot_agree():
     joint = one.group_by("text", "problem_id", "feature").agg(pl.col("activation", "effect").sum())
     joint = joint.with_columns(pl.lit(None, dtype=pl.Int32).alias("position")).select(list(EFFECTS.dtypes))
     with pytest.raises(EstimateError, match="want two methods on the same SAE and contrasts, both with positions"):
-        place_agreement(one, joint, contrasts(), drawn)
-    assert feature_agreement(one, joint, contrasts(), drawn).value == pytest.approx(1)
+        PLACES(one, joint, contrasts(), drawn)
+    assert FEATURES(one, joint, contrasts(), drawn).value == pytest.approx(1)
     with pytest.raises(EstimateError, match="want two methods on the same SAE and contrasts"):
-        feature_agreement(one, one.filter(pl.col("feature") != 2), contrasts(), drawn)
+        FEATURES(one, one.filter(pl.col("feature") != 2), contrasts(), drawn)
     with pytest.raises(EstimateError, match="1 active features cannot be ranked"):
-        feature_agreement(*[one.filter(pl.col("feature") == 2)] * 2, contrasts(), drawn)
+        FEATURES(*[one.filter(pl.col("feature") == 2)] * 2, contrasts(), drawn)
     with pytest.raises(EstimateError, match="2 effects cannot be ranked"):
-        place_agreement(one.head(2), one.head(2), contrasts(), drawn)
+        PLACES(one.head(2), one.head(2), contrasts(), drawn)

@@ -11,7 +11,7 @@ from probes.capture.capture import capture
 from probes.capture.site import CompletionTokens, SentenceEnds, Site
 from probes.taxonomy import segments as module
 from probes.taxonomy.segments import Steps, segment_means, segment_rows, segments
-from probes.taxonomy.survey import LastToken, TokenBefore, spans_read
+from probes.taxonomy.survey import last_token, token_before
 
 from .conftest import PROBLEMS, SITES, made_texts
 
@@ -32,9 +32,9 @@ def read_one_by_one(model, site: Site, found: pl.DataFrame) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("site", SITES, ids=str)
-@pytest.mark.parametrize("reading", [None, LastToken(), TokenBefore()], ids=str)
+@pytest.mark.parametrize("reading", [None, last_token, token_before])
 def test_means_are_those_of_the_texts_read_one_by_one(model, store, found, site, reading):
-    wanted = found if reading is None else spans_read(reading, found)
+    wanted = found if reading is None else reading(found)
     means = segment_means(store, wanted, site)
     assert (means.model, means.model_digest, means.site) == (model.name, model.digest, site)
     torch.testing.assert_close(means.means, read_one_by_one(model, site, wanted), rtol=1e-4, atol=1e-5)
@@ -62,7 +62,7 @@ def test_one_shard_is_read_at_a_time_and_only_where_there_is_a_segment(store, fo
     monkeypatch.setattr(module, "read_rows", counted)
     parts = segment_rows(store, found, SITES[0])
     assert read == []
-    assert len(next(parts).rows) <= store.plan.most_rows
+    assert len(next(parts)[1]) <= store.plan.most_rows
     assert read == [0]
     read.clear()
     segment_means(store, found.filter(pl.col("text") == 0), SITES[0])
@@ -79,7 +79,7 @@ def test_a_store_of_completions_cannot_give_the_token_before(filled, found):
     completions = filled(CompletionTokens())
     segment_means(completions, found, SITES[0])
     with pytest.raises(StorageError, match="lacks token 6 of text 0"):
-        segment_means(completions, spans_read(TokenBefore(), found), SITES[0])
+        segment_means(completions, token_before(found), SITES[0])
 
 
 def test_segments_of_texts_that_the_store_has_not_are_refused(store, found):

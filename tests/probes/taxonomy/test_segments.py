@@ -9,7 +9,7 @@ from lab.models.tiny import EOS
 from lab.records.errors import SiteError, StorageError
 from lab.tasks.chain import CHAIN_STEPS
 from probes.taxonomy.segments import Sentences, Steps, segments
-from probes.taxonomy.survey import AnyToken, LastToken, SpanMean, TokenBefore, spans_read
+from probes.taxonomy.survey import any_token, last_token, token_before
 
 from .conftest import CHAINS, PROBLEMS, made_texts
 
@@ -95,8 +95,7 @@ def test_sentence_ends_of_nothing_are_refused(model):
 
 def test_readings_stand_where_they_say(model):
     found = segments(STEPS, model.tokenizer, made_texts())
-    assert spans_read(SpanMean(), found).equals(found)
-    last, before = spans_read(LastToken(), found), spans_read(TokenBefore(), found)
+    last, before = last_token(found), token_before(found)
     assert last["first"].to_list() == last["last"].to_list() == found["last"].to_list()
     assert before["first"].to_list() == before["last"].to_list() == (found["first"] - 1).to_list()
 
@@ -105,13 +104,13 @@ def test_readings_stand_where_they_say(model):
 @settings(max_examples=20)
 def test_any_token_is_one_of_the_segment_and_a_function_of_the_seed(model, seed):
     found = segments(STEPS, model.tokenizer, made_texts())
-    one = spans_read(AnyToken(seed), found)
+    one = any_token(found, seed)
     assert one["first"].equals(one["last"])
     assert ((found["first"] <= one["first"]) & (one["first"] <= found["last"])).all()
-    assert one.equals(spans_read(AnyToken(seed), found))
+    assert one.equals(any_token(found, seed))
 
 
 def test_there_is_no_token_before_the_start_of_a_text(model):
     found = segments(Sentences(), model.tokenizer, made_texts({"<1?": ["One."]}).with_columns(prompt=[]))
     with pytest.raises(StorageError, match="1 segments stand at the start of their text, without a token before"):
-        spans_read(TokenBefore(), found)
+        token_before(found)

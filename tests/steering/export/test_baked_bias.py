@@ -18,8 +18,8 @@ from lab.records.errors import SiteError, StorageError, VectorError
 from lab.records.provenance import provenance
 from probes.capture.site import Site
 from steering.edit import Add, apply
-from steering.export.biases import BAKED_FAMILIES, bake
-from steering.export.vector_file import Origin, facts_of
+from steering.export.biases import BAKED_FAMILIES, BakedBias
+from steering.export.vector_file import HEADER, Origin, facts_of
 from steering.vector import SteeringVector
 
 MADE_BY = provenance("vectors", {}, {}, device="cpu", dtype="float32", seed=7)
@@ -58,6 +58,12 @@ def origin_of(model: Model) -> Origin:
     return Origin(made_by=MADE_BY, fitted_on=facts_of(model))
 
 
+def bake(path, vector: SteeringVector, model: Model, origin: Origin) -> dict[str, float]:
+    """What rounding lost at each site."""
+    BakedBias(model).write(path, vector, origin)
+    return json.loads((path / f"{HEADER}.json").read_text())["rounding"]
+
+
 def steered(model: Model, vector: SteeringVector) -> torch.Tensor:
     with torch.no_grad(), apply(model, Add(vector)):
         return model.network(IDS).logits
@@ -93,16 +99,17 @@ def test_a_vector_before_the_mlp_is_a_bias_of_attention(family, sites, tmp_path)
 def check_baked(family, sites, tmp_path):
     model = tiny_model(family, n_layers=3)
     vector = drawn(model, *sites)
-    baked = bake(tmp_path / "baked", vector, model, origin_of(model))
+    bake(tmp_path / "baked", vector, model, origin_of(model))
     wanted, plain = steered(model, vector), model.network(IDS).logits
     assert (wanted - plain).abs().max() > 0.1
-    torch.testing.assert_close(from_disk(baked.path), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(from_disk(tmp_path / "baked"), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_it_decodes_with_a_cache_as_apply_does(tmp_path):
     model = tiny_model("llama")
     vector = drawn(model, Site(0))
-    baked = AutoModelForCausalLM.from_pretrained(bake(tmp_path / "baked", vector, model, origin_of(model)).path)
+    bake(tmp_path / "baked", vector, model, origin_of(model))
+    baked = AutoModelForCausalLM.from_pretrained(tmp_path / "baked")
     settings = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 256, "attention_mask": torch.ones_like(IDS)}
     with apply(model, Add(vector)):
         wanted = model.network.generate(IDS, **settings)
@@ -199,23 +206,23 @@ def test_in_bf16_the_rounding_is_measured_and_small(family, tmp_path):
     small.network.to(torch.bfloat16)
     model = assemble(small.network, byte_tokenizer(), name="small")
     vector = drawn(model, Site(0))
-    baked = bake(tmp_path / "baked", vector, model, origin_of(model))
+    rounding = bake(tmp_path / "baked", vector, model, origin_of(model))
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "baked")
     assert again.dtype == torch.bfloat16
     # Half a unit in the last of 8 bits; the old biases of GPT-2 and GPT-NeoX are zero here.
-    assert 0 < baked.rounding[Site(0)] <= 2**-8
+    assert 0 < rounding[str(Site(0))] <= 2**-8
     added = {"llama": "model.layers.0.mlp.down_proj", "gpt2": "transformer.h.0.mlp.c_proj"}
     name = added.get(family, "gpt_neox.layers.0.mlp.dense_4h_to_h")
     stored = again.get_submodule(name).bias.detach().float()
     lost = float((stored - vector.directions[Site(0)]).norm() / vector.directions[Site(0)].norm())
-    assert baked.rounding[Site(0)] == pytest.approx(lost, rel=1e-5)
+    assert rounding[str(Site(0))] == pytest.approx(lost, rel=1e-5)
     wanted, plain = steered(model, vector).float(), model.network(IDS).logits.float()
     assert (again(IDS).logits.float() - wanted).norm() < 0.1 * (wanted - plain).norm()
 
 
 def test_in_fp32_a_new_bias_loses_nothing(tmp_path):
     model = tiny_model("llama")
-    assert bake(tmp_path / "baked", drawn(model, Site(0)), model, origin_of(model)).rounding == {Site(0): 0.0}
+    assert bake(tmp_path / "baked", drawn(model, Site(0)), model, origin_of(model)) == {str(Site(0)): 0.0}
 
 
 def test_a_vector_that_does_not_fit_is_refused_before_anything_is_written(tmp_path):

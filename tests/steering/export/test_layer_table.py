@@ -1,5 +1,7 @@
 """Layer tables: the tensor that programs with pickles of their own convert."""
 
+import re
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -7,7 +9,6 @@ from safetensors.torch import load_file, save_file
 from lab.records.errors import VectorError
 from lab.records.provenance import provenance
 from probes.capture.site import Site
-from steering.export import tensors
 from steering.export.tensors import TABLE_HEADER, LayerTable
 from steering.export.vector_file import ModelFacts, Origin
 from steering.vector import SteeringVector
@@ -25,13 +26,13 @@ def test_the_table_has_a_row_for_every_block(tmp_path):
     assert load_file(tmp_path / "x.safetensors")["directions"].tolist() == [[1, 1], [0, 0], [2, 2], [0, 0]]
 
 
-def test_the_documented_line_makes_the_pickle_where_it_is_served(tmp_path, monkeypatch):
+def test_the_documented_lines_make_the_pickle_where_it_is_served(tmp_path, monkeypatch):
     vector = SteeringVector({Site(2): torch.ones(2)}, {Site(2): 1.0}, "")
     LayerTable().write(tmp_path / "x.safetensors", vector, ORIGIN)
-    line = next(line for line in tensors.__doc__.splitlines() if "torch.save" in line)
+    (code,) = re.findall(r"```python\n(.*)```", LayerTable().use(tmp_path / "x.safetensors", ""), flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    exec(line.strip(), {})
-    table = torch.load(tmp_path / "x.pt", weights_only=True)
+    exec(code, {})
+    table = torch.load(tmp_path / "vector.pt", weights_only=True)
     assert table.tolist() == [[0, 0], [0, 0], [1, 1], [0, 0]]
 
 

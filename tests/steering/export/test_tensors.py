@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from lab.records.errors import SiteError, VectorError
 from lab.records.provenance import Provenance, provenance
 from probes.capture.site import Site
+from steering.export.export import import_vector
 from steering.export.tensors import load_vector, read_vector, save_vector
 from steering.export.vector_file import FORMAT, HEADER, ModelFacts
 from steering.vector import SteeringVector
@@ -119,11 +120,11 @@ def test_an_unknown_norm_is_null_so_that_the_header_is_json_for_everyone(path):
 
 
 def test_a_vector_of_another_width_or_beyond_the_layers_is_refused_for_a_model(path):
-    assert load_vector(path, FACTS) == load_vector(path)
+    assert import_vector(path, FACTS).vector == load_vector(path)
     with pytest.raises(VectorError, match="a vector of width 8 does not fit toy, whose d_model is 9"):
-        load_vector(path, dataclasses.replace(FACTS, d_model=9))
+        import_vector(path, dataclasses.replace(FACTS, d_model=9))
     with pytest.raises(SiteError, match=r"blocks\.2\.hook_resid_post is out of range: toy has 2 layers, want 0 to 1"):
-        load_vector(path, dataclasses.replace(FACTS, n_layers=2))
+        import_vector(path, dataclasses.replace(FACTS, n_layers=2))
 
 
 def test_equal_vectors_are_equal_bytes(path, tmp_path):

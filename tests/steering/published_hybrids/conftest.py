@@ -13,8 +13,8 @@ from lab.sampling.trace import Decoding, trace_table
 from lab.tasks.source import Task, open_task, task_source
 from probes.taxonomy.segments import Steps
 from steering.published_hybrids.fit_published import fit_published
-from steering.published_hybrids.material import Descent
-from steering.published_hybrids.published_hybrids import PublishedHybrids, PublishedSettings
+from steering.published_hybrids.material import Descent, PublishedSettings
+from steering.published_hybrids.published_hybrids import PublishedHybrids
 
 QUICK = Descent(n_epochs=12, batch_size=8, learning_rate=0.05, patience=10)
 SCALED = Descent(n_epochs=15, batch_size=8, learning_rate=0.2, patience=10)

@@ -17,8 +17,22 @@ from steering.hybrid.interventions import (
     TunedChooser,
 )
 from steering.hybrid.routers import AtRandom, Disagreement
-from steering.published_hybrids.arms import LISTED, MENDED, N_RANDOM, hybrid_of, published_arms, raw_taxonomy
-from steering.published_hybrids.published_hybrids import DOSES, P1, P2, WINDOWS, FittedOn, Place, Reading, Vectors
+from steering.published_hybrids.arms import (
+    DOSES,
+    LISTED,
+    MENDED,
+    N_RANDOM,
+    P1,
+    P2,
+    WINDOWS,
+    Place,
+    Reading,
+    Vectors,
+    hybrid_of,
+    published_arms,
+    raw_taxonomy,
+)
+from steering.published_hybrids.published_hybrids import FittedOn
 
 INPUT, OUTPUT = Site(1, "resid_pre"), Site(1)
 
@@ -158,7 +172,7 @@ def test_mended_p1_has_every_switch_the_other_way():
 
 
 def test_arms_are_the_listed_recipes_each_control_behind_its_arm_and_one_change_apart(published):
-    arms = published_arms(published, seed=0)
+    arms = list(published_arms(published, seed=0))
     names = [arm.listed.name for arm in arms]
     assert len(set(names)) == len(names) == len({arm.listed.label for arm in arms})
     recipes = {listed.name: listed.recipe for listed in LISTED}

@@ -20,8 +20,8 @@ from steering.published_hybrids.fit_published import (
     fit_scaled,
     segment_examples,
 )
-from steering.published_hybrids.material import Material, Moment, material
-from steering.published_hybrids.published_hybrids import FittedOn, PublishedSettings
+from steering.published_hybrids.material import Material, Moment, PublishedSettings, material
+from steering.published_hybrids.published_hybrids import FittedOn
 
 INPUT, OUTPUT = Site(1, "resid_pre"), Site(1)
 

@@ -11,7 +11,7 @@ from probes.capture.site import TEXTS, AllTokens, Site
 from probes.storage.fill import fill
 from probes.storage.store import plan
 from probes.taxonomy.segments import Sentences, parts, segment_means, segments
-from probes.taxonomy.survey import TokenBefore, spans_read
+from probes.taxonomy.survey import token_before
 from probes.taxonomy.taxonomy import ClusteringSae, KMeans, fit
 from steering.routing.category_vectors import Moments, moment_taxonomy, moments
 from tests.steering.routing.conftest import planted
@@ -37,7 +37,7 @@ def test_it_is_the_fit_of_the_tokens_before_segments_in_a_store(model, when, met
     planned = plan(model, texts, (SITE,), AllTokens(), shard_bytes=10_000)
     store = fill(model, texts, planned, tmp_path / "store", made_by)
     found = segments(RULE, model.tokenizer, texts)
-    read = segment_means(store, spans_read(TokenBefore(), found), SITE)
+    read = segment_means(store, token_before(found), SITE)
     cut = parts(found["problem_id"].to_list(), child_seed(4, "parts"))
     slow = fit(read, cut, 3, method, seed=child_seed(4, "taxonomy")).taxonomy
     fast = moment_taxonomy(model, SITE, when, RULE, 3, method=method, seed=4)
