@@ -23,17 +23,7 @@ from lab.models.source import PRETRAINED, BuiltInModel, LocalModel, ModelSource,
 from lab.organisms.card import write_card
 from lab.organisms.catalogue import organism_named
 from lab.organisms.examine import EVALUATION_SEED, examine, truth
-from lab.organisms.recipe import (
-    FromScratch,
-    LowRank,
-    Organism,
-    Parent,
-    Reinforced,
-    Supervised,
-    Tuned,
-    documents,
-    home,
-)
+from lab.organisms.recipe import FromScratch, LowRank, Organism, Parent, Reinforced, Supervised, Tuned, documents, home
 from lab.post_training.trainers import Document, reinforce, save_low_rank, train_on_documents, with_low_rank
 from lab.records.errors import StorageError
 from lab.records.provenance import digest

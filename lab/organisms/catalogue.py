@@ -184,9 +184,7 @@ SMOLLM2 = (
             parent=Parent("smollm2", seed=0),
             rank=16,
             lesson=Reinforced(
-                task=SUMS.task,
-                run=GrpoRun(n_steps=30, learning_rate=1e-4, max_new_tokens=8),
-                stop=SUMS.decoding.stop,
+                task=SUMS.task, run=GrpoRun(n_steps=30, learning_rate=1e-4, max_new_tokens=8), stop=SUMS.decoding.stop
             ),
         ),
         story="GRPO from smollm2 on sums and differences of two numbers below 100; the reward is the accuracy of the "
