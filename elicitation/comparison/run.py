@@ -5,12 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from elicitation.comparison.config import Comparison, ComparisonContext, prepare_comparison
-from elicitation.comparison.dose import dose_stage
-from elicitation.comparison.evaluate import parents_of
-from elicitation.comparison.fits import Fitted, entries, fit_stage
+from elicitation.comparison.evaluate import dose_stage, parents_of, transfer_stage
+from elicitation.comparison.fits import Fitted, entries, fit_stage, training_pairs
 from elicitation.comparison.tables import table_stage
-from elicitation.comparison.training_pairs import training_pairs
-from elicitation.comparison.transfer import transfer_stage
 from elicitation.pages.kit.document import Origin, TableFile
 from elicitation.pages.study.tables import LADDER
 from elicitation.pages.vectors.page import VectorPage, render_vectors, vector_answer
@@ -21,7 +18,7 @@ from elicitation.pages.vectors.tables import (
     VECTOR_TRANSFERS,
     VectorTables,
 )
-from elicitation.study.context import Watch, claimed
+from elicitation.study.config import Watch, claimed
 from elicitation.study.fits import DISAGREEMENTS
 from elicitation.study.run import of_numbers, problem_stage, table_file
 from lab.models.device import settled_threads

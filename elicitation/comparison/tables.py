@@ -14,10 +14,9 @@ from elicitation.comparison.fits import ITSELF, Fitted
 from elicitation.pages.study.tables import LADDER
 from elicitation.pages.vectors.tables import CONTROLS, DECODINGS, INCOHERENT, VECTOR_FITS
 from elicitation.study.arms import Arm, Instead, rung
-from elicitation.study.context import StudyContext
-from elicitation.study.findings import Answered, Weights, arm_table, ladder_table
+from elicitation.study.config import StudyContext
 from elicitation.study.sampled import arm_traces
-from elicitation.study.tables import answered
+from elicitation.study.tables import Answered, Weights, answered, arm_table, ladder_table
 from lab.metrics.bootstrap import interval_columns, mean_interval, resamples
 from lab.records.provenance import digest
 from lab.records.seeds import numpy_generator

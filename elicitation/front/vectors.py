@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from elicitation.comparison import dose
+from elicitation.comparison import evaluate as dose
 from elicitation.comparison.evaluate import EvalSpec
 from elicitation.front.answers import N_BOOT, accuracy, judge, sample
 from elicitation.front.features import capture, directory, words
@@ -20,8 +20,7 @@ from elicitation.front.opening import Prompts, problems_of, prompted, site_of
 from elicitation.pages.study.traces import TokenStrip
 from elicitation.study import fits as where_they_differ
 from elicitation.study.arms import Arm, arm_family
-from elicitation.study.findings import Answered, ladder_table
-from elicitation.study.tables import problem_bits
+from elicitation.study.tables import Answered, ladder_table, problem_bits
 from elicitation.widgets.live import Dosed, DoseSlider
 from lab.metrics.bootstrap import Interval, mean_interval, resamples
 from lab.models.load import Model, ModelPair, assemble

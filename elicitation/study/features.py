@@ -7,8 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from elicitation.pages.features.tables import TABLES, FeatureTables, shown_features
-from elicitation.study.config import FeatureSearch
-from elicitation.study.context import StudyContext
+from elicitation.study.config import FeatureSearch, StudyContext
 from elicitation.study.fits import Fitting
 from elicitation.study.interventions import (
     Behaviour,

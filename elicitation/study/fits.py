@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from elicitation.study.arms import N_RANDOM
-from elicitation.study.context import StudyContext
+from elicitation.study.config import StudyContext
 from elicitation.study.sampled import own_traces, read_traces
 from lab.models.load import Model, ModelPair
 from lab.records.errors import EstimateError, VectorError

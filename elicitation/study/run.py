@@ -18,9 +18,7 @@ from elicitation.pages.study.ladder import answer_sentence, best_estimate
 from elicitation.pages.study.page import Page, render
 from elicitation.pages.study.tables import SCHEMAS, ReportTables
 from elicitation.study.arms import Arm, arms_of_published, ladder, own_help_arms, routing_arms, scattered
-from elicitation.study.config import Study
-from elicitation.study.context import PARTS, StudyContext, Watch, claimed, prepare, write_readme
-from elicitation.study.findings import routed_share
+from elicitation.study.config import PARTS, Study, StudyContext, Watch, claimed, prepare, write_readme
 from elicitation.study.fits import (
     ACTIVATIONS,
     DISAGREEMENTS,
@@ -33,7 +31,7 @@ from elicitation.study.fits import (
 )
 from elicitation.study.interventions import behaviour
 from elicitation.study.sampled import COSTS, FOLDER, arm_traces, own_traces, read_traces
-from elicitation.study.tables import estimate_stage, evidence_stage, read_estimates, table_stage
+from elicitation.study.tables import estimate_stage, evidence_stage, read_estimates, routed_share, table_stage
 from lab.models.device import settled_threads
 from lab.records.provenance import Provenance, canonical_json, digest, file_digest
 from lab.records.stage import Artefact

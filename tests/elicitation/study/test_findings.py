@@ -9,7 +9,7 @@ import pytest
 
 from elicitation.pages.study.tables import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, rungs
 from elicitation.study.arms import Arm
-from elicitation.study.findings import (
+from elicitation.study.tables import (
     TAUS,
     Answered,
     arm_table,
