@@ -1,4 +1,7 @@
-"""evaluate: how well a model does under edits, problem by problem."""
+"""evaluate: how well a model does under edits, problem by problem.
+
+So are vectors tried: `dose_sweep` at several doses, with the damage elsewhere; `transfer` on other models and skills.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from elicitation.comparison.config import ComparisonContext
@@ -16,8 +19,9 @@ from elicitation.pages.vectors.tables import DOSES, TRANSFERS, VECTOR_DOSES, VEC
 from lab.metrics.bootstrap import difference_interval, interval_columns, mean_interval, resamples
 from lab.models.load import Model
 from lab.records.errors import VectorError
+from lab.records.provenance import Provenance
 from lab.records.seeds import child_seed, numpy_generator
-from lab.records.stage import Artefact, memoised
+from lab.records.stage import Artefact
 from lab.records.tables import Schema, read_table, write_table
 from lab.sampling.sample import sample
 from lab.sampling.trace import Decoding, Trace
@@ -54,6 +58,11 @@ class EvalSpec:
             "seed": self.seed,
         }
 
+    def sample(self, model: Model, *, seed: int) -> list[Trace]:
+        """What `model` answers."""
+        problems = self.task.problems
+        return sample(model, problems, self.n_samples, self.decoding, seed=seed, batch_size=self.batch_size)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class EvalResult:
@@ -71,14 +80,10 @@ def evaluate(model: Model, edits: Sequence[Add], eval_spec: EvalSpec) -> EvalRes
     """Samples completions under all of `edits`, and judges them. Raises as `apply` and `sample` do."""
     task, n = eval_spec.task, eval_spec.n_samples
     with apply(model, *edits):
-        traces = sample(
-            model, task.problems, n, eval_spec.decoding, seed=eval_spec.seed, batch_size=eval_spec.batch_size
-        )
-    problems = [problem for problem in task.problems for _ in range(n)]
-    verdicts = [task.verify(problem, trace.text) for problem, trace in zip(problems, traces, strict=True)]
-    coherent = [
-        is_coherent(task, problem, trace.text, trace.stop) for problem, trace in zip(problems, traces, strict=True)
-    ]
+        traces = eval_spec.sample(model, seed=eval_spec.seed)
+    answers = list(zip((problem for problem in task.problems for _ in range(n)), traces, strict=True))
+    verdicts = [task.verify(problem, trace.text) for problem, trace in answers]
+    broken = [not is_coherent(task, problem, trace.text, trace.stop) for problem, trace in answers]
 
     def rates(found: list[bool]) -> Float[np.ndarray, " problem"]:
         return np.array(found, dtype=np.float64).reshape(len(task.problems), n).mean(axis=1)
@@ -86,7 +91,7 @@ def evaluate(model: Model, edits: Sequence[Add], eval_spec: EvalSpec) -> EvalRes
     return EvalResult(
         strict=rates([verdict.strict for verdict in verdicts]),
         answer=rates([verdict.answer_correct for verdict in verdicts]),
-        incoherent=rates([not one for one in coherent]),
+        incoherent=rates(broken),
     )
 
 
@@ -104,13 +109,8 @@ def is_coherent(task: Task, problem: Problem, text: str, stop: str) -> bool:
 def spec_of(comparing: ComparisonContext, task: Task) -> EvalSpec:
     """How the arms of a comparison are sampled, for `task`."""
     study = comparing.context.study
-    return EvalSpec(
-        task=task,
-        n_samples=study.n_samples,
-        decoding=study.decoding,
-        seed=child_seed(study.seed, DRAWS),
-        batch_size=study.batch_size,
-    )
+    sizes = {name: getattr(study, name) for name in ("n_samples", "decoding", "batch_size")}
+    return EvalSpec(task=task, seed=child_seed(study.seed, DRAWS), **sizes)
 
 
 def fit_by_fit(
@@ -124,8 +124,7 @@ def fit_by_fit(
     """The stage `name/`: one table of what is measured of every fit that has a vector; whole fits survive a kill."""
     context, parents = comparing.context, {"base": comparing.context.base.digest} | parents_of(fits)
 
-    def compute(work: Path) -> None:
-        made_by = context.made_by(name, config, parents)
+    def compute(work: Path, made_by: Provenance) -> None:
         table, parts = work / f"{name}.parquet", work / "parts"
         paths = {parts / f"{fitted.entry.name}.parquet": fitted for fitted in fits if fitted.vector is not None}
         if not table.exists():
@@ -135,15 +134,14 @@ def fit_by_fit(
                     of_fit = measure(fitted).select(pl.lit(fitted.entry.name).alias("fit"), pl.all())
                     write_table(path, of_fit, schema, made_by)
                 context.watch(name, 1, len(paths))
-            write_table(
-                table, pl.concat([schema.frame([]), *(read_table(path, schema) for path in paths)]), schema, made_by
-            )
+            whole = pl.concat([schema.frame([]), *(read_table(path, schema) for path in paths)])
+            write_table(table, whole, schema, made_by)
         for path in parts.glob("*"):
             path.unlink()
         if parts.exists():
             parts.rmdir()
 
-    return memoised(context.out, name, config, parents, compute)
+    return context.stage(name, config, parents, compute)
 
 
 def parents_of(fits: Sequence[Fitted]) -> dict[str, str]:
@@ -172,46 +170,30 @@ def dose_sweep(
     weights, unrelated_weights = (
         resamples(len(one.task.problems), n_boot, numpy_generator(one.seed, "doses")) for one in (eval_spec, unrelated)
     )
-    own = sample(
-        model,
-        unrelated.task.problems,
-        unrelated.n_samples,
-        unrelated.decoding,
-        seed=child_seed(unrelated.seed, "unrelated"),
-        batch_size=unrelated.batch_size,
-    )
+    own = unrelated.sample(model, seed=child_seed(unrelated.seed, "unrelated"))
     plain = evaluate(model, (), eval_spec)
     rows: list[dict[str, object]] = []
     for dose in doses:
         edit = Add(vector, dose, where)
         steered = evaluate(model, (edit,), eval_spec)
         away = divergences(model, edit, own, unrelated)
-        measured = {
-            name: (getattr(steered, name), getattr(plain, name), weights, (0.0, 1.0))
+        measured = [
+            (name, getattr(steered, name), getattr(plain, name), weights, (0.0, 1.0))
             for name in ("strict", "answer", "incoherent")
-        } | {"kl": (away, np.zeros_like(away), unrelated_weights, (0.0, np.inf))}
-        rows += [
-            {"dose": dose, "relative_dose": relative_dose(vector) * dose, "quantity": name, **summary(*given)}
-            for name, given in measured.items()
         ]
+        measured.append(("kl", away, np.zeros_like(away), unrelated_weights, (0.0, np.inf)))
+        for name, under, without, drawn, bounds in measured:
+            dosed = {"dose": dose, "relative_dose": relative_dose(vector) * dose, "quantity": name}
+            value = interval_columns(mean_interval(under, drawn, bounds=bounds))
+            change = difference_interval(under, without, drawn, bounds=bounds)
+            change = interval_columns(change, "change", "change_")
+            rows.append(dosed | value | change | {"n_problems": len(under)})
     return DOSES.frame(rows)
 
 
 def relative_dose(vector: SteeringVector) -> float:
     """Norm of `vector` as a share of the mean residual norm, at the site where it is largest; NaN where unknown."""
     return float(np.max([vector.norms[site] / vector.residual_norms[site] for site in vector.sites]))
-
-
-def summary(
-    steered: Float[np.ndarray, " problem"],
-    plain: Float[np.ndarray, " problem"],
-    weights: Int[np.ndarray, "boot _problem"],
-    bounds: tuple[float, float],
-) -> dict[str, object]:
-    """The last columns of a `DOSES` row."""
-    value = interval_columns(mean_interval(steered, weights, bounds=bounds))
-    change = difference_interval(steered, plain, weights, bounds=bounds)
-    return value | interval_columns(change, "change", "change_") | {"n_problems": len(steered)}
 
 
 @torch.inference_mode()
@@ -287,8 +269,16 @@ def transfer(
             evaluate(check.model, (Add(control, check.dose, where),), shared(eval_spec, index, len(controls)))
             for index, control in enumerate(controls)
         ]
+        tried = {"check": check.name, "model": check.model.name, "task": eval_spec.task.name, "dose": check.dose}
         for name in ("strict", "answer"):
-            rows.append(described(check, name, plain, steered, against, weights))
+            without, under = getattr(plain, name), getattr(steered, name)
+            control = np.mean([getattr(one, name) for one in against], axis=0)
+            rates = {"plain": without, "steered": under, "control": control}
+            rows.append(
+                {**tried, "quantity": name, **{which: float(rate.mean()) for which, rate in rates.items()}}
+                | interval_columns(difference_interval(under, without, weights), "change", "change_")
+                | interval_columns(difference_interval(under, control, weights), "beyond", "beyond_")
+            )
     return TRANSFERS.frame(rows)
 
 
@@ -299,32 +289,6 @@ def shared(eval_spec: EvalSpec, index: int, n_controls: int) -> EvalSpec:
         n_samples=max(1, eval_spec.n_samples // n_controls),
         seed=child_seed(eval_spec.seed, "control", index),
     )
-
-
-def described(
-    check: Check,
-    quantity: str,
-    plain: EvalResult,
-    steered: EvalResult,
-    against: Sequence[EvalResult],
-    weights: Int[np.ndarray, "boot _problem"],
-) -> dict[str, object]:
-    """A `TRANSFERS` row."""
-    without, under = getattr(plain, quantity), getattr(steered, quantity)
-    control = np.mean([getattr(one, quantity) for one in against], axis=0)
-    change = difference_interval(under, without, weights)
-    beyond = difference_interval(under, control, weights)
-    named = {
-        "check": check.name,
-        "model": check.model.name,
-        "task": check.eval_spec.task.name,
-        "dose": check.dose,
-        "quantity": quantity,
-        "plain": float(without.mean()),
-        "steered": float(under.mean()),
-        "control": float(control.mean()),
-    }
-    return named | interval_columns(change, "change", "change_") | interval_columns(beyond, "beyond", "beyond_")
 
 
 N_CONTROLS = 4

@@ -1,4 +1,7 @@
-"""TrainingPairs: what a fit learns from, as traces of two models and the disagreements in which they differ."""
+"""Fits: those that a comparison makes, each at a place and for a use: training pairs -> a vector and its controls.
+
+`TrainingPairs` are what a fit learns from: traces of two models, and the disagreements in which they differ.
+"""
 
 import json
 import shutil
@@ -18,6 +21,7 @@ from elicitation.comparison.config import ComparisonContext
 from elicitation.study.config import StudyContext
 from elicitation.study.fits import (
     DISAGREEMENTS,
+    MAX_DISAGREEMENTS,
     contexts,
     decision_stage,
     first_token_activations,
@@ -28,9 +32,9 @@ from elicitation.study.sampled import own_traces, read_traces
 from lab.models.load import Model, ModelPair
 from lab.post_training.trainers import Reward
 from lab.records.errors import VectorError
-from lab.records.provenance import digest
+from lab.records.provenance import Provenance, digest
 from lab.records.seeds import child_seed, numpy_generator, torch_generator
-from lab.records.stage import Artefact, memoised
+from lab.records.stage import Artefact
 from lab.records.tables import read_table, write_text
 from lab.sampling.decoder import left_padded
 from lab.scoring.evidence import Control
@@ -49,8 +53,6 @@ from steering.vector import SteeringVector, norm_matched, random_like
 
 ITSELF = "itself"
 """Name of what is no control."""
-MAX_DISAGREEMENTS = 4096
-"""Of these, a fit sees at most so many, drawn at random."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -157,7 +159,7 @@ def decided_pairs(
         negative=negative,
         decided=read_table(decided.path / "disagreements.parquet", DISAGREEMENTS),
         decided_in=positive,
-        problems={problem.id: problem for problem in context.fit_task.problems},
+        problems=context.fit_problems,
         description=description,
         digest=decided.digest,
     )
@@ -325,8 +327,7 @@ def fit_stage(comparing: ComparisonContext, entry: Entry, training_pairs: dict[s
         if comparing.other_fit_task is not None:
             parents["other task"] = digest(comparing.other_fit_task.problems)
 
-    def compute(work: Path) -> None:
-        made_by = context.made_by(f"fits/{entry.name}", config, parents)
+    def compute(work: Path, made_by: Provenance) -> None:
         reasons: dict[str, str] = {}
         vector: SteeringVector | None = None
         for name, make in makers(comparing, entry, training_pairs, work):
@@ -344,7 +345,7 @@ def fit_stage(comparing: ComparisonContext, entry: Entry, training_pairs: dict[s
         for checkpoints in work.glob("steps-*"):
             shutil.rmtree(checkpoints)
 
-    return read_fitted(entry, memoised(context.out / "fits", entry.name, config, parents, compute))
+    return read_fitted(entry, context.stage(f"fits/{entry.name}", config, parents, compute))
 
 
 def makers(

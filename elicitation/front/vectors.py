@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from elicitation.comparison import evaluate as dose
+from elicitation.comparison import evaluate
 from elicitation.comparison.evaluate import EvalSpec
 from elicitation.front.answers import N_BOOT, accuracy, judge, sample
 from elicitation.front.features import capture, directory, words
@@ -230,7 +230,7 @@ def dose_sweep(
         EvalSpec(task=one, n_samples=n, seed=seed, batch_size=1024) for one in (task, unrelated or task)
     )
     sweeps = [
-        dose.dose_sweep(model, vector, doses, asked, elsewhere, where=where, n_boot=N_BOOT).select(
+        evaluate.dose_sweep(model, vector, doses, asked, elsewhere, where=where, n_boot=N_BOOT).select(
             pl.lit(name).alias("vector"), pl.all()
         )
         for name, vector in vectors.items()

@@ -1,4 +1,4 @@
-"""Study: which pair, on which task, with how many samples, and how the vector is found."""
+"""Study: which pair, on which task, with how many samples, and how vectors are found; and the same in memory."""
 
 import fcntl
 import os
@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import TypeAlias
+
+import polars as pl
 
 from elicitation.estimators.estimate import Analysis
 from lab.models.device import DtypeName, resolve_device, resolve_dtype
@@ -15,7 +18,7 @@ from lab.models.source import model_source
 from lab.records.errors import DecodingError, EstimateError, StorageError, TaskError
 from lab.records.provenance import Provenance, canonical_json, provenance
 from lab.records.stage import Artefact, memoised
-from lab.records.tables import write_text
+from lab.records.tables import Schema, write_table, write_text
 from lab.sampling.sample import encode_prompt
 from lab.sampling.trace import Decoding
 from lab.scoring.evidence import ArmKey
@@ -185,7 +188,6 @@ class Study:
         return Analysis(reach=self.reach, top=self.top, n_boot=self.n_boot, seed=self.seed)
 
 
-README = "README.txt"
 PARTS = {
     "report.html": "what was found: begin here",
     "features.html": "what single features do",
@@ -212,7 +214,8 @@ A table (.parquet) says in its own metadata what made it; the page lists all tab
 A folder with a stage.json is finished and never changes: the same command, given again, goes on from what is here.
 To have a part computed again, delete its folder and those that come from it.
 """
-
+Tables: TypeAlias = Mapping[str, tuple[Schema, pl.DataFrame]]
+"""Name of a file -> what is in it."""
 Watch = Callable[[str, int, int], None]
 """Told (stage, items just done, items in all) while a study runs."""
 
@@ -262,6 +265,15 @@ class StudyContext:
             place.parent, place.name, config, parents, lambda work: compute(work, self.made_by(name, config, parents))
         )
 
+    def tables(self, name: str, config: object, parents: Mapping[str, str], compute: Callable[[], Tables]) -> Artefact:
+        """The stage `out/name` of nothing but tables."""
+
+        def write(work: Path, made_by: Provenance) -> None:
+            for file, (schema, table) in compute().items():
+                write_table(work / f"{file}.parquet", table, schema, made_by)
+
+        return self.stage(name, config, parents, write)
+
     def made_by(self, stage: str, config: object, parents: Mapping[str, str]) -> Provenance:
         """Provenance of a file of this study."""
         return provenance(stage, config, parents, device=self.device, dtype=self.dtype, seed=self.study.seed)
@@ -306,32 +318,23 @@ def claimed(out: Path, config: object, kind: str = "study") -> Iterator[None]:
     if out.exists() and not out.is_dir():
         raise StorageError(f"{out} is not a directory: choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    handle = os.open(out, os.O_RDONLY)
+    wanted, marker, handle = canonical_json(config), out / f"{kind}.json", os.open(out, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        claim(out, config, kind)
+        # What a run that was killed while it wrote left behind.
+        for leftover in (path for ending in ("json", "html", "txt") for path in out.glob(f".*.{ending}.*.partial")):
+            leftover.unlink()
+        if not any(out.iterdir()):
+            write_text(marker, wanted)
+        elif not marker.exists():
+            raise StorageError(f"{out} is not empty and holds no {kind}: choose another --out")
+        elif marker.read_text(encoding="utf-8") != wanted:
+            raise StorageError(f"{out} holds a {kind} of another configuration: choose another --out or delete it")
         yield
     except BlockingIOError as error:
         raise StorageError(f"{out} is in use by another run of this {kind}: wait for it, or stop it") from error
     finally:
         os.close(handle)
-
-
-def claim(out: Path, config: object, kind: str) -> None:
-    """Marks `out` as the run's; StorageError where it is another's or holds something else."""
-    wanted = canonical_json(config)
-    marker = out / f"{kind}.json"
-    # What a run that was killed while it wrote left behind.
-    for kind_of_file in ("json", "html", "txt"):
-        for leftover in out.glob(f".*.{kind_of_file}.*.partial"):
-            leftover.unlink()
-    if marker.exists():
-        if marker.read_text(encoding="utf-8") != wanted:
-            raise StorageError(f"{out} holds a {kind} of another configuration: choose another --out or delete it")
-    elif any(out.iterdir()):
-        raise StorageError(f"{out} is not empty and holds no {kind}: choose another --out")
-    else:
-        write_text(marker, wanted)
 
 
 def write_readme(out: Path, title: str, parts: Mapping[str, str], labels: Mapping[str, str]) -> None:
@@ -343,4 +346,4 @@ def write_readme(out: Path, title: str, parts: Mapping[str, str], labels: Mappin
         if name == "traces":
             arms = sorted(path.name for path in (out / name).iterdir() if path.is_dir())
             lines += [f"  {arm:<32}{labels.get(arm, '')}".rstrip() for arm in arms]
-    write_text(out / README, "\n".join(lines) + "\n" + FOOTER)
+    write_text(out / "README.txt", "\n".join(lines) + "\n" + FOOTER)

@@ -1,11 +1,10 @@
-"""Findings: traces and verdicts of all arms -> the tables of the report."""
+"""Tables: the traces of all arms -> verdicts and the tables of the report -> the evidence -> all estimates."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from math import inf, nan
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -26,7 +25,7 @@ from elicitation.pages.study.tables import (
     Family,
 )
 from elicitation.study.arms import Arm, arm_family
-from elicitation.study.config import StudyContext
+from elicitation.study.config import StudyContext, Tables
 from elicitation.study.sampled import old_traces, read_traces, tokens_per_answer
 from lab.metrics.accuracy import (
     Share,
@@ -41,10 +40,9 @@ from lab.metrics.accuracy import (
 )
 from lab.metrics.bootstrap import Interval, difference_interval, interval_columns, ratio_intervals, resamples
 from lab.models.load import Model
-from lab.records.provenance import Provenance
 from lab.records.seeds import numpy_generator
 from lab.records.stage import Artefact
-from lab.records.tables import read_table, write_table
+from lab.records.tables import Schema, read_table
 from lab.sampling.trace import ROUTES, VERDICTS, verdict_table
 from lab.scoring.evidence import ARMS, PROCESS, RANKS, SCORES, ArmKey, Evidence, Role
 from lab.scoring.scores import process, scores
@@ -132,11 +130,6 @@ def spread(name: str, found: Interval | Share) -> dict[str, object]:
     return interval_columns(found, name, f"{name}_")
 
 
-def arm_table(arms: Sequence[Answered]) -> pl.DataFrame:
-    """`ARMS`: what each arm is called, and what it is there for."""
-    return ARMS.frame([one.arm.row for one in arms])
-
-
 def ladder_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
     """`LADDER`: every arm under both measures; the first arm is the base, the last the tuned model."""
     base, tuned = arms[0], arms[-1]
@@ -171,15 +164,12 @@ def ladder_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
 
 def published_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
     """`PUBLISHED`: every arm of a published method between the two models decoded greedily; without those no row."""
-    ends = {
-        one.arm.role: one.rates("strict") for one in arms if one.arm.key.decoding == "greedy" and not one.arm.control
-    }
-    mine = [one for one in arms if one.family == "published"]
-    if not mine or not {Role.BASE, Role.TUNED} <= ends.keys():
+    rates_of = {one.arm.key: one.rates("strict") for one in arms}
+    base, tuned = (rates_of.get(ArmKey(role, "greedy")) for role in (Role.BASE, Role.TUNED))
+    if base is None or tuned is None:
         return PUBLISHED.frame([])
-    base, tuned = ends[Role.BASE], ends[Role.TUNED]
     rows: list[dict[str, object]] = []
-    for one in mine:
+    for one in (one for one in arms if one.family == "published"):
         rates, switched = one.rates("strict"), one.arm.label.split(", ", maxsplit=1)[1]
         share = elicited_share(rates, base, tuned, weights)
         rows.append(
@@ -199,40 +189,22 @@ def published_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
     return PUBLISHED.frame(rows)
 
 
-def pass_at_k_table(arms: Sequence[Answered], ks: Sequence[int], weights: Weights) -> pl.DataFrame:
-    """`PASS_AT_K` of the arms that were sampled often enough."""
-    return PASS_AT_K.frame(
-        [
-            one.arm.named | {"measure": measure, "k": k} | interval_columns(interval)
-            for measure, one in product(MEASURES, arms)
-            for k, interval in pass_at_k_curve(one.accepted(measure), ks, weights).items()
-        ]
-    )
-
-
-def cover_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
-    """`COVER` of the same arms."""
-    return COVER.frame(
-        [
-            one.arm.named | {"measure": measure, "tau": tau} | interval_columns(interval)
-            for measure, one in product(MEASURES, arms)
-            for tau, interval in cover_curve(one.rates(measure), TAUS, weights).items()
-        ]
-    )
-
-
-def family_table(arms: Sequence[Answered], problems: Sequence[Problem], weights: Weights) -> pl.DataFrame:
-    """`FAMILIES` of the given arms."""
+def curve_tables(
+    arms: Sequence[Answered], problems: Sequence[Problem], ks: Sequence[int], weights: Weights
+) -> dict[str, pl.DataFrame]:
+    """`PASS_AT_K`, `COVER` and `FAMILIES` of the arms, under both measures."""
     families = [problem.family for problem in problems]
-    return FAMILIES.frame(
-        [
-            one.arm.named
-            | {"measure": measure, "family": family, "n_problems": families.count(family)}
-            | interval_columns(interval)
-            for measure, one in product(MEASURES, arms)
-            for family, interval in accuracy_by_family(one.accepted(measure), families, weights).items()
-        ]
-    )
+    rows: dict[Schema, list[dict[str, object]]] = {PASS_AT_K: [], COVER: [], FAMILIES: []}
+    for measure, one in product(MEASURES, arms):
+        accepted, common = one.accepted(measure), one.arm.named | {"measure": measure}
+        for k, found in pass_at_k_curve(accepted, ks, weights).items():
+            rows[PASS_AT_K].append(common | {"k": k} | interval_columns(found))
+        for tau, found in cover_curve(one.rates(measure), TAUS, weights).items():
+            rows[COVER].append(common | {"tau": tau} | interval_columns(found))
+        for family, found in accuracy_by_family(accepted, families, weights).items():
+            counted = {"family": family, "n_problems": families.count(family)}
+            rows[FAMILIES].append(common | counted | interval_columns(found))
+    return {schema.name: schema.frame(of) for schema, of in rows.items()}
 
 
 def guess_table(arms: Sequence[Answered], task: Task, weights: Weights) -> pl.DataFrame:
@@ -311,7 +283,7 @@ def table_stage(
     study, problems = context.study, context.task.problems
     config = {"ks": study.ks, "n_boot": study.n_boot, "seed": study.seed}
 
-    def compute(work: Path, made_by: Provenance) -> None:
+    def compute() -> Tables:
         lengths = read_traces(alone[0][1])["tokens"].list.len()
         base_tokens = int(lengths.sum()) / len(lengths)
         families: dict[str, Family] = {arm.name: arm_family(arm) for arm, _ in (*alone, *between)}
@@ -324,21 +296,17 @@ def table_stage(
         own, rest = arms[: len(alone)], arms[len(alone) :]
         rungs = [own[0], *rest, own[1]]
         weights = resamples(len(problems), study.n_boot, numpy_generator(study.seed, "bootstrap"))
-        tables = {
+        found = curve_tables(own, problems, study.ks, weights) | {
             "ladder": ladder_table(rungs, weights),
             "published_hybrids": published_table(rest, weights),
             "guess": guess_table(own, context.task, weights),
-            "pass_at_k": pass_at_k_table(own, study.ks, weights),
-            "cover": cover_table(own, weights),
-            "families": family_table(own, problems, weights),
             "examples": example_table(rungs, problems, partial(piece, context.base), N_EXAMPLES),
         }
-        write_table(work / "verdicts.parquet", pl.concat([one.verdicts for one in arms]), VERDICTS, made_by)
-        write_table(work / "arms.parquet", arm_table(arms), ARMS, made_by)
-        for schema in SCHEMAS:
-            write_table(work / f"{schema.name}.parquet", tables[schema.name], schema, made_by)
+        found["verdicts"] = pl.concat([one.verdicts for one in arms])
+        found["arms"] = ARMS.frame([one.arm.row for one in arms])
+        return {schema.name: (schema, found[schema.name]) for schema in (*SCHEMAS, VERDICTS, ARMS)}
 
-    return context.stage("tables", config, parents, compute)
+    return context.tables("tables", config, parents, compute)
 
 
 def piece(model: Model, token: int) -> str:
@@ -373,7 +341,7 @@ def evidence_stage(context: StudyContext, base: Artefact, tuned: Artefact, table
     parents |= {f"old-{role}": stage.digest for role, stage in old.items()}
     config = {"n_score_samples": context.study.n_score_samples}
 
-    def compute(work: Path, made_by: Provenance) -> None:
+    def compute() -> Tables:
         by_id = {problem.id: problem for problem in context.task.problems}
         # Probabilities are compared at temperature 1; samples of another distribution would bias what rests on them.
         decoding = context.study.decoding
@@ -393,24 +361,21 @@ def evidence_stage(context: StudyContext, base: Artefact, tuned: Artefact, table
             for role, stage in old.items()
             if task is not None
         ]
-        write_table(work / "scores.parquet", scored, SCORES, made_by)
-        write_table(work / "ranks.parquet", pl.concat([read.ranks for read in readings]), RANKS, made_by)
-        write_table(work / "process.parquet", steps, PROCESS, made_by)
-        write_table(work / "old.parquet", pl.concat([VERDICTS.frame([]), *judged]), VERDICTS, made_by)
+        return {
+            "scores": (SCORES, scored),
+            "ranks": (RANKS, pl.concat([read.ranks for read in readings])),
+            "process": (PROCESS, steps),
+            "old": (VERDICTS, pl.concat([VERDICTS.frame([]), *judged])),
+        }
 
-    return context.stage("evidence", config, parents, compute)
+    return context.tables("evidence", config, parents, compute)
 
 
 def read_evidence(evidence: Artefact, tables: Artefact) -> Evidence:
     """The finished stages as one value."""
-    return Evidence(
-        arms=read_table(tables.path / "arms.parquet", ARMS),
-        verdicts=read_table(tables.path / "verdicts.parquet", VERDICTS),
-        scores=read_table(evidence.path / "scores.parquet", SCORES),
-        ranks=read_table(evidence.path / "ranks.parquet", RANKS),
-        process=read_table(evidence.path / "process.parquet", PROCESS),
-        old_verdicts=read_table(evidence.path / "old.parquet", VERDICTS),
-    )
+    schemas = {ARMS: tables, VERDICTS: tables, SCORES: evidence, RANKS: evidence, PROCESS: evidence}
+    found = {each.name: read_table(stage.path / f"{each.name}.parquet", each) for each, stage in schemas.items()}
+    return Evidence(**found, old_verdicts=read_table(evidence.path / "old.parquet", VERDICTS))
 
 
 def estimate_stage(context: StudyContext, evidence: Artefact, tables: Artefact) -> Artefact:
@@ -418,10 +383,10 @@ def estimate_stage(context: StudyContext, evidence: Artefact, tables: Artefact) 
     parents = {"evidence": evidence.digest, "tables": tables.digest}
     analysis = context.study.analysis
 
-    def compute(work: Path, made_by: Provenance) -> None:
-        write_table(work / "estimates.parquet", panel(read_evidence(evidence, tables), analysis), ESTIMATES, made_by)
+    def compute() -> Tables:
+        return {"estimates": (ESTIMATES, panel(read_evidence(evidence, tables), analysis))}
 
-    return context.stage("estimates", analysis, parents, compute)
+    return context.tables("estimates", analysis, parents, compute)
 
 
 def read_estimates(estimates: Artefact) -> pl.DataFrame:
