@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
-from elicitation.estimators.estimate import ESTIMATES
+from elicitation.estimators.estimate import ESTIMATES, UNKNOWN
 from elicitation.estimators.panel import panel
 from elicitation.pages.study.tables import (
     COVER,
@@ -121,7 +121,6 @@ def crossed(
     return Interval(value=float(found.value[0]), low=float(found.low[0]), high=float(found.high[0]), stderr=nan)
 
 
-NOTHING = Interval(value=nan, low=nan, high=nan, stderr=nan)
 ZERO = Interval(value=0.0, low=0.0, high=0.0, stderr=0.0)
 
 
@@ -146,8 +145,8 @@ def ladder_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
             | {"kind": arm.kind, "family": one.family, "order": order, "measure": measure}
             | interval_columns(accuracy(one.accepted(measure), weights), "accuracy")
             | spread("gain", ZERO if one is base else difference_interval(rates, of_base, weights))
-            | spread("share", NOTHING if is_end else share)
-            | spread("over_control", NOTHING if best is None else difference_interval(rates, best, weights))
+            | spread("share", UNKNOWN if is_end else share)
+            | spread("over_control", UNKNOWN if best is None else difference_interval(rates, best, weights))
             | interval_columns(per_token, "bits_per_token", "bits_")
             | spread("bits_per_problem", crossed(one.bits, np.ones_like(one.n_tokens), weights))
             | {
