@@ -14,12 +14,11 @@ from lab.metrics.bootstrap import Interval, percentile_interval, resamples
 from lab.models.load import Model
 from lab.records.errors import StorageError
 from lab.records.seeds import numpy_generator
-from lab.records.tables import read_table
 from lab.scoring.scores import Row, Texts, completion_logits, pieces
-from probes.capture.site import TEXTS, Site, hook_site
+from probes.capture.site import Site, hook_site
 from probes.sae.architecture import is_held_out
 from probes.sae.dictionary import Reconstruction, Sae, require_fit, splice
-from probes.storage.store import TEXTS_FILE, Store, require_model, shuffled
+from probes.storage.store import Store, read_texts, require_model, shuffled
 from probes.tables import SAE_QUALITY
 
 BATCH_SIZE, N_BOOT = 4096, 2000
@@ -132,7 +131,7 @@ def _activations(sae: Sae, store: Store, share: float) -> _Activations:
 
 def _texts(store: Store, share: float, n_texts: int, seed: int) -> pl.DataFrame:
     """Held-out `TEXTS` rows with a completion, as they stand in the store."""
-    texts = read_table(store.path / TEXTS_FILE, TEXTS).filter(pl.col("completion").list.len() > 0)
+    texts = read_texts(store).filter(pl.col("completion").list.len() > 0)
     mine = texts.filter(pl.Series([is_held_out(problem, share) for problem in texts["problem_id"]], dtype=pl.Boolean))
     chosen = numpy_generator(seed, "sae texts").permutation(len(mine))[:n_texts]
     return mine[np.sort(chosen)]
