@@ -80,7 +80,7 @@ def dose_figure(tables: VectorTables, canvas: Canvas) -> go.Figure:
 
 def dosed_labels(tables: VectorTables) -> dict[str, str]:
     """Fit -> its name in human words, of those whose doses were tried."""
-    return {fit: tables.labels.get(str(fit), str(fit)) for fit in tables.doses["fit"].unique(maintain_order=True)}
+    return {fit: tables.labels.get(fit, fit) for fit in tables.doses["fit"].unique(maintain_order=True)}
 
 
 _CHECKS = {
@@ -167,16 +167,12 @@ def fit_table(fits: pl.DataFrame) -> Markup:
         for row in fits.filter(pl.col("control").is_null(), pl.col("site").is_not_null()).iter_rows(named=True)
     ]
     missing = [
-        markup("<li>{}{}: {}</li>", row["label"], _of(row["control"]), row["reason"])
+        markup("<li>{}{}: {}</li>", row["label"], f", control {words(row)}" if row["control"] else "", row["reason"])
         for row in fits.filter(pl.col("reason").is_not_null()).iter_rows(named=True)
     ]
     listed = '<div class="refusals"><p>What could not be fitted:</p><ul>{}</ul></div>'
     table = sheet(("", "Norm", "Norm of the stream", "Relative dose"), rows)
     return table + (markup(listed, joined(missing)) if missing else "")
-
-
-def _of(control: str | None) -> str:
-    return "" if control is None else f", control {CONTROLS.get(control, control)}"
 
 
 def vector_answer(tables: VectorTables, task: str) -> str:
