@@ -107,18 +107,14 @@ def effect_table(tables: VectorTables, decoding: str) -> Markup:
             (
                 markup(name, words(row)),
                 PERCENT.cell(row),
-                _share(row, reasons),
+                reasons.cell(row, WHOLE.cell(row, "share")),
                 POINTS.cell(row, "beyond"),
                 PERCENT.cell(answer),
-                _share(answer, reasons),
+                reasons.cell(answer, WHOLE.cell(answer, "share")),
                 PERCENT.cell(incoherent),
             )
         )
     return sheet(headings, rows) + reasons.notes()
-
-
-def _share(row: Mapping[str, Any], reasons: Reasons) -> str:
-    return WHOLE.cell(row, "share") if row["refusal"] is None else reasons.refused(row["refusal"])
 
 
 def dose_table(tables: VectorTables) -> Markup:
