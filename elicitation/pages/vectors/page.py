@@ -80,7 +80,7 @@ def dose_figure(tables: VectorTables, canvas: Canvas) -> go.Figure:
 
 def dosed_labels(tables: VectorTables) -> dict[str, str]:
     """Fit -> its name in human words, of those whose doses were tried."""
-    return {fit: tables.labels.get(fit, fit) for fit in tables.doses["fit"].unique(maintain_order=True)}
+    return {fit: tables.labels.get(str(fit), str(fit)) for fit in tables.doses["fit"].unique(maintain_order=True)}
 
 
 _CHECKS = {
