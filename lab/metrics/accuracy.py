@@ -39,9 +39,7 @@ def accuracy(verdicts: Bool[np.ndarray, "problem sample"], weights: Int[np.ndarr
 
 
 def accuracy_by_family(
-    verdicts: Bool[np.ndarray, "problem sample"],
-    families: Sequence[str],
-    weights: Int[np.ndarray, "boot _problem"],
+    verdicts: Bool[np.ndarray, "problem sample"], families: Sequence[str], weights: Int[np.ndarray, "boot _problem"]
 ) -> dict[str, Interval]:
     """Accuracy in each family, in the order of their names, on the same resamples as the whole.
 
