@@ -44,7 +44,7 @@ SMALL, LARGE = Size(500, 4), Size(200, 8)
 """For models of the chain world alone, and for adapters of a pretrained one."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Measured:
     """One figure of a card, in [0, 1], with its 95 % interval over problems."""
 
@@ -163,18 +163,8 @@ def measured(
     model: Model, eval_spec: EvalSpec, family: str, decoding: str, measure: str, interval: Interval, size: Size
 ) -> Measured:
     """A row of the card, rounded to four decimals."""
-    return Measured(
-        model=model.name,
-        task=eval_spec.task,
-        family=family,
-        decoding=decoding,
-        measure=measure,
-        value=round(interval.value, 4),
-        low=round(interval.low, 4),
-        high=round(interval.high, 4),
-        n_problems=size.n_problems,
-        n_samples=size.n_samples,
-    )
+    value, low, high = (round(number, 4) for number in (interval.value, interval.low, interval.high))
+    return Measured(model.name, eval_spec.task, family, decoding, measure, value, low, high, *size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
