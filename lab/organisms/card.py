@@ -22,9 +22,8 @@ from lab.records.tables import write_text
 from lab.sampling.sample import sample
 from lab.sampling.trace import GREEDY
 from lab.tasks.chain import KEY, as_expression, parse, steps_fault, verify, with_key
-from lab.tasks.chain_task import ChainMix, ChainPart, ChainTask
 from lab.tasks.problem import Problem
-from lab.tasks.source import open_task, task_source
+from lab.tasks.source import ChainMix, ChainPart, ChainTask, open_task, task_source
 
 N_BOOT, EVALUATION_SEED = 2000, 20_261_123
 
