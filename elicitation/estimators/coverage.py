@@ -54,12 +54,12 @@ def coverage(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     exact = Interval(value=floor, low=floor, high=floor, stderr=nan)
     once = {name: mean_interval(of, weights) for name, of in rates.items()}
     covers = {name: cover_curve(of, (TAU,), weights)[TAU] for name, of in rates.items()}
-    early = (np.array([won[:m].any() for won in samples]) for samples in models.values())
+    base_solves, tuned_solves = (np.array([won[:m].any() for won in samples]) for samples in models.values())
     rows = [
         *(_row(f"strict pass@1, {name}", "probability", interval) for name, interval in once.items()),
-        *_pass_at_k_rows(*models.values(), m, weights),
+        *_pass_at_k_rows(models["base"], models["tuned"], m, weights),
         *(_row(f"Cover@{TAU}, {name}", "problems", interval) for name, interval in covers.items()),
-        *_solved_set_rows(*early, m, weights),
+        *_solved_set_rows(base_solves, tuned_solves, m, weights),
         _row("detectability floor", "probability", exact),
         _row("gain on problems the base solves when sampled", "share", solved, loss_refusal(solved)),
     ]

@@ -149,7 +149,8 @@ def share_row(
     if refusal := refusal or missing_arm(evidence, *keys):
         return estimate(estimator, quantity, "share", None, refusal)
     names = [named(evidence, key) for key in keys]
-    share = elicited_share(*(rates(evidence.verdicts, name) for name in names), problem_weights(evidence, analysis))
+    mine, base, tuned = (rates(evidence.verdicts, name) for name in names)
+    share = elicited_share(mine, base, tuned, problem_weights(evidence, analysis))
     if reason := loss_refusal(share):
         refusal = f"the arms {names[2]!r} and {names[1]!r}: {reason}"
     return estimate(estimator, quantity, "share", share, refusal)

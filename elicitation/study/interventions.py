@@ -47,9 +47,11 @@ def behaviour(disagreements: pl.DataFrame) -> Behaviour | None:
 
 def behaviour_contrasts(model: Model, problems: Sequence[Problem], sought: Behaviour) -> pl.DataFrame:
     """`CONTRASTS` rows of the prompts of `problems`: the one first token against the other."""
-    tokens = {"toward": [sought.toward], "against": [sought.against]}
-    texts = [{"problem_id": problem.id, "tokens": model.tokenizer(problem.prompt).input_ids} for problem in problems]
-    return CONTRASTS.frame([text | tokens for text in texts])
+    rows: list[dict[str, object]] = []
+    for problem in problems:
+        text = {"problem_id": problem.id, "tokens": model.tokenizer(problem.prompt).input_ids}
+        rows.append(text | {"toward": [sought.toward], "against": [sought.against]})
+    return CONTRASTS.frame(rows)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
