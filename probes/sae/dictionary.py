@@ -35,7 +35,6 @@ class Sae:
     name: str
     """As a user would name it: its directory."""
     site: Site
-    """Whose stream it reads."""
     coder: nn.Module
     """An inference SAE of SAELens, frozen: `encode`, and a `decode` that is `features @ W_dec + b_dec`."""
     trained_on: str | None
