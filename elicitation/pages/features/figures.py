@@ -1,6 +1,7 @@
 """The figures of a page of features: each a pure function from its tables to a plotly figure."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -55,11 +56,8 @@ _DRAWN, _NAMED = 2000, 6
 _DECADES = (0.01, 0.1, 1.0, 10.0, 100.0)
 
 
-def _three(value: float) -> str:
-    return fixed(value, 3)
-
-
-AUROC = Ruler(write=_three, span=lambda low, high: span(low, high, _three), origin=0.5, most=1.008)
+_THREE = partial(fixed, digits=3)
+AUROC = Ruler(write=_THREE, span=partial(span, write=_THREE), origin=0.5, most=1.008)
 """From telling nothing apart, 0.5, to telling all."""
 
 
