@@ -1,4 +1,4 @@
-"""The tables of a calibration's page: what trials, records and leaks say, number by number, as HTML."""
+"""Calibration page: how well the estimators did where the truth is known: tables, the answer, the page."""
 
 import math
 from collections.abc import Mapping
