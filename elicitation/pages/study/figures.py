@@ -12,25 +12,11 @@ import polars as pl
 from markupsafe import Markup
 
 from elicitation.calibration.record import Leak, leak
+from elicitation.pages.kit import palette
 from elicitation.pages.kit.canvas import WIDE, Canvas, bars, blank, key, level, marks, quiet_axis, word
 from elicitation.pages.kit.markup import joined, markup, shortened
 from elicitation.pages.kit.numerals import BITS, POINTS, WHOLE, ends, percent
-from elicitation.pages.kit.palette import (
-    ASSISTED,
-    BASE,
-    BASE_STYLE,
-    INK,
-    MUTED,
-    RANKED,
-    SHADE,
-    STEERED,
-    TUNED,
-    TUNED_STYLE,
-    VIOLET,
-    Style,
-    completed,
-    hollow,
-)
+from elicitation.pages.kit.palette import Style, completed, hollow
 from elicitation.pages.kit.plots import Horizontal, curve_panels, dot, dot_plot, mark_gain
 from elicitation.pages.record_words import LEAKY, is_leaky
 from elicitation.pages.study.ladder import bare
@@ -38,18 +24,18 @@ from elicitation.pages.study.tables import rungs
 
 LOOKS: Mapping[str, Style] = MappingProxyType(
     {
-        "prompt": Style(ink=RANKED[1], symbol="square"),
-        "decoding": Style(ink=RANKED[2], symbol="triangle-up"),
-        "vector": Style(ink=STEERED, symbol="pentagon"),
-        "own router": Style(ink=RANKED[3], symbol="star"),
-        "tuned router": Style(ink=ASSISTED, symbol="triangle-down"),
-        "selector": Style(ink=ASSISTED, symbol="hexagon"),
-        "takeover": Style(ink=ASSISTED, symbol="cross"),
-        "published": Style(ink=VIOLET, symbol="x"),
+        "prompt": Style(ink=palette.RANKED[1], symbol="square"),
+        "decoding": Style(ink=palette.RANKED[2], symbol="triangle-up"),
+        "vector": Style(ink=palette.STEERED, symbol="pentagon"),
+        "own router": Style(ink=palette.RANKED[3], symbol="star"),
+        "tuned router": Style(ink=palette.ASSISTED, symbol="triangle-down"),
+        "selector": Style(ink=palette.ASSISTED, symbol="hexagon"),
+        "takeover": Style(ink=palette.ASSISTED, symbol="cross"),
+        "published": Style(ink=palette.VIOLET, symbol="x"),
     }
 )
 """Kind of help -> its look; pink is help from the tuned model at test time, violet a published method."""
-UNKNOWN = Style(ink=MUTED, symbol="circle")
+UNKNOWN = Style(ink=palette.MUTED, symbol="circle")
 """The look of a kind that has none."""
 NO_STYLES: Mapping[str, Style] = MappingProxyType({})
 """Inks in order of appearance; `arm_styles(ladder)` gives the ones that match the ladder."""
@@ -62,7 +48,7 @@ def arm_styles(ladder: pl.DataFrame) -> dict[str, Style]:
     """The style of every arm of a ladder: ends black and vermilion, rungs by kind of help, a control as its rung."""
     arms = ladder.unique("arm", keep="first", maintain_order=True).sort("order", maintain_order=True)
     ends = arms.filter(pl.col("kind") == "end")["arm"]
-    styles = dict(zip(ends, (BASE_STYLE, TUNED_STYLE), strict=False))
+    styles = dict(zip(ends, (palette.BASE_STYLE, palette.TUNED_STYLE), strict=False))
     for arm, family in arms.filter(pl.col("kind") == "rung").select("arm", "family").iter_rows():
         styles[arm] = LOOKS.get(family, UNKNOWN)
     for arm, rung in arms.filter(pl.col("kind") == "control").select("arm", "control_of").iter_rows():
@@ -215,7 +201,7 @@ def recovery_key(ladder: pl.DataFrame, leaks: pl.DataFrame) -> Markup:
         names = joined((markup("<b>{}</b>\u00a0{}", numbers[arm], bare(label)) for arm, label in named), ", ")
         entries.append((markup("<em>{}:</em> {}", family, names), LOOKS.get(family, UNKNOWN)))
     if "control" in ladder["kind"]:
-        entries.append(("a control, in the ink of its rung", hollow(MUTED)))
+        entries.append(("a control, in the ink of its rung", hollow(palette.MUTED)))
     if not leaks.filter(pl.col("arm").is_in(ladder["arm"].to_list())).is_empty():
         brings = f"what the arm brings on TAUGHT organisms, if over {100 * LEAKY:g} points"
         entries += [(brings, _leak_style(True)), ("the same, if not", _leak_style(False))]
@@ -229,7 +215,7 @@ def rung_numbers(ladder: pl.DataFrame) -> dict[str, int]:
 
 
 def _leak_style(leaks: bool) -> Style:
-    return hollow(TUNED if leaks else MUTED, "diamond-open")
+    return hollow(palette.TUNED if leaks else palette.MUTED, "diamond-open")
 
 
 def recovery_scatter(ladder: pl.DataFrame, leaks: pl.DataFrame, canvas: Canvas = WIDE) -> go.Figure:
@@ -253,7 +239,7 @@ def recovery_scatter(ladder: pl.DataFrame, leaks: pl.DataFrame, canvas: Canvas =
     low, high = _reach(climbed, [getattr(found, scale).value for found in leaked.values()], scale)
     figure, words = blank(canvas, height=_HEIGHT), _names(axis, whole, canvas)
     # The base gains nothing, the tuned model `whole`.
-    for value, ink in ((0.0, BASE), (whole, TUNED)):
+    for value, ink in ((0.0, palette.BASE), (whole, palette.TUNED)):
         figure.add_trace(level([-axis.strip, axis.end], [100 * value] * 2, ink))
     for arm, place in zip(climbed, places(climbed, axis), strict=True):
         name = arm["arm"]
@@ -263,10 +249,10 @@ def recovery_scatter(ladder: pl.DataFrame, leaks: pl.DataFrame, canvas: Canvas =
         if name in numbers:
             top = min(np.fmax(arm[scale], arm[f"{scale}_high"]), high)
             number = str(numbers[name])
-            words.append(word(number, place, 100 * top, ink=INK, size=11, yanchor="bottom", yshift=3))
+            words.append(word(number, place, 100 * top, ink=palette.INK, size=11, yanchor="bottom", yshift=3))
     _set_axes(figure, axis, canvas, scale, (low, high))
     if axis.strip:
-        figure.add_vrect(x0=-axis.strip, x1=0, fillcolor=SHADE, line_width=0, layer="below")
+        figure.add_vrect(x0=-axis.strip, x1=0, fillcolor=palette.SHADE, line_width=0, layer="below")
     figure.update_layout(annotations=words)
     return figure
 
