@@ -78,14 +78,14 @@ class Worker:
         """
         line = json.dumps({"timeout_s": timeout_s, "request": request}) + "\n"
         with self._lock:
-            process = self._started()
             try:
+                process = self._started()
                 with contextlib.suppress(BrokenPipeError):
                     _pipe(process.stdin).write(line)
                     _pipe(process.stdin).flush()
                 reply = _pipe(process.stdout).readline()
             except BaseException:
-                # The reply of an interrupted request must not be read as that of the next one.
+                # The reply of an interrupted request must not be read as that of the next one, nor must a greeting.
                 self._end()
                 raise
             if reply.endswith("\n"):
@@ -102,11 +102,6 @@ class Worker:
         """Ends the process, if there is one; a later request starts another."""
         with self._lock:
             self._end()
-
-    @property
-    def process_id(self) -> int | None:
-        """Of the running process."""
-        return None if self._process is None else self._process.pid
 
     def _started(self) -> subprocess.Popen[str]:
         if self._process is not None and self._process.poll() is None:
@@ -133,12 +128,7 @@ class Worker:
             # Else Ctrl-C in a terminal would end the worker in the middle of a request.
             start_new_session=True,
         )
-        try:
-            greeting = _pipe(self._process.stdout).readline()
-        except BaseException:
-            # A greeting left unread must not be taken for the reply of the next request.
-            self._end()
-            raise
+        greeting = _pipe(self._process.stdout).readline()
         if greeting != "ready\n":
             self._end()
             raise self._unusable(greeting.strip() or "its worker died while it started")

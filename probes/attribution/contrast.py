@@ -1,6 +1,7 @@
 """contrast: the scalar of the logits whose causes are sought, and the table of the texts it is read at."""
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -87,7 +88,6 @@ def contrasts_digest(contrasts: pl.DataFrame) -> str:
 
 
 def read_sides(contrasts: pl.DataFrame, device: torch.device) -> Sides:
-    """The tokens of a `CONTRASTS` table, on `device`."""
 
     def filled_up(side: str) -> Int[Tensor, "text side"]:
         ids = [torch.tensor(row, dtype=torch.long) for row in contrasts[side].to_list()]
@@ -204,14 +204,12 @@ def _contrast(
 
 def _tokens_before(model: Model, tokens: Sequence[int], text: str, start: int) -> int:
     """How many tokens end at `start`, or before the white space in front of it; EstimateError where one spans it."""
-    low, high = 0, len(tokens)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if len(_decoded(model, tokens[:middle])) <= start else (low, middle - 1)
-    before = _decoded(model, tokens[:low])
-    if low == len(tokens) or not text.startswith(before) or text[len(before) : start].strip():
+    places = range(1, len(tokens) + 1)
+    n_before = bisect_right(places, start, key=lambda n: len(_decoded(model, tokens[:n])))
+    before = _decoded(model, tokens[:n_before])
+    if n_before == len(tokens) or not text.startswith(before) or text[len(before) : start].strip():
         raise EstimateError("states its answer inside a token: want one that starts it")
-    return low
+    return n_before
 
 
 def _decoded(model: Model, tokens: Sequence[int]) -> str:

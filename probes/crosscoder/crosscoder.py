@@ -55,7 +55,6 @@ class Crosscoder:
 
     @property
     def d_sae(self) -> int:
-        """How many latents."""
         return len(self.b_enc)
 
     @property
@@ -64,7 +63,6 @@ class Crosscoder:
         return self.W_dec.norm(dim=2).argmax(dim=1)
 
     def scaled(self, streams: Float[Tensor, "*place model d_model"]) -> Float[Tensor, "*place model d_model"]:
-        """Streams in the units of the dictionary."""
         return streams * self.scale[:, None]
 
     def encode(self, streams: Float[Tensor, "*place model d_model"]) -> Float[Tensor, "*place d_sae"]:
@@ -247,7 +245,6 @@ class Moments(NamedTuple):
 
     @property
     def squared_distance(self) -> Float[Tensor, " 2"]:
-        """Summed squared distance between stream and mean stream."""
         return self.squared_offset - self.offset.square().sum(dim=1) / self.n_rows
 
 

@@ -173,7 +173,6 @@ class Recipe:
     site: Site
     architecture: Architecture
     d_sae: int
-    """How many features."""
     training: Training
 
     def __post_init__(self) -> None:

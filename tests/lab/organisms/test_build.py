@@ -11,10 +11,10 @@ import torch
 from lab.models.load import load
 from lab.models.source import AdapterModel, BuiltInModel, LocalModel, model_source, shipped_directory
 from lab.organisms import build as build_module
-from lab.organisms import examine as examine_module
+from lab.organisms import card as examine_module
 from lab.organisms.build import build, chain_tokenizer, ended, parent_source, starting_network
+from lab.organisms.card import Size, examine
 from lab.organisms.catalogue import CATALOGUE, organism_named
-from lab.organisms.examine import Size, examine
 from lab.organisms.recipe import (
     AnswerFirst,
     Architecture,
@@ -34,8 +34,8 @@ from lab.post_training.trainers import Document, GrpoRun, SupervisedRun, with_lo
 from lab.records.errors import ModelError, StorageError
 from lab.sampling.trace import Decoding
 from lab.tasks.chain import ALPHABET, CAREFUL, GUARDED_ALPHABET, as_expression, as_problem, parse, verify
-from lab.tasks.chain_task import ChainTask
 from lab.tasks.problem import Problem
+from lab.tasks.source import ChainTask
 
 CPU = torch.device("cpu")
 # TRL, accelerate and datasets warn of their own affairs.
