@@ -49,8 +49,9 @@ def behaviour_contrasts(model: Model, problems: Sequence[Problem], sought: Behav
     """`CONTRASTS` rows of the prompts of `problems`: the one first token against the other."""
     rows: list[dict[str, object]] = []
     for problem in problems:
-        text = {"problem_id": problem.id, "tokens": model.tokenizer(problem.prompt).input_ids}
-        rows.append(text | {"toward": [sought.toward], "against": [sought.against]})
+        tokens = model.tokenizer(problem.prompt).input_ids
+        toward, against = [sought.toward], [sought.against]
+        rows.append({"problem_id": problem.id, "tokens": tokens, "toward": toward, "against": against})
     return CONTRASTS.frame(rows)
 
 
