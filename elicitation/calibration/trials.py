@@ -1,4 +1,4 @@
-"""Case: one pair and task of a calibration, with its true elicited share, as the organisms' cards tell it."""
+"""Trials: pairs with a known answer -> the study of each -> its estimates against the truth, on replicas too."""
 
 import json
 import time

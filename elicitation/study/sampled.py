@@ -157,9 +157,3 @@ def elicited_traces(context: StudyContext, name: str, method: Elicitation, paren
         context.watch(f"traces: {name}", len(problems), len(problems))
 
     return context.stage(f"{FOLDER}/{name}", config, parents, compute)
-
-
-def tokens_per_answer(artefact: Artefact) -> float:
-    """Tokens generated for one answer, mean over problems."""
-    costs = read_table(artefact.path / "costs.parquet", COSTS)
-    return int(costs["n_tokens"].sum()) / int(costs["n_answers"].sum())
