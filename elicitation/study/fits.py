@@ -231,14 +231,10 @@ def fitted_vectors(context: StudyContext, activations: Artefact, fitting: Fittin
     for kind, chosen in {"fitted": found, "first_token": found.filter(position=0)}.items():
         if chosen.height and kind in wanted_fits(study.arms):
             only = ", first tokens only" if kind == "first_token" else ""
-            fits[kind] = fit_gradient(
-                context.base,
-                context.site,
-                contexts(context.base, chosen, read_traces(fitting.tuned), context.fit_problems),
-                study.fit,
-                torch_generator(study.seed, "fit"),
-                description=f"gradient on {chosen.height} tokens where {tuned} disagrees with {base}{only}",
-            )
+            description = f"gradient on {chosen.height} tokens where {tuned} disagrees with {base}{only}"
+            texts = contexts(context.base, chosen, read_traces(fitting.tuned), context.fit_problems)
+            generator = torch_generator(study.seed, "fit")
+            fits[kind] = fit_gradient(context.base, context.site, texts, study.fit, generator, description=description)
     return fits
 
 
@@ -259,17 +255,10 @@ def routing_stage(context: StudyContext, settings: RoutingFit, fitting: Fitting)
     config = {"site": str(context.site), "routing": settings, "seed": context.study.seed}
 
     def compute(work: Path, made_by: Provenance) -> None:
-        routing = fit_routing(
-            context.pair,
-            context.site,
-            read_traces(fitting.base),
-            solved(context, read_traces(fitting.tuned)),
-            fitting.disagreements,
-            context.fit_problems,
-            finest_rule(context.task.steps, context.fit_task.problems),
-            settings,
-            seed=context.study.seed,
-        )
+        texts = read_traces(fitting.base), solved(context, read_traces(fitting.tuned))
+        learnt = *texts, fitting.disagreements, context.fit_problems
+        rule, seed = finest_rule(context.task.steps, context.fit_task.problems), context.study.seed
+        routing = fit_routing(context.pair, context.site, *learnt, rule, settings, seed=seed)
         save_routing(work, routing, made_by, fitted_on=facts_of(context.base))
 
     return context.stage("routing", config, fitting.parents, compute)

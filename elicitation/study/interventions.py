@@ -89,13 +89,8 @@ def top_features(model: Model, sae: Sae, contrasts: pl.DataFrame, *, n_top: int,
     at_last = found.join(last, on=["text", "position"], how="semi").group_by("feature").len()
     share = np.zeros(sae.d_sae)
     share[at_last["feature"].to_numpy()] = at_last["len"].to_numpy() / len(contrasts)
-    return TopFeatures(
-        sae=sae,
-        effects=effects,
-        top=tuple(raising["feature"].to_list()),
-        total=float(raising["effect"].sum()),
-        first_token_share=share,
-    )
+    top, total = tuple(raising["feature"].to_list()), float(raising["effect"].sum())
+    return TopFeatures(sae=sae, effects=effects, top=top, total=total, first_token_share=share)
 
 
 N_NEAREST = 8
