@@ -107,20 +107,15 @@ class AttributeCommand:
         with terminal.progress() as watch:
 
             def run(shards: Sequence[Shard]) -> None:
-                watch("texts", plan.n_texts - sum(shard.n_texts for shard in shards), plan.n_texts)
+                n = plan.n_texts
+                watch("texts", n - sum(shard.n_texts for shard in shards), n)
                 match on:
                     case Here():
                         prepare = partial(partial, write_shard, model, sae, plan, made_by)
                     case Ray():
                         source, sae_path = model_source(self.model), self.sae.resolve()
                         prepare = partial(reopened, source, sae_path, plan, made_by)
-                map_shards(
-                    prepare,
-                    shards,
-                    on,
-                    device=device,
-                    on_done=lambda shard: watch("texts", shard.n_texts, plan.n_texts),
-                )
+                map_shards(prepare, shards, on, device=device, on_done=lambda shard: watch("texts", shard.n_texts, n))
 
             out = self.out.resolve()
             done = attribute_shards(out.parent, out.name, plan, asked, made_by, run)

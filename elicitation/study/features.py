@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from elicitation.pages.features.tables import TABLES, FeatureTables, shown_features
+from elicitation.pages.features.tables import TABLES, FeatureTables
 from elicitation.study.config import FeatureSearch
 from elicitation.study.context import StudyContext
 from elicitation.study.fits import Fitting
@@ -82,7 +82,7 @@ def feature_tables(
         found["reason_scores"] = reason_scores(read.summed)
         found["label_probes"] = label_probes(read.base, read.sae, read.labels, seed=seed, n_boot=n_boot)
         found["label_activations"] = label_activations(read.summed)
-    shown = shown_features(FeatureTables(**found), n_shown)
+    shown = FeatureTables(**found).shown(n_shown)
     found["logit_effects"] = logit_effects(read.model, read.sae, shown)
     found["contexts"] = contexts(read.base, read.sae, read.model.tokenizer, shown)
     return FeatureTables(**found)

@@ -111,15 +111,9 @@ class Worker:
         # A fixed hash seed, because some generators of problems iterate over sets.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONHASHSEED": "0"}
         environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        code = "import sys; from lab.tasks.worker import serve; serve(*sys.argv[1:])"
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-c",
-                "import sys; from lab.tasks.worker import serve; serve(*sys.argv[1:])",
-                self._handler,
-                self._prepare or "",
-            ],
+            [sys.executable, "-P", "-c", code, self._handler, self._prepare or ""],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

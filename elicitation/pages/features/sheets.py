@@ -20,10 +20,6 @@ from elicitation.pages.features.tables import (
     METHODS,
     FeatureNames,
     FeatureTables,
-    difference_ruler,
-    effect_ruler,
-    feature_name,
-    main_effects,
     method_words,
 )
 from elicitation.pages.kit.markup import filled, grouped, joined, markup
@@ -75,13 +71,13 @@ def _intervention(row: Mapping[str, Any], names: FeatureNames) -> tuple[str, ...
 
 def effect_table(tables: FeatureTables) -> Markup:
     """The strongest features by every method there is."""
-    main, ruler = main_effects(tables.effects).head(SHOWN), effect_ruler(tables)
+    main, ruler = tables.main_effects.head(SHOWN), tables.effect_ruler
     present = set(tables.effects["method"])
     methods = [*(method for method in METHODS if method in present), *sorted(present - set(METHODS))]
     found = {(row["feature"], row["method"]): row for row in tables.effects.iter_rows(named=True)}
     rows = [
         (
-            feature_name(row["feature"], tables),
+            tables.named(row["feature"]),
             *(
                 ruler.cell(found[row["feature"], method], "effect")
                 if (row["feature"], method) in found
@@ -97,10 +93,10 @@ def effect_table(tables: FeatureTables) -> Markup:
 
 def difference_table(tables: FeatureTables) -> Markup:
     """The features that changed most, with both means."""
-    ruler = difference_ruler(tables)
+    ruler = tables.difference_ruler
     rows = [
         (
-            feature_name(row["feature"], tables),
+            tables.named(row["feature"]),
             ruler.write(row["base_mean"]).removeprefix("+"),
             ruler.write(row["tuned_mean"]).removeprefix("+"),
             ruler.cell(row, "difference"),
@@ -162,8 +158,8 @@ def _fires(row: Mapping[str, Any]) -> str:
 
 def _statistics(mine: pl.Expr, tables: FeatureTables, names: FeatureNames) -> Iterator[tuple[str, str, str]]:
     """(what, value, remark) of each number that is known."""
-    nats, means = effect_ruler(tables), difference_ruler(tables)
-    for row in main_effects(tables.effects).filter(mine).iter_rows(named=True):
+    nats, means = tables.effect_ruler, tables.difference_ruler
+    for row in tables.main_effects.filter(mine).iter_rows(named=True):
         by = f"{nats.span(row['low'], row['high'])} by {method_words(row['method'])}, active in {row['n_texts']} texts"
         yield f"effect on {names.towards} over {names.over}", f"{nats.write(row['effect'])} nats", by.strip()
     for row in tables.differences.filter(mine).iter_rows(named=True):
