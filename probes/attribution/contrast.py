@@ -31,12 +31,10 @@ CONTRASTS = Schema(
 
 
 class Sides(NamedTuple):
-    """The tokens of some contrasts."""
+    """The tokens of some contrasts, filled up with -1."""
 
     toward: Int[Tensor, "text n_toward"]
-    """Token ids, filled up with -1."""
     against: Int[Tensor, "text n_against"]
-    """Token ids, filled up with -1."""
 
 
 def contrast(logits: Float[Tensor, "text d_vocab"], sides: Sides) -> Float[Tensor, " text"]:
@@ -81,10 +79,8 @@ def require_contrasts(model: Model, contrasts: pl.DataFrame) -> None:
 
 def contrasts_digest(contrasts: pl.DataFrame) -> str:
     """Sixteen hex digits of SHA-256 over all that a `CONTRASTS` table says."""
-    total = hashlib.sha256()
-    for row in contrasts.iter_rows():
-        total.update(f"{row}\n".encode())
-    return total.hexdigest()[:16]
+    rows = "".join(f"{row}\n" for row in contrasts.iter_rows())
+    return hashlib.sha256(rows.encode()).hexdigest()[:16]
 
 
 def read_sides(contrasts: pl.DataFrame, device: torch.device) -> Sides:
@@ -129,9 +125,8 @@ def answer_contrasts(model: Model, task: Task, traces: pl.DataFrame) -> pl.DataF
     """
     places = {problem.id: place for place, problem in enumerate(task.problems)}
     rows: list[dict[str, object]] = []
-    for problem_id, sample_index, tokens, text in traces.select(
-        "problem_id", "sample_index", "tokens", "text"
-    ).iter_rows():
+    asked = traces.select("problem_id", "sample_index", "tokens", "text")
+    for problem_id, sample_index, tokens, text in asked.iter_rows():
         where = f"sample {sample_index} of {problem_id!r}"
         if problem_id not in places:
             raise EstimateError(f"{where} answers no problem of {task.name}: want the task that was sampled")

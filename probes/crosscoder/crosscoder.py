@@ -119,12 +119,9 @@ def load_crosscoder(path: Path, *, device: torch.device) -> Crosscoder:
 def _require_whole(path: Path, tensors: dict[str, Tensor]) -> None:
     if missing := [name for name in SHAPES if name not in tensors]:
         raise StorageError(f"{path} lacks {', '.join(missing)}: it is damaged, put it back from a copy")
-    sizes: dict[str, int] = {"model": 2}
+    sizes = dict(zip(SHAPES["W_enc"], tensors["W_enc"].shape, strict=False)) | {"model": 2}
     for name, axes in SHAPES.items():
         shape = tuple(tensors[name].shape)
-        if len(shape) == len(axes):
-            for axis, size in zip(axes, shape, strict=True):
-                sizes.setdefault(axis, size)
         if shape != (wanted := tuple(sizes.get(axis, 0) for axis in axes)):
             raise StorageError(f"{path} holds {name} as {shape}, want {wanted} for {' '.join(axes) or 'one number'}")
         if not tensors[name].is_floating_point() or not bool(tensors[name].isfinite().all()):

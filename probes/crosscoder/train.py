@@ -72,7 +72,8 @@ def train(
     does, and ModelError where a stream does not vary, or training diverges.
     """
     mean, scale = (part.to(device) for part in _measured(paired, training))
-    weights = _start(paired.base.plan.d_model, training, device)
+    drawn = torch.randn(training.d_sae, mean.shape[1], generator=torch_generator(training.seed, "crosscoder"))
+    weights = _Weights((nn.functional.normalize(drawn, dim=1) / 2).repeat(1, 2).to(device))
     optimiser = torch.optim.Adam(weights.parameters())
     idle = torch.zeros(training.d_sae, dtype=torch.int64, device=device)
     smallest: list[Float[Tensor, ""]] = []
@@ -155,12 +156,6 @@ def _measured(paired: Paired, training: Training) -> tuple[Float[Tensor, "2 d_mo
     if not bool((variance > 0).all()):
         raise ModelError(f"a stream at {paired.site} is the same at all {len(rows)} rows: want more texts")
     return mean.float(), (paired.base.plan.d_model / variance).sqrt().float()
-
-
-def _start(d_model: int, training: Training, device: torch.device) -> _Weights:
-    generator = torch_generator(training.seed, "crosscoder")
-    directions = nn.functional.normalize(torch.randn(training.d_sae, d_model, generator=generator), dim=1)
-    return _Weights((directions / 2).repeat(1, 2).to(device))
 
 
 def _schedule(training: Training, step: int) -> float:

@@ -325,9 +325,7 @@ def shuffled(
     With `keep`, only the rows of problems for whose id it is True. The shards come in random order, and `n_mixed` at a
     time are mixed row by row; with fewer than there are, two rows of one shard are more often near each other than
     chance has it. A function of the store, `seed` and `epoch` (and of `n_mixed`, `batch_size` and `keep`). Holds
-    `n_mixed` shards of the site, and reads another while it does. On the CPU, in the dtype that is stored. For
-    SAELens' trainer, chain the epochs:
-    `chain.from_iterable(shuffled(store, site, 4096, seed=0, epoch=epoch) for epoch in count())`.
+    `n_mixed` shards of the site, and reads another while it does. On the CPU, in the dtype that is stored.
 
     Raises StorageError for a batch size or a number of shards below 1, with `keep` for an index that cannot be read,
     and as `read_rows` does.

@@ -99,8 +99,7 @@ Measure: TypeAlias = Callable[[Float[np.ndarray, "table row column"]], Float[np.
 """One number for each table of counts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(NamedTuple):
     """Counts of segments by problem, by a first and by a second coding."""
 
     counts: Float[np.ndarray, "problem row column"]

@@ -64,9 +64,8 @@ def segments(rule: Rule, tokenizer: PreTrainedTokenizerBase, texts: pl.DataFrame
     problem that is not known, or where there is no segment in any text.
     """
     rows: list[dict[str, object]] = []
-    for text, (problem_id, prompt, completion) in enumerate(
-        texts.select("problem_id", "prompt", "completion").iter_rows()
-    ):
+    read = texts.select("problem_id", "prompt", "completion").iter_rows()
+    for text, (problem_id, prompt, completion) in enumerate(read):
         for first, last, words, label in _found(rule, tokenizer, problem_id, completion):
             places = {"first": len(prompt) + first, "last": len(prompt) + last}
             rows.append({"text": text, "problem_id": problem_id, "words": words, "label": label, **places})

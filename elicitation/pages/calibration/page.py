@@ -11,22 +11,13 @@ from markupsafe import Markup
 from rich.table import Table
 
 from elicitation.calibration.record import AGREEMENT, LEAKS, NOT_MEASURED, PUBLISHED, RECORDS, SILENT, TRIALS, leak
+from elicitation.pages import record_words as words
 from elicitation.pages.calibration import figures
-from elicitation.pages.calibration.figures import fitted_line
 from elicitation.pages.kit.canvas import plot_block
 from elicitation.pages.kit.document import Origin, document
 from elicitation.pages.kit.markup import counted, filled, grouped, joined, markup
 from elicitation.pages.kit.numerals import ABSENT, PERCENT, POINTS, WHOLE, fixed, percent, points, remarked
 from elicitation.pages.kit.table import ROOM_FOR_ALL, Line, Reasons, numbers, sheet, terminal_table, titled
-from elicitation.pages.record_words import (
-    GOAL_COVERAGE,
-    GOAL_ERROR,
-    LEAKY,
-    is_leaky,
-    leak_cell,
-    ranking,
-    silent_figures,
-)
 
 KINDS = ("LOCKED", "DILUTED", "SHARPENED", "MIXED", "TAUGHT", "ATOMS", "ABSENT", "PLACEBO")
 """From all of the gain elicited, over none of it, to no gain; unknown kinds come last."""
@@ -125,7 +116,7 @@ def forgetting_table(forgetting: pl.DataFrame) -> Markup:
 
 def forgetting_words(forgetting: pl.DataFrame) -> str:
     """Slope and fit of the scatter in one sentence."""
-    line = fitted_line(forgetting)
+    line = figures.fitted_line(forgetting)
     if math.isnan(line.slope):
         return f"No line can be fitted to n = {line.n}: that needs three cases that diverge differently."
     fit = "" if math.isnan(line.r_squared) else f", R² = {line.r_squared:.2f}".replace("-", "−")
@@ -191,21 +182,21 @@ def leaks_table(leaks: pl.DataFrame) -> Markup:
     """Which arms of `LEAKS` leak, in a sentence, and all of them in a folded table, the leakiest first."""
     found = {arm: known for arm in leaks["arm"].unique(maintain_order=True) if (known := leak(leaks, arm)) is not None}
     ranked = sorted(found, key=lambda arm: found[arm].gain.value if found[arm].n_cases else -1.0, reverse=True)
-    leaky = [arm for arm in ranked if is_leaky(found[arm])]
-    said = f"{len(leaky)} of {len(ranked)} gain more than {100 * LEAKY:g} points there"
+    leaky = [arm for arm in ranked if words.is_leaky(found[arm])]
+    said = f"{len(leaky)} of {len(ranked)} gain more than {100 * words.LEAKY:g} points there"
     said += f": {', '.join(leaky)}" if leaky else ""
     headings = ("", "Leak: share on TAUGHT", "Gain there, points", "Largest gain over control on ABSENT, points")
     rows = []
     for arm in ranked:
         gain = POINTS.cell(found[arm].gain._asdict()) if found[arm].n_cases else ABSENT
-        rows.append((arm, leak_cell(found[arm]), gain, silent_figures(found[arm]) or ABSENT))
+        rows.append((arm, words.leak_cell(found[arm]), gain, words.silent_figures(found[arm]) or ABSENT))
     return markup("<p>{}.</p>{}", said, numbers("Every kind of help and every control", sheet(headings, rows)))
 
 
 def published_records(records: pl.DataFrame) -> Markup:
     """Error, coverage and leak of every published method of `RECORDS` in a sentence each; empty where none was run."""
     published = records.filter(pl.col("estimator").is_in(PUBLISHED), pl.col("n_trials") > 0)
-    said, best = (list(map(_sentence, rows)) for rows in (published.iter_rows(named=True), ranking(records)[:1]))
+    said, best = (list(map(_sentence, rows)) for rows in (published.iter_rows(named=True), words.ranking(records)[:1]))
     names = published["estimator"].to_list()
     return filled("calibration/published.html", said=said, best=best, names=names) if said else Markup("")
 
@@ -227,7 +218,7 @@ _NONE = "Not calibrated: no estimator gave a share of a gain whose true share is
 
 def calibration_answer(records: pl.DataFrame) -> str:
     """One sentence on `RECORDS`."""
-    ranked = ranking(records)
+    ranked = words.ranking(records)
     if not ranked:
         return _NONE
     best = ranked[0]
@@ -254,8 +245,8 @@ def _alarms(best: Mapping[str, Any]) -> str:
 
 
 def _goal(best: Mapping[str, Any]) -> str:
-    goal = f"the goal of at most {_points(GOAL_ERROR, 0)} and at least {percent(GOAL_COVERAGE, 0)}"
-    close, covers = best["mean_absolute_error"] <= GOAL_ERROR, best["coverage"] >= GOAL_COVERAGE
+    goal = f"the goal of at most {_points(words.GOAL_ERROR, 0)} and at least {percent(words.GOAL_COVERAGE, 0)}"
+    close, covers = best["mean_absolute_error"] <= words.GOAL_ERROR, best["coverage"] >= words.GOAL_COVERAGE
     if close and covers:
         return f"{goal} is met"
     if not close and not covers:

@@ -9,32 +9,21 @@ import polars as pl
 from elicitation.pages.kit.numerals import Ruler, changes
 from elicitation.pages.kit.tokens import token_word
 from lab.records.tables import Schema
-from probes.tables import (
-    CONTEXTS,
-    DIFFERENCES,
-    FEATURE_EFFECTS,
-    FIRING,
-    INTERVENTIONS,
-    LABEL_ACTIVATIONS,
-    LABEL_PROBES,
-    LOGIT_EFFECTS,
-    REASON_SCORES,
-    SAE_QUALITY,
-)
+from probes import tables as declared
 
 _NAMED = 3
 """Tokens that a feature is named by."""
 TABLES: tuple[tuple[str, Schema], ...] = (
-    ("quality", SAE_QUALITY),
-    ("interventions", INTERVENTIONS),
-    ("effects", FEATURE_EFFECTS),
-    ("firing", FIRING),
-    ("reason_scores", REASON_SCORES),
-    ("differences", DIFFERENCES),
-    ("label_probes", LABEL_PROBES),
-    ("label_activations", LABEL_ACTIVATIONS),
-    ("logit_effects", LOGIT_EFFECTS),
-    ("contexts", CONTEXTS),
+    ("quality", declared.SAE_QUALITY),
+    ("interventions", declared.INTERVENTIONS),
+    ("effects", declared.FEATURE_EFFECTS),
+    ("firing", declared.FIRING),
+    ("reason_scores", declared.REASON_SCORES),
+    ("differences", declared.DIFFERENCES),
+    ("label_probes", declared.LABEL_PROBES),
+    ("label_activations", declared.LABEL_ACTIVATIONS),
+    ("logit_effects", declared.LOGIT_EFFECTS),
+    ("contexts", declared.CONTEXTS),
 )
 """Field of `FeatureTables` -> schema of its table, in reading order."""
 METHODS = ("ablation", "joint ablation", "integrated", "gradient")
