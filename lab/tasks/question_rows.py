@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from lab.records.errors import TaskError
-from lab.tasks.math_answer import MATH, last_boxed, tidied
+from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Judge, Problem, is_held_out
+from lab.tasks.stated_answer import last_boxes, tidied
 
 SUFFIX = "\n\nThink step by step, and put the final answer in \\boxed{}.\n"
 """What every prompt has after the question, unless another is given."""
@@ -90,7 +91,11 @@ class QuestionRows:
         elif "problem" in row:
             question, hint = self._text(number, row, "problem"), r"want \boxed{42} in 'solution', or a bare 'answer'"
             solution = self._text(number, row, "solution") if "solution" in row or "answer" not in row else ""
-            gold = tidied(self._text(number, row, "answer")) if "answer" in row else tidied(last_boxed(solution) or "")
+            gold = (
+                tidied(self._text(number, row, "answer"))
+                if "answer" in row
+                else tidied(", ".join(last_boxes(solution)))
+            )
         else:
             keys = ", ".join(map(repr, row)) or "no key"
             raise self.broken(
