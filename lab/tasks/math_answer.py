@@ -25,6 +25,7 @@ _RATIO = re.compile(
 _EQUALS = re.compile(r"(?<![<>!:\\])=(?!=)|\\in(?![a-z])")
 _COMMA_DECIMAL = re.compile(r"([-+]?[0-9]+),([0-9]+)")
 _WORDED = re.compile(r"\\(?:text|mathrm|mbox|textbf|textrm|mathbf|operatorname)\s*\{([^{}]*)\}")
+_NUMBER_IN_WORDS = re.compile(r"\\(?:text|mbox|mathrm)[a-z]*\s*\{[^{}]*[0-9]")
 _SPACING = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[,;!: ]|\s")
 _QUANTITY = re.compile(
     r"\\?[$€£]?\s*(?P<number>-?[0-9][0-9.,]*(?:\s*(?:\\times|\\cdot)\s*10\s*\^\s*(?:\{-?[0-9]+\}|[0-9]))?)\s*(?:\\?%|\^?\{?\\circ\}?"
@@ -104,6 +105,9 @@ def difference(gold: str, answer: str, *, timeout_s: float = TIMEOUT_S) -> str |
     ratios = as_ratio(wanted), as_ratio(answer)
     if None not in ratios:
         return None if ratios[0] == ratios[1] else "another number"
+    if _NUMBER_IN_WORDS.search(answer, 1) and not _NUMBER_IN_WORDS.search(wanted):
+        # math_verify drops a number in words behind another.
+        return "more than one formula"
     fault = "another answer"
     for pair in dict.fromkeys(_readings(wanted, answer)):
         match _WORKER.ask(dict(zip(("gold", "answer"), pair, strict=True)), timeout_s=timeout_s):
@@ -140,9 +144,9 @@ def _latex(answer: str) -> str:
 
 
 def _right_side(answer: str, other: str) -> str:
-    r"""What stands behind the only equals sign or `\in`, where a name or, if `other` has no such sign, a sum stands before.
+    r"""What stands behind the only equals sign or `\in`, where a name stands before it.
 
-    The two sides of an equation stay together.
+    Or a sum of numbers, if `other` has no such sign. The two sides of other equations stay together.
     """
     name, *rest = _EQUALS.split(answer)
     is_name = re.search(r"[A-Za-z]", name) is not None and re.search(r"[-+*/<>]|\\frac|\\sqrt|[0-9]\s*$", name) is None

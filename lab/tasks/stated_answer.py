@@ -38,6 +38,7 @@ _FORMULA = re.compile(
 _GLUE = re.compile(
     r"(?:[\s,;$&]|\\[\[\]()]|\\q?quad\b|\\(?:text|mbox|textrm)\s*\{[^{}]*\}|\b(?:and|or)\b)*", re.IGNORECASE
 )
+_NOT_BARE = re.compile(r"\\boxed|^[^A-Za-z]*[0-9)]\s*=|\w\s*[:：]\s|(?<!\\)[.!?。]\s|[\u4e00-\u9fff]{2}")
 _WRAPPED = re.compile(r"\\(?:text|mathrm|mbox|textrm|operatorname)\s*\{[^{}]*\}")
 _MAGNITUDES = {"not", "half", "hundred", "thousand", "million", "billion", "trillion", "dozen", "percent", "or", "and"}
 
@@ -55,8 +56,8 @@ def stated_answer(text: str) -> Stated | None:
     r"""The final answer of `text`, or None; never raises.
 
     Only what stands behind a closed block of thinking counts, and where such a block is never closed there is no
-    answer. The first rule that finds something decides: the last `\boxed{}`, together with those that are joined to it by no
-    more than "and" or a comma; what follows the last `####` on its line; what follows the last "answer is" or "Answer:"
+    answer. The first rule that finds something decides: the last `\boxed{}`, with those that no more than "and" or a
+    comma joins to it; what follows the last `####` on its line; what follows the last "answer is" or "Answer:"
     (in its sentence, or on the next line); the whole text, if it is an answer and nothing else; the last formula or
     the last number, whichever ends later.
     """
@@ -163,7 +164,11 @@ def _runs(text: str, formulas: Sequence[re.Match[str]]) -> list[str]:
 def _is_bare(text: str) -> bool:
     """Whether a text is an answer and nothing else: one short line without prose, a unit or a word apart."""
     text = text.strip()
-    if len(text) > LONGEST or "\n" in text or re.search(r"\w\s*[:：]\s|(?<!\\)[.!?。]\s|[\u4e00-\u9fff]{2}", text):
+    if (
+        len(text) > LONGEST
+        or "\n" in text
+        or re.search(r"\\boxed|[0-9)]\s*=|\w\s*[:：]\s|(?<!\\)[.!?。]\s|[\u4e00-\u9fff]{2}", text)
+    ):
         return False
     outside = re.sub(r"\\[A-Za-z]+|\b(?:sqrt|sin|cos|tan|log|exp|pi|and|or)\b", " ", _WRAPPED.sub(" ", text))
     prose = re.findall(r"[A-Za-z]{2,}", _FORMULA.sub(" ", outside))

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.tasks.math_answer import as_ratio, final_answer, last_boxed, same_answer, tidied
+from lab.tasks.math_answer import as_ratio, final_answer, same_answer
+from lab.tasks.stated_answer import last_boxes, stated_answer, tidied
 
 
 @pytest.mark.parametrize(
@@ -15,7 +16,7 @@ from lab.tasks.math_answer import as_ratio, final_answer, last_boxed, same_answe
         (r"so $\boxed{42}$, since 6 times 7 is 42 and not 43", "42"),
         (r"\boxed{1} and then \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
         (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
-        (r"\boxed{\boxed{7}}", r"\boxed{7}"),
+        (r"\boxed{\boxed{7}}", "7"),
         (r"\boxed{7} and then \boxed{8", "7"),
         (r"\boxed{7} #### 8", "7"),
         ("6 * 7 = 42\n#### 42\n", "42"),
@@ -53,7 +54,7 @@ def test_any_text_has_a_final_answer_or_none(parts):
 def test_a_long_hostile_text_is_read_in_linear_time():
     for part in (r"\boxed{", "{", "#### ", "answer is ", "$", "1,", "-", "1/", "*", r"\("):
         text = part * 40_000
-        final_answer(text), last_boxed(text), tidied(text)
+        final_answer(text), last_boxes(text), tidied(text)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_a_long_hostile_text_is_read_in_linear_time():
         (r"\frac{1}{2}", Fraction(1, 2)),
         (r"\dfrac{ 1 }{ 2 }", Fraction(1, 2)),
         (r"-\tfrac12", Fraction(-1, 2)),
-        ("10,00", None),
+        ("10,00", Fraction(10)),
         ("1/0", None),
         ("1 2", None),
         ("1e9", None),
