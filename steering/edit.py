@@ -1,5 +1,6 @@
 """Edits of the residual stream, and `apply`, which puts them into a model and takes them out again."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -187,30 +188,25 @@ def apply(model: Model, *edits: Edit, n_prompt: Int[Tensor, " batch"] | None = N
     """
     for edit in edits:
         check_fit(model, edit)
-    fired: dict[Site, int] = {site: 0 for edit in edits for site in edit_sites(edit)}
-    n_passes = 0
-
-    def count(*_: object) -> None:
-        nonlocal n_passes
-        n_passes += 1
+    silent = dict.fromkeys(site for edit in edits for site in edit_sites(edit))
+    passes = Counter[str]()
 
     def add(site: Site, change: StreamChange) -> None:
         def act(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-            fired[site] += 1
+            silent.pop(site, None)
             return change(stream)
 
         stack.callback(hook_site(model, site, act).remove)
 
     with ExitStack() as stack:
-        stack.callback(model.network.register_forward_hook(count).remove)
+        stack.callback(model.network.register_forward_hook(lambda *_: passes.update(["all"])).remove)
         opened = stack.enter_context(opened_gates(model, {edit.where for edit in edits}, n_prompt))
         for edit in edits:
             for site in edit_sites(edit):
                 add(site, _gated(_change(model, edit, site), edit.where, opened))
         yield
-    silent = [str(site) for site, n_fired in fired.items() if n_passes and not n_fired]
-    if silent:
-        raise SiteError(f"edits at {', '.join(silent)} never acted in {n_passes} passes of {model.name}")
+    if silent and passes:
+        raise SiteError(f"edits at {', '.join(map(str, silent))} never acted in {passes['all']} passes of {model.name}")
 
 
 @contextmanager
@@ -323,11 +319,7 @@ def _by_row(
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """Each prompt has one of `edits`, at every position that is read and where the edit's gate is open, as under
-    `apply`; a single edit is the plain case.
-
-    An interval over problems then holds the spread between the edits: a control is many draws, not one lucky vector.
-    """
+    """Each prompt has one of `edits`, as under `apply`; an interval over problems so holds the spread between them."""
 
     edits: tuple[Edit, ...]
 
@@ -342,10 +334,7 @@ def open_edited(model: Model, edited: Edited) -> OpenDecoder:
 
 
 class EditedDecoder:
-    """A cached model that is edited in every pass.
-
-    Which of `edits` a prompt has is a hash of its tokens, so batches and their order cannot change it.
-    """
+    """A cached model, edited in every pass; which edit a prompt has is a hash of its tokens, whatever its batch."""
 
     def __init__(self, model: Model, edits: Sequence[Edit], batch: Batch) -> None:
         self.model, self.edits = model, edits
@@ -355,16 +344,13 @@ class EditedDecoder:
         self.chosen = of_prompts[batch.owner.cpu()]
 
     def propose(self) -> Proposal:
-        """The edited model's own distribution."""
         return self.rows.propose()
 
     def append(self, tokens: Int[Tensor, " row"]) -> None:
-        """One edited forward pass over one position."""
         with apply_each(self.model, self.edits, self.chosen):
             self.rows.append(tokens)
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Drops the other rows."""
         self.rows.keep(rows)
         self.chosen = self.chosen[rows.cpu()]
 

@@ -148,10 +148,7 @@ def opened_gates(model: Model, gates: Collection[Gate], n_prompt: Int[Tensor, " 
 
 
 def is_open(gate: PartialGate, window: Window) -> Bool[Tensor, "batch pos"]:
-    """True at the tokens of `window` where the gate lets an edit act; at padding the value means nothing.
-
-    Raises SiteError where the pass does not tell what the gate asks for.
-    """
+    """The tokens of `window` where the gate is open; SiteError where the pass does not tell what it asks for."""
     match gate:
         case InPrompt():
             return _past_prompt(gate, window) < 0

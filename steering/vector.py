@@ -135,10 +135,7 @@ def norm_matched(control: SteeringVector, vector: SteeringVector) -> SteeringVec
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Coefficient:
-    """One hidden layer: softplus(gelu(h W_in + b_in) . w_out + b_out), a number above 0 for every token.
-
-    Several may share the tensors of the hidden layer.
-    """
+    """softplus(gelu(h W_in + b_in) . w_out + b_out), above 0 for every token; several may share the hidden layer."""
 
     W_in: Float[Tensor, "d_model d_hidden"]
     b_in: Float[Tensor, " d_hidden"]

@@ -18,8 +18,7 @@ from lab.records.provenance import Provenance
 from lab.records.tables import replacing
 from probes.capture.site import Site
 from probes.sae.architecture import is_held_out
-from probes.storage.shard import shuffled
-from probes.storage.store import Store, read_index, require_site
+from probes.storage.store import Store, read_index, require_site, shuffled
 from probes.tables import CROSSCODER_QUALITY
 
 FORMAT = "elicitation-lab.crosscoder.1"
@@ -193,7 +192,7 @@ class Paired:
     ) -> Iterator[Float[Tensor, "batch 2 d_model"]]:
         """Every row of the problems in `split` once, base before tuned, in float32 on the CPU.
 
-        In the order of `probes.storage.shard`, which reads both stores at once, so twice what that says is held. The
+        In the order of `probes.storage.store.shuffled`, of both stores at once, so twice what that says is held. The
         indices of all shards are read first. Raises StorageError for a size below 1, where the indices of the two
         stores differ, or where no problem of the stores is in `split`.
         """

@@ -19,8 +19,7 @@ from lab.scoring.scores import Row, Texts, completion_logits, pieces
 from probes.capture.site import TEXTS, Site, hook_site
 from probes.sae.architecture import is_held_out
 from probes.sae.dictionary import Reconstruction, Sae, require_fit, splice
-from probes.storage.shard import shuffled
-from probes.storage.store import TEXTS_FILE, Store, require_model
+from probes.storage.store import TEXTS_FILE, Store, require_model, shuffled
 from probes.tables import SAE_QUALITY
 
 BATCH_SIZE, N_BOOT = 4096, 2000

@@ -51,8 +51,7 @@ from probes.sae.architecture import (
 )
 from probes.sae.dictionary import CONFIG, OURS, Sae, load_sae, made_by
 from probes.sae.quality import quality
-from probes.storage.shard import shuffled
-from probes.storage.store import Store, open_store, require_site
+from probes.storage.store import Store, open_store, require_site, shuffled
 from probes.tables import SAE_QUALITY
 
 N_NORM_BATCHES = 100

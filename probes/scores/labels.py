@@ -15,8 +15,7 @@ from lab.records.tables import Column, Schema, read_table
 from lab.tasks.problem import Problem, StepGrammar
 from probes.capture.site import TEXTS
 from probes.sae.dictionary import Sae
-from probes.storage.shard import read_rows
-from probes.storage.store import TEXTS_FILE, Store, read_index
+from probes.storage.store import TEXTS_FILE, Store, read_index, read_rows
 
 LABELS = Schema(
     "labels of tokens",

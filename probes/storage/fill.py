@@ -1,30 +1,36 @@
-"""fill: a store of activations, made shard by shard, and gone on with where it was stopped."""
+"""fill: a store of activations, made shard by shard, gone on with where it was stopped, checked and repaired."""
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, assert_never
 
+import numpy as np
 import polars as pl
 import torch
+from jaxtyping import Float, Int
+from safetensors.torch import save_file
+from torch import Tensor
 
 from lab.models.load import Model, load
 from lab.models.source import AdapterModel, BuiltInModel, GgufModel, HubModel, LocalModel, ModelSource, model_source
-from lab.records.errors import StorageError
+from lab.records.errors import SiteError, StorageError
 from lab.records.provenance import Provenance, file_digest
 from lab.records.scale_out import Here, Ray, map_shards
-from lab.records.tables import leftovers, read_table, write_table
-from probes.capture.site import TEXTS, texts_digest
-from probes.storage.shard import write_shard
+from lab.records.tables import leftovers, read_table, replacing, write_table
+from lab.sampling.decoder import is_out_of_memory, left_padded
+from probes.capture.capture import capture
+from probes.capture.site import TEXTS, Site, positions, texts_digest
 from probes.storage.store import (
     DTYPES,
+    INDEX,
     MANIFEST,
     TEXTS_FILE,
     Plan,
+    Portion,
     Store,
-    differences,
     index_name,
     portions,
     read_manifest,
@@ -32,6 +38,114 @@ from probes.storage.store import (
     shard_name,
     write_manifest,
 )
+
+
+class Chosen(NamedTuple):
+    """One text of a shard."""
+
+    tokens: list[int]
+    """Up to and with the last chosen one: what follows does not reach back."""
+    places: Int[np.ndarray, " chosen"]
+    first_row: int
+
+
+def write_shard(
+    model: Model, plan: Plan, texts: pl.DataFrame, number: int, portion: Portion, out: Path, made_by: Provenance
+) -> None:
+    """Writes shard `number` of `texts`, a `TEXTS` table, and its index into `out`; each file whole or not at all.
+
+    The passes are the same whoever makes the shard, so that it has the same bytes. Raises SiteError where a hook does
+    not fire or the streams are of several dtypes, and StorageError where an activation is not finite as it is stored.
+    """
+    mine = texts.slice(portion.first_text, portion.n_texts)
+    chosen = _chosen(model, plan, mine)
+    write_table(out / index_name(number), _index(number, portion, mine, chosen), INDEX, made_by)
+    rows = {site: torch.empty(portion.n_rows, plan.d_model, dtype=plan.dtype) for site in plan.sites}
+    for batch in passes(chosen, plan.batch_tokens):
+        for site, read in _read(model, plan, batch).items():
+            start = 0
+            for text in batch:
+                n_places = len(text.places)
+                rows[site][text.first_row : text.first_row + n_places] = read[start : start + n_places]
+                start += n_places
+    with replacing(out / shard_name(number)) as temporary:
+        # One key, because safetensors writes several in an order that changes from run to run.
+        save_file({str(site): rows[site] for site in plan.sites}, temporary, metadata={"provenance": made_by.to_json()})
+
+
+def passes(chosen: Sequence[Chosen], batch_tokens: int) -> Iterator[list[Chosen]]:
+    """Texts that go through the model together: of like length, and no more tokens than that with their padding."""
+    batch: list[Chosen] = []
+    # Stable, so the same whoever sorts; the longest last, which is then the widest.
+    for text in sorted((text for text in chosen if len(text.places)), key=lambda text: len(text.tokens)):
+        if batch and (len(batch) + 1) * len(text.tokens) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(text)
+    if batch:
+        yield batch
+
+
+def _chosen(model: Model, plan: Plan, texts: pl.DataFrame) -> list[Chosen]:
+    found, first_row = [], 0
+    for prompt, completion in texts.select("prompt", "completion").iter_rows():
+        places = positions(plan.positions, model.tokenizer, prompt, completion)
+        n_needed = int(places[-1]) + 1 if len(places) else 0
+        found.append(Chosen([*prompt, *completion][:n_needed], places, first_row))
+        first_row += len(places)
+    return found
+
+
+def _read(model: Model, plan: Plan, batch: Sequence[Chosen]) -> dict[Site, Float[Tensor, "chosen d_model"]]:
+    """The chosen activations of one pass, text by text, as they are stored."""
+    padded = left_padded(model, [text.tokens for text in batch])
+    try:
+        captured = capture(model, padded.tokens, padded.mask, plan.sites)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise StorageError(
+            f"memory ran out in a pass of {padded.tokens.numel()} tokens on {model.device}: lower --batch-tokens, or "
+            "leave out the longest texts"
+        ) from error
+    dtypes = {str(site): str(stream.dtype).removeprefix("torch.") for site, stream in captured.items()}
+    if set(dtypes.values()) != {plan.weights}:
+        listed = ", ".join(f"{site} {name}" for site, name in dtypes.items())
+        raise SiteError(
+            f"{model.name} has streams of mixed dtypes ({listed}) and weights in {plan.weights}: "
+            "load it in one, as with --dtype float32"
+        )
+    width = padded.tokens.shape[1]
+    rows = torch.tensor([row for row, text in enumerate(batch) for _ in text.places], device=model.device)
+    columns = torch.tensor(
+        np.concatenate([width - len(text.tokens) + text.places for text in batch]), device=model.device
+    )
+    read = {site: stream[rows, columns] for site, stream in captured.items()}
+    stored = {site: stream.to(plan.dtype) for site, stream in read.items()}
+    for site, stream in stored.items():
+        if not bool(stream.isfinite().all()):
+            largest = float(read[site].float().abs().max())
+            raise StorageError(
+                f"activations at {site} are not finite in {plan.stored} (the largest in size is {largest:.4g}): "
+                "want numbers that it can hold; try --stored-dtype bfloat16 or float32"
+            )
+    return {site: stream.cpu() for site, stream in stored.items()}
+
+
+def _index(number: int, portion: Portion, texts: pl.DataFrame, chosen: Sequence[Chosen]) -> pl.DataFrame:
+    n_places = pl.Series([len(text.places) for text in chosen], dtype=pl.Int64)
+    of_text = np.repeat(np.arange(portion.n_texts), n_places.to_numpy())
+    return INDEX.checked(
+        texts.select("problem_id", "sample_index")[of_text].select(
+            pl.lit(number, dtype=pl.Int32).alias("shard"),
+            pl.Series("row", np.arange(portion.n_rows, dtype=np.int32)),
+            pl.Series("text", (portion.first_text + of_text).astype(np.int32)),
+            "problem_id",
+            "sample_index",
+            pl.Series("position", np.concatenate([text.places for text in chosen])),
+            pl.Series("token", [text.tokens[place] for text in chosen for place in text.places], dtype=pl.Int32),
+        )
+    )
 
 
 class Damage(NamedTuple):
@@ -131,7 +245,7 @@ def fill(
         case Here():
             prepare = partial(_writer, out, model, texts)
         case Ray():
-            prepare = Reopened(path=out.resolve(), source=_anywhere(model_source(plan.model)))
+            prepare = partial(reopened, out.resolve(), _anywhere(model_source(plan.model)))
         case never:
             assert_never(never)
     store = _begun(model, texts, plan, out, made_by)
@@ -165,22 +279,17 @@ def fill(
     return finished
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reopened:
-    """Begins in a process of its own what `fill` does in this one: called there, it loads the model."""
+def reopened(path: Path, source: ModelSource) -> Callable[[int], None]:
+    """Begins in a process of its own what `fill` does in this one: what writes a shard of the store begun at `path`.
 
-    path: Path
-    """Of a store that has been begun, with its texts."""
-    source: ModelSource
-
-    def __call__(self) -> Callable[[int], None]:
-        """What writes a shard of that number; StorageError where the model there is another one."""
-        store = read_manifest(self.path)
-        # A worker's own GPU is cuda:0, whichever this process has.
-        device = torch.device(torch.device(store.plan.device).type)
-        model = load(self.source, device=device, dtype=DTYPES[store.plan.weights])
-        require_model(store, model)
-        return _writer(self.path, model, read_table(self.path / TEXTS_FILE, TEXTS))
+    Loads the model; StorageError where it is another one.
+    """
+    store = read_manifest(path)
+    # A worker's own GPU is cuda:0, whichever this process has.
+    device = torch.device(torch.device(store.plan.device).type)
+    model = load(source, device=device, dtype=DTYPES[store.plan.weights])
+    require_model(store, model)
+    return _writer(path, model, read_table(path / TEXTS_FILE, TEXTS))
 
 
 def _writer(out: Path, model: Model, texts: pl.DataFrame) -> Callable[[int], None]:
@@ -215,9 +324,9 @@ def _begun(model: Model, texts: pl.DataFrame, plan: Plan, out: Path, made_by: Pr
     if (out / MANIFEST).exists():
         store = read_manifest(out)
         if store.plan != plan:
-            raise StorageError(
-                f"{out} is a store of another configuration: {differences(store.plan, plan)}; choose another --out"
-            )
+            pairs = ((field.name, _said(store.plan, field.name), _said(plan, field.name)) for field in fields(Plan))
+            told = "; ".join(f"{name} is {there} there and {here} here" for name, there, here in pairs if there != here)
+            raise StorageError(f"{out} is a store of another configuration: {told}; choose another --out")
         if not store.files and store.made_by != made_by:
             raise StorageError(
                 f"{out} was begun by another version ({_version(store.made_by)}; this is {_version(made_by)}), which "
@@ -229,6 +338,11 @@ def _begun(model: Model, texts: pl.DataFrame, plan: Plan, out: Path, made_by: Pr
     store = Store(path=out, plan=plan, made_by=made_by, portions=portions(plan, model.tokenizer, texts), files={})
     write_manifest(store)
     return store
+
+
+def _said(plan: Plan, name: str) -> str:
+    value = getattr(plan, name)
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _version(made_by: Provenance) -> str:

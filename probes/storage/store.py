@@ -1,19 +1,23 @@
-"""Store: activations on disk, with where they came from."""
+"""Store: activations on disk, with where they came from, and how they are read."""
 
-import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import numpy as np
 import polars as pl
 import torch
+from jaxtyping import Bool, Float
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lab.models.load import Model
 from lab.records.errors import SiteError, StorageError
 from lab.records.provenance import Provenance, canonical_json, digest
+from lab.records.seeds import torch_generator
 from lab.records.tables import Column, Schema, read_table, write_text
 from probes.capture.site import (
     AllTokens,
@@ -61,11 +65,6 @@ class Plan:
     def most_rows(self) -> int:
         """Rows that a shard may have."""
         return max(1, self.shard_bytes // (len(self.sites) * self.d_model * self.dtype.itemsize))
-
-    @property
-    def digest(self) -> str:
-        """Digest of all of it."""
-        return digest(self)
 
 
 def plan(
@@ -134,35 +133,22 @@ def portions(plan: Plan, tokenizer: PreTrainedTokenizerBase, texts: pl.DataFrame
     return tuple(found)
 
 
-def differences(plan: Plan, other: Plan) -> str:
-    """Where two plans differ, in words, field by field."""
-    pairs = [(field.name, getattr(plan, field.name), getattr(other, field.name)) for field in dataclasses.fields(Plan)]
-    return "; ".join(f"{name} is {_said(mine)} there and {_said(its)} here" for name, mine, its in pairs if mine != its)
-
-
 def read_plan(described: dict[str, Any]) -> Plan:
     """The plan that `canonical_json` wrote, decoded; KeyError, TypeError or ValueError where it is none."""
     fields = {name: value for name, value in described.items() if name != "kind"}
     sites = tuple(Site(site["layer"], site["stream"]) for site in fields["sites"])
-    return Plan(**fields | {"sites": sites, "positions": _read_rule(fields["positions"])})
-
-
-def _read_rule(described: dict[str, Any]) -> Positions:
-    match described["kind"]:
-        case "AllTokens":
-            return AllTokens()
-        case "CompletionTokens":
-            return CompletionTokens()
-        case "SentenceEnds":
-            return SentenceEnds(tuple(described["ends"]))
-        case "TokenSet":
-            return TokenSet(frozenset(described["tokens"]))
+    match fields["positions"]:
+        case {"kind": "AllTokens"}:
+            rule = AllTokens()
+        case {"kind": "CompletionTokens"}:
+            rule = CompletionTokens()
+        case {"kind": "SentenceEnds", "ends": ends}:
+            rule = SentenceEnds(tuple(ends))
+        case {"kind": "TokenSet", "tokens": tokens}:
+            rule = TokenSet(frozenset(tokens))
         case other:
             raise ValueError(f"{other!r} is no rule of positions")
-
-
-def _said(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return Plan(**fields | {"sites": sites, "positions": rule})
 
 
 def _require_readable(model: Model, texts: pl.DataFrame) -> None:
@@ -308,3 +294,91 @@ def read_manifest(path: Path) -> Store:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(damaged) from error
+
+
+def read_rows(store: Store, site: Site, number: int) -> Float[Tensor, "row d_model"]:
+    """One shard of one site, in the dtype that is stored.
+
+    Raises SiteError for a site that was not captured, and StorageError for a file that is missing, cut short or of
+    another shape or dtype; a flipped byte is found by `verify`.
+    """
+    require_site(store, site)
+    file = store.shard(number)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            rows = opened.get_tensor(str(site))
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"cannot read {file}: {error}; lab capture repair {store.path}") from error
+    wanted = (store.portions[number].n_rows, store.plan.d_model)
+    if rows.dtype != store.plan.dtype or tuple(rows.shape) != wanted:
+        raise StorageError(
+            f"{file} holds {site} as {rows.dtype} {tuple(rows.shape)}, want {store.plan.dtype} {wanted}: "
+            f"lab capture repair {store.path}"
+        )
+    return rows
+
+
+def shuffled(
+    store: Store,
+    site: Site,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int = 0,
+    n_mixed: int = 4,
+    keep: Callable[[str], bool] | None = None,
+) -> Iterator[Float[Tensor, "batch d_model"]]:
+    """One epoch: every row of `site` exactly once, in batches of `batch_size`, the last of which may be smaller.
+
+    With `keep`, only the rows of problems for whose id it is True. The shards come in random order, and `n_mixed` at a
+    time are mixed row by row; with fewer than there are, two rows of one shard are more often near each other than
+    chance has it. A function of the store, `seed` and `epoch` (and of `n_mixed`, `batch_size` and `keep`). Holds
+    `n_mixed` shards of the site, and reads another while it does. On the CPU, in the dtype that is stored. For
+    SAELens' trainer, chain the epochs:
+    `chain.from_iterable(shuffled(store, site, 4096, seed=0, epoch=epoch) for epoch in count())`.
+
+    Raises StorageError for a batch size or a number of shards below 1, with `keep` for an index that cannot be read,
+    and as `read_rows` does.
+    """
+    if batch_size < 1 or n_mixed < 1:
+        raise StorageError(f"batches of {batch_size} rows from {n_mixed} shards: want at least 1 of each")
+    order = torch.randperm(len(store.portions), generator=torch_generator(seed, "shards", epoch)).tolist()
+    rest = torch.empty(0, store.plan.d_model, dtype=store.plan.dtype)
+    for start in range(0, len(order), n_mixed):
+        rows = _together(store, site, order[start : start + n_mixed], rest, keep)
+        places = torch.randperm(len(rows), generator=torch_generator(seed, "rows", epoch, start))
+        n_whole = len(rows) - len(rows) % batch_size
+        for first in range(0, n_whole, batch_size):
+            yield rows[places[first : first + batch_size]]
+        rest = rows[places[n_whole:]]
+        # Before the next ones are read.
+        del rows
+    if len(rest):
+        yield rest
+
+
+def _together(
+    store: Store,
+    site: Site,
+    numbers: list[int],
+    rest: Float[Tensor, "left d_model"],
+    keep: Callable[[str], bool] | None,
+) -> Float[Tensor, "row d_model"]:
+    """The rows of some shards behind those that the last batch left."""
+    masks = {number: _kept(store, number, keep) for number in numbers} if keep else {}
+    n_kept = [int(masks[number].sum()) if keep else store.portions[number].n_rows for number in numbers]
+    rows = torch.empty(len(rest) + sum(n_kept), store.plan.d_model, dtype=store.plan.dtype)
+    rows[: len(rest)] = rest
+    first = len(rest)
+    for number, n_here in zip(numbers, n_kept, strict=True):
+        shard = read_rows(store, site, number)
+        rows[first : first + n_here] = shard[masks[number]] if keep else shard
+        first += n_here
+    return rows
+
+
+def _kept(store: Store, number: int, keep: Callable[[str], bool]) -> Bool[Tensor, " row"]:
+    """Which rows of a shard are of problems to keep."""
+    problems = read_index(store, number)["problem_id"]
+    kept = [problem_id for problem_id in problems.unique().to_list() if keep(problem_id)]
+    return torch.from_numpy(np.array(problems.is_in(kept).to_numpy()))

@@ -17,8 +17,7 @@ from lab.records.tables import Column, Schema
 from lab.tasks.problem import Problem, StepGrammar
 from probes.capture.site import ENDS, SentenceEnds, Site, positions
 from probes.scores.labels import character_spans, decoded, overlapping
-from probes.storage.shard import read_rows
-from probes.storage.store import Store, read_index
+from probes.storage.store import Store, read_index, read_rows
 
 SEGMENTS = Schema(
     "segments",

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -51,7 +50,6 @@ class BakedBias(Format):
 
     @classmethod
     def for_model(cls, model: Model | None) -> "BakedBias":
-        """Into `model`."""
         if model is None:
             raise VectorError("a baked checkpoint is written for one model: name it with --model")
         return cls(model)
@@ -76,7 +74,14 @@ class BakedBias(Format):
         """
         told = at_block_outputs(vector)
         check_fits(told, facts_of(self.into))
-        _require_bias(self.into)
+        family = self.into.anatomy.family
+        if family not in BAKED_FAMILIES:
+            adapter = ", a PEFT adapter" if family in LAST_MAPS else ""
+            raise VectorError(
+                f"{self.into.name} is of family {family!r}, whose configuration has no bias at the end of a block, so "
+                f"that plain transformers and vLLM would drop one (baked can be {', '.join(BAKED_FAMILIES)}); serve it "
+                f"with a GGUF control vector in llama.cpp{adapter} or a vllm-lens request instead"
+            )
         network, rounding = _with_biases(self.into, told)
         note = {"baked": json.loads(header_text(told, origin)), "rounding": rounding, "into": self.into.digest}
         with atomic_directory(path) as temporary:
@@ -86,7 +91,6 @@ class BakedBias(Format):
             (temporary / f"{HEADER}.json").write_text(json.dumps(note, indent=1, sort_keys=True), encoding="utf-8")
 
     def use(self, path: Path, _: str) -> str:
-        """Transformers and vLLM."""
         transformers = section(
             "transformers (baked checkpoint; always steered)",
             "python",
@@ -95,17 +99,6 @@ class BakedBias(Format):
             f"tokenizer = AutoTokenizer.from_pretrained({quoted(path)})",
         )
         return f"{transformers}\n\n{section('vLLM (the same checkpoint)', 'sh', f'vllm serve {shell(path)}')}"
-
-
-def _require_bias(model: Model) -> None:
-    family = model.anatomy.family
-    if family not in BAKED_FAMILIES:
-        adapter = ", a PEFT adapter" if family in LAST_MAPS else ""
-        raise VectorError(
-            f"{model.name} is of family {family!r}, whose configuration has no bias at the end of a block, so that "
-            f"plain transformers and vLLM would drop one (baked can be {', '.join(BAKED_FAMILIES)}); serve it with a "
-            f"GGUF control vector in llama.cpp{adapter} or a vllm-lens request instead"
-        )
 
 
 def _with_biases(model: Model, vector: SteeringVector) -> tuple[PreTrainedModel, dict[str, float]]:
@@ -126,21 +119,18 @@ def _with_biases(model: Model, vector: SteeringVector) -> tuple[PreTrainedModel,
     rounding = {}
     for site, direction in vector.directions.items():
         name = _embedding(model) if site == EMBEDDED else f"{last_map(model.anatomy.family, site)}.bias"
-        state[name], rounding[str(site)] = _raised(state[name], direction)
+        there = direction.to(state[name].device)
+        exact = state[name].float() + there
+        state[name] = exact.to(state[name].dtype)
+        # The largest of a row, where several rows get the vector.
+        lost = (state[name].float() - exact).norm(dim=-1).max()
+        rounding[str(site)] = float(lost / there.norm())
     with torch.device("meta"):
         network = type(model.network)(config)
     network.load_state_dict(state, assign=True)
     network.tie_weights()
     network.generation_config = model.network.generation_config
     return network, rounding
-
-
-def _raised(old: Float[Tensor, "*rows d_model"], direction: Float[Tensor, " d_model"]) -> tuple[Tensor, float]:
-    """`old + direction` in `old`'s dtype, and the largest relative loss of a row."""
-    exact = old.float() + direction.to(old.device)
-    stored = exact.to(old.dtype)
-    lost = (stored.float() - exact).norm(dim=-1).max()
-    return stored, float(lost / direction.norm().to(old.device))
 
 
 def _embedding(model: Model) -> str:
@@ -164,7 +154,6 @@ class Adapter(Format):
 
     @classmethod
     def for_model(cls, model: Model | None) -> "Adapter":
-        """To `model`."""
         if model is None:
             raise VectorError("an adapter is written for one model: name it with --model")
         return cls(model)
@@ -216,7 +205,6 @@ class Adapter(Format):
             (temporary / f"{HEADER}.json").write_text(header_text(told, origin), encoding="utf-8")
 
     def use(self, path: Path, model: str) -> str:
-        """PEFT."""
         return section(
             "transformers and PEFT (adapter; stays beside the model, not merged)",
             "python",

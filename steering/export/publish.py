@@ -154,10 +154,7 @@ class HubRepository:
 
 
 def hub_repository(name: str) -> HubRepository:
-    """The repository `name` with the user's token; asks nothing of the network.
-
-    Raises StorageError where `name` is not of the form OWNER/NAME, and without a token.
-    """
+    """The repository OWNER/NAME with the user's token, or StorageError; asks nothing of the network."""
     try:
         validate_repo_id(name)
     except HFValidationError as error:

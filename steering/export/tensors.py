@@ -85,7 +85,6 @@ class Safetensors(Format):
     """This project's own file, which loses nothing."""
 
     def write(self, path: Path, vector: SteeringVector, origin: Origin) -> None:
-        """As `save_vector`."""
         save_vector(path, vector, origin.made_by, fitted_on=origin.fitted_on, measured_dose=origin.measured_dose)
 
     @classmethod
@@ -94,7 +93,6 @@ class Safetensors(Format):
         return read_vector(path) if file_kind(path) == "safetensors" else None
 
     def use(self, path: Path, model: str) -> str:
-        """Loading it here."""
         return section(
             "This project (safetensors)",
             "python",
@@ -119,11 +117,9 @@ class LayerTable(Format):
     """One tensor, a row a block; for programs whose own files are pickles (hotwire, steering-vectors)."""
 
     def write(self, path: Path, vector: SteeringVector, origin: Origin) -> None:
-        """Writes `vector` whole or not at all, as fp32 `directions` of shape (n_layers, d_model).
+        """As fp32 `directions` of shape (n_layers, d_model): row N is for the output of block N, zero where that stays.
 
-        Row N is for the output of block N; rows of blocks that the vector leaves alone are zero. Needs
-        `origin.fitted_on` for the number of layers. Raises VectorError without it, for another width and for
-        `resid_pre` of block 0; SiteError for a layer out of range.
+        Needs `origin.fitted_on` for the number of layers. For block outputs alone.
         """
         if origin.fitted_on is None:
             raise VectorError("a table has a row for each block: say which model the vector was fitted on")

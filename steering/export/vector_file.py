@@ -122,11 +122,7 @@ def header_text(vector: SteeringVector, origin: Origin) -> str:
 
 
 def under_header(text: str, directions: Mapping[Site, Tensor]) -> VectorFile:
-    """What a file holds whose header stands over `directions`.
-
-    Raises VectorError for another format, missing fields, fields of other types, and sites other than those of
-    `directions`.
-    """
+    """What a file holds whose header stands over `directions`; VectorError where these do not make a vector."""
     try:
         told = json.loads(text)
         if told["format"] != FORMAT:
@@ -210,10 +206,7 @@ class Format(Protocol):
 
     @abstractmethod
     def write(self, path: Path, vector: SteeringVector, origin: Origin) -> None:
-        """Writes `vector` to `path`, whole or not at all.
-
-        Raises VectorError and SiteError for what the format cannot hold, with the reason.
-        """
+        """Writes `vector` to `path`, whole or not at all; VectorError or SiteError, with why, for what does not fit."""
         ...
 
     @abstractmethod

@@ -39,11 +39,9 @@ class VllmLens(Format):
     """JSON for requests to a vLLM that runs vllm-lens."""
 
     def write(self, path: Path, vector: SteeringVector, origin: Origin) -> None:
-        """Writes `vector` whole or not at all, as one `SteeringVector` of vllm-lens with scale 1 and norms not matched.
+        """One `SteeringVector` of vllm-lens, scale 1, norms not matched; layer N is the output of block N, from 0.
 
-        Layer N is the output of block N, from 0. The tensor is fp32 and not compressed, which vllm-lens reads too.
-        Raises VectorError for another width than the model's and for `resid_pre` of block 0, SiteError for a layer that
-        the model has not.
+        The tensor is fp32 and not compressed, which vllm-lens reads too. For block outputs alone.
         """
         told = only_block_outputs(vector, "vllm-lens")
         if origin.fitted_on is not None:

@@ -28,10 +28,7 @@ from steering.vector import SteeringVector
 
 
 class Disagreements(NamedTuple):
-    """Moments at which one token should have been written: contexts, and that token.
-
-    The vector acts at the last position of a context alone, as a hybrid uses it.
-    """
+    """Moments at which one token should have been written; the vector acts at the last position of a context alone."""
 
     tokens: Int[Tensor, "disagreement pos"]
     """Contexts, padded on the left."""
@@ -146,10 +143,7 @@ class Streams:
 
 
 def read_streams(model: Model, site: Site, texts: Sequence[Sequence[int]], *, batch_size: int) -> Streams:
-    """Reads every text, given as token ids, once, `batch_size` at a time, and keeps its stream at `site`.
-
-    Raises SiteError for a layer out of range.
-    """
+    """Reads every text (token ids) once, `batch_size` at a time, for its stream at `site`; raises as `capture`."""
     whole, owners = without_beginnings(texts)
     parts: list[Tensor] = []
     for start in range(0, len(whole), batch_size):
@@ -158,11 +152,16 @@ def read_streams(model: Model, site: Site, texts: Sequence[Sequence[int]], *, ba
         parts.append(capture(model, padded.tokens, padded.mask, [site])[site][padded.mask])
     ends = list(accumulate(map(len, whole)))
     longest = max(map(len, texts))
+    above = {}
+    for width in sorted({_width(len(text), longest) for text in texts}):
+        # What a block is given beside the stream hangs on the width alone, so that any text of this width tells it.
+        tokens = torch.zeros(1, width, dtype=torch.long, device=model.device)
+        above[width] = layers_above(model, site, tokens, torch.ones_like(tokens).bool())
     return Streams(
         tokens=torch.cat(parts),
         starts=torch.tensor([ends[owner] - len(whole[owner]) for owner in owners], device=model.device),
         lengths=torch.tensor([len(text) for text in texts], device=model.device),
-        above={width: _above(model, site, width) for width in sorted({_width(len(text), longest) for text in texts})},
+        above=above,
     )
 
 
@@ -182,12 +181,6 @@ def without_beginnings(texts: Sequence[Sequence[int]]) -> tuple[list[Sequence[in
 
 def _width(length: int, longest: int) -> int:
     return min(-(-length // WIDTH_STEP) * WIDTH_STEP, longest)
-
-
-def _above(model: Model, site: Site, width: int) -> LayersAbove:
-    # What a block is given beside the stream hangs on the width alone, so that any text of this width tells it.
-    tokens = torch.zeros(1, width, dtype=torch.long, device=model.device)
-    return layers_above(model, site, tokens, torch.ones_like(tokens).bool())
 
 
 def residual_norms(
@@ -215,10 +208,7 @@ def residual_norms(
 
 @runtime_checkable
 class Taught(Protocol):
-    """Texts on two sides, and where one model should write as another does; read when a fit asks for it.
-
-    Each method raises VectorError where there is nothing of the kind.
-    """
+    """Texts on two sides, and where one model should write as another; VectorError where there is none of the kind."""
 
     @property
     def description(self) -> str:
@@ -261,10 +251,7 @@ class Fit(Protocol[Teaching]):
 
     @abstractmethod
     def fit(self, model: Model, sites: Sequence[Site], taught: Teaching, *, seed: int) -> SteeringVector:
-        """The vector of `model`, which stays as it is, at `sites`: one, unless the fit is made for several.
-
-        Raises VectorError, with the reason, where there is nothing to learn from.
-        """
+        """The vector at `sites`, one unless the fit is made for several; VectorError where nothing can be learned."""
         ...
 
     @property

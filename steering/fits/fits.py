@@ -94,21 +94,12 @@ class PolicyGradient(Fit[Rewarded]):
 
     @property
     def learns_from(self) -> Literal["rewards"]:
-        """What is rewarded."""
         return "rewards"
 
     def fit(self, model: Model, sites: Sequence[Site], taught: Rewarded, *, seed: int) -> SteeringVector:
         """As `fit_policy_gradient`, from zero."""
-        return fit_policy_gradient(
-            model,
-            sites,
-            taught.problems,
-            taught.reward,
-            self.run,
-            seed=seed,
-            work=taught.work,
-            on_progress=taught.on_progress,
-        )
+        problems, reward, work, watch = taught
+        return fit_policy_gradient(model, sites, problems, reward, self.run, seed=seed, work=work, on_progress=watch)
 
 
 def with_shared_weights(model: Model) -> Model:

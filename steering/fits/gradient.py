@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from lab.models.load import Model
 from lab.records.errors import VectorError
@@ -47,16 +48,13 @@ class Likelihood:
 
 def read_examples(model: Model, site: Site, examples: Sequence[Example], *, batch_size: int) -> Likelihood:
     """Reads the texts of at least one example once, `batch_size` at a time; SiteError for a layer out of range."""
-    longest = max(len(example.targets) for example in examples)
-
-    def padded(rows: list[list[int]], filler: int) -> Int[Tensor, "example place"]:
-        return torch.tensor([row + [filler] * (longest - len(row)) for row in rows], device=model.device)
-
+    places = pad_sequence([torch.tensor(example.places) for example in examples], batch_first=True)
+    targets = [torch.tensor(example.targets) for example in examples]
     return Likelihood(
         streams=read_streams(model, site, [example.text for example in examples], batch_size=batch_size),
         first=torch.tensor([example.first for example in examples], device=model.device),
-        places=padded([example.places for example in examples], 0),
-        targets=padded([example.targets for example in examples], IGNORED),
+        places=places.to(model.device),
+        targets=pad_sequence(targets, batch_first=True, padding_value=IGNORED).to(model.device),
     )
 
 
@@ -175,7 +173,6 @@ class TextGradient(Fit[Taught]):
 
     @property
     def learns_from(self) -> Literal["tokens"]:
-        """What comes next."""
         return "tokens"
 
     def fit(self, model: Model, sites: Sequence[Site], taught: Taught, *, seed: int) -> SteeringVector:
@@ -194,7 +191,6 @@ class FirstTokenGradient(Fit[Taught]):
 
     @property
     def learns_from(self) -> Literal["tokens"]:
-        """What comes next."""
         return "tokens"
 
     def fit(self, model: Model, sites: Sequence[Site], taught: Taught, *, seed: int) -> SteeringVector:

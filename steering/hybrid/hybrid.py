@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt64
-from torch import Tensor, nn
+from torch import Tensor
 
 from lab.models.load import Model, ModelPair
 from lab.records.provenance import digest
@@ -56,7 +56,6 @@ class WatchedDecoder:
         return View(self.cached.logits, {site: stream[:, -1] for site, stream in self.streams.items()})
 
     def append(self, tokens: Int[Tensor, " row"]) -> None:
-        """One forward pass over one position."""
         with self._watching() as read:
             self.cached.append(tokens)
         for site, stream in read.items():
@@ -64,7 +63,6 @@ class WatchedDecoder:
             self.streams[site] = self._kept(site, torch.cat([*earlier, stream], dim=1))
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Drops the other rows."""
         self.cached.keep(rows)
         self.streams = {site: stream[rows] for site, stream in self.streams.items()}
 
@@ -95,23 +93,14 @@ def begun_at(model: Model, site: Site, stream: Float[Tensor, "batch pos d_model"
     put in inside the block act on `stream`. It must not be given a cache that the blocks below are to fill.
     """
     with ExitStack() as stack:
-        for block in model.anatomy.blocks[: n_below(site)]:
-            stack.enter_context(_idle(block))
+        for attributes in map(vars, model.anatomy.blocks[: n_below(site)]):
+            # Such a block hands on what it reads, and its hooks are called as ever. Offloading and the like replace
+            # `forward` in the same way, so that it may have one of its own.
+            stack.callback(attributes.update, {name: own for name, own in attributes.items() if name == "forward"})
+            stack.callback(attributes.pop, "forward")
+            attributes["forward"] = _hand_on
         stack.callback(hook_site(model, site, lambda _: stream).remove)
         yield
-
-
-@contextmanager
-def _idle(block: nn.Module) -> Iterator[None]:
-    """Within the context `block` hands on what it reads; its hooks are called as ever."""
-    # Offloading and the like replace `forward` in the same way.
-    own = {name: value for name, value in vars(block).items() if name == "forward"}
-    vars(block)["forward"] = _hand_on
-    try:
-        yield
-    finally:
-        del vars(block)["forward"]
-        vars(block).update(own)
 
 
 def _hand_on(stream: Tensor, *_: object, **__: object) -> Tensor:
@@ -251,10 +240,7 @@ class Intervention(Protocol):
 
     @property
     def categories_of(self) -> Side | None:
-        """The model whose stream names the category that decides what happens; None where no category does.
-
-        A category of the tuned model's is among the bits that cross from it.
-        """
+        """Whose stream names the category that decides what happens, if one does; the tuned one's crosses as bits."""
         return None
 
     def placed(self, pair: ModelPair) -> "Intervention":

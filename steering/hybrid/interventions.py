@@ -45,10 +45,7 @@ def draws(
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """Each row has one of the edits, which its key chooses; a single edit is the plain case.
-
-    A control is many draws, not one lucky or unlucky vector.
-    """
+    """Each row has one of the edits, by its key: a control is many draws, not one lucky or unlucky vector."""
 
     edits: tuple[Edit, ...]
 
@@ -145,11 +142,7 @@ class Tabled(Intervention, Protocol):
 
 
 def placed_table(pair: ModelPair, table: VectorTable) -> VectorTable:
-    """`table` with its taxonomy on the device of the model that it reads.
-
-    Raises ModelError for a taxonomy of another model than it is to read, VectorError or ModelError for an edit of
-    another width than the base model's, and SiteError for a layer that the models lack.
-    """
+    """`table` with its taxonomy on the device of the model that it reads; raises as `open_hybrid`."""
     for edit in table.edits:
         check_fit(pair.base, edit)
         for site in edit_sites(edit):
@@ -220,7 +213,6 @@ class Sweep(Tabled):
         return self.reads_back(n_last) | (Reads(tuned={}) if isinstance(self.chooser, TunedChooser) else Reads())
 
     def placed(self, pair: ModelPair) -> "Sweep":
-        """With a table that fits the models."""
         return replace(self, table=placed_table(pair, self.table))
 
     def write(self, here: Routed) -> Written:
@@ -332,7 +324,6 @@ class Steer(Tabled):
         return self.reads_back(1)
 
     def placed(self, pair: ModelPair) -> "Steer":
-        """With a table that fits the models."""
         return replace(self, table=placed_table(pair, self.table))
 
     def write(self, here: Routed) -> Written:
@@ -356,7 +347,6 @@ class Takeover(Intervention):
         return Reads(tuned={})
 
     def write(self, here: Routed) -> Written:
-        """The tuned model's own distribution."""
         return Written(here.tuned_logits, "tuned")
 
 
@@ -365,7 +355,6 @@ class SecondChoice(Intervention):
     """The base model's own second choice is written: a control of what the gate alone does."""
 
     def write(self, here: Routed) -> Written:
-        """All probability on the second choice."""
         logits = here.logits
         return Written(insisting(logits, logits.topk(2, dim=-1).indices[:, 1]), "steered")
 
@@ -378,7 +367,6 @@ class LikelyToken(Intervention):
     """How many first choices."""
 
     def write(self, here: Routed) -> Written:
-        """All probability on the token that the row's key and the step draw."""
         logits = here.logits
         first = logits.topk(min(self.top, logits.shape[1]), dim=-1).indices
         place = draws(LIKELY_TOKEN, here.keys, here.now.step, first.shape[1], first.device)

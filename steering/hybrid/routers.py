@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lab.models.load import Model, ModelPair
+from lab.models.load import ModelPair
 from lab.records.errors import DecodingError, ModelError
 from lab.records.seeds import uniforms
 from probes.capture.site import Site, check_site
@@ -147,16 +147,6 @@ class LinearProbe:
         return stream.to(self.weight.dtype) @ self.weight.to(stream.device) + self.bias > 0
 
 
-def require_width(probe: LinearProbe, model: Model) -> None:
-    """ModelError unless `probe` is as wide as the model's stream, SiteError unless the model has its layer."""
-    if len(probe.weight) != model.anatomy.d_model:
-        raise ModelError(
-            f"a linear probe of width {len(probe.weight)} does not fit {model.name}, whose d_model is "
-            f"{model.anatomy.d_model}: use the model it was fitted on"
-        )
-    check_site(model, probe.site)
-
-
 @dataclass(frozen=True, slots=True)
 class BaseProbe(Router):
     """The tokens at which a linear probe on the base model's own stream at its last token says so."""
@@ -170,7 +160,12 @@ class BaseProbe(Router):
 
     def placed(self, pair: ModelPair) -> "BaseProbe":
         """With the probe on the base model's device; ModelError or SiteError where it is of another model."""
-        require_width(self.probe, pair.base)
+        if len(self.probe.weight) != pair.base.anatomy.d_model:
+            raise ModelError(
+                f"a linear probe of width {len(self.probe.weight)} does not fit {pair.base.name}, whose d_model is "
+                f"{pair.base.anatomy.d_model}: use the model it was fitted on"
+            )
+        check_site(pair.base, self.probe.site)
         return BaseProbe(replace(self.probe, weight=self.probe.weight.to(pair.base.device)))
 
     def route(self, now: Moment) -> Bool[Tensor, " row"]:

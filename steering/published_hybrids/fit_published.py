@@ -154,10 +154,13 @@ def fit_scaled(
         examples.append(Example(tokens[: last + 1], last, [last], [tokens[moment.position]]))
     likelihood = read_examples(model, site, examples, batch_size=settings.scaled.batch_size)
     streams = likelihood.streams.last().float()
-    network = _start(model.anatomy.d_model, settings.d_hidden, taxonomy.n_categories, generator)
-    W_in, b_in, W_out, b_out = (tensor.to(model.device).requires_grad_() for tensor in network)
-    start = normalize(torch.randn(taxonomy.n_categories, model.anatomy.d_model, generator=generator), dim=1)
-    vectors = start.to(model.device).requires_grad_()
+    n, d_model, d_hidden = taxonomy.n_categories, model.anatomy.d_model, settings.d_hidden
+    # As `torch.nn.Linear` starts: weights uniform in +-1/sqrt(width in), but biases at 0.
+    W_in = (2 * torch.rand(d_model, d_hidden, generator=generator) - 1) / d_model**0.5
+    W_out = (2 * torch.rand(n, d_hidden, generator=generator) - 1) / d_hidden**0.5
+    start = normalize(torch.randn(n, d_model, generator=generator), dim=1)
+    whole = (W_in, torch.zeros(d_hidden), W_out, torch.zeros(n), start)
+    W_in, b_in, W_out, b_out, vectors = (tensor.to(model.device).requires_grad_() for tensor in whole)
 
     def shift(rows: Int[Tensor, " row"]) -> Float[Tensor, "row d_model"]:
         hidden = gelu(streams[rows] @ W_in + b_in)
@@ -165,7 +168,7 @@ def fit_scaled(
         return softplus((hidden * W_out[category]).sum(dim=1) + b_out[category])[:, None] * vectors[category]
 
     descend(likelihood, shift, [vectors], settings.scaled, generator, network=[W_in, b_in, W_out, b_out])
-    counts = torch.bincount(owners, minlength=taxonomy.n_categories).tolist()
+    counts = torch.bincount(owners, minlength=n).tolist()
     scale = float(streams.norm(dim=1).mean())
     shared, hidden_bias = W_in.detach().cpu(), b_in.detach().cpu()
     return ScaledVectors(
@@ -181,20 +184,6 @@ def fit_scaled(
             Coefficient(W_in=shared, b_in=hidden_bias, w_out=w_out, b_out=out)
             for w_out, out in zip(W_out.detach().cpu(), b_out.detach().cpu(), strict=True)
         ),
-    )
-
-
-def _start(d_model: int, d_hidden: int, n_categories: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Weights uniform in +-1/sqrt(width in), as `torch.nn.Linear` starts; biases at 0."""
-
-    def uniform(*shape: int, width: int) -> Tensor:
-        return (2 * torch.rand(*shape, generator=generator) - 1) / width**0.5
-
-    return (
-        uniform(d_model, d_hidden, width=d_model),
-        torch.zeros(d_hidden),
-        uniform(n_categories, d_hidden, width=d_hidden),
-        torch.zeros(n_categories),
     )
 
 

@@ -54,11 +54,7 @@ class Material:
 def material(
     pair: ModelPair, traces: pl.DataFrame, problems: Mapping[str, Problem], rule: Rule, site: Site
 ) -> Material:
-    """Reads a `TRACES` table of the tuned model once by either model; `rule` cuts it into segments.
-
-    Raises VectorError for no trace, StorageError where there is no segment or a problem is absent, SiteError for a
-    layer out of range.
-    """
+    """Reads the tuned model's `TRACES` once by either model, cut into segments by `rule`; raises as `fit_published`."""
     if traces.is_empty():
         raise VectorError("no trace of the tuned model to fit published hybrids on: draw some")
     table = texts(pair.base, traces, problem_table(problems.values()))
@@ -118,10 +114,7 @@ class Descent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishedSettings:
-    """How much each fit sees, and for how long: by default what a model of a few blocks needs on a CPU.
-
-    The published sizes stand behind each field.
-    """
+    """How much each fit sees, and how long: what small models need on a CPU, with the published sizes behind it."""
 
     depth: float = 0.375
     """Block that the vectors act at, as a share of all; published: 10 of 28, 12 of 32, 18 of 48, 24 of 64."""

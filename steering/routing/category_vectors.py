@@ -89,20 +89,13 @@ def fit_category_vectors(
         for index, name in enumerate(taxonomy.names)
         if counts[name] >= min_disagreements
     }
-    fitted = fit_gradients(base, site, table, fit) if table else {}
-    return CategoryVectors(
-        taxonomy=taxonomy,
-        reader=reader,
-        vectors=tuple(fitted.get(name) or _nothing(base, site, name, count) for name, count in counts.items()),
-        n_disagreements=tuple(counts.values()),
-    )
-
-
-def _nothing(base: Model, site: Site, name: str, n_disagreements: int) -> SteeringVector:
-    zero = torch.zeros(base.anatomy.d_model)
-    return SteeringVector(
-        {site: zero}, {site: np.nan}, f"none: {n_disagreements} disagreements in category {name!r}, too few"
-    )
+    found = fit_gradients(base, site, table, fit) if table else {}
+    nothing = {site: torch.zeros(base.anatomy.d_model)}
+    for name in counts.keys() - found.keys():
+        why = f"none: {counts[name]} disagreements in category {name!r}, too few"
+        found[name] = SteeringVector(nothing, {site: np.nan}, why)
+    vectors = tuple(found[name] for name in taxonomy.names)
+    return CategoryVectors(taxonomy=taxonomy, reader=reader, vectors=vectors, n_disagreements=tuple(counts.values()))
 
 
 def exchanged(found: CategoryVectors, generator: torch.Generator) -> PerCategory:
@@ -129,20 +122,16 @@ def any_category(found: CategoryVectors) -> RandomCategory:
 
 
 def random_vectors(found: CategoryVectors, n_draws: int, *, seed: int) -> Drawn:
-    """Random directions, each with the norm of a fitted vector drawn as often as its category has disagreements.
-
-    Raises VectorError where no category has a vector.
-    """
+    """Random directions, each as long as a fitted vector drawn by its disagreements; VectorError where none is."""
     counts = torch.tensor([found.n_disagreements[index] for index in found.fitted], dtype=torch.float64)
     if not len(counts):
         raise VectorError("no category has a vector that a random one could be as long as: draw more fitting traces")
     drawn = torch.multinomial(counts, n_draws, replacement=True, generator=torch_generator(seed, "categories"))
-    return Drawn(
-        tuple(
-            Add(random_like(found.vectors[found.fitted[place]], torch_generator(seed, "random vector", draw)))
-            for draw, place in enumerate(drawn.tolist())
-        )
+    vectors = (
+        random_like(found.vectors[found.fitted[place]], torch_generator(seed, "random vector", draw))
+        for draw, place in enumerate(drawn.tolist())
     )
+    return Drawn(tuple(map(Add, vectors)))
 
 
 KEYS = ("problem_id", "sample_index")
@@ -215,10 +204,7 @@ def streams_before(
     texts: Int[np.ndarray, " moment"],
     positions: Int[np.ndarray, " moment"],
 ) -> Float[Tensor, "moment d_model"]:
-    """What `model` has at `site` at the token before each moment, in fp32 on the CPU: all that a router can know.
-
-    A moment is a token of the completion of one of `rows`. Raises SiteError for a layer out of range.
-    """
+    """The stream of `model` at the token before each moment, one of a completion of `rows`; fp32, on the CPU."""
     found = torch.zeros(len(texts), model.anatomy.d_model)
     order = np.argsort(texts, kind="stable")
     starts = np.searchsorted(texts[order], np.arange(len(rows) + 1))
@@ -241,21 +227,14 @@ def moment_taxonomy(
     often takes it for something else. Raises StorageError where no text has a segment; EstimateError for segments of
     fewer than three problems, or fewer of them than categories.
     """
-    texts = TEXTS.frame(
-        [
-            {"problem_id": problem_id, "sample_index": index, "prompt": row.context, "completion": row.completion}
-            for index, (problem_id, row) in enumerate(zip(when.problem_ids, when.rows, strict=True))
-        ]
-    )
-    found = segments(rule, model.tokenizer, texts)
+    rows = [
+        {"problem_id": problem_id, "sample_index": index, "prompt": row.context, "completion": row.completion}
+        for index, (problem_id, row) in enumerate(zip(when.problem_ids, when.rows, strict=True))
+    ]
+    found = segments(rule, model.tokenizer, TEXTS.frame(rows))
     owners = found["text"].to_numpy().astype(np.int64)
     firsts = found["first"].to_numpy() - np.array([len(row.context) for row in when.rows])[owners]
-    data = SegmentMeans(
-        site=site,
-        segments=found,
-        means=streams_before(model, site, when.rows, owners, firsts),
-        model=model.name,
-        model_digest=model.digest,
-    )
+    means = streams_before(model, site, when.rows, owners, firsts)
+    data = SegmentMeans(site=site, segments=found, means=means, model=model.name, model_digest=model.digest)
     cut = parts(found["problem_id"].to_list(), child_seed(seed, "parts"))
     return fit(data, cut, n_categories, method, seed=child_seed(seed, "taxonomy")).taxonomy

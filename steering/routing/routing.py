@@ -173,10 +173,7 @@ def _held_out(when: Moments, seed: int) -> Bool[np.ndarray, " moment"]:
 
 
 def fit_entropy(model: Model, traces: pl.DataFrame, problems: Mapping[str, Problem], open_share: float) -> EntropyAbove:
-    """A router that opens at `open_share` of the tokens of `traces`, `TRACES` rows of the model's own, or near it.
-
-    Raises VectorError for a share outside 0 to 1.
-    """
+    """A router open at about `open_share`, from 0 to 1 else VectorError, of the tokens of the model's own `traces`."""
     if not 0 <= open_share <= 1:
         raise VectorError(f"a router that opens at a share of {open_share} of all tokens: want a number from 0 to 1")
     found = entropies(model, traces, problems)

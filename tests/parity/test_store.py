@@ -9,8 +9,7 @@ from lab.records.provenance import provenance
 from probes.capture.capture import capture
 from probes.capture.site import TEXTS, AllTokens, Site
 from probes.storage.fill import fill
-from probes.storage.shard import read_rows
-from probes.storage.store import plan
+from probes.storage.store import plan, read_rows
 
 TEXTS_READ = ["<6-0-4+8?", "T6-0=6;6-4=2;", "A"]
 N_LAYERS = 3

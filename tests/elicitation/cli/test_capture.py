@@ -18,8 +18,7 @@ from lab.sampling.trace import TRACES, Trace, trace_table
 from lab.tasks.chain import ALPHABET
 from lab.tasks.problem import PROBLEMS, Problem, problem_table
 from probes.capture.site import Site
-from probes.storage.shard import read_rows
-from probes.storage.store import open_store
+from probes.storage.store import open_store, read_rows
 from tests.conftest import one_line
 
 N_TEXTS = 300

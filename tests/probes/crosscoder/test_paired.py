@@ -15,8 +15,7 @@ from probes.capture.site import TEXTS, AllTokens, CompletionTokens, Site
 from probes.crosscoder.crosscoder import HELD_OUT_SHARE, Paired
 from probes.sae.architecture import is_held_out
 from probes.storage.fill import fill
-from probes.storage.shard import read_rows, shuffled
-from probes.storage.store import index_name, plan
+from probes.storage.store import index_name, plan, read_rows, shuffled
 
 from .conftest import MADE_BY, N_TOKENS, SITE, planted_store, write_shard
 
@@ -104,7 +103,7 @@ def test_order_is_a_function_of_seed_and_epoch_and_the_split_is_not(small, seed)
 
 def test_shards_are_read_only_when_their_rows_are_due(small, monkeypatch):
     read = []
-    monkeypatch.setattr("probes.storage.shard.read_rows", lambda *asked: read.append(asked) or read_rows(*asked))
+    monkeypatch.setattr("probes.storage.store.read_rows", lambda *asked: read.append(asked) or read_rows(*asked))
     batches = small.paired.batches("training", 100, seed=0, n_mixed=2)
     assert read == []
     next(batches)

@@ -13,7 +13,7 @@ from probes.capture.site import hook_site
 from probes.sae.architecture import is_held_out
 from probes.sae.dictionary import load_sae
 from probes.sae.quality import quality, recovered_interval
-from probes.storage.shard import shuffled
+from probes.storage.store import shuffled
 
 from .conftest import CPU, D_MODEL, SITES, jumprelu, made_texts, standard
 

@@ -17,8 +17,7 @@ from probes.sae import train as train_module
 from probes.sae.architecture import BatchTopK, JumpReLU, Matryoshka, Standard, TopK, Training, count_rows, is_held_out
 from probes.sae.dictionary import load_sae, made_by
 from probes.sae.train import train_sae
-from probes.storage.shard import shuffled
-from probes.storage.store import INDEX
+from probes.storage.store import INDEX, shuffled
 
 from .conftest import CPU, SITES, TRAINING, filled, recipe
 

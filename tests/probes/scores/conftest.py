@@ -18,8 +18,7 @@ from probes.capture.site import TEXTS, CompletionTokens, Positions, Site
 from probes.sae.dictionary import Sae
 from probes.scores.labels import LABELS
 from probes.storage.fill import fill
-from probes.storage.shard import read_rows
-from probes.storage.store import Store, plan
+from probes.storage.store import Store, plan, read_rows
 
 with warnings.catch_warnings():
     # sae_lens 6.54 imports a module that transformer_lens 3.9 deprecates.

@@ -19,8 +19,7 @@ from lab.records.provenance import provenance
 from lab.records.seeds import numpy_generator
 from probes.capture.site import TEXTS, AllTokens, Site
 from probes.storage.fill import fill
-from probes.storage.shard import shuffled
-from probes.storage.store import plan
+from probes.storage.store import plan, shuffled
 
 LENGTH = 100
 SITE = Site(0)

@@ -12,10 +12,8 @@ from lab.records.errors import SiteError, StorageError
 from lab.records.tables import read_provenance, read_table
 from probes.capture.site import TEXTS, AllTokens, CompletionTokens, SentenceEnds, Site, TokenSet, positions
 from probes.storage import fill as fill_module
-from probes.storage import shard as shard_module
 from probes.storage.fill import fill
-from probes.storage.shard import read_rows
-from probes.storage.store import INDEX, open_store, plan, read_manifest, require_model, write_manifest
+from probes.storage.store import INDEX, open_store, plan, read_manifest, read_rows, require_model, write_manifest
 
 from .conftest import SITES, Case, made_by, made_texts
 
@@ -171,21 +169,21 @@ def test_no_more_than_one_shard_is_held(case, tmp_path, monkeypatch):
         most[0] = max(most[0], held[0])
         return tensor
 
-    saving = shard_module.save_file
+    saving = fill_module.save_file
 
     def saved(*arguments, **options):
         saving(*arguments, **options)
         held[0] = 0
 
-    monkeypatch.setattr(shard_module.torch, "empty", counted)
-    monkeypatch.setattr(shard_module, "save_file", saved)
+    monkeypatch.setattr(fill_module.torch, "empty", counted)
+    monkeypatch.setattr(fill_module, "save_file", saved)
     case.fill(tmp_path / "new")
     assert 0 < most[0] <= case.plan.shard_bytes
 
 
 def test_passes_hold_no_more_tokens_than_they_may(case):
-    chosen = shard_module._chosen(case.model, case.plan, case.texts)
-    batches = list(shard_module.passes(chosen, 64))
+    chosen = fill_module._chosen(case.model, case.plan, case.texts)
+    batches = list(fill_module.passes(chosen, 64))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(len(text.tokens) for text in batch) <= 64
     assert sum(map(len, batches)) == len(case.texts) - 1
@@ -299,7 +297,7 @@ def test_memory_that_runs_out_says_what_to_lower(case, tmp_path, monkeypatch):
     def exhausted(*_):
         raise torch.OutOfMemoryError("no more")
 
-    monkeypatch.setattr(shard_module, "capture", exhausted)
+    monkeypatch.setattr(fill_module, "capture", exhausted)
     with pytest.raises(StorageError, match=r"memory ran out in a pass of \d+ tokens on cpu: lower --batch-tokens"):
         case.fill(tmp_path / "store")
 

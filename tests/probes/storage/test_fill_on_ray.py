@@ -21,7 +21,7 @@ from lab.records.errors import ModelError, StorageError
 from lab.records.scale_out import Here, Ray
 from probes.capture.site import CompletionTokens
 from probes.storage import fill as fill_module
-from probes.storage.fill import Reopened
+from probes.storage.fill import reopened
 from probes.storage.store import MANIFEST, plan
 
 from .captured import captured
@@ -137,7 +137,7 @@ def test_a_worker_that_finds_another_model_refuses_it(store):
     with pytest.raises(
         StorageError, match=r"made from tiny-llama-5 with digest .*, and zero-base has .*: want that very"
     ):
-        Reopened(path=store.path, source=BuiltInModel(name="zero-base"))()
+        reopened(store.path, BuiltInModel(name="zero-base"))
 
 
 def test_shards_that_workers_wrote_where_they_alone_see_them_are_missed(case, tmp_path, monkeypatch):

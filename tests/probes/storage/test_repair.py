@@ -11,8 +11,7 @@ from lab.models.tiny import tiny_model
 from lab.records.errors import SiteError, StorageError
 from probes.capture.site import CompletionTokens, Site
 from probes.storage.fill import Damage, repair, require_whole, verify
-from probes.storage.shard import read_rows
-from probes.storage.store import plan, write_manifest
+from probes.storage.store import plan, read_rows, write_manifest
 
 from .conftest import SITES, Case
 

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from lab.records.errors import SiteError, StorageError
 from probes.capture.site import Site
-from probes.storage import shard as shuffled_module
-from probes.storage.shard import read_rows, shuffled
-from probes.storage.store import read_index
+from probes.storage import store as shuffled_module
+from probes.storage.store import read_index, read_rows, shuffled
 
 from .conftest import SITES
 
