@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.tasks.math_answer import as_ratio, final_answer, same_answer
-from lab.tasks.stated_answer import last_boxes, stated_answer, tidied
+from lab.tasks.stated_answer import last_boxes, tidied
 
 
 @pytest.mark.parametrize(
