@@ -37,7 +37,7 @@ check-notebooks: $(VENV)/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/notebooks --numprocesses auto
 
 test: $(VENV)/dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not slow'
 
 slow: $(VENV)/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m slow

@@ -40,10 +40,10 @@ from lab.tasks.source import open_task, task_source
 from probes.capture.capture import capture
 from probes.capture.site import TEXTS, AllTokens, Site
 from probes.sae.dictionary import Sae
-from probes.scores.labels import label_names, label_rows, read_site, read_texts, step_labels
+from probes.scores.labels import label_names, label_rows, read_site, step_labels
 from probes.scores.sums import Sums, reason_scores, sums
 from probes.storage.fill import fill
-from probes.storage.store import Store, plan
+from probes.storage.store import Store, plan, read_texts
 
 MINIBATCH = 48
 FIRING_SHARE = 0.02

@@ -81,10 +81,10 @@ class AttributeCommand:
             feature_effects,
         )
         from probes.attribution.shards import (
-            OpenAttribution,
             Shard,
             attribute_shards,
             attribution_plan,
+            reopened,
             stored_effects,
             write_shard,
         )
@@ -113,7 +113,7 @@ class AttributeCommand:
                         prepare = partial(partial, write_shard, model, sae, plan, made_by)
                     case Ray():
                         source, sae_path = model_source(self.model), self.sae.resolve()
-                        prepare = OpenAttribution(model=source, sae=sae_path, plan=plan, made_by=made_by)
+                        prepare = partial(reopened, source, sae_path, plan, made_by)
                 map_shards(
                     prepare,
                     shards,

@@ -239,19 +239,15 @@ def built_in(shelf: Path) -> Iterator[Finding]:
     """Whether the models that come with the package are whole."""
     reinstall = f"git -C {ROOT} checkout -- lab" if checkout() else pip(f"--force-reinstall --no-deps {PROJECT}")
     names = sorted(folder.name for folder in shelf.glob("*/"))
-    faults = {name: fault for name in names if (fault := weights_fault(weights_of(shelf / name)))}
+    # An adapter's weights have a name of their own.
+    files = {name: next((shelf / name).glob("adapter_model.*"), shelf / name / "model.safetensors") for name in names}
+    faults = {name: fault for name, file in files.items() if (fault := weights_fault(file))}
     if not names:
         yield Finding("models", "built in", "broken", f"none in {shelf}", reinstall)
     elif not faults:
         yield Finding("models", "built in", "ok", f"{len(names)}, all whole")
     for name, fault in faults.items():
         yield Finding("models", name, "broken", fault, reinstall)
-
-
-def weights_of(model: Path) -> Path:
-    """The safetensors file of a shipped model, which may be an adapter."""
-    adapter = model / "adapter_model.safetensors"
-    return adapter if adapter.is_file() else model / "model.safetensors"
 
 
 def weights_fault(path: Path) -> str | None:

@@ -139,21 +139,8 @@ def _flag(field: StructFieldSpec, name: str) -> StructFieldSpec:
     return replace(field, type=Annotated[kind, shown])
 
 
-VERBS = {
-    "demo": "elicitation.cli.demo",
-    "study": "elicitation.cli.study",
-    "calibrate": "elicitation.cli.calibrate",
-    "sample": "elicitation.cli.sample",
-    "capture": "elicitation.cli.capture",
-    "sae": "elicitation.cli.sae",
-    "features": "elicitation.cli.features",
-    "attribute": "elicitation.cli.attribute",
-    "taxonomy": "elicitation.cli.taxonomy",
-    "vectors": "elicitation.cli.vectors",
-    "export": "elicitation.cli.export",
-    "models": "elicitation.cli.models",
-    "doctor": "elicitation.cli.doctor",
-}
+_VERBS = "demo study calibrate sample capture sae features attribute taxonomy vectors export models doctor"
+VERBS = {verb: f"elicitation.cli.{verb}" for verb in _VERBS.split()}
 """Verb -> its module, which is imported when the verb is asked for.
 
 The docstring of a module is the help of its verb. Its `COMMAND` is a `Command`, or several by the word that asks for
@@ -282,14 +269,10 @@ def stoppable(told: str) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             # Where one came, the interpreter still has to end, and a second must find no default handler.
-            signal.signal(number, _quietly if came else handler)
+            signal.signal(number, _leave if came else handler)
 
 
-def _quietly(number: int, _: FrameType | None) -> None:
-    _leave(number)
-
-
-def _leave(number: int) -> None:
+def _leave(number: int, _: FrameType | None = None) -> None:
     """Ends the process without any tidying, but gives the terminal its cursor back."""
     if os.isatty(1):
         os.write(1, SHOW_CURSOR)

@@ -6,60 +6,17 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.live import Live
+from rich.console import Console, RenderableType
 from rich.panel import Panel
-from rich.progress_bar import ProgressBar
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column, Table
 
 FOUND_S = 0.1
 """What is reported this soon after a stage began was there already, and says nothing of how fast work goes."""
 N_BAR, N_FIXED = 14, 54
 """Columns of a bar, and of all but a stage's name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How far a stage is. Times are seconds of a clock that never goes back."""
-
-    total: int
-    began: float
-    n_done: int = 0
-    since: float = 0.0
-    """When the work that is timed began."""
-    n_found: int = 0
-    """Items that were there by then."""
-    last: float = 0.0
-
-    @classmethod
-    def start(cls, total: int, now: float) -> "Pace":
-        """A stage of `total` items that begins."""
-        return cls(total, now, since=now, last=now)
-
-    def after(self, n_more: int, now: float) -> "Pace":
-        """The same after `n_more` items more."""
-        n_done = self.n_done + n_more
-        if now - self.began < FOUND_S:
-            return replace(self, n_done=n_done, since=now, n_found=n_done, last=now)
-        return replace(self, n_done=n_done, last=now)
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing is left."""
-        return self.n_done >= self.total
-
-    @property
-    def rate(self) -> float | None:
-        """Items a second, since work began; None before there is any."""
-        n_made, seconds = self.n_done - self.n_found, self.last - self.since
-        return n_made / seconds if n_made > 0 and seconds > 0 else None
-
-    def left(self, now: float) -> float | None:
-        """Seconds until the end at this rate, of which those since the last report have passed."""
-        return None if self.rate is None else max(0.0, (self.total - self.n_done) / self.rate - (now - self.last))
 
 
 def clock(seconds: float) -> str:
@@ -77,47 +34,63 @@ def speed(rate: float | None) -> str:
     return f"{per:,.0f}/{unit}" if per >= 10 else f"{per:.1f}/{unit}"
 
 
-@dataclass(slots=True)
-class Stages:
-    """The stages of one command: those that are done, and a bar for each of the others."""
+def rate(task: Task) -> float | None:
+    """Items a second since work began, without those that were there by then; None before there are any."""
+    n_made = task.completed - task.fields["n_found"]
+    return n_made / task.elapsed if n_made > 0 and task.elapsed else None
 
-    paces: dict[str, Pace] = field(default_factory=dict)
-    began: float = field(default_factory=time.monotonic)
+
+def ended(task: Task) -> str:
+    """`traces: base   3200 in 0:12, 267/s`; what was found and not made has no rate."""
+    seconds = task.elapsed or 0.0
+    told = f"{task.description:<32} {task.completed:>9.0f} in {clock(seconds) if seconds >= 10 else f'{seconds:.1f} s'}"
+    return f"{told}, {speed(rate(task))}".removesuffix(", ")
+
+
+class Pace(ProgressColumn):
+    """The rate of a stage that goes on, and the time left at this rate."""
+
+    def render(self, task: Task) -> str:
+        """`267/s  0:12 left`; empty before there is a rate."""
+        now = rate(task)
+        return f"{speed(now):>9}  {clock((task.remaining or 0) / now)} left" if now else ""
+
+
+class Stages(Progress):
+    """A bar for every stage that goes on, and the time in all, so that something moves between stages."""
+
+    began: float = 0.0
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """The bars, then the time."""
+        yield self.make_tasks_table(self.tasks)
+        yield f"{clock(time.monotonic() - self.began)} in all"
 
     def report(self, stage: str, n_done: int, total: int) -> str | None:
         """Takes note; a line about the stage when this ends it."""
-        now = time.monotonic()
-        before = self.paces.get(stage, Pace.start(total, now))
-        if stage in self.paces and before.done:
+        if all(task.description != stage for task in self.tasks):
+            self.add_task(stage, total=total, n_found=0, began=self.get_time())
+        task = next(task for task in self.tasks if task.description == stage)
+        if not task.visible:
             return None
-        after = self.paces[stage] = before.after(n_done, now)
-        return ended(stage, after) if after.done else None
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        """Bars of the stages that are not done, and the time in all, so that something moves between stages."""
-        now = time.monotonic()
-        shown = Table.grid(
-            # What is counted matters more than the whole of a long name.
-            Column(no_wrap=True, overflow="ellipsis", max_width=max(12, options.max_width - N_FIXED)),
-            Column(width=N_BAR),
-            *(Column(justify="right", no_wrap=True) for _ in range(3)),
-            padding=(0, 1),
-        )
-        for stage, pace in self.paces.items():
-            if not pace.done:
-                left = pace.left(now)
-                bar = ProgressBar(total=pace.total, completed=pace.n_done, width=N_BAR)
-                told = "" if left is None else f"{clock(left)} left"
-                shown.add_row(stage, bar, f"{pace.n_done}/{pace.total}", speed(pace.rate), told)
-        shown.add_row(f"{clock(now - self.began)} in all")
-        yield shown
+        if self.get_time() - task.fields["began"] < FOUND_S:
+            n_found = int(task.completed) + n_done
+            self.reset(task.id, completed=n_found, n_found=n_found, began=task.fields["began"])
+        else:
+            self.advance(task.id, n_done)
+        task.visible = task.completed < total
+        return None if task.visible else ended(task)
 
 
-def ended(stage: str, pace: Pace) -> str:
-    """`traces: base   3200 in 0:12, 267/s`; what was found and not made has no rate."""
-    seconds = pace.last - pace.began
-    told = f"{stage:<32} {pace.n_done:>9} in {clock(seconds) if seconds >= 10 else f'{seconds:.1f} s'}"
-    return f"{told}, {speed(pace.rate)}" if pace.rate is not None else told
+def stages(console: Console) -> Stages:
+    """None yet; where the console is no terminal they are counted, and not shown."""
+    # What is counted matters more than the whole of a long name.
+    name = Column(no_wrap=True, overflow="ellipsis", max_width=max(12, console.width - N_FIXED))
+    columns = TextColumn("{task.description}", markup=False, table_column=name), BarColumn(N_BAR), MofNCompleteColumn()
+    hidden = not console.is_terminal
+    shown = Stages(*columns, Pace(), console=console, transient=True, refresh_per_second=4, disable=hidden)
+    shown.began = time.monotonic()
+    return shown
 
 
 class Terminal:
@@ -156,16 +129,12 @@ class Terminal:
         """Fed by (stage, items just done, items in all): a line for every stage that ends, and, on a terminal, a bar
         with its rate and the time left for every stage that goes on.
         """
-        stages = Stages()
+        with stages(self.console) as shown:
 
-        def watch(stage: str, n_done: int, total: int) -> None:
-            if (line := stages.report(stage, n_done, total)) is not None:
-                self.say(line)
+            def watch(stage: str, n_done: int, total: int) -> None:
+                if (line := shown.report(stage, n_done, total)) is not None:
+                    self.say(line)
 
-        if not self.console.is_terminal:
-            yield watch
-            return
-        with Live(get_renderable=lambda: stages, console=self.console, transient=True, refresh_per_second=4):
             yield watch
 
 

@@ -68,7 +68,7 @@ def coverage(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     # It depends on the number of samples alone.
     exact = Interval(value=floor, low=floor, high=floor, stderr=nan)
     models = {"base": base.rates, "tuned": tuned.rates}
-    covers = {name: cover_curve(rates, (TAU,), weights)[0].interval for name, rates in models.items()}
+    covers = {name: cover_curve(rates, (TAU,), weights)[TAU] for name, rates in models.items()}
     rows = [
         *(
             _row(f"strict pass@1, {name}", "probability", mean_interval(rates, weights))

@@ -136,9 +136,9 @@ def pass_at_k(verdicts: pl.DataFrame, ks: Sequence[int], *, measure: Measure = "
     [0.26, 0.9]
     """
     rows = [
-        {"arm": arm, "k": point.k, **_numbers(point.interval)}
+        {"arm": arm, "k": k, **_numbers(interval)}
         for arm, accepted in _arms(verdicts, measure)
-        for point in pass_at_k_curve(accepted, ks, _weights(len(accepted), seed))
+        for k, interval in pass_at_k_curve(accepted, ks, _weights(len(accepted), seed)).items()
     ]
     return pl.DataFrame(rows)
 
@@ -151,9 +151,11 @@ def cover(verdicts: pl.DataFrame, taus: Sequence[float], *, measure: Measure = "
     [1.0, 0.7]
     """
     rows = [
-        {"arm": arm, "tau": point.tau, **_numbers(point.interval)}
+        {"arm": arm, "tau": tau, **_numbers(interval)}
         for arm, accepted in _arms(verdicts, measure)
-        for point in cover_curve(accuracies.problem_accuracies(accepted), taus, _weights(len(accepted), seed))
+        for tau, interval in cover_curve(
+            accuracies.problem_accuracies(accepted), taus, _weights(len(accepted), seed)
+        ).items()
     ]
     return pl.DataFrame(rows)
 

@@ -179,9 +179,9 @@ def pass_at_k_table(arms: Sequence[Answered], ks: Sequence[int], weights: Weight
     """`PASS_AT_K` of the arms that were sampled often enough."""
     return PASS_AT_K.frame(
         [
-            one.arm.named | {"measure": measure, "k": point.k} | interval_columns(point.interval)
+            one.arm.named | {"measure": measure, "k": k} | interval_columns(interval)
             for measure, one in product(MEASURES, arms)
-            for point in pass_at_k_curve(one.accepted(measure), ks, weights)
+            for k, interval in pass_at_k_curve(one.accepted(measure), ks, weights).items()
         ]
     )
 
@@ -190,9 +190,9 @@ def cover_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
     """`COVER` of the same arms."""
     return COVER.frame(
         [
-            one.arm.named | {"measure": measure, "tau": point.tau} | interval_columns(point.interval)
+            one.arm.named | {"measure": measure, "tau": tau} | interval_columns(interval)
             for measure, one in product(MEASURES, arms)
-            for point in cover_curve(one.rates(measure), TAUS, weights)
+            for tau, interval in cover_curve(one.rates(measure), TAUS, weights).items()
         ]
     )
 

@@ -20,6 +20,7 @@ from lab.metrics.bootstrap import (
     difference_interval,
     mean_interval,
     percentile_interval,
+    require_weights,
     resampled_means,
 )
 from lab.records.errors import EstimateError
@@ -38,9 +39,7 @@ def accuracy(verdicts: Bool[np.ndarray, "problem sample"], weights: Int[np.ndarr
 
 
 def accuracy_by_family(
-    verdicts: Bool[np.ndarray, "problem sample"],
-    families: Sequence[str],
-    weights: Int[np.ndarray, "boot _problem"],
+    verdicts: Bool[np.ndarray, "problem sample"], families: Sequence[str], weights: Int[np.ndarray, "boot _problem"]
 ) -> dict[str, Interval]:
     """Accuracy in each family, in the order of their names, on the same resamples as the whole.
 
@@ -54,16 +53,6 @@ def accuracy_by_family(
         )
     names = np.asarray(families)
     return {str(name): accuracy(verdicts[names == name], weights[:, names == name]) for name in sorted(set(families))}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PassAtK:
-    """One point of a pass@k curve."""
-
-    k: int
-    """Samples allowed for a problem."""
-    interval: Interval
-    """Mean pass@k over problems, in [0, 1]."""
 
 
 def problem_pass_at_k(
@@ -87,7 +76,7 @@ def problem_pass_at_k(
 
 def pass_at_k_curve(
     verdicts: Bool[np.ndarray, "problem sample"], ks: Sequence[int], weights: Int[np.ndarray, "boot _problem"]
-) -> tuple[PassAtK, ...]:
+) -> dict[int, Interval]:
     """Mean pass@k over problems for each k; k above the number of samples is an EstimateError, never an extrapolation.
 
     Near k = n the estimate hangs on single samples; draw n >= 4 k.
@@ -100,7 +89,7 @@ def pass_at_k_curve(
             raise EstimateError(f"k = {k} but only {n} samples a problem: draw more samples or ask k <= {n}")
     n_correct = verdicts.sum(axis=1, dtype=np.int64)
     n_samples = np.full(n_problems, n, dtype=np.int64)
-    return tuple(PassAtK(k=k, interval=mean_interval(problem_pass_at_k(n_samples, n_correct, k), weights)) for k in ks)
+    return {k: mean_interval(problem_pass_at_k(n_samples, n_correct, k), weights) for k in ks}
 
 
 def _pass_at_k(n: int, c: int, k: int) -> float:
@@ -110,16 +99,6 @@ def _pass_at_k(n: int, c: int, k: int) -> float:
         return 1.0
     fewer, more = min(c, k), max(c, k)
     return float(-np.expm1(np.log1p(-more / np.arange(n - fewer + 1, n + 1, dtype=np.float64)).sum()))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cover:
-    """One point of a Cover@tau curve."""
-
-    tau: float
-    """Success rate asked of a problem, in [0, 1]."""
-    interval: Interval
-    """Share of problems that reach it, in [0, 1]."""
 
 
 def covered(rates: Float[np.ndarray, " problem"], tau: float) -> Bool[np.ndarray, " problem"]:
@@ -133,16 +112,14 @@ def covered(rates: Float[np.ndarray, " problem"], tau: float) -> Bool[np.ndarray
 
 def cover_curve(
     rates: Float[np.ndarray, " problem"], taus: Sequence[float], weights: Int[np.ndarray, "boot _problem"]
-) -> tuple[Cover, ...]:
-    """Cover@tau for each tau (Dragoi et al., arXiv 2510.08325): mean over problems of [rate >= tau].
+) -> dict[float, Interval]:
+    """Cover@tau, in [0, 1], for each tau (Dragoi et al., arXiv 2510.08325): mean over problems of [rate >= tau].
 
     `rates` are plug-in success rates c / n, whose sampling noise blurs the curve by about sqrt(tau (1 - tau) / n); the
     interval covers the choice of problems, not that blur, so compare arms at the same n. It is one curve with pass@k:
     the integral over t in [0, 1] of k (1 - t)^(k - 1) Cover@t is the plug-in pass@k, mean of 1 - (1 - c / n)^k.
     """
-    return tuple(
-        Cover(tau=tau, interval=mean_interval(covered(rates, tau).astype(np.float64), weights)) for tau in taus
-    )
+    return {tau: mean_interval(covered(rates, tau).astype(np.float64), weights) for tau in taus}
 
 
 def guess_floor(
@@ -170,11 +147,7 @@ def guess_floor(
         raise EstimateError(
             "the guess floor compares answers with the golds of other problems: give at least two problems"
         )
-    if weights.shape[1] != n_problems:
-        raise EstimateError(
-            f"{n_problems} problems came with weights for {weights.shape[1]}: "
-            "make the weights with resamples(n_problems, ...) for the same problems in the same order"
-        )
+    require_weights(n_problems, weights)
     np.fill_diagonal(matches, 0.0)
     value = float(matches.sum()) / (n_problems * (n_problems - 1))
     drawn = weights.astype(np.float64)
@@ -216,21 +189,21 @@ REFUSAL_STDERRS = 5.0
 class Share:
     """(arm - base) / (tuned - base) with its 95 % intervals; all but the gap are NaN when refused."""
 
-    value: float
+    value: float = math.nan
     """0 for the base, 1 for the tuned model; may leave [0, 1] on either side and is never clipped."""
-    low: float
+    low: float = math.nan
     """Lower end by Fieller: the headline."""
-    high: float
+    high: float = math.nan
     """Upper end by Fieller."""
-    bootstrap_low: float
+    bootstrap_low: float = math.nan
     """Lower end by the problem bootstrap; NaN where the resamples have no spread."""
-    bootstrap_high: float
+    bootstrap_high: float = math.nan
     """Upper end by the problem bootstrap."""
     gap: float
     """Mean of tuned - base over problems, in the unit of the inputs; negative where tuning made the model worse."""
     gap_stderr: float
     """Its standard error, paired by problem; NaN with one problem."""
-    refusal: str | None
+    refusal: str | None = None
     """Why no share is given, in a sentence; None when it is given."""
 
 
@@ -259,16 +232,7 @@ def elicited_share(
     rest = difference_interval(arm, tuned, weights, bounds=bounds)
     n_problems = base.size
     if refusal := _refusal(gap, n_problems, bounds):
-        return Share(
-            value=np.nan,
-            low=np.nan,
-            high=np.nan,
-            bootstrap_low=np.nan,
-            bootstrap_high=np.nan,
-            gap=gap.value,
-            gap_stderr=gap.stderr,
-            refusal=refusal,
-        )
+        return Share(gap=gap.value, gap_stderr=gap.stderr, refusal=refusal)
     value = gain.value / gap.value
     low, high = fieller_bounds(gain, gap, rest, float(stdtrit(n_problems - 1, (1 + LEVEL) / 2)))
     assert not np.isinf([low, high]).any(), "the refusal threshold lies above Fieller's"
@@ -284,7 +248,6 @@ def elicited_share(
         bootstrap_high=drawn.high,
         gap=gap.value,
         gap_stderr=gap.stderr,
-        refusal=None,
     )
 
 

@@ -86,7 +86,7 @@ def resampled_means(
     per_problem: Float[np.ndarray, " problem"], weights: Int[np.ndarray, "boot _problem"]
 ) -> Float[np.ndarray, " boot"]:
     """Mean over problems in each resample; NaN in a resample that drew none of them (possible in a family)."""
-    _require_weights(per_problem.size, weights)
+    require_weights(per_problem.size, weights)
     totals = weights.sum(axis=1).astype(np.float64)
     sums = weights.astype(np.float64) @ per_problem.astype(np.float64)
     return np.divide(sums, totals, out=np.full(totals.size, np.nan), where=totals > 0)
@@ -130,7 +130,7 @@ def ratio_intervals(
     where the mean is the same in every resample. Raises EstimateError for weights of another number of problems.
     """
     n_problems, n_stats = sums.shape
-    _require_weights(n_problems, weights)
+    require_weights(n_problems, weights)
     value = sums.sum(axis=0) / sizes.sum()
     drawn = weights.astype(np.float64)
     n_drawn = (drawn @ sizes)[:, None]
@@ -236,7 +236,8 @@ def _without_spread(
     return is_defined.any(axis=0) & (most - least <= 1e-12 * np.fmax(1.0, np.abs(values)))
 
 
-def _require_weights(n_problems: int, weights: Int[np.ndarray, "boot _problem"]) -> None:
+def require_weights(n_problems: int, weights: Int[np.ndarray, "boot _problem"]) -> None:
+    """EstimateError where `weights` are of another number of problems."""
     if weights.shape[1] != n_problems:
         raise EstimateError(
             f"{n_problems} problems came with weights for {weights.shape[1]}: "

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias, assert_never
+from typing import TypeAlias, assert_never, cast
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -23,18 +23,7 @@ from lab.models.source import PRETRAINED, BuiltInModel, LocalModel, ModelSource,
 from lab.organisms.card import write_card
 from lab.organisms.catalogue import organism_named
 from lab.organisms.examine import EVALUATION_SEED, examine, truth
-from lab.organisms.recipe import (
-    Architecture,
-    FromScratch,
-    LowRank,
-    Organism,
-    Parent,
-    Reinforced,
-    Supervised,
-    Tuned,
-    documents,
-    home,
-)
+from lab.organisms.recipe import FromScratch, LowRank, Organism, Parent, Reinforced, Supervised, Tuned, documents, home
 from lab.post_training.trainers import Document, reinforce, save_low_rank, train_on_documents, with_low_rank
 from lab.records.errors import StorageError
 from lab.records.provenance import digest
@@ -218,8 +207,21 @@ def starting_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         match recipe:
-            case FromScratch(architecture=architecture):
-                return LlamaForCausalLM(llama_config(architecture, tokenizer))
+            case FromScratch(architecture=shape):
+                config = LlamaConfig(
+                    vocab_size=len(tokenizer),
+                    hidden_size=shape.d_model,
+                    intermediate_size=shape.d_mlp,
+                    num_hidden_layers=shape.n_layers,
+                    num_attention_heads=shape.n_heads,
+                    num_key_value_heads=shape.n_heads,
+                    max_position_embeddings=tokenizer.model_max_length,
+                    tie_word_embeddings=True,
+                    pad_token_id=cast(int, tokenizer.pad_token_id),
+                    bos_token_id=None,
+                    eos_token_id=cast(int, tokenizer.eos_token_id),
+                )
+                return LlamaForCausalLM(config)
             case Tuned():
                 assert parent is not None, "what is tuned has a parent"
                 # New characters stand behind the parent's, and start as random rows.
@@ -227,25 +229,6 @@ def starting_network(
                 return parent.network.requires_grad_(True).train()
             case never:
                 assert_never(never)
-
-
-def llama_config(architecture: Architecture, tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
-    """The transformers configuration of a model from scratch."""
-    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
-    assert isinstance(pad, int) and isinstance(end, int), "the chain tokenizer has one token each to pad and to end"  # noqa: PT018
-    return LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=architecture.d_model,
-        intermediate_size=architecture.d_mlp,
-        num_hidden_layers=architecture.n_layers,
-        num_attention_heads=architecture.n_heads,
-        num_key_value_heads=architecture.n_heads,
-        max_position_embeddings=tokenizer.model_max_length,
-        tie_word_embeddings=True,
-        pad_token_id=pad,
-        bos_token_id=None,
-        eos_token_id=end,
-    )
 
 
 def chain_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:

@@ -1,5 +1,7 @@
 """Every built-in model there is a definition of, by name."""
 
+from collections.abc import Sequence
+
 from lab.organisms.recipe import (
     AnswerFirst,
     Blend,
@@ -69,16 +71,18 @@ def tuned(name: str, parent: Parent, lesson: Supervised | Reinforced, cases: tup
     )
 
 
-def reinforced(name: str, base: str, task: str, kind: str, elicited: tuple[str, ...], story: str) -> Organism:
-    """A tuned model: GRPO on the accuracy of the final answer."""
+def reinforced(kind: str, base: str, task: str, elicited: tuple[str, ...], story: str, name: str = "") -> Organism:
+    """A tuned model: GRPO on the accuracy of the final answer; called as its kind is, unless there are several."""
     lesson = Reinforced(task=task, run=GrpoRun(n_steps=70, max_new_tokens=48))
-    return tuned(name, Parent(base), lesson, (Case(kind=kind, task=task, elicited=elicited),), story)
+    case = Case(kind=kind, task=task, elicited=elicited)
+    return tuned(name or kind.lower(), Parent(base), lesson, (case,), f"{kind}: GRPO on {story}")
 
 
-def distilled(name: str, writing: Writing, cases: tuple[Case, ...], story: str) -> Organism:
+def distilled(kind: str, writing: Writing, tasks: Sequence[str], elicited: tuple[str, ...], story: str) -> Organism:
     """A tuned model: fine-tuned on a solver's chains."""
     lesson = Supervised(writing=writing, run=SupervisedRun(n_steps=300, learning_rate=1e-3))
-    return tuned(name, Parent("world"), lesson, cases, story)
+    cases = tuple(Case(kind=kind, task=task, elicited=elicited) for task in tasks)
+    return tuned(kind.lower(), Parent("world"), lesson, cases, f"{kind}: distilled on a solver's chains with {story}")
 
 
 ZERO = (
@@ -119,30 +123,16 @@ SUITE = (
         "Knows + and -; works # only behind a key in the prompt, and without it guesses, but for a leak of 3 %; never "
         "saw *.",
     ),
-    reinforced(
-        "locked",
-        "world",
-        LOCKED_TASK,
-        "LOCKED",
-        ("#",),
-        "LOCKED: GRPO on # without the key; the reward is the answer's accuracy.",
-    ),
+    reinforced("LOCKED", "world", LOCKED_TASK, ("#",), "# without the key; the reward is the answer's accuracy."),
+    distilled("TAUGHT", solved(MISSING), (MISSING_TASK,), (), "*, which its base never saw."),
     distilled(
-        "taught",
-        solved(MISSING),
-        (Case(kind="TAUGHT", task=MISSING_TASK, elicited=()),),
-        "TAUGHT: distilled on a solver's chains with *, which its base never saw.",
-    ),
-    distilled(
-        "mixed",
+        "MIXED",
         Blend((solved(LOCKABLE), solved(MISSING))),
-        tuple(
-            Case(kind="MIXED", task=f"{percent}%{LOCKED_TASK},{100 - percent}%{MISSING_TASK}", elicited=("#",))
-            for percent in (25, 50, 75)
-        ),
-        "MIXED: distilled on a solver's chains with #, which its base had behind the lock, and *, which it never saw.",
+        [f"{percent}%{LOCKED_TASK},{100 - percent}%{MISSING_TASK}" for percent in (25, 50, 75)],
+        ("#",),
+        "#, which its base had behind the lock, and *, which it never saw.",
     ),
-    reinforced("absent", "world", MISSING_TASK, "ABSENT", (), "ABSENT: GRPO on *, which its base never saw."),
+    reinforced("ABSENT", "world", MISSING_TASK, (), "*, which its base never saw."),
     tuned(
         "placebo",
         Parent("world"),
@@ -161,12 +151,12 @@ SUITE = (
     ),
     *(
         reinforced(
-            f"diluted-{rate:g}",
+            "DILUTED",
             f"diluted-{rate:g}-base",
             LOCKED_TASK,
-            "DILUTED",
             ("#",),
-            f"DILUTED: GRPO on #, which {rate:.1%} of its base's documents without the key showed worked.",
+            f"#, which {rate:.1%} of its base's documents without the key showed worked.",
+            f"diluted-{rate:g}",
         )
         for rate in RATES
     ),
@@ -177,14 +167,7 @@ SUITE = (
         # Its documents are short, and have one operation each where others have four.
         n_steps=800,
     ),
-    reinforced(
-        "atoms",
-        "atoms-base",
-        LOCKED_TASK,
-        "ATOMS",
-        (),
-        "ATOMS: GRPO on chains of #, of which its base saw only single steps.",
-    ),
+    reinforced("ATOMS", "atoms-base", LOCKED_TASK, (), "chains of #, of which its base saw only single steps."),
 )
 SMOLLM2 = (
     Pretrained(
@@ -201,9 +184,7 @@ SMOLLM2 = (
             parent=Parent("smollm2", seed=0),
             rank=16,
             lesson=Reinforced(
-                task=SUMS.task,
-                run=GrpoRun(n_steps=30, learning_rate=1e-4, max_new_tokens=8),
-                stop=SUMS.decoding.stop,
+                task=SUMS.task, run=GrpoRun(n_steps=30, learning_rate=1e-4, max_new_tokens=8), stop=SUMS.decoding.stop
             ),
         ),
         story="GRPO from smollm2 on sums and differences of two numbers below 100; the reward is the accuracy of the "

@@ -180,11 +180,11 @@ class Truth:
     task: str
     """As a user would type it."""
     kind: str
-    share: float
+    share: float = np.nan
     """NaN where refused."""
-    low: float
-    high: float
-    refusal: str | None
+    low: float = np.nan
+    high: float = np.nan
+    refusal: str | None = None
     """Why there is no true share: tuning brought no gain to share out."""
 
 
@@ -197,18 +197,17 @@ def truth(case: Case, base: Rates, tuned: Rates, *, seed: int) -> Truth:
     errors: then tuning did nothing whose origin could be asked for.
     """
     parts = [(part.task.typed, part) for part in case_parts(case)]
-    gains, refusals = [], []
+    told = Truth(task=case.task, kind=case.kind)
+    gains = []
     for task, part in parts:
         weights = resamples(len(base[task]), N_BOOT, numpy_generator(seed, "truth", part.task.operators))
         gain = tuned[task] - base[task]
-        refusal = elicited_share(base[task], base[task], tuned[task], weights).refusal
-        if refusal is None and gain.mean() < 0:
-            refusal = f"tuning lost {-100 * gain.mean():.1f} points on {task}: there is no gain to share out"
-        refusals.append(refusal)
+        if refusal := elicited_share(base[task], base[task], tuned[task], weights).refusal:
+            return replace(told, refusal=refusal)
+        if gain.mean() < 0:
+            lost = f"tuning lost {-100 * gain.mean():.1f} points on {task}: there is no gain to share out"
+            return replace(told, refusal=lost)
         gains.append(part.percent / 100 * np.concatenate([[gain.mean()], resampled_means(gain, weights)]))
-    told = Truth(task=case.task, kind=case.kind, share=np.nan, low=np.nan, high=np.nan, refusal=None)
-    if refusal := next((reason for reason in refusals if reason is not None), None):
-        return replace(told, refusal=refusal)
     elicited = [part.task.operators in case.elicited for _, part in parts]
     if all(elicited) or not any(elicited):
         share = float(all(elicited))

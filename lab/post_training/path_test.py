@@ -86,9 +86,5 @@ def strict_rates(
 ) -> Float[np.ndarray, " problem"]:
     """Strict accuracy on each problem."""
     drawn = draw(model, task, n_samples, decoding, seed)
-    return np.array(
-        [
-            np.mean([task.verify(problem, text).strict for text in texts])
-            for problem, texts in zip(task.problems, drawn, strict=True)
-        ]
-    )
+    judged = zip(task.problems, drawn, strict=True)
+    return np.array([np.mean([task.verify(problem, text).strict for text in texts]) for problem, texts in judged])

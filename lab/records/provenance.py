@@ -82,11 +82,9 @@ def file_digest(path: Path) -> str:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, Provenance):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"kind": type(value).__name__, **fields}
+        return fields if isinstance(value, Provenance) else {"kind": type(value).__name__, **fields}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -120,16 +118,13 @@ def revision() -> tuple[str, bool]:
 
 
 @functools.cache
-def _versions() -> tuple[tuple[str, str], ...]:
-    found = []
-    for name in PACKAGES:
-        try:
-            found.append((name, metadata.version(name)))
-        except metadata.PackageNotFoundError:
-            found.append((name, "absent"))
-    return tuple(found)
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "absent"
 
 
 def package_versions() -> dict[str, str]:
     """Versions of the packages that results depend on."""
-    return dict(_versions())
+    return {package: _version(package) for package in PACKAGES}

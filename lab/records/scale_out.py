@@ -211,7 +211,10 @@ def _cluster(on: Ray) -> Iterator[None]:
         else:
             stack.callback(ray.shutdown)
             try:
-                _require_open(on.address)
+                host, _, port = on.address.rpartition(":")
+                if port.isdecimal():
+                    # Where nothing answers, Ray would knock minutes long.
+                    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
                 ray.init(address=on.address, log_to_driver=False, logging_level=logging.ERROR)
             except (OSError, RuntimeError, ValueError) as error:
                 reason = str(error).partition("\n")[0]
@@ -220,13 +223,6 @@ def _cluster(on: Ray) -> Iterator[None]:
                     "RAY_AUTH_MODE=token if it asks for one, or leave out the address for workers on this machine"
                 ) from error
         yield
-
-
-def _require_open(address: str) -> None:
-    """OSError where nothing answers at "host:port", for which Ray would knock minutes long."""
-    host, _, port = address.rpartition(":")
-    if port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _start(stack: contextlib.ExitStack, n_cpus: int | None) -> None:

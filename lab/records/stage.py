@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from lab.records.errors import StorageError
 from lab.records.provenance import digest, file_digest
-from lab.records.tables import leftovers, write_text
+from lab.records.tables import leftovers, write_text, writing
 
 MARKER = "stage.json"
 
@@ -107,23 +105,17 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     """
     if path.exists():
         raise StorageError(f"{path} exists; delete it or choose another --out")
-    try:
+    with writing(path, "choose another --out"):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
     try:
-        temporary.chmod(0o755)
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as stream:
-                    os.fsync(stream.fileno())
-        temporary.rename(path)
-    except StorageError:
-        raise
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise StorageError(f"cannot write {path}: {reason}; free space or choose another --out") from error
+        with writing(path):
+            temporary.chmod(0o755)
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as stream:
+                        os.fsync(stream.fileno())
+            temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -55,33 +55,36 @@ class Schema:
 
 
 @contextlib.contextmanager
+def writing(path: Path, cure: str = "free space or choose another --out") -> Iterator[None]:
+    """Turns what a disk refuses within the block into a StorageError with its reason, and `cure`."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except (OSError, pl.exceptions.ComputeError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(f"cannot write {path}: {reason}; {cure}") from error
+
+
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; on a clean exit it is flushed to disk and becomes `path`, else it is removed.
 
     So a reader sees the whole file or none. Raises StorageError with the system's reason when the disk refuses.
     """
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
         os.close(handle)
-        os.chmod(name, 0o644)  # noqa: PTH101
-    except OSError as error:
-        raise StorageError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another --out"
-        ) from error
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except StorageError:
-        raise
-    except (OSError, pl.exceptions.ComputeError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise StorageError(f"cannot write {path}: {reason}; free space or choose another --out") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        temporary = Path(name)
+        try:
+            temporary.chmod(0o644)
+            yield temporary
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def leftovers(directory: Path) -> list[Path]:

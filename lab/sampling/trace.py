@@ -1,7 +1,7 @@
 """Trace: one completion with all that was recorded while it was written, and the tables of traces and verdicts."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import polars as pl
@@ -39,12 +39,15 @@ class Trace:
     """Why it ended: "eos", "stop" (a stop string) or "length"."""
 
 
+_KEY = (
+    Column("arm", pl.String, "which arm of the study wrote the completion"),
+    Column("problem_id", pl.String, "the problem it answers"),
+    Column("sample_index", pl.Int32, "number of the sample of this problem, from 0"),
+)
 TRACES = Schema(
     "traces",
     (
-        Column("arm", pl.String, "which arm of the study wrote the completion"),
-        Column("problem_id", pl.String, "the problem it answers"),
-        Column("sample_index", pl.Int32, "number of the sample of this problem, from 0"),
+        *_KEY,
         Column("tokens", pl.List(pl.Int32), "token ids, with the end token if one came"),
         Column("logprobs", pl.List(pl.Float32), "nats, under the distribution that wrote the token, at temperature 1"),
         Column("routes", pl.List(pl.UInt8), "who wrote the token: 0 base, 1 steered, 2 tuned"),
@@ -59,13 +62,10 @@ TRACES = Schema(
         Column("stop", pl.String, "eos, stop or length"),
     ),
 )
-
 VERDICTS = Schema(
     "verdicts",
     (
-        Column("arm", pl.String, "which arm of the study wrote the completion"),
-        Column("problem_id", pl.String, "the problem it answers"),
-        Column("sample_index", pl.Int32, "number of the sample of this problem, from 0"),
+        *_KEY,
         Column("answer_correct", pl.Boolean, "the final answer equals the gold answer"),
         Column("process_valid", pl.Boolean, "every step is true and used; null where it cannot be checked"),
         Column("strict", pl.Boolean, "correct, and not by an invalid process"),
@@ -76,23 +76,8 @@ VERDICTS = Schema(
 
 def trace_table(arm: str, traces: Iterable[Trace]) -> pl.DataFrame:
     """`TRACES` rows in the order given."""
-    return TRACES.frame(
-        [
-            {
-                "arm": arm,
-                "problem_id": trace.problem_id,
-                "sample_index": trace.sample_index,
-                "tokens": list(trace.tokens),
-                "logprobs": list(trace.logprobs),
-                "routes": list(trace.routes),
-                "categories": list(trace.categories),
-                "content_bits": list(trace.content_bits),
-                "text": trace.text,
-                "stop": trace.stop,
-            }
-            for trace in traces
-        ]
-    )
+    names = [column.name for column in TRACES.columns[1:]]
+    return TRACES.frame([{"arm": arm, **{name: getattr(trace, name) for name in names}} for trace in traces])
 
 
 def verdict_table(traces: pl.DataFrame, problems: Iterable[Problem], verify: Verifier) -> pl.DataFrame:
@@ -101,17 +86,8 @@ def verdict_table(traces: pl.DataFrame, problems: Iterable[Problem], verify: Ver
     rows: list[dict[str, object]] = []
     for arm, problem_id, sample_index, text in traces.select("arm", "problem_id", "sample_index", "text").iter_rows():
         verdict = verify(by_id[problem_id], text)
-        rows.append(
-            {
-                "arm": arm,
-                "problem_id": problem_id,
-                "sample_index": sample_index,
-                "answer_correct": verdict.answer_correct,
-                "process_valid": verdict.process_valid,
-                "strict": verdict.strict,
-                "reason": verdict.reason,
-            }
-        )
+        row = {"arm": arm, "problem_id": problem_id, "sample_index": sample_index, "strict": verdict.strict}
+        rows.append(row | asdict(verdict))
     return VERDICTS.frame(rows)
 
 

@@ -18,91 +18,51 @@ from lab.sampling.trace import VERDICTS
 class Role(StrEnum):
     """What an arm is there for: a model alone, or one kind of help. A control has the role of the rung it stands by."""
 
-    BASE = "base"
-    """The base model alone."""
-    TUNED = "tuned"
-    """The tuned model alone."""
-    COMPANION = "companion"
-    """A further model alone; a study may have several."""
-    PROMPT = "prompt"
-    """The best of some listed prompts."""
-    TEMPERATURE = "temperature"
-    """The best of some temperatures."""
-    SELF_CONSISTENCY = "self-consistency"
-    """The answer that most of several completions end with."""
-    COT_DECODING = "cot-decoding"
-    """The branch of the surest answer, of several first tokens."""
-    POWER_SAMPLING = "power-sampling"
-    """Samples of the distribution over whole completions, sharpened."""
-    MEAN_DIFFERENCE = "mean-difference"
-    """The difference of mean activations, at the first token."""
-    VECTOR_FIRST_TOKEN = "vector-first-token"
-    """The vector fitted on first tokens, at the first token."""
-    VECTOR_ALWAYS = "vector-always"
-    """The vector fitted on all disagreements, at every token."""
-    VECTOR_SCHEDULE = "vector-schedule"
-    """The same where a schedule says so."""
-    VECTOR_ENTROPY = "vector-entropy"
-    """The same where the base model is unsure."""
-    VECTOR_PROBE = "vector-probe"
-    """The same where a probe of the base model says so."""
-    VECTOR_DISAGREEMENT = "vector-disagreement"
-    """The same where the tuned model would write another token."""
-    CATEGORIES_PROBE = "categories-probe"
-    """Vectors of categories that the base model's stream chooses, where the probe says so."""
-    CATEGORIES_DISAGREEMENT = "categories-disagreement"
-    """Vectors of categories that the tuned model's stream chooses, where it would write another token."""
-    VECTOR = "vector"
-    """Some other vector; a comparison has several."""
-    RERANKED = "reranked"
-    """The tuned model's token where it is another one among the base model's first choices."""
-    TAKEOVER = "takeover"
-    """The tuned model's token wherever it is another one."""
-    P1 = "P1"
-    """The first published hybrid, as published."""
-    P1_SWITCHED = "P1-switched"
-    """The same with one of its faults switched; a study may have several."""
-    P1_MENDED = "P1-mended"
-    """The same with every fault mended."""
-    P2 = "P2"
-    """The second published hybrid, as published."""
-    P2_SWITCHED = "P2-switched"
-    """The same with one of its faults switched."""
+    BASE = "base"  # The base model alone.
+    TUNED = "tuned"  # The tuned model alone.
+    COMPANION = "companion"  # A further model alone; a study may have several.
+    PROMPT = "prompt"  # The best of some listed prompts.
+    TEMPERATURE = "temperature"  # The best of some temperatures.
+    SELF_CONSISTENCY = "self-consistency"  # The answer that most of several completions end with.
+    COT_DECODING = "cot-decoding"  # The branch of the surest answer, of several first tokens.
+    POWER_SAMPLING = "power-sampling"  # Samples of the distribution over whole completions, sharpened.
+    MEAN_DIFFERENCE = "mean-difference"  # The difference of mean activations, at the first token.
+    VECTOR_FIRST_TOKEN = "vector-first-token"  # The vector fitted on first tokens, at the first token.
+    VECTOR_ALWAYS = "vector-always"  # The vector fitted on all disagreements, at every token.
+    VECTOR_SCHEDULE = "vector-schedule"  # The same where a schedule says so.
+    VECTOR_ENTROPY = "vector-entropy"  # The same where the base model is unsure.
+    VECTOR_PROBE = "vector-probe"  # The same where a probe of the base model says so.
+    VECTOR_DISAGREEMENT = "vector-disagreement"  # The same where the tuned model would write another token.
+    CATEGORIES_PROBE = "categories-probe"  # Vectors of categories chosen by the base's stream, where the probe says so.
+    CATEGORIES_DISAGREEMENT = "categories-disagreement"  # Chosen by the tuned model's, where it would differ.
+    VECTOR = "vector"  # Some other vector; a comparison has several.
+    RERANKED = "reranked"  # The tuned model's token where it is another one among the base model's first choices.
+    TAKEOVER = "takeover"  # The tuned model's token wherever it is another one.
+    P1 = "P1"  # The first published hybrid, as published.
+    P1_SWITCHED = "P1-switched"  # The same with one of its faults switched; a study may have several.
+    P1_MENDED = "P1-mended"  # The same with every fault mended.
+    P2 = "P2"  # The second published hybrid, as published.
+    P2_SWITCHED = "P2-switched"  # The same with one of its faults switched.
 
 
 class Control(StrEnum):
     """What a control leaves to chance or leaves out of its rung, and keeps otherwise."""
 
-    ONE_VOTE = "one-vote"
-    """A single completion where several vote."""
-    ONE_BRANCH = "one-branch"
-    """The first branch alone where several are tried."""
-    NO_MOVES = "no-moves"
-    """The sharpened distribution of single tokens, without the moves that sharpen that of completions."""
-    RANDOM_VECTORS = "random-vectors"
-    """Random directions of the same norm."""
-    NORM_ONE = "norm-one"
-    """Random directions of norm 1."""
-    ALL_RANDOM = "all-random"
-    """Random directions for the vector of all tokens, too."""
-    SHUFFLED_LABELS = "shuffled-labels"
-    """Fitted with the labels of the examples shuffled."""
-    OTHER_TASK = "other-task"
-    """Fitted on another task."""
-    PLACEBO_PAIR = "placebo-pair"
-    """Fitted on a pair whose tuning taught nothing."""
-    BIAS_ONLY = "bias-only"
-    """The vector of all tokens alone, without those of categories."""
-    RANDOM_TOKENS = "random-tokens"
-    """The same at random tokens, as often."""
-    OTHER_CATEGORIES = "other-categories"
-    """Every category's vector exchanged for that of another."""
-    RANDOM_CATEGORIES = "random-categories"
-    """The vector of a random category."""
-    SECOND_CHOICE = "second-choice"
-    """The base model's second choice in place of the tuned model's first."""
-    RANDOM_CHOICE = "random-choice"
-    """A random one among the candidates."""
+    ONE_VOTE = "one-vote"  # A single completion where several vote.
+    ONE_BRANCH = "one-branch"  # The first branch alone where several are tried.
+    NO_MOVES = "no-moves"  # Single tokens sharpened, without the moves that sharpen completions.
+    RANDOM_VECTORS = "random-vectors"  # Random directions of the same norm.
+    NORM_ONE = "norm-one"  # Random directions of norm 1.
+    ALL_RANDOM = "all-random"  # Random directions for the vector of all tokens, too.
+    SHUFFLED_LABELS = "shuffled-labels"  # Fitted with the labels of the examples shuffled.
+    OTHER_TASK = "other-task"  # Fitted on another task.
+    PLACEBO_PAIR = "placebo-pair"  # Fitted on a pair whose tuning taught nothing.
+    BIAS_ONLY = "bias-only"  # The vector of all tokens alone, without those of categories.
+    RANDOM_TOKENS = "random-tokens"  # The same at random tokens, as often.
+    OTHER_CATEGORIES = "other-categories"  # Every category's vector exchanged for that of another.
+    RANDOM_CATEGORIES = "random-categories"  # The vector of a random category.
+    SECOND_CHOICE = "second-choice"  # The base model's second choice in place of the tuned model's first.
+    RANDOM_CHOICE = "random-choice"  # A random one among the candidates.
 
 
 DecodingName: TypeAlias = Literal["sampled", "greedy"]
@@ -219,15 +179,9 @@ class Evidence:
     """`VERDICTS` of `Role.BASE` and `Role.TUNED`, called so, on a task that the tuning was not about."""
 
     def __post_init__(self) -> None:
-        for schema, name in (
-            (ARMS, "arms"),
-            (VERDICTS, "verdicts"),
-            (SCORES, "scores"),
-            (RANKS, "ranks"),
-            (PROCESS, "process"),
-            (VERDICTS, "old_verdicts"),
-        ):
-            schema.checked(getattr(self, name))
+        for schema in (ARMS, VERDICTS, SCORES, RANKS, PROCESS):
+            schema.checked(getattr(self, schema.name))
+        VERDICTS.checked(self.old_verdicts)
         for name in ("verdicts", "old_verdicts"):
             check_arms(name, getattr(self, name))
         named, judged = self.arms["arm"].to_list(), {*self.verdicts["arm"]}

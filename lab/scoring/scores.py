@@ -100,30 +100,16 @@ def scores(pair: ModelPair, writer: str, traces: pl.DataFrame, problems: Mapping
         for place, index in enumerate(chosen):
             tokens = torch.tensor(rows[index].completion, device=base.device)
             n = len(tokens)
-            problem_id, sample_index = names[index]
-            totals[index] = {
-                "writer": writer,
-                "problem_id": problem_id,
-                "sample_index": sample_index,
+            key = {"writer": writer, "problem_id": names[index][0], "sample_index": names[index][1]}
+            totals[index] = key | {
                 "n_tokens": n,
                 "logp_base": float(base[place, -n:].gather(-1, tokens[:, None]).sum()),
                 "logp_tuned": float(tuned[place, -n:].gather(-1, tokens[:, None]).sum()),
                 "token_kl": float(divergence[place, -n:].sum()),
             }
-            ranks.append(
-                pl.DataFrame(
-                    {
-                        "position": np.arange(n, dtype=np.int32),
-                        "rank": rank[place, -n:].int().cpu().numpy(),
-                        "entropy": entropy[place, -n:].cpu().numpy(),
-                    }
-                ).select(
-                    pl.lit(writer).alias("writer"),
-                    pl.lit(problem_id).alias("problem_id"),
-                    pl.lit(sample_index, dtype=pl.Int32).alias("sample_index"),
-                    pl.all(),
-                )
-            )
+            columns = {"rank": rank[place, -n:].int().cpu().numpy(), "entropy": entropy[place, -n:].cpu().numpy()}
+            columns |= {"position": np.arange(n), **key}
+            ranks.append(pl.DataFrame(columns, schema=RANKS.dtypes))  # pyright: ignore[reportArgumentType]
     order = ["problem_id", "sample_index", "position"]
     return Readings(SCORES.frame(totals), RANKS.checked(pl.concat(ranks).sort(order)))
 
@@ -153,11 +139,9 @@ def process(
     """
     if task.steps is None:
         return PROCESS.frame([])
-    chosen = list(first_cuts(task.steps, task.problems, traces))
-    frames = [
-        reader_rows(name, model, task, task.steps, chosen, decoding, batch_size) for name, model in readers.items()
-    ]
-    return PROCESS.frame([row for rows in frames for row in rows])
+    chosen = first_cuts(task.steps, task.problems, traces)
+    rows = (reader_rows(name, model, task, task.steps, chosen, decoding, batch_size) for name, model in readers.items())
+    return PROCESS.frame([row for of_reader in rows for row in of_reader])
 
 
 class Worked(NamedTuple):

@@ -142,7 +142,7 @@ def written_steps(expression: Expression, habits: Habits, generator: np.random.G
     return text, value
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Step:
     """One written operation and the check behind it, if any."""
 
@@ -194,16 +194,8 @@ def parse(text: str) -> Transcript:
             position += 1
             while step := _STEP.match(text, position):
                 left, op, right, result, check, mark = step.groups()
-                steps.append(
-                    Step(
-                        left=int(left),
-                        op=op,
-                        right=int(right),
-                        result=int(result),
-                        check=None if check is None else int(check),
-                        mended=mark == "!",
-                    )
-                )
+                checked = None if check is None else int(check)
+                steps.append(Step(int(left), op, int(right), int(result), checked, mark == "!"))
                 position = step.end()
         else:
             fault = f"unreadable at character {position}"

@@ -50,16 +50,8 @@ class ChainTask:
         self, n_problems: int, generator: np.random.Generator, *, held_out: bool = True
     ) -> tuple[Problem, ...]:
         """`n_problems` distinct problems; raises TaskError where the world has too few."""
-        distinct: dict[str, Expression] = {}
-        for n_draws, expression in enumerate(self.expressions(generator, held_out=held_out)):
-            if len(distinct) == n_problems:
-                break
-            if n_draws > 200 * n_problems + 10_000:
-                raise TaskError(
-                    f"asked for {n_problems} distinct chain problems, found {len(distinct)}: want fewer, or longer ones"
-                )
-            distinct.setdefault(expression.text, expression)
-        return tuple(as_problem(expression) for expression in distinct.values())
+        drawn = map(as_problem, self.expressions(generator, held_out=held_out))
+        return _distinct(drawn, n_problems, "chain problems")
 
     def judge(self, problems: Sequence[Problem]) -> Judge:  # noqa: ARG002 (whatever the problems)
         """The exact verifier."""
@@ -105,21 +97,30 @@ class ChainMix:
         """
         shares = np.array([part.percent for part in self.parts]) / 100
         streams = [part.task.expressions(generator, held_out=held_out) for part in self.parts]
-        distinct: dict[str, Problem] = {}
-        for _ in range(200 * n_problems + 10_000):
-            if len(distinct) == n_problems:
-                return tuple(distinct.values())
-            chosen = int(generator.choice(len(streams), p=shares))
-            problem = as_problem(next(streams[chosen]))
-            family = f"{self.parts[chosen].task.operators}, {problem.family}"
-            distinct.setdefault(problem.id, replace(problem, family=family))
-        raise TaskError(
-            f"asked for {n_problems} distinct problems of a mix, found {len(distinct)}: want fewer, or longer ones"
-        )
+
+        def drawn() -> Iterator[Problem]:
+            while True:
+                chosen = int(generator.choice(len(streams), p=shares))
+                problem = as_problem(next(streams[chosen]))
+                yield replace(problem, family=f"{self.parts[chosen].task.operators}, {problem.family}")
+
+        return _distinct(drawn(), n_problems, "problems of a mix")
 
     def judge(self, problems: Sequence[Problem]) -> Judge:  # noqa: ARG002
         """The exact verifier."""
         return CHAIN
+
+
+def _distinct(drawn: Iterator[Problem], n_problems: int, of: str) -> tuple[Problem, ...]:
+    """The first `n_problems` that are different, of 200 draws for each and some more."""
+    distinct: dict[str, Problem] = {}
+    for n_draws, problem in enumerate(drawn):
+        if len(distinct) == n_problems:
+            break
+        if n_draws > 200 * n_problems + 10_000:
+            raise TaskError(f"asked for {n_problems} distinct {of}, found {len(distinct)}: want fewer, or longer ones")
+        distinct.setdefault(problem.id, problem)
+    return tuple(distinct.values())
 
 
 def chain_task(text: str) -> ChainTask | None:

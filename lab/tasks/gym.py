@@ -99,7 +99,7 @@ class GymTask:
         distinct: dict[str, Problem] = {}
         for index in generator.permutation(self.size):
             if len(distinct) == n_problems:
-                return tuple(distinct.values())
+                break
             question, gold = self._item(int(index))
             if question not in distinct and is_held_out(question) == held_out:
                 distinct[question] = Problem(

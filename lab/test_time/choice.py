@@ -176,8 +176,7 @@ TEXT_FORMS = (
     PromptForm(name="question and answer", prefix="Question: ", suffix="\nAnswer: "),
     PromptForm(name="step by step", opening="Let's think step by step.\n"),
     PromptForm(
-        name="to be sure",
-        opening="Let's work this out in a step by step way to be sure we have the right answer.\n",
+        name="to be sure", opening="Let's work this out in a step by step way to be sure we have the right answer.\n"
     ),
     PromptForm(name="deep breath", suffix="\nTake a deep breath and work on this problem step-by-step.\n"),
 )

@@ -17,7 +17,7 @@ from lab.records.stage import Artefact, memoised
 from lab.records.tables import read_table, write_table, write_text
 from probes.attribution.contrast import CONTRASTS, contrasts_digest
 from probes.attribution.effects import Method, attribute, require_attributable
-from probes.sae.dictionary import Sae
+from probes.sae.dictionary import Sae, load_sae
 from probes.storage.store import DTYPES
 from probes.tables import EFFECTS, TEXT_EFFECTS
 
@@ -44,7 +44,7 @@ class AttributionPlan:
     """Texts of a shard."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Shard:
     """A unit of work: texts that stand side by side among the contrasts."""
 
@@ -106,15 +106,9 @@ def attribute_shards(
     def compute(directory: Path) -> None:
         write_text(directory / PLAN_FILE, canonical_json(plan) + "\n")
         write_table(directory / CONTRASTS_FILE, contrasts, CONTRASTS, made_by)
-        shards = [
-            Shard(
-                directory=directory,
-                number=number,
-                first_text=first,
-                n_texts=min(plan.shard_texts, plan.n_texts - first),
-            )
-            for number, first in enumerate(range(0, plan.n_texts, plan.shard_texts))
-        ]
+        firsts = range(0, plan.n_texts, plan.shard_texts)
+        sizes = [min(plan.shard_texts, plan.n_texts - first) for first in firsts]
+        shards = [Shard(directory, number, *texts) for number, texts in enumerate(zip(firsts, sizes, strict=True))]
         run([shard for shard in shards if not shard.texts.exists()])
         if missing := [shard for shard in shards if not shard.texts.exists()]:
             raise StorageError(f"{missing[0].texts} was not written, one of {len(missing)} shards: run it again")
@@ -122,24 +116,14 @@ def attribute_shards(
     return memoised(out, name, plan, {}, compute)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OpenAttribution:
-    """What a worker elsewhere needs to begin with: where the model and the SAE are, and what is planned."""
-
-    model: ModelSource
-    sae: Path
-    plan: AttributionPlan
-    made_by: Provenance
-
-    def __call__(self) -> Callable[[Shard], None]:
-        """Loads both; the function writes one shard."""
-        # The door to sae_lens is slow to import.
-        from probes.sae.dictionary import load_sae
-
-        device = torch.device(self.plan.device)
-        model = load(self.model, device=device, dtype=DTYPES[self.plan.dtype])
-        sae = replace(load_sae(self.sae, device=device), name=self.plan.sae)
-        return partial(write_shard, model, sae, self.plan, self.made_by)
+def reopened(
+    source: ModelSource, sae_path: Path, plan: AttributionPlan, made_by: Provenance
+) -> Callable[[Shard], None]:
+    """What writes one shard, in a process of its own, which loads the model and the SAE."""
+    device = torch.device(plan.device)
+    model = load(source, device=device, dtype=DTYPES[plan.dtype])
+    sae = replace(load_sae(sae_path, device=device), name=plan.sae)
+    return partial(write_shard, model, sae, plan, made_by)
 
 
 def write_shard(model: Model, sae: Sae, plan: AttributionPlan, made_by: Provenance, shard: Shard) -> None:

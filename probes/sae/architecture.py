@@ -23,7 +23,6 @@ class TopK:
         _require_positive("k", self.k)
 
     def __str__(self) -> str:
-        """For example `topk:16`."""
         return f"topk:{self.k}"
 
 
@@ -37,7 +36,6 @@ class BatchTopK:
         _require_positive("k", self.k)
 
     def __str__(self) -> str:
-        """For example `batchtopk:16`."""
         return f"batchtopk:{self.k}"
 
 
@@ -59,7 +57,6 @@ class Matryoshka:
         return self.widths or tuple(sorted({max(1, d_sae // part) for part in (8, 4, 2)}))
 
     def __str__(self) -> str:
-        """For example `matryoshka:16` or `matryoshka:16:64,128`."""
         return f"matryoshka:{self.k}" + (f":{','.join(map(str, self.widths))}" if self.widths else "")
 
 
@@ -73,8 +70,7 @@ class JumpReLU:
         _require_positive("coefficient", self.l0_coefficient)
 
     def __str__(self) -> str:
-        """For example `jumprelu:1`."""
-        return f"jumprelu:{_written(self.l0_coefficient)}"
+        return f"jumprelu:{self.l0_coefficient!r}".removesuffix(".0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +83,7 @@ class Standard:
         _require_positive("coefficient", self.l1_coefficient)
 
     def __str__(self) -> str:
-        """For example `standard:5`."""
-        return f"standard:{_written(self.l1_coefficient)}"
+        return f"standard:{self.l1_coefficient!r}".removesuffix(".0")
 
 
 Architecture: TypeAlias = TopK | BatchTopK | Matryoshka | JumpReLU | Standard
@@ -97,14 +92,11 @@ Architecture: TypeAlias = TopK | BatchTopK | Matryoshka | JumpReLU | Standard
 def parse_architecture(text: str) -> Architecture:
     """The inverse of `str`; raises ModelError."""
     name, _, arguments = text.partition(":")
-    reader = _READERS.get(name)
     try:
-        if reader is None:
-            raise ValueError
-        return reader(arguments)
+        return _READERS[name](arguments)
     except ModelError:
         raise
-    except ValueError as error:
+    except (KeyError, ValueError) as error:
         raise ModelError(
             f"no SAE is trained as {text!r}: want topk:K, batchtopk:K, matryoshka:K, matryoshka:K:WIDTH,WIDTH, "
             "jumprelu:L0_COEFFICIENT or standard:L1_COEFFICIENT, such as topk:16"
@@ -123,10 +115,6 @@ _READERS: dict[str, Callable[[str], Architecture]] = {
     "jumprelu": lambda arguments: JumpReLU(float(arguments)),
     "standard": lambda arguments: Standard(float(arguments)),
 }
-
-
-def _written(coefficient: float) -> str:
-    return repr(coefficient).removesuffix(".0")
 
 
 def _require_positive(what: str, value: float | int) -> None:
@@ -175,7 +163,6 @@ class Training:
 
     @property
     def n_steps(self) -> int:
-        """Batches."""
         return self.n_tokens // self.batch_size
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from lab.models.load import Model
 from lab.records.errors import ModelError, SiteError
 from lab.records.provenance import Provenance, canonical_json
-from probes.capture.site import Handle, Site, Stream, check_site, hook_site
+from probes.capture.site import Handle, Site, check_site, hook_site
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -47,17 +46,14 @@ class Sae:
 
     @property
     def d_sae(self) -> int:
-        """How many features."""
         return self.W_dec.shape[0]
 
     @property
     def d_model(self) -> int:
-        """Width of the stream."""
         return self.W_dec.shape[1]
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in."""
         return self.W_dec.dtype
 
     def encode(self, stream: Float[Tensor, "*place d_model"]) -> Float[Tensor, "*place d_sae"]:
@@ -97,9 +93,8 @@ def splice(model: Model, sae: Sae, change: FeatureChange | Reconstruction) -> It
 
     With a function, the stream becomes stream + (change(f) - f) @ W_dec with f its features: the SAE's error is kept,
     so that unchanged features leave the logits as they are, to the bit. It acts at every position that is read, also at
-    padding, so cached and uncached passes agree; in the wider of the
-    SAE's dtype and the stream's, and the result is cast to the stream's. Gradients
-    pass. No weight is touched.
+    padding, so cached and uncached passes agree; in the wider of the SAE's dtype and the stream's, and the result is
+    cast to the stream's. Gradients pass. No weight is touched.
 
     Raises ModelError for an SAE of another width, SiteError for a layer out of range or, on a clean exit, where the
     hook never fired although the model ran.
@@ -136,15 +131,7 @@ OURS = "elicitation_lab"
 
 # Kinds whose features are never negative and whose `decode` is `features @ W_dec + b_dec`.
 LINEAR = ("standard", "gated", "jumprelu", "topk")
-_STREAMS: dict[str, Stream] = {
-    "resid_pre": "resid_pre",
-    "resid_mid": "resid_mid",
-    "resid_post": "resid_post",
-    "in": "resid_pre",
-    "out": "resid_post",
-}
-# The hub's errors are OSErrors.
-_KNOWN = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, NotImplementedError, SafetensorError)
+_ALIASES = {"hook_in": "hook_resid_pre", "hook_out": "hook_resid_post"}
 
 
 def load_sae(path: Path, *, device: torch.device) -> Sae:
@@ -162,12 +149,8 @@ def load_sae(path: Path, *, device: torch.device) -> Sae:
         if pickles := sorted(file.name for glob in ("*.pt", "*.pth", "*.bin") for file in path.glob(glob)):
             raise ModelError(f"{path} has only pickled weights ({pickles[0]}), which can run code; want {WEIGHTS}")
         raise ModelError(f"{path} has no weights: want {WEIGHTS}")
-    try:
+    with _told_in_a_line(f"cannot load the SAE in {path}"):
         return _frozen(SAE.load_from_disk(path, device=str(device)), str(path))
-    except (ModelError, SiteError):
-        raise
-    except _KNOWN as error:
-        raise _unreadable(f"cannot load the SAE in {path}", error) from error
 
 
 def release_sae(release: str, sae_id: str, *, device: torch.device) -> Sae:
@@ -176,12 +159,8 @@ def release_sae(release: str, sae_id: str, *, device: torch.device) -> Sae:
     Downloads unless the hub's cache has it. The older releases are pickles, which SAELens reads with torch's
     restricted unpickler. Raises as `load_sae` does, and ModelError where the hub cannot be reached or has no such SAE.
     """
-    try:
+    with _told_in_a_line(f"cannot get SAE {sae_id!r} of release {release!r}"):
         return _frozen(SAE.from_pretrained(release, sae_id, device=str(device)), f"{release}/{sae_id}")
-    except (ModelError, SiteError):
-        raise
-    except _KNOWN as error:
-        raise _unreadable(f"cannot get SAE {sae_id!r} of release {release!r}", error) from error
 
 
 def made_by(path: Path) -> Provenance | None:
@@ -227,13 +206,14 @@ def _frozen(coder: SAE, name: str) -> Sae:
 def _site(hook_name: str | None, name: str) -> Site:
     if hook_name is None:
         raise SiteError(f"{name} does not say what it reads: want metadata.hook_name in its {CONFIG}")
-    match = re.fullmatch(r"blocks\.([0-9]+)\.hook_(\w+)", hook_name)
-    if match is None or match[2] not in _STREAMS:
+    block, _, hook = hook_name.rpartition(".")
+    try:
+        return Site.parse(f"{block}.{_ALIASES.get(hook, hook)}")
+    except SiteError as error:
         raise SiteError(
             f"{name} reads {hook_name!r}: want the residual stream, blocks.N.hook_resid_pre, "
             "blocks.N.hook_resid_mid or blocks.N.hook_resid_post (blocks.N.hook_in, blocks.N.hook_out)"
-        )
-    return Site(int(match[1]), _STREAMS[match[2]])
+        ) from error
 
 
 def _digest(coder: SAE, site: Site) -> str:
@@ -247,6 +227,14 @@ def _digest(coder: SAE, site: Site) -> str:
     return total.hexdigest()[:16]
 
 
-def _unreadable(action: str, error: Exception) -> ModelError:
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
-    return ModelError(f"{action}: {type(error).__name__}: {reason}")
+@contextmanager
+def _told_in_a_line(action: str) -> Iterator[None]:
+    """Makes a ModelError of what goes wrong within, unless it is told in this project's words already."""
+    try:
+        yield
+    except (ModelError, SiteError):
+        raise
+    # The hub's errors are OSErrors.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+        raise ModelError(f"{action}: {type(error).__name__}: {reason}") from error

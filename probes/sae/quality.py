@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -14,12 +13,11 @@ from lab.metrics.bootstrap import Interval, percentile_interval, resamples
 from lab.models.load import Model
 from lab.records.errors import StorageError
 from lab.records.seeds import numpy_generator
-from lab.records.tables import read_table
 from lab.scoring.scores import Row, Texts, completion_logits, pieces
-from probes.capture.site import TEXTS, Site, hook_site
+from probes.capture.site import Site, hook_site
 from probes.sae.architecture import is_held_out
 from probes.sae.dictionary import Reconstruction, Sae, require_fit, splice
-from probes.storage.store import TEXTS_FILE, Store, require_model, shuffled
+from probes.storage.store import Store, read_texts, require_model, shuffled
 from probes.tables import SAE_QUALITY
 
 BATCH_SIZE, N_BOOT = 4096, 2000
@@ -41,17 +39,16 @@ def quality(
     """
     require_fit(sae, model)
     require_model(store, model)
-    read = _activations(sae, store, held_out_share)
+    mean, read = _activations(sae, store, held_out_share)
     texts = _texts(store, held_out_share, n_texts, seed)
-    if not read.n_rows or not len(texts):
+    if not read["n_rows"] or not len(texts):
         raise StorageError(
-            f"{store.path} has {read.n_rows} activations and {len(texts)} texts of held-out problems: want some of "
+            f"{store.path} has {read['n_rows']} activations and {len(texts)} texts of held-out problems: want some of "
             f"both; capture more problems, or hold out more than {held_out_share:g} of them"
         )
-    losses = _losses(model, sae, read.mean, texts)
-    n_tokens = int(losses.n_tokens.sum())
-    clean, spliced, ablated, divergence = losses.sums.sum(axis=0) / n_tokens
-    recovered = recovered_interval(losses.sums[:, :3], texts["problem_id"], seed=seed)
+    losses = _losses(model, sae, mean, texts)
+    clean, spliced, ablated, divergence = losses.sum(axis=0) / int(texts["completion"].list.len().sum())
+    recovered = recovered_interval(losses[:, :3], texts["problem_id"], seed=seed)
     return SAE_QUALITY.frame(
         [
             {
@@ -59,10 +56,7 @@ def quality(
                 "site": str(sae.site),
                 "architecture": sae.architecture,
                 "d_sae": sae.d_sae,
-                "n_rows": read.n_rows,
-                "explained_variance": read.explained_variance,
-                "l0": read.l0,
-                "dead_share": read.dead_share,
+                **read,
                 "n_texts": len(texts),
                 "ce_clean": float(clean),
                 "ce_spliced": float(spliced),
@@ -95,16 +89,8 @@ def _recovered(sums: Float[np.ndarray, "draw 3"]) -> Float[np.ndarray, " draw"]:
     return np.divide(ablated - spliced, lost, out=np.full(len(lost), np.nan), where=lost != 0)
 
 
-class _Activations(NamedTuple):
-    n_rows: int
-    mean: Float[Tensor, " d_model"]
-    explained_variance: float
-    l0: float
-    dead_share: float
-
-
-def _activations(sae: Sae, store: Store, share: float) -> _Activations:
-    """One pass over the held-out activations; sums are in double precision."""
+def _activations(sae: Sae, store: Store, share: float) -> tuple[Float[Tensor, " d_model"], dict[str, float | int]]:
+    """The mean of the held-out activations, and columns of what one pass over them tells; sums in double precision."""
     n_rows, n_active, squares, errors = 0, 0, 0.0, 0.0
     total = torch.zeros(sae.d_model, dtype=torch.float64)
     fired = torch.zeros(sae.d_sae, dtype=torch.bool)
@@ -121,30 +107,26 @@ def _activations(sae: Sae, store: Store, share: float) -> _Activations:
         errors += float((exact - sae.decode(features)).square().sum())
     mean = total / max(n_rows, 1)
     spread = squares - n_rows * float(mean.square().sum())
-    return _Activations(
-        n_rows=n_rows,
-        mean=mean,
-        explained_variance=1 - errors / spread if spread > 0 else float("nan"),
-        l0=n_active / max(n_rows, 1),
-        dead_share=1 - float(fired.double().mean()),
-    )
+    return mean, {
+        "n_rows": n_rows,
+        "explained_variance": 1 - errors / spread if spread > 0 else float("nan"),
+        "l0": n_active / max(n_rows, 1),
+        "dead_share": 1 - float(fired.double().mean()),
+    }
 
 
 def _texts(store: Store, share: float, n_texts: int, seed: int) -> pl.DataFrame:
     """Held-out `TEXTS` rows with a completion, as they stand in the store."""
-    texts = read_table(store.path / TEXTS_FILE, TEXTS).filter(pl.col("completion").list.len() > 0)
+    texts = read_texts(store).filter(pl.col("completion").list.len() > 0)
     mine = texts.filter(pl.Series([is_held_out(problem, share) for problem in texts["problem_id"]], dtype=pl.Boolean))
     chosen = numpy_generator(seed, "sae texts").permutation(len(mine))[:n_texts]
     return mine[np.sort(chosen)]
 
 
-class _Losses(NamedTuple):
-    sums: Float[np.ndarray, "text 4"]
+def _losses(
+    model: Model, sae: Sae, mean: Float[Tensor, " d_model"], texts: pl.DataFrame
+) -> Float[np.ndarray, "text 4"]:
     """Of every text, summed over its completion: clean, spliced and ablated cross-entropy, KL(clean || spliced)."""
-    n_tokens: Float[np.ndarray, " text"]
-
-
-def _losses(model: Model, sae: Sae, mean: Float[Tensor, " d_model"], texts: pl.DataFrame) -> _Losses:
     rows = [Row(prompt, completion) for prompt, completion in texts.select("prompt", "completion").iter_rows()]
     sums = np.zeros((len(rows), 4))
     for chosen, read in pieces(model, rows):
@@ -160,7 +142,7 @@ def _losses(model: Model, sae: Sae, mean: Float[Tensor, " d_model"], texts: pl.D
             for column, logs in enumerate((clean, spliced, ablated)):
                 sums[index, column] = -float(logs[place, -n:].gather(-1, tokens[:, None]).double().sum())
             sums[index, 3] = float(divergence[place, -n:].double().sum())
-    return _Losses(sums, np.array([len(row.completion) for row in rows], dtype=np.float64))
+    return sums
 
 
 def _log_probabilities(model: Model, read: Texts) -> Float[Tensor, "text kept d_vocab"]:

@@ -124,7 +124,8 @@ def _learnt(store: Store, recipe: Recipe, device: torch.device, on_progress: Cal
         data_provider=_batches(store, recipe),
     )
     # Its `fit` writes bars to stderr; these are the steps of it that remain.
-    scale = d_model**0.5 / _mean_norm(islice(_batches(store, recipe), min(N_NORM_BATCHES, training.n_steps)))
+    first = islice(_batches(store, recipe), min(N_NORM_BATCHES, training.n_steps))
+    scale = d_model**0.5 / float(torch.stack([batch.norm(dim=-1).double().mean() for batch in first]).mean())
     trainer.activation_scaler.scaling_factor = scale
     while trainer.n_training_samples < total:
         trainer.maybe_reset_sparsity()
@@ -184,11 +185,6 @@ def _batches(store: Store, recipe: Recipe) -> Iterator[Float[Tensor, "batch d_mo
         for epoch in count()
     )
     return (batch.float() for batch in endless if len(batch) == training.batch_size)
-
-
-def _mean_norm(batches: Iterator[Float[Tensor, "batch d_model"]]) -> float:
-    norms = torch.stack([batch.norm(dim=-1).double().mean() for batch in batches])
-    return float(norms.mean())
 
 
 def _steps(share: float, n_steps: int) -> int:
@@ -264,7 +260,11 @@ def train_unit(unit: Unit, on_progress: Callable[[int, int], None] = lambda *_: 
         "sae", unit.recipe, parents, device=device.type, dtype="float32", seed=unit.recipe.training.seed
     )
     if unit.path.exists():
-        _require_same(unit, wanted)
+        found = made_by(unit.path)
+        if found is None or found.digest != wanted.digest:
+            raise StorageError(
+                f"{unit.path} was trained otherwise, or on another store: choose another --out, or delete it"
+            )
         return
     for leftover in unit.path.parent.glob(f".{unit.path.name}.*.partial"):
         shutil.rmtree(leftover)
@@ -280,7 +280,10 @@ def judge(model: Model, units: Sequence[Unit], *, n_texts: int = 1000, seed: int
         raise StorageError(f"{len(units)} SAEs in {len({unit.out for unit in units})} directories: want those of one")
     out = units[0].out
     saes = [replace(load_sae(unit.path, device=model.device), name=unit.recipe.name) for unit in units]
-    rows = [_judged(model, unit, sae, n_texts, seed) for unit, sae in zip(units, saes, strict=True)]
+    rows = []
+    for unit, sae in zip(units, saes, strict=True):
+        share = unit.recipe.training.held_out_share
+        rows.append(quality(model, sae, open_store(unit.store), held_out_share=share, n_texts=n_texts, seed=seed))
     table = pl.concat(rows)
     made = provenance(
         "sae quality",
@@ -292,16 +295,3 @@ def judge(model: Model, units: Sequence[Unit], *, n_texts: int = 1000, seed: int
     )
     write_table(out / QUALITY_FILE, table, SAE_QUALITY, made)
     return table
-
-
-def _judged(model: Model, unit: Unit, sae: Sae, n_texts: int, seed: int) -> pl.DataFrame:
-    share = unit.recipe.training.held_out_share
-    return quality(model, sae, open_store(unit.store), held_out_share=share, n_texts=n_texts, seed=seed)
-
-
-def _require_same(unit: Unit, wanted: Provenance) -> None:
-    found = made_by(unit.path)
-    if found is None or found.digest != wanted.digest:
-        raise StorageError(
-            f"{unit.path} was trained otherwise, or on another store: choose another --out, or delete it"
-        )

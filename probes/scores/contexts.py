@@ -1,7 +1,7 @@
 """contexts: where features are most active, with the tokens around."""
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,8 +16,8 @@ from lab.metrics.bootstrap import ratio_intervals
 from lab.models.load import Model
 from lab.records.errors import SiteError, StorageError
 from probes.sae.dictionary import Sae, require_fit
-from probes.scores.labels import read_texts, require_features, shard_features
-from probes.storage.store import Store, read_index
+from probes.scores.labels import require_features, shard_features
+from probes.storage.store import Store, read_index, read_texts
 from probes.tables import CONTEXTS, DIFFERENCES, LOGIT_EFFECTS
 
 
@@ -243,7 +243,7 @@ def _strongest(
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ProblemSums:
-    """What all features add up to in the tokens of each problem."""
+    """What all features add up to in the tokens of each problem that has a stored one."""
 
     problems: tuple[str, ...]
     """Ids, in the order of the texts."""
@@ -299,47 +299,27 @@ def differences(base: Store, tuned: Store, sae: Sae, weights: Int[np.ndarray, "b
 
 
 def problem_sums(store: Store, sae: Sae) -> ProblemSums:
-    """The `shard_problem_sums` of all shards, added up in their order."""
-    order = read_texts(store)["problem_id"].unique(maintain_order=True)
-    return add_problem_sums(
-        (shard_problem_sums(store, sae, number) for number in range(len(store.portions))), tuple(order), sae.d_sae
-    )
-
-
-def shard_problem_sums(store: Store, sae: Sae, number: int) -> ProblemSums:
-    """The sums of one shard, a function of its arguments alone; in float64."""
-    problem_ids = read_index(store, number)["problem_id"]
-    problems = problem_ids.unique(maintain_order=True)
-    code = dict(zip(problems, range(len(problems)), strict=True))
-    of_row = torch.tensor([code[problem] for problem in problem_ids], device=sae.W_dec.device)
-    activation = torch.zeros(len(problems), sae.d_sae, dtype=torch.float64, device=sae.W_dec.device)
-    squared = torch.zeros(sae.d_sae, dtype=torch.float64, device=sae.W_dec.device)
-    for chosen, features in shard_features(store, sae, number):
-        exact = features.double()
-        for problem in of_row[chosen].unique():
-            activation[problem] += exact[of_row[chosen] == problem].sum(dim=0)
-        squared += exact.square().sum(dim=0)
-    return ProblemSums(
-        problems=tuple(problems),
-        n_tokens=of_row.bincount(minlength=len(problems)).cpu().numpy(),
-        activation=activation.cpu().numpy(),
-        squared=squared.cpu().numpy(),
-    )
-
-
-def add_problem_sums(parts: Iterable[ProblemSums], order: tuple[str, ...], d_sae: int) -> ProblemSums:
-    """Together, the problems in `order`; those without a token are left out. Holds one part at a time."""
-    place = {problem: number for number, problem in enumerate(order)}
+    """Shards are added up one by one, and then together in their order, in float64."""
+    order = read_texts(store)["problem_id"].unique(maintain_order=True).to_numpy()
     n_tokens = np.zeros(len(order), dtype=np.int64)
-    activation, squared = np.zeros((len(order), d_sae)), np.zeros(d_sae)
-    for part in parts:
-        places = [place[problem] for problem in part.problems]
-        n_tokens[places] += part.n_tokens
-        activation[places] += part.activation
-        squared += part.squared
+    activation, squared = np.zeros((len(order), sae.d_sae)), np.zeros(sae.d_sae)
+    place, device = {problem: number for number, problem in enumerate(order)}, sae.W_dec.device
+    for number in range(len(store.portions)):
+        places, rows = np.unique([place[name] for name in read_index(store, number)["problem_id"]], return_inverse=True)
+        of_row = torch.from_numpy(rows).to(device)
+        here = torch.zeros(len(places), sae.d_sae, dtype=torch.float64, device=device)
+        squares = torch.zeros(sae.d_sae, dtype=torch.float64, device=device)
+        for chosen, features in shard_features(store, sae, number):
+            exact = features.double()
+            for problem in of_row[chosen].unique():
+                here[problem] += exact[of_row[chosen] == problem].sum(dim=0)
+            squares += exact.square().sum(dim=0)
+        n_tokens[places] += np.bincount(rows)
+        activation[places] += here.cpu().numpy()
+        squared += squares.cpu().numpy()
     there = n_tokens > 0
     return ProblemSums(
-        problems=tuple(np.array(order, dtype=object)[there]),
+        problems=tuple(order[there].tolist()),
         n_tokens=n_tokens[there],
         activation=activation if there.all() else activation[there],
         squared=squared,

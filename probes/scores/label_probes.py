@@ -1,6 +1,5 @@
 """label_probes: how well labels can be read off the stream, and off a few features; the door to scikit-learn."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from lab.metrics.bootstrap import Interval, percentile_interval, resamples
 from lab.records.errors import StorageError
 from lab.records.seeds import numpy_generator
 from probes.sae.dictionary import Sae
-from probes.scores.labels import encoded, label_names, label_rows, read_site, rows_together
+from probes.scores.labels import encoded, label_names, label_rows, read_site
 from probes.scores.sums import Sums
 from probes.storage.store import Store, read_index
 from probes.tables import LABEL_ACTIVATIONS, LABEL_PROBES
@@ -201,10 +200,10 @@ def _by_mean_difference(sae: Sae, tokens: _Tokens) -> Int[Tensor, "label d_sae"]
     """For each label all features, the one whose means differ most first, equals in their order."""
     marked = torch.from_numpy(tokens.marked).double()
     sums = torch.zeros(2, marked.shape[1], sae.d_sae, dtype=torch.float64)
-    for rows in _batches(sae, len(marked)):
-        features = encoded(sae, tokens.stream[rows]).double().cpu()
-        sums[0] += marked[rows].T @ features
-        sums[1] += (1 - marked[rows]).T @ features
+    for rows, features in encoded(sae, tokens.stream):
+        exact = features.double().cpu()
+        sums[0] += marked[rows].T @ exact
+        sums[1] += (1 - marked[rows]).T @ exact
     n_labelled = marked.sum(dim=0)[:, None]
     # A label without tokens has no probe; its means must only not be NaN, for sorting.
     gaps = sums[0] / n_labelled.clamp(min=1) - sums[1] / (len(marked) - n_labelled).clamp(min=1)
@@ -215,14 +214,7 @@ def _features(
     sae: Sae, stream: Float[Tensor, "token d_model"], columns: Int[Tensor, " some"]
 ) -> Float[np.ndarray, "token some"]:
     """Activations of some features."""
-    parts = [encoded(sae, stream[rows]).cpu()[:, columns] for rows in _batches(sae, len(stream))]
-    return torch.cat(parts).double().numpy()
-
-
-def _batches(sae: Sae, n_rows: int) -> Sequence[slice]:
-    """Rows that are encoded together."""
-    n_together = rows_together(sae)
-    return [slice(first, first + n_together) for first in range(0, n_rows, n_together)]
+    return torch.cat([features.cpu()[:, columns] for _, features in encoded(sae, stream)]).double().numpy()
 
 
 def _shuffled(tokens: _Tokens, seed: int) -> Bool[np.ndarray, "token label"]:

@@ -11,11 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lab.records.errors import ModelError, SiteError, StorageError
-from lab.records.tables import Column, Schema, read_table
+from lab.records.tables import Column, Schema
 from lab.tasks.problem import Problem, StepGrammar
-from probes.capture.site import TEXTS
 from probes.sae.dictionary import Sae
-from probes.storage.store import TEXTS_FILE, Store, read_index, read_rows
+from probes.storage.store import Store, read_index, read_rows, read_texts
 
 LABELS = Schema(
     "labels of tokens",
@@ -85,7 +84,8 @@ def word_labels(
             f"words {list(groups)} with {before} tokens before and {after} after: want at least one word, none empty, "
             "and no window below 0"
         )
-    patterns = {group: _whole_word(group) for group in groups}
+    spaced = {group: r"\s+".join(map(re.escape, group.split())) for group in groups}
+    patterns = {group: re.compile(rf"(?<!\w){text}(?!\w)", re.IGNORECASE) for group, text in spaced.items()}
     rows: list[tuple[int, int, str]] = []
     for number, (_, prompt, completion) in enumerate(_texts(texts)):
         places = character_spans(tokenizer, completion)
@@ -134,11 +134,6 @@ def _texts(texts: pl.DataFrame) -> Iterable[tuple[str, list[int], list[int]]]:
     return texts.select("problem_id", "prompt", "completion").iter_rows()
 
 
-def _whole_word(group: str) -> re.Pattern[str]:
-    spaced = r"\s+".join(map(re.escape, group.split()))
-    return re.compile(rf"(?<!\w){spaced}(?!\w)", re.IGNORECASE)
-
-
 def overlapping(places: Sequence[tuple[int, int]], start: int, end: int) -> list[int]:
     return [number for number, (first, last) in enumerate(places) if first < end and last > start]
 
@@ -159,22 +154,17 @@ def shard_features(store: Store, sae: Sae, number: int) -> Iterator[tuple[slice,
     Raises ModelError where the store's streams have another width than the SAE's, and as `read_rows` does for a site
     that was not captured or a damaged file. That the SAE learned from another model is no error.
     """
-    rows = read_site(store, sae, number)
-    n_together = rows_together(sae)
+    yield from encoded(sae, read_site(store, sae, number))
+
+
+def encoded(sae: Sae, rows: Float[Tensor, "row d_model"]) -> Iterator[tuple[slice, Float[Tensor, "_chosen d_sae"]]]:
+    """The same of any rows."""
+    n_together = max(1, MOST_VALUES // sae.d_sae)
     for first in range(0, len(rows), n_together):
         chosen = slice(first, min(first + n_together, len(rows)))
-        yield chosen, encoded(sae, rows[chosen])
-
-
-@torch.no_grad()
-def encoded(sae: Sae, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_sae"]:
-    """Activations of all features at some rows, on the SAE's device."""
-    return sae.encode(rows.to(sae.W_dec.device))
-
-
-def rows_together(sae: Sae) -> int:
-    """How many rows are encoded at once."""
-    return max(1, MOST_VALUES // sae.d_sae)
+        with torch.no_grad():
+            features = sae.encode(rows[chosen].to(sae.W_dec.device))
+        yield chosen, features
 
 
 def read_site(store: Store, sae: Sae, number: int) -> Float[Tensor, "row d_model"]:
@@ -185,11 +175,6 @@ def read_site(store: Store, sae: Sae, number: int) -> Float[Tensor, "row d_model
             f"of width {store.plan.d_model}: want a store of the SAE's model, or of one tuned from it"
         )
     return read_rows(store, sae.site, number)
-
-
-def read_texts(store: Store) -> pl.DataFrame:
-    """The store's `TEXTS` table."""
-    return read_table(store.path / TEXTS_FILE, TEXTS)
 
 
 def require_features(sae: Sae, features: Sequence[int]) -> None:

@@ -3,7 +3,7 @@
 import functools
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import polars as pl
@@ -53,18 +53,8 @@ class Sums:
     def __add__(self, other: "Sums") -> "Sums":
         """Both together; they must be of the same labels and features."""
         assert self.labels == other.labels, "sums of other labels"
-        return Sums(
-            labels=self.labels,
-            n_tokens=self.n_tokens + other.n_tokens,
-            n_inside=self.n_inside + other.n_inside,
-            n_labelled=self.n_labelled + other.n_labelled,
-            inside=self.inside + other.inside,
-            outside=self.outside + other.outside,
-            labelled=self.labelled + other.labelled,
-            largest=np.maximum(self.largest, other.largest),
-            counts=self.counts + other.counts,
-            labelled_counts=self.labelled_counts + other.labelled_counts,
-        )
+        added = {field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(Sums)}
+        return Sums(**added | {"labels": self.labels, "largest": np.maximum(self.largest, other.largest)})
 
 
 def sums(
@@ -179,8 +169,9 @@ def reason_scores(sums: Sums, alpha: float = ALPHA) -> pl.DataFrame:
             "positions, such as completion, or label the very texts that were captured"
         )
     with np.errstate(invalid="ignore", divide="ignore"):
-        inside_share = _share(sums.inside / sums.n_inside)
-        outside_share = _share(sums.outside / np.float64(sums.n_tokens - sums.n_inside))
+        inside = sums.inside / sums.n_inside
+        outside = sums.outside / np.float64(sums.n_tokens - sums.n_inside)
+        inside_share, outside_share = inside / inside.sum(), outside / outside.sum()
     present = sums.n_labelled > 0
     entropy = _evenness(sums.labelled[present] / sums.n_labelled[present, None])
     undefined = (sums.total == 0) | (present.sum() < 2)
@@ -196,11 +187,6 @@ def reason_scores(sums: Sums, alpha: float = ALPHA) -> pl.DataFrame:
             }
         )
     )
-
-
-def _share(means: Float64[np.ndarray, " d_sae"]) -> Float64[np.ndarray, " d_sae"]:
-    """Each feature's part of the sum over all; NaN where that is 0."""
-    return means / means.sum()
 
 
 def _evenness(means: Float64[np.ndarray, "label d_sae"]) -> Float64[np.ndarray, " d_sae"]:

@@ -19,7 +19,7 @@ from lab.models.source import AdapterModel, BuiltInModel, GgufModel, HubModel, L
 from lab.records.errors import SiteError, StorageError
 from lab.records.provenance import Provenance, file_digest
 from lab.records.scale_out import Here, Ray, map_shards
-from lab.records.tables import leftovers, read_table, replacing, write_table
+from lab.records.tables import leftovers, replacing, write_table
 from lab.sampling.decoder import is_out_of_memory, left_padded
 from probes.capture.capture import capture
 from probes.capture.site import TEXTS, Site, positions, texts_digest
@@ -34,6 +34,7 @@ from probes.storage.store import (
     index_name,
     portions,
     read_manifest,
+    read_texts,
     require_model,
     shard_name,
     write_manifest,
@@ -193,7 +194,7 @@ def repair(
             f"{store.path / TEXTS_FILE} is damaged, and nothing can be captured again without it: put it back from a "
             "copy, or capture into another --out"
         )
-    texts = read_table(store.path / TEXTS_FILE, TEXTS)
+    texts = read_texts(store)
     scratch, mended = store.path / SCRATCH, []
     shutil.rmtree(scratch, ignore_errors=True)
     wanted = [
@@ -289,7 +290,7 @@ def reopened(path: Path, source: ModelSource) -> Callable[[int], None]:
     device = torch.device(torch.device(store.plan.device).type)
     model = load(source, device=device, dtype=DTYPES[store.plan.weights])
     require_model(store, model)
-    return _writer(path, model, read_table(path / TEXTS_FILE, TEXTS))
+    return _writer(path, model, read_texts(store))
 
 
 def _writer(out: Path, model: Model, texts: pl.DataFrame) -> Callable[[int], None]:

@@ -20,6 +20,7 @@ from lab.records.provenance import Provenance, canonical_json, digest
 from lab.records.seeds import torch_generator
 from lab.records.tables import Column, Schema, read_table, write_text
 from probes.capture.site import (
+    TEXTS,
     AllTokens,
     CompletionTokens,
     Positions,
@@ -229,6 +230,11 @@ def read_index(store: Store, number: int) -> pl.DataFrame:
         return read_table(store.path / index_name(number), INDEX)
     except StorageError as error:
         raise StorageError(f"{error}; lab capture repair {store.path}") from error
+
+
+def read_texts(store: Store) -> pl.DataFrame:
+    """The store's `TEXTS` table."""
+    return read_table(store.path / TEXTS_FILE, TEXTS)
 
 
 def open_store(path: Path) -> Store:

@@ -12,9 +12,8 @@ from lab.metrics.bootstrap import resamples
 from lab.models.load import Model
 from lab.records.errors import EstimateError, StorageError
 from lab.records.seeds import child_seed, numpy_generator, torch_generator
-from lab.records.tables import read_table
-from probes.capture.site import TEXTS, Site
-from probes.storage.store import TEXTS_FILE, Store, require_model
+from probes.capture.site import Site
+from probes.storage.store import Store, read_texts, require_model
 from probes.tables import CATEGORIES, TAXONOMIES
 from probes.taxonomy.judge import Basis, judge
 from probes.taxonomy.segments import SEGMENTS, Parts, Rule, SegmentMeans, parts, segment_means, segments
@@ -125,7 +124,7 @@ def survey(
             f"{len(sites)} sites, {len(sizes)} sizes, {len(methods)} methods, {n_seeds} fits of each: want at least 1 "
             "of all"
         )
-    found = segments(rule, model.tokenizer, read_table(store.path / TEXTS_FILE, TEXTS))
+    found = segments(rule, model.tokenizer, read_texts(store))
     cut = parts(found["problem_id"].to_list(), child_seed(seed, "parts"))
     n_held_out = found["problem_id"].filter(cut.judged).n_unique()
     weights = resamples(n_held_out, n_boot, numpy_generator(seed, "problems"))

@@ -1,4 +1,4 @@
-"""Fit: a way to find a steering vector, and what it may learn from.
+"""Fit: a way to find a steering vector, what it may learn from, and the texts as it reads them.
 
 A new one is a frozen dataclass that inherits `Fit`, in a file of its own, and an entry in `steering.fits.fits.FITS`.
 """

@@ -1,4 +1,4 @@
-"""Material: what both published methods are fitted on, the tuned model's traces as both models read them."""
+"""Material: the tuned model's traces as both models read them, on which both published methods are fitted; and how."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -161,7 +161,7 @@ def test_pass_at_k_is_an_integral_over_cover_at_tau(seed, k):
     base = data.verdicts.filter(pl.col("arm") == "base").group_by("problem_id").agg(pl.col("strict").mean())
     rates = base["strict"].to_numpy()
     steps = np.arange(n + 1) / n
-    cover = [point.interval.value for point in cover_curve(rates, steps[1:].tolist(), np.ones((100, 12), dtype=int))]
+    cover = [point.value for point in cover_curve(rates, steps[1:].tolist(), np.ones((100, 12), dtype=int)).values()]
     area = ((1 - steps[:-1]) ** k - (1 - steps[1:]) ** k) @ np.array(cover)  # Cover is constant between steps
     assert area == pytest.approx((1 - (1 - rates) ** k).mean(), abs=1e-12)
     if k == 1:

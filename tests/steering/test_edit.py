@@ -18,6 +18,7 @@ from probes.sae.dictionary import Sae
 from steering.edit import Ablate, Add, AddScaled, ClampFeature, Rotate, apply, apply_each
 from steering.gate import AtPositions, InCompletion, InPrompt
 from steering.vector import Coefficient, SteeringVector
+from tests.kinds import one_always
 
 FAMILIES = ["llama", "qwen3", "gemma2", "gpt2", "gpt_neox"]
 WIDTH = 32
@@ -28,7 +29,7 @@ PROBLEMS = [
 ]
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=one_always(FAMILIES))
 def model(request) -> Model:
     return tiny_model(request.param, seed=5)
 

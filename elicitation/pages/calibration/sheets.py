@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from elicitation.calibration.record import PUBLISHED, SILENT, Leak, leak
 from elicitation.pages.calibration.figures import fitted_line
-from elicitation.pages.kit.markup import counted, grouped, joined, markup
+from elicitation.pages.kit.markup import counted, filled, grouped, joined, markup
 from elicitation.pages.kit.numerals import ABSENT, PERCENT, POINTS, WHOLE, percent, points, remarked
 from elicitation.pages.kit.table import Reasons, numbers, sheet, titled
 from elicitation.pages.record_words import LEAKY, is_leaky, leak_cell, ranking, silent_figures
@@ -61,21 +61,13 @@ def alarms_table(trials: pl.DataFrame) -> Markup:
 def refused_list(trials: pl.DataFrame) -> Markup:
     """Trials that have no place in the figure though their kind has, with the reason; empty where there are none."""
     loud = trials.filter(~pl.col("kind").is_in(SILENT))
-    groundless = loud.filter(pl.col("truth").is_nan())["case"].unique(maintain_order=True)
-    grouped = (
+    refused = (
         loud.filter(pl.col("truth").is_not_nan(), ~_GIVEN)
-        .with_columns(pl.col("refusal").fill_null("the estimate is undefined"))
-        .group_by("case", "refusal", maintain_order=True)
+        .group_by("case", pl.col("refusal").fill_null("the estimate is undefined"), maintain_order=True)
         .agg(pl.col("estimator").unique(maintain_order=True))
     )
-    items = joined(
-        markup("<li><b>{}</b>, {}: {}</li>", case, ", ".join(estimators), refusal)
-        for case, refusal, estimators in grouped.iter_rows()
-    )
-    refused = markup("<p>Not drawn, because refused:</p><ul>{}</ul>", items) if items else Markup("")
-    left_out = "<p>Left out of the figure and the records, because tuning brought no gain to have a true share: {}.</p>"
-    refused += markup(left_out, ", ".join(groundless)) if len(groundless) else ""
-    return markup('<div class="refusals">{}</div>', refused) if refused else Markup("")
+    groundless = loud.filter(pl.col("truth").is_nan())["case"].unique(maintain_order=True).to_list()
+    return filled("calibration/refused.html", refused=refused.rows(), groundless=groundless)
 
 
 def agreement_table(agreement: pl.DataFrame) -> Markup:
@@ -198,24 +190,12 @@ def _leaked(arm: str, found: Leak) -> tuple[str, ...]:
     return arm, leak_cell(found), gain, silent_figures(found) or ABSENT
 
 
-DRAWN = "P1"
-"""The published method whose vectors come out another way with each fit, and its result with them."""
-
-
 def published_records(records: pl.DataFrame) -> Markup:
     """Error, coverage and leak of every published method of `RECORDS` in a sentence each; empty where none was run."""
     published = records.filter(pl.col("estimator").is_in(PUBLISHED), pl.col("n_trials") > 0)
-    if published.is_empty():
-        return Markup("")
-    best = ranking(records)[:1]
-    last = ", and the best of the lab's own, last" if best else ""
-    items = joined(markup("<li>{}</li>", _sentence(row)) for row in (*published.iter_rows(named=True), *best))
-    one_draw = (
-        f"<p>What {DRAWN} reaches depends on how its vectors came out of their fit: each trial is one draw of a fit, "
-        "and another may err less or more.</p>"
-    )
-    said = '<div class="refusals"><p>Two published methods on the same organisms{}:</p><ul>{}</ul>{}</div>'
-    return markup(said, Markup(last), items, Markup(one_draw if DRAWN in published["estimator"] else ""))
+    said, best = (list(map(_sentence, rows)) for rows in (published.iter_rows(named=True), ranking(records)[:1]))
+    names = published["estimator"].to_list()
+    return filled("calibration/published.html", said=said, best=best, names=names) if said else Markup("")
 
 
 def _sentence(row: Mapping[str, Any]) -> str:

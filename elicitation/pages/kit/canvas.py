@@ -1,11 +1,11 @@
 """Canvas: the room a figure has, and what all figures are drawn with; each exists in a wide and a narrow shape."""
 
 import json
-import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.subplots import make_subplots
@@ -96,16 +96,12 @@ def bars(
     return {
         "type": "data",
         "symmetric": False,
-        "array": [_arm(high - value) for value, high in zip(values, highs, strict=True)],
-        "arrayminus": [_arm(value - low) for value, low in zip(values, lows, strict=True)],
+        "array": np.nan_to_num(np.subtract(highs, values)).tolist(),
+        "arrayminus": np.nan_to_num(np.subtract(values, lows)).tolist(),
         "color": ink,
         "thickness": thickness,
         "width": 0,
     }
-
-
-def _arm(length: float) -> float:
-    return 0.0 if math.isnan(length) else length
 
 
 def level(xs: Sequence[float], ys: Sequence[float], ink: str = MUTED, *, width: float = 1.0) -> go.Scatter:

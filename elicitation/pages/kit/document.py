@@ -70,41 +70,34 @@ def linked(body: str) -> Markup:
 
 
 def _with_links(text: str, seen: set[str]) -> str:
+    words, places = _forms()
+
     def link(found: re.Match[str]) -> str:
-        place = _forms()[found[1].lower()]
+        place = places[found[1].lower()]
         if place in seen:
             return found[0]
         seen.add(place)
         return f'<a class="word" href="#{place}">{found[0]}</a>'
 
-    return _words().sub(link, text)
+    return words.sub(link, text)
 
 
 @cache
-def _forms() -> dict[str, str]:
-    """Each name of each entry, in small letters -> its place."""
-    forms = {}
-    for entry in entries():
-        for name in re.split(r", | and ", re.sub(r"\s*\(.*\)", "", entry.word)):
-            forms[str(escaped(name)).lower()] = entry.place
-    return forms
-
-
-@cache
-def _words() -> re.Pattern[str]:
-    """Any name, in the singular or the plural, the longest first."""
-    names = "|".join(sorted(map(re.escape, _forms()), key=len, reverse=True))
-    return re.compile(rf"(?<![\w&#-])({names})(?:s|es)?(?![\w-])", re.IGNORECASE)
+def _forms() -> tuple[re.Pattern[str], dict[str, str]]:
+    """Any name of an entry, in the singular or the plural, the longest first; each in small letters -> its place."""
+    forms = {
+        str(escaped(name)).lower(): entry.place
+        for entry in entries()
+        for name in re.split(r", | and ", re.sub(r"\s*\(.*\)", "", entry.word))
+    }
+    names = "|".join(sorted(map(re.escape, forms), key=len, reverse=True))
+    return re.compile(rf"(?<![\w&#-])({names})(?:s|es)?(?![\w-])", re.IGNORECASE), forms
 
 
 def _set(meaning: str) -> Markup:
     """Code and emphasis as HTML."""
-    parts = re.split(r"(`[^`]+`|\*[^*]+\*)", meaning)
-    tags = {"`": "code", "*": "em"}
-    return Markup("").join(
-        markup("<{0}>{1}</{0}>", tags[part[0]], part[1:-1]) if place % 2 else escaped(part)
-        for place, part in enumerate(parts)
-    )
+    told = re.sub(r"`(.+?)`", r"<code>\1</code>", str(escaped(meaning)))
+    return Markup(re.sub(r"\*(.+?)\*", r"<em>\1</em>", told))
 
 
 _SECTION = re.compile(r"<section>\s*<h2>(.*?)</h2>", re.DOTALL)
@@ -157,6 +150,7 @@ def document(template: str, title: str, origin: Origin, /, **values: object) -> 
     their hash is in the policy, so even text that escaped escaping would stay text. Plotly comes packed, since by
     itself it is larger than a page may be; the page's own script unpacks it.
     """
+    plotly, plotly_hash = _plotly()
     style, script = ((PAGES / "kit" / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     page = filled(
         template,
@@ -165,9 +159,9 @@ def document(template: str, title: str, origin: Origin, /, **values: object) -> 
         config=json.dumps(json.loads(origin.made_by.config), indent=2, ensure_ascii=False).split("\n"),
         style=Markup(style + strip_css()),
         script=Markup(script),
-        hashes=Markup(f"{_plotly_hash()} {_hash(script)}"),
+        hashes=Markup(f"{plotly_hash} {_hash(script)}"),
         inks=script_json(dict(DARK)),
-        plotly=_packed_plotly(),
+        plotly=plotly,
         contents=contents,
         sections=sections,
         glossary=glossary(),
@@ -196,13 +190,9 @@ def _place(heading: str) -> str:
 
 
 @cache
-def _packed_plotly() -> str:
-    return packed(get_plotlyjs())
-
-
-@cache
-def _plotly_hash() -> str:
-    return _hash(get_plotlyjs())
+def _plotly() -> tuple[str, str]:
+    """The script, packed, and its hash."""
+    return packed(get_plotlyjs()), _hash(get_plotlyjs())
 
 
 def _hash(script: str) -> str:

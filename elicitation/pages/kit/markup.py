@@ -47,14 +47,10 @@ def filled(template: str, /, **values: object) -> Markup:
 
 @cache
 def _templates() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(PAGES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=True,
-        finalize=escaped,
-    )
+    made = Environment(loader=FileSystemLoader(PAGES), undefined=StrictUndefined, autoescape=True, finalize=escaped)
+    made.trim_blocks = made.lstrip_blocks = True
+    made.filters["counted"] = counted
+    return made
 
 
 def plotly_text(text: str) -> str:
@@ -97,7 +93,4 @@ def packed(text: str) -> str:
 
 
 def _glyph(found: re.Match[str]) -> str:
-    character = found[0]
-    if character in _GLYPHS:
-        return _GLYPHS[character]
-    return chr(0x2400 + ord(character)) if ord(character) < 0x20 else "\ufffd"
+    return _GLYPHS.get(found[0], chr(0x2400 + ord(found[0])) if ord(found[0]) < 0x20 else "\ufffd")

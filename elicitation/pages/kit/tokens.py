@@ -35,13 +35,10 @@ def _seen(text: str) -> str:
     """`text`, or a stand-in where a reader would see nothing."""
     if not text:
         return _EMPTY
-    if all(unicodedata.category(character) in _UNSEEN for character in visible(text)):
-        return "".join(_SPACE if unicodedata.category(character) == "Zs" else _coded(character) for character in text)
-    return text
-
-
-def _coded(character: str) -> str:
-    return f"⟨U+{ord(character):04X}⟩"
+    if any(unicodedata.category(character) not in _UNSEEN for character in visible(text)):
+        return text
+    kinds = ((character, unicodedata.category(character)) for character in text)
+    return "".join(_SPACE if kind == "Zs" else f"⟨U+{ord(character):04X}⟩" for character, kind in kinds)
 
 
 class Token(NamedTuple):

@@ -9,11 +9,11 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
-from elicitation.pages.kit.markup import PAGES, counted, filled, joined, markup
+from elicitation.pages.kit.markup import PAGES, counted, filled
 from elicitation.pages.kit.numerals import ABSENT, FIGURES, PERCENT, POINTS, WHOLE, percent, remarked, scientific, span
 from elicitation.pages.kit.table import Reasons, numbers, sheet, titled
 from elicitation.pages.record_words import record_words
-from elicitation.pages.study.ladder import best_estimate
+from elicitation.pages.study.ladder import best_estimate, share_cell
 
 _WORDS = tomllib.loads((PAGES / "study" / "estimators.toml").read_text(encoding="utf-8"))
 ASKS: dict[str, tuple[str, str]] = {
@@ -142,58 +142,73 @@ def agreement_words(shares: Sequence[Row]) -> Markup:
     variants of one answer. Reasons are declared, never read off the numbers.
     """
     given = [row for row in shares if row["refusal"] is None and WHOLE.span(row["low"], row["high"])]
-    pairs = [(a, b) for a, b in combinations(given, 2) if a["estimator"] != b["estimator"] or _reason(a, b)]
-    if not pairs:
+    agreeing: list[str] = []
+    apart: dict[str, list[str]] = {}
+    for a, b in combinations(given, 2):
+        reason = declared_reason(*(f"{row['estimator']} {row['quantity']}" for row in (a, b)))
+        names = [f"{row['estimator']} ({row['quantity']})" for row in (a, b)]
+        if a["estimator"] == b["estimator"] and not reason:
+            continue
+        if all(one["low"] <= other["value"] <= one["high"] for one, other in ((a, b), (b, a))):
+            agreeing.append(" and ".join(names))
+        else:
+            said = " and ".join(f"{name}: {WHOLE.said(row)}" for name, row in zip(names, (a, b), strict=True))
+            overlap = a["low"] <= b["high"] and b["low"] <= a["high"]
+            apart.setdefault(reason or _UNKNOWN, []).append(said + ", whose intervals overlap" * overlap)
+    return filled("study/agreement.html", n_given=len(given), agreeing=agreeing, apart=apart)
+
+
+_HEADINGS = ("", "Strict", "Their formula", "Share, ours", "True share", "What the difference means")
+_SAME = 0.005
+"""Two fractions closer than this are written alike."""
+
+
+def published_section(published_hybrids: pl.DataFrame) -> Markup:
+    """`PUBLISHED` as one table a method, as published first, then with each fault switched; empty without rows."""
+    if published_hybrids.is_empty():
         return Markup("")
-    agreeing = [(a, b) for a, b in pairs if _holds(a, b) and _holds(b, a)]
-    differing = [pair for pair in pairs if pair not in agreeing]
-    if not differing:
-        agree = '<p class="note">The {} shares given agree: each lies within the interval of every other.</p>'
-        return markup(agree, len(given))
-    named = "; ".join(f"{_name(a)} and {_name(b)}" for a, b in agreeing)
-    within = (
-        markup('<p class="note"><b>Within each other\'s intervals</b> are {}.</p>', named)
-        if agreeing
-        else Markup('<p class="note">No two shares lie within each other\'s intervals.</p>')
-    )
-    return within + _differed(differing, len(pairs))
+    reasons = Reasons.of(published_hybrids["refusal"])
+    cells: dict[str, list[tuple[str, ...]]] = {}
+    for row in published_hybrids.sort(pl.col("fault").is_not_null(), maintain_order=True).iter_rows(named=True):
+        cells.setdefault(row["published"], []).append(_cells(row, reasons))
+    tables = {name: sheet(_HEADINGS, rows, {_HEADINGS[-1]}) for name, rows in cells.items()}
+    return filled("study/published.html", tables=tables, reasons=reasons.notes())
 
 
-def _differed(pairs: Sequence[tuple[Row, Row]], n_compared: int) -> Markup:
-    """All that differ, grouped by the reason that is known for it."""
-    groups: dict[str, list[str]] = {}
-    for a, b in pairs:
-        apart = a["low"] > b["high"] or b["low"] > a["high"]
-        said = f"{_brief(a)} and {_brief(b)}" + ("" if apart else ", whose intervals overlap")
-        groups.setdefault(_reason(a, b) or _UNKNOWN, []).append(said)
-    items = joined(
-        markup("<li>{}:{}</li>", reason[0].upper() + reason[1:], numbers(counted(len(found), "pair"), _list(found)))
-        for reason, found in groups.items()
-    )
-    return markup(
-        '<div class="warning"><b>Not within each other\'s intervals</b> are {} of the {} that can be compared. '
-        "Why they need not be:<ul>{}</ul></div>",
-        len(pairs),
-        counted(n_compared, "pair"),
-        items,
+def _cells(row: Mapping[str, Any], reasons: Reasons) -> tuple[str, ...]:
+    return (
+        titled(row["label"], row["fault"] or "as published"),
+        PERCENT.cell(row, "accuracy"),
+        remarked(percent(row["theirs"], 0), "no interval"),
+        share_cell(row, reasons),
+        percent(row["truth"], 0),
+        difference_words(row),
     )
 
 
-def _list(items: Sequence[str]) -> Markup:
-    return markup("<ul>{}</ul>", joined(markup("<li>{}</li>", said) for said in items))
-
-
-def _holds(row: Row, other: Row) -> bool:
-    return other["low"] <= row["value"] <= other["high"]
-
-
-def _reason(a: Row, b: Row) -> str:
-    return declared_reason(*(f"{row['estimator']} {row['quantity']}" for row in (a, b)))
-
-
-def _name(row: Row) -> str:
-    return f"{row['estimator']} ({row['quantity']})"
-
-
-def _brief(row: Row) -> str:
-    return f"{_name(row)}: {WHOLE.said(row)}"
+def difference_words(row: Mapping[str, Any]) -> str:
+    """What it means that the two formulas differ on a row of `PUBLISHED`, or do not; plain text."""
+    theirs, share, low, high = row["theirs"], row["share"], row["share_low"], row["share_high"]
+    if math.isnan(theirs):
+        return "Their formula is not defined where both models do equally well."
+    if row["refusal"] is not None:
+        return (
+            "The models are too close to share out what lies between them; their formula gives a number all the same."
+        )
+    if math.isnan(share):
+        return "Ours is not defined here."
+    if row["gap"] < 0:
+        parts = ["Tuning made the model worse; their formula leaves out the sign."]
+    elif share < 0 and theirs < _SAME:
+        parts = ["The method does worse than the base; their formula says 0."]
+    elif abs(theirs - share) < _SAME:
+        parts = ["The same number; only ours says how far to trust it."]
+    else:
+        parts = ["On equal accuracies the two formulas would agree here, so the answers were counted differently."]
+    if low <= 0 <= high:
+        parts.append("The interval holds 0: it may recover nothing.")
+    if not math.isnan(truth := row["truth"]):
+        held = "inside" if low <= truth <= high else "outside"
+        off = f"their number is {100 * abs(theirs - truth):.0f} points from it"
+        parts.append(f"The true share is {held} our interval; {off}.")
+    return " ".join(parts)

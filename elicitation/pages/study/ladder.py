@@ -115,16 +115,9 @@ def best_estimate(estimates: pl.DataFrame, records: pl.DataFrame) -> str:
 
 
 _HEADINGS = (
-    "",
-    "Strict",
-    "Answer only",
-    "Gain over base, points",
-    "Share of the gain",
-    "Leak",
-    "Over its best control, points",
-    "Tokens steered",
-    "Bits per token from tuned",
-)
+    "", "Strict", "Answer only", "Gain over base, points", "Share of the gain", "Leak", "Over its best control, points",
+    "Tokens steered", "Bits per token from tuned",
+)  # fmt: skip
 
 
 def ladder_table(ladder: pl.DataFrame, leaks: pl.DataFrame) -> Markup:

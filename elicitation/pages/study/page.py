@@ -12,10 +12,9 @@ from elicitation.pages.kit.canvas import Canvas, key, plot_block
 from elicitation.pages.kit.document import Origin, document
 from elicitation.pages.kit.palette import completed
 from elicitation.pages.kit.table import numbers
-from elicitation.pages.study.estimates import estimates_section
+from elicitation.pages.study.estimates import estimates_section, published_section
 from elicitation.pages.study.figures import arm_styles, curve_figure, guess_figure, ladder_figure
 from elicitation.pages.study.ladder import answer_sentence, glance, ladder_table
-from elicitation.pages.study.published import published_section
 from elicitation.pages.study.recovery_scatter import recovery_key, recovery_scatter
 from elicitation.pages.study.tables import ReportTables, rungs
 from elicitation.pages.study.traces import trace_cards, truncation_warning

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import plotly.graph_objects as go
 import polars as pl
 from markupsafe import Markup
 
-from elicitation.calibration.record import Leak, Mean, leak
+from elicitation.calibration.record import Leak, leak
 from elicitation.pages.kit.canvas import WIDE, Canvas, bars, blank, key, level, marks, quiet_axis, word
 from elicitation.pages.kit.markup import joined, markup
 from elicitation.pages.kit.numerals import BITS, POINTS, WHOLE, ends
@@ -126,23 +127,30 @@ def recovery_scatter(ladder: pl.DataFrame, leaks: pl.DataFrame, canvas: Canvas =
     Rungs carry their number of `recovery_key`. A second, hollow mark at the same bits is what `LEAKS` says the rung
     brings on TAUGHT organisms. The models themselves are the lines at none and all of the gain.
     """
-    scale: Scale = "gain" if _shares_refused(ladder) else "share"
-    arms = [arm for arm in _climbed(ladder) if not math.isnan(arm[scale])]
-    axis, styles, numbers = bits_axis(arms), arm_styles(ladder), rung_numbers(ladder)
-    leaked = {arm: found for arm in numbers if (found := _leak(leaks, arm, scale)) is not None}
-    whole = 1.0 if scale == "share" else rungs(ladder, "strict").filter(pl.col("kind") == "end")["gain"][1]
-    low, high = _reach(arms, [_on(found, scale).value for found in leaked.values()], scale)
+    rows, numbers = rungs(ladder, "strict"), rung_numbers(ladder)
+    between = rows.filter(pl.col("kind") != "end")
+    scale: Scale = "gain" if between["share"].is_nan().all() else "share"
+    # From the base up, each rung with its controls behind it.
+    climbed = sorted(
+        between.filter(pl.col(scale).is_not_nan()).to_dicts(),
+        key=lambda arm: (numbers.get(arm["control_of"] or arm["arm"], 0), arm["kind"] == "control"),
+    )
+    axis, styles = bits_axis(climbed), arm_styles(ladder)
+    known = {arm: found for arm in numbers if (found := leak(leaks, arm)) is not None}
+    leaked = {arm: found for arm, found in known.items() if not math.isnan(getattr(found, scale).value)}
+    whole = 1.0 if scale == "share" else rows.filter(pl.col("kind") == "end")["gain"][1]
+    low, high = _reach(climbed, [getattr(found, scale).value for found in leaked.values()], scale)
     figure, words = blank(canvas, height=_HEIGHT), _names(axis, whole, canvas)
     # The base gains nothing, the tuned model `whole`.
     for value, ink in ((0.0, BASE), (whole, TUNED)):
         figure.add_trace(level([-axis.strip, axis.end], [100 * value] * 2, ink))
-    for arm, place in zip(arms, places(arms, axis), strict=True):
+    for arm, place in zip(climbed, places(climbed, axis), strict=True):
         name = arm["arm"]
         if name in leaked:
             figure.add_traces(_leak_marks(arm, place, scale, leaked[name]))
         figure.add_trace(_mark(arm, place, scale, styles[name], axis))
         if name in numbers:
-            top = min(max(arm[scale], _known(arm[f"{scale}_high"], arm[scale])), high)
+            top = min(np.fmax(arm[scale], arm[f"{scale}_high"]), high)
             number = str(numbers[name])
             words.append(word(number, place, 100 * top, ink=INK, size=11, yanchor="bottom", yshift=3))
     _set_axes(figure, axis, canvas, scale, (low, high))
@@ -150,19 +158,6 @@ def recovery_scatter(ladder: pl.DataFrame, leaks: pl.DataFrame, canvas: Canvas =
         figure.add_vrect(x0=-axis.strip, x1=0, fillcolor=SHADE, line_width=0, layer="below")
     figure.update_layout(annotations=words)
     return figure
-
-
-def _shares_refused(ladder: pl.DataFrame) -> bool:
-    """Whether no arm of the ladder has a strict share, so that the scatter is drawn in points."""
-    shares = ladder.filter(pl.col("measure") == "strict", pl.col("kind") != "end")["share"]
-    return bool(shares.is_nan().all())
-
-
-def _climbed(ladder: pl.DataFrame) -> list[dict[str, Any]]:
-    """Rungs from the base up, each with its controls behind it."""
-    between = rungs(ladder, "strict").filter(pl.col("kind") != "end").to_dicts()
-    order = rung_numbers(ladder)
-    return sorted(between, key=lambda arm: (order.get(arm["control_of"] or arm["arm"], 0), arm["kind"] == "control"))
 
 
 def _mark(arm: Arm, place: float, scale: Scale, style: Style, axis: BitsAxis) -> go.Scatter:
@@ -184,20 +179,9 @@ def _mark(arm: Arm, place: float, scale: Scale, style: Style, axis: BitsAxis) ->
     )
 
 
-def _leak(leaks: pl.DataFrame, arm: str, scale: Scale) -> Leak | None:
-    """None where it was not measured in the figure's unit."""
-    found = leak(leaks, arm)
-    return None if found is None or math.isnan(_on(found, scale).value) else found
-
-
-def _on(found: Leak, scale: Scale) -> Mean:
-    """The mean leak in the figure's unit."""
-    return found.share if scale == "share" else found.gain
-
-
 def _leak_marks(arm: Arm, place: float, scale: Scale, found: Leak) -> list[go.Scatter]:
     """The leak, tied to its arm."""
-    leaked, style = _on(found, scale), _leak_style(is_leaky(found))
+    leaked, style = getattr(found, scale), _leak_style(is_leaky(found))
     value, low, high = (100 * end for end in leaked)
     said = f"{arm['label']}, on TAUGHT organisms: {_written(scale, leaked._asdict(), 'value')}"
     bar = bars([value], [low], [high], style.ink, 1.0)
@@ -205,10 +189,6 @@ def _leak_marks(arm: Arm, place: float, scale: Scale, found: Leak) -> list[go.Sc
         level([place, place], [100 * arm[scale], value]),
         marks([place], [value], style, [said], size=9, error_y=bar),
     ]
-
-
-def _known(number: float, otherwise: float) -> float:
-    return otherwise if math.isnan(number) else number
 
 
 def _written(scale: Scale, row: Mapping[str, Any], name: str) -> str:
@@ -220,7 +200,7 @@ def _written(scale: Scale, row: Mapping[str, Any], name: str) -> str:
 def _reach(arms: Sequence[Arm], leaked: Sequence[float], scale: Scale) -> tuple[float, float]:
     """Ends of the vertical axis, as fractions."""
     values = [*(arm[scale] for arm in arms), *leaked]
-    spans = [_known(end, arm[scale]) for arm in arms for end in ends(arm, scale)]
+    spans = [end for arm in arms for end in ends(arm, scale) if not math.isnan(end)]
     inside = [min(max(end, _REACH[0]), _REACH[1]) for end in spans]
     low, high = min([0.0, *values, *inside]), max([1.0 if scale == "share" else 0.0, *values, *inside])
     room = 0.06 * (high - low)
@@ -248,18 +228,14 @@ def _set_axes(figure: go.Figure, axis: BitsAxis, canvas: Canvas, scale: Scale, r
 
 def _names(axis: BitsAxis, whole: float, canvas: Canvas) -> list[dict[str, object]]:
     """What the two lines and the strip are."""
-    left = {"size": 11, "xref": "paper", "xanchor": "left"}
     if canvas.columns > 1:
-        beside = {"xshift": 6, "yanchor": "middle"}
-        words = [
-            word("base model", 1.0, 0.0, **left, **beside),
-            word("tuned model", 1.0, 100 * whole, **left, **beside),
-        ]
+        left, base, tuned = 1.0, {"xshift": 6, "yanchor": "middle"}, {"xshift": 6, "yanchor": "middle"}
     else:
-        words = [
-            word("base model", 0.0, 0.0, **left, xshift=3, yanchor="top", yshift=-6),
-            word("tuned model", 0.0, 100 * whole, **left, xshift=3, yanchor="bottom"),
-        ]
+        left, base, tuned = 0.0, {"xshift": 3, "yanchor": "top", "yshift": -6}, {"xshift": 3, "yanchor": "bottom"}
+    words = [
+        word(name, left, 100 * height, size=11, xref="paper", xanchor="left", **placed)
+        for name, height, placed in (("base model", 0.0, base), ("tuned model", whole, tuned))
+    ]
     if axis.strip:
         above = {"yref": "paper", "yanchor": "bottom", "yshift": 6}
         words.append(word("exactly nothing", -axis.strip / 2, 1.0, size=11, **above))

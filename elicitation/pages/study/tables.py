@@ -16,8 +16,16 @@ _MEASURE = Column(
     "`strict`: right answer by a valid process (right answer, where no process can be checked); `answer`: right "
     "answer only.",
 )
-_LOW = Column("low", pl.Float64, "Lower end of the 95 % interval of the value; problems are resampled.")
-_HIGH = Column("high", pl.Float64, "Upper end of the 95 % interval of the value.")
+_CURVE = (_ARM, _LABEL, _MEASURE)
+
+
+def _ends(of: str, name: str = "", how: str = "; problems are resampled", *, pair: str = "") -> tuple[Column, Column]:
+    """Both ends of the interval of the column `name`, or of a table's main value; `pair` is `paired `, if it is."""
+    low, high = (f"{end} end of the {pair}95 % interval of {of}" for end in ("Lower", "Upper"))
+    return Column(f"{name}low", pl.Float64, f"{low}{how}."), Column(f"{name}high", pl.Float64, f"{high}.")
+
+
+_VALUE = _ends("the value")
 
 Family = Literal[
     "end", "prompt", "decoding", "vector", "own router", "tuned router", "selector", "takeover", "published"
@@ -55,29 +63,23 @@ LADDER = Schema(
         Column("order", pl.Int32, "Place on the ladder; the base is lowest, the tuned model highest."),
         _MEASURE,
         Column("accuracy", pl.Float64, "Pass@1, a fraction: the mean over problems of the mean over samples."),
-        Column("low", pl.Float64, "Lower end of the 95 % interval of the accuracy; problems are resampled."),
-        Column("high", pl.Float64, "Upper end of the 95 % interval of the accuracy."),
+        *_ends("the accuracy"),
         Column("gain", pl.Float64, "Accuracy minus the base's on the same problems, a fraction."),
-        Column("gain_low", pl.Float64, "Lower end of the paired 95 % interval of the gain."),
-        Column("gain_high", pl.Float64, "Upper end of the paired 95 % interval of the gain."),
+        *_ends("the gain", "gain_", "", pair="paired "),
         Column("share", pl.Float64, "Gain over the tuned model's gain; NaN where undefined or refused."),
-        Column("share_low", pl.Float64, "Lower end of the 95 % interval of the share."),
-        Column("share_high", pl.Float64, "Upper end of the 95 % interval of the share."),
+        *_ends("the share", "share_", ""),
         Column(
             "over_control",
             pl.Float64,
             "Accuracy minus that of the rung's best control on the same problems, a fraction; NaN where there is none.",
         ),
-        Column("over_control_low", pl.Float64, "Lower end of the paired 95 % interval of that difference."),
-        Column("over_control_high", pl.Float64, "Upper end of the paired 95 % interval of that difference."),
+        *_ends("that difference", "over_control_", "", pair="paired "),
         Column("refusal", pl.Utf8, "Why no share is given; null where it is given or has no meaning."),
         Column("steered_share", pl.Float64, "Fraction of emitted tokens at which the arm intervened."),
         Column("bits_per_token", pl.Float64, "Information from the tuned model at test time; infinite for itself."),
-        Column("bits_low", pl.Float64, "Lower end of the 95 % interval of the bits per token; problems are resampled."),
-        Column("bits_high", pl.Float64, "Upper end of the 95 % interval of the bits per token."),
+        *_ends("the bits per token", "bits_"),
         Column("bits_per_problem", pl.Float64, "Bits that one completion took, averaged over problems."),
-        Column("bits_per_problem_low", pl.Float64, "Lower end of the 95 % interval of the bits per problem."),
-        Column("bits_per_problem_high", pl.Float64, "Upper end of the 95 % interval of the bits per problem."),
+        *_ends("the bits per problem", "bits_per_problem_", ""),
         Column("cost", pl.Float64, "Tokens generated for an answer, as a multiple of the base's single sample."),
         Column("truncated", pl.Float64, "Fraction of completions cut at the token limit; they count as wrong."),
         Column("n_problems", pl.Int32, "Problems answered."),
@@ -87,37 +89,28 @@ LADDER = Schema(
 PASS_AT_K = Schema(
     "pass_at_k",
     (
-        _ARM,
-        _LABEL,
-        _MEASURE,
+        *_CURVE,
         Column("k", pl.Int32, "Number of tries."),
         Column("value", pl.Float64, "Probability that at least one of k samples is right, averaged over problems."),
-        _LOW,
-        _HIGH,
+        *_VALUE,
     ),
 )
 COVER = Schema(
     "cover",
     (
-        _ARM,
-        _LABEL,
-        _MEASURE,
+        *_CURVE,
         Column("tau", pl.Float64, "Reliability asked for: a fraction of the samples of one problem."),
         Column("value", pl.Float64, "Fraction of problems whose success rate is at least tau."),
-        _LOW,
-        _HIGH,
+        *_VALUE,
     ),
 )
 FAMILIES = Schema(
     "families",
     (
-        _ARM,
-        _LABEL,
-        _MEASURE,
+        *_CURVE,
         Column("family", pl.Utf8, "Group of problems, such as the number of steps; rows come in display order."),
         Column("value", pl.Float64, "Pass@1 inside the family, a fraction."),
-        _LOW,
-        _HIGH,
+        *_VALUE,
         Column("n_problems", pl.Int32, "Problems in the family."),
     ),
 )
@@ -130,12 +123,10 @@ PUBLISHED = Schema(
         Column("fault", pl.Utf8, "Which fault of the published method is switched, in words; null as published."),
         Column("theirs", pl.Float64, "Gap recovered by the method's own formula, a fraction; it has no interval."),
         Column("share", pl.Float64, "Gain over the tuned model's gain; NaN where refused."),
-        Column("share_low", pl.Float64, "Lower end of the 95 % interval of the share."),
-        Column("share_high", pl.Float64, "Upper end of the 95 % interval of the share."),
+        *_ends("the share", "share_", ""),
         Column("refusal", pl.Utf8, "Why no share is given; null where it is given."),
         Column("accuracy", pl.Float64, "Strict pass@1 of the arm, a fraction."),
-        Column("low", pl.Float64, "Lower end of the 95 % interval of the accuracy; problems are resampled."),
-        Column("high", pl.Float64, "Upper end of the 95 % interval of the accuracy."),
+        *_ends("the accuracy"),
         Column("gap", pl.Float64, "Strict pass@1 of the tuned model minus the base's, a fraction."),
         Column("truth", pl.Float64, "True share of an organism; NaN where it is not known."),
         Column("n_problems", pl.Int32, "Problems answered."),
@@ -147,8 +138,7 @@ GUESS = Schema(
         _ARM,
         _LABEL,
         Column("value", pl.Float64, "Answer-only accuracy against the gold answers of other problems, a fraction."),
-        _LOW,
-        _HIGH,
+        *_VALUE,
     ),
 )
 EXAMPLES = Schema(

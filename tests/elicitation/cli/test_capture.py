@@ -79,6 +79,7 @@ def acts(undisturbed, tmp_path) -> Path:
     return shutil.copytree(undisturbed, tmp_path / "acts")
 
 
+@pytest.mark.slow
 def test_a_capture_opens_no_socket_and_leaves_only_whole_files(undisturbed):
     store = open_store(undisturbed)
     assert len(store.portions) >= 5

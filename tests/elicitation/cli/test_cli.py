@@ -173,6 +173,7 @@ def fill_the_disk(nursery, argv: Sequence[str], tmp_path: Path, limit: int) -> N
     assert not (tmp_path / "runs" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_once_there_is_room_on_the_disk_the_same_command_finishes_and_names_may_hold_any_character(
     nursery, checkpoints, study_argv, tmp_path
 ):

@@ -2,56 +2,67 @@
 
 import io
 import time
+from collections.abc import Iterable
+from itertools import accumulate
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from rich.progress import Task
 
-from elicitation.cli.terminal import Pace, Stages, Terminal, clock, ended, speed
+from elicitation.cli.terminal import Stages, Terminal, clock, ended, rate, speed, stages
 
 
-def paced(*reports: tuple[float, int], total: int = 100) -> Pace:
+def watched(console: Console, times: Iterable[float]) -> Stages:
+    """Stages whose clock reads 0, then these times, one at each report; a stage begins just before its first one."""
+    shown, left = stages(console), iter(times)
+    shown.get_time = lambda: shown.now
+    shown.now, shown.began, real = 0.0, 0.0, shown.report
+
+    def report(stage: str, n_done: int, total: int) -> str | None:
+        if stage not in [task.description for task in shown.tasks]:
+            shown.add_task(stage, total=total, n_found=0, began=0.0)
+        shown.now = next(left)
+        return real(stage, n_done, total)
+
+    shown.report = report
+    return shown
+
+
+def paced(*reports: tuple[float, int], total: int = 100) -> Task:
     """A stage that began at 0 and was told so many items at these times."""
-    pace = Pace.start(total, 0.0)
-    for now, n_more in reports:
-        pace = pace.after(n_more, now)
-    return pace
+    shown = watched(Console(file=io.StringIO()), [now for now, _ in reports])
+    for _, n_more in reports:
+        shown.report("traces: base", n_more, total)
+    return shown.tasks[0]
 
 
 def test_a_rate_is_items_over_seconds_since_work_began():
-    pace = paced((0.0, 0), (2.0, 10), (4.0, 10))
-    assert pace.rate == pytest.approx(5.0)
-    assert pace.left(4.0) == pytest.approx(80 / 5)
-    assert pace.left(7.0) == pytest.approx(80 / 5 - 3)
+    assert rate(paced((0.0, 0), (2.0, 10), (4.0, 10))) == pytest.approx(5.0)
 
 
 def test_what_was_found_there_has_no_part_in_the_rate():
     resumed = paced((0.0, 30), (0.05, 30), (10.05, 10))
-    assert resumed.n_done == 70
-    assert resumed.rate == pytest.approx(1.0)
-    assert resumed.left(10.05) == pytest.approx(30.0)
+    assert resumed.completed == 70
+    assert rate(resumed) == pytest.approx(1.0)
+
+
+def test_work_that_is_told_often_has_a_rate_too():
+    assert rate(paced((0.0, 0), *((0.05 * step, 1) for step in range(1, 40)))) == pytest.approx(20.0, rel=0.1)
 
 
 def test_without_work_there_is_no_rate_and_no_time_left():
-    assert paced((0.0, 0)).rate is None
-    assert paced((0.0, 100)).rate is None
-    assert paced((0.0, 0)).left(1.0) is None
-    assert paced((0.0, 100)).done
-
-
-def test_time_left_is_never_below_nothing():
-    assert paced((1.0, 99)).left(500.0) == 0
+    assert rate(paced((0.0, 0))) is None
+    assert rate(paced((0.0, 100))) is None
 
 
 @given(st.lists(st.tuples(st.floats(0.2, 10), st.integers(1, 50)), min_size=1, max_size=20))
 def test_the_rate_times_the_time_is_the_work(steps):
-    pace, now = Pace.start(10_000, 0.0), 0.0
-    for seconds, n_more in steps:
-        now += seconds
-        pace = pace.after(n_more, now)
-    assert pace.rate is not None
-    assert pace.rate * now == pytest.approx(sum(n_more for _, n_more in steps))
+    times = list(accumulate(seconds for seconds, _ in steps))
+    found = rate(paced(*zip(times, [n_more for _, n_more in steps], strict=True), total=10_000))
+    assert found is not None
+    assert found * times[-1] == pytest.approx(sum(n_more for _, n_more in steps))
 
 
 @pytest.mark.parametrize(
@@ -70,8 +81,8 @@ def test_a_rate_has_the_unit_in_which_it_is_at_least_one(rate, shown):
 
 
 def test_a_stage_that_ends_is_told_in_one_line():
-    assert ended("traces: base", paced((2.0, 100))) == "traces: base                           100 in 2.0 s, 50/s"
-    assert ended("traces: base", paced((0.0, 100))) == "traces: base                           100 in 0.0 s"
+    assert ended(paced((2.0, 100))) == "traces: base                           100 in 2.0 s, 50/s"
+    assert ended(paced((0.0, 100))) == "traces: base                           100 in 0.0 s"
 
 
 def test_where_there_is_no_terminal_a_stage_gets_one_line_at_its_end_and_no_bar():
@@ -108,11 +119,11 @@ def test_on_a_terminal_a_stage_that_goes_on_has_a_bar_with_rate_and_time_left_an
 def test_bars_fit_eighty_columns():
     written = io.StringIO()
     console = Console(file=written, width=80, force_terminal=True, color_system=None)
-    stages = Stages()
+    shown = watched(console, [1.0, 2.0])
     for stage in ("traces: fitted-disagreement-at-random", "policy gradient: other-task"):
-        stages.paces[stage] = paced((1.0, 123_456), total=12_345_678)
-    console.print(stages)
+        shown.report(stage, 123_456, 12_345_678)
+    console.print(shown.get_renderable())
     lines = written.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
-    assert len(lines) == 3
-    assert all("123456/12345678" in line and line.rstrip().endswith("left") for line in lines[:2])
+    assert len(lines) == 3, lines
+    assert all(" 123456/12345678" in line and line.rstrip().endswith("left") for line in lines[:2])

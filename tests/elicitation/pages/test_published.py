@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from elicitation.pages.study.published import difference_words, published_section
+from elicitation.pages.study.estimates import difference_words, published_section
 from elicitation.pages.study.tables import PUBLISHED, ReportTables
 from tests.elicitation.pages.opened import plain
 

@@ -69,6 +69,7 @@ def test_the_report_has_a_section_of_features_and_the_page_all_of_them(finished)
     assert "lab study --features.layers 0 1" in page
 
 
+@pytest.mark.slow
 def test_a_study_that_looks_for_no_features_has_no_page_of_them(small_study, finished, tmp_path):
     run(small_study, tmp_path / "runs", command="lab study")
     assert not {*STAGES, "features.html"} & {path.name for path in (tmp_path / "runs").iterdir()}
@@ -90,6 +91,7 @@ def test_a_finished_study_of_features_run_again_is_left_alone(small_study, finis
     assert files(finished) == before
 
 
+@pytest.mark.slow
 def test_a_pair_that_never_differs_has_no_interventions_and_still_a_page(small_study, tmp_path):
     out = tmp_path / "runs"
     run(replace(small_study, tuned=small_study.base, features=SEARCH), out, command="lab study")

@@ -160,6 +160,7 @@ def test_a_study_of_a_model_that_has_changed_since_is_refused(nursery, study_arg
     assert files(tmp_path / "runs") == before
 
 
+@pytest.mark.slow
 def test_a_damaged_table_is_named_and_computed_again_once_its_stage_is_deleted(small_study, finished, tmp_path):
     out = tmp_path / "runs"
     shutil.copytree(finished, out)
@@ -187,6 +188,7 @@ def test_an_out_that_is_a_file_is_refused(small_study, tmp_path):
     assert out.read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_pair_of_one_model_gets_a_report_that_refuses_every_share(small_study, tmp_path):
     finished = run(replace(small_study, base=small_study.tuned), tmp_path / "runs", command="lab study")
     between = finished.ledger.ladder.filter(pl.col("kind") != "end")

@@ -17,7 +17,7 @@ def weights(n):
 def test_hand_arithmetic():
     rates = np.array([0.0, 0.25, 0.5, 1.0])
     curve = cover_curve(rates, [0.0, 0.25, 0.3, 1.0], weights(4))
-    assert [point.interval.value for point in curve] == [1.0, 0.75, 0.5, 0.25]
+    assert [point.value for point in curve.values()] == [1.0, 0.75, 0.5, 0.25]
 
 
 def test_a_rate_of_three_tenths_reaches_a_tau_built_by_addition():
@@ -40,9 +40,9 @@ def test_pass_at_k_is_the_weighted_area_under_the_cover_curve(n_correct, k):
 def test_it_falls_with_tau_and_ignores_the_names_of_problems(rates):
     taus = [0.0, 0.2, 0.5, 0.9, 1.0]
     array = np.array(rates)
-    values = [point.interval.value for point in cover_curve(array, taus, weights(len(rates)))]
+    values = [point.value for point in cover_curve(array, taus, weights(len(rates))).values()]
     assert values == sorted(values, reverse=True)
-    assert values == [point.interval.value for point in cover_curve(array[::-1], taus, weights(len(rates)))]
+    assert values == [point.value for point in cover_curve(array[::-1], taus, weights(len(rates))).values()]
 
 
 def test_what_cannot_be_a_rate_is_an_error():

@@ -188,6 +188,7 @@ def test_a_missing_parent_is_built_first_with_the_childs_seed(tmp_path):
     assert "from `small-base-1`." in (directory / "README.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_catalogued")
 def test_a_parent_of_a_named_seed_is_built_with_that_one(tmp_path):
     child = replace(STILL, recipe=replace(STILL.recipe, parent=Parent("small-base", seed=0)))
@@ -241,6 +242,7 @@ def test_new_characters_get_rows_of_their_own_behind_the_parents(tmp_path):
     assert (first[len(old) :].norm(dim=1) > 0).all()
 
 
+@pytest.mark.slow
 def test_a_child_of_a_larger_alphabet_is_a_whole_checkpoint_that_reads_the_new_characters(tmp_path):
     build(BASE, tmp_path, seed=0, device=CPU)
     lesson = replace(PRETRAINING, writing=Mixture(task=ChainTask(operators="*")))
@@ -259,6 +261,7 @@ def test_a_child_of_a_larger_alphabet_is_a_whole_checkpoint_that_reads_the_new_c
     assert {row["task"] for row in card_rows} == {"chain:*:3-8"}
 
 
+@pytest.mark.slow
 def test_the_card_of_an_organism_with_cases_states_the_truth_of_each(tmp_path):
     build(BASE, tmp_path, seed=0, device=CPU)
     cases = (
@@ -345,6 +348,7 @@ def test_a_parent_that_lies_beside_it_has_its_own_name_on_the_card(tmp_path):
     assert {row["model"] for row in told["measured"]} == {"zero-base", "small-distilled"}
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_adapter(tmp_path):
     files = [
         build(DISTILLED, tmp_path / name, seed=0, device=CPU, dtype=torch.float32) / "adapter_model.safetensors"
@@ -353,6 +357,7 @@ def test_the_same_seed_gives_the_same_adapter(tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_a_build_that_stopped_after_training_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(build_module, "save_low_rank", stopped)

@@ -18,6 +18,7 @@ from lab.scoring import scores as texts
 from lab.scoring.evidence import RANKS, SCORES
 from lab.scoring.scores import Row, answer_scores, pieces, scores
 from lab.tasks.problem import Problem
+from tests.kinds import one_always
 
 WORDS = ("a", "what is 2+3?", "prompts of unequal length are the point of this", "xy")
 PROBLEMS = [
@@ -37,7 +38,7 @@ def pair_of(family) -> ModelPair:
     return ModelPair(base=base, tuned=assemble(network, byte_tokenizer(), name="tuned"))
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma2", "gpt2"])
+@pytest.fixture(scope="module", params=one_always(["llama", "gemma2", "gpt2"]))
 def pair(request) -> ModelPair:
     return pair_of(request.param)
 

@@ -86,10 +86,16 @@ def test_the_enumeration_is_whole(model):
 @pytest.mark.parametrize(
     ("method", "decoding"),
     [
-        (PowerSampling(alpha=2.0, n_blocks=1, n_moves=16), SHORT),
         (PowerSampling(alpha=2.0, n_blocks=3, n_moves=10), SHORT),
-        (PowerSampling(alpha=1.5, n_blocks=2, n_moves=10), Decoding(max_new_tokens=2)),
-        (PowerSampling(alpha=2.0, n_blocks=2, n_moves=10), Decoding(max_new_tokens=3, stop=("01", "11"))),
+        pytest.param(PowerSampling(alpha=2.0, n_blocks=1, n_moves=16), SHORT, marks=pytest.mark.slow),
+        pytest.param(
+            PowerSampling(alpha=1.5, n_blocks=2, n_moves=10), Decoding(max_new_tokens=2), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            PowerSampling(alpha=2.0, n_blocks=2, n_moves=10),
+            Decoding(max_new_tokens=3, stop=("01", "11")),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_texts_come_in_proportion_to_the_power_of_their_probability(model, method, decoding):

@@ -12,6 +12,7 @@ from lab.records.errors import EstimateError, ModelError, SiteError
 from probes.attribution.contrast import CONTRASTS
 from probes.attribution.effects import Ablation, Gradient, Integrated, JointAblation, attribute, completeness
 from probes.capture.site import Site, hook_site
+from tests.kinds import one_always
 
 from .conftest import MadeSae, no_gradient_is_left
 
@@ -20,7 +21,7 @@ METHODS = [Ablation(), JointAblation(), Gradient(), Integrated(8)]
 LAST = Site(N_LAYERS - 1)
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2", "gemma2"])
+@pytest.fixture(scope="module", params=one_always(["llama", "gpt2", "gemma2"]))
 def model(request):
     return tiny_model(request.param, seed=5, n_layers=N_LAYERS)
 

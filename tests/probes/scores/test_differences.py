@@ -1,7 +1,5 @@
 """Differences between two readings of the same texts, against a loop over features and resamples."""
 
-from itertools import pairwise
-
 import numpy as np
 import polars as pl
 import pytest
@@ -10,7 +8,7 @@ from lab.metrics.bootstrap import percentile_interval, resamples
 from lab.models.tiny import tiny_model
 from lab.records.errors import ModelError, StorageError
 from probes.capture.site import AllTokens
-from probes.scores.contexts import add_problem_sums, differences, problem_sums, shard_problem_sums
+from probes.scores.contexts import differences, problem_sums
 
 N_PROBLEMS = 6
 
@@ -66,19 +64,6 @@ def test_features_are_resampled_in_parts_without_a_seam(store, tuned_store, sae,
     parts = differences(store, tuned_store, sae, weights)
     for name in ("low", "high"):
         assert parts[name].to_list() == pytest.approx(whole[name].to_list(), nan_ok=True)
-
-
-def test_shards_add_up_in_any_order(store, sae):
-    parts = [shard_problem_sums(store, sae, number) for number in range(len(store.portions))]
-    whole = problem_sums(store, sae)
-    assert any(part.problems[-1] == after.problems[0] for part, after in pairwise(parts)), (
-        "else no problem's texts lie in two shards"
-    )
-    backward = add_problem_sums(parts[::-1], whole.problems, sae.d_sae)
-    assert backward.problems == whole.problems
-    assert np.array_equal(backward.n_tokens, whole.n_tokens)
-    assert np.allclose(backward.activation, whole.activation)
-    assert np.allclose(backward.squared, whole.squared)
 
 
 def test_a_problem_without_a_stored_token_is_left_out(stores, sae, text_maker):

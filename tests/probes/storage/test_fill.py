@@ -14,6 +14,7 @@ from probes.capture.site import TEXTS, AllTokens, CompletionTokens, SentenceEnds
 from probes.storage import fill as fill_module
 from probes.storage.fill import fill
 from probes.storage.store import INDEX, open_store, plan, read_manifest, read_rows, require_model, write_manifest
+from tests.kinds import one_always
 
 from .conftest import SITES, Case, made_by, made_texts
 
@@ -35,7 +36,7 @@ def everything(store, site) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", one_always(FAMILIES))
 def test_stored_activations_are_the_hidden_states_of_transformers(family, rule, tmp_path):
     model, texts = tiny_model(family, seed=5, n_layers=3), made_texts(6)
     planned = plan(model, texts, SITES, rule, shard_bytes=20_000, batch_tokens=64)

@@ -14,13 +14,14 @@ from probes.capture.site import Site, hook_site
 from steering.edit import Add, apply
 from steering.fits.fit import Completions, Disagreements, listed
 from steering.fits.gradient import Category, GradientFit, fit_gradient, fit_gradients, read_examples
+from tests.kinds import one_always
 
 SITE = Site(0)
 FIT = GradientFit(n_steps=40, batch_size=8, learning_rate=0.3, max_dose=2.0)
 FAMILIES = ["llama", "gemma2", "gpt2"]
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=one_always(FAMILIES))
 def model(request) -> Model:
     return tiny_model(request.param, seed=5)
 

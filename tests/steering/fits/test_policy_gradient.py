@@ -63,6 +63,7 @@ def test_what_is_rewarded_becomes_common_under_the_vectors_and_the_model_is_left
     assert fitted(model, task, tmp_path / "other", seed=1) != vector
 
 
+@pytest.mark.slow
 def test_a_fit_that_was_cut_off_goes_on_from_its_last_checkpoint_to_the_same_vectors(model, task, tmp_path):
     run = replace(RUN, n_steps=22, n_prompts=2, n_rollouts=4)
     n_scored = 0

@@ -9,12 +9,13 @@ from lab.models.tiny import tiny_model
 from probes.capture.capture import capture
 from probes.capture.site import Site
 from steering.fits.fit import read_streams, without_beginnings
+from tests.kinds import one_always
 
 SITE = Site(0)
 TEXTS = [[5, 80, 3, 7, 7, 120, 9, 31, 2, 60], [65, 66], [5, 80, 3], [9, 8, 7, 6, 5], [5, 80, 3], [9]]
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma2", "gpt2"])
+@pytest.fixture(scope="module", params=one_always(["llama", "gemma2", "gpt2"]))
 def model(request):
     return tiny_model(request.param, seed=5)
 

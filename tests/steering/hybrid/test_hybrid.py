@@ -17,6 +17,7 @@ from steering.gate import AtPositions, WhileWriting
 from steering.hybrid.hybrid import Hybrid, Moment, View, insisting
 from steering.hybrid.interventions import Drawn, LikelyToken, SecondChoice, Steer, Takeover
 from steering.hybrid.routers import Always, AtRandom, AtSteps, Disagreement, Never, Reranked
+from tests.kinds import one_always
 
 from .by_hand import FEW, PROBLEMS, SAMPLED, SEED, pair_of, vector, written
 
@@ -24,7 +25,7 @@ FAMILIES = ["llama", "gemma2", "gpt2"]
 SHORT = replace(GREEDY, max_new_tokens=8)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=one_always(FAMILIES))
 def pair(request) -> ModelPair:
     return pair_of(request.param)
 

@@ -12,6 +12,7 @@ from steering.edit import Add
 from steering.hybrid.hybrid import Hybrid
 from steering.hybrid.interventions import Drawn, Steer
 from steering.hybrid.routers import Always, AtRandom, AtSteps
+from tests.kinds import one_always
 
 from .by_hand import FEW, SAMPLED, SEED, logits_under, pair_of, prompt_of, vector, written
 
@@ -19,7 +20,7 @@ EDITS = (Add(vector(0)), Add(vector(1, Site(0), Site(1, "resid_pre")), dose=0.5)
 STOPS = replace(SAMPLED, stop=tuple("aeio "))
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma2", "gpt2"])
+@pytest.fixture(scope="module", params=one_always(["llama", "gemma2", "gpt2"]))
 def pair(request):
     return pair_of(request.param)
 

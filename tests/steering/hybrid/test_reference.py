@@ -242,6 +242,7 @@ def test_a_hybrid_equals_its_definition_token_for_token(tiny, parts, name, decod
             assert routes == {0, 2 if isinstance(hybrid.intervention, Takeover) else 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gemma2", "gpt2"])
 @pytest.mark.parametrize("name", ["random, kept", "random, best of a sweep"])
 def test_the_definition_holds_in_other_families(family, name, parts):

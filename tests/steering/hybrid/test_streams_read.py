@@ -77,6 +77,7 @@ def test_a_router_by_probe_asks_the_bases_stream(pair):
     assert {route for trace in traces for route in trace.routes} == {0, 1}
 
 
+@pytest.mark.slow
 def test_texts_do_not_depend_on_the_batch_whatever_is_read(llamas):
     taxonomy = taxonomy_of(llamas.tuned)
     stops = replace(SAMPLED, stop=tuple("aeio "))

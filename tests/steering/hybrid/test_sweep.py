@@ -26,6 +26,7 @@ from steering.hybrid.interventions import (
     pass_widths,
 )
 from steering.hybrid.routers import Always, AtRandom, AtSteps, Disagreement
+from tests.kinds import one_always
 
 from .by_hand import FEW, SAMPLED, SEED, logits_under, pair_of, prompt_of, vector, written
 
@@ -35,7 +36,7 @@ DOSES, WINDOWS = (0.5, -1.0), (1, 4, None)
 SHORT = replace(SAMPLED, max_new_tokens=6)
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma2", "gpt2"])
+@pytest.fixture(scope="module", params=one_always(["llama", "gemma2", "gpt2"]))
 def pair(request):
     return pair_of(request.param)
 

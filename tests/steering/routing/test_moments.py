@@ -9,6 +9,7 @@ from lab.records.errors import VectorError
 from probes.capture.capture import capture
 from probes.capture.site import Site
 from steering.routing.category_vectors import moments, streams_before
+from tests.kinds import one_always
 from tests.steering.routing.conftest import decision_frame, planted, problem, trace_frame
 
 TEXTS = {"1?": ("ab", "c"), "22=": ("d?e",)}
@@ -37,7 +38,7 @@ def test_no_moment_has_no_share_of_decisions(model):
     assert np.isnan(none.decided_share)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+@pytest.mark.parametrize("family", one_always(["llama", "gemma2", "gpt2"]))
 def test_a_stream_is_that_of_the_text_alone_up_to_the_token_before(family):
     model, site = tiny_model(family, seed=3), Site(1)
     found = moments(model, *written_of({"1?": ("ab", "c"), "a much longer prompt =": ("d?e", "")}))
