@@ -44,9 +44,9 @@ JUDGES: dict[str, Judge] = {"chain": CHAIN, "math": MATH}
 """Name -> what judges the problems of a file that is typed with this name behind it."""
 
 
-def jsonl_task(text: str) -> FileTask | None:
+def file_task(text: str) -> FileTask | None:
     """The task typed as `path/to/file.jsonl[:JUDGE]`, None for another text; TaskError for an unknown judge."""
-    found = re.fullmatch(r"(?!chain:|gym:|hub:)(?P<path>.+\.jsonl)(?::(?P<judge>\w+))?", text)
+    found = re.fullmatch(r"(?!chain:|gym:|hub:)(?P<path>.+\.(?:jsonl?|parquet|arrow))(?::(?P<judge>\w+))?", text)
     if found is None:
         return None
     if (name := found["judge"] or MATH.name) not in JUDGES:
@@ -59,7 +59,7 @@ SOURCES: dict[str, Callable[[str], TaskSource | None]] = {
     "'25%chain:#:3-5,75%chain:*:3-5'": chain_mix,
     "'gym:chain_sum', 'gym:chain_sum:max_terms=3'": gym_task,
     "'hub:openai/gsm8k:main:test'": hub_task,
-    "'path/to/file.jsonl'": jsonl_task,
+    "'path/to/file.jsonl'": file_task,
 }
 """How a task is typed -> the source that a text so formed names, or None; the first that reads a text wins."""
 

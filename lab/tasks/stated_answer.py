@@ -40,6 +40,7 @@ _GLUE = re.compile(
 )
 _NOT_BARE = re.compile(r"\\boxed|^[^A-Za-z]*[0-9)]\s*=|\w\s*[:：]\s|(?<!\\)[.!?。]\s|[\u4e00-\u9fff]{2}")
 _WRAPPED = re.compile(r"\\(?:text|mathrm|mbox|textrm|operatorname)\s*\{[^{}]*\}")
+_CONNECTIVES = {"answer", "so", "thus", "hence", "then", "therefore", "is"}
 _MAGNITUDES = {"not", "half", "hundred", "thousand", "million", "billion", "trillion", "dozen", "percent", "or", "and"}
 
 
@@ -71,7 +72,7 @@ def stated_answer(text: str) -> Stated | None:
         ("box", lambda: ", ".join(last_boxes(part))),
         ("hashes", lambda: hashes[-1] if hashes else ""),
         ("stated", lambda: _value(stated[-1]) if stated else ""),
-        ("whole", lambda: part if _is_bare(part) else ""),
+        ("whole", lambda: _whole(part) if _is_bare(part) else ""),
         ("formula", lambda: _last_formula(part)),
         ("number", lambda: next(reversed(_NUMBERS.findall(part)), "")),
     )
@@ -141,6 +142,19 @@ def _value(said: str) -> str:
     return _lone_number(clause)
 
 
+def _whole(text: str) -> str:
+    """A bare answer; of formulas in their marks and nothing else, what is in them."""
+    formulas = list(_FORMULA.finditer(text))
+    only = (
+        formulas
+        and text.strip()[0] in "$\\"
+        and "frac" not in text[:6]
+        and _joins(text[: formulas[0].start()])
+        and _joins(text[formulas[-1].end() :].strip(" ."))
+    )
+    return runs[0] if only and len(runs := _runs(text, formulas)) == 1 else text
+
+
 def _last_formula(text: str) -> str:
     formulas, numbers = list(_FORMULA.finditer(text)), list(_NUMBERS.finditer(text))
     if not formulas or (numbers and numbers[-1].end() > formulas[-1].end()):
@@ -162,13 +176,14 @@ def _runs(text: str, formulas: Sequence[re.Match[str]]) -> list[str]:
 
 
 def _is_bare(text: str) -> bool:
-    """Whether a text is an answer and nothing else: one short line without prose, a unit or a word apart."""
+    """Whether a text is an answer and nothing else: one short line without prose, a unit apart."""
     text = text.strip()
     if len(text) > LONGEST or "\n" in text or _NOT_BARE.search(text):
         return False
     outside = re.sub(r"\\[A-Za-z]+|\b(?:sqrt|sin|cos|tan|log|exp|pi|and|or)\b", " ", _WRAPPED.sub(" ", text))
     prose = re.findall(r"[A-Za-z]{2,}", _FORMULA.sub(" ", outside))
-    return len(prose) <= 1 and not (prose and prose[0].lower() == "answer")
+    leads_on = re.search(r"[A-Za-z]{2,}\W*\s-?[0-9]", outside) or {word.lower() for word in prose} & _CONNECTIVES
+    return len(prose) <= 1 and not leads_on
 
 
 def _lone_number(clause: str) -> str:

@@ -49,7 +49,7 @@ def test_every_accepted_form_names_its_source_and_comes_back(text, source):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "Chain", "chain:", "chain:+-:", "chain:+:3", "chain:+:3-8:1", "gym:", "gym:a b", "gym:x.jsonl", "a.json", "x"],
+    ["", "Chain", "chain:", "chain:+-:", "chain:+:3", "chain:+:3-8:1", "gym:", "gym:a b", "gym:x.jsonl", "a.csv", "x"],
 )
 def test_anything_else_is_a_task_error_in_one_line_with_the_accepted_forms(text):
     with pytest.raises(TaskError, match=r"is not one of 'chain', .*gym:.*jsonl") as caught:
