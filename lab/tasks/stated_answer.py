@@ -35,6 +35,8 @@ _FORMULA = re.compile(
     rf"|({_FRACTION})|({_RELATION})",
     re.DOTALL,
 )
+_N_MARKS = 4
+"""Of its alternatives, those that are between marks."""
 _GLUE = re.compile(
     r"(?:[\s,;$&]|\\[\[\]()]|\\q?quad\b|\\(?:text|mbox|textrm)\s*\{[^{}]*\}|\b(?:and|or)\b)*", re.IGNORECASE
 )
@@ -145,14 +147,11 @@ def _value(said: str) -> str:
 def _whole(text: str) -> str:
     """A bare answer; of formulas in their marks and nothing else, what is in them."""
     formulas = list(_FORMULA.finditer(text))
-    only = (
-        formulas
-        and text.strip()[0] in "$\\"
-        and "frac" not in text[:6]
-        and _joins(text[: formulas[0].start()])
-        and _joins(text[formulas[-1].end() :].strip(" ."))
-    )
-    return runs[0] if only and len(runs := _runs(text, formulas)) == 1 else text
+    if not formulas or any((formula.lastindex or 0) > _N_MARKS for formula in formulas):
+        return text
+    around = text[: formulas[0].start()], text[formulas[-1].end() :].strip(" .")
+    runs = _runs(text, formulas)
+    return runs[0] if len(runs) == 1 and all(map(_joins, around)) else text
 
 
 def _last_formula(text: str) -> str:
