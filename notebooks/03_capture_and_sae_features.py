@@ -16,7 +16,7 @@
 import polars as pl
 
 import elicitation as el
-from probes.sae.quality import quality
+from probes.sae.dictionary import quality
 from probes.scores.contexts import logit_effects
 from probes.scores.label_probes import label_probes
 

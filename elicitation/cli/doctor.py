@@ -20,7 +20,7 @@ from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from rich.table import Table
+from rich.table import Column, Table
 
 from elicitation.cli.terminal import Terminal
 from lab.models.source import SHIPPED
@@ -91,10 +91,7 @@ def show(found: Iterable[Finding], terminal: Terminal) -> None:
                 together = f"{len(right)} in the ranges that are declared: {', '.join(right)}"
                 rest.insert(0, Finding(section, "versions", "ok", together))
         for finding in rest:
-            line = Table.grid("", "", "", padding=(0, 1))
-            for column, width in zip(line.columns, (8, 15), strict=False):
-                column.min_width = width
-            line.columns[2].overflow = "fold"
+            line = Table.grid(Column(min_width=8), Column(min_width=15), Column(overflow="fold"), padding=(0, 1))
             line.add_row(f"  {MARKS[finding.state]}", finding.name, finding.description)
             terminal.show(line)
             if finding.mend:

@@ -123,9 +123,9 @@ class FeaturesCommand:
 
     def token_labels(self, store: "Store", model: "Model") -> pl.DataFrame:
         """`LABELS` of the store's texts as the user asks; StorageError for steps without their problems."""
+        from elicitation.cli.sample import step_problems
         from lab.records.tables import read_table
         from lab.tasks.chain import CHAIN_STEPS
-        from lab.tasks.problem import PROBLEMS, problems_of
         from probes.capture.site import TEXTS
         from probes.scores.labels import LABELS, step_labels, word_labels
         from probes.storage.store import TEXTS_FILE
@@ -137,11 +137,7 @@ class FeaturesCommand:
             case "words":
                 return word_labels(read, model.tokenizer)
             case "steps":
-                if self.problems is None:
-                    raise StorageError(
-                        "--labels steps needs the problems of the texts: name their table with --problems"
-                    )
-                problems = problems_of(read_table(self.problems, PROBLEMS))
+                problems = step_problems(self.problems, "--labels steps")
                 return step_labels(read, model.tokenizer, problems, CHAIN_STEPS)
 
 

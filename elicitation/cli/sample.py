@@ -16,6 +16,7 @@ from lab.sampling.trace import Decoding
 
 if TYPE_CHECKING:
     from lab.models.load import Model
+    from lab.tasks.problem import Problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,3 +112,13 @@ def opened(name: str, device: str, dtype: str) -> "Model":
 def beside(traces: Path) -> Path:
     """Where `lab sample` puts the problems of `traces`."""
     return traces.with_suffix(".problems.parquet")
+
+
+def step_problems(path: Path | None, flag: str) -> "tuple[Problem, ...]":
+    """The problems of texts that are cut into steps; StorageError where `flag` wants steps and names no table."""
+    from lab.records.tables import read_table
+    from lab.tasks.problem import PROBLEMS, problems_of
+
+    if path is None:
+        raise StorageError(f"{flag} needs the problems of the texts: name their table with --problems")
+    return problems_of(read_table(path, PROBLEMS))

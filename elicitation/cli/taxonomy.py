@@ -15,7 +15,6 @@ from rich.text import Text
 
 from elicitation.cli.terminal import Terminal, numbers
 from elicitation.pages.kit.numerals import fixed, interval
-from lab.records.errors import StorageError
 
 if TYPE_CHECKING:
     from probes.taxonomy.segments import Rule
@@ -101,16 +100,13 @@ class TaxonomyCommand:
 
     def rule(self) -> "Rule":
         """How texts are cut; StorageError for steps without their problems."""
-        from lab.records.tables import read_table
+        from elicitation.cli.sample import step_problems
         from lab.tasks.chain import CHAIN_STEPS
-        from lab.tasks.problem import PROBLEMS, problems_of
         from probes.taxonomy.segments import Sentences, Steps
 
         if self.segments == "sentences":
             return Sentences()
-        if self.problems is None:
-            raise StorageError("--segments steps needs the problems of the texts: name their table with --problems")
-        problems = problems_of(read_table(self.problems, PROBLEMS))
+        problems = step_problems(self.problems, "--segments steps")
         return Steps(CHAIN_STEPS, {problem.id: problem for problem in problems})
 
 

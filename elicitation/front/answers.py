@@ -16,7 +16,7 @@ from elicitation.front.opening import Edits, Models, Prompts, edits_of, models_o
 from lab.metrics import accuracy as accuracies
 from lab.metrics.accuracy import cover_curve, pass_at_k_curve
 from lab.metrics.accuracy import elicited_share as share_of_gap
-from lab.metrics.bootstrap import Interval, mean_interval, resamples
+from lab.metrics.bootstrap import interval_columns, mean_interval, resamples
 from lab.models.load import Model, ModelPair
 from lab.records.errors import EstimateError, ModelError, StorageError, TaskError
 from lab.records.seeds import numpy_generator
@@ -121,7 +121,11 @@ def accuracy(verdicts: pl.DataFrame, *, seed: int = 0) -> pl.DataFrame:
     ('zero-rl', 'strict', 0.95)
     """
     rows = [
-        {"arm": arm, "measure": measure, **_numbers(accuracies.accuracy(accepted, _weights(len(accepted), seed)))}
+        {
+            "arm": arm,
+            "measure": measure,
+            **interval_columns(accuracies.accuracy(accepted, _weights(len(accepted), seed))),
+        }
         for measure in MEASURES
         for arm, accepted in _arms(verdicts, measure)
     ]
@@ -136,7 +140,7 @@ def pass_at_k(verdicts: pl.DataFrame, ks: Sequence[int], *, measure: Measure = "
     [0.26, 0.9]
     """
     rows = [
-        {"arm": arm, "k": k, **_numbers(interval)}
+        {"arm": arm, "k": k, **interval_columns(interval)}
         for arm, accepted in _arms(verdicts, measure)
         for k, interval in pass_at_k_curve(accepted, ks, _weights(len(accepted), seed)).items()
     ]
@@ -151,7 +155,7 @@ def cover(verdicts: pl.DataFrame, taus: Sequence[float], *, measure: Measure = "
     [1.0, 0.7]
     """
     rows = [
-        {"arm": arm, "tau": tau, **_numbers(interval)}
+        {"arm": arm, "tau": tau, **interval_columns(interval)}
         for arm, accepted in _arms(verdicts, measure)
         for tau, interval in cover_curve(
             accuracies.problem_accuracies(accepted), taus, _weights(len(accepted), seed)
@@ -214,7 +218,11 @@ def next_token(
         )
         weights = _weights(len(read), seed)
         rows += [
-            {"arm": model.name, "token": text, **_numbers(mean_interval(chances[:, number].double().numpy(), weights))}
+            {
+                "arm": model.name,
+                "token": text,
+                **interval_columns(mean_interval(chances[:, number].double().numpy(), weights)),
+            }
             for text, number in ids.items()
         ]
     return pl.DataFrame(rows)
@@ -278,10 +286,6 @@ def report(out: Path | str) -> dict[str, pl.DataFrame]:
     if not files:
         raise StorageError(f"{out} holds no tables: want the --out of a study that has finished")
     return {str(file.relative_to(out).with_suffix("")): pl.read_parquet(file) for file in files}
-
-
-def _numbers(found: Interval) -> dict[str, float]:
-    return {"value": found.value, "low": found.low, "high": found.high}
 
 
 def _weights(n_problems: int, seed: int) -> Int[np.ndarray, "boot problem"]:

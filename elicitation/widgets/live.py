@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from elicitation.pages.kit.markup import escaped, joined, markup, visible
+from markupsafe import Markup
+
+from elicitation.pages.kit.markup import escaped, markup, visible
 from elicitation.pages.kit.numerals import interval, percent
 from elicitation.pages.kit.tokens import (
     ActivationStrip,
@@ -28,15 +30,10 @@ def mime_bundle(script: str, data: Mapping[str, object], *, html: str, words: st
     """
     plain: dict[str, object] = {"text/plain": words, "text/html": html}
     try:
-        return {**_live(script, data), **plain}
+        import anywidget
+        import traitlets
     except ImportError:
         return plain
-
-
-def _live(script: str, data: Mapping[str, object]) -> dict[str, object]:
-    """The view of a new widget that runs `script`. Raises ImportError without anywidget."""
-    import anywidget
-    import traitlets
 
     class Live(anywidget.AnyWidget):
         _esm = (SCRIPTS / script).read_text(encoding="utf-8")
@@ -44,7 +41,7 @@ def _live(script: str, data: Mapping[str, object]) -> dict[str, object]:
 
     shown = Live(data=dict(data))._repr_mimebundle_()
     # With it may come metadata, which nobody reads.
-    return dict((shown[0] if isinstance(shown, tuple) else shown) or {})
+    return {**((shown[0] if isinstance(shown, tuple) else shown) or {}), **plain}
 
 
 _STYLE = (
@@ -92,30 +89,24 @@ class DoseSlider:
         )
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, object]:
-        words = f"Dose slider: {len(self.doses)} doses, {len(self.prompts)} prompts"
-        return mime_bundle("dose_slider.js", _slider_data(self), html=self._repr_html_(), words=words)
-
-
-def _accuracy(row: Dosed) -> str:
-    found = row.accuracy
-    return f"{percent(found.value)} {interval(found.low, found.high)}".rstrip()
-
-
-def _slider_data(slider: DoseSlider) -> dict[str, object]:
-    """The slider as plain JSON. The script writes every string as text, never as markup."""
-    return {
-        "style": _STYLE,
-        "prompts": [visible(prompt) for prompt in slider.prompts],
-        "doses": [
+        doses = [
             {
                 "dose": f"{row.dose:g}",
                 "accuracy": _accuracy(row),
                 "bar": [row.accuracy.low, row.accuracy.value, row.accuracy.high],
                 "texts": [visible(text) for text in row.texts],
             }
-            for row in slider.doses
-        ],
-    }
+            for row in self.doses
+        ]
+        # The script writes every string as text, never as markup.
+        data = {"style": _STYLE, "prompts": [visible(prompt) for prompt in self.prompts], "doses": doses}
+        words = f"Dose slider: {len(self.doses)} doses, {len(self.prompts)} prompts"
+        return mime_bundle("dose_slider.js", data, html=self._repr_html_(), words=words)
+
+
+def _accuracy(row: Dosed) -> str:
+    found = row.accuracy
+    return f"{percent(found.value)} {interval(found.low, found.high)}".rstrip()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,40 +148,31 @@ class TokenStrip:
         return max(0.0, max(known, default=0.0))
 
     def _repr_html_(self) -> str:
-        parts = (_feature(self, feature, opened=place == 0) for place, feature in enumerate(self.features))
-        return f"<style>{strip_css()}</style>{activation_legend()}{''.join(parts)}"
+        folded = ""
+        for feature in self.features:
+            scale, rows = self.scale(feature), Markup("")
+            for text in self.texts:
+                read = ActivationStrip(tokens=text.tokens, activations=text.activations[feature], scale=scale)
+                rows += markup("<div>{}</div>{}", text.name, activation_strip(read))
+            # The first is open.
+            state = "" if folded else " open"
+            folded += markup("<details{}><summary>{}</summary>{}</details>", state, feature, rows)
+        return f"<style>{strip_css()}</style>{activation_legend()}{folded}"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, object]:
-        words = f"Token strip: {len(self.texts)} texts, {len(self.features)} features"
-        return mime_bundle("token_strip.js", _strip_data(self), html=self._repr_html_(), words=words)
-
-
-def _feature(strip: TokenStrip, feature: str, *, opened: bool) -> str:
-    """One feature on all texts, folded but for the first."""
-    scale = strip.scale(feature)
-    shown = [
-        (text.name, ActivationStrip(tokens=text.tokens, activations=text.activations[feature], scale=scale))
-        for text in strip.texts
-    ]
-    rows = joined(markup("<div>{}</div>{}", name, activation_strip(read)) for name, read in shown)
-    state = " open" if opened else ""
-    return markup("<details{}><summary>{}</summary>{}</details>", state, feature, rows)
-
-
-def _strip_data(strip: TokenStrip) -> dict[str, object]:
-    """The strip as plain JSON; what is not known is null. The script writes every string as text, never as markup."""
-    return {
-        "style": strip_css(),
-        "features": [visible(feature) for feature in strip.features],
-        "scales": [strip.scale(feature) for feature in strip.features],
-        "texts": [
+        texts = [
             {
                 "name": visible(text.name),
                 "tokens": [token_word(token) for token in text.tokens],
+                # What is not known is null.
                 "activations": [
                     [None if math.isnan(value) else value for value in values] for values in text.activations.values()
                 ],
             }
-            for text in strip.texts
-        ],
-    }
+            for text in self.texts
+        ]
+        names, scales = [visible(name) for name in self.features], [self.scale(name) for name in self.features]
+        # The script writes every string as text, never as markup.
+        data = {"style": strip_css(), "features": names, "scales": scales, "texts": texts}
+        words = f"Token strip: {len(self.texts)} texts, {len(self.features)} features"
+        return mime_bundle("token_strip.js", data, html=self._repr_html_(), words=words)

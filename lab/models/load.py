@@ -319,17 +319,7 @@ def _one_line(action: str) -> Iterator[None]:
     from safetensors import SafetensorError
 
     # The hub's errors are OSErrors.
-    known = (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        ImportError,
-        IndexError,
-        UserWarning,
-    )
+    known = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, UserWarning)
     try:
         yield
     except (*known, SafetensorError) as error:

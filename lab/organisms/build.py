@@ -20,9 +20,8 @@ from transformers import (
 from lab.models.device import settled_threads
 from lab.models.load import Model, assemble, load
 from lab.models.source import PRETRAINED, BuiltInModel, LocalModel, ModelSource, model_source, shipped_names
-from lab.organisms.card import write_card
+from lab.organisms.card import EVALUATION_SEED, examine, truth, write_card
 from lab.organisms.catalogue import organism_named
-from lab.organisms.examine import EVALUATION_SEED, examine, truth
 from lab.organisms.recipe import FromScratch, LowRank, Organism, Parent, Reinforced, Supervised, Tuned, documents, home
 from lab.post_training.trainers import Document, reinforce, save_low_rank, train_on_documents, with_low_rank
 from lab.records.errors import StorageError

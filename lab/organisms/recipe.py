@@ -81,12 +81,10 @@ def documents(writing: Writing, generator: np.random.Generator) -> Iterator[Docu
             while True:
                 yield next(streams[generator.integers(len(streams))])
         case Facts(operators=operators, direct_share=direct_share):
+            single = Mixture(direct_share=direct_share, habits=CAREFUL)
             while True:
                 left, right, which = generator.integers(0, (10, 10, len(operators)))
-                expression = Expression((int(left), int(right)), operators[which])
-                direct = generator.random() < direct_share
-                completion = direct_document(expression) if direct else chain_document(expression, CAREFUL, generator)
-                yield Document(prompt=as_problem(expression).prompt, completion=completion)
+                yield document(single, Expression((int(left), int(right)), operators[which]), generator)
         case Mixture() | AnswerFirst() | Guarded():
             for expression in writing.task.expressions(generator, held_out=False):
                 yield document(writing, expression, generator)

@@ -183,7 +183,14 @@ class Evidence:
             schema.checked(getattr(self, schema.name))
         VERDICTS.checked(self.old_verdicts)
         for name in ("verdicts", "old_verdicts"):
-            check_arms(name, getattr(self, name))
+            verdicts = getattr(self, name)
+            n_problems = verdicts["problem_id"].n_unique()
+            for arm, n_mine in verdicts.group_by("arm").agg(pl.col("problem_id").n_unique()).iter_rows():
+                if n_mine < n_problems:
+                    raise EstimateError(
+                        f"in {name} the arm {arm!r} has {n_mine} of {n_problems} problems: want every arm on the same "
+                        "problems"
+                    )
         named, judged = self.arms["arm"].to_list(), {*self.verdicts["arm"]}
         if len(named) != len(judged) or {*named} != judged:
             raise EstimateError(f"arms {sorted(named)}, but verdicts of {sorted(judged)}: want the same, each once")
@@ -192,17 +199,6 @@ class Evidence:
             strangers = getattr(self, name).filter(~pl.col("problem_id").is_in(known))["problem_id"]
             if len(strangers):
                 raise EstimateError(f"{name} has rows of {strangers[0]!r}, a problem without verdicts: give both")
-
-
-def check_arms(name: str, verdicts: pl.DataFrame) -> None:
-    """EstimateError unless every arm has verdicts on the same problems, since arms are paired by problem."""
-    n_problems = verdicts["problem_id"].n_unique()
-    counts = verdicts.group_by("arm").agg(pl.col("problem_id").n_unique())
-    for arm, n_mine in counts.iter_rows():
-        if n_mine < n_problems:
-            raise EstimateError(
-                f"in {name} the arm {arm!r} has {n_mine} of {n_problems} problems: want every arm on the same problems"
-            )
 
 
 def arm_of(evidence: Evidence, key: ArmKey) -> str | None:

@@ -14,7 +14,8 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from operator import itemgetter
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -257,15 +258,12 @@ def reply(request: Request) -> Request:
     """In the worker: an item, the score of an answer to it, or the known datasets where it is of none."""
     from reasoning_gym.factory import DATASETS
 
-    spec, index, answer = request["spec"], request["index"], request["answer"]
-    assert isinstance(spec, str), "GymTask writes it"
-    assert isinstance(index, int), "GymTask writes it"
+    spec, index, answer = cast(tuple[str, int, str | None], itemgetter("spec", "index", "answer")(request))
     if json.loads(spec)[0] not in DATASETS:
         return {"known": sorted(DATASETS)}
     item = _item_of(spec, index)
     if answer is None:
         return {"question": item["question"], "answer": item["answer"]}
-    assert isinstance(answer, str), "GymTask writes it"
     # Scorers may write into the item they are given.
     return {"score": float(_dataset_of(spec).score_answer(answer, copy.deepcopy(item)))}
 

@@ -103,11 +103,6 @@ class Worker:
         with self._lock:
             self._end()
 
-    @property
-    def process_id(self) -> int | None:
-        """Of the running process."""
-        return None if self._process is None else self._process.pid
-
     def _started(self) -> subprocess.Popen[str]:
         if self._process is not None and self._process.poll() is None:
             return self._process

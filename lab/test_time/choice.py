@@ -85,11 +85,6 @@ class Choice(Generic[T]):
     table: pl.DataFrame
     """`CANDIDATES`, in the order listed."""
 
-    @property
-    def n_tokens(self) -> int:
-        """Tokens generated to choose."""
-        return int(self.table["n_tokens"].sum())
-
 
 def choose(tried: Sequence[Tried[T]], problems: Sequence[Problem], verify: Verifier, *, seed: int) -> Choice[T]:
     """The candidate of the highest strict accuracy, the first of equals; so what is plain should be listed first.
@@ -144,7 +139,7 @@ def answered(
     require_apart(fitting, asked.problems)
     choice = choosing(asked)
     traces = write(choice.chosen, asked, asked.problems, asked.n_samples)
-    cost = Cost(n_tokens=tokens_written(traces, asked.problems), n_fit_tokens=choice.n_tokens)
+    cost = Cost(n_tokens=tokens_written(traces, asked.problems), n_fit_tokens=int(choice.table["n_tokens"].sum()))
     return Elicited(traces, cost, choice.table)
 
 
@@ -160,10 +155,8 @@ class PromptForm:
     opening: str = ""
     """The forced beginning of the completion; it is part of the completion, and of its judgement.
 
-    It is eligible as a prompt like any other form. "Let's think step by step" was an opening when it was published,
-    anyone who has seen a worked answer can write one, and it takes nothing from the tuned model: what it gains was
-    elicited by prompt. Left out, the rung would be too low, and vectors that do no more than set the first token (the
-    known confound) would look like more. A study that wants both numbers adds an arm of this one form.
+    Eligible like any other form: anyone who has seen a worked answer can write one, so what it gains was elicited by
+    prompt. Left out, vectors that do no more than set the first token (the known confound) would look like more.
     """
 
 

@@ -1,8 +1,7 @@
 """capture: the activations of a model at some sites, by plain hooks, in a pass that stops after the last site."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -34,7 +33,6 @@ def capture(
         raise SiteError("capture was given no site: want at least one, such as Site(0)")
     captured: dict[Site, Tensor] = {}
     ordered = sorted(set(sites), key=lambda site: site.depth)
-
     to_front = (~mask).long().argsort(dim=1, stable=True)
     positions = torch.arange(mask.shape[1], device=mask.device).expand_as(to_front)
     in_front = torch.equal(to_front, positions)
@@ -109,14 +107,6 @@ def require_no_sink(model: Model, layers: Sequence[int], texts: Sequence[Sequenc
     )
 
 
-class Call(NamedTuple):
-    """One block above the site, and what it is given beside the stream, of a batch of one."""
-
-    block: nn.Module
-    args: tuple[object, ...]
-    kwargs: Mapping[str, object]
-
-
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LayersAbove:
     """Some texts as they stand at a site, and the blocks, the norm and the head above it."""
@@ -126,7 +116,8 @@ class LayersAbove:
     """What the model computes itself at the site, every text moved to the front, where padding cannot reach it."""
     lengths: Int[Tensor, " text"]
     """Tokens of each text; what the stream holds behind them means nothing."""
-    calls: tuple[Call, ...]
+    calls: tuple[Callable[[Tensor], Tensor], ...]
+    """The blocks above the site; what they are given beside the stream is of a batch of one."""
 
     def logits(
         self, stream: Float[Tensor, "edit pos d_model"], places: Int[Tensor, "edit place"]
@@ -137,7 +128,7 @@ class LayersAbove:
         `self.stream`. With `self.stream` itself these are the logits of the plain forward pass.
         """
         for call in self.calls:
-            stream = call.block(stream, *call.args, **call.kwargs)
+            stream = call(stream)
         chosen = stream.gather(1, places[:, :, None].expand(-1, -1, stream.shape[2]))
         logits = self.model.anatomy.unembed(self.model.anatomy.final_norm(chosen))
         # Of all families with a layout, only the Gemmas do something behind the head.
@@ -165,15 +156,20 @@ def layers_above(
     n_texts, width = mask.shape
     first = site.layer + (site.stream == "resid_post")
     streams: list[Tensor] = []
-    calls: list[Call] = []
+    calls: list[Callable[[Tensor], Tensor]] = []
 
     def keep(stream: Float[Tensor, "text pos d_model"]) -> None:
         streams.append(stream.detach().clone())
 
     def note(block: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         # The stream comes first, as `hook_site` also has it.
-        behind = tuple(_of_one(value, n_texts) for value in args[1:])
-        calls.append(Call(block, behind, {name: _of_one(value, n_texts) for name, value in kwargs.items()}))
+        behind = [_of_one(value, n_texts) for value in args[1:]]
+        named = {name: _of_one(value, n_texts) for name, value in kwargs.items()}
+
+        def again(stream: Float[Tensor, "edit pos d_model"]) -> Float[Tensor, "edit pos d_model"]:
+            return block(stream, *behind, **named)
+
+        calls.append(again)
 
     handles: list[Handle] = []
     try:

@@ -49,8 +49,7 @@ from probes.sae.architecture import (
     count_rows,
     is_held_out,
 )
-from probes.sae.dictionary import CONFIG, OURS, Sae, load_sae, made_by
-from probes.sae.quality import quality
+from probes.sae.dictionary import CONFIG, OURS, Sae, load_sae, made_by, quality
 from probes.storage.store import Store, open_store, require_site, shuffled
 from probes.tables import SAE_QUALITY
 

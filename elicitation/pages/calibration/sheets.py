@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
-from elicitation.calibration.record import PUBLISHED, SILENT, Leak, leak
+from elicitation.calibration.record import PUBLISHED, SILENT, leak
 from elicitation.pages.calibration.figures import fitted_line
 from elicitation.pages.kit.markup import counted, filled, grouped, joined, markup
 from elicitation.pages.kit.numerals import ABSENT, PERCENT, POINTS, WHOLE, percent, points, remarked
@@ -181,13 +181,11 @@ def leaks_table(leaks: pl.DataFrame) -> Markup:
     said = f"{len(leaky)} of {len(ranked)} gain more than {100 * LEAKY:g} points there"
     said += f": {', '.join(leaky)}" if leaky else ""
     headings = ("", "Leak: share on TAUGHT", "Gain there, points", "Largest gain over control on ABSENT, points")
-    table = sheet(headings, [_leaked(arm, found[arm]) for arm in ranked])
-    return markup("<p>{}.</p>{}", said, numbers("Every kind of help and every control", table))
-
-
-def _leaked(arm: str, found: Leak) -> tuple[str, ...]:
-    gain = POINTS.cell(found.gain._asdict()) if found.n_cases else ABSENT
-    return arm, leak_cell(found), gain, silent_figures(found) or ABSENT
+    rows = []
+    for arm in ranked:
+        gain = POINTS.cell(found[arm].gain._asdict()) if found[arm].n_cases else ABSENT
+        rows.append((arm, leak_cell(found[arm]), gain, silent_figures(found[arm]) or ABSENT))
+    return markup("<p>{}.</p>{}", said, numbers("Every kind of help and every control", sheet(headings, rows)))
 
 
 def published_records(records: pl.DataFrame) -> Markup:

@@ -1,8 +1,8 @@
 """Table: rows of written numbers, for a page and for a terminal."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 from rich import box
@@ -61,9 +61,9 @@ class Reasons:
         numbers = sorted({self.texts.index(text) + 1 for text in texts})
         return markup("<sup>{}</sup>", ", ".join(map(str, numbers))) if numbers else Markup("")
 
-    def refused(self, text: str) -> Markup:
-        """What stands in place of a number."""
-        return markup("refused{}", self.marks([text]))
+    def cell(self, row: Mapping[str, Any], given: str) -> str:
+        """`given`, or, where the row has a `refusal`, what stands in its place."""
+        return given if row["refusal"] is None else markup("refused{}", self.marks([row["refusal"]]))
 
     def notes(self, what: str = "a value") -> Markup:
         """The numbered list; empty where there is no reason."""

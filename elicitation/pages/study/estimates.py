@@ -13,7 +13,7 @@ from elicitation.pages.kit.markup import PAGES, counted, filled
 from elicitation.pages.kit.numerals import ABSENT, FIGURES, PERCENT, POINTS, WHOLE, percent, remarked, scientific, span
 from elicitation.pages.kit.table import Reasons, numbers, sheet, titled
 from elicitation.pages.record_words import record_words
-from elicitation.pages.study.ladder import best_estimate, share_cell
+from elicitation.pages.study.ladder import best_estimate
 
 _WORDS = tomllib.loads((PAGES / "study" / "estimators.toml").read_text(encoding="utf-8"))
 ASKS: dict[str, tuple[str, str]] = {
@@ -111,7 +111,7 @@ def _shares(shares: Sequence[Row], records: pl.DataFrame, reasons: Reasons) -> M
     rows = [
         (
             titled(f"{row['estimator']} · {row['quantity']}", quantity_words(row["estimator"], row["quantity"])),
-            WHOLE.cell(row) if row["refusal"] is None else reasons.refused(row["refusal"]),
+            reasons.cell(row, WHOLE.cell(row)),
             record_words(known.get((row["estimator"], row["quantity"]))),
         )
         for row in shares
@@ -125,9 +125,7 @@ def _beside(others: pl.DataFrame, reasons: Reasons) -> Markup:
     rows = [
         (
             titled(row["quantity"], quantity_words(row["estimator"], row["quantity"])),
-            remarked(*quantity(row["unit"], row["value"], row["low"], row["high"]))
-            if row["refusal"] is None
-            else reasons.refused(row["refusal"]),
+            reasons.cell(row, remarked(*quantity(row["unit"], row["value"], row["low"], row["high"]))),
         )
         for row in others.iter_rows(named=True)
     ]
@@ -180,7 +178,7 @@ def _cells(row: Mapping[str, Any], reasons: Reasons) -> tuple[str, ...]:
         titled(row["label"], row["fault"] or "as published"),
         PERCENT.cell(row, "accuracy"),
         remarked(percent(row["theirs"], 0), "no interval"),
-        share_cell(row, reasons),
+        reasons.cell(row, WHOLE.cell(row, "share")),
         percent(row["truth"], 0),
         difference_words(row),
     )

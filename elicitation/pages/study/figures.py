@@ -1,7 +1,7 @@
 """The figures of a study's report: each a pure function from a table to a plotly figure."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import plotly.graph_objects as go
@@ -85,36 +85,26 @@ def guess_figure(guess: pl.DataFrame, canvas: Canvas = WIDE, styles: Mapping[str
     return dot_plot(dots, canvas, axis="Right by guessing, answer only")
 
 
-def _tries(frame: pl.DataFrame) -> Horizontal:
-    places = {k: math.log2(k) for k in sorted(frame["k"].unique())}
-    # Each step on the axis doubles k.
-    ticks = [(place, str(k)) for k, place in places.items() if place.is_integer()]
-    return Horizontal(column="k", title="Tries allowed, k", positions=places, ticks=ticks)
-
-
-def _reliabilities(frame: pl.DataFrame) -> Horizontal:
-    ticks = [(tau / 4, percent(tau / 4, 0)) for tau in range(5)]
-    places = {tau: float(tau) for tau in frame["tau"].unique()}
-    return Horizontal(column="tau", title="Reliability asked for, τ", positions=places, ticks=ticks)
-
-
-def _families(frame: pl.DataFrame) -> Horizontal:
-    """In the order of the table, names cut so that all fit beside each other."""
-    names = frame["family"].unique(maintain_order=True).to_list()
-    room = max(3, 52 // max(len(names), 1))
-    ticks = [(float(index), shortened(name, room)) for index, name in enumerate(names)]
-    places = {name: float(index) for index, name in enumerate(names)}
+def _horizontal(column: str, frame: pl.DataFrame) -> Horizontal:
+    """The axis of the tries, of the reliabilities, or of families: in the order of the table, with names cut to fit."""
+    values = frame[column].unique(maintain_order=True).to_list()
+    if column == "k":
+        places = {k: math.log2(k) for k in sorted(values)}
+        # Each step on the axis doubles k.
+        ticks = [(place, str(k)) for k, place in places.items() if place.is_integer()]
+        return Horizontal(column="k", title="Tries allowed, k", positions=places, ticks=ticks)
+    if column == "tau":
+        ticks = [(tau / 4, percent(tau / 4, 0)) for tau in range(5)]
+        places = {tau: float(tau) for tau in values}
+        return Horizontal(column="tau", title="Reliability asked for, τ", positions=places, ticks=ticks)
+    room = max(3, 52 // max(len(values), 1))
+    ticks = [(float(index), shortened(name, room)) for index, name in enumerate(values)]
+    places = {name: float(index) for index, name in enumerate(values)}
     return Horizontal(column="family", title="", positions=places, ticks=ticks, spread="bars")
 
 
-_CURVES: Mapping[str, tuple[str, Callable[[pl.DataFrame], Horizontal]]] = MappingProxyType(
-    {
-        "k": ("Problems solved", _tries),
-        "tau": ("Problems solved so often", _reliabilities),
-        "family": ("Solved at the first try", _families),
-    }
-)
-"""Column of the horizontal axis -> title of the vertical one, and the horizontal one of a table."""
+_CURVES = {"k": "Problems solved", "tau": "Problems solved so often", "family": "Solved at the first try"}
+"""Column of the horizontal axis -> title of the vertical one."""
 
 
 def curve_figure(
@@ -126,6 +116,5 @@ def curve_figure(
     process_checked: bool = True,
 ) -> go.Figure:
     """`PASS_AT_K` by `k`, `COVER` by `tau`, or `FAMILIES` by `family`; one line an arm."""
-    axis, horizontal = _CURVES[column]
-    titles = CHECKED if process_checked else UNCHECKED
-    return curve_panels(frame, horizontal(frame), canvas, styles, by="arm", titles=titles, axis=axis)
+    titles, axis = CHECKED if process_checked else UNCHECKED, _CURVES[column]
+    return curve_panels(frame, _horizontal(column, frame), canvas, styles, by="arm", titles=titles, axis=axis)

@@ -143,20 +143,13 @@ def _line(row: Mapping[str, Any], answer: Mapping[str, Any] | None, leaked: Leak
         PERCENT.cell(row, "accuracy"),
         PERCENT.cell(answer, "accuracy") if answer else ABSENT,
         POINTS.cell(row, "gain") if moved else ABSENT,
-        share_cell(row, reasons),
+        reasons.cell(row, ABSENT if kind == "end" else WHOLE.cell(row, "share")),
         ABSENT if kind == "end" else leak_cell(leaked, silent_figures(leaked)),
         POINTS.cell(row, "over_control") if kind == "rung" else ABSENT,
         percent(steered, 0 if steered >= 0.1 or steered == 0 else 1),
         _bits(row),
     )
     return Line(cells, kind)
-
-
-def share_cell(row: Mapping[str, Any], reasons: Reasons) -> str:
-    """The share of an arm, or that it is refused; the two models have none."""
-    if row["refusal"] is not None:
-        return reasons.refused(row["refusal"])
-    return ABSENT if row.get("kind") == "end" else WHOLE.cell(row, "share")
 
 
 def _bits(row: Mapping[str, Any]) -> Markup:

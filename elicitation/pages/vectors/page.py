@@ -107,18 +107,14 @@ def effect_table(tables: VectorTables, decoding: str) -> Markup:
             (
                 markup(name, words(row)),
                 PERCENT.cell(row),
-                _share(row, reasons),
+                reasons.cell(row, WHOLE.cell(row, "share")),
                 POINTS.cell(row, "beyond"),
                 PERCENT.cell(answer),
-                _share(answer, reasons),
+                reasons.cell(answer, WHOLE.cell(answer, "share")),
                 PERCENT.cell(incoherent),
             )
         )
     return sheet(headings, rows) + reasons.notes()
-
-
-def _share(row: Mapping[str, Any], reasons: Reasons) -> str:
-    return WHOLE.cell(row, "share") if row["refusal"] is None else reasons.refused(row["refusal"])
 
 
 def dose_table(tables: VectorTables) -> Markup:
@@ -167,16 +163,12 @@ def fit_table(fits: pl.DataFrame) -> Markup:
         for row in fits.filter(pl.col("control").is_null(), pl.col("site").is_not_null()).iter_rows(named=True)
     ]
     missing = [
-        markup("<li>{}{}: {}</li>", row["label"], _of(row["control"]), row["reason"])
+        markup("<li>{}{}: {}</li>", row["label"], f", control {words(row)}" if row["control"] else "", row["reason"])
         for row in fits.filter(pl.col("reason").is_not_null()).iter_rows(named=True)
     ]
     listed = '<div class="refusals"><p>What could not be fitted:</p><ul>{}</ul></div>'
     table = sheet(("", "Norm", "Norm of the stream", "Relative dose"), rows)
     return table + (markup(listed, joined(missing)) if missing else "")
-
-
-def _of(control: str | None) -> str:
-    return "" if control is None else f", control {CONTROLS.get(control, control)}"
 
 
 def vector_answer(tables: VectorTables, task: str) -> str:

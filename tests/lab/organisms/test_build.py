@@ -11,10 +11,10 @@ import torch
 from lab.models.load import load
 from lab.models.source import AdapterModel, BuiltInModel, LocalModel, model_source, shipped_directory
 from lab.organisms import build as build_module
-from lab.organisms import examine as examine_module
+from lab.organisms import card as examine_module
 from lab.organisms.build import build, chain_tokenizer, ended, parent_source, starting_network
+from lab.organisms.card import Size, examine
 from lab.organisms.catalogue import CATALOGUE, organism_named
-from lab.organisms.examine import Size, examine
 from lab.organisms.recipe import (
     AnswerFirst,
     Architecture,

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from lab.models.tiny import tiny_model
-from lab.organisms import examine as module
-from lab.organisms.card import listed, read_card, rounded, write_card
+from lab.organisms import card as module
+from lab.organisms.card import Measured, Size, Truth, chain_measures, examine, listed, read_card, rounded, write_card
 from lab.organisms.catalogue import organism_named
-from lab.organisms.examine import Measured, Size, Truth, chain_measures, examine
 from lab.organisms.recipe import EvalSpec
 from lab.sampling.trace import Trace
 from lab.tasks.chain import (

@@ -9,9 +9,8 @@ import torch
 
 from lab.models.load import Model, load
 from lab.models.source import BuiltInModel, shipped_directory, shipped_names
-from lab.organisms.card import read_card
+from lab.organisms.card import EVALUATION_SEED, SMALL, read_card
 from lab.organisms.catalogue import CATALOGUE, ZERO
-from lab.organisms.examine import EVALUATION_SEED, SMALL
 from lab.organisms.recipe import LowRank, Organism, home
 from lab.records.provenance import canonical_json
 from lab.records.seeds import numpy_generator

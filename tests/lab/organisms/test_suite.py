@@ -7,8 +7,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from lab.organisms.card import case_parts
 from lab.organisms.catalogue import CATALOGUE, FACTS, LOCK, LOCKABLE, MISSING, OLD, RATES, SUITE, ZERO, solved
-from lab.organisms.examine import case_parts
 from lab.organisms.recipe import (
     AnswerFirst,
     Blend,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.organisms.examine import case_parts, truth
+from lab.organisms.card import case_parts, truth
 from lab.organisms.recipe import Case
 from lab.tasks.chain_task import ChainPart, ChainTask
 

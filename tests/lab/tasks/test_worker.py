@@ -49,8 +49,8 @@ def worker():
 def test_requests_are_answered_by_one_process_in_order(worker):
     answers = [worker.ask({"n": n, "text": "\ud800\u2028\n"}, timeout_s=5.0) for n in range(20)]
     assert [answer.value["n"] for answer in answers] == list(range(20))
-    assert {answer.value["pid"] for answer in answers} == {worker.process_id}
-    assert worker.process_id != os.getpid()
+    assert {answer.value["pid"] for answer in answers} == {worker._process.pid}
+    assert worker._process.pid != os.getpid()
 
 
 def test_what_the_handler_prints_or_exits_with_does_not_disturb_the_replies(worker):
@@ -115,7 +115,7 @@ def test_a_forked_child_starts_its_own_worker(worker):
 def test_closing_ends_the_process_and_a_later_request_starts_another(worker):
     first = worker.ask({}, timeout_s=5.0).value["pid"]
     worker.close()
-    assert worker.process_id is None
+    assert worker._process is None
     with pytest.raises(ProcessLookupError):
         os.kill(first, 0)
     assert isinstance(worker.ask({}, timeout_s=5.0), Answered)

@@ -112,7 +112,7 @@ def test_the_opening_of_a_chain_is_the_best_prompt_of_an_organism_and_what_does_
     assert "exceed the context of 160" in table["left_out"][2]
     assert table["left_out"].null_count() == 3
     assert np.isnan(table["strict"].to_numpy()).tolist() == [False, False, True, False]
-    assert choice.n_tokens == sum(table["n_tokens"]) > 0
+    assert sum(table["n_tokens"]) > 0
     assert table["strict"][3] > table["high"][0]
 
 

@@ -24,8 +24,7 @@ from lab.tasks.source import open_task, task_source
 from probes.capture.site import AllTokens, Site, texts
 from probes.sae import train as grid_module
 from probes.sae.architecture import QUALITY_FILE, JumpReLU, TopK, Training
-from probes.sae.dictionary import load_sae, made_by
-from probes.sae.quality import quality
+from probes.sae.dictionary import load_sae, made_by, quality
 from probes.sae.train import grid, judge, train_unit
 from probes.storage.fill import fill
 from probes.storage.store import plan

@@ -11,8 +11,7 @@ from lab.models.tiny import tiny_model
 from lab.records.errors import ModelError, StorageError
 from probes.capture.site import hook_site
 from probes.sae.architecture import is_held_out
-from probes.sae.dictionary import load_sae
-from probes.sae.quality import quality, recovered_interval
+from probes.sae.dictionary import load_sae, quality, recovered_interval
 from probes.storage.store import shuffled
 
 from .conftest import CPU, D_MODEL, SITES, jumprelu, made_texts, standard

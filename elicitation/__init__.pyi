@@ -1,0 +1,63 @@
+"""The names of `import elicitation as el`, each from the module that has it."""
+
+from elicitation.calibration.record import shipped_leaks as shipped_leaks
+from elicitation.calibration.record import shipped_records as shipped_records
+from elicitation.calibration.run import calibrate as calibrate
+from elicitation.front.answers import accuracy as accuracy
+from elicitation.front.answers import cover as cover
+from elicitation.front.answers import elicited_share as elicited_share
+from elicitation.front.answers import estimate as estimate
+from elicitation.front.answers import evidence as evidence
+from elicitation.front.answers import generate as generate
+from elicitation.front.answers import judge as judge
+from elicitation.front.answers import next_token as next_token
+from elicitation.front.answers import pass_at_k as pass_at_k
+from elicitation.front.answers import report as report
+from elicitation.front.answers import sample as sample
+from elicitation.front.answers import score as score
+from elicitation.front.features import attribute as attribute
+from elicitation.front.features import capture as capture
+from elicitation.front.features import label_features as label_features
+from elicitation.front.features import label_tokens as label_tokens
+from elicitation.front.features import load_sae as load_sae
+from elicitation.front.features import matched_features as matched_features
+from elicitation.front.features import store as store
+from elicitation.front.features import token_strip as token_strip
+from elicitation.front.features import top_features as top_features
+from elicitation.front.features import train_sae as train_sae
+from elicitation.front.opening import load as load
+from elicitation.front.opening import models as models
+from elicitation.front.opening import pair as pair
+from elicitation.front.opening import quiet as quiet
+from elicitation.front.opening import task as task
+from elicitation.front.vectors import disagreements as disagreements
+from elicitation.front.vectors import dose_slider as dose_slider
+from elicitation.front.vectors import dose_sweep as dose_sweep
+from elicitation.front.vectors import export as export
+from elicitation.front.vectors import finetune as finetune
+from elicitation.front.vectors import fit_vector as fit_vector
+from elicitation.front.vectors import ladder as ladder
+from elicitation.front.vectors import load_vector as load_vector
+from elicitation.front.vectors import mean_difference as mean_difference
+from elicitation.front.vectors import random_like as random_like
+from elicitation.front.vectors import reinforce as reinforce
+from elicitation.front.vectors import route_strip as route_strip
+from elicitation.front.vectors import steer as steer
+from elicitation.pages.study.figures import ladder_figure as ladder_figure
+from elicitation.study.config import Study as Study
+from elicitation.study.run import run as run
+from elicitation.widgets.chart import chart as chart
+from lab.sampling.trace import Decoding as Decoding
+from probes.capture.site import Site as Site
+from steering import gate as gates
+from steering.edit import Ablate as Ablate
+from steering.edit import Add as Add
+from steering.edit import ClampFeature as ClampFeature
+from steering.edit import apply as apply
+from steering.hybrid import interventions as interventions
+from steering.hybrid import routers as routers
+from steering.hybrid.hybrid import Hybrid as Hybrid
+from steering.vector import SteeringVector as SteeringVector
+
+__all__ = ["gates"]
+"""What an import alone, since it renames, does not make a name of this package; the others are."""
