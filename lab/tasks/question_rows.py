@@ -207,8 +207,7 @@ def _gold(value: object, *, worked: bool) -> str | None:
             return _joined([_gold(one, worked=worked) for one in value])
         case dict():
             return _joined([_gold(one, worked=worked) for one in value.values()])
-        case _:
-            return None
+    return None
 
 
 def _joined(parts: Sequence[str | None]) -> str | None:

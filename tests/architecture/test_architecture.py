@@ -71,7 +71,7 @@ SAMPLED = "--task --n-problems --n-samples --seed --batch-size --device --dtype"
 DECODED = "--temperature --top-p --max-new-tokens --stop"
 FITTED = "--fit.n-steps --fit.batch-size --fit.learning-rate --fit.max-dose --fit.check-every --fit.patience"
 SURFACE = {
-    "": "demo study calibrate sample capture sae features attribute taxonomy vectors export models doctor",
+    "": "demo study calibrate sample capture sae features attribute taxonomy vectors export models task doctor",
     "demo": "--out --seed",
     "study": f"""{SAMPLED} {DECODED} {FITTED} --pair --out --companions --n-curve-samples --ks --n-score-samples
         --old-task --n-old-samples --n-fit-problems --n-fit-samples --layer --published-hybrids
@@ -104,6 +104,8 @@ SURFACE = {
     "models list": "",
     "models fetch": "",
     "models build": "--seed --device --out",
+    "task": "show",
+    "task show": "--n-shown --question-column --answer-column --skip-bad-rows",
     "doctor": "--json",
 }
 
