@@ -191,27 +191,17 @@ def _question(value: object) -> str | None:
 
 def _gold(value: object, *, worked: bool) -> str | None:
     """The final answer in a value; of a `worked` text only what `####` or a box marks. None where there is none."""
-    match value:
-        case bool() | None:
-            return None
-        case int():
-            return str(value)
-        case float():
-            return str(int(value)) if value.is_integer() else str(value)
-        case str() if "####" in value:
+    if isinstance(value, str):
+        if "####" in value:
             return tidied(value.rpartition("####")[2])
-        case str():
-            plain = None if worked or len(value) > LONGEST else tidied(value)
-            return tidied(", ".join(last_boxes(value))) or plain
-        case list():
-            return _joined([_gold(one, worked=worked) for one in value])
-        case dict():
-            return _joined([_gold(one, worked=worked) for one in value.values()])
-    return None
-
-
-def _joined(parts: Sequence[str | None]) -> str | None:
-    return ", ".join(dict.fromkeys(part for part in parts if part)) if parts and all(parts) else None
+        plain = None if worked or len(value) > LONGEST else tidied(value)
+        return tidied(", ".join(last_boxes(value))) or plain
+    if isinstance(value, list | dict):
+        parts = [_gold(one, worked=worked) for one in (value.values() if isinstance(value, dict) else value)]
+        return ", ".join(dict.fromkeys(part for part in parts if part)) if parts and all(parts) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return str(int(value)) if float(value).is_integer() else str(value)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
