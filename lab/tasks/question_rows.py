@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -199,7 +200,7 @@ def _gold(value: object, *, worked: bool) -> str | None:
     if isinstance(value, list | dict):
         parts = [_gold(one, worked=worked) for one in (value.values() if isinstance(value, dict) else value)]
         return ", ".join(dict.fromkeys(part for part in parts if part)) if parts and all(parts) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         return None
     return str(int(value)) if float(value).is_integer() else str(value)
 
