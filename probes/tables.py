@@ -248,11 +248,7 @@ TAXONOMIES = Schema(
         Column("value", pl.Float64, "on held-out problems, which decided nothing in the fit"),
         Column("low", pl.Float64, "lower end of its 95 % interval, problems resampled"),
         Column("high", pl.Float64, "upper end of its 95 % interval, problems resampled"),
-        Column(
-            "shuffled",
-            pl.Float64,
-            "the same with labels or categories shuffled; NaN where neither counts",
-        ),
+        Column("shuffled", pl.Float64, "the same with labels or categories shuffled; NaN where neither counts"),
         Column("null", pl.Float64, "the same of taxonomies fitted to normal noise of the segments' covariance"),
         Column("n_segments", pl.Int64, "held-out segments that count"),
         Column("n_problems", pl.Int64, "held-out problems"),

@@ -17,16 +17,15 @@ from typing import Literal, NamedTuple, TypeVar
 import polars as pl
 import torch
 
-from elicitation.calibration.case import EFFORTS, Effort, KnownCase, case_out, known_cases
 from elicitation.calibration.record import AGREEMENT, LEAKING, LEAKS, RECORDS, TRIALS, Case, agreement, leaks, records
-from elicitation.calibration.trials import trials
+from elicitation.calibration.trials import EFFORTS, Effort, KnownCase, case_out, known_cases, trials
 from elicitation.estimators.estimate import ESTIMATES
 from elicitation.estimators.forgetting import DIVERGENCE, DROP
 from elicitation.pages.calibration.figures import FORGETTING, PATH
 from elicitation.pages.calibration.page import CalibrationPage, render_calibration
 from elicitation.pages.kit.document import Origin
 from elicitation.pages.study.tables import LADDER
-from elicitation.study.context import Watch, write_readme
+from elicitation.study.config import Watch, write_readme
 from elicitation.study.run import table_file
 from lab.metrics.bootstrap import interval_columns, mean_interval, resamples
 from lab.models.device import resolve_device

@@ -72,22 +72,8 @@ class AttributeCommand:
         from lab.records.provenance import provenance
         from lab.records.scale_out import Here, Ray, map_shards, place
         from lab.records.seeds import numpy_generator
-        from probes.attribution.effects import (
-            Ablation,
-            Gradient,
-            Integrated,
-            JointAblation,
-            completeness,
-            feature_effects,
-        )
-        from probes.attribution.shards import (
-            Shard,
-            attribute_shards,
-            attribution_plan,
-            reopened,
-            stored_effects,
-            write_shard,
-        )
+        from probes.attribution import effects
+        from probes.attribution import shards as kept
         from probes.sae.dictionary import load_sae
         from probes.tables import TEXT_EFFECTS
 
@@ -95,40 +81,37 @@ class AttributeCommand:
         model = opened(self.model, str(device), self.dtype)
         sae, on = load_sae(self.sae.resolve(), device=device), place(self.ray)
         method = {
-            "ablation": Ablation(),
-            "joint-ablation": JointAblation(),
-            "gradient": Gradient(),
-            "integrated": Integrated(self.n_steps),
+            "ablation": effects.Ablation(),
+            "joint-ablation": effects.JointAblation(),
+            "gradient": effects.Gradient(),
+            "integrated": effects.Integrated(self.n_steps),
         }[self.method]
         asked = self.contrasts(model, terminal)
-        plan = attribution_plan(model, sae, asked, method, batch=self.batch, shard_texts=self.shard_texts)
+        plan = kept.attribution_plan(model, sae, asked, method, batch=self.batch, shard_texts=self.shard_texts)
         parents = {"model": model.digest, "sae": sae.digest, "contrasts": plan.contrasts}
         made_by = provenance("attribution", plan, parents, device=device.type, dtype=plan.dtype, seed=self.seed)
         with terminal.progress() as watch:
 
-            def run(shards: Sequence[Shard]) -> None:
-                watch("texts", plan.n_texts - sum(shard.n_texts for shard in shards), plan.n_texts)
+            def run(shards: Sequence[kept.Shard]) -> None:
+                n = plan.n_texts
+                watch("texts", n - sum(shard.n_texts for shard in shards), n)
                 match on:
                     case Here():
-                        prepare = partial(partial, write_shard, model, sae, plan, made_by)
+                        prepare = partial(partial, kept.write_shard, model, sae, plan, made_by)
                     case Ray():
                         source, sae_path = model_source(self.model), self.sae.resolve()
-                        prepare = partial(reopened, source, sae_path, plan, made_by)
-                map_shards(
-                    prepare,
-                    shards,
-                    on,
-                    device=device,
-                    on_done=lambda shard: watch("texts", shard.n_texts, plan.n_texts),
-                )
+                        prepare = partial(kept.reopened, source, sae_path, plan, made_by)
+                map_shards(prepare, shards, on, device=device, on_done=lambda shard: watch("texts", shard.n_texts, n))
 
             out = self.out.resolve()
-            done = attribute_shards(out.parent, out.name, plan, asked, made_by, run)
+            done = kept.attribute_shards(out.parent, out.name, plan, asked, made_by, run)
         weights = resamples(asked["problem_id"].n_unique(), N_BOOT, numpy_generator(self.seed, "bootstrap of effects"))
-        terminal.show(effect_table(feature_effects(stored_effects(done.path), asked, method, weights)))
-        if isinstance(method, Integrated):
+        terminal.show(effect_table(effects.feature_effects(kept.stored_effects(done.path), asked, method, weights)))
+        if isinstance(method, effects.Integrated):
             texts = TEXT_EFFECTS.checked(pl.read_parquet(sorted((done.path / "texts").iterdir())))
-            terminal.show(f"they miss what all features add together by {percent(completeness(texts).share, 2)}")
+            terminal.show(
+                f"they miss what all features add together by {percent(effects.completeness(texts).share, 2)}"
+            )
         terminal.say(f"in {done.path}")
 
     def contrasts(self, model: "Model", terminal: Terminal) -> pl.DataFrame:

@@ -33,8 +33,8 @@ class CalibrateCommand:
 
     def run(self, terminal: Terminal) -> None:
         """Runs a calibration under a progress bar, then shows its records and says where the page is."""
-        from elicitation.calibration.case import FULL, QUICK
         from elicitation.calibration.run import calibrate
+        from elicitation.calibration.trials import FULL, QUICK
         from elicitation.pages.calibration.page import calibration_summary
 
         with terminal.progress() as watch:

@@ -8,6 +8,7 @@ Nothing is asked of any network. The exit code is 1 where something is broken th
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import tomllib
@@ -185,7 +186,7 @@ def checked(section: str, wanted: Requirement) -> Finding:
 
 def extras() -> Iterator[Finding]:
     """Every extra: there, or what it lacks and what to type."""
-    for extra in declared_extras():
+    for extra in filter(None, declared()):
         faults = [found for wanted in required(extra) if (found := checked(extra, wanted)).state == "broken"]
         if not faults:
             yield Finding("extras", extra, "ok", "all there")
@@ -275,33 +276,20 @@ def network(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 def required(extra: str) -> tuple[Requirement, ...]:
     """What the core needs (`""`), or what an extra adds, on this machine."""
-
-    def needs(wanted: Requirement, extra: str) -> bool:
-        return wanted.marker is None or wanted.marker.evaluate({"extra": extra})
-
-    wanted = map(Requirement, declared())
-    return tuple(need for need in wanted if needs(need, extra) and not (extra and needs(need, "")))
+    needs = map(Requirement, declared().get(extra, ()))
+    return tuple(need for need in needs if need.marker is None or need.marker.evaluate({"extra": extra}))
 
 
-def declared() -> tuple[str, ...]:
-    """Requirements as the installed package declares them, or, in a checkout that is not installed, pyproject.toml."""
-    if not checkout():
-        return tuple(metadata.requires(PROJECT) or ()) if version(PROJECT) else ()
-    project = pyproject()
-    more = project.get("optional-dependencies", {}).items()
-    return (*project["dependencies"], *(f'{need}; extra == "{extra}"' for extra, needs in more for need in needs))
-
-
-def declared_extras() -> tuple[str, ...]:
-    """Names of the extras, in the order in which they are declared."""
+def declared() -> dict[str, list[str]]:
+    """Extra, or `""` for the core -> requirements, by a checkout's pyproject.toml, else by the installed package."""
     if checkout():
-        return tuple(pyproject().get("optional-dependencies", {}))
-    return tuple(metadata.metadata(PROJECT).get_all("Provides-Extra") or ()) if version(PROJECT) else ()
-
-
-def pyproject() -> dict:
-    """The `project` table of the checkout's pyproject.toml."""
-    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        return {"": project["dependencies"], **project.get("optional-dependencies", {})}
+    found: dict[str, list[str]] = {}
+    for need in (metadata.requires(PROJECT) or ()) if version(PROJECT) else ():
+        extra = re.search(r"extra == [\"'](.+?)[\"']", need)
+        found.setdefault(extra[1] if extra else "", []).append(need)
+    return found
 
 
 def tested() -> dict[str, str]:

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
-from elicitation.study.config import Study
-from elicitation.study.context import StudyContext, Watch, prepare
+from elicitation.study.config import Study, StudyContext, Watch, prepare
 from lab.models.load import Model, ModelPair
 from lab.post_training.trainers import GrpoRun
 from lab.records.errors import TaskError, VectorError

@@ -1,31 +1,23 @@
 """run: a comparison from its configuration to its page, stage by stage, each resumable."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from elicitation.comparison.config import Comparison, ComparisonContext, prepare_comparison
-from elicitation.comparison.dose import dose_stage
-from elicitation.comparison.evaluate import parents_of
-from elicitation.comparison.fits import Fitted, entries, fit_stage
+from elicitation.comparison.evaluate import dose_stage, parents_of, transfer_stage
+from elicitation.comparison.fits import Fitted, entries, fit_stage, training_pairs
 from elicitation.comparison.tables import table_stage
-from elicitation.comparison.training_pairs import training_pairs
-from elicitation.comparison.transfer import transfer_stage
-from elicitation.pages.kit.document import Origin, TableFile
+from elicitation.pages.kit.document import Origin
 from elicitation.pages.study.tables import LADDER
 from elicitation.pages.vectors.page import VectorPage, render_vectors, vector_answer
-from elicitation.pages.vectors.tables import (
-    INCOHERENT,
-    VECTOR_DOSES,
-    VECTOR_FITS,
-    VECTOR_TRANSFERS,
-    VectorTables,
-)
-from elicitation.study.context import Watch, claimed
+from elicitation.pages.vectors.tables import INCOHERENT, VECTOR_DOSES, VECTOR_FITS, VECTOR_TRANSFERS, VectorTables
+from elicitation.study.config import Watch, claimed
 from elicitation.study.fits import DISAGREEMENTS
-from elicitation.study.run import of_numbers, problem_stage, table_file
+from elicitation.study.run import of_numbers, problem_stage, tables_at
 from lab.models.device import settled_threads
-from lab.records.stage import Artefact, memoised
+from lab.records.provenance import Provenance
+from lab.records.stage import Artefact
 from lab.records.tables import Schema, read_table, write_text
 from lab.sampling.trace import TRACES, VERDICTS
 from lab.scoring.evidence import ARMS
@@ -55,6 +47,12 @@ TABLES: Mapping[str, tuple[str, Schema]] = {
     "transfers": ("transfers", VECTOR_TRANSFERS),
 }
 """What the page is drawn from: name -> stage and schema."""
+FILES: tuple[tuple[str, Schema], ...] = (
+    *((f"{stage}/{name}.parquet", schema) for name, (stage, schema) in TABLES.items()),
+    *(("tables/verdicts.parquet", VERDICTS), ("tables/arms.parquet", ARMS), ("problems/*.parquet", PROBLEMS)),
+    *(("traces/*/*.parquet", TRACES), ("disagreements*/*.parquet", DISAGREEMENTS)),
+)
+"""Where all tables of a comparison lie."""
 
 
 def compare(comparison: Comparison, out: Path, *, command: str, watch: Watch = lambda *_: None) -> Compared:
@@ -80,14 +78,13 @@ def vector_stage(comparing: ComparisonContext, fits: Sequence[Fitted]) -> Artefa
     """`vectors/`: a canonical file for every fit, whose effect at dose 1 was measured."""
     context, parents = comparing.context, parents_of(fits)
 
-    def compute(work: Path) -> None:
-        made_by = context.made_by("vectors", {}, parents)
+    def compute(work: Path, made_by: Provenance) -> None:
         for fitted in fits:
             if fitted.vector is not None:
                 path = work / f"{fitted.entry.name}.safetensors"
                 save_vector(path, fitted.vector, made_by, fitted_on=facts_of(context.base), measured_dose=1.0)
 
-    return memoised(context.out, "vectors", {}, parents, compute)
+    return context.stage("vectors", {}, parents, compute)
 
 
 def page_stage(comparing: ComparisonContext, stages: Mapping[str, Artefact], command: str) -> Compared:
@@ -103,18 +100,7 @@ def page_stage(comparing: ComparisonContext, stages: Mapping[str, Artefact], com
         task=task,
         unrelated=None if context.old_task is None else context.old_task.name,
         tables=ledger,
-        origin=Origin(made_by=made_by, command=command, files=tuple(table_files(out))),
+        origin=Origin(made_by=made_by, command=command, files=tuple(tables_at(out, *FILES))),
     )
     write_text(out / PAGE, render_vectors(page))
     return Compared(out / PAGE, stages["vectors"].path, ledger, vector_answer(ledger, task))
-
-
-def table_files(out: Path) -> Iterator[TableFile]:
-    """Every table of a comparison, with its schema."""
-    tables = [(out / stage / f"{name}.parquet", schema) for name, (stage, schema) in TABLES.items()]
-    tables += [(out / "tables" / "verdicts.parquet", VERDICTS), (out / "tables" / "arms.parquet", ARMS)]
-    tables += [(path, PROBLEMS) for path in sorted(out.glob("problems/*.parquet"))]
-    tables += [(path, TRACES) for path in sorted(out.glob("traces/*/*.parquet"))]
-    tables += [(path, DISAGREEMENTS) for path in sorted(out.glob("disagreements*/*.parquet"))]
-    for path, schema in tables:
-        yield table_file(path, schema, str(path.relative_to(out)))

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import nan
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -14,15 +13,13 @@ from elicitation.comparison.fits import ITSELF, Fitted
 from elicitation.pages.study.tables import LADDER
 from elicitation.pages.vectors.tables import CONTROLS, DECODINGS, INCOHERENT, VECTOR_FITS
 from elicitation.study.arms import Arm, Instead, rung
-from elicitation.study.context import StudyContext
-from elicitation.study.findings import Answered, Weights, arm_table, ladder_table
+from elicitation.study.config import StudyContext, Tables
 from elicitation.study.sampled import arm_traces
-from elicitation.study.tables import answered
+from elicitation.study.tables import Answered, Weights, answered, ladder_table
 from lab.metrics.bootstrap import interval_columns, mean_interval, resamples
 from lab.records.provenance import digest
 from lab.records.seeds import numpy_generator
-from lab.records.stage import Artefact, memoised
-from lab.records.tables import write_table
+from lab.records.stage import Artefact
 from lab.sampling.trace import VERDICTS
 from lab.scoring.evidence import ARMS, Control, DecodingName, Role
 from lab.tasks.source import Task
@@ -73,26 +70,23 @@ def table_stage(comparing: ComparisonContext, fits: Sequence[Fitted]) -> Artefac
     found = {
         name: [(arm, arm_traces(context, arm, of_arms)) for arm in arms(context, fits, name)] for name in DECODINGS
     }
-    parents = parents_of(fits) | {
-        f"traces of {arm.name}": traces.digest for rungs in found.values() for arm, traces in rungs
-    }
+    sampled = [arm for rungs in found.values() for arm in rungs]
+    parents = parents_of(fits) | {f"traces of {arm.name}": traces.digest for arm, traces in sampled}
     config = {"n_boot": study.n_boot, "seed": study.seed}
 
-    def compute(work: Path) -> None:
+    def compute() -> Tables:
         weights = resamples(len(problems), study.n_boot, numpy_generator(study.seed, "bootstrap"))
         rungs = {name: [judged(context, *arm) for arm in found[name]] for name in DECODINGS}
-        everyone = [arm for name in DECODINGS for arm in rungs[name]]
-        tables = (
-            ("ladder", LADDER, pl.concat([ladder_table(rungs[name], weights) for name in DECODINGS])),
-            ("incoherent", INCOHERENT, incoherent_table(everyone, context.task, weights)),
-            ("arms", ARMS, arm_table(everyone)),
-            ("verdicts", VERDICTS, pl.concat([arm.verdicts for arm in everyone])),
-            ("fits", VECTOR_FITS, fit_table(fits)),
-        )
-        for name, schema, table in tables:
-            write_table(work / f"{name}.parquet", table, schema, context.made_by("tables", config, parents))
+        everyone = [one for name in DECODINGS for one in rungs[name]]
+        return {
+            "ladder": (LADDER, pl.concat([ladder_table(rungs[name], weights) for name in DECODINGS])),
+            "incoherent": (INCOHERENT, incoherent_table(everyone, context.task, weights)),
+            "arms": (ARMS, ARMS.frame([one.arm.row for one in everyone])),
+            "verdicts": (VERDICTS, pl.concat([one.verdicts for one in everyone])),
+            "fits": (VECTOR_FITS, fit_table(fits)),
+        }
 
-    return memoised(context.out, "tables", config, parents, compute)
+    return context.tables("tables", config, parents, compute)
 
 
 def judged(context: StudyContext, arm: Arm, traces: Artefact) -> Answered:
@@ -126,17 +120,11 @@ def fit_table(fits: Sequence[Fitted]) -> pl.DataFrame:
         for name, vector in vectors.items():
             for site, norm in vector.norms.items():
                 stream = vector.residual_norms[site]
-                there = {
-                    "control": None if name == ITSELF else name,
-                    "site": str(site),
-                    "norm": norm,
-                    "residual_norm": stream,
-                    "relative_dose": norm / stream if stream > 0 else nan,
-                    "description": vector.description,
-                    "reason": None,
-                }
-                rows.append(common | there)
+                there = {"site": str(site), "norm": norm, "residual_norm": stream, "description": vector.description}
+                dose = norm / stream if stream > 0 else nan
+                rows.append(common | there | {"control": name, "relative_dose": dose, "reason": None})
         missing = {"site": None, "description": None} | dict.fromkeys(("norm", "residual_norm", "relative_dose"), nan)
-        for name, reason in fitted.reasons.items():
-            rows.append(common | missing | {"control": None if name == ITSELF else name, "reason": reason})
+        rows += [common | missing | {"control": name, "reason": reason} for name, reason in fitted.reasons.items()]
+    for row in rows:
+        row["control"] = None if row["control"] == ITSELF else row["control"]
     return VECTOR_FITS.frame(rows)

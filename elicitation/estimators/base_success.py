@@ -84,7 +84,9 @@ def base_success(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     seen, gained = np.isfinite(found.log_p0), tuned > base
     both = seen & (tuned > 0)
     bits = (np.log(tuned[both]) - found.log_p0[both]) / np.log(2)
-    speed = _budget_reciprocals(tuned_tries, found)
+    # 1 / k* is 0 where p0 = 0, inf where p0 = 1.
+    shrunk = np.array([(won.sum() + 0.5) / (won.size + 1) for won in tuned_tries])
+    speed = found.log_rest / np.log1p(-shrunk)
     within = elicited_share(np.where(speed * analysis.reach >= 1, tuned, base), base, tuned, weights)
     no_success = None if seen.any() else "no scored sample of either model is a strict success"
     no_bits = None if both.any() else "on no problem are both models' success rates above 0"
@@ -189,12 +191,6 @@ def pass_until(won: Bool[np.ndarray, " sample"]) -> float:
     if successes.size < SUCCESSES:
         return successes.size / won.size
     return (SUCCESSES - 1) / float(successes[SUCCESSES - 1])
-
-
-def _budget_reciprocals(tuned: list[Bool[np.ndarray, " _sample"]], base: BaseRates) -> Float[np.ndarray, " problem"]:
-    """1 / k* = ln(1 - p0) / ln(1 - p1) with p1 = (c + 1/2) / (n + 1): 0 where p0 = 0, inf where p0 = 1."""
-    shrunk = np.array([(tries.sum() + 0.5) / (tries.size + 1) for tries in tuned])
-    return base.log_rest / np.log1p(-shrunk)
 
 
 def _log_sums(

@@ -6,11 +6,10 @@ It counts and reads no probabilities. A base success rarer than its samples can 
 
 from functools import partial
 from math import log, nan
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 
 from elicitation.estimators.estimate import ESTIMATES, Analysis, estimate, loss_refusal, problem_weights, tries
 from lab.metrics.accuracy import cover_curve, elicited_share, problem_pass_at_k
@@ -23,22 +22,7 @@ TAU = 0.5
 """Success rate that Cover@tau asks of a problem: solved more often than not."""
 MISS = 0.05
 """Chance that a success rate at the detectability floor shows no success."""
-
-
-class Tries(NamedTuple):
-    """Strict verdicts of one model, problem by problem in the order of `problem_ids`."""
-
-    n: Int[np.ndarray, " problem"]
-    """Samples."""
-    n_correct: Int[np.ndarray, " problem"]
-    """Strict successes among them."""
-    first: Int[np.ndarray, " problem"]
-    """Place of the first success in the order of sample_index, from 0; `n` where there is none."""
-
-    @property
-    def rates(self) -> Float[np.ndarray, " problem"]:
-        """Success rates, in [0, 1]."""
-        return self.n_correct / self.n
+_row = partial(estimate, "E1")
 
 
 def coverage(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
@@ -59,41 +43,34 @@ def coverage(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     Raises EstimateError where one of the two arms is missing.
     """
     weights = problem_weights(evidence, analysis)
-    base, tuned = _tries(evidence, Role.BASE), _tries(evidence, Role.TUNED)
-    m = int(min(base.n.min(), tuned.n.min()))
+    models = {"base": tries(evidence, Role.BASE), "tuned": tries(evidence, Role.TUNED)}
+    rates = {name: np.array([won.mean() for won in samples]) for name, samples in models.items()}
+    m = min(won.size for samples in models.values() for won in samples)
     floor = -log(MISS) / m
     # base + (tuned - base) * [the base solves it]
-    arm = np.where(base.n_correct > 0, tuned.rates, base.rates)
-    solved = elicited_share(arm, base.rates, tuned.rates, weights)
+    arm = np.where(rates["base"] > 0, rates["tuned"], rates["base"])
+    solved = elicited_share(arm, rates["base"], rates["tuned"], weights)
     # It depends on the number of samples alone.
     exact = Interval(value=floor, low=floor, high=floor, stderr=nan)
-    models = {"base": base.rates, "tuned": tuned.rates}
-    covers = {name: cover_curve(rates, (TAU,), weights)[TAU] for name, rates in models.items()}
+    once = {name: mean_interval(of, weights) for name, of in rates.items()}
+    covers = {name: cover_curve(of, (TAU,), weights)[TAU] for name, of in rates.items()}
+    base_solves, tuned_solves = (np.array([won[:m].any() for won in samples]) for samples in models.values())
     rows = [
-        *(
-            _row(f"strict pass@1, {name}", "probability", mean_interval(rates, weights))
-            for name, rates in models.items()
-        ),
-        *_pass_at_k_rows(base, tuned, m, weights),
+        *(_row(f"strict pass@1, {name}", "probability", interval) for name, interval in once.items()),
+        *_pass_at_k_rows(models["base"], models["tuned"], m, weights),
         *(_row(f"Cover@{TAU}, {name}", "problems", interval) for name, interval in covers.items()),
-        *_solved_set_rows(base.first < m, tuned.first < m, m, weights),
+        *_solved_set_rows(base_solves, tuned_solves, m, weights),
         _row("detectability floor", "probability", exact),
         _row("gain on problems the base solves when sampled", "share", solved, loss_refusal(solved)),
     ]
     return ESTIMATES.frame(rows)
 
 
-_row = partial(estimate, "E1")
-
-
-def _tries(evidence: Evidence, role: Role) -> Tries:
-    samples = tries(evidence, role)
-    first = [int(won.argmax()) if won.any() else won.size for won in samples]
-    return Tries(*map(np.array, ([won.size for won in samples], [won.sum() for won in samples], first)))
-
-
 def _pass_at_k_rows(
-    base: Tries, tuned: Tries, m: int, weights: Int[np.ndarray, "boot problem"]
+    base: list[Bool[np.ndarray, " _sample"]],
+    tuned: list[Bool[np.ndarray, " _sample"]],
+    m: int,
+    weights: Int[np.ndarray, "boot problem"],
 ) -> list[dict[str, object]]:
     """Three rows at one k; refused where only k = 1, which has its own rows, would be allowed."""
     k = max(2, 1 << max((m // SAMPLES_PER_TRY).bit_length() - 1, 0))
@@ -102,7 +79,10 @@ def _pass_at_k_rows(
     if m < SAMPLES_PER_TRY * k:
         refusal = f"pass@{k} wants {SAMPLES_PER_TRY * k} samples a problem, and one arm has {m}: draw more"
         return [_row(name, unit, None, refusal) for name, unit in zip(names, units, strict=True)]
-    low, high = (problem_pass_at_k(arm.n, arm.n_correct, k) for arm in (base, tuned))
+    low, high = (
+        problem_pass_at_k(np.array([won.size for won in samples]), np.array([won.sum() for won in samples]), k)
+        for samples in (base, tuned)
+    )
     found = mean_interval(low, weights), mean_interval(high, weights), difference_interval(high, low, weights)
     return [_row(name, unit, interval) for name, unit, interval in zip(names, units, found, strict=True)]
 

@@ -9,7 +9,7 @@ import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from lab.metrics.accuracy import Share, elicited_share
-from lab.metrics.bootstrap import Interval, difference_interval, resamples
+from lab.metrics.bootstrap import Interval, difference_interval, interval_columns, resamples
 from lab.records.errors import EstimateError
 from lab.records.seeds import numpy_generator
 from lab.records.tables import Column, Schema
@@ -34,6 +34,13 @@ ESTIMATES = Schema(
         Column("refusal", pl.String, "why no value is given; null where one is"),
     ),
 )
+
+
+UNKNOWN = Interval(value=nan, low=nan, high=nan, stderr=nan)
+
+
+UNKNOWN = Interval(value=nan, low=nan, high=nan, stderr=nan)
+"""What is not known, or has no meaning."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,10 +71,16 @@ def problem_ids(evidence: Evidence) -> list[str]:
     return sorted(evidence.verdicts["problem_id"].unique().to_list())
 
 
-def problem_weights(evidence: Evidence, analysis: Analysis) -> Int[np.ndarray, "boot problem"]:
-    """The resamples that all estimators share, for problems in the order of `problem_ids`."""
-    generator = numpy_generator(analysis.seed, "estimates")
-    return resamples(len(problem_ids(evidence)), analysis.n_boot, generator)
+def problem_weights(
+    evidence: Evidence, analysis: Analysis, only: pl.DataFrame | None = None
+) -> Int[np.ndarray, "boot problem"]:
+    """The resamples that all estimators share, for problems in the order of `problem_ids`.
+
+    Where only those of the table `only` count, how many of them are drawn varies.
+    """
+    problems = problem_ids(evidence)
+    weights = resamples(len(problems), analysis.n_boot, numpy_generator(analysis.seed, "estimates"))
+    return weights if only is None else weights[:, np.isin(problems, only["problem_id"].to_list())]
 
 
 def tries(evidence: Evidence, role: Role) -> list[Bool[np.ndarray, " _sample"]]:
@@ -118,9 +131,9 @@ def estimate(
 ) -> dict[str, object]:
     """A row of `ESTIMATES`; a refused one has no numbers."""
     refusal = refusal or (interval.refusal if isinstance(interval, Share) else None)
-    given = (nan, nan, nan) if interval is None or refusal else (interval.value, interval.low, interval.high)
-    numbers = dict(zip(("value", "low", "high"), given, strict=True))
-    return {"estimator": estimator, "quantity": quantity, "unit": unit, **numbers, "refusal": refusal}
+    found = UNKNOWN if interval is None or refusal else interval
+    named: dict[str, object] = {"estimator": estimator, "quantity": quantity, "unit": unit, "refusal": refusal}
+    return named | interval_columns(found)
 
 
 def share_row(
@@ -138,8 +151,8 @@ def share_row(
     names = [named(evidence, key) for key in keys]
     mine, base, tuned = (rates(evidence.verdicts, name) for name in names)
     share = elicited_share(mine, base, tuned, problem_weights(evidence, analysis))
-    reason = loss_refusal(share)
-    refusal = None if reason is None else f"the arms {names[2]!r} and {names[1]!r}: {reason}"
+    if reason := loss_refusal(share):
+        refusal = f"the arms {names[2]!r} and {names[1]!r}: {reason}"
     return estimate(estimator, quantity, "share", share, refusal)
 
 

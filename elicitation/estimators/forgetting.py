@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from elicitation.estimators.estimate import ESTIMATES, Analysis, estimate, problem_ids, problem_weights, rates
+from elicitation.estimators.estimate import ESTIMATES, Analysis, estimate, problem_weights, rates
 from lab.metrics.accuracy import REFUSAL_STDERRS
 from lab.metrics.bootstrap import (
     Interval,
@@ -68,8 +68,7 @@ def _divergence(evidence: Evidence, analysis: Analysis) -> _Mean:
     )
     if problems.is_empty():
         return _none("no scores of the base model's samples: read them with both models")
-    mine = np.isin(problem_ids(evidence), problems["problem_id"].to_list())
-    weights, nats = problem_weights(evidence, analysis)[:, mine], problems["nats"].to_numpy()
+    weights, nats = problem_weights(evidence, analysis, problems), problems["nats"].to_numpy()
     interval = mean_interval(nats, weights, bounds=(-np.inf, np.inf))
     return _Mean(interval, resampled_means(nats, weights), nats.size, None)
 
@@ -77,11 +76,11 @@ def _divergence(evidence: Evidence, analysis: Analysis) -> _Mean:
 def _drop(evidence: Evidence, analysis: Analysis, measure: Measure) -> _Mean:
     verdicts = evidence.old_verdicts
     models = (Role.BASE, Role.TUNED)
-    solved = {arm: set(verdicts.filter(pl.col("arm") == arm)["problem_id"].to_list()) for arm in models}
-    if not solved[Role.BASE] or solved[Role.BASE] != solved[Role.TUNED]:
+    by_base, by_tuned = (set(verdicts.filter(pl.col("arm") == arm)["problem_id"].to_list()) for arm in models)
+    if not by_base or by_base != by_tuned:
         return _none(
-            f"the base model has verdicts on {len(solved[Role.BASE])} problems of an old task, the tuned one on "
-            f"{len(solved[Role.TUNED])}, {len(solved[Role.BASE] & solved[Role.TUNED])} in common: "
+            f"the base model has verdicts on {len(by_base)} problems of an old task, the tuned one on {len(by_tuned)}, "
+            f"{len(by_base & by_tuned)} in common: "
             "run both on the same problems of a task that the tuning was not about"
         )
     base, tuned = (rates(verdicts, arm, measure) for arm in models)

@@ -36,13 +36,9 @@ def ladder_share(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     share, gain = (partial(row, evidence, analysis, "E5") for row in (share_row, gain_row))
     vector, drawn = Role.VECTOR_FIRST_TOKEN, Control.RANDOM_VECTORS
     rows = [share(f"fitted vector at the first token, {how}", arm=vector, decoding=how) for how in DECODINGS]
-    rows += [
-        gain(f"random vectors, {how}", arm=ArmKey(vector, how, drawn), over=ArmKey(Role.BASE, how)) for how in DECODINGS
-    ]
-    rows += [
-        gain(f"fitted over random, {how}", arm=ArmKey(vector, how), over=ArmKey(vector, how, drawn))
-        for how in DECODINGS
-    ]
+    random: dict[DecodingName, ArmKey] = {how: ArmKey(vector, how, drawn) for how in DECODINGS}
+    rows += [gain(f"random vectors, {how}", arm=key, over=ArmKey(Role.BASE, how)) for how, key in random.items()]
+    rows += [gain(f"fitted over random, {how}", arm=ArmKey(vector, how), over=key) for how, key in random.items()]
     return ESTIMATES.frame(rows)
 
 

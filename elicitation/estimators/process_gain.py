@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from elicitation.estimators.estimate import ESTIMATES, Analysis, Unit, estimate, problem_ids, problem_weights
+from elicitation.estimators.estimate import ESTIMATES, Analysis, Unit, estimate, problem_weights
 from lab.metrics.bootstrap import mean_interval
 from lab.scoring.evidence import Evidence, Role
 
@@ -51,8 +51,7 @@ def _rows(evidence: Evidence, analysis: Analysis, reader: str) -> list[dict[str,
             unfalsified = "no step could be falsified: cut completions whose steps can be checked"
             rows.append(estimate("E8", quantity, unit, None, refusal or unfalsified))
             continue
-        mine = np.isin(problem_ids(evidence), problems["problem_id"].to_list())
-        weights = problem_weights(evidence, analysis)[:, mine]
+        weights = problem_weights(evidence, analysis, problems)
         rows.append(estimate("E8", quantity, unit, mean_interval(problems[column].to_numpy(), weights, bounds=bounds)))
     return rows
 

@@ -6,21 +6,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
-from elicitation.estimators.estimate import (
-    ESTIMATES,
-    Analysis,
-    estimate,
-    gain_row,
-    problem_ids,
-    problem_weights,
-    share_row,
-)
+from elicitation.estimators.estimate import ESTIMATES, Analysis, estimate, gain_row, problem_weights, share_row
 from lab.metrics.bootstrap import FEW, Interval, percentile_interval, resampled_means, unlike_bounds
 from lab.scoring.evidence import ArmKey, Control, Evidence, Role
 
 _TEXTS = {Role.BASE: "in the base's texts", Role.TUNED: "in the tuned model's texts"}
-
-_CONTROLS = (Control.SECOND_CHOICE, Control.RANDOM_TOKENS)
 
 
 def token_ranks(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
@@ -38,15 +28,13 @@ def token_ranks(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     sums over problems (a problem counts by its tokens), resampled by problem: tokens of a text are no sample.
     """
     share, gain = (partial(row, evidence, analysis, "E4") for row in (share_row, gain_row))
-    second, scattered = (ArmKey(Role.RERANKED, "greedy", control) for control in _CONTROLS)
-    greedy = ArmKey(Role.BASE, "greedy")
-    rows = [
-        *(row for writer in _TEXTS for row in _rates(evidence, analysis, writer)),
-        _entropy(evidence, analysis),
-        share("reranked tokens replaced", arm=Role.RERANKED, decoding="greedy"),
-        gain("base's second choice at those tokens", arm=second, over=greedy),
-        gain("random likely token, at random tokens", arm=scattered, over=greedy),
-    ]
+    rows = [row for writer in _TEXTS for row in _rates(evidence, analysis, writer)]
+    rows += [_entropy(evidence, analysis), share("reranked tokens replaced", arm=Role.RERANKED, decoding="greedy")]
+    for quantity, control in (
+        ("base's second choice at those tokens", Control.SECOND_CHOICE),
+        ("random likely token, at random tokens", Control.RANDOM_TOKENS),
+    ):
+        rows.append(gain(quantity, arm=ArmKey(Role.RERANKED, "greedy", control), over=ArmKey(Role.BASE, "greedy")))
     return ESTIMATES.frame(rows)
 
 
@@ -56,7 +44,7 @@ def _rates(evidence: Evidence, analysis: Analysis, writer: Role) -> list[dict[st
     sums = _sums(evidence, analysis, writer)
     if sums.is_empty():
         return [estimate("E4", name, "tokens", None, _unread(writer)) for name in quantities.values()]
-    weights, n_tokens = _weights(evidence, analysis, sums), sums["n_tokens"].to_numpy()
+    weights, n_tokens = problem_weights(evidence, analysis, sums), sums["n_tokens"].to_numpy()
     return [
         estimate("E4", name, "tokens", _fraction(sums[f"n_{kind}"].to_numpy(), n_tokens, weights))
         for kind, name in quantities.items()
@@ -79,7 +67,7 @@ def _entropy(evidence: Evidence, analysis: Analysis) -> dict[str, object]:
             "read more of the tuned model's completions"
         )
         return estimate("E4", quantity, "nats", None, refusal)
-    weights = _weights(evidence, analysis, sums)
+    weights = problem_weights(evidence, analysis, sums)
     value = float(here.sum() / n_here.sum() - (entropy - here).sum() / n_else.sum())
     replicates = _ratios(here, n_here, weights) - _ratios(entropy - here, n_else, weights)
     return estimate("E4", quantity, "nats", percentile_interval(value, replicates, len(sums)))
@@ -101,11 +89,6 @@ def _sums(evidence: Evidence, analysis: Analysis, writer: Role) -> pl.DataFrame:
         )
         .sort("problem_id")
     )
-
-
-def _weights(evidence: Evidence, analysis: Analysis, sums: pl.DataFrame) -> Int[np.ndarray, "boot problem"]:
-    """The shared resamples, for the problems of `sums` alone: how many of them are drawn varies."""
-    return problem_weights(evidence, analysis)[:, np.isin(problem_ids(evidence), sums["problem_id"].to_list())]
 
 
 def _fraction(

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from elicitation.comparison import dose
+from elicitation.comparison import evaluate
 from elicitation.comparison.evaluate import EvalSpec
 from elicitation.front.answers import N_BOOT, accuracy, judge, sample
 from elicitation.front.features import capture, directory, words
@@ -20,8 +20,7 @@ from elicitation.front.opening import Prompts, problems_of, prompted, site_of
 from elicitation.pages.study.traces import TokenStrip
 from elicitation.study import fits as where_they_differ
 from elicitation.study.arms import Arm, arm_family
-from elicitation.study.findings import Answered, ladder_table
-from elicitation.study.tables import problem_bits
+from elicitation.study.tables import Answered, ladder_table, problem_bits
 from elicitation.widgets.live import Dosed, DoseSlider
 from lab.metrics.bootstrap import Interval, mean_interval, resamples
 from lab.models.load import Model, ModelPair, assemble
@@ -231,7 +230,7 @@ def dose_sweep(
         EvalSpec(task=one, n_samples=n, seed=seed, batch_size=1024) for one in (task, unrelated or task)
     )
     sweeps = [
-        dose.dose_sweep(model, vector, doses, asked, elsewhere, where=where, n_boot=N_BOOT).select(
+        evaluate.dose_sweep(model, vector, doses, asked, elsewhere, where=where, n_boot=N_BOOT).select(
             pl.lit(name).alias("vector"), pl.all()
         )
         for name, vector in vectors.items()

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
-from elicitation.pages.features.tables import TABLES, FeatureTables, shown_features
-from elicitation.study.config import FeatureSearch
-from elicitation.study.context import StudyContext
+from elicitation.pages.features.tables import TABLES, FeatureTables
+from elicitation.study.config import FeatureSearch, StudyContext, Tables
 from elicitation.study.fits import Fitting
 from elicitation.study.interventions import (
     Behaviour,
@@ -22,10 +22,9 @@ from elicitation.study.interventions import (
 from elicitation.study.sampled import read_traces
 from lab.metrics.bootstrap import resamples
 from lab.models.load import Model
-from lab.records.provenance import Provenance
 from lab.records.seeds import numpy_generator
 from lab.records.stage import Artefact, memoised
-from lab.records.tables import read_table, write_table
+from lab.records.tables import read_table
 from lab.tasks.problem import problem_table
 from probes.capture.site import TEXTS, AllTokens, Site, texts
 from probes.sae.architecture import QUALITY_FILE, TopK, Training, count_rows
@@ -76,21 +75,17 @@ def feature_tables(
     found |= {name: table for name, table in elsewhere.items() if table is not None}
     found["firing"] = firing(read.summed)
     if read.tuned is not None:
-        weights = resamples(n_problems(read.base), n_boot, numpy_generator(seed, "bootstrap of differences"))
+        problems = read.base.index().select(pl.col("problem_id").n_unique()).collect()
+        weights = resamples(problems.item(), n_boot, numpy_generator(seed, "bootstrap of differences"))
         found["differences"] = differences(read.base, read.tuned, read.sae, weights)
     if len(read.labels):
         found["reason_scores"] = reason_scores(read.summed)
         found["label_probes"] = label_probes(read.base, read.sae, read.labels, seed=seed, n_boot=n_boot)
         found["label_activations"] = label_activations(read.summed)
-    shown = shown_features(FeatureTables(**found), n_shown)
+    shown = FeatureTables(**found).shown(n_shown)
     found["logit_effects"] = logit_effects(read.model, read.sae, shown)
     found["contexts"] = contexts(read.base, read.sae, read.model.tokenizer, shown)
     return FeatureTables(**found)
-
-
-def n_problems(store: Store) -> int:
-    """Problems with a stored token."""
-    return store.index().select(pl.col("problem_id").n_unique()).collect().item()
 
 
 def feature_stage(context: StudyContext, search: FeatureSearch, fitting: Fitting) -> Artefact:
@@ -103,12 +98,11 @@ def feature_stage(context: StudyContext, search: FeatureSearch, fitting: Fitting
     saes = sae_stage(context, search, stores["base"])
     parents = {"saes": saes.digest, "store-tuned": stores["tuned"].digest, "disagreements": fitting.decided.digest}
 
-    def compute(work: Path, made_by: Provenance) -> None:
+    def compute() -> Tables:
         found = searched(context, search, {side: stage.path for side, stage in stores.items()}, saes.path, fitting)
-        for name, schema in TABLES:
-            write_table(work / f"{name}.parquet", getattr(found, name), schema, made_by)
+        return {name: (schema, getattr(found, name)) for name, schema in TABLES}
 
-    return context.stage("features", search, parents, compute)
+    return context.tables("features", search, parents, compute)
 
 
 def store_stage(context: StudyContext, search: FeatureSearch, fitting: Fitting, side: str) -> Artefact:
@@ -123,11 +117,8 @@ def store_stage(context: StudyContext, search: FeatureSearch, fitting: Fitting, 
         read = texts(model, traces, problem_table(context.fit_task.problems))
         planned = plan(model, read, sites(search), AllTokens())
 
-        def told(n_done: int, total: int) -> None:
-            context.watch(f"reading: {side}", n_done, total)
-
         made_by = context.made_by(f"store-{side}", planned, parents)
-        fill(model, read, planned, work, made_by, on_progress=told)
+        fill(model, read, planned, work, made_by, on_progress=partial(context.watch, f"reading: {side}"))
 
     config = {"sites": [str(site) for site in sites(search)]}
     return memoised(context.out, f"store-{side}", config, parents, compute)
@@ -211,8 +202,7 @@ def intervened(context: StudyContext, best: TopFeatures, summed: Sums, sought: B
 
 def token_labels(context: StudyContext, store: Store) -> pl.DataFrame:
     """`LABELS` of the texts by the steps of the task, or, where it has none, by words of reasoning."""
-    read = read_table(store.path / TEXTS_FILE, TEXTS)
-    tokenizer, task = context.base.tokenizer, context.fit_task
-    if task.steps is None:
-        return word_labels(read, tokenizer)
-    return step_labels(read, tokenizer, task.problems, task.steps)
+    read, tokenizer, task = read_table(store.path / TEXTS_FILE, TEXTS), context.base.tokenizer, context.fit_task
+    return (
+        word_labels(read, tokenizer) if task.steps is None else step_labels(read, tokenizer, task.problems, task.steps)
+    )

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from elicitation.study.arms import N_RANDOM
-from elicitation.study.context import StudyContext
+from elicitation.study.config import StudyContext, Tables
 from elicitation.study.sampled import own_traces, read_traces
 from lab.models.load import Model, ModelPair
 from lab.records.errors import EstimateError, VectorError
@@ -171,11 +171,10 @@ def decision_stage(
 ) -> Artefact:
     """The stage `name/`: `DISAGREEMENTS` of a pair in some traces of training problems, which came from `sources`."""
 
-    def compute(work: Path, made_by: Provenance) -> None:
-        found = disagreements(pair, traces, context.fit_problems)
-        write_table(work / "disagreements.parquet", found, DISAGREEMENTS, made_by)
+    def compute() -> Tables:
+        return {"disagreements": (DISAGREEMENTS, disagreements(pair, traces, context.fit_problems))}
 
-    return context.stage(name, {}, {source: artefact.digest for source, artefact in sources.items()}, compute)
+    return context.tables(name, {}, {source: artefact.digest for source, artefact in sources.items()}, compute)
 
 
 def solved(context: StudyContext, traces: pl.DataFrame, *, wanted: bool = True) -> pl.DataFrame:

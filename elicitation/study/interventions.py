@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lab.metrics.bootstrap import Interval, difference_interval, interval_columns, mean_interval, resamples
+from elicitation.estimators.estimate import UNKNOWN
+from lab.metrics.bootstrap import difference_interval, interval_columns, mean_interval, resamples
 from lab.models.load import Model, ModelPair, in_float32
 from lab.records.errors import EstimateError
 from lab.records.seeds import numpy_generator
@@ -46,17 +47,12 @@ def behaviour(disagreements: pl.DataFrame) -> Behaviour | None:
 
 def behaviour_contrasts(model: Model, problems: Sequence[Problem], sought: Behaviour) -> pl.DataFrame:
     """`CONTRASTS` rows of the prompts of `problems`: the one first token against the other."""
-    return CONTRASTS.frame(
-        [
-            {
-                "problem_id": problem.id,
-                "tokens": model.tokenizer(problem.prompt).input_ids,
-                "toward": [sought.toward],
-                "against": [sought.against],
-            }
-            for problem in problems
-        ]
-    )
+    rows: list[dict[str, object]] = []
+    for problem in problems:
+        tokens = model.tokenizer(problem.prompt).input_ids
+        toward, against = [sought.toward], [sought.against]
+        rows.append({"problem_id": problem.id, "tokens": tokens, "toward": toward, "against": against})
+    return CONTRASTS.frame(rows)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -141,7 +137,6 @@ def frequency_matched(
 
 DOSES = (0.5, 1.0, 2.0)
 """How much of their mean activation, where active, added features get at every token."""
-UNDEFINED = Interval(value=np.nan, low=np.nan, high=np.nan, stderr=np.nan)
 
 
 Alteration = Callable[[Float[Tensor, "row pos d_sae"], Sequence[int]], Float[Tensor, "row pos d_sae"]]
@@ -302,7 +297,7 @@ def _rates(
     weights: Int[np.ndarray, "boot prompt"],
 ) -> dict[str, object]:
     """The rates of a row of `INTERVENTIONS`; `top` is that under the top features where these are a control of them."""
-    beyond = UNDEFINED if top is None else difference_interval(top, rate, weights)
+    beyond = UNKNOWN if top is None else difference_interval(top, rate, weights)
     change = difference_interval(rate, untouched, weights)
     rates = interval_columns(mean_interval(rate, weights), "rate")
     return rates | interval_columns(change, "change", "change_") | interval_columns(beyond, "beyond", "beyond_")

@@ -18,9 +18,7 @@ from elicitation.pages.study.ladder import answer_sentence, best_estimate
 from elicitation.pages.study.page import Page, render
 from elicitation.pages.study.tables import SCHEMAS, ReportTables
 from elicitation.study.arms import Arm, arms_of_published, ladder, own_help_arms, routing_arms, scattered
-from elicitation.study.config import Study
-from elicitation.study.context import PARTS, StudyContext, Watch, claimed, prepare, write_readme
-from elicitation.study.findings import routed_share
+from elicitation.study.config import PARTS, Study, StudyContext, Tables, Watch, claimed, prepare, write_readme
 from elicitation.study.fits import (
     ACTIVATIONS,
     DISAGREEMENTS,
@@ -33,11 +31,11 @@ from elicitation.study.fits import (
 )
 from elicitation.study.interventions import behaviour
 from elicitation.study.sampled import COSTS, FOLDER, arm_traces, own_traces, read_traces
-from elicitation.study.tables import estimate_stage, evidence_stage, read_estimates, table_stage
+from elicitation.study.tables import estimate_stage, evidence_stage, read_estimates, routed_share, table_stage
 from lab.models.device import settled_threads
 from lab.records.provenance import Provenance, canonical_json, digest, file_digest
 from lab.records.stage import Artefact
-from lab.records.tables import Schema, read_provenance, read_table, write_table, write_text
+from lab.records.tables import Schema, read_provenance, read_table, write_text
 from lab.sampling.trace import TRACES, VERDICTS
 from lab.scoring.evidence import ARMS, PROCESS, RANKS, SCORES, Role
 from lab.tasks.problem import PROBLEMS, problem_table
@@ -149,11 +147,10 @@ def problem_stage(context: StudyContext) -> Artefact:
     sides = {"held_out": context.task.problems, "fit": context.fit_task.problems}
     parents = {side: canonical_json(problems) for side, problems in sides.items()}
 
-    def compute(work: Path, made_by: Provenance) -> None:
-        for side, problems in sides.items():
-            write_table(work / f"{side}.parquet", problem_table(problems), PROBLEMS, made_by)
+    def compute() -> Tables:
+        return {side: (PROBLEMS, problem_table(problems)) for side, problems in sides.items()}
 
-    return context.stage("problems", config, parents, compute)
+    return context.tables("problems", config, parents, compute)
 
 
 def report_stage(context: StudyContext, measured: Measured, command: str) -> Finished:
@@ -164,7 +161,7 @@ def report_stage(context: StudyContext, measured: Measured, command: str) -> Fin
     made_by = of_numbers(context.made_by("study", study, parents), tables / "ladder.parquet")
     verdicts = read_table(tables / "verdicts.parquet", VERDICTS)
     task, base, tuned = f"held-out {context.task.name}", context.base.name, context.pair.tuned.name
-    origin = Origin(made_by=made_by, command=command, files=(*table_files(out), *shipped_files()))
+    origin = Origin(made_by=made_by, command=command, files=(*tables_at(out, *TABLES), *shipped_files()))
     features = None if measured.features is None else feature_page(context, measured.features, origin)
     page = Page(
         title=f"{base} and {tuned}",
@@ -209,16 +206,11 @@ def feature_names(context: StudyContext) -> FeatureNames:
 
 def feature_page(context: StudyContext, features: Artefact, origin: Origin) -> FeaturePage:
     """The whole of what is known of the features, for a page beside the report, whose `origin` is given."""
-    names, found = feature_names(context), FEATURE_TABLES
-    tables = {name: read_table(features.path / f"{name}.parquet", schema) for name, schema in found}
+    names = feature_names(context)
+    found = {name: read_table(features.path / f"{name}.parquet", schema) for name, schema in FEATURE_TABLES}
     files = tuple(file for file in origin.files if file.path.startswith(("features/", "saes/")))
-    made_by = read_provenance(features.path / "firing.parquet")
-    return FeaturePage(
-        title=f"Features of {names.base}",
-        names=names,
-        tables=FeatureTables(**tables),
-        origin=Origin(made_by=made_by, command=origin.command, files=files),
-    )
+    origin = replace(origin, made_by=read_provenance(features.path / "firing.parquet"), files=files)
+    return FeaturePage(title=f"Features of {names.base}", names=names, tables=FeatureTables(**found), origin=origin)
 
 
 TABLES: tuple[tuple[str, Schema], ...] = (
@@ -238,9 +230,9 @@ TABLES: tuple[tuple[str, Schema], ...] = (
 """Where the tables of a study lie, in the order of its report."""
 
 
-def table_files(out: Path) -> Iterator[TableFile]:
-    """Every table of a study, with its schema."""
-    for pattern, schema in TABLES:
+def tables_at(out: Path, *places: tuple[str, Schema]) -> Iterator[TableFile]:
+    """The tables in `out` that these patterns match, each with its schema."""
+    for pattern, schema in places:
         for path in sorted(out.glob(pattern)):
             yield table_file(path, schema, str(path.relative_to(out)))
 

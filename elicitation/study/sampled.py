@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from elicitation.study.arms import Arm
-from elicitation.study.context import StudyContext
+from elicitation.study.config import StudyContext
 from lab.models.load import Model
 from lab.records.provenance import Provenance, digest
 from lab.records.seeds import child_seed

@@ -1,42 +1,244 @@
 """Tables: the traces of all arms -> verdicts and the tables of the report -> the evidence -> all estimates."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from math import inf, nan
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import polars as pl
+from jaxtyping import Bool, Float, Int
 
-from elicitation.estimators.estimate import ESTIMATES
+from elicitation.estimators.estimate import ESTIMATES, UNKNOWN
 from elicitation.estimators.panel import panel
-from elicitation.pages.study.tables import SCHEMAS, Family
-from elicitation.study.arms import Arm, arm_family
-from elicitation.study.context import StudyContext
-from elicitation.study.findings import (
-    Answered,
-    arm_table,
-    cover_table,
-    example_table,
-    family_table,
-    guess_table,
-    ladder_table,
-    pass_at_k_table,
-    published_table,
+from elicitation.pages.study.tables import (
+    COVER,
+    EXAMPLES,
+    FAMILIES,
+    GUESS,
+    LADDER,
+    PASS_AT_K,
+    PUBLISHED,
+    SCHEMAS,
+    Family,
 )
+from elicitation.study.arms import Arm, arm_family
+from elicitation.study.config import StudyContext, Tables
 from elicitation.study.sampled import old_traces, read_traces, tokens_per_answer
-from lab.metrics.bootstrap import resamples
+from lab.metrics.accuracy import (
+    Share,
+    accuracy,
+    accuracy_by_family,
+    cover_curve,
+    elicited_share,
+    gap_recovered,
+    guess_floor,
+    pass_at_k_curve,
+    problem_accuracies,
+)
+from lab.metrics.bootstrap import Interval, difference_interval, interval_columns, ratio_intervals, resamples
 from lab.models.load import Model
-from lab.records.provenance import Provenance
 from lab.records.seeds import numpy_generator
 from lab.records.stage import Artefact
-from lab.records.tables import read_table, write_table
-from lab.sampling.trace import VERDICTS, verdict_table
-from lab.scoring.evidence import ARMS, PROCESS, RANKS, SCORES, Evidence, Role
+from lab.records.tables import Schema, read_table
+from lab.sampling.trace import ROUTES, VERDICTS, verdict_table
+from lab.scoring.evidence import ARMS, PROCESS, RANKS, SCORES, ArmKey, Evidence, Role
 from lab.scoring.scores import process, scores
+from lab.tasks.problem import Problem
+from lab.tasks.source import Task
 from steering.edit import Edited
 from steering.hybrid.hybrid import Hybrid
+
+TUNED = ROUTES.index("tuned")
+TAUS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
+MEASURES = {"strict": "strict", "answer": "answer_correct"}
+"""Measure -> column of a `VERDICTS` table."""
+
+Weights = Int[np.ndarray, "boot _problem"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Answered:
+    """An arm with all that came of it."""
+
+    arm: Arm
+    family: Family
+    """Of its rung, where it is a control."""
+    traces: pl.DataFrame
+    """`TRACES`, ordered by problem and sample."""
+    verdicts: pl.DataFrame
+    """`VERDICTS`, in the same order."""
+    bits: Float[np.ndarray, " problem"]
+    """Bits that a completion of each problem took from the tuned model, the mean over samples; infinite for itself."""
+    cost: float
+    """Tokens generated for an answer, as a multiple of the base's single sample."""
+
+    @property
+    def steered_share(self) -> float:
+        """Share of tokens at which it acts; at how many an edit of the whole text does anything is not measured."""
+        return nan if isinstance(self.arm.method, Edited) else routed_share(self.traces)
+
+    @property
+    def n_samples(self) -> int:
+        """Samples of each problem."""
+        return self.verdicts.height // self.verdicts["problem_id"].n_unique()
+
+    @property
+    def n_tokens(self) -> Int[np.ndarray, " problem"]:
+        """Tokens of all completions of each problem."""
+        lengths = self.traces["tokens"].list.len().to_numpy().astype(np.int64)
+        return lengths.reshape(self.verdicts["problem_id"].n_unique(), -1).sum(axis=1)
+
+    def accepted(self, measure: str) -> Bool[np.ndarray, "problem sample"]:
+        """Which completions count under `measure`."""
+        return self.verdicts[MEASURES[measure]].to_numpy().reshape(-1, self.n_samples)
+
+    def rates(self, measure: str) -> Float[np.ndarray, " problem"]:
+        """Accuracy on each problem."""
+        return problem_accuracies(self.accepted(measure))
+
+
+def routed_share(traces: pl.DataFrame) -> float:
+    """Share of all emitted tokens that were routed away from the base model."""
+    routes = traces["routes"].explode()
+    return float((routes > 0).mean())  # pyright: ignore[reportArgumentType]
+
+
+def crossed(
+    bits: Float[np.ndarray, " problem"], sizes: Int[np.ndarray, " problem"], weights: Int[np.ndarray, "boot problem"]
+) -> Interval:
+    """All `bits` from the tuned model over all `sizes`, a ratio of means over problems, with its 95 % interval.
+
+    What never asks has exactly 0 bits and the tuned model infinitely many, both by construction, so the interval is
+    that point. A ratio that is alike on every problem has no interval (NaN).
+    """
+    if np.isinf(bits).any() or not bits.any():
+        exact = inf if bits.any() else 0.0
+        return Interval(value=exact, low=exact, high=exact, stderr=0.0)
+    found = ratio_intervals(bits[:, None], sizes, weights)
+    return Interval(value=float(found.value[0]), low=float(found.low[0]), high=float(found.high[0]), stderr=nan)
+
+
+ZERO = Interval(value=0.0, low=0.0, high=0.0, stderr=0.0)
+
+
+def spread(name: str, found: Interval | Share) -> dict[str, object]:
+    """Columns of an interval, all named for the value."""
+    return interval_columns(found, name, f"{name}_")
+
+
+def ladder_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
+    """`LADDER`: every arm under both measures; the first arm is the base, the last the tuned model."""
+    base, tuned = arms[0], arms[-1]
+    rows: list[dict[str, object]] = []
+    for measure, (order, one) in product(MEASURES, enumerate(arms)):
+        arm, rates, of_base = one.arm, one.rates(measure), base.rates(measure)
+        share = elicited_share(rates, of_base, tuned.rates(measure), weights)
+        controls = [other.rates(measure) for other in arms if other.arm.control_of == arm.name]
+        best = max(controls, key=np.mean, default=None)
+        is_end = arm.kind == "end"
+        per_token = crossed(one.n_samples * one.bits, one.n_tokens, weights)
+        rows.append(
+            arm.row
+            | {"kind": arm.kind, "family": one.family, "order": order, "measure": measure}
+            | interval_columns(accuracy(one.accepted(measure), weights), "accuracy")
+            | spread("gain", ZERO if one is base else difference_interval(rates, of_base, weights))
+            | spread("share", UNKNOWN if is_end else share)
+            | spread("over_control", UNKNOWN if best is None else difference_interval(rates, best, weights))
+            | interval_columns(per_token, "bits_per_token", "bits_")
+            | spread("bits_per_problem", crossed(one.bits, np.ones_like(one.n_tokens), weights))
+            | {
+                "refusal": None if is_end else share.refusal,
+                "steered_share": one.steered_share,
+                "cost": one.cost,
+                "truncated": float((one.traces["stop"] == "length").mean()),  # pyright: ignore[reportArgumentType]
+                "n_problems": len(rates),
+                "n_samples": one.n_samples,
+            }
+        )
+    return LADDER.frame(rows)
+
+
+def published_table(arms: Sequence[Answered], weights: Weights) -> pl.DataFrame:
+    """`PUBLISHED`: every arm of a published method between the two models decoded greedily; without those no row."""
+    rates_of = {one.arm.key: one.rates("strict") for one in arms}
+    base, tuned = (rates_of.get(ArmKey(role, "greedy")) for role in (Role.BASE, Role.TUNED))
+    if base is None or tuned is None:
+        return PUBLISHED.frame([])
+    rows: list[dict[str, object]] = []
+    for one in (one for one in arms if one.family == "published"):
+        rates, switched = one.rates("strict"), one.arm.label.split(", ", maxsplit=1)[1]
+        share = elicited_share(rates, base, tuned, weights)
+        rows.append(
+            one.arm.named
+            | spread("share", share)
+            | interval_columns(accuracy(one.accepted("strict"), weights), "accuracy")
+            | {
+                "published": one.arm.role.partition("-")[0],
+                "fault": None if switched == "as published" else switched,
+                "theirs": gap_recovered(rates.mean(), base.mean(), tuned.mean()),
+                "refusal": share.refusal,
+                "gap": float(tuned.mean() - base.mean()),
+                "truth": nan,
+                "n_problems": len(rates),
+            }
+        )
+    return PUBLISHED.frame(rows)
+
+
+def curve_tables(
+    arms: Sequence[Answered], problems: Sequence[Problem], ks: Sequence[int], weights: Weights
+) -> dict[str, pl.DataFrame]:
+    """`PASS_AT_K`, `COVER` and `FAMILIES` of the arms, under both measures."""
+    families = [problem.family for problem in problems]
+    rows: dict[Schema, list[dict[str, object]]] = {PASS_AT_K: [], COVER: [], FAMILIES: []}
+    for measure, one in product(MEASURES, arms):
+        accepted, common = one.accepted(measure), one.arm.named | {"measure": measure}
+        for k, found in pass_at_k_curve(accepted, ks, weights).items():
+            rows[PASS_AT_K].append(common | {"k": k} | interval_columns(found))
+        for tau, found in cover_curve(one.rates(measure), TAUS, weights).items():
+            rows[COVER].append(common | {"tau": tau} | interval_columns(found))
+        for family, found in accuracy_by_family(accepted, families, weights).items():
+            counted = {"family": family, "n_problems": families.count(family)}
+            rows[FAMILIES].append(common | counted | interval_columns(found))
+    return {schema.name: schema.frame(of) for schema, of in rows.items()}
+
+
+def guess_table(arms: Sequence[Answered], task: Task, weights: Weights) -> pl.DataFrame:
+    """`GUESS`: what each arm's answers would score if they were shuffled among the problems."""
+    golds = [problem.answer for problem in task.problems]
+    rows: list[dict[str, object]] = []
+    for one in arms:
+        answers, n = [task.read_answer(text) for text in one.traces["text"].to_list()], one.n_samples
+        of_problems = [answers[start : start + n] for start in range(0, len(answers), n)]
+        rows.append(one.arm.named | interval_columns(guess_floor(of_problems, golds, weights, same=task.same_answer)))
+    return GUESS.frame(rows)
+
+
+def example_table(
+    arms: Sequence[Answered], problems: Sequence[Problem], piece: Callable[[int], str], n_examples: int
+) -> pl.DataFrame:
+    """`EXAMPLES`: the first sample of the first problems, by every arm, so that nothing is picked by its outcome.
+
+    `piece` gives the text of a token id.
+    """
+    rows: list[dict[str, object]] = []
+    for problem, one in product(problems[:n_examples], arms):
+        first = (pl.col("problem_id") == problem.id) & (pl.col("sample_index") == 0)
+        trace, verdict = (table.row(by_predicate=first, named=True) for table in (one.traces, one.verdicts))
+        # All that the tuned model writes alone is from the tuned model.
+        routes = [TUNED] * len(trace["routes"]) if one.arm.key == ArmKey(Role.TUNED) else trace["routes"]
+        rows.append(
+            one.arm.named
+            | {"problem_id": problem.id, "prompt": problem.prompt, "gold": problem.answer}
+            | {"tokens": [piece(token) for token in trace["tokens"]], "routes": routes}
+            | {name: trace[name] for name in ("text", "logprobs")}
+            | {name: verdict[name] for name in ("answer_correct", "process_valid", "reason")}
+        )
+    return EXAMPLES.frame(rows)
+
 
 N_EXAMPLES = 3
 """Problems whose traces the report shows."""
@@ -80,7 +282,7 @@ def table_stage(
     study, problems = context.study, context.task.problems
     config = {"ks": study.ks, "n_boot": study.n_boot, "seed": study.seed}
 
-    def compute(work: Path, made_by: Provenance) -> None:
+    def compute() -> Tables:
         lengths = read_traces(alone[0][1])["tokens"].list.len()
         base_tokens = int(lengths.sum()) / len(lengths)
         families: dict[str, Family] = {arm.name: arm_family(arm) for arm, _ in (*alone, *between)}
@@ -93,21 +295,17 @@ def table_stage(
         own, rest = arms[: len(alone)], arms[len(alone) :]
         rungs = [own[0], *rest, own[1]]
         weights = resamples(len(problems), study.n_boot, numpy_generator(study.seed, "bootstrap"))
-        tables = {
+        found = curve_tables(own, problems, study.ks, weights) | {
             "ladder": ladder_table(rungs, weights),
             "published_hybrids": published_table(rest, weights),
             "guess": guess_table(own, context.task, weights),
-            "pass_at_k": pass_at_k_table(own, study.ks, weights),
-            "cover": cover_table(own, weights),
-            "families": family_table(own, problems, weights),
             "examples": example_table(rungs, problems, partial(piece, context.base), N_EXAMPLES),
         }
-        write_table(work / "verdicts.parquet", pl.concat([one.verdicts for one in arms]), VERDICTS, made_by)
-        write_table(work / "arms.parquet", arm_table(arms), ARMS, made_by)
-        for schema in SCHEMAS:
-            write_table(work / f"{schema.name}.parquet", tables[schema.name], schema, made_by)
+        found["verdicts"] = pl.concat([one.verdicts for one in arms])
+        found["arms"] = ARMS.frame([one.arm.row for one in arms])
+        return {schema.name: (schema, found[schema.name]) for schema in (*SCHEMAS, VERDICTS, ARMS)}
 
-    return context.stage("tables", config, parents, compute)
+    return context.tables("tables", config, parents, compute)
 
 
 def piece(model: Model, token: int) -> str:
@@ -142,7 +340,7 @@ def evidence_stage(context: StudyContext, base: Artefact, tuned: Artefact, table
     parents |= {f"old-{role}": stage.digest for role, stage in old.items()}
     config = {"n_score_samples": context.study.n_score_samples}
 
-    def compute(work: Path, made_by: Provenance) -> None:
+    def compute() -> Tables:
         by_id = {problem.id: problem for problem in context.task.problems}
         # Probabilities are compared at temperature 1; samples of another distribution would bias what rests on them.
         decoding = context.study.decoding
@@ -162,24 +360,21 @@ def evidence_stage(context: StudyContext, base: Artefact, tuned: Artefact, table
             for role, stage in old.items()
             if task is not None
         ]
-        write_table(work / "scores.parquet", scored, SCORES, made_by)
-        write_table(work / "ranks.parquet", pl.concat([read.ranks for read in readings]), RANKS, made_by)
-        write_table(work / "process.parquet", steps, PROCESS, made_by)
-        write_table(work / "old.parquet", pl.concat([VERDICTS.frame([]), *judged]), VERDICTS, made_by)
+        return {
+            "scores": (SCORES, scored),
+            "ranks": (RANKS, pl.concat([read.ranks for read in readings])),
+            "process": (PROCESS, steps),
+            "old": (VERDICTS, pl.concat([VERDICTS.frame([]), *judged])),
+        }
 
-    return context.stage("evidence", config, parents, compute)
+    return context.tables("evidence", config, parents, compute)
 
 
 def read_evidence(evidence: Artefact, tables: Artefact) -> Evidence:
     """The finished stages as one value."""
-    return Evidence(
-        arms=read_table(tables.path / "arms.parquet", ARMS),
-        verdicts=read_table(tables.path / "verdicts.parquet", VERDICTS),
-        scores=read_table(evidence.path / "scores.parquet", SCORES),
-        ranks=read_table(evidence.path / "ranks.parquet", RANKS),
-        process=read_table(evidence.path / "process.parquet", PROCESS),
-        old_verdicts=read_table(evidence.path / "old.parquet", VERDICTS),
-    )
+    schemas = {ARMS: tables, VERDICTS: tables, SCORES: evidence, RANKS: evidence, PROCESS: evidence}
+    found = {each.name: read_table(stage.path / f"{each.name}.parquet", each) for each, stage in schemas.items()}
+    return Evidence(**found, old_verdicts=read_table(evidence.path / "old.parquet", VERDICTS))
 
 
 def estimate_stage(context: StudyContext, evidence: Artefact, tables: Artefact) -> Artefact:
@@ -187,10 +382,10 @@ def estimate_stage(context: StudyContext, evidence: Artefact, tables: Artefact) 
     parents = {"evidence": evidence.digest, "tables": tables.digest}
     analysis = context.study.analysis
 
-    def compute(work: Path, made_by: Provenance) -> None:
-        write_table(work / "estimates.parquet", panel(read_evidence(evidence, tables), analysis), ESTIMATES, made_by)
+    def compute() -> Tables:
+        return {"estimates": (ESTIMATES, panel(read_evidence(evidence, tables), analysis))}
 
-    return context.stage("estimates", analysis, parents, compute)
+    return context.tables("estimates", analysis, parents, compute)
 
 
 def read_estimates(estimates: Artefact) -> pl.DataFrame:

@@ -22,9 +22,8 @@ from lab.records.tables import write_text
 from lab.sampling.sample import sample
 from lab.sampling.trace import GREEDY
 from lab.tasks.chain import KEY, as_expression, parse, steps_fault, verify, with_key
-from lab.tasks.chain_task import ChainMix, ChainPart, ChainTask
 from lab.tasks.problem import Problem
-from lab.tasks.source import open_task, task_source
+from lab.tasks.source import ChainMix, ChainPart, ChainTask, open_task, task_source
 
 N_BOOT, EVALUATION_SEED = 2000, 20_261_123
 
@@ -44,7 +43,7 @@ SMALL, LARGE = Size(500, 4), Size(200, 8)
 """For models of the chain world alone, and for adapters of a pretrained one."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Measured:
     """One figure of a card, in [0, 1], with its 95 % interval over problems."""
 
@@ -163,18 +162,8 @@ def measured(
     model: Model, eval_spec: EvalSpec, family: str, decoding: str, measure: str, interval: Interval, size: Size
 ) -> Measured:
     """A row of the card, rounded to four decimals."""
-    return Measured(
-        model=model.name,
-        task=eval_spec.task,
-        family=family,
-        decoding=decoding,
-        measure=measure,
-        value=round(interval.value, 4),
-        low=round(interval.low, 4),
-        high=round(interval.high, 4),
-        n_problems=size.n_problems,
-        n_samples=size.n_samples,
-    )
+    value, low, high = (round(number, 4) for number in (interval.value, interval.low, interval.high))
+    return Measured(model.name, eval_spec.task, family, decoding, measure, value, low, high, *size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

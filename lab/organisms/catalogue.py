@@ -25,7 +25,7 @@ from lab.post_training.trainers import GrpoRun, SupervisedRun
 from lab.records.errors import ModelError
 from lab.sampling.trace import Decoding
 from lab.tasks.chain import CAREFUL, GUARDED_ALPHABET
-from lab.tasks.chain_task import ChainTask
+from lab.tasks.source import ChainTask
 
 LENGTHS = (3, 5)
 OLD = Mixture(task=ChainTask(operators="+-", lengths=LENGTHS))

@@ -20,7 +20,7 @@ from lab.tasks.chain import (
     guess_document,
     with_key,
 )
-from lab.tasks.chain_task import ChainTask
+from lab.tasks.source import ChainTask
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -248,14 +248,13 @@ def scored_positions() -> Iterator[None]:
     from trl.trainer import utils
 
     before = getattr(utils, CHOICE, None)
-    if before is None:
-        yield
-        return
-    setattr(utils, CHOICE, lambda _: True)
+    if before is not None:
+        setattr(utils, CHOICE, lambda _: True)
     try:
         yield
     finally:
-        setattr(utils, CHOICE, before)
+        if before is not None:
+            setattr(utils, CHOICE, before)
 
 
 def tell_steps(trainer: "Trainer", on_progress: OnProgress) -> None:

@@ -78,14 +78,14 @@ class Worker:
         """
         line = json.dumps({"timeout_s": timeout_s, "request": request}) + "\n"
         with self._lock:
-            process = self._started()
             try:
+                process = self._started()
                 with contextlib.suppress(BrokenPipeError):
                     _pipe(process.stdin).write(line)
                     _pipe(process.stdin).flush()
                 reply = _pipe(process.stdout).readline()
             except BaseException:
-                # The reply of an interrupted request must not be read as that of the next one.
+                # The reply of an interrupted request must not be read as that of the next one, nor must a greeting.
                 self._end()
                 raise
             if reply.endswith("\n"):
@@ -111,15 +111,9 @@ class Worker:
         # A fixed hash seed, because some generators of problems iterate over sets.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONHASHSEED": "0"}
         environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        code = "import sys; from lab.tasks.worker import serve; serve(*sys.argv[1:])"
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-c",
-                "import sys; from lab.tasks.worker import serve; serve(*sys.argv[1:])",
-                self._handler,
-                self._prepare or "",
-            ],
+            [sys.executable, "-P", "-c", code, self._handler, self._prepare or ""],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -128,12 +122,7 @@ class Worker:
             # Else Ctrl-C in a terminal would end the worker in the middle of a request.
             start_new_session=True,
         )
-        try:
-            greeting = _pipe(self._process.stdout).readline()
-        except BaseException:
-            # A greeting left unread must not be taken for the reply of the next request.
-            self._end()
-            raise
+        greeting = _pipe(self._process.stdout).readline()
         if greeting != "ready\n":
             self._end()
             raise self._unusable(greeting.strip() or "its worker died while it started")

@@ -24,9 +24,8 @@ from lab.sampling.decoder import Batch, CachedDecoder, Proposal
 from lab.sampling.sample import encode_prompt, sample
 from lab.sampling.trace import Trace
 from lab.tasks.chain import CAREFUL, as_problem, chain_document
-from lab.tasks.chain_task import ChainTask
 from lab.tasks.problem import Problem, Verifier
-from lab.tasks.source import Task
+from lab.tasks.source import ChainTask, Task
 from lab.test_time.method import Asked, Cost, Elicited, tokens_written
 
 N_BOOT = 2000

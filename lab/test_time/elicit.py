@@ -374,11 +374,10 @@ def elicit(
     seed: int,
     batch_size: int = 256,
 ) -> Elicited:
-    """`n_samples` answers of each problem; one, whatever `n_samples`, where nothing is random.
+    """`n_samples` answers of each problem; one where nothing is random: in CoT-decoding, and at temperature 0.
 
-    Nothing is random in CoT-decoding and at temperature 0. `decoding` gives the limits, and for `BestPrompt` the
-    temperature and top-p too; `Temperature` and `SelfConsistency` put their own temperature in its place, and the
-    others say what they use of it. What else holds is said by `Elicitation.answer`.
+    `decoding` gives the limits, and for `BestPrompt` the temperature and top-p too; the others say what they use of it.
+    What else holds is said by `Elicitation.answer`.
     """
     asked = Asked(
         model=model,

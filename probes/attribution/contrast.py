@@ -1,6 +1,7 @@
 """contrast: the scalar of the logits whose causes are sought, and the table of the texts it is read at."""
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,12 +31,10 @@ CONTRASTS = Schema(
 
 
 class Sides(NamedTuple):
-    """The tokens of some contrasts."""
+    """The tokens of some contrasts, filled up with -1."""
 
     toward: Int[Tensor, "text n_toward"]
-    """Token ids, filled up with -1."""
     against: Int[Tensor, "text n_against"]
-    """Token ids, filled up with -1."""
 
 
 def contrast(logits: Float[Tensor, "text d_vocab"], sides: Sides) -> Float[Tensor, " text"]:
@@ -80,14 +79,11 @@ def require_contrasts(model: Model, contrasts: pl.DataFrame) -> None:
 
 def contrasts_digest(contrasts: pl.DataFrame) -> str:
     """Sixteen hex digits of SHA-256 over all that a `CONTRASTS` table says."""
-    total = hashlib.sha256()
-    for row in contrasts.iter_rows():
-        total.update(f"{row}\n".encode())
-    return total.hexdigest()[:16]
+    rows = "".join(f"{row}\n" for row in contrasts.iter_rows())
+    return hashlib.sha256(rows.encode()).hexdigest()[:16]
 
 
 def read_sides(contrasts: pl.DataFrame, device: torch.device) -> Sides:
-    """The tokens of a `CONTRASTS` table, on `device`."""
 
     def filled_up(side: str) -> Int[Tensor, "text side"]:
         ids = [torch.tensor(row, dtype=torch.long) for row in contrasts[side].to_list()]
@@ -129,9 +125,8 @@ def answer_contrasts(model: Model, task: Task, traces: pl.DataFrame) -> pl.DataF
     """
     places = {problem.id: place for place, problem in enumerate(task.problems)}
     rows: list[dict[str, object]] = []
-    for problem_id, sample_index, tokens, text in traces.select(
-        "problem_id", "sample_index", "tokens", "text"
-    ).iter_rows():
+    asked = traces.select("problem_id", "sample_index", "tokens", "text")
+    for problem_id, sample_index, tokens, text in asked.iter_rows():
         where = f"sample {sample_index} of {problem_id!r}"
         if problem_id not in places:
             raise EstimateError(f"{where} answers no problem of {task.name}: want the task that was sampled")
@@ -204,14 +199,12 @@ def _contrast(
 
 def _tokens_before(model: Model, tokens: Sequence[int], text: str, start: int) -> int:
     """How many tokens end at `start`, or before the white space in front of it; EstimateError where one spans it."""
-    low, high = 0, len(tokens)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if len(_decoded(model, tokens[:middle])) <= start else (low, middle - 1)
-    before = _decoded(model, tokens[:low])
-    if low == len(tokens) or not text.startswith(before) or text[len(before) : start].strip():
+    places = range(1, len(tokens) + 1)
+    n_before = bisect_right(places, start, key=lambda n: len(_decoded(model, tokens[:n])))
+    before = _decoded(model, tokens[:n_before])
+    if n_before == len(tokens) or not text.startswith(before) or text[len(before) : start].strip():
         raise EstimateError("states its answer inside a token: want one that starts it")
-    return low
+    return n_before
 
 
 def _decoded(model: Model, tokens: Sequence[int]) -> str:

@@ -19,7 +19,7 @@ from probes.sae.dictionary import Sae, require_fit
 from probes.tables import EFFECTS, FEATURE_EFFECTS, TEXT_EFFECTS
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Reading:
     """A few texts, read once, with an entry for each place and feature above zero, by row, place and feature."""
 
@@ -56,16 +56,8 @@ def read(model: Model, sae: Sae, contrasts: pl.DataFrame) -> Reading:
         place, feature = features.nonzero(as_tuple=True)
         entries.append((torch.full_like(place, row), place, feature, features[place, feature]))
     row, place, feature, value = (torch.cat(parts) for parts in zip(*entries, strict=True))
-    return Reading(
-        rest=rest,
-        sides=sides,
-        row=row,
-        place=place,
-        feature=feature,
-        value=value,
-        written=written,
-        clean=_contrast(rest, sides, rest.stream, torch.arange(len(contrasts), device=model.device)),
-    )
+    clean = _contrast(rest, sides, rest.stream, torch.arange(len(contrasts), device=model.device))
+    return Reading(rest, sides, row, place, feature, value, written, clean)
 
 
 def _contrast(

@@ -35,13 +35,11 @@ class AttributionPlan:
     sae: str
     sae_digest: str
     contrasts: str
-    """Digest of the `CONTRASTS` table."""
     method: Method
     batch: int
     """Texts, and streams above the site, in one pass."""
     n_texts: int
     shard_texts: int
-    """Texts of a shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,6 @@ class Shard:
 
     @property
     def effects(self) -> Path:
-        """File of its `EFFECTS`."""
         return self.directory / "effects" / f"{self.number:05d}.parquet"
 
     @property

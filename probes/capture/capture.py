@@ -1,6 +1,7 @@
 """capture: the activations of a model at some sites, by plain hooks, in a pass that stops after the last site."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import torch
@@ -38,25 +39,19 @@ def capture(
     in_front = torch.equal(to_front, positions)
     back = to_front.argsort(dim=1)[:, :, None]
 
-    def watch(site: Site) -> None:
+    def watch(site: Site) -> Handle:
         def keep(stream: Float[Tensor, "batch pos d_model"]) -> None:
             stream = stream.detach()
             captured[site] = stream.clone() if in_front else stream.gather(1, back.expand_as(stream))
             if site == ordered[-1]:
                 raise _Enough
 
-        handles.append(hook_site(model, site, keep))
+        return hook_site(model, site, keep)
 
-    handles = []
-    try:
+    with suppress(_Enough), ExitStack() as hooks:
         for site in ordered:
-            watch(site)
+            hooks.callback(watch(site).remove)
         model.network(input_ids=tokens.gather(1, to_front), position_ids=positions, use_cache=False)
-    except _Enough:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
     missing = [str(site) for site in ordered if site not in captured]
     if missing:
         raise SiteError(
@@ -171,19 +166,16 @@ def layers_above(
 
         calls.append(again)
 
-    handles: list[Handle] = []
-    try:
-        handles.append(hook_site(model, site, keep))
-        handles += [block.register_forward_pre_hook(note, with_kwargs=True) for block in model.anatomy.blocks[first:]]
+    with ExitStack() as hooks:
+        hooks.callback(hook_site(model, site, keep).remove)
+        for block in model.anatomy.blocks[first:]:
+            hooks.callback(block.register_forward_pre_hook(note, with_kwargs=True).remove)
         model.network(
             input_ids=tokens.gather(1, to_front),
             position_ids=torch.arange(width, device=mask.device)[None],
             use_cache=False,
             logits_to_keep=1,
         )
-    finally:
-        for handle in handles:
-            handle.remove()
     if len(streams) != 1 or len(calls) != model.anatomy.n_layers - first:
         raise SiteError(
             f"a pass of {model.name} ran {len(calls)} blocks above {site}, want {model.anatomy.n_layers - first}: its "

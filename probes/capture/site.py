@@ -73,9 +73,7 @@ Change = Callable[[Float[Tensor, "batch pos d_model"]], Float[Tensor, "batch pos
 class Handle(Protocol):
     """What takes a hook out again."""
 
-    def remove(self) -> None:
-        """Leaves the network as it was."""
-        ...
+    def remove(self) -> None: ...
 
 
 def hook_site(model: Model, site: Site, change: Change) -> Handle:

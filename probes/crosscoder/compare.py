@@ -1,6 +1,5 @@
 """compare: what each latent of a crosscoder says of the two models, as a table."""
 
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -130,8 +129,7 @@ def against_placebo(latents: pl.DataFrame | None, placebo: pl.DataFrame | None) 
     return LATENT_KINDS.frame([_row(kind, _share(latents, kind), _share(placebo, kind)) for kind in KINDS])
 
 
-@dataclass(frozen=True, slots=True)
-class _Share:
+class _Share(NamedTuple):
     n: int
     n_of: int
 

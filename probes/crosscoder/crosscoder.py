@@ -55,7 +55,6 @@ class Crosscoder:
 
     @property
     def d_sae(self) -> int:
-        """How many latents."""
         return len(self.b_enc)
 
     @property
@@ -64,7 +63,6 @@ class Crosscoder:
         return self.W_dec.norm(dim=2).argmax(dim=1)
 
     def scaled(self, streams: Float[Tensor, "*place model d_model"]) -> Float[Tensor, "*place model d_model"]:
-        """Streams in the units of the dictionary."""
         return streams * self.scale[:, None]
 
     def encode(self, streams: Float[Tensor, "*place model d_model"]) -> Float[Tensor, "*place d_sae"]:
@@ -121,12 +119,9 @@ def load_crosscoder(path: Path, *, device: torch.device) -> Crosscoder:
 def _require_whole(path: Path, tensors: dict[str, Tensor]) -> None:
     if missing := [name for name in SHAPES if name not in tensors]:
         raise StorageError(f"{path} lacks {', '.join(missing)}: it is damaged, put it back from a copy")
-    sizes: dict[str, int] = {"model": 2}
+    sizes = dict(zip(SHAPES["W_enc"], tensors["W_enc"].shape, strict=False)) | {"model": 2}
     for name, axes in SHAPES.items():
         shape = tuple(tensors[name].shape)
-        if len(shape) == len(axes):
-            for axis, size in zip(axes, shape, strict=True):
-                sizes.setdefault(axis, size)
         if shape != (wanted := tuple(sizes.get(axis, 0) for axis in axes)):
             raise StorageError(f"{path} holds {name} as {shape}, want {wanted} for {' '.join(axes) or 'one number'}")
         if not tensors[name].is_floating_point() or not bool(tensors[name].isfinite().all()):
@@ -247,7 +242,6 @@ class Moments(NamedTuple):
 
     @property
     def squared_distance(self) -> Float[Tensor, " 2"]:
-        """Summed squared distance between stream and mean stream."""
         return self.squared_offset - self.offset.square().sum(dim=1) / self.n_rows
 
 

@@ -1,8 +1,8 @@
 """train: a crosscoder of two stores, by BatchTopK."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import chain, count, islice
 from typing import NamedTuple
 
 import torch
@@ -72,12 +72,14 @@ def train(
     does, and ModelError where a stream does not vary, or training diverges.
     """
     mean, scale = (part.to(device) for part in _measured(paired, training))
-    weights = _start(paired.base.plan.d_model, training, device)
+    drawn = torch.randn(training.d_sae, mean.shape[1], generator=torch_generator(training.seed, "crosscoder"))
+    weights = _Weights((nn.functional.normalize(drawn, dim=1) / 2).repeat(1, 2).to(device))
     optimiser = torch.optim.Adam(weights.parameters())
     idle = torch.zeros(training.d_sae, dtype=torch.int64, device=device)
     smallest: list[Float[Tensor, ""]] = []
     on_progress(0, training.n_steps)
-    for step, batch in enumerate(islice(_endless(paired, training), training.n_steps)):
+    epochs = (paired.batches("training", training.batch_size, seed=training.seed, epoch=epoch) for epoch in count())
+    for step, batch in enumerate(islice(chain.from_iterable(epochs), training.n_steps)):
         for group in optimiser.param_groups:
             group["lr"] = training.learning_rate * _schedule(training, step)
         streams = ((batch.to(device) - mean) * scale[:, None]).flatten(1)
@@ -154,17 +156,6 @@ def _measured(paired: Paired, training: Training) -> tuple[Float[Tensor, "2 d_mo
     if not bool((variance > 0).all()):
         raise ModelError(f"a stream at {paired.site} is the same at all {len(rows)} rows: want more texts")
     return mean.float(), (paired.base.plan.d_model / variance).sqrt().float()
-
-
-def _start(d_model: int, training: Training, device: torch.device) -> _Weights:
-    generator = torch_generator(training.seed, "crosscoder")
-    directions = nn.functional.normalize(torch.randn(training.d_sae, d_model, generator=generator), dim=1)
-    return _Weights((directions / 2).repeat(1, 2).to(device))
-
-
-def _endless(paired: Paired, training: Training) -> Iterator[Float[Tensor, "batch 2 d_model"]]:
-    for epoch in count():
-        yield from paired.batches("training", training.batch_size, seed=training.seed, epoch=epoch)
 
 
 def _schedule(training: Training, step: int) -> float:

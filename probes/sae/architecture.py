@@ -1,7 +1,6 @@
 """architecture: what kind of SAE to train, and how a user writes it."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias, assert_never
 
@@ -91,30 +90,29 @@ Architecture: TypeAlias = TopK | BatchTopK | Matryoshka | JumpReLU | Standard
 
 def parse_architecture(text: str) -> Architecture:
     """The inverse of `str`; raises ModelError."""
-    name, _, arguments = text.partition(":")
     try:
-        return _READERS[name](arguments)
+        match text.split(":"):
+            case ["topk", k]:
+                return TopK(int(k))
+            case ["batchtopk", k]:
+                return BatchTopK(int(k))
+            case ["matryoshka", k]:
+                return Matryoshka(int(k))
+            case ["matryoshka", k, widths]:
+                return Matryoshka(int(k), tuple(map(int, widths.split(","))))
+            case ["jumprelu", coefficient]:
+                return JumpReLU(float(coefficient))
+            case ["standard", coefficient]:
+                return Standard(float(coefficient))
+            case others:
+                raise ValueError(others)
     except ModelError:
         raise
-    except (KeyError, ValueError) as error:
+    except ValueError as error:
         raise ModelError(
             f"no SAE is trained as {text!r}: want topk:K, batchtopk:K, matryoshka:K, matryoshka:K:WIDTH,WIDTH, "
             "jumprelu:L0_COEFFICIENT or standard:L1_COEFFICIENT, such as topk:16"
         ) from error
-
-
-def _matryoshka(arguments: str) -> Matryoshka:
-    k, colon, widths = arguments.partition(":")
-    return Matryoshka(int(k), tuple(map(int, widths.split(","))) if colon else ())
-
-
-_READERS: dict[str, Callable[[str], Architecture]] = {
-    "topk": lambda arguments: TopK(int(arguments)),
-    "batchtopk": lambda arguments: BatchTopK(int(arguments)),
-    "matryoshka": _matryoshka,
-    "jumprelu": lambda arguments: JumpReLU(float(arguments)),
-    "standard": lambda arguments: Standard(float(arguments)),
-}
 
 
 def _require_positive(what: str, value: float | int) -> None:
@@ -173,7 +171,6 @@ class Recipe:
     site: Site
     architecture: Architecture
     d_sae: int
-    """How many features."""
     training: Training
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -22,7 +22,7 @@ from lab.records.errors import ModelError, SiteError, StorageError
 from lab.records.provenance import Provenance, canonical_json
 from lab.records.seeds import numpy_generator
 from lab.scoring.scores import Row, Texts, completion_logits, pieces
-from probes.capture.site import Handle, Site, check_site, hook_site
+from probes.capture.site import Site, check_site, hook_site
 from probes.sae.architecture import is_held_out
 from probes.storage.store import Store, read_texts, require_model, shuffled
 from probes.tables import SAE_QUALITY
@@ -35,7 +35,6 @@ class Sae:
     name: str
     """As a user would name it: its directory."""
     site: Site
-    """Whose stream it reads."""
     coder: nn.Module
     """An inference SAE of SAELens, frozen: `encode`, and a `decode` that is `features @ W_dec + b_dec`."""
     trained_on: str | None
@@ -122,13 +121,10 @@ def splice(model: Model, sae: Sae, change: FeatureChange | Reconstruction) -> It
             return sae.decode(features).to(stream.dtype)
         return (stream + (change(features) - features) @ sae.W_dec).to(stream.dtype)
 
-    handles: list[Handle] = [model.network.register_forward_hook(count)]
-    try:
-        handles.append(hook_site(model, sae.site, edit))
+    with ExitStack() as hooks:
+        hooks.callback(model.network.register_forward_hook(count).remove)
+        hooks.callback(hook_site(model, sae.site, edit).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
     if n_passes and not n_fired:
         raise SiteError(f"{sae.name} at {sae.site} never acted in {n_passes} passes of {model.name}")
 
@@ -357,11 +353,16 @@ def _losses(
     """Of every text, summed over its completion: clean, spliced and ablated cross-entropy, KL(clean || spliced)."""
     rows = [Row(prompt, completion) for prompt, completion in texts.select("prompt", "completion").iter_rows()]
     sums = np.zeros((len(rows), 4))
+
+    def mean_everywhere(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        return mean.to(stream.device, stream.dtype).expand_as(stream)
+
     for chosen, read in pieces(model, rows):
         clean = _log_probabilities(model, read)
         with splice(model, sae, Reconstruction()):
             spliced = _log_probabilities(model, read)
-        with _replaced(model, sae.site, mean):
+        with ExitStack() as hooks:
+            hooks.callback(hook_site(model, sae.site, mean_everywhere).remove)
             ablated = _log_probabilities(model, read)
         divergence = (clean.exp() * (clean - spliced)).sum(dim=-1)
         for place, index in enumerate(chosen):
@@ -375,17 +376,3 @@ def _losses(
 
 def _log_probabilities(model: Model, read: Texts) -> Float[Tensor, "text kept d_vocab"]:
     return completion_logits(model, read).float().log_softmax(dim=-1)
-
-
-@contextmanager
-def _replaced(model: Model, site: Site, mean: Float[Tensor, " d_model"]) -> Iterator[None]:
-    """The same activation at every position."""
-
-    def change(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        return mean.to(stream.device, stream.dtype).expand_as(stream)
-
-    handle = hook_site(model, site, change)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -114,8 +114,8 @@ def _learnt(store: Store, recipe: Recipe, device: torch.device, on_progress: Cal
             train_batch_size_samples=training.batch_size,
             lr=recipe.lr,
             lr_end=recipe.lr,
-            lr_warm_up_steps=_steps(training.warm_up_share, training.n_steps),
-            lr_decay_steps=_steps(training.decay_share, training.n_steps),
+            lr_warm_up_steps=int(training.warm_up_share * training.n_steps),
+            lr_decay_steps=int(training.decay_share * training.n_steps),
             device=str(device),
             dead_feature_window=training.dead_after,
         ),
@@ -146,7 +146,7 @@ def _untrained(recipe: Recipe, d_model: int) -> TrainingSAE:
         "normalize_activations": "expected_average_only_in",
         "metadata": SAEMetadata(),
     }
-    warm_up = _steps(recipe.training.warm_up_share, recipe.training.n_steps)
+    warm_up = int(recipe.training.warm_up_share * recipe.training.n_steps)
     match recipe.architecture:
         case TopK(k=k):
             return TopKTrainingSAE(TopKTrainingSAEConfig(**widths, k=k))
@@ -184,10 +184,6 @@ def _batches(store: Store, recipe: Recipe) -> Iterator[Float[Tensor, "batch d_mo
         for epoch in count()
     )
     return (batch.float() for batch in endless if len(batch) == training.batch_size)
-
-
-def _steps(share: float, n_steps: int) -> int:
-    return int(share * n_steps)
 
 
 def _save(coder: TrainingSAE, out: Path) -> None:

@@ -133,7 +133,6 @@ def _windows(
 def _table(
     store: Store, tokenizer: PreTrainedTokenizerBase, features: Sequence[int], top: _Top, before: int
 ) -> pl.DataFrame:
-    """The contexts with the words of their texts."""
     texts = read_texts(store)
     n_places = top.windows.shape[2]
     spelled = functools.cache(lambda token: str(tokenizer.decode([token])))

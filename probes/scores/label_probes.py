@@ -178,7 +178,6 @@ def _judged(
 
 
 def _drawn(store: Store, sae: Sae, labels: pl.DataFrame, names: tuple[str, ...], max_tokens: int, seed: int) -> _Tokens:
-    """At most `max_tokens` of the stored tokens, in their order."""
     drawn = np.sort(numpy_generator(seed, "tokens").permutation(store.n_rows)[:max_tokens])
     streams, marked, names_of, first = [], [], [], 0
     for number, portion in enumerate(store.portions):
@@ -213,7 +212,6 @@ def _by_mean_difference(sae: Sae, tokens: _Tokens) -> Int[Tensor, "label d_sae"]
 def _features(
     sae: Sae, stream: Float[Tensor, "token d_model"], columns: Int[Tensor, " some"]
 ) -> Float[np.ndarray, "token some"]:
-    """Activations of some features."""
     return torch.cat([features.cpu()[:, columns] for _, features in encoded(sae, stream)]).double().numpy()
 
 

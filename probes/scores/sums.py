@@ -32,13 +32,10 @@ class Sums:
     n_inside: int
     """Tokens with at least one label."""
     n_labelled: Int64[np.ndarray, " label"]
-    """Tokens with each label."""
     inside: Float64[np.ndarray, " d_sae"]
     """Activation at tokens with at least one label."""
     outside: Float64[np.ndarray, " d_sae"]
-    """Activation at tokens without any."""
     labelled: Float64[np.ndarray, "label d_sae"]
-    """Activation at tokens with each label."""
     largest: Float64[np.ndarray, " d_sae"]
     counts: Int64[np.ndarray, "d_sae bin"]
     """Tokens whose activation is above 0, by its size; the end bins hold what is beyond them too."""
@@ -47,11 +44,9 @@ class Sums:
 
     @property
     def total(self) -> Float64[np.ndarray, " d_sae"]:
-        """Activation at all tokens."""
         return self.inside + self.outside
 
     def __add__(self, other: "Sums") -> "Sums":
-        """Both together; they must be of the same labels and features."""
         assert self.labels == other.labels, "sums of other labels"
         added = {field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(Sums)}
         return Sums(**added | {"labels": self.labels, "largest": np.maximum(self.largest, other.largest)})
@@ -125,7 +120,6 @@ def _count(
 
 
 def firing(sums: Sums) -> pl.DataFrame:
-    """`FIRING` rows, one a feature."""
     n_active = sums.counts.sum(axis=1)
     nowhere = np.full(len(n_active), np.nan)
     return FIRING.checked(

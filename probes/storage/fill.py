@@ -150,10 +150,7 @@ def _index(number: int, portion: Portion, texts: pl.DataFrame, chosen: Sequence[
 
 
 class Damage(NamedTuple):
-    """What is wrong with one file."""
-
     name: str
-    """Path inside the store."""
     fault: Literal["missing", "altered"]
 
 
@@ -299,7 +296,6 @@ def _writer(out: Path, model: Model, texts: pl.DataFrame) -> Callable[[int], Non
 
 
 def _names(number: int) -> tuple[str, str]:
-    """The files of a shard."""
     return shard_name(number), index_name(number)
 
 

@@ -49,9 +49,7 @@ class Plan:
     sites: tuple[Site, ...]
     positions: Positions
     stored: DtypeName
-    """Dtype of the activations on disk."""
     texts: str
-    """Digest of the `TEXTS` table."""
     shard_bytes: int
     """Activations that a shard may hold; a single text may hold more."""
     batch_tokens: int
@@ -64,7 +62,6 @@ class Plan:
 
     @property
     def most_rows(self) -> int:
-        """Rows that a shard may have."""
         return max(1, self.shard_bytes // (len(self.sites) * self.d_model * self.dtype.itemsize))
 
 
@@ -89,7 +86,15 @@ def plan(
         check_site(model, site)
     if shard_bytes < 1 or batch_tokens < 1:
         raise StorageError(f"shards of {shard_bytes} bytes, passes of {batch_tokens} tokens: want at least 1 of each")
-    _require_readable(model, texts)
+    context = getattr(model.network.config, "max_position_embeddings", None)
+    lengths = texts["prompt"].list.len() + texts["completion"].list.len()
+    longest = lengths.max()
+    if isinstance(context, int) and isinstance(longest, int) and longest > context:
+        text = texts.row(lengths.arg_max() or 0, named=True)
+        raise StorageError(
+            f"sample {text['sample_index']} of {text['problem_id']!r} has {longest} tokens, and {model.name} reads "
+            f"{context}: leave such texts out"
+        )
     own = str(model.dtype).removeprefix("torch.")
     if stored is None and own not in DTYPES:
         raise StorageError(f"{model.name} computes in {own}: name one of {', '.join(DTYPES)} as the stored dtype")
@@ -114,7 +119,6 @@ class Portion(NamedTuple):
     first_text: int
     n_texts: int
     n_rows: int
-    """Activations at each site."""
 
 
 def portions(plan: Plan, tokenizer: PreTrainedTokenizerBase, texts: pl.DataFrame) -> tuple[Portion, ...]:
@@ -152,18 +156,6 @@ def read_plan(described: dict[str, Any]) -> Plan:
     return Plan(**fields | {"sites": sites, "positions": rule})
 
 
-def _require_readable(model: Model, texts: pl.DataFrame) -> None:
-    context = getattr(model.network.config, "max_position_embeddings", None)
-    lengths = texts["prompt"].list.len() + texts["completion"].list.len()
-    longest = lengths.max()
-    if isinstance(context, int) and isinstance(longest, int) and longest > context:
-        text = texts.row(lengths.arg_max() or 0, named=True)
-        raise StorageError(
-            f"sample {text['sample_index']} of {text['problem_id']!r} has {longest} tokens, and {model.name} reads "
-            f"{context}: leave such texts out"
-        )
-
-
 FORMAT = "elicitation-lab.activations.1"
 MANIFEST, TEXTS_FILE = "manifest.json", "texts.parquet"
 
@@ -193,17 +185,14 @@ class Store:
     plan: Plan
     made_by: Provenance
     portions: tuple[Portion, ...]
-    """What each shard holds."""
     files: Mapping[str, str]
     """Name -> SHA-256 of every file but the manifest; empty while the store is not finished."""
 
     @property
     def n_rows(self) -> int:
-        """Activations at each site."""
         return sum(portion.n_rows for portion in self.portions)
 
     def shard(self, number: int) -> Path:
-        """File of the tensors of a shard."""
         return self.path / shard_name(number)
 
     def index(self) -> pl.LazyFrame:
@@ -215,12 +204,10 @@ class Store:
 
 
 def shard_name(number: int) -> str:
-    """Where the tensors of a shard lie in a store."""
     return f"shards/{number:05d}.safetensors"
 
 
 def index_name(number: int) -> str:
-    """Where the index of a shard lies in a store."""
     return f"index/{number:05d}.parquet"
 
 
@@ -233,7 +220,6 @@ def read_index(store: Store, number: int) -> pl.DataFrame:
 
 
 def read_texts(store: Store) -> pl.DataFrame:
-    """The store's `TEXTS` table."""
     return read_table(store.path / TEXTS_FILE, TEXTS)
 
 
@@ -339,9 +325,7 @@ def shuffled(
     With `keep`, only the rows of problems for whose id it is True. The shards come in random order, and `n_mixed` at a
     time are mixed row by row; with fewer than there are, two rows of one shard are more often near each other than
     chance has it. A function of the store, `seed` and `epoch` (and of `n_mixed`, `batch_size` and `keep`). Holds
-    `n_mixed` shards of the site, and reads another while it does. On the CPU, in the dtype that is stored. For
-    SAELens' trainer, chain the epochs:
-    `chain.from_iterable(shuffled(store, site, 4096, seed=0, epoch=epoch) for epoch in count())`.
+    `n_mixed` shards of the site, and reads another while it does. On the CPU, in the dtype that is stored.
 
     Raises StorageError for a batch size or a number of shards below 1, with `keep` for an index that cannot be read,
     and as `read_rows` does.
@@ -384,7 +368,6 @@ def _together(
 
 
 def _kept(store: Store, number: int, keep: Callable[[str], bool]) -> Bool[Tensor, " row"]:
-    """Which rows of a shard are of problems to keep."""
     problems = read_index(store, number)["problem_id"]
     kept = [problem_id for problem_id in problems.unique().to_list() if keep(problem_id)]
     return torch.from_numpy(np.array(problems.is_in(kept).to_numpy()))

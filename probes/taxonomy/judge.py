@@ -99,15 +99,13 @@ Measure: TypeAlias = Callable[[Float[np.ndarray, "table row column"]], Float[np.
 """One number for each table of counts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(NamedTuple):
     """Counts of segments by problem, by a first and by a second coding."""
 
     counts: Float[np.ndarray, "problem row column"]
 
     @property
     def total(self) -> Float[np.ndarray, "row column"]:
-        """All problems together."""
         return self.counts.sum(axis=0)
 
     @property
@@ -157,9 +155,7 @@ class Basis:
     """Name -> the same segments, read at other tokens."""
     parts: Parts
     weights: Int[np.ndarray, "boot problem"]
-    """Resamples of the held-out problems."""
     seed: int
-    """Of what is shuffled."""
 
     problems: Int[np.ndarray, " held"] = field(init=False)
     """Number of the problem of each held-out segment."""
@@ -189,7 +185,6 @@ def judge(basis: Basis, fits: Sequence[Taxonomy], nulls: Sequence[Taxonomy]) -> 
 def categories_of(
     taxonomy: Taxonomy, read: SegmentMeans, chosen: Bool[np.ndarray, " segment"]
 ) -> Int[np.ndarray, " chosen"]:
-    """Number of the category of each segment that is `chosen`."""
     return taxonomy.category(read.means[torch.from_numpy(chosen)]).numpy()
 
 

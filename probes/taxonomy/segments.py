@@ -64,9 +64,8 @@ def segments(rule: Rule, tokenizer: PreTrainedTokenizerBase, texts: pl.DataFrame
     problem that is not known, or where there is no segment in any text.
     """
     rows: list[dict[str, object]] = []
-    for text, (problem_id, prompt, completion) in enumerate(
-        texts.select("problem_id", "prompt", "completion").iter_rows()
-    ):
+    read = texts.select("problem_id", "prompt", "completion").iter_rows()
+    for text, (problem_id, prompt, completion) in enumerate(read):
         for first, last, words, label in _found(rule, tokenizer, problem_id, completion):
             places = {"first": len(prompt) + first, "last": len(prompt) + last}
             rows.append({"text": text, "problem_id": problem_id, "words": words, "label": label, **places})
@@ -147,7 +146,6 @@ class SegmentMeans:
     """In fp32 on the CPU, neither centred nor normalised."""
     model: str
     model_digest: str
-    """Digest of the model whose stream it is."""
 
 
 def segment_means(store: Store, segments: pl.DataFrame, site: Site) -> SegmentMeans:
@@ -196,22 +194,15 @@ def _places(
     store: Store, segments: pl.DataFrame, index: pl.DataFrame
 ) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"]]:
     """Row of `segments` and row of the shard, for every token of every segment."""
-    first, last = segments["first"].to_numpy().astype(np.int64), segments["last"].to_numpy().astype(np.int64)
-    n_tokens = last - first + 1
-    segment = np.repeat(np.arange(len(segments)), n_tokens)
-    offset = np.arange(len(segment)) - np.repeat(np.cumsum(n_tokens) - n_tokens, n_tokens)
-    wanted = _key(segments["text"].to_numpy()[segment], first[segment] + offset)
-    # The index is in the order of texts and, in each, of places.
-    have = _key(index["text"].to_numpy(), index["position"].to_numpy())
-    places = np.minimum(np.searchsorted(have, wanted), len(have) - 1)
-    if len(absent := np.flatnonzero(have[places] != wanted)):
-        row = segments.row(int(segment[absent[0]]), named=True)
+    spans = segments.with_row_index("segment").with_columns(
+        position=pl.int_ranges("first", pl.col("last") + 1, dtype=pl.Int32)
+    )
+    wanted = spans.explode("position").join(
+        index.select("text", "position", "row"), on=["text", "position"], how="left", maintain_order="left"
+    )
+    if absent := wanted.filter(pl.col("row").is_null()).rows(named=True):
         raise StorageError(
-            f"{store.path} lacks token {wanted[absent[0]] & 0xFFFFFFFF} of text {row['text']}, which is in the segment "
-            f"{row['words']!r}: its positions are {store.plan.positions}; capture all tokens (--positions all)"
+            f"{store.path} lacks token {absent[0]['position']} of text {absent[0]['text']}, which is in the segment "
+            f"{absent[0]['words']!r}: its positions are {store.plan.positions}; capture all tokens (--positions all)"
         )
-    return segment, places
-
-
-def _key(text: Int[np.ndarray, " row"], position: Int[np.ndarray, " row"]) -> Int[np.ndarray, " row"]:
-    return text.astype(np.int64) << 32 | position.astype(np.int64)
+    return wanted["segment"].to_numpy().astype(np.int64), wanted["row"].to_numpy().astype(np.int64)

@@ -87,8 +87,6 @@ def _at(segments: pl.DataFrame, places: pl.Series) -> pl.DataFrame:
 
 
 class Survey(NamedTuple):
-    """What came of a survey."""
-
     taxonomies: dict[str, Taxonomy]
     """By a name that says site, method and size: those of the first seed."""
     quality: pl.DataFrame

@@ -33,7 +33,6 @@ class Taxonomy:
     """
 
     site: Site
-    """Whose stream it reads."""
     mean: Float[Tensor, " d_model"]
     """Mean segment of the fit, subtracted from all that is read."""
     W_enc: Float[Tensor, "d_model category"]
@@ -44,10 +43,8 @@ class Taxonomy:
     k: int
     """How many scores a reconstruction keeps."""
     names: tuple[str, ...]
-    """What each category is called."""
     model: str
     model_digest: str
-    """Digest of the model whose stream it learned."""
 
     def __post_init__(self) -> None:
         n = self.n_categories
@@ -61,17 +58,14 @@ class Taxonomy:
 
     @property
     def n_categories(self) -> int:
-        """How many categories."""
         return self.W_dec.shape[0]
 
     @property
     def d_model(self) -> int:
-        """Width of the stream."""
         return self.W_dec.shape[1]
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by its name."""
         return {name: getattr(self, name) for name in ("mean", "W_enc", "b_enc", "W_dec", "b_dec")}
 
     def to(self, device: torch.device) -> "Taxonomy":
@@ -283,7 +277,6 @@ class ClusteringSae:
 
     @property
     def name(self) -> str:
-        """As tables write it."""
         return f"sae-k{self.k}"
 
 

@@ -1,6 +1,7 @@
 """The figures of a page of features: each a pure function from its tables to a plotly figure."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -11,81 +12,63 @@ from elicitation.pages.features.tables import (
     FeatureNames,
     FeatureTables,
     ablates,
-    difference_ruler,
-    effect_ruler,
-    feature_name,
-    main_effects,
     method_words,
-    ranked_differences,
-    ranked_scores,
 )
+from elicitation.pages.kit import palette
 from elicitation.pages.kit.canvas import Canvas, blank, marks, quiet_axis, word
 from elicitation.pages.kit.markup import counted, plotly_text, shortened
 from elicitation.pages.kit.numerals import Ruler, figures, fixed, interval, percent, points, span
-from elicitation.pages.kit.palette import (
-    BASE,
-    BASE_STYLE,
-    INK,
-    MUTED,
-    PAPER,
-    STEERED,
-    TUNED_STYLE,
-    Style,
-    hollow,
-)
+from elicitation.pages.kit.palette import Style, hollow
 from elicitation.pages.kit.plots import Dot, dot, dot_plot
 
 SHOWN = 12
 """Rows of the strongest effects and of the largest differences."""
-_FEATURE = Style(ink=STEERED, symbol="circle")
-_CHOSEN = Style(ink=STEERED, symbol="square")
+_FEATURE = Style(ink=palette.STEERED, symbol="circle")
+_CHOSEN = Style(ink=palette.STEERED, symbol="square")
 _ACTED: Mapping[str, tuple[str, Style]] = MappingProxyType(
     {
         "top": ("chosen", _CHOSEN),
-        "frequency_matched": ("random", hollow(STEERED)),
-        "first_token": ("random first-token", hollow(STEERED, "triangle-up-open")),
+        "frequency_matched": ("random", hollow(palette.STEERED)),
+        "first_token": ("random first-token", hollow(palette.STEERED, "triangle-up-open")),
     }
 )
 """Which features were acted on -> in words, and its look, in reading order."""
 _PROBES: Mapping[str, Style] = MappingProxyType(
-    {"linear": Style(ink=BASE, symbol="circle"), "sparse": _CHOSEN, "shuffled": hollow(STEERED)}
+    {"linear": Style(ink=palette.BASE, symbol="circle"), "sparse": _CHOSEN, "shuffled": hollow(palette.STEERED)}
 )
 """Probe -> its look, in reading order."""
 _DRAWN, _NAMED = 2000, 6
 _DECADES = (0.01, 0.1, 1.0, 10.0, 100.0)
 
 
-def _three(value: float) -> str:
-    return fixed(value, 3)
-
-
-AUROC = Ruler(write=_three, span=lambda low, high: span(low, high, _three), origin=0.5, most=1.008)
+_THREE = partial(fixed, digits=3)
+AUROC = Ruler(write=_THREE, span=partial(span, write=_THREE), origin=0.5, most=1.008)
 """From telling nothing apart, 0.5, to telling all."""
 
 
 def effect_figure(tables: FeatureTables, names: FeatureNames, canvas: Canvas) -> go.Figure:
     """The strongest features by the main method, from the one that pushes most towards to the one against."""
-    top = main_effects(tables.effects).head(SHOWN).sort("effect", maintain_order=True)
+    top = tables.main_effects.head(SHOWN).sort("effect", maintain_order=True)
     axis = f"Effect on {names.towards} over {names.over} by {method_words(top['method'][0])}, nats"
-    return _ranked(tables, top.to_dicts(), "effect", effect_ruler(tables), axis, canvas)
+    return _ranked(tables, top.to_dicts(), "effect", tables.effect_ruler, axis, canvas)
 
 
 def difference_figure(tables: FeatureTables, canvas: Canvas) -> go.Figure:
     """The features that changed most, those that rose on top."""
     axis = "Mean activation, tuned minus base"
-    return _ranked(tables, largest_differences(tables)[::-1], "difference", difference_ruler(tables), axis, canvas)
+    return _ranked(tables, largest_differences(tables)[::-1], "difference", tables.difference_ruler, axis, canvas)
 
 
 def largest_differences(tables: FeatureTables) -> list[dict[str, Any]]:
     """The rows of `DIFFERENCES` that are shown, those that rose first."""
-    largest = ranked_differences(tables.differences).head(SHOWN)
+    largest = tables.ranked_differences.head(SHOWN)
     return largest.sort("difference", descending=True, maintain_order=True).to_dicts()
 
 
 def _ranked(
     tables: FeatureTables, rows: list[dict[str, Any]], of: str, ruler: Ruler, axis: str, canvas: Canvas
 ) -> go.Figure:
-    names = [feature_name(row["feature"], tables) for row in rows]
+    names = [tables.named(row["feature"]) for row in rows]
     dots = [
         dot(row, name, _FEATURE, of=of, note=canvas.beside(ruler.said(row, of)))
         for row, name in zip(rows, names, strict=True)
@@ -167,7 +150,9 @@ def intervention_name(row: Mapping[str, Any], names: FeatureNames) -> str:
 
 def _acted(row: Mapping[str, Any], names: FeatureNames, canvas: Canvas) -> Dot:
     if row["features"] == "none":
-        return dot(row, intervention_name(row, names), TUNED_STYLE if ablates(row) else BASE_STYLE, of="rate")
+        return dot(
+            row, intervention_name(row, names), palette.TUNED_STYLE if ablates(row) else palette.BASE_STYLE, of="rate"
+        )
     digits = 1 if canvas.note_room else 0
     note = f"{points(row['change'], digits)} {interval(row['change_low'], row['change_high'], digits)}".strip()
     return dot(row, intervention_name(row, names), _ACTED[row["features"]][1], of="rate", note=note)
@@ -179,15 +164,15 @@ def scatter_figure(tables: FeatureTables, names: FeatureNames, shown: list[int],
     The firing share is on a logarithmic axis. `shown` are the features that have a card.
     """
     placed = placed_features(tables).head(_DRAWN)
-    by_effect = bool(main_effects(tables.effects).height)
+    by_effect = bool(tables.main_effects.height)
     axis = f"Effect on {names.towards} over {names.over}, nats" if by_effect else "ReasonScore"
-    write = effect_ruler(tables).write
+    write = tables.effect_ruler.write
 
     def says(value: float) -> str:
         return f"{write(value)} nats" if by_effect else f"ReasonScore {figures(value)}"
 
     figure = blank(canvas, height=420)
-    figure.add_hline(y=0, line={"color": MUTED, "width": 1, "dash": "dot"}, layer="below")
+    figure.add_hline(y=0, line={"color": palette.MUTED, "width": 1, "dash": "dot"}, layer="below")
     carded = pl.col("feature").is_in(shown)
     figure.add_trace(_marks(placed.filter(~carded), says, n_named=0).update(marker=_UNCARDED))
     figure.add_trace(_marks(placed.filter(carded), says, n_named=_NAMED if canvas.columns > 1 else 0))
@@ -207,13 +192,13 @@ def scatter_figure(tables: FeatureTables, names: FeatureNames, shown: list[int],
     return figure
 
 
-_UNCARDED = {"size": 6, "color": PAPER, "line": {"color": MUTED}}
+_UNCARDED = {"size": 6, "color": palette.PAPER, "line": {"color": palette.MUTED}}
 
 
 def placed_features(tables: FeatureTables) -> pl.DataFrame:
     """Feature, firing share and `y`, strongest first; a feature that never fires has no place."""
-    effects = main_effects(tables.effects)
-    scored = ranked_scores(tables.reason_scores).rename({"score": "y"})
+    effects = tables.main_effects
+    scored = tables.ranked_scores.rename({"score": "y"})
     values = effects.rename({"effect": "y"}) if effects.height else scored
     fires = tables.firing.filter(pl.col("firing_share") > 0)
     joined = fires.join(values.select("feature", "y"), on="feature")
@@ -246,6 +231,6 @@ def _marks(placed: pl.DataFrame, says: Callable[[float], str], *, n_named: int) 
         text=[str(row["feature"]) if place < n_named else "" for place, row in enumerate(rows)],
         # To either side in turn, so that names of near marks do not meet.
         textposition=["middle right" if place % 2 else "middle left" for place in range(len(rows))],
-        textfont={"size": 12, "color": INK},
+        textfont={"size": 12, "color": palette.INK},
         cliponaxis=False,
     )

@@ -14,13 +14,7 @@ from elicitation.pages.features.tables import (
     FeatureNames,
     FeatureTables,
     ablates,
-    difference_ruler,
-    effect_ruler,
-    main_effects,
     method_words,
-    ranked_differences,
-    ranked_scores,
-    shown_features,
 )
 from elicitation.pages.kit.canvas import plot_block
 from elicitation.pages.kit.document import Origin, document
@@ -39,19 +33,19 @@ def feature_answer(tables: FeatureTables, names: FeatureNames) -> str:
     if tables.interventions.height:
         return _intervened(tables.interventions, names)
     n = max(table["feature"].n_unique() for table in (tables.effects, tables.differences, tables.reason_scores))
-    for row in main_effects(tables.effects).head(1).iter_rows(named=True):
-        ruler, side = effect_ruler(tables), names.towards if row["effect"] > 0 else names.over
+    for row in tables.main_effects.head(1).iter_rows(named=True):
+        ruler, side = tables.effect_ruler, names.towards if row["effect"] > 0 else names.over
         pushes = f"{ruler.write(row['effect'])} nats {ruler.span(row['low'], row['high'])}".rstrip()
         return (
             f"Of {n} features, feature {row['feature']} pushes hardest, towards {side}: {pushes} by "
             f"{method_words(row['method'])}; no feature was acted on while a model wrote."
         )
-    for row in ranked_differences(tables.differences).head(1).iter_rows(named=True):
+    for row in tables.ranked_differences.head(1).iter_rows(named=True):
         return (
             f"Of {n} features, feature {row['feature']} changed most from {names.base} to {names.tuned}: its mean "
-            f"activation by {difference_ruler(tables).said(row, 'difference')}; what it does was not measured."
+            f"activation by {tables.difference_ruler.said(row, 'difference')}; what it does was not measured."
         )
-    for row in ranked_scores(tables.reason_scores).head(1).iter_rows(named=True):
+    for row in tables.ranked_scores.head(1).iter_rows(named=True):
         return (
             f"Of {n} features, feature {row['feature']} has the highest ReasonScore, "
             f"{figures(row['score'])}; what it does was not measured."
@@ -134,7 +128,7 @@ def feature_section(tables: FeatureTables, names: FeatureNames, *, n_cards: int 
 
 def _shown(tables: FeatureTables, names: FeatureNames, n_cards: int) -> dict[str, object]:
     """The values of the templates."""
-    shown = shown_features(tables, n_cards)
+    shown = tables.shown(n_cards)
     return {
         "plot_block": plot_block,
         "answer": feature_answer(tables, names),

@@ -7,23 +7,11 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
-from elicitation.pages.features.figures import (
-    AUROC,
-    SHOWN,
-    intervention_groups,
-    intervention_name,
-    largest_differences,
-    ordered_probes,
-    probe_name,
-)
+from elicitation.pages.features import figures as drawn
 from elicitation.pages.features.tables import (
     METHODS,
     FeatureNames,
     FeatureTables,
-    difference_ruler,
-    effect_ruler,
-    feature_name,
-    main_effects,
     method_words,
 )
 from elicitation.pages.kit.markup import filled, grouped, joined, markup
@@ -61,12 +49,12 @@ def quality_table(quality: pl.DataFrame) -> Markup:
 def intervention_table(interventions: pl.DataFrame, names: FeatureNames) -> Markup:
     """Every row of `INTERVENTIONS`."""
     headings = ("", "Active where the answer begins", f"Rate of {names.behaviour}", "Change, points")
-    rows = [row for group in intervention_groups(interventions) for row in group]
+    rows = [row for group in drawn.intervention_groups(interventions) for row in group]
     return sheet((*headings, "Chosen minus random, points"), [_intervention(row, names) for row in rows])
 
 
 def _intervention(row: Mapping[str, Any], names: FeatureNames) -> tuple[str, ...]:
-    name, rate = intervention_name(row, names), PERCENT.cell(row, "rate")
+    name, rate = drawn.intervention_name(row, names), PERCENT.cell(row, "rate")
     if row["features"] == "none":
         return markup("<b>{}</b>", name), ABSENT, rate, remarked(ABSENT, "as it is"), ABSENT
     beyond = ABSENT if row["features"] == "top" else POINTS.cell(row, "beyond")
@@ -75,13 +63,13 @@ def _intervention(row: Mapping[str, Any], names: FeatureNames) -> tuple[str, ...
 
 def effect_table(tables: FeatureTables) -> Markup:
     """The strongest features by every method there is."""
-    main, ruler = main_effects(tables.effects).head(SHOWN), effect_ruler(tables)
+    main, ruler = tables.main_effects.head(drawn.SHOWN), tables.effect_ruler
     present = set(tables.effects["method"])
     methods = [*(method for method in METHODS if method in present), *sorted(present - set(METHODS))]
     found = {(row["feature"], row["method"]): row for row in tables.effects.iter_rows(named=True)}
     rows = [
         (
-            feature_name(row["feature"], tables),
+            tables.named(row["feature"]),
             *(
                 ruler.cell(found[row["feature"], method], "effect")
                 if (row["feature"], method) in found
@@ -97,16 +85,16 @@ def effect_table(tables: FeatureTables) -> Markup:
 
 def difference_table(tables: FeatureTables) -> Markup:
     """The features that changed most, with both means."""
-    ruler = difference_ruler(tables)
+    ruler = tables.difference_ruler
     rows = [
         (
-            feature_name(row["feature"], tables),
+            tables.named(row["feature"]),
             ruler.write(row["base_mean"]).removeprefix("+"),
             ruler.write(row["tuned_mean"]).removeprefix("+"),
             ruler.cell(row, "difference"),
             remarked(ABSENT, "does not vary") if math.isnan(row["effect_size"]) else signed(row["effect_size"], 2),
         )
-        for row in largest_differences(tables)
+        for row in drawn.largest_differences(tables)
     ]
     headings = ("", "Mean in the base", "Mean in the tuned", "Difference", "In standard deviations")
     return sheet(headings, rows)
@@ -115,16 +103,16 @@ def difference_table(tables: FeatureTables) -> Markup:
 def probe_table(label_probes: pl.DataFrame) -> Markup:
     """Every row of `LABEL_PROBES`."""
     headings = ("", "AUROC", "F1", "Tokens of the kind", "Features")
-    return sheet(headings, [_probe(row) for row in ordered_probes(label_probes)], {"Features"})
+    return sheet(headings, [_probe(row) for row in drawn.ordered_probes(label_probes)], {"Features"})
 
 
 def _probe(row: Mapping[str, Any]) -> tuple[str, ...]:
     few, listed = remarked(ABSENT, "too few tokens"), list(row["features"])
     more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
     return (
-        titled(row["label"], probe_name(row)),
-        few if math.isnan(row["auroc"]) else AUROC.cell(row, "auroc"),
-        few if math.isnan(row["f1"]) else AUROC.write(row["f1"]),
+        titled(row["label"], drawn.probe_name(row)),
+        few if math.isnan(row["auroc"]) else drawn.AUROC.cell(row, "auroc"),
+        few if math.isnan(row["f1"]) else drawn.AUROC.write(row["f1"]),
         f"{grouped(row['n_labelled'])} of {grouped(row['n_tokens'])}",
         ", ".join(map(str, listed[:_LISTED])) + more if listed else f"all {row['n_features']} of the stream",
     )
@@ -162,8 +150,8 @@ def _fires(row: Mapping[str, Any]) -> str:
 
 def _statistics(mine: pl.Expr, tables: FeatureTables, names: FeatureNames) -> Iterator[tuple[str, str, str]]:
     """(what, value, remark) of each number that is known."""
-    nats, means = effect_ruler(tables), difference_ruler(tables)
-    for row in main_effects(tables.effects).filter(mine).iter_rows(named=True):
+    nats, means = tables.effect_ruler, tables.difference_ruler
+    for row in tables.main_effects.filter(mine).iter_rows(named=True):
         by = f"{nats.span(row['low'], row['high'])} by {method_words(row['method'])}, active in {row['n_texts']} texts"
         yield f"effect on {names.towards} over {names.over}", f"{nats.write(row['effect'])} nats", by.strip()
     for row in tables.differences.filter(mine).iter_rows(named=True):

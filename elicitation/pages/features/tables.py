@@ -9,34 +9,25 @@ import polars as pl
 from elicitation.pages.kit.numerals import Ruler, changes
 from elicitation.pages.kit.tokens import token_word
 from lab.records.tables import Schema
-from probes.tables import (
-    CONTEXTS,
-    DIFFERENCES,
-    FEATURE_EFFECTS,
-    FIRING,
-    INTERVENTIONS,
-    LABEL_ACTIVATIONS,
-    LABEL_PROBES,
-    LOGIT_EFFECTS,
-    REASON_SCORES,
-    SAE_QUALITY,
-)
+from probes import tables as declared
 
 _NAMED = 3
 """Tokens that a feature is named by."""
 TABLES: tuple[tuple[str, Schema], ...] = (
-    ("quality", SAE_QUALITY),
-    ("interventions", INTERVENTIONS),
-    ("effects", FEATURE_EFFECTS),
-    ("firing", FIRING),
-    ("reason_scores", REASON_SCORES),
-    ("differences", DIFFERENCES),
-    ("label_probes", LABEL_PROBES),
-    ("label_activations", LABEL_ACTIVATIONS),
-    ("logit_effects", LOGIT_EFFECTS),
-    ("contexts", CONTEXTS),
+    ("quality", declared.SAE_QUALITY),
+    ("interventions", declared.INTERVENTIONS),
+    ("effects", declared.FEATURE_EFFECTS),
+    ("firing", declared.FIRING),
+    ("reason_scores", declared.REASON_SCORES),
+    ("differences", declared.DIFFERENCES),
+    ("label_probes", declared.LABEL_PROBES),
+    ("label_activations", declared.LABEL_ACTIVATIONS),
+    ("logit_effects", declared.LOGIT_EFFECTS),
+    ("contexts", declared.CONTEXTS),
 )
 """Field of `FeatureTables` -> schema of its table, in reading order."""
+METHODS = ("ablation", "joint ablation", "integrated", "gradient")
+"""Ways to an effect, the exact ones first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -60,6 +51,47 @@ class FeatureTables:
         for name, schema in TABLES:
             schema.checked(getattr(self, name))
 
+    @property
+    def main_effects(self) -> pl.DataFrame:
+        """`FEATURE_EFFECTS` by the first of `METHODS` that is there, strongest to either side first."""
+        present = set(self.effects["method"])
+        chosen = next((method for method in METHODS if method in present), next(iter(sorted(present)), ""))
+        return _strongest(self.effects.filter(pl.col("method") == chosen), "effect")
+
+    @property
+    def ranked_differences(self) -> pl.DataFrame:
+        """`DIFFERENCES`, largest to either side first, in the features' own units."""
+        return _strongest(self.differences, "difference")
+
+    @property
+    def ranked_scores(self) -> pl.DataFrame:
+        """`REASON_SCORES`, highest first."""
+        known = self.reason_scores.filter(pl.col("score").is_not_nan())
+        return known.sort("score", "feature", descending=[True, False])
+
+    @property
+    def effect_ruler(self) -> Ruler:
+        """For effects in nats, by any method."""
+        return changes(self.main_effects["effect"].head(1))
+
+    @property
+    def difference_ruler(self) -> Ruler:
+        """For mean activations and their differences."""
+        return changes(self.ranked_differences["difference"].head(1))
+
+    def shown(self, n: int) -> list[int]:
+        """The `n` features that get a card: by effect, else by ReasonScore, difference, or how often they fire."""
+        fires = self.firing.sort("n_active", "feature", descending=[True, False])
+        read = self.contexts.unique("feature", keep="first", maintain_order=True)
+        ranked = (self.main_effects, self.ranked_scores, self.ranked_differences, fires, read)
+        return next((table for table in ranked if table.height), self.firing)["feature"].head(n).to_list()
+
+    def named(self, feature: int) -> str:
+        """`Feature 137 · raises T V`, plain text; a token's spaces are ␣. Only the number where nothing is known."""
+        raised = self.logit_effects.filter(pl.col("feature") == feature, pl.col("side") == "up").sort("rank")
+        tokens = " ".join(token_word(text) for text in raised["text"].head(_NAMED))
+        return f"Feature {feature} · raises {tokens}" if tokens else f"Feature {feature}"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeatureNames:
@@ -73,57 +105,6 @@ class FeatureNames:
     """What it is weighed against, such as `A`."""
     behaviour: str
     """What the rate of an intervention is the rate of, such as `worked chains`."""
-
-
-METHODS = ("ablation", "joint ablation", "integrated", "gradient")
-"""Ways to an effect, the exact ones first."""
-
-
-def main_effects(effects: pl.DataFrame) -> pl.DataFrame:
-    """`FEATURE_EFFECTS` by the first of `METHODS` that is there, strongest to either side first."""
-    present = set(effects["method"])
-    chosen = next((method for method in METHODS if method in present), next(iter(sorted(present)), ""))
-    return _strongest(effects.filter(pl.col("method") == chosen), "effect")
-
-
-def ranked_differences(differences: pl.DataFrame) -> pl.DataFrame:
-    """`DIFFERENCES`, largest to either side first, in the features' own units."""
-    return _strongest(differences, "difference")
-
-
-def ranked_scores(scores: pl.DataFrame) -> pl.DataFrame:
-    """`REASON_SCORES`, highest first."""
-    return scores.filter(pl.col("score").is_not_nan()).sort("score", "feature", descending=[True, False])
-
-
-def shown_features(tables: FeatureTables, n: int) -> list[int]:
-    """The `n` features that get a card: by effect, else by ReasonScore, difference, or how often they fire."""
-    ranked = (
-        main_effects(tables.effects),
-        ranked_scores(tables.reason_scores),
-        ranked_differences(tables.differences),
-        tables.firing.sort("n_active", "feature", descending=[True, False]),
-        tables.contexts.unique("feature", keep="first", maintain_order=True),
-    )
-    best = next((table for table in ranked if table.height), tables.firing)
-    return best["feature"].head(n).to_list()
-
-
-def effect_ruler(tables: FeatureTables) -> Ruler:
-    """For effects in nats, by any method."""
-    return changes(main_effects(tables.effects)["effect"].head(1))
-
-
-def difference_ruler(tables: FeatureTables) -> Ruler:
-    """For mean activations and their differences."""
-    return changes(ranked_differences(tables.differences)["difference"].head(1))
-
-
-def feature_name(feature: int, tables: FeatureTables) -> str:
-    """`Feature 137 · raises T V`, plain text; a token's own spaces are ␣. Only the number where nothing is known."""
-    raised = tables.logit_effects.filter(pl.col("feature") == feature, pl.col("side") == "up").sort("rank")
-    tokens = " ".join(token_word(text) for text in raised["text"].head(_NAMED))
-    return f"Feature {feature} · raises {tokens}" if tokens else f"Feature {feature}"
 
 
 def method_words(method: str) -> str:

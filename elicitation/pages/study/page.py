@@ -12,10 +12,9 @@ from elicitation.pages.kit.canvas import Canvas, key, plot_block
 from elicitation.pages.kit.document import Origin, document
 from elicitation.pages.kit.palette import completed
 from elicitation.pages.kit.table import numbers
+from elicitation.pages.study import figures
 from elicitation.pages.study.estimates import estimates_section, published_section
-from elicitation.pages.study.figures import arm_styles, curve_figure, guess_figure, ladder_figure
 from elicitation.pages.study.ladder import answer_sentence, glance, ladder_table
-from elicitation.pages.study.recovery_scatter import recovery_key, recovery_scatter
 from elicitation.pages.study.tables import ReportTables, rungs
 from elicitation.pages.study.traces import trace_cards, truncation_warning
 
@@ -52,7 +51,7 @@ def render(page: Page) -> str:
     tables, ladder, leaks = page.tables, page.tables.ladder, page.leaks
     n_problems = rungs(ladder, "strict")["n_problems"].max()
     compared = f"{page.base}, the base, with {page.tuned}, the tuned model, on {n_problems} {page.task} problems"
-    styles = completed(arm_styles(ladder), tables.guess["arm"])
+    styles = completed(figures.arm_styles(ladder), tables.guess["arm"])
     return document(
         "study/page.html",
         page.title,
@@ -62,16 +61,16 @@ def render(page: Page) -> str:
         checked=page.process_checked,
         answer=answer_sentence(ladder, leaks, page.task, page.base, page.tuned, page.sampling),
         glance=glance(ladder, page.estimates, page.records, compared, process_checked=page.process_checked),
-        draw_ladder=partial(ladder_figure, ladder),
+        draw_ladder=partial(figures.ladder_figure, ladder),
         ladder=ladder_table(ladder, leaks),
         warning=truncation_warning(ladder),
         helped="rung" in ladder["kind"],
-        draw_recovery=partial(recovery_scatter, ladder, leaks),
-        recovery_key=recovery_key(ladder, leaks),
+        draw_recovery=partial(figures.recovery_scatter, ladder, leaks),
+        recovery_key=figures.recovery_key(ladder, leaks),
         published=published_section(tables.published_hybrids),
         estimates=estimates_section(page.estimates, page.records),
         guessed=tables.guess.height,
-        draw_guess=partial(guess_figure, tables.guess, styles=styles),
+        draw_guess=partial(figures.guess_figure, tables.guess, styles=styles),
         tries=_curves(page, "k", tables.pass_at_k),
         often=_curves(page, "tau", tables.cover),
         families=_curves(page, "family", tables.families),
@@ -83,6 +82,6 @@ def render(page: Page) -> str:
 def _curves(page: Page, column: str, frame: pl.DataFrame) -> tuple[Markup, Callable[[Canvas], go.Figure]] | None:
     """(key, figure) of a table of curves; None where it has no rows."""
     labels = dict(frame.select("arm", "label").unique("arm", keep="first", maintain_order=True).iter_rows())
-    styles = completed(arm_styles(page.tables.ladder), labels)
-    draw = partial(curve_figure, column, frame, styles=styles, process_checked=page.process_checked)
+    styles = completed(figures.arm_styles(page.tables.ladder), labels)
+    draw = partial(figures.curve_figure, column, frame, styles=styles, process_checked=page.process_checked)
     return (key([(label, styles[arm]) for arm, label in labels.items()]), draw) if labels else None

@@ -5,9 +5,9 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from elicitation.calibration.case import QUICK, case_out, known_cases
 from elicitation.calibration.record import SILENT
 from elicitation.calibration.run import PathStart, calibrate, path_rows, path_starts
+from elicitation.calibration.trials import QUICK, case_out, known_cases
 from elicitation.estimators.estimate import ESTIMATES
 from lab.post_training.path_test import PathTest
 from lab.records.errors import ModelError

@@ -7,8 +7,7 @@ import polars as pl
 import pytest
 import torch
 
-from elicitation.comparison.dose import divergences, dose_sweep, relative_dose
-from elicitation.comparison.evaluate import EvalSpec, evaluate, is_coherent
+from elicitation.comparison.evaluate import EvalSpec, divergences, dose_sweep, evaluate, is_coherent, relative_dose
 from elicitation.pages.vectors.tables import DOSES
 from lab.models.load import load
 from lab.models.source import LocalModel

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from elicitation.comparison.config import ComparisonContext
-from elicitation.comparison.fits import FIRST, N_SHUFFLES, Entry, entries, fit_stage
-from elicitation.comparison.training_pairs import ITSELF, TrainingPairs
+from elicitation.comparison.fits import FIRST, ITSELF, N_SHUFFLES, Entry, TrainingPairs, entries, fit_stage
 from elicitation.study.fits import DISAGREEMENTS
 from lab.records.errors import VectorError
 from lab.sampling.sample import sample

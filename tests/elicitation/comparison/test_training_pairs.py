@@ -6,7 +6,7 @@ from itertools import chain
 import polars as pl
 import pytest
 
-from elicitation.comparison.training_pairs import TrainingPairs, sides_forgotten, some_rows, tokens_misplaced
+from elicitation.comparison.fits import TrainingPairs, sides_forgotten, some_rows, tokens_misplaced
 from elicitation.study.fits import DISAGREEMENTS
 from lab.records.seeds import torch_generator
 from lab.sampling.trace import TRACES

@@ -5,8 +5,7 @@ import polars as pl
 import pytest
 import torch
 
-from elicitation.comparison.evaluate import EvalSpec, evaluate
-from elicitation.comparison.transfer import Check, shared, transfer
+from elicitation.comparison.evaluate import Check, EvalSpec, evaluate, shared, transfer
 from elicitation.pages.vectors.tables import TRANSFERS
 from lab.models.load import ModelPair, load
 from lab.models.source import LocalModel

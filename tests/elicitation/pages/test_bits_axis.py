@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elicitation.pages.study.recovery_scatter import bits_axis, places
+from elicitation.pages.study.figures import bits_axis, places
 
 NAN = math.nan
 

@@ -21,16 +21,14 @@ from elicitation.pages.calibration.figures import (
 )
 from elicitation.pages.calibration.page import (
     CalibrationPage,
+    alarms_table,
     calibration_answer,
     calibration_summary,
-    render_calibration,
-)
-from elicitation.pages.calibration.sheets import (
-    alarms_table,
     kinds_table,
     leaks_table,
     published_records,
     refused_list,
+    render_calibration,
 )
 from elicitation.pages.kit.canvas import NARROW, WIDE, Canvas
 from elicitation.pages.kit.document import Origin, TableFile

@@ -28,8 +28,6 @@ from elicitation.pages.features.tables import (
     TABLES,
     FeatureNames,
     FeatureTables,
-    main_effects,
-    shown_features,
 )
 from elicitation.pages.kit.canvas import NARROW, WIDE, Canvas
 from elicitation.pages.kit.document import Origin, TableFile
@@ -374,7 +372,7 @@ def test_the_probes_drawn_are_the_widest_of_each_kind(tables: FeatureTables):
 
 
 def test_the_scatter_fills_the_marks_of_features_with_a_card(tables: FeatureTables):
-    shown = shown_features(tables, 3)
+    shown = tables.shown(3)
     hollow, filled = scatter_figure(tables, NAMES, shown, WIDE).data
     assert [str(feature) for feature in shown] == list(filled.text)
     assert len(hollow.x) + len(filled.x) == N - 1
@@ -393,12 +391,12 @@ def test_effects_by_the_exact_methods_come_first(tables: FeatureTables):
     by = {method: exact.with_columns(method=pl.lit(method)) for method in METHODS}
     assert METHODS[:2] == ("ablation", "joint ablation")
     for place in range(len(METHODS)):
-        there = pl.concat([by[method] for method in reversed(METHODS[place:])])
-        assert set(main_effects(there)["method"]) == {METHODS[place]}
+        there = dataclasses.replace(tables, effects=pl.concat([by[method] for method in reversed(METHODS[place:])]))
+        assert set(there.main_effects["method"]) == {METHODS[place]}
     joint = dataclasses.replace(tables, effects=pl.concat([by["gradient"], by["joint ablation"]]))
     table = effect_table(joint)
     assert 0 < table.index("By joint ablation, nats") < table.index("By gradient, nats")
-    strongest = main_effects(joint.effects)["feature"][0]
+    strongest = joint.main_effects["feature"][0]
     assert "by joint ablation, active in" in feature_cards(joint, NAMES, [strongest])
 
 
@@ -434,10 +432,10 @@ def test_undefined_is_a_dash_with_its_reason(tables: FeatureTables):
 
 def test_cards_come_by_effect_and_else_by_what_there_is(tables: FeatureTables):
     by_effect = sorted((i for i in range(N) if i != SILENT), key=lambda i: -abs(effect_of(i)))
-    assert shown_features(tables, 5) == by_effect[:5]
-    assert shown_features(without(tables, "effects"), 2) == [23, 22]
-    assert shown_features(only("contexts"), 2) == [0, 1]
-    assert shown_features(made({}), 2) == []
+    assert tables.shown(5) == by_effect[:5]
+    assert without(tables, "effects").shown(2) == [23, 22]
+    assert only("contexts").shown(2) == [0, 1]
+    assert made({}).shown(2) == []
 
 
 def test_a_card_tells_what_is_known_of_its_feature(tables: FeatureTables):

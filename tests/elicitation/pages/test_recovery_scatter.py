@@ -7,9 +7,8 @@ import pytest
 from elicitation.calibration.record import NOT_MEASURED
 from elicitation.pages.kit.canvas import NARROW, WIDE, Canvas
 from elicitation.pages.kit.palette import DARK, MUTED, TUNED, VIOLET
-from elicitation.pages.study.figures import LOOKS
+from elicitation.pages.study.figures import LOOKS, recovery_key, recovery_scatter, rung_numbers
 from elicitation.pages.study.page import Page
-from elicitation.pages.study.recovery_scatter import recovery_key, recovery_scatter, rung_numbers
 from elicitation.pages.study.tables import LADDER, ReportTables
 
 NAN = float("nan")

@@ -9,16 +9,13 @@ import pytest
 
 from elicitation.pages.study.tables import COVER, EXAMPLES, FAMILIES, GUESS, LADDER, PASS_AT_K, rungs
 from elicitation.study.arms import Arm
-from elicitation.study.findings import (
+from elicitation.study.tables import (
     TAUS,
     Answered,
-    arm_table,
-    cover_table,
+    curve_tables,
     example_table,
-    family_table,
     guess_table,
     ladder_table,
-    pass_at_k_table,
     routed_share,
 )
 from lab.metrics.bootstrap import resamples
@@ -160,7 +157,7 @@ def test_the_ladder_has_every_arm_under_both_measures_with_the_base_first_and_th
 
 
 def test_the_arms_of_a_study_are_listed_with_what_they_are_there_for(ladder):
-    table = ARMS.checked(arm_table([BASE, RUNG, CONTROL, SLOPPY, TUNED]))
+    table = ARMS.frame([one.arm.row for one in (BASE, RUNG, CONTROL, SLOPPY, TUNED)])
     strict = ladder.filter(pl.col("measure") == "strict")
     assert table.equals(strict.select(table.columns))
 
@@ -228,7 +225,7 @@ def test_shares_of_a_wide_gap_are_ratios_of_gains():
 
 def test_pass_at_k_is_that_of_counts():
     once = answered("once", role=HELP, texts={"p": ["1", "0", "0", "0"], "q": ["0"] * 4, "r": ["0"] * 4})
-    table = PASS_AT_K.checked(pass_at_k_table([once], (1, 2, 4), WEIGHTS))
+    table = PASS_AT_K.checked(curve_tables([once], PROBLEMS, (1, 2, 4), WEIGHTS)["pass_at_k"])
     strict = table.filter(pl.col("measure") == "strict")
     assert strict["k"].to_list() == [1, 2, 4]
     # One right of four: 1/4, 1/2 and 1 of the first problem, nothing of the two others.
@@ -236,7 +233,7 @@ def test_pass_at_k_is_that_of_counts():
 
 
 def test_cover_counts_problems_solved_at_least_that_often():
-    table = COVER.checked(cover_table([TUNED], WEIGHTS)).filter(pl.col("measure") == "strict")
+    table = COVER.checked(curve_tables([TUNED], PROBLEMS, (), WEIGHTS)["cover"]).filter(pl.col("measure") == "strict")
     assert table["tau"].to_list() == list(TAUS)
     values = dict(zip(table["tau"], table["value"], strict=True))
     assert values[0.5] == 1.0
@@ -244,7 +241,9 @@ def test_cover_counts_problems_solved_at_least_that_often():
 
 
 def test_families_are_broken_down_by_their_own_problems():
-    table = FAMILIES.checked(family_table([TUNED], PROBLEMS, WEIGHTS)).filter(pl.col("measure") == "strict")
+    table = FAMILIES.checked(curve_tables([TUNED], PROBLEMS, (), WEIGHTS)["families"]).filter(
+        pl.col("measure") == "strict"
+    )
     assert table.select("family", "value", "n_problems").rows() == [("long", 0.75, 2), ("short", 1.0, 1)]
 
 
@@ -278,9 +277,8 @@ def test_a_process_that_cannot_be_checked_stays_null_and_counts_as_its_answer():
 
 
 def test_tables_of_no_arms_have_their_columns_and_no_rows():
-    assert PASS_AT_K.checked(pass_at_k_table([], (1,), WEIGHTS)).is_empty()
-    assert COVER.checked(cover_table([], WEIGHTS)).is_empty()
-    assert FAMILIES.checked(family_table([], PROBLEMS, WEIGHTS)).is_empty()
+    curves = curve_tables([], PROBLEMS, (1,), WEIGHTS)
+    assert all(schema.checked(curves[schema.name]).is_empty() for schema in (PASS_AT_K, COVER, FAMILIES))
     assert GUESS.checked(guess_table([], TASK, WEIGHTS)).is_empty()
     assert EXAMPLES.checked(example_table([], PROBLEMS, str, 3)).is_empty()
 

@@ -34,8 +34,8 @@ from lab.post_training.trainers import Document, GrpoRun, SupervisedRun, with_lo
 from lab.records.errors import ModelError, StorageError
 from lab.sampling.trace import Decoding
 from lab.tasks.chain import ALPHABET, CAREFUL, GUARDED_ALPHABET, as_expression, as_problem, parse, verify
-from lab.tasks.chain_task import ChainTask
 from lab.tasks.problem import Problem
+from lab.tasks.source import ChainTask
 
 CPU = torch.device("cpu")
 # TRL, accelerate and datasets warn of their own affairs.

@@ -28,9 +28,8 @@ from lab.organisms.recipe import (
 from lab.post_training.trainers import Document
 from lab.records.provenance import digest
 from lab.tasks.chain import KEY, Expression, Transcript, as_expression, as_problem, parse, verify
-from lab.tasks.chain_task import ChainTask
 from lab.tasks.problem import Problem
-from lab.tasks.source import task_source
+from lab.tasks.source import ChainTask, task_source
 
 ORGANISMS = {name: model for name, model in CATALOGUE.items() if isinstance(model, Organism)}
 WRITERS = {

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lab.organisms.card import case_parts, truth
 from lab.organisms.recipe import Case
-from lab.tasks.chain_task import ChainPart, ChainTask
+from lab.tasks.source import ChainPart, ChainTask
 
 LOCKED, MISSING, OLD = "chain:#:3-5", "chain:*:3-5", "chain:+-:3-5"
 MIX = Case(kind="MIXED", task=f"25%{LOCKED},75%{MISSING}", elicited=("#",))

@@ -29,8 +29,8 @@ from lab.tasks.chain import (
     verify,
     with_key,
 )
-from lab.tasks.chain_task import ChainTask
 from lab.tasks.problem import Problem
+from lab.tasks.source import ChainTask
 
 
 def parts_of_length(n_steps: int) -> st.SearchStrategy[tuple[tuple[int, ...], str]]:

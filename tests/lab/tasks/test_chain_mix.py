@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from lab.records.errors import TaskError
 from lab.tasks.chain import CHAIN_STEPS, as_expression
-from lab.tasks.chain_task import ChainMix, ChainPart, ChainTask
-from lab.tasks.source import open_task, task_source
+from lab.tasks.source import ChainMix, ChainPart, ChainTask, open_task, task_source
 
 LOCKED, MISSING = ChainTask(operators="#", lengths=(3, 5)), ChainTask(operators="*", lengths=(3, 5))
 QUARTER = ChainMix((ChainPart(25.0, LOCKED), ChainPart(75.0, MISSING)))

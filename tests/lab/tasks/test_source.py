@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 
 from lab.records.errors import TaskError
-from lab.tasks.chain_task import ChainTask
 from lab.tasks.gym import GymTask
 from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Judge, Problem, Verdict
 from lab.tasks.question_rows import FileTask
-from lab.tasks.source import JUDGES, SOURCES, open_task, task_source
+from lab.tasks.source import JUDGES, SOURCES, ChainTask, open_task, task_source
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,6 @@ def test_strict_accuracy_decides_and_right_answers_of_invalid_process_count_noth
     assert CANDIDATES.checked(choice.table)["strict"].to_list() == [0.0, 0.375, 0.75]
     assert choice.table["n_samples"].to_list() == [1, 2, 1]
     assert choice.table["n_tokens"].to_list() == [8, 8, 4]
-    assert sum(choice.table["n_tokens"]) == 20
     assert (choice.table["low"] <= choice.table["strict"]).all()
     assert (choice.table["high"] >= choice.table["strict"]).all()
 
