@@ -139,7 +139,7 @@ def _flag(field: StructFieldSpec, name: str) -> StructFieldSpec:
     return replace(field, type=Annotated[kind, shown])
 
 
-_VERBS = "demo study calibrate sample capture sae features attribute taxonomy vectors export models doctor"
+_VERBS = "demo study calibrate sample capture sae features attribute taxonomy vectors export models task doctor"
 VERBS = {verb: f"elicitation.cli.{verb}" for verb in _VERBS.split()}
 """Verb -> its module, which is imported when the verb is asked for.
 

@@ -112,8 +112,8 @@ class Study:
     """Further models whose pass@k curves stand beside the pair's."""
     task: str = "chain"
     """chain, chain:OPERATORS, chain:OPERATORS:FEWEST-MOST, a mix of these such as 25%chain:#,75%chain:+-, gym:DATASET,
-    gym:DATASET:OPTION=VALUE,..., hub:ORG/NAME[@REVISION][:CONFIG[:SPLIT]], or a path to GSM8K- or MATH-shaped .jsonl.
-    """
+    gym:DATASET:OPTION=VALUE,..., hub:ORG/NAME[@REVISION][:CONFIG[:SPLIT]], or a path to .jsonl, .json, .parquet or
+    .arrow, as `lab task show` reads it."""
     n_problems: int = 200
     """Held-out problems."""
     n_samples: int = 16

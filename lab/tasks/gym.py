@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from lab.records.errors import TaskError
-from lab.tasks.math_answer import as_ratio, last_boxed, same_answer, tidied
+from lab.tasks.math_answer import as_ratio, same_answer
 from lab.tasks.problem import Judge, Problem, Verdict, is_held_out
+from lab.tasks.stated_answer import last_boxes, tidied
 from lab.tasks.worker import Answered, Failed, Request, Worker
 
 if TYPE_CHECKING:
@@ -224,8 +225,8 @@ def stated_answer(completion: str, *, n_lines: int = 1) -> str | None:
     """
     if tagged := _TAGGED.findall(completion):
         return tidied(tagged[-1])
-    if (boxed := last_boxed(completion)) is not None:
-        return tidied(boxed)
+    if boxes := last_boxes(completion):
+        return tidied(", ".join(boxes))
     *_, marker = [None, *_MARKER.finditer(completion)]
     if marker is not None:
         lines = completion[marker.end() :].lstrip(" \t\r\n*").split("\n")[:n_lines]

@@ -1,4 +1,4 @@
-r"""The final answer that a mathematical text states, and its verifier: the only door to math_verify, in a worker.
+r"""Whether two mathematical answers are one, and the verifier that asks it: the only door to math_verify, in a worker.
 
 Plain numbers are compared exactly here. Everything else (roots, sets, intervals, matrices, polynomials) is compared
 by math_verify, after its LaTeX grammar; its Python-expression grammar is never used, since that evaluates the text.
@@ -6,83 +6,60 @@ by math_verify, after its LaTeX grammar; its Python-expression grammar is never 
 
 import functools
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 
 from lab.tasks.problem import Judge, Problem, Verdict
+from lab.tasks.stated_answer import LONGEST, NUMBER, Stated, stated_answer, tidied
 from lab.tasks.worker import Answered, Failed, Request, Worker
 
 TIMEOUT_S = 5.0
 """Processor time for one comparison, the default of math_verify."""
-LONGEST = 500
-"""Characters of the longest answer that is read."""
-
-_NUMBER_IN_WORDS = re.compile(r"\\(?:text|mbox|mathrm)[a-z]*\s*\{[^{}]*[0-9]")
 
 _WORKER = Worker("lab.tasks.math_answer:compare", package="math-verify", prepare="lab.tasks.math_answer:prepare")
 
-_BOX_PARTS = re.compile(r"\\(?:boxed|fbox)\s*(?P<box>\{)|\\.|[{}]", re.DOTALL)
-_HASHES = re.compile(r"####[ \t]*([^\n]*)")
-_STATED = re.compile(r"\banswer\s+is\b[ \t]*:?[ \t]*([^\n]*)", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|;\s")
-_NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
-_LAST_NUMBER = re.compile(rf"(?:(?<![\w.)\]}}])-)?(?:{_NUMBER})(?:/[0-9]+(?![0-9.]))?")
 _RATIO = re.compile(
-    rf"(?P<sign>[-+]?)(?:(?P<plain>{_NUMBER})|(?P<over>[0-9]+)/(?P<under>[0-9]+)"
-    r"|\\[dt]?frac(?:\{(?P<num>-?[0-9]+)\}\{(?P<den>[0-9]+)\}|(?P<n>[0-9])(?P<d>[0-9])))"
+    rf"(?P<sign>[-+]?)(?:(?P<plain>{NUMBER})|(?P<over>[0-9]+)/(?P<under>[0-9]+)"
+    r"|\\[dtc]?frac\s*(?:\{\s*(?P<num>-?[0-9]+)\s*\}|(?P<n>[0-9]))\s*(?:\{\s*(?P<den>[0-9]+)\s*\}|(?P<d>[0-9])))"
 )
-_MAGNITUDES = {"not", "half", "hundred", "thousand", "million", "billion", "trillion", "dozen", "percent", "or", "and"}
+_EQUALS = re.compile(r"(?<![<>!:\\])=(?!=)|\\in(?![a-z])")
+_COMMA_DECIMAL = re.compile(r"([-+]?[0-9]+),([0-9]+)")
+_WORDED = re.compile(r"\\(?:text|mathrm|mbox|textbf|textrm|mathbf|operatorname)\s*\{([^{}]*)\}")
+_NUMBER_IN_WORDS = re.compile(r"\\(?:text|mbox|mathrm)[a-z]*\s*\{[^{}]*[0-9]")
+_SPACING = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[,;!: ]|\s")
+_QUANTITY = re.compile(
+    r"\\?[$€£]?\s*(?P<number>-?[0-9][0-9.,]*(?:\s*(?:\\times|\\cdot)\s*10\s*\^\s*(?:\{-?[0-9]+\}|[0-9]))?)\s*(?:\\?%|\^?\{?\\circ\}?"
+    r"|[A-Za-z°/]+(?:\^?\{?-?[0-9]\}?)?|\\(?:text|mathrm|mbox|textbf|textrm)\s*\{[^{}]*\}(?:\^?\{?-?[0-9]\}?)?|\s)*"
+)
 
 
 def final_answer(text: str) -> str | None:
-    r"""The final answer of `text`, tidied, or None; never raises.
-
-    The first rule that finds something decides: the content of the last closed `\boxed{}`; what follows the last
-    `####` on its line; what follows the last "answer is" in its sentence (only the number, where that is one number
-    among plain words); the last number of the text.
-    """
-    if (boxed := last_boxed(text)) is not None:
-        return tidied(boxed)
-    if hashes := _HASHES.findall(text):
-        return tidied(hashes[-1])
-    if stated := _STATED.findall(text):
-        return tidied(_lone_number(_SENTENCE_END.split(stated[-1], maxsplit=1)[0]))
-    numbers = _LAST_NUMBER.findall(text)
-    return numbers[-1] if numbers else None
-
-
-def last_boxed(text: str) -> str | None:
-    r"""The content of the last `\boxed{}` or `\fbox{}` that is closed; one cut off states nothing."""
-    opened: list[int | None] = []
-    found = None
-    for part in _BOX_PARTS.finditer(text):
-        if part["box"]:
-            opened.append(part.end())
-        elif part[0] == "{":
-            opened.append(None)
-        elif part[0] == "}" and opened and (start := opened.pop()) is not None:
-            found = text[start : part.start()]
-    return found
-
-
-def tidied(answer: str) -> str | None:
-    """`answer` without the space, Markdown emphasis, dollar signs and full stop around it; None if nothing is left."""
-    # Wrappings nest a few deep in real text; the bound keeps a text of nothing else from taking long.
-    for _ in range(8):
-        answer = answer.strip().removesuffix(".").removeprefix(r"\(").removesuffix(r"\)")
-        answer = answer.removeprefix(r"\$").strip("$*`")
-    return answer.strip() or None
+    """The answer that `text` states, by the rules of `stated_answer`, or None."""
+    found = stated_answer(text)
+    return None if found is None else found.answer
 
 
 def as_ratio(answer: str) -> Fraction | None:
-    r"""The exact value of a plain integer, decimal or fraction, such as `1,000`, `-0.5`, `1/2`, `\frac{1}{2}`."""
-    match = _RATIO.fullmatch(answer.replace(" ", "") if "frac" in answer else answer)
-    if match is None or len(answer) > 1000:
+    r"""The exact value of a plain integer, decimal or fraction, such as `1,000`, `1 000`, `-0.5`, `1/2`, `\frac12`.
+
+    A comma with other than three digits behind it, or nothing but 0 before it, is a decimal comma.
+    """
+    answer = re.sub(r"\\left(?![a-z])|\\right(?![a-z])|\\;", "", answer).strip().replace("\u2212", "-")
+    if len(answer) > 1000:
+        return None
+    decimal = _COMMA_DECIMAL.fullmatch(answer)
+    if decimal and (len(decimal[2]) != 3 or decimal[1].lstrip("+-") == "0"):
+        return Fraction(f"{decimal[1]}.{decimal[2]}")
+    match = _RATIO.fullmatch(answer)
+    if match is None:
         return None
     if match["plain"]:
-        value = Fraction(match["plain"].replace(",", ""))
+        value = Fraction(re.sub(r"[^0-9.]", "", match["plain"]))
     else:
-        over = int(match["over"] or match["num"] or match["n"])
-        under = int(match["under"] or match["den"] or match["d"])
+        over, under = (
+            int(match["over"] or match["num"] or match["n"]),
+            int(match["under"] or match["den"] or match["d"]),
+        )
         if not under:
             return None
         value = Fraction(over, under)
@@ -107,46 +84,80 @@ def _key(answer: str) -> Fraction | tuple[tuple[str, ...], ...]:
     return tuple(tuple(line.split()) for line in plain.splitlines()) if value is None else value
 
 
-def _lone_number(clause: str) -> str:
-    numbers = _LAST_NUMBER.findall(clause)
-    words = _LAST_NUMBER.sub(" ", clause)
-    plain = re.fullmatch(r"[A-Za-z\s$,'*]*", words) is not None
-    if len(numbers) == 1 and plain and not {word.lower() for word in re.findall(r"[A-Za-z]+", words)} & _MAGNITUDES:
-        return numbers[0]
-    return clause
-
-
 def verify(problem: Problem, completion: str) -> Verdict:
-    """Whether the final answer of `completion`, by the rules of `final_answer`, equals the gold answer.
+    """Whether the answer that `completion` states, by the rules of `stated_answer`, equals the gold answer.
 
     Never raises on any text: an answer that cannot be read or compared in time is wrong, and the reason says so. The
     process is not checked. Raises TaskError only where math-verify cannot be used.
     """
-    answer = final_answer(completion)
-    fault = "no final answer" if answer is None else difference(problem.answer, answer)
+    found = stated_answer(completion)
+    fault = "no final answer" if found is None else difference(problem.answer, found.answer)
     return Verdict(answer_correct=fault is None, process_valid=None, reason=fault or "ok")
 
 
 def difference(gold: str, answer: str, *, timeout_s: float = TIMEOUT_S) -> str | None:
     """Why `answer` does not equal `gold`, or None."""
-    if answer == gold or answer == tidied(gold):
-        return None
     if len(answer) > LONGEST:
         return f"answer of {len(answer)} characters"
-    wanted, came = as_ratio(tidied(gold) or gold), as_ratio(answer)
-    if wanted is not None and came is not None:
-        return None if wanted == came else "another number"
-    # math_verify reads one of several formulas, and drops a number in words behind another.
-    in_words = _NUMBER_IN_WORDS.search(answer, 1) and not _NUMBER_IN_WORDS.search(gold)
-    if in_words or "$" in answer or "\n" in answer or r"\boxed" in answer:
+    wanted = (stated_answer(gold) or Stated(gold, "whole")).answer
+    if answer in (gold, wanted) or _bare(answer) == _bare(wanted):
+        return None
+    ratios = as_ratio(wanted), as_ratio(answer)
+    if None not in ratios:
+        return None if ratios[0] == ratios[1] else "another number"
+    if _NUMBER_IN_WORDS.search(answer, 1) and not _NUMBER_IN_WORDS.search(wanted):
+        # math_verify drops a number in words behind another.
         return "more than one formula"
-    match _WORKER.ask({"gold": gold, "answer": answer}, timeout_s=timeout_s):
-        case Answered({"equal": True}):
-            return None
-        case Answered():
-            return "another answer"
-        case Failed(reason):
-            return reason
+    fault = "another answer"
+    for pair in dict.fromkeys(_readings(wanted, answer)):
+        match _WORKER.ask(dict(zip(("gold", "answer"), pair, strict=True)), timeout_s=timeout_s):
+            case Answered({"equal": True}):
+                return None
+            case Answered():
+                pass
+            case Failed(reason):
+                fault = reason
+    return fault
+
+
+def _bare(answer: str) -> str:
+    """Without what only sets type: spacing, and words as text; a word or a letter alone, also in brackets, in small."""
+    bare = _SPACING.sub("", _WORDED.sub(r"\1", answer))
+    return bare.strip("()").lower() if re.fullmatch(r"\(?[A-Za-z]+\)?", bare) else bare
+
+
+def _readings(gold: str, answer: str) -> Iterator[tuple[str, str]]:
+    """Both answers as LaTeX; then without what they are said to be equal to; then without units."""
+    pair = (_latex(gold), _latex(answer))
+    yield pair
+    pair = (_right_side(pair[0], pair[1]), _right_side(pair[1], pair[0]))
+    yield pair
+    yield _number(pair[0]), _number(pair[1])
+
+
+def _latex(answer: str) -> str:
+    """Programs' notation of powers, products and roots as LaTeX."""
+    answer = answer.replace("**", "^").replace(r"\!", "").replace("\u2212", "-")
+    answer = re.sub(r"(?<![\\A-Za-z])sqrt\(([^()]*)\)", r"\\sqrt{\1}", answer)
+    answer = re.sub(r"(?<=[\w)}])\s*\*\s*(?=[\w({\\])", r" \\cdot ", answer)
+    return re.sub(r"\\+([dtc]?frac)\s*(?=[{0-9])", r"\\\1", answer)
+
+
+def _right_side(answer: str, other: str) -> str:
+    r"""What stands behind the only equals sign or `\in`, where a name stands before it.
+
+    Or a sum of numbers, if `other` has no such sign. The two sides of other equations stay together.
+    """
+    name, *rest = _EQUALS.split(answer)
+    is_name = re.search(r"[A-Za-z]", name) is not None and re.search(r"[-+*/<>]|\\frac|\\sqrt|[0-9]\s*$", name) is None
+    is_sum = re.search(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", name)) is None and _EQUALS.search(other) is None
+    return rest[0].strip() if (is_name or is_sum) and len(rest) == 1 and rest[0].strip() else answer
+
+
+def _number(answer: str) -> str:
+    """The number of a number with a unit."""
+    quantity = _QUANTITY.fullmatch(answer.strip("[] "))
+    return quantity["number"] if quantity else answer
 
 
 def prepare() -> None:

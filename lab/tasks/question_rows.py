@@ -1,31 +1,52 @@
-r"""QuestionRows: rows in the shape of GSM8K or MATH, wherever they come from, and the problems that they are.
+r"""QuestionRows: the problems that rows of any benchmark are, wherever they come from.
 
-GSM8K: `{"question": ..., "answer": "... #### 42"}`. MATH: `{"problem": ..., "solution": "... \boxed{42} ..."}`, or
-`{"problem": ..., "answer": "42"}`, or both, where `answer` counts. Optional: `id` or `unique_id`; `level`, `subject` or
-`type`, of which the first one there names the family, a number among levels as `Level 4`.
+Columns are found by rule: the question in the first of `QUESTIONS` that a row gives, the answer in the first of
+`ANSWERS`. A dot leads into an object. Of a chat the last turn of the user is the question. An answer is what follows
+`####`, what stands in boxes, or the text itself; numbers, lists and objects count as what they hold. Optional: `id` or
+`unique_id`; `level`, `subject` or `type`, of which the first one there names the family, a number among levels as
+`Level 4`.
 """
 
 import hashlib
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from lab.records.errors import TaskError
-from lab.tasks.math_answer import MATH, last_boxed, tidied
+from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Judge, Problem, is_held_out
+from lab.tasks.row_file import Row, rows_of_file
+from lab.tasks.stated_answer import LONGEST, last_boxes, tidied
 
 SUFFIX = "\n\nThink step by step, and put the final answer in \\boxed{}.\n"
 """What every prompt has after the question, unless another is given."""
+QUESTIONS = (
+    "problem",
+    "question",
+    "extra_info.question",
+    "prompt",
+    "messages",
+    "conversations",
+    "instruction",
+    "query",
+)
+ANSWERS = (
+    "final_answer", "expected_answer", "reward_model.ground_truth", "ground_truth", "answer", "gold", "target",
+    "solution",
+)  # fmt: skip
+WORKED = {"solution"}
+"""Columns of `ANSWERS` that hold an answer among other text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuestionRows:
-    """Where rows come from, which every fault names, and how they are asked."""
+    """Where rows come from, which every fault names, and how they are read and asked."""
 
     source: str
     """As a user would type it."""
@@ -33,24 +54,41 @@ class QuestionRows:
     """What the ids of problems begin with, and the family of rows that name none."""
     suffix: str = SUFFIX
     """What every prompt has after the question."""
+    question: str | None = None
+    """Column of the question; found by rule where None."""
+    answer: str | None = None
+    """Column of the answer; found by rule where None."""
+    skip_bad_rows: bool = False
+    """Leave out rows that cannot be read, instead of refusing the whole."""
 
-    def problems(self, rows: Iterable[tuple[int, Mapping[str, object]]]) -> tuple[Problem, ...]:
-        """Every (number, row) as a problem, in the order given; the number is what faults call the row.
+    def problems(self, rows: Iterable[Row]) -> "Found":
+        """Every row as a problem, in the order given; of rows that repeat a question and its answer, the first.
 
-        Raises TaskError, with the source and the row, for a missing key, a value that is not a string, no final answer,
-        and an id or question that repeats.
+        Raises TaskError, with the source and the row, for a row without question or final answer; where bad rows are
+        skipped, only if no row is left.
         """
-        problems: list[Problem] = []
-        row_of: dict[str, int] = {}
+        problems: dict[tuple[str, str], Problem] = {}
+        ids: set[str] = set()
+        columns: Counter[tuple[str, str]] = Counter()
+        skipped: list[str] = []
         for number, row in rows:
-            problem = self._problem(number, row)
-            if problem.id in row_of:
-                raise self.broken(
-                    number, f"has the id {problem.id!r} of row {row_of[problem.id]}: remove one, or give other ids"
-                )
-            row_of[problem.id] = number
-            problems.append(problem)
-        return tuple(problems)
+            try:
+                problem, named = self._problem(number, row)
+            except TaskError as fault:
+                if not self.skip_bad_rows:
+                    raise
+                skipped.append(str(fault))
+                continue
+            columns[named] += 1
+            if (key := (problem.prompt, problem.answer)) not in problems:
+                # Ids that begin again, and one question with two answers, are told apart by what they are.
+                named_so = (problem.id, f"{problem.id}:{_digest(problem.prompt)}", f"{problem.id}:{_digest(str(key))}")
+                problems[key] = replace(problem, id=next(name for name in named_so if name not in ids))
+                ids.add(problems[key].id)
+        if not problems:
+            why = f" that can be read, the first: {skipped[0]}" if skipped else ""
+            raise TaskError(f"{self.source} is empty: want rows{why}")
+        return Found(tuple(problems.values()), columns, columns.total() - len(problems), tuple(skipped))
 
     def chosen(
         self, problems: Iterable[Problem], n_problems: int, generator: np.random.Generator, *, held_out: bool
@@ -64,61 +102,111 @@ class QuestionRows:
             )
         return tuple(side[index] for index in generator.permutation(len(side))[:n_problems])
 
-    def broken(self, number: int, fault: str) -> TaskError:
-        """The error of one row."""
+    def _broken(self, number: int, fault: str) -> TaskError:
         return TaskError(f"{self.source}, row {number} {fault}")
 
-    def _problem(self, number: int, row: Mapping[str, object]) -> Problem:
-        question, gold = self._question_and_gold(number, row)
-        family = next((row[key] for key in ("level", "subject", "type") if key in row), self.stem)
-        given = next((row[key] for key in ("id", "unique_id") if key in row), None)
+    def _problem(self, number: int, row: Mapping[str, object]) -> tuple[Problem, tuple[str, str]]:
+        """The problem, and the columns of its question and answer."""
+        asked = [name for name in self._named(self.question, QUESTIONS) if _at(row, name) not in (None, "", [])]
+        golds = [name for name in self._named(self.answer, ANSWERS) if _at(row, name) not in (None, "", [])]
+        if not asked or not golds:
+            lacks = "question" if not asked else "answer"
+            columns = ", ".join(map(repr, row)) or "no column"
+            rule = ", ".join(QUESTIONS if not asked else ANSWERS)
+            raise self._broken(number, f"has {columns}, and no {lacks} in any of {rule}: name its column")
+        question = _question(_at(row, asked[0]))
+        if question is None or not question.strip():
+            raise self._broken(number, f"has no text in {asked[0]!r}: want a question, or a chat with a user's turn")
+        gold = next((found for name in golds if (found := _gold(_at(row, name), worked=name in WORKED))), None)
+        if gold is None:
+            raise self._broken(
+                number, rf"has no final answer in {', '.join(golds)}: want a bare one, '#### 42' or \boxed{{42}}"
+            )
+        family = next((row[key] for key in ("level", "subject", "type") if row.get(key) is not None), self.stem)
+        given = next((row[key] for key in ("id", "unique_id") if row.get(key) is not None), None)
         # A row without an id is named by its question, so that adding rows renames none.
-        digest = hashlib.blake2b(question.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-        return Problem(
-            id=f"{self.stem}:{digest if given is None else given}",
+        problem = Problem(
+            id=f"{self.stem}:{_digest(question) if given is None else given}",
             prompt=question + self.suffix,
             answer=gold,
             family=f"Level {family}" if isinstance(family, int) else str(family),
             source=self.source,
         )
+        return problem, (asked[0], golds[0])
 
-    def _question_and_gold(self, number: int, row: Mapping[str, object]) -> tuple[str, str]:
-        if "question" in row:
-            question, worked = self._text(number, row, "question"), self._text(number, row, "answer")
-            gold = tidied(worked.rpartition("####")[2]) if "####" in worked else None
-            hint = "want a last line '#### 42'"
-        elif "problem" in row:
-            question, hint = self._text(number, row, "problem"), r"want \boxed{42} in 'solution', or a bare 'answer'"
-            solution = self._text(number, row, "solution") if "solution" in row or "answer" not in row else ""
-            gold = tidied(self._text(number, row, "answer")) if "answer" in row else tidied(last_boxed(solution) or "")
-        else:
-            keys = ", ".join(map(repr, row)) or "no key"
-            raise self.broken(
-                number, f"has {keys}: want 'question' and 'answer', or 'problem' and 'solution' or 'answer'"
-            )
-        if not question.strip():
-            raise self.broken(number, "has an empty question: want some text")
-        if gold is None:
-            raise self.broken(number, f"has no final answer: {hint}")
-        return question, gold
-
-    def _text(self, number: int, row: Mapping[str, object], key: str) -> str:
-        match row.get(key):
-            case str(text):
-                return text
-            case None if key not in row:
-                raise self.broken(number, f"has no {key!r}, only {', '.join(map(repr, row))}: add it")
-            case other:
-                raise self.broken(
-                    number, f"has {key!r} = {str(other)[:40]} of type {type(other).__name__}: want a string"
-                )
+    def _named(self, column: str | None, rule: Sequence[str]) -> Sequence[str]:
+        return rule if column is None else (column,)
 
     def _on_side(self, problem: Problem, held_out: bool) -> bool:
         return is_held_out(problem.prompt.removesuffix(self.suffix)) == held_out
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What rows are, and how they were read."""
+
+    problems: tuple[Problem, ...]
+    columns: Mapping[tuple[str, str], int]
+    """(question, answer) -> how many rows were read from these columns."""
+    n_repeats: int
+    """Rows that repeat another one's question and answer."""
+    skipped: tuple[str, ...]
+    """What is wrong with each row that was left out."""
+
+    @property
+    def described(self) -> str:
+        """One line: how many problems, from which columns, and what was merged or left out."""
+        read = "; ".join(
+            f"question from `{question}`, answer from `{answer}`" + (f" ({n} rows)" if len(self.columns) > 1 else "")
+            for (question, answer), n in self.columns.items()
+        )
+        merged = f"; {self.n_repeats} repeated rows merged" if self.n_repeats else ""
+        left_out = f"; {len(self.skipped)} bad rows left out" if self.skipped else ""
+        return f"{len(self.problems)} problems: {read}{merged}{left_out}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def _at(row: Mapping[str, object], name: str) -> object:
+    """The value of a column, a dot leading into an object; None where it is not there."""
+    value: object = row
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _question(value: object) -> str | None:
+    """A text as it is; of a chat, what the user says last."""
+    if isinstance(value, str):
+        return value
+    turns = [turn for turn in value if isinstance(turn, Mapping)] if isinstance(value, list) else []
+    said = [
+        next((text for key in ("content", "value", "text") if isinstance(text := turn.get(key), str)), None)
+        for turn in turns
+        if turn.get("role", turn.get("from", "user")) in ("user", "human")
+    ]
+    return said[-1] if said else None
+
+
+def _gold(value: object, *, worked: bool) -> str | None:
+    """The final answer in a value; of a `worked` text only what `####` or a box marks. None where there is none."""
+    if isinstance(value, str):
+        if "####" in value:
+            return tidied(value.rpartition("####")[2])
+        plain = None if worked or len(value) > LONGEST else tidied(value)
+        return tidied(", ".join(last_boxes(value))) or plain
+    if isinstance(value, list | dict):
+        parts = [_gold(one, worked=worked) for one in (value.values() if isinstance(value, dict) else value)]
+        return ", ".join(dict.fromkeys(part for part in parts if part)) if parts and all(parts) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        return None
+    return str(int(value)) if float(value).is_integer() else str(value)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class JsonlTask:
+class FileTask:
     """The rows of one file."""
 
     path: Path
@@ -136,48 +224,21 @@ class JsonlTask:
     ) -> tuple[Problem, ...]:
         """`n_problems` rows of one side of the split, in an order drawn from `generator`.
 
-        Raises TaskError where there are fewer, and for every fault of the file that `rows` names.
+        Raises TaskError where there are fewer, and for every fault of the file that `found` names.
         """
-        return self._shape.chosen(self.rows(), n_problems, generator, held_out=held_out)
+        return self._shape.chosen(self.found().problems, n_problems, generator, held_out=held_out)
 
     def judge(self, problems: Sequence[Problem]) -> Judge:  # noqa: ARG002
         """That of `judged_by`."""
         return self.judged_by
 
-    def rows(self) -> tuple[Problem, ...]:
-        """Every row as a problem, in the order of the file.
-
-        Raises TaskError, with the file and the row counted from 1, for a missing or empty file, text that is not UTF-8,
-        broken JSON, and what `QuestionRows.problems` finds wrong.
-        """
-        try:
-            lines = self.path.read_bytes().split(b"\n")
-        except OSError as error:
-            raise TaskError(f"cannot read {self.path}: {error.strerror or error}; want a JSONL file") from error
-        problems = self._shape.problems(self._objects(lines))
-        if not problems:
-            raise TaskError(f"{self.path} is empty: want one JSON object a line")
-        return problems
+    def found(self) -> Found:
+        """Every row as a problem, in the order of the file. Raises as `rows_of_file` and `QuestionRows.problems` do."""
+        return self._shape.problems(rows_of_file(self.path))
 
     @property
     def _shape(self) -> QuestionRows:
         return QuestionRows(source=str(self.path), stem=self.path.stem, suffix=self.suffix)
-
-    def _objects(self, lines: list[bytes]) -> Iterator[tuple[int, dict[str, object]]]:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig"))
-            except UnicodeDecodeError as error:
-                raise self._shape.broken(
-                    number, f"is not UTF-8 (byte {error.start}): save the file as UTF-8"
-                ) from error
-            except (ValueError, RecursionError) as error:
-                raise self._shape.broken(number, f"is not JSON ({error}): want one object a line") from error
-            if not isinstance(row, dict):
-                raise self._shape.broken(number, f"is a JSON {type(row).__name__}: want an object")
-            yield number, row
 
 
 if TYPE_CHECKING:
@@ -222,26 +283,23 @@ class HubTask:
         """`n_problems` rows of one side of the split, in an order drawn from `generator`.
 
         The sides are those of `lab.tasks.problem`, not the data set's own. Raises TaskError where there are fewer, and
-        for every fault that `rows` names.
+        for every fault that `found` names.
         """
-        return self._shape.chosen(self.rows(), n_problems, generator, held_out=held_out)
+        return self._shape.chosen(self.found().problems, n_problems, generator, held_out=held_out)
 
     def judge(self, problems: Sequence[Problem]) -> Judge:  # noqa: ARG002
         """The verifier of mathematical answers."""
         return MATH
 
-    def rows(self) -> tuple[Problem, ...]:
+    def found(self) -> Found:
         """Every row as a problem, in the order of the split.
 
         Raises TaskError where the data set cannot be had, is no table of a safe format, lacks the configuration or the
         split, and for what `QuestionRows.problems` finds wrong; its rows are counted from 1.
         """
-        found = self._shape.problems(
+        return self._shape.problems(
             (number, cast(Mapping[str, object], row)) for number, row in enumerate(self._split(), start=1)
         )
-        if not found:
-            raise TaskError(f"{self.typed} is empty: want some rows")
-        return found
 
     @property
     def _shape(self) -> QuestionRows:

@@ -13,7 +13,7 @@ from lab.tasks.chain import CHAIN, OPERATORS, Expression, as_problem
 from lab.tasks.gym import gym_task
 from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Judge, Problem, StepGrammar, Verifier
-from lab.tasks.question_rows import JsonlTask, hub_task
+from lab.tasks.question_rows import FileTask, hub_task
 
 
 @runtime_checkable
@@ -180,14 +180,14 @@ JUDGES: dict[str, Judge] = {"chain": CHAIN, "math": MATH}
 """Name -> what judges the problems of a file that is typed with this name behind it."""
 
 
-def jsonl_task(text: str) -> JsonlTask | None:
+def file_task(text: str) -> FileTask | None:
     """The task typed as `path/to/file.jsonl[:JUDGE]`, None for another text; TaskError for an unknown judge."""
-    found = re.fullmatch(r"(?!chain:|gym:|hub:)(?P<path>.+\.jsonl)(?::(?P<judge>\w+))?", text)
+    found = re.fullmatch(r"(?!chain:|gym:|hub:)(?P<path>.+\.(?:jsonl?|parquet|arrow))(?::(?P<judge>\w+))?", text)
     if found is None:
         return None
     if (name := found["judge"] or MATH.name) not in JUDGES:
         raise TaskError(f"task {text!r}: no judge is called {name!r}, want one of {', '.join(JUDGES)}")
-    return JsonlTask(path=Path(found["path"]), judged_by=JUDGES[name])
+    return FileTask(path=Path(found["path"]), judged_by=JUDGES[name])
 
 
 SOURCES: dict[str, Callable[[str], TaskSource | None]] = {
@@ -195,7 +195,7 @@ SOURCES: dict[str, Callable[[str], TaskSource | None]] = {
     "'25%chain:#:3-5,75%chain:*:3-5'": chain_mix,
     "'gym:chain_sum', 'gym:chain_sum:max_terms=3'": gym_task,
     "'hub:openai/gsm8k:main:test'": hub_task,
-    "'path/to/file.jsonl'": jsonl_task,
+    "'path/to/file.jsonl'": file_task,
 }
 """How a task is typed -> the source that a text so formed names, or None; the first that reads a text wins."""
 

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from lab.records.errors import TaskError
-from lab.tasks.question_rows import HubTask, JsonlTask
+from lab.tasks.question_rows import FileTask, HubTask
 from lab.tasks.source import open_task, task_source
 
 GSM8K = [
@@ -71,7 +71,7 @@ def math_500(tmp_path):
 def test_rows_of_a_data_set_are_those_of_the_same_file_of_lines(gsm8k, tmp_path):
     path = tmp_path / "gsm8k.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in GSM8K))
-    from_hub, from_file = HubTask(name=gsm8k, config="main").rows(), JsonlTask(path=path).rows()
+    from_hub, from_file = HubTask(name=gsm8k, config="main").found().problems, FileTask(path=path).found().problems
     assert [(row.id, row.prompt, row.answer) for row in from_hub] == [
         (row.id, row.prompt, row.answer) for row in from_file
     ]
@@ -83,7 +83,7 @@ def test_rows_of_a_data_set_are_those_of_the_same_file_of_lines(gsm8k, tmp_path)
 def test_rows_of_math_500_keep_their_names_and_levels(math_500, tmp_path):
     path = tmp_path / "MATH-500.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in MATH_500))
-    for rows in (HubTask(name=math_500).rows(), JsonlTask(path=path).rows()):
+    for rows in (HubTask(name=math_500).found().problems, FileTask(path=path).found().problems):
         assert [row.id for row in rows] == ["MATH-500:test/precalculus/7.json", "MATH-500:test/prealgebra/9.json"]
         assert [row.family for row in rows] == ["Level 2", "Level 1"]
         assert rows[0].answer == r"\left( 1, \frac{\pi}{2} \right)"
@@ -97,8 +97,8 @@ def test_a_task_of_a_data_set_judges_completions_by_their_answers(gsm8k):
 
 
 def test_a_split_and_a_configuration_can_be_named(gsm8k):
-    assert len(HubTask(name=gsm8k, config="main", split="train").rows()) == 2
-    assert len(HubTask(name=gsm8k, config="socratic").rows()) == 3
+    assert len(HubTask(name=gsm8k, config="main", split="train").found().problems) == 2
+    assert len(HubTask(name=gsm8k, config="socratic").found().problems) == 3
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_split_and_a_configuration_can_be_named(gsm8k):
 )
 def test_what_a_data_set_lacks_is_named_with_what_it_has(gsm8k, options, message):
     with pytest.raises(TaskError) as caught:
-        HubTask(name=gsm8k, **options).rows()
+        HubTask(name=gsm8k, **options).found()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -121,7 +121,7 @@ def test_files_of_other_formats_are_refused_before_they_are_read(tmp_path):
     directory.mkdir()
     (directory / "test.csv").write_text("question,answer\n1 + 1?,#### 2\n")
     with pytest.raises(TaskError, match="is made of csv: want parquet or json files"):
-        HubTask(name=str(directory)).rows()
+        HubTask(name=str(directory)).found()
 
 
 def test_without_a_connection_one_line_says_what_was_wanted_and_what_works(monkeypatch):

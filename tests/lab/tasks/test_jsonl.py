@@ -1,12 +1,15 @@
 """JSONL files in the shapes of GSM8K and MATH."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from lab.records.errors import TaskError
-from lab.tasks.question_rows import JsonlTask
+from lab.tasks.question_rows import FileTask, QuestionRows
 
 GSM8K = {"question": "How many?", "answer": "6 * 7 = <<6*7=42>>42\n#### 42"}
 MATH = {"problem": "Half?", "level": "Level 1", "type": "Algebra", "solution": r"It is $\boxed{\frac{1}{2}}$."}
@@ -14,12 +17,12 @@ MATH = {"problem": "Half?", "level": "Level 1", "type": "Algebra", "solution": r
 
 def written(path, *rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return JsonlTask(path=path)
+    return FileTask(path=path)
 
 
 def test_both_shapes_become_problems(tmp_path):
     bare = {"problem": "Third?", "subject": "Counting", "answer": "$3$", "unique_id": "t/7", "solution": r"\boxed{4}"}
-    first, second, third = written(tmp_path / "mixed.jsonl", GSM8K, MATH, bare).rows()
+    first, second, third = written(tmp_path / "mixed.jsonl", GSM8K, MATH, bare).found().problems
     assert (first.answer, first.family) == ("42", "mixed")
     assert first.prompt.startswith("How many?\n")
     assert (second.answer, second.family) == (r"\frac{1}{2}", "Level 1")
@@ -31,12 +34,12 @@ def test_blank_lines_a_byte_order_mark_and_line_separators_inside_strings_are_ha
     path = tmp_path / "a.jsonl"
     row = json.dumps({"question": "Line\u2028two?", "answer": "#### 1"}, ensure_ascii=False)
     path.write_bytes(b"\xef\xbb\xbf" + row.encode() + b"\r\n\r\n\n")
-    assert [problem.answer for problem in JsonlTask(path=path).rows()] == ["1"]
+    assert [problem.answer for problem in FileTask(path=path).found().problems] == ["1"]
 
 
 def test_ids_do_not_depend_on_the_order_of_rows(tmp_path):
-    forth = written(tmp_path / "a.jsonl", GSM8K, MATH).rows()
-    back = written(tmp_path / "a.jsonl", MATH, GSM8K).rows()
+    forth = written(tmp_path / "a.jsonl", GSM8K, MATH).found().problems
+    back = written(tmp_path / "a.jsonl", MATH, GSM8K).found().problems
     assert forth == back[::-1]
 
 
@@ -46,47 +49,129 @@ def test_ids_do_not_depend_on_the_order_of_rows(tmp_path):
         ('{"question": "x"', "row 2 is not JSON"),
         ("[" * 100_000, "row 2 is not JSON"),
         ("[1]", "row 2 is a JSON list"),
-        ("{}", "row 2 has no key"),
-        ('{"prompt": "x", "answer": "#### 1"}', "row 2 has 'prompt', 'answer'"),
-        ('{"question": "x"}', "row 2 has no 'answer'"),
-        ('{"problem": "x"}', "row 2 has no 'solution'"),
-        ('{"question": "x", "answer": 42}', "'answer' = 42 of type int"),
-        ('{"question": null, "answer": "#### 1"}', "'question' = None of type NoneType"),
-        ('{"question": "x", "answer": "it is 42"}', "row 2 has no final answer"),
+        ("{}", "row 2 has no column, and no question in any of"),
+        ('{"riddle": "x", "answer": "#### 1"}', "row 2 has 'riddle', 'answer', and no question in any of .*: name its"),
+        ('{"question": "x"}', "row 2 has 'question', and no answer in any of"),
+        ('{"question": "x", "answer": true}', "row 2 has no final answer in answer"),
+        ('{"question": null, "answer": "#### 1"}', "no question in any of"),
+        ('{"prompt": [{"role": "system", "content": "x"}], "answer": "1"}', "row 2 has no text in 'prompt'"),
+        ('{"question": "x", "answer": [null]}', "row 2 has no final answer"),
         ('{"question": "x", "answer": "####"}', "row 2 has no final answer"),
         ('{"problem": "x", "solution": "it is 42"}', "row 2 has no final answer"),
         ('{"problem": "x", "solution": "\\\\boxed{4"}', "row 2 has no final answer"),
         ('{"problem": "x", "answer": " "}', "row 2 has no final answer"),
-        ('{"question": " ", "answer": "#### 1"}', "row 2 has an empty question"),
-        (json.dumps(GSM8K), "row 2 has the id .* of row 1"),
+        ('{"question": " ", "answer": "#### 1"}', "row 2 has no text in 'question'"),
     ],
 )
 def test_a_broken_row_is_named(tmp_path, line, fault):
     path = tmp_path / "broken.jsonl"
     path.write_text(json.dumps(GSM8K) + "\n" + line + "\n", encoding="utf-8")
     with pytest.raises(TaskError, match=fault) as caught:
-        JsonlTask(path=path).rows()
+        FileTask(path=path).found()
     assert str(path) in str(caught.value)
 
 
-def test_a_repeated_id_is_named_with_both_rows(tmp_path):
-    rows = [{"problem": f"{n}?", "answer": "1", "id": "same"} for n in range(2)]
-    with pytest.raises(TaskError, match="row 2 has the id 'a:same' of row 1"):
-        written(tmp_path / "a.jsonl", *rows).rows()
+def test_repeated_rows_are_one_problem_and_equal_ids_of_two_are_told_apart(tmp_path):
+    rows = [{"problem": f"{n % 2}?", "answer": "1", "id": "same"} for n in range(6)]
+    found = written(tmp_path / "a.jsonl", *rows, {"problem": "0?", "answer": "2", "id": "same"}).found()
+    assert [problem.prompt[:2] for problem in found.problems] == ["0?", "1?", "0?"]
+    assert found.problems[0].id == "a:same"
+    assert len({problem.id for problem in found.problems}) == 3
+    assert found.described == "3 problems: question from `problem`, answer from `answer`; 4 repeated rows merged"
+
+
+CHAT = {"prompt": [{"from": "system", "value": "Be brief."}, {"from": "user", "value": "Half?"}], "final_answer": 0.5}
+VERL = {
+    "prompt": [{"role": "user", "content": "Two?"}],
+    "reward_model": {"ground_truth": ["2"]},
+    "extra_info": {"i": 1},
+}
+
+
+def test_one_reader_takes_a_list_columns_parquet_and_arrow_by_what_the_file_holds(tmp_path):
+    rows = [{"problem": f"{n}?", "answer": float(n), "level": n} for n in range(3)]
+    frame, path = pl.DataFrame(rows), tmp_path / "file"
+    columns = {name: {str(n): row[name] for n, row in enumerate(rows)} for name in rows[0]}
+    contents = [
+        json.dumps(rows).encode(),
+        json.dumps(columns).encode(),
+        json.dumps(frame.to_dict(as_series=False)).encode(),
+    ]
+    for write in (frame.write_parquet, frame.write_ipc, frame.write_ipc_stream):
+        write(path)
+        contents.append(path.read_bytes())
+    for content in contents:
+        path.write_bytes(content)
+        found = FileTask(path=path).found()
+        assert [(problem.answer, problem.family) for problem in found.problems] == [
+            (str(n), f"Level {n}") for n in range(3)
+        ]
+
+
+@pytest.mark.parametrize("content", [b"PAR1 and no more", b"ARROW1\0\0", b"\xff\xff\xff\xff\x01"])
+def test_a_damaged_table_is_named(tmp_path, content):
+    (tmp_path / "a.parquet").write_bytes(content)
+    with pytest.raises(TaskError, match=r"a\.parquet is a damaged table"):
+        FileTask(path=tmp_path / "a.parquet").found()
+
+
+def test_columns_of_different_rows_are_refused(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"problem": ["1?", "2?"], "answer": ["1"]}))
+    with pytest.raises(TaskError, match=r"columns of different rows .'problem' 2, 'answer' 1"):
+        FileTask(path=tmp_path / "a.json").found()
+
+
+def test_chats_nested_answers_and_lists_are_read(tmp_path):
+    both = {"question": "Which?", "answer": [3, "5", {"and": 7}]}
+    found = written(tmp_path / "a.jsonl", CHAT, VERL, both).found().problems
+    assert [(problem.prompt.split("\n")[0], problem.answer) for problem in found] == [
+        ("Half?", "0.5"),
+        ("Two?", "2"),
+        ("Which?", "3, 5, 7"),
+    ]
+
+
+def test_bad_rows_are_left_out_and_counted_where_that_is_asked_for():
+    rows = [(1, {"question": "x"}), (2, GSM8K), (3, MATH)]
+    found = QuestionRows(source="s", stem="s", skip_bad_rows=True).problems(rows)
+    assert [problem.answer for problem in found.problems] == ["42", r"\frac{1}{2}"]
+    assert found.described.endswith("; 1 bad rows left out")
+    with pytest.raises(TaskError, match="want rows that can be read, the first: s, row 1 has 'question'"):
+        QuestionRows(source="s", stem="s", skip_bad_rows=True).problems(rows[:1])
+
+
+def test_a_named_column_goes_before_the_rule():
+    row = {"riddle": "What?", "question": "no", "key": "4", "answer": "5"}
+    found = QuestionRows(source="s", stem="s", question="riddle", answer="key").problems([(1, row)])
+    assert (found.problems[0].prompt[:5], found.problems[0].answer) == ("What?", "4")
+
+
+SHARED = Path(__file__).parents[4] / "shared" / "data" / "tasks"
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no public benchmark files beside the checkout")
+def test_every_public_benchmark_file_is_read_with_the_right_count():
+    listed = re.findall(r"^\| (\S+) \| ([0-9]+)", (SHARED / "SOURCES.md").read_text(), re.MULTILINE)
+    assert len(listed) > 40
+    for name, n_rows in listed:
+        found = FileTask(path=SHARED / name).found()
+        n_copies = 8 if "8" in name.replace("gsm8k", "").partition(".")[0] or "x8" in name else 1
+        assert len(found.problems) == int(n_rows) // n_copies, found.described
 
 
 def test_text_that_is_not_utf_8_an_empty_file_and_a_missing_one_are_named(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes('{"question": "é", "answer": "#### 1"}'.encode("latin-1"))
     with pytest.raises(TaskError, match=r"a\.jsonl, row 1 is not UTF-8"):
-        JsonlTask(path=path).rows()
+        FileTask(path=path).found()
     path.write_bytes(b"\n \n")
     with pytest.raises(TaskError, match=r"a\.jsonl is empty"):
-        JsonlTask(path=path).rows()
+        FileTask(path=path).found()
     with pytest.raises(TaskError, match="No such file"):
-        JsonlTask(path=tmp_path / "none.jsonl").rows()
+        FileTask(path=tmp_path / "none.jsonl").found()
     with pytest.raises(TaskError, match="cannot read"):
-        JsonlTask(path=tmp_path).rows()
+        FileTask(path=tmp_path).found()
 
 
 def test_the_sides_share_no_question_and_adding_rows_moves_none(tmp_path):

@@ -16,7 +16,7 @@ from lab.records.errors import TaskError
 from lab.tasks.gym import GymTask
 from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Judge, Problem, Verdict
-from lab.tasks.question_rows import JsonlTask
+from lab.tasks.question_rows import FileTask
 from lab.tasks.source import JUDGES, SOURCES, ChainTask, open_task, task_source
 
 
@@ -35,8 +35,8 @@ from lab.tasks.source import JUDGES, SOURCES, ChainTask, open_task, task_source
             GymTask(dataset="chain_sum", config=(("max_terms", 3), ("allow_negation", True)), suffix=""),
         ),
         ("gym:a:b=0.5,c=d", GymTask(dataset="a", config=(("b", 0.5), ("c", "d")))),
-        ("some/file.jsonl", JsonlTask(path=Path("some/file.jsonl"))),
-        ("/a b/c:d.jsonl", JsonlTask(path=Path("/a b/c:d.jsonl"))),
+        ("some/file.jsonl", FileTask(path=Path("some/file.jsonl"))),
+        ("/a b/c:d.jsonl", FileTask(path=Path("/a b/c:d.jsonl"))),
     ],
 )
 def test_every_accepted_form_names_its_source_and_comes_back(text, source):
@@ -48,7 +48,7 @@ def test_every_accepted_form_names_its_source_and_comes_back(text, source):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "Chain", "chain:", "chain:+-:", "chain:+:3", "chain:+:3-8:1", "gym:", "gym:a b", "gym:x.jsonl", "a.json", "x"],
+    ["", "Chain", "chain:", "chain:+-:", "chain:+:3", "chain:+:3-8:1", "gym:", "gym:a b", "gym:x.jsonl", "a.csv", "x"],
 )
 def test_anything_else_is_a_task_error_in_one_line_with_the_accepted_forms(text):
     with pytest.raises(TaskError, match=r"is not one of 'chain', .*gym:.*jsonl") as caught:
@@ -166,7 +166,7 @@ def test_a_judge_of_ones_own_is_one_entry_or_a_value(tmp_path, monkeypatch):
         task_source(f"{path}:length")
     monkeypatch.setitem(JUDGES, "length", by_length)
     source = task_source(f"{path}:length")
-    assert source == JsonlTask(path=path, judged_by=by_length)
+    assert source == FileTask(path=path, judged_by=by_length)
     assert source.typed == f"{path}:length"
     task = open_task(source, n_problems=1, seed=0)
     assert [task.verify(task.problems[0], text).strict for text in ("ab", "42", "abc")] == [True, True, False]

@@ -1,0 +1,85 @@
+"""rows_of_file: the rows of a file of problems, whatever form they are kept in."""
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import polars as pl
+
+from lab.records.errors import TaskError
+
+Row = tuple[int, Mapping[str, object]]
+"""What faults call the row, counted from 1 (of lines, the number of the line), and its columns."""
+
+
+def rows_of_file(path: Path) -> Iterator[Row]:
+    """The rows of JSON lines, a JSON list, one JSON object of columns, parquet or Arrow, told apart by content.
+
+    Raises TaskError, with the file and where there is one the row, for a missing, damaged or foreign file.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TaskError(f"cannot read {path}: {error.strerror or error}; want a file of problems") from error
+    if content[:4] == b"PAR1" or content[:6] == b"ARROW1" or content[:4] == b"\xff\xff\xff\xff":
+        yield from enumerate(_table(path, content).iter_rows(named=True), start=1)
+        return
+    found = _whole(content)
+    if isinstance(found, list):
+        yield from (_checked(path, number, row) for number, row in enumerate(found, start=1))
+    elif isinstance(found, dict) and found and all(isinstance(column, dict | list) for column in found.values()):
+        yield from enumerate(_columns(path, found), start=1)
+    else:
+        yield from _lines(path, content)
+
+
+def _table(path: Path, content: bytes) -> pl.DataFrame:
+    """The frame in a parquet file, an Arrow file or an Arrow stream, as `datasets` keeps it."""
+    read = {b"PAR1": pl.read_parquet, b"ARRO": pl.read_ipc}.get(content[:4], pl.read_ipc_stream)
+    try:
+        return read(io.BytesIO(content))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        told = str(error).partition("\n")[0]
+        raise TaskError(f"{path} is a damaged table ({told}): download it again") from error
+
+
+def _whole(content: bytes) -> object:
+    """The file as one JSON value; None where it is none, as files of lines are."""
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _columns(path: Path, found: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+    """Rows of an object of columns, each a list, or an object from the name of a row to its value."""
+    columns = {name: dict(enumerate(column)) if isinstance(column, list) else column for name, column in found.items()}
+    names = {name: list(column) for name, column in columns.items() if isinstance(column, dict)}
+    first, *others = names.values()
+    if any(other != first for other in others):
+        lengths = ", ".join(f"{name!r} {len(rows)}" for name, rows in names.items())
+        raise TaskError(f"{path} is an object of columns of different rows ({lengths}): want one value a row in each")
+    for row in first:
+        yield {name: column[row] for name, column in columns.items() if isinstance(column, dict)}
+
+
+def _lines(path: Path, content: bytes) -> Iterator[Row]:
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise TaskError(
+                f"{path}, row {number} is not UTF-8 (byte {error.start}): save the file as UTF-8"
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise TaskError(f"{path}, row {number} is not JSON ({error}): want one object a line") from error
+        yield _checked(path, number, row)
+
+
+def _checked(path: Path, number: int, row: object) -> Row:
+    if not isinstance(row, dict):
+        raise TaskError(f"{path}, row {number} is a JSON {type(row).__name__}: want an object")
+    return number, row

@@ -1,0 +1,195 @@
+r"""stated_answer: the final answer that a completion states, and by which rule it was read."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+LONGEST = 500
+"""Characters of the longest answer that is read."""
+
+_THOUGHT_OPENS = re.compile(
+    r"<think(?:ing)?>|\[THINK\]|<\|channel\|>analysis<\|message\|>|<\|begin_of_thought\|>", re.IGNORECASE
+)
+_THOUGHT_CLOSES = re.compile(
+    r"</think(?:ing)?>|\[/THINK\]|<\|channel\|>final<\|message\|>|<\|end_of_thought\|>", re.IGNORECASE
+)
+_SPECIAL = re.compile(r"<[|｜][^<>\s]{1,40}[|｜]>|</s>|<end_of_turn>|<eos>")
+_BOX_PARTS = re.compile(
+    r"\\(?:begin)?(?:boxed|fbox)\s*(?:(?P<opens>\{)|(?P<token>[0-9]+|[A-Za-z](?![A-Za-z])))|\\.|[{}]", re.DOTALL
+)
+_HASHES = re.compile(r"####[ \t]*([^\n]*)")
+_STATED = re.compile(
+    r"(?:\banswer(?:\s+to\s[^\n.:]{1,80}?)?[*_]*\s*(?:\bis\b[ \t]*:?|[:=])|答案(?:是|为)?\s*[:：]?)[*_]*[ \t]*"
+    r"(?P<value>[^\n]*(?:\n\s*[^\n]+)?)",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[;。](?=\s|$)")
+_DIGITS = r"[0-9]{1,3}(?:(?:,|\{,\}|\\,|,?\\! ?|[ \u00a0\u2009\u202f])[0-9]{3})+(?![0-9])|[0-9]+"
+NUMBER = rf"(?:{_DIGITS})(?:\.[0-9]+)?|\.[0-9]+"
+"""A number as people write it, with or without marks between its thousands."""
+_NUMBERS = re.compile(rf"(?:(?<![\w.)\]}}])-)?(?:[0-9]+,[0-9]{{2}}(?![0-9,])|{NUMBER})(?:/[0-9]+(?!\.?[0-9]))?")
+_FRACTION = r"-?\\[dtc]?frac\s*(?:\{[^{}]*\}|[0-9])\s*(?:\{[^{}]*\}|[0-9])"
+_RELATION = r"\b[A-Za-z]\s*(?:<=|>=|!=|<|>|≤|≥|≠)\s*-?[0-9][0-9./]*[0-9]|\b[A-Za-z]\s*(?:<=|>=|!=|<|>|≤|≥|≠)\s*-?[0-9]"
+_FORMULA = re.compile(
+    r"\$\$(.{1,2000}?)\$\$|\\\[(.{1,2000}?)\\\]|\\\((.{1,2000}?)\\\)|(?<![\\0-9])\$([^$\n]+?)(?<!\\)\$"
+    rf"|({_FRACTION})|({_RELATION})",
+    re.DOTALL,
+)
+_N_MARKS = 4
+"""Of its alternatives, those that are between marks."""
+_GLUE = re.compile(
+    r"(?:[\s,;$&]|\\[\[\]()]|\\q?quad\b|\\(?:text|mbox|textrm)\s*\{[^{}]*\}|\b(?:and|or)\b)*", re.IGNORECASE
+)
+_NOT_BARE = re.compile(r"\\boxed|^[^A-Za-z]*[0-9)]\s*=|\w\s*[:：]\s|(?<!\\)[.!?。]\s|[\u4e00-\u9fff]{2}")
+_WRAPPED = re.compile(r"\\(?:text|mathrm|mbox|textrm|operatorname)\s*\{[^{}]*\}")
+_CONNECTIVES = {"answer", "so", "thus", "hence", "then", "therefore", "is"}
+_MAGNITUDES = {"not", "half", "hundred", "thousand", "million", "billion", "trillion", "dozen", "percent", "or", "and"}
+
+
+class Stated(NamedTuple):
+    """An answer and where it stood."""
+
+    answer: str
+    """Tidied."""
+    read_by: str
+    """box, hashes, stated (behind "answer is"), whole (the text is nothing else), formula (the last one), number."""
+
+
+def stated_answer(text: str) -> Stated | None:
+    r"""The final answer of `text`, or None; never raises.
+
+    Only what stands behind a closed block of thinking counts, and where such a block is never closed there is no
+    answer. The first rule that finds something decides: the last `\boxed{}`, with those that no more than "and" or a
+    comma joins to it; what follows the last `####` on its line; what follows the last "answer is" or "Answer:"
+    (in its sentence, or on the next line); the whole text, if it is an answer and nothing else; the last formula or
+    the last number, whichever ends later.
+    """
+    part = behind_thought(text)
+    if part is None:
+        return None
+    part = part.replace("\u2212", "-")
+    hashes = [found for found in _HASHES.findall(part) if tidied(found)]
+    stated = [found["value"] for found in _STATED.finditer(part) if tidied(found["value"])]
+    rules = (
+        ("box", lambda: ", ".join(last_boxes(part))),
+        ("hashes", lambda: hashes[-1] if hashes else ""),
+        ("stated", lambda: _value(stated[-1]) if stated else ""),
+        ("whole", lambda: _whole(part) if _is_bare(part) else ""),
+        ("formula", lambda: _last_formula(part)),
+        ("number", lambda: next(reversed(_NUMBERS.findall(part)), "")),
+    )
+    return next((Stated(answer, name) for name, find in rules if (answer := tidied(find())) is not None), None)
+
+
+def behind_thought(text: str) -> str | None:
+    """What a completion says behind its thinking, up to the next turn's mark; None where the thinking never ends."""
+    closed = list(_THOUGHT_CLOSES.finditer(text))
+    if not closed and _THOUGHT_OPENS.search(text):
+        return None
+    part = text[closed[-1].end() :] if closed else text
+    said = [piece for piece in _SPECIAL.split(part) if piece.strip()]
+    return said[0] if said else ""
+
+
+def last_boxes(text: str) -> list[str]:
+    r"""The contents of the last box that is closed and not empty, and of those before it with only glue between.
+
+    A box is `\boxed{}` or `\fbox{}`, also of a single digit run or letter without braces; of nested ones the inner.
+    """
+    boxes: list[tuple[int, int, str]] = []
+    opened: list[tuple[int, int] | None] = []
+    for part in _BOX_PARTS.finditer(text):
+        if part["opens"]:
+            opened.append((part.start(), part.end()))
+        elif part["token"]:
+            boxes.append((part.start(), part.end(), part["token"]))
+        elif part[0] == "{":
+            opened.append(None)
+        elif part[0] == "}" and opened and (start := opened.pop()) is not None:
+            inner = [box for box in boxes if box[0] > start[0]]
+            content = ", ".join(box[2] for box in inner) if inner else text[start[1] : part.start()]
+            boxes = boxes[: len(boxes) - len(inner)]
+            if tidied(content):
+                boxes.append((start[0], part.end(), content))
+    run: list[str] = []
+    for number, (start, _, content) in enumerate(boxes):
+        if number and not _joins(text[boxes[number - 1][1] : start]):
+            run.clear()
+        run.append(content)
+    return run
+
+
+def tidied(answer: str) -> str | None:
+    """`answer` without the space, Markdown emphasis, dollar signs and full stop around it; None if nothing is left."""
+    # Wrappings nest a few deep in real text; the bound keeps a text of nothing else from taking long.
+    for _ in range(8):
+        answer = answer.strip().removesuffix(".").removesuffix("。")
+        for opens, closes in ((r"\(", r"\)"), (r"\[", r"\]")):
+            answer = answer.removeprefix(opens).removesuffix(closes)
+        answer = answer.removeprefix(r"\$").strip("$*`_")
+    return answer.strip() or None
+
+
+def _joins(between: str) -> bool:
+    return _GLUE.fullmatch(between) is not None and "\n\n" not in between
+
+
+def _value(said: str) -> str:
+    """The answer in what follows "answer is": on its own line if there is something, else on the next."""
+    line = next(line for line in said.split("\n") if tidied(line))
+    # "The answer: the largest n is 34. I hope it is correct."
+    clause = re.split(r"\s(?:is|are)[\s:]+(?=\S)", _SENTENCE_END.split(line, maxsplit=1)[0])[-1]
+    if formulas := list(_FORMULA.finditer(clause)):
+        return _runs(clause, formulas)[0]
+    return _lone_number(clause)
+
+
+def _whole(text: str) -> str:
+    """A bare answer; of formulas in their marks and nothing else, what is in them."""
+    formulas = list(_FORMULA.finditer(text))
+    if not formulas or any((formula.lastindex or 0) > _N_MARKS for formula in formulas):
+        return text
+    around = text[: formulas[0].start()], text[formulas[-1].end() :].strip(" .")
+    runs = _runs(text, formulas)
+    return runs[0] if len(runs) == 1 and all(map(_joins, around)) else text
+
+
+def _last_formula(text: str) -> str:
+    formulas, numbers = list(_FORMULA.finditer(text)), list(_NUMBERS.finditer(text))
+    if not formulas or (numbers and numbers[-1].end() > formulas[-1].end()):
+        return ""
+    return _runs(text, formulas)[-1]
+
+
+def _runs(text: str, formulas: Sequence[re.Match[str]]) -> list[str]:
+    """The formulas, those with only glue between them as one list."""
+    runs: list[list[str]] = []
+    end = 0
+    for formula in formulas:
+        content = next(group for group in formula.groups() if group is not None)
+        if not runs or not _joins(text[end : formula.start()]):
+            runs.append([])
+        runs[-1].append(content)
+        end = formula.end()
+    return [", ".join(run) for run in runs]
+
+
+def _is_bare(text: str) -> bool:
+    """Whether a text is an answer and nothing else: one short line without prose, a unit apart."""
+    text = text.strip()
+    if len(text) > LONGEST or "\n" in text or _NOT_BARE.search(text):
+        return False
+    outside = re.sub(r"\\[A-Za-z]+|\b(?:sqrt|sin|cos|tan|log|exp|pi|and|or)\b", " ", _WRAPPED.sub(" ", text))
+    prose = re.findall(r"[A-Za-z]{2,}", _FORMULA.sub(" ", outside))
+    leads_on = re.search(r"[A-Za-z]{2,}\W*\s-?[0-9]", outside) or {word.lower() for word in prose} & _CONNECTIVES
+    return len(prose) <= 1 and not leads_on
+
+
+def _lone_number(clause: str) -> str:
+    """The number of a clause that is one number among plain words, else the clause."""
+    numbers = _NUMBERS.findall(clause)
+    words = _NUMBERS.sub(" ", clause)
+    plain = re.fullmatch(r"[A-Za-z\s$,'*]*", words) is not None
+    if len(numbers) == 1 and plain and not {word.lower() for word in re.findall(r"[A-Za-z]+", words)} & _MAGNITUDES:
+        return numbers[0]
+    return clause
