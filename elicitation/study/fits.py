@@ -73,7 +73,7 @@ def disagreements(pair: ModelPair, traces: pl.DataFrame, problems: Mapping[str, 
             ours, theirs = base[place, -n:], tuned[place, -n:]
             for position in (ours != theirs).nonzero()[:, 0].tolist():
                 tokens = {"base_token": int(ours[position]), "tuned_token": int(theirs[position])}
-                found[index].append(names[index] | {"position": position} | tokens)
+                found[index].append({**names[index], "position": position, **tokens})
     return DISAGREEMENTS.frame([row for text in found for row in text])
 
 
@@ -241,7 +241,7 @@ def fitted_vectors(context: StudyContext, activations: Artefact, fitting: Fittin
 def read_vectors(vectors: Artefact, seed: int) -> dict[str, tuple[SteeringVector, ...]]:
     """The vectors of a finished stage by kind (`mean`, `fitted`, `first_token`), and draws like each (`like-mean`)."""
     fits = {path.stem: load_vector(path) for path in sorted(vectors.path.glob("*.safetensors"))}
-    found = {kind: (vector,) for kind, vector in fits.items()}
+    found: dict[str, tuple[SteeringVector, ...]] = {kind: (vector,) for kind, vector in fits.items()}
     for kind, vector in fits.items():
         generators = (torch_generator(seed, "random vector", draw) for draw in range(N_RANDOM))
         found[f"like-{kind}"] = tuple(random_like(vector, generator) for generator in generators)
