@@ -12,10 +12,16 @@ import polars as pl
 from lab.records.errors import EstimateError
 from lab.records.tables import Column, Schema, read_table
 
-SCORED = ("LOCKED", "MIXED", "TAUGHT")
-"""Kinds of organism whose errors and coverage make the headline of a record."""
-SILENT = ("PLACEBO", "ABSENT")
+TAUGHT = "TAUGHT"
+"""The kind of organism whose gain was all taught: the true share is 0."""
+ABSENT = "ABSENT"
+"""The kind whose base lacks the skill, and whose tuning found nothing to reinforce."""
+SCORED = ("LOCKED", "MIXED", TAUGHT)
+"""Kinds whose errors and coverage make the headline of a record."""
+SILENT = ("PLACEBO", ABSENT)
 """Kinds on which a positive share is a false alarm."""
+LEAKING = (TAUGHT, *SILENT)
+"""Kinds on which whatever an arm recovers is a leak."""
 PUBLISHED = ("P1", "P2")
 """Estimators that are published methods, run for comparison; none of them is the lab's answer."""
 
@@ -62,8 +68,14 @@ RECORDS = Schema(
         Column("seconds", pl.Float64, "mean cost of a trial beyond sampling the two models"),
     ),
 )
-SHIPPED = Path(__file__).parent / "shipped" / "records.parquet"
-"""The records of the project's own calibration."""
+SHIPPED = Path(__file__).parent / "shipped"
+"""Where the tables of the project's own calibration are."""
+
+
+def shipped(schema: Schema, name: str = "") -> pl.DataFrame:
+    """A table that came with this version of the lab, in a file of its own name or of `name`; no rows if it did not."""
+    path = SHIPPED / f"{name or schema.name}.parquet"
+    return read_table(path, schema) if path.exists() else schema.frame([])
 
 
 def records(trials: pl.DataFrame) -> pl.DataFrame:
@@ -80,7 +92,7 @@ def records(trials: pl.DataFrame) -> pl.DataFrame:
     has_interval = pl.col("low").is_not_nan() & pl.col("high").is_not_nan()
     covered = (pl.col("low") <= pl.col("truth")) & (pl.col("truth") <= pl.col("high"))
     replicas = pl.col("replicas_covered")
-    alarm = given & ((pl.col("kind") == "PLACEBO") | ((pl.col("kind") == "ABSENT") & (pl.col("value") > 0)))
+    alarm = given & ((pl.col("kind") == "PLACEBO") | ((pl.col("kind") == ABSENT) & (pl.col("value") > 0)))
     found = (
         TRIALS.checked(trials)
         .group_by("estimator", "quantity", maintain_order=True)
@@ -92,7 +104,7 @@ def records(trials: pl.DataFrame) -> pl.DataFrame:
             bias=error.filter(counted).mean(),
             coverage=pl.when(has_interval.filter(counted).any()).then(covered.filter(counted).mean()),
             coverage_replicas=replicas.filter(counted & replicas.is_not_nan()).mean(),
-            leak=pl.col("value").filter(counted & (pl.col("kind") == "TAUGHT")).mean(),
+            leak=pl.col("value").filter(counted & (pl.col("kind") == TAUGHT)).mean(),
             n_false_alarms=alarm.sum(),
             n_silent=pl.col("kind").is_in(SILENT).sum(),
             seconds=pl.col("seconds").filter(pl.col("seconds").is_not_nan()).mean(),
@@ -108,13 +120,12 @@ def shipped_records() -> pl.DataFrame:
     >>> el.shipped_records().filter(estimator="E1")["n_trials"].to_list()
     [15]
     """
-    return read_table(SHIPPED, RECORDS) if SHIPPED.exists() else RECORDS.frame([])
+    return shipped(RECORDS)
 
 
 def shipped_trials() -> pl.DataFrame:
     """The trials behind the shipped records, one a case and share; no rows if the lab came with none."""
-    trials = SHIPPED.with_name("trials.parquet")
-    return read_table(trials, TRIALS) if trials.exists() else TRIALS.frame([])
+    return shipped(TRIALS)
 
 
 AGREEMENT = Schema(
@@ -152,13 +163,6 @@ def agreement(trials: pl.DataFrame) -> pl.DataFrame:
     return AGREEMENT.frame(rows)
 
 
-TAUGHT = "TAUGHT"
-"""The kind of organism whose gain was all taught: the true share is 0."""
-ABSENT = "ABSENT"
-"""The kind whose base lacks the skill, and whose tuning found nothing to reinforce."""
-LEAKING = (TAUGHT, *SILENT)
-"""Kinds on which whatever an arm recovers is a leak."""
-
 LEAKS = Schema(
     "leaks",
     (
@@ -178,8 +182,8 @@ LEAKS = Schema(
         Column("refusal", pl.String, "why no share is given; null where one is"),
     ),
 )
-SHIPPED_LEAKS = Path(__file__).parent / "shipped" / "leaks.parquet"
-"""The leaks of the project's own calibration."""
+TABLES = (TRIALS, RECORDS, AGREEMENT, LEAKS)
+"""What a calibration makes."""
 NOT_MEASURED = LEAKS.frame([])
 """The table of a lab that has measured no arm."""
 
@@ -290,4 +294,4 @@ def shipped_leaks() -> pl.DataFrame:
     >>> el.shipped_leaks().filter(kind="TAUGHT", arm="takeover-disagreement").height
     3
     """
-    return read_table(SHIPPED_LEAKS, LEAKS) if SHIPPED_LEAKS.exists() else NOT_MEASURED
+    return shipped(LEAKS)

@@ -1,23 +1,23 @@
 """run: a calibration from the installed organisms to its tables and its page."""
 
-import contextlib
-import io
 import multiprocessing
 import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
 import polars as pl
 import torch
 
-from elicitation.calibration.record import AGREEMENT, LEAKING, LEAKS, RECORDS, TRIALS, Case, agreement, leaks, records
+from elicitation.calibration.record import LEAKING, TABLES, TRIALS, Case, agreement, leaks, records, shipped
 from elicitation.calibration.trials import EFFORTS, Effort, KnownCase, case_out, known_cases, trials
 from elicitation.estimators.estimate import ESTIMATES
 from elicitation.estimators.forgetting import DIVERGENCE, DROP
@@ -40,8 +40,7 @@ from lab.tasks.source import open_task, task_source
 
 N_TEST_PROBLEMS, N_TEST_SAMPLES, N_BOOT = 200, 8, 2000
 """Of the path test."""
-SHIPPED_PATHS = Path(__file__).parent / "shipped" / "paths.parquet"
-SCHEMAS = {"trials": TRIALS, "records": RECORDS, "agreement": AGREEMENT, "leaks": LEAKS, "path": PATH}
+SCHEMAS = {schema.name: schema for schema in (*TABLES, PATH)}
 PARTS = {
     "calibration.html": "how far every estimator is off, and what every arm leaks: begin here",
     "records.parquet": "how well each estimator did over all trials",
@@ -94,7 +93,7 @@ def calibrate(
     run_trials = partial(trials, effort=effort, out=out, seed=seed, device=str(chosen_device))
     table = TRIALS.checked(pl.concat(in_parallel("cases", run_trials, cases, jobs, watch)))
     found = {"trials": table, "records": records(table), "agreement": agreement(table), "leaks": leaked(cases, out)}
-    path = read_table(SHIPPED_PATHS, PATH) if SHIPPED_PATHS.exists() else PATH.frame([])
+    path = shipped(PATH, "paths")
     if effort.path is not None:
         if starts := path_starts(cases):
             run_path = partial(path_rows, test=effort.path, out=out, seed=seed, device=str(chosen_device))
@@ -107,10 +106,7 @@ def calibrate(
     files = tuple(table_file(out / f"{name}.parquet", SCHEMAS[name], f"{name}.parquet") for name in found)
     page = CalibrationPage(
         title="Calibration",
-        trials=table,
-        records=found["records"],
-        agreement=found["agreement"],
-        leaks=found["leaks"],
+        **{name: found[name] for name in ("trials", "records", "agreement", "leaks")},
         forgetting=forgetting_rows(cases, out),
         path=path,
         minutes=(time.monotonic() - started) / 60,
@@ -206,7 +202,7 @@ def path_rows(start: PathStart, test: PathTest, out: Path, *, seed: int, device:
     for n_rounds, route in routes.items():
         model = load(BuiltInModel(name=start.base), device=torch.device(device), dtype=torch.float32)
         # The trainer's bars and figures would bury the one bar of all paths.
-        with tempfile.TemporaryDirectory() as work, silence():
+        with tempfile.TemporaryDirectory() as work, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             path_test(model, learned, test, n_rounds=n_rounds, seed=seed, work=Path(work))
         rates = strict_rates(model, tested, N_TEST_SAMPLES, test.decoding, seed=seed)
         found = interval_columns(mean_interval(rates, weights))
@@ -214,10 +210,3 @@ def path_rows(start: PathStart, test: PathTest, out: Path, *, seed: int, device:
     table = PATH.frame(rows)
     write_table(finished, table, PATH, provenance("path", test, {}, device=device, dtype="float32", seed=seed))
     return table
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Keeps what is printed within the block from the terminal; exceptions come out as ever."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield

@@ -1,4 +1,4 @@
-"""Case: one pair and task of a calibration, with its true elicited share, as the organisms' cards tell it."""
+"""Trials: pairs with a known answer -> the study of each -> its estimates against the truth, on replicas too."""
 
 import json
 import time
@@ -137,11 +137,8 @@ def case_study(case: KnownCase, effort: Effort, *, seed: int, device: str) -> St
     leaks = case.kind in LEAKING
     compared = leaks or case.kind in SCORED
     sizes = {name: getattr(effort, name) for name in SIZES}
+    pair = {name: getattr(case, name) for name in ("base", "tuned", "task", "old_task")}
     return Study(
-        base=case.base,
-        tuned=case.tuned,
-        task=case.task,
-        old_task=case.old_task,
         arms=() if leaks else (*effort.arms, *(ArmKey(role, "greedy") for role in PUBLISHED.values() if compared)),
         own_help=OwnHelp() if leaks else None,
         routing=RoutingFit() if leaks else None,
@@ -151,6 +148,7 @@ def case_study(case: KnownCase, effort: Effort, *, seed: int, device: str) -> St
         seed=child_seed(seed, "case", case.name) % 1_000_000,
         batch_size=1024,
         device=device,
+        **pair,
         **sizes,
     )
 

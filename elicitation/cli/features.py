@@ -56,7 +56,7 @@ class FeaturesCommand:
         from elicitation.pages.features.page import FeaturePage, render_features
         from elicitation.pages.features.tables import TABLES, FeatureNames
         from elicitation.pages.kit.document import Origin, TableFile
-        from elicitation.study.features import Read, feature_tables
+        from elicitation.study.features import feature_tables
         from lab.models.device import resolve_double_device
         from lab.records.provenance import digest, file_digest, provenance
         from lab.records.stage import memoised
@@ -90,13 +90,9 @@ class FeaturesCommand:
         def compute(work: Path) -> None:
             with terminal.progress() as watch:
                 summed = sums(base, sae, labels, partial(watch, "shards read"))
-            ledger = feature_tables(
-                Read(sae=sae, model=model, base=base, tuned=tuned, labels=labels, summed=summed),
-                effects=None if attributed is None else attributed.effects(self.seed),
-                n_shown=self.n_shown,
-                n_boot=N_BOOT,
-                seed=self.seed,
-            )
+            effects = {} if attributed is None else {"effects": attributed.effects(self.seed)}
+            sizes = {"n_shown": self.n_shown, "n_boot": N_BOOT, "seed": self.seed}
+            ledger = feature_tables(sae, model, base, tuned, labels, summed, elsewhere=effects, **sizes)
             files = []
             for name, schema in TABLES:
                 path, table = work / f"{name}.parquet", getattr(ledger, name)

@@ -154,15 +154,9 @@ def decided_pairs(
     context: StudyContext, decided: Artefact, positive: pl.DataFrame, negative: pl.DataFrame, description: str
 ) -> TrainingPairs:
     """Traces of two sides, and the disagreements in the positive ones."""
-    return TrainingPairs(
-        positive=positive,
-        negative=negative,
-        decided=read_table(decided.path / "disagreements.parquet", DISAGREEMENTS),
-        decided_in=positive,
-        problems=context.fit_problems,
-        description=description,
-        digest=decided.digest,
-    )
+    frames = {"positive": positive, "negative": negative, "decided_in": positive}
+    frames["decided"] = read_table(decided.path / "disagreements.parquet", DISAGREEMENTS)
+    return TrainingPairs(**frames, problems=context.fit_problems, description=description, digest=decided.digest)
 
 
 def sides_forgotten(taught: TrainingPairs, seed: int, draw: int) -> TrainingPairs:

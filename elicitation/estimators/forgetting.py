@@ -30,10 +30,10 @@ _MEASURES: dict[str, Measure] = {"strict": "strict", "answer": "answer_correct"}
 class _Mean(NamedTuple):
     """A mean over problems, or why there is none."""
 
-    interval: Interval | None
-    replicates: Float[np.ndarray, " boot"]
-    n_problems: int
-    refusal: str | None
+    interval: Interval | None = None
+    replicates: Float[np.ndarray, " boot"] = np.empty(0)
+    n_problems: int = 0
+    refusal: str | None = None
 
 
 def forgetting(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
@@ -67,10 +67,10 @@ def _divergence(evidence: Evidence, analysis: Analysis) -> _Mean:
         .sort("problem_id")
     )
     if problems.is_empty():
-        return _none("no scores of the base model's samples: read them with both models")
+        return _Mean(refusal="no scores of the base model's samples: read them with both models")
     weights, nats = problem_weights(evidence, analysis, problems), problems["nats"].to_numpy()
     interval = mean_interval(nats, weights, bounds=(-np.inf, np.inf))
-    return _Mean(interval, resampled_means(nats, weights), nats.size, None)
+    return _Mean(interval, resampled_means(nats, weights), nats.size)
 
 
 def _drop(evidence: Evidence, analysis: Analysis, measure: Measure) -> _Mean:
@@ -78,15 +78,15 @@ def _drop(evidence: Evidence, analysis: Analysis, measure: Measure) -> _Mean:
     models = (Role.BASE, Role.TUNED)
     by_base, by_tuned = (set(verdicts.filter(pl.col("arm") == arm)["problem_id"].to_list()) for arm in models)
     if not by_base or by_base != by_tuned:
-        return _none(
-            f"the base model has verdicts on {len(by_base)} problems of an old task, the tuned one on {len(by_tuned)}, "
-            f"{len(by_base & by_tuned)} in common: "
+        return _Mean(
+            refusal=f"the base model has verdicts on {len(by_base)} problems of an old task, the tuned one on "
+            f"{len(by_tuned)}, {len(by_base & by_tuned)} in common: "
             "run both on the same problems of a task that the tuning was not about"
         )
     base, tuned = (rates(verdicts, arm, measure) for arm in models)
     weights = resamples(base.size, analysis.n_boot, numpy_generator(analysis.seed, "estimates", "old"))
     interval = difference_interval(base, tuned, weights)
-    return _Mean(interval, resampled_means(base - tuned, weights), base.size, None)
+    return _Mean(interval, resampled_means(base - tuned, weights), base.size)
 
 
 def _per_nat(drop: _Mean, divergence: _Mean) -> dict[str, object]:
@@ -108,7 +108,3 @@ def _per_nat(drop: _Mean, divergence: _Mean) -> dict[str, object]:
     low = float(np.fmin(points.low / nats.value, drawn.low))
     high = float(np.fmax(points.high / nats.value, drawn.high))
     return estimate("E10", quantity, "points", Interval(value=value, low=low, high=high, stderr=drawn.stderr))
-
-
-def _none(refusal: str) -> _Mean:
-    return _Mean(None, np.empty(0), 0, refusal)

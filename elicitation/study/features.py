@@ -1,7 +1,7 @@
 """Feature stages: both models' training traces, as either reads them -> SAEs -> what their features carry."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -39,52 +39,38 @@ from probes.storage.store import TEXTS_FILE, Store, open_store, plan
 from probes.tables import INTERVENTIONS, SAE_QUALITY
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Read:
-    """An SAE, and stores of what it reads."""
-
-    sae: Sae
-    model: Model
-    """The base model, whose activations the SAE learnt."""
-    base: Store
-    """The base model's activations."""
-    tuned: Store | None
-    """The tuned model's on the same texts."""
-    labels: pl.DataFrame
-    """`LABELS` of the texts; may have no rows."""
-    summed: Sums
-    """The `sums` of `base` with these labels."""
-
-
 def feature_tables(
-    read: Read,
+    sae: Sae,
+    model: Model,
+    base: Store,
+    tuned: Store | None,
+    labels: pl.DataFrame,
+    summed: Sums,
     *,
-    quality: pl.DataFrame | None = None,
-    effects: pl.DataFrame | None = None,
-    interventions: pl.DataFrame | None = None,
+    elsewhere: Mapping[str, pl.DataFrame],
     n_shown: int,
     n_boot: int,
     seed: int,
 ) -> FeatureTables:
-    """The tables of `read.sae`, with contexts and logit effects of the `n_shown` features most worth a look.
+    """The tables of `sae`, with contexts and logit effects of the `n_shown` features most worth a look.
 
-    What was measured elsewhere is passed through. Raises as the scores do, for stores without the SAE's site.
+    `base` and `tuned` store what either model computes on the same texts; `model` is the base, whose activations the
+    SAE learnt; `labels` are `LABELS` of the texts, or no rows, and `summed` the `sums` of `base` with these. Tables
+    measured `elsewhere` are passed through. Raises as the scores do, for stores without the SAE's site.
     """
-    elsewhere = {"quality": quality, "effects": effects, "interventions": interventions}
-    found = {name: schema.frame([]) for name, schema in TABLES}
-    found |= {name: table for name, table in elsewhere.items() if table is not None}
-    found["firing"] = firing(read.summed)
-    if read.tuned is not None:
-        problems = read.base.index().select(pl.col("problem_id").n_unique()).collect()
+    found = {name: schema.frame([]) for name, schema in TABLES} | dict(elsewhere)
+    found["firing"] = firing(summed)
+    if tuned is not None:
+        problems = base.index().select(pl.col("problem_id").n_unique()).collect()
         weights = resamples(problems.item(), n_boot, numpy_generator(seed, "bootstrap of differences"))
-        found["differences"] = differences(read.base, read.tuned, read.sae, weights)
-    if len(read.labels):
-        found["reason_scores"] = reason_scores(read.summed)
-        found["label_probes"] = label_probes(read.base, read.sae, read.labels, seed=seed, n_boot=n_boot)
-        found["label_activations"] = label_activations(read.summed)
+        found["differences"] = differences(base, tuned, sae, weights)
+    if len(labels):
+        found["reason_scores"] = reason_scores(summed)
+        found["label_probes"] = label_probes(base, sae, labels, seed=seed, n_boot=n_boot)
+        found["label_activations"] = label_activations(summed)
     shown = FeatureTables(**found).shown(n_shown)
-    found["logit_effects"] = logit_effects(read.model, read.sae, shown)
-    found["contexts"] = contexts(read.base, read.sae, read.model.tokenizer, shown)
+    found["logit_effects"] = logit_effects(model, sae, shown)
+    found["contexts"] = contexts(base, sae, model.tokenizer, shown)
     return FeatureTables(**found)
 
 
@@ -157,23 +143,17 @@ def searched(
     context: StudyContext, search: FeatureSearch, stores: dict[str, Path], saes: Path, fitting: Fitting
 ) -> FeatureTables:
     """The tables of the SAE whose features carry most; those of the first where base and tuned model begin alike."""
-    study, sought, best = context.study, behaviour(fitting.disagreements), None
+    study, sought = context.study, behaviour(fitting.disagreements)
     loaded = [load_sae(unit.path, device=context.base.device) for unit in units(context, search, stores["base"], saes)]
     base, tuned = open_store(stores["base"]), open_store(stores["tuned"])
-    if sought is not None:
-        best = strongest(context, search, loaded, sought)
+    best = None if sought is None else strongest(context, search, loaded, sought)
     sae, labels = loaded[0] if best is None else best.sae, token_labels(context, base)
-    summed = sums(base, sae, labels)
-    quality = read_table(saes / QUALITY_FILE, SAE_QUALITY)
-    return feature_tables(
-        Read(sae=sae, model=context.base, base=base, tuned=tuned, labels=labels, summed=summed),
-        quality=quality.sort(pl.col("site") != str(sae.site), maintain_order=True),
-        effects=None if best is None else best.effects,
-        interventions=None if best is None or sought is None else intervened(context, best, summed, sought),
-        n_shown=search.n_shown,
-        n_boot=study.n_boot,
-        seed=study.seed,
-    )
+    summed, quality = sums(base, sae, labels), read_table(saes / QUALITY_FILE, SAE_QUALITY)
+    found = {"quality": quality.sort(pl.col("site") != str(sae.site), maintain_order=True)}
+    if best is not None and sought is not None:
+        found |= {"effects": best.effects, "interventions": intervened(context, best, summed, sought)}
+    sizes = {"n_shown": search.n_shown, "n_boot": study.n_boot, "seed": study.seed}
+    return feature_tables(sae, context.base, base, tuned, labels, summed, elsewhere=found, **sizes)
 
 
 def strongest(context: StudyContext, search: FeatureSearch, saes: Sequence[Sae], sought: Behaviour) -> TopFeatures:
@@ -189,13 +169,8 @@ def intervened(context: StudyContext, best: TopFeatures, summed: Sums, sought: B
     if not best.top:
         return INTERVENTIONS.frame([])
     fires, study = firing(summed), context.study
-    candidates = Candidates(
-        sae=best.sae,
-        top=best.top,
-        mean_active=fires["mean_active"].to_numpy(),
-        firing_share=fires["firing_share"].to_numpy(),
-        first_token_share=best.first_token_share,
-    )
+    known = {name: fires[name].to_numpy() for name in ("mean_active", "firing_share")}
+    candidates = Candidates(sae=best.sae, top=best.top, first_token_share=best.first_token_share, **known)
     prompts = [context.base.tokenizer(problem.prompt).input_ids for problem in context.task.problems]
     return interventions(context.pair, candidates, prompts, [sought.toward], n_boot=study.n_boot, seed=study.seed)
 

@@ -64,18 +64,16 @@ ACTIVATIONS = Schema(
 def disagreements(pair: ModelPair, traces: pl.DataFrame, problems: Mapping[str, Problem]) -> pl.DataFrame:
     """Every token of `traces` at which base and tuned model, reading the same text, would greedily differ."""
     rows = trace_rows(pair.base, traces, problems)
-    names = traces.select("problem_id", "sample_index").rows()
+    names = traces.select("problem_id", "sample_index").rows(named=True)
     found: list[list[dict[str, object]]] = [[] for _ in rows]
     for chosen, read in pieces(pair.base, rows):
         base, tuned = (completion_logits(model, read).argmax(dim=-1) for model in (pair.base, pair.tuned))
         for place, index in enumerate(chosen):
             n = len(rows[index].completion)
             ours, theirs = base[place, -n:], tuned[place, -n:]
-            problem_id, sample_index = names[index]
             for position in (ours != theirs).nonzero()[:, 0].tolist():
-                where = {"problem_id": problem_id, "sample_index": sample_index, "position": position}
                 tokens = {"base_token": int(ours[position]), "tuned_token": int(theirs[position])}
-                found[index].append({**where, **tokens})
+                found[index].append({**names[index], "position": position, **tokens})
     return DISAGREEMENTS.frame([row for text in found for row in text])
 
 
@@ -83,14 +81,11 @@ def contexts(
     model: Model, chosen: pl.DataFrame, traces: pl.DataFrame, problems: Mapping[str, Problem]
 ) -> Disagreements:
     """`DISAGREEMENTS` rows as input of the gradient fit: the text before each of them, and the tuned model's token."""
-    tokens_of = {
-        (problem_id, sample_index): tokens
-        for problem_id, sample_index, tokens in traces.select("problem_id", "sample_index", "tokens").iter_rows()
-    }
-    before = chosen.select("problem_id", "sample_index", "position").iter_rows()
+    keys = ("problem_id", "sample_index")
+    tokens_of = {(problem, sample): tokens for problem, sample, tokens in traces.select(*keys, "tokens").iter_rows()}
     prefixes = [
-        model.tokenizer(problems[problem_id].prompt).input_ids + tokens_of[problem_id, sample_index][:position]
-        for problem_id, sample_index, position in before
+        model.tokenizer(problems[problem].prompt).input_ids + tokens_of[problem, sample][:position]
+        for problem, sample, position in chosen.select(*keys, "position").iter_rows()
     ]
     padded = left_padded(model, prefixes)
     targets = torch.tensor(chosen["tuned_token"].to_list(), dtype=torch.long, device=model.device)
@@ -236,27 +231,21 @@ def fitted_vectors(context: StudyContext, activations: Artefact, fitting: Fittin
     for kind, chosen in {"fitted": found, "first_token": found.filter(position=0)}.items():
         if chosen.height and kind in wanted_fits(study.arms):
             only = ", first tokens only" if kind == "first_token" else ""
-            fits[kind] = fit_gradient(
-                context.base,
-                context.site,
-                contexts(context.base, chosen, read_traces(fitting.tuned), context.fit_problems),
-                study.fit,
-                torch_generator(study.seed, "fit"),
-                description=f"gradient on {chosen.height} tokens where {tuned} disagrees with {base}{only}",
-            )
+            description = f"gradient on {chosen.height} tokens where {tuned} disagrees with {base}{only}"
+            texts = contexts(context.base, chosen, read_traces(fitting.tuned), context.fit_problems)
+            generator = torch_generator(study.seed, "fit")
+            fits[kind] = fit_gradient(context.base, context.site, texts, study.fit, generator, description=description)
     return fits
 
 
 def read_vectors(vectors: Artefact, seed: int) -> dict[str, tuple[SteeringVector, ...]]:
     """The vectors of a finished stage by kind (`mean`, `fitted`, `first_token`), and draws like each (`like-mean`)."""
     fits = {path.stem: load_vector(path) for path in sorted(vectors.path.glob("*.safetensors"))}
-    draws = {
-        f"like-{kind}": tuple(
-            random_like(vector, torch_generator(seed, "random vector", draw)) for draw in range(N_RANDOM)
-        )
-        for kind, vector in fits.items()
-    }
-    return {kind: (vector,) for kind, vector in fits.items()} | draws
+    found: dict[str, tuple[SteeringVector, ...]] = {kind: (vector,) for kind, vector in fits.items()}
+    for kind, vector in fits.items():
+        generators = (torch_generator(seed, "random vector", draw) for draw in range(N_RANDOM))
+        found[f"like-{kind}"] = tuple(random_like(vector, generator) for generator in generators)
+    return found
 
 
 def routing_stage(context: StudyContext, settings: RoutingFit, fitting: Fitting) -> Artefact | None:
@@ -266,17 +255,10 @@ def routing_stage(context: StudyContext, settings: RoutingFit, fitting: Fitting)
     config = {"site": str(context.site), "routing": settings, "seed": context.study.seed}
 
     def compute(work: Path, made_by: Provenance) -> None:
-        routing = fit_routing(
-            context.pair,
-            context.site,
-            read_traces(fitting.base),
-            solved(context, read_traces(fitting.tuned)),
-            fitting.disagreements,
-            context.fit_problems,
-            finest_rule(context.task.steps, context.fit_task.problems),
-            settings,
-            seed=context.study.seed,
-        )
+        texts = read_traces(fitting.base), solved(context, read_traces(fitting.tuned))
+        learnt = *texts, fitting.disagreements, context.fit_problems
+        rule, seed = finest_rule(context.task.steps, context.fit_task.problems), context.study.seed
+        routing = fit_routing(context.pair, context.site, *learnt, rule, settings, seed=seed)
         save_routing(work, routing, made_by, fitted_on=facts_of(context.base))
 
     return context.stage("routing", config, fitting.parents, compute)

@@ -89,13 +89,8 @@ def top_features(model: Model, sae: Sae, contrasts: pl.DataFrame, *, n_top: int,
     at_last = found.join(last, on=["text", "position"], how="semi").group_by("feature").len()
     share = np.zeros(sae.d_sae)
     share[at_last["feature"].to_numpy()] = at_last["len"].to_numpy() / len(contrasts)
-    return TopFeatures(
-        sae=sae,
-        effects=effects,
-        top=tuple(raising["feature"].to_list()),
-        total=float(raising["effect"].sum()),
-        first_token_share=share,
-    )
+    top, total = tuple(raising["feature"].to_list()), float(raising["effect"].sum())
+    return TopFeatures(sae=sae, effects=effects, top=top, total=total, first_token_share=share)
 
 
 N_NEAREST = 8
@@ -261,7 +256,7 @@ def alteration(
     intervention: Intervention, candidates: Candidates, chosen: Int[np.ndarray, "prompt feature"]
 ) -> Alteration:
     """What `intervention` does to the features `chosen` for each prompt."""
-    sae = candidates.sae
+    sae, top = candidates.sae, list(candidates.top)
     device = sae.W_dec.device
     table = torch.from_numpy(chosen).to(device)
     match intervention:
@@ -272,22 +267,16 @@ def alteration(
                 return features.scatter(2, where, 0.0)
 
         case Added(dose=dose):
-            added = dose * _means(candidates, table)
+            means = torch.tensor(candidates.mean_active, dtype=sae.dtype, device=device).nan_to_num()
+            added = torch.zeros(len(table), sae.d_sae, dtype=sae.dtype, device=device).scatter(1, table, means[table])
+            # Scaled, so that every prompt's features add a vector as long as the top ones add.
+            wanted = (means[top] @ sae.W_dec[top]).norm()
+            added = dose * (added * (wanted / (added @ sae.W_dec).norm(dim=1, keepdim=True)))
 
             def alter(features: Float[Tensor, "row pos d_sae"], rows: Sequence[int]) -> Float[Tensor, "row pos d_sae"]:
                 return features + added[list(rows)][:, None, :].to(features.dtype)
 
     return alter
-
-
-def _means(candidates: Candidates, table: Int[Tensor, "prompt feature"]) -> Float[Tensor, "prompt d_sae"]:
-    """The mean activation of each prompt's features, scaled so that all add a vector as long as the top ones add."""
-    sae = candidates.sae
-    means = torch.tensor(candidates.mean_active, dtype=sae.dtype, device=sae.W_dec.device).nan_to_num()
-    added = torch.zeros(len(table), sae.d_sae, dtype=sae.dtype, device=sae.W_dec.device)
-    added = added.scatter(1, table, means[table])
-    wanted = (means[list(candidates.top)] @ sae.W_dec[list(candidates.top)]).norm()
-    return added * (wanted / (added @ sae.W_dec).norm(dim=1, keepdim=True))
 
 
 def _rates(

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from elicitation.calibration.record import LEAKS, RECORDS, SHIPPED_LEAKS, shipped_leaks, shipped_records
-from elicitation.calibration.record import SHIPPED as SHIPPED_RECORDS
+from elicitation.calibration.record import LEAKS, RECORDS, SHIPPED, shipped_leaks, shipped_records
 from elicitation.estimators.estimate import ESTIMATES
 from elicitation.pages.features.page import FeaturePage, feature_section, render_features
 from elicitation.pages.features.tables import TABLES as FEATURE_TABLES
@@ -43,8 +42,6 @@ from lab.test_time.choice import CANDIDATES
 from probes.sae.architecture import QUALITY_FILE
 from probes.tables import SAE_QUALITY
 from steering.routing.routing import load_routing
-
-FEATURES_PAGE = "features.html"
 
 
 class Finished(NamedTuple):
@@ -180,7 +177,7 @@ def report_stage(context: StudyContext, measured: Measured, command: str) -> Fin
     report = out / "report.html"
     write_text(report, render(page))
     if features is not None:
-        write_text(out / FEATURES_PAGE, render_features(features))
+        write_text(out / "features.html", render_features(features))
     arms = read_table(tables / "arms.parquet", ARMS).select("arm", pl.col("label").str.strip_prefix("+ "))
     write_readme(out, f"A study of {base} and {tuned} on {task}, by: {command}", PARTS, dict(arms.iter_rows()))
     answer = answer_sentence(ledger.ladder, page.leaks, task, base, tuned, study.sampling)
@@ -239,7 +236,8 @@ def tables_at(out: Path, *places: tuple[str, Schema]) -> Iterator[TableFile]:
 
 def shipped_files() -> Iterator[TableFile]:
     """The tables of the lab's own calibration that the report reads, as far as this version has them."""
-    for path, schema in ((SHIPPED_RECORDS, RECORDS), (SHIPPED_LEAKS, LEAKS)):
+    for schema in (RECORDS, LEAKS):
+        path = SHIPPED / f"{schema.name}.parquet"
         if path.exists():
             yield table_file(path, schema, f"elicitation/calibration/shipped/{path.name}", command="lab calibrate")
 

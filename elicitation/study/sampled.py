@@ -135,16 +135,9 @@ def elicited_traces(context: StudyContext, name: str, method: Elicitation, paren
 
     def compute(work: Path, made_by: Provenance) -> None:
         context.watch(f"traces: {name}", 0, len(problems))
-        answered = elicit(
-            context.base,
-            context.task,
-            problems,
-            method,
-            study.decoding,
-            n_samples=study.n_samples,
-            seed=child_seed(study.seed, context.draws),
-            batch_size=study.batch_size,
-        )
+        sizes = {"n_samples": study.n_samples, "batch_size": study.batch_size}
+        seed = child_seed(study.seed, context.draws)
+        answered = elicit(context.base, context.task, problems, method, study.decoding, seed=seed, **sizes)
         of_all = {"n_answers": len(answered.traces) // len(problems), "n_fit_tokens": answered.cost.n_fit_tokens}
         costs = [
             {"problem_id": problem.id, "n_tokens": n_tokens, **of_all}
@@ -157,9 +150,3 @@ def elicited_traces(context: StudyContext, name: str, method: Elicitation, paren
         context.watch(f"traces: {name}", len(problems), len(problems))
 
     return context.stage(f"{FOLDER}/{name}", config, parents, compute)
-
-
-def tokens_per_answer(artefact: Artefact) -> float:
-    """Tokens generated for one answer, mean over problems."""
-    costs = read_table(artefact.path / "costs.parquet", COSTS)
-    return int(costs["n_tokens"].sum()) / int(costs["n_answers"].sum())

@@ -26,7 +26,7 @@ from elicitation.pages.study.tables import (
 )
 from elicitation.study.arms import Arm, arm_family
 from elicitation.study.config import StudyContext, Tables
-from elicitation.study.sampled import old_traces, read_traces, tokens_per_answer
+from elicitation.study.sampled import COSTS, old_traces, read_traces
 from lab.metrics.accuracy import (
     Share,
     accuracy,
@@ -325,7 +325,8 @@ def answered(context: StudyContext, arm: Arm, artefact: Artefact, family: Family
         of_problems = problem_bits(traces, arm.method).group_by("problem_id", maintain_order=True)
         bits = of_problems.agg(pl.col("bits").mean())["bits"].to_numpy()
     elif not isinstance(arm.method, Edited | None):
-        cost = tokens_per_answer(artefact) / base_tokens
+        costs = read_table(artefact.path / "costs.parquet", COSTS)
+        cost = int(costs["n_tokens"].sum()) / int(costs["n_answers"].sum()) / base_tokens
     verdicts = verdict_table(traces, context.task.problems, context.task.verify)
     return Answered(arm=arm, family=family, traces=traces, verdicts=verdicts, bits=bits, cost=cost)
 

@@ -132,7 +132,7 @@ def test_what_was_not_measured_has_no_leak():
 
 def test_shipped_leaks_are_read_where_they_are_and_empty_where_not(tmp_path, monkeypatch):
     path = tmp_path / "leaks.parquet"
-    monkeypatch.setattr(leak_module, "SHIPPED_LEAKS", path)
+    monkeypatch.setattr(leak_module, "SHIPPED", tmp_path)
     assert shipped_leaks().is_empty()
     made = leaks([Case("taught", "TAUGHT", ladder(arm("vector", 0.1)))])
     write_table(path, made, LEAKS, provenance("calibrate", {}, {}, device="cpu", dtype="float32", seed=0))

@@ -127,7 +127,7 @@ def test_no_trials_give_no_records_and_a_strange_table_is_an_error():
 
 def test_shipped_records_are_read_where_they_are_and_empty_where_not(tmp_path, monkeypatch):
     path = tmp_path / "records.parquet"
-    monkeypatch.setattr(record_module, "SHIPPED", path)
+    monkeypatch.setattr(record_module, "SHIPPED", tmp_path)
     assert shipped_records().is_empty()
     made = records(TRIALS.frame([trial("locked", "LOCKED", 1.0, 0.97)]))
     write_table(path, made, RECORDS, provenance("calibrate", {}, {}, device="cpu", dtype="float32", seed=0))
@@ -135,6 +135,6 @@ def test_shipped_records_are_read_where_they_are_and_empty_where_not(tmp_path, m
 
 
 def test_the_shipped_records_are_those_of_the_shipped_trials():
-    trials = read_table(SHIPPED.with_name("trials.parquet"), TRIALS)
+    trials = read_table(SHIPPED / "trials.parquet", TRIALS)
     assert records(trials).equals(shipped_records(), null_equal=True)
     assert trials["case"].n_unique() == 26

@@ -5,7 +5,7 @@ import math
 import torch
 
 from elicitation.comparison.fits import FIRST, Entry, Fitted
-from elicitation.comparison.tables import arms, fit_table
+from elicitation.comparison.run import arms, fit_table
 from elicitation.pages.vectors.tables import VECTOR_FITS
 from lab.scoring.evidence import ArmKey, Control, Role
 from probes.capture.site import Site
