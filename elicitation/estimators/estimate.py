@@ -15,6 +15,9 @@ from lab.records.seeds import numpy_generator
 from lab.records.tables import Column, Schema
 from lab.scoring.evidence import ArmKey, DecodingName, Evidence, Role, arm_of
 
+Measure = Literal["strict", "answer_correct"]
+MEASURES: dict[str, Measure] = {"strict": "strict", "answer": "answer_correct"}
+"""Measure -> column of a `VERDICTS` table."""
 Unit = Literal["share", "probability", "points", "nats", "bits", "samples", "tokens", "problems"]
 
 ESTIMATES = Schema(
@@ -89,9 +92,7 @@ def tries(evidence: Evidence, role: Role) -> list[Bool[np.ndarray, " _sample"]]:
     return [problem["strict"].to_numpy() for problem in mine.partition_by("problem_id", maintain_order=True)]
 
 
-def rates(
-    verdicts: pl.DataFrame, arm: str, measure: Literal["strict", "answer_correct"] = "strict"
-) -> Float[np.ndarray, " problem"]:
+def rates(verdicts: pl.DataFrame, arm: str, measure: Measure = "strict") -> Float[np.ndarray, " problem"]:
     """Accuracy of an arm on each problem, in the order of the problems' ids; EstimateError where the arm is missing."""
     mine = verdicts.filter(pl.col("arm") == arm)
     if mine.is_empty():

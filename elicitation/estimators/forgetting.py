@@ -1,12 +1,12 @@
 """E10, forgetting: how far tuning moved the model on the new task, and what it lost on an old one."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from elicitation.estimators.estimate import ESTIMATES, Analysis, estimate, problem_weights, rates
+from elicitation.estimators.estimate import ESTIMATES, MEASURES, Analysis, Measure, estimate, problem_weights, rates
 from lab.metrics.accuracy import REFUSAL_STDERRS
 from lab.metrics.bootstrap import (
     Interval,
@@ -22,9 +22,6 @@ from lab.scoring.evidence import Evidence, Role
 DIVERGENCE = "KL of base from tuned on the new task"
 DROP = "old-task drop, strict"
 """The quantities that a calibration sets against each other."""
-
-Measure = Literal["strict", "answer_correct"]
-_MEASURES: dict[str, Measure] = {"strict": "strict", "answer": "answer_correct"}
 
 
 class _Mean(NamedTuple):
@@ -50,7 +47,7 @@ def forgetting(evidence: Evidence, analysis: Analysis) -> pl.DataFrame:
     the divergence, because resamples of a drop on a few problems understate it.
     """
     divergence = _divergence(evidence, analysis)
-    drops = {f"old-task drop, {name}": _drop(evidence, analysis, measure) for name, measure in _MEASURES.items()}
+    drops = {f"old-task drop, {name}": _drop(evidence, analysis, measure) for name, measure in MEASURES.items()}
     rows = [
         estimate("E10", DIVERGENCE, "nats", divergence.interval, divergence.refusal),
         *(estimate("E10", name, "points", drop.interval, drop.refusal) for name, drop in drops.items()),

@@ -160,13 +160,11 @@ def report_stage(context: StudyContext, measured: Measured, command: str) -> Fin
     task, base, tuned = f"held-out {context.task.name}", context.base.name, context.pair.tuned.name
     origin = Origin(made_by=made_by, command=command, files=(*tables_at(out, *TABLES), *shipped_files()))
     features = None if measured.features is None else feature_page(context, measured.features, origin)
+    named = {"task": task, "base": base, "tuned": tuned, "sampling": study.sampling}
     page = Page(
+        **named,
         title=f"{base} and {tuned}",
-        task=task,
-        sampling=study.sampling,
         process_checked=verdicts["process_valid"].null_count() == 0,
-        base=base,
-        tuned=tuned,
         tables=ledger,
         estimates=read_estimates(measured.estimates),
         records=shipped_records(),

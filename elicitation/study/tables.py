@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
-from elicitation.estimators.estimate import ESTIMATES, UNKNOWN
+from elicitation.estimators.estimate import ESTIMATES, MEASURES, UNKNOWN
 from elicitation.estimators.panel import panel
 from elicitation.pages.study.tables import (
     COVER,
@@ -53,9 +53,6 @@ from steering.hybrid.hybrid import Hybrid
 
 TUNED = ROUTES.index("tuned")
 TAUS = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
-MEASURES = {"strict": "strict", "answer": "answer_correct"}
-"""Measure -> column of a `VERDICTS` table."""
-
 Weights = Int[np.ndarray, "boot _problem"]
 
 
