@@ -139,8 +139,13 @@ def _flag(field: StructFieldSpec, name: str) -> StructFieldSpec:
     return replace(field, type=Annotated[kind, shown])
 
 
-_VERBS = "demo study calibrate sample capture sae features attribute taxonomy vectors export models task doctor"
-VERBS = {verb: f"elicitation.cli.{verb}" for verb in _VERBS.split()}
+VERBS = {
+    verb: f"elicitation.cli.{verb}"
+    for verb in (
+        *("demo", "study", "calibrate", "sample", "capture", "sae", "features", "attribute", "taxonomy", "vectors"),
+        *("export", "models", "task", "doctor"),
+    )
+}
 """Verb -> its module, which is imported when the verb is asked for.
 
 The docstring of a module is the help of its verb. Its `COMMAND` is a `Command`, or several by the word that asks for
