@@ -198,17 +198,17 @@ def test_once_there_is_room_on_the_disk_the_same_command_finishes_and_names_may_
 def test_a_reader_that_has_enough_gets_a_quiet_end(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n' * 9)
     code = "import sys; from elicitation.cli.main import main; sys.argv = ['lab', 'task', 'show', 'rows.jsonl']; main()"
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.stderr is not None
-    assert (process.stderr.read(), process.wait()) == (b"", 1)
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert (process.stderr.read(), process.wait()) == (b"", 1)
 
 
 def test_a_broken_pipe_is_no_complaint(monkeypatch, lab):
