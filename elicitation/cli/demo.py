@@ -35,6 +35,7 @@ class DemoCommand:
             own_help=OwnHelp(n_fit_samples=2, n_votes=8),
             routing=RoutingFit(max_disagreements=1024),
             n_problems=100,
+            n_fit_problems=100,
             n_samples=4,
             n_curve_samples=16,
             n_score_samples=4,
