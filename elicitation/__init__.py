@@ -24,7 +24,9 @@ def _told() -> dict[str, tuple[str, str]]:
 
 def __getattr__(name: str) -> object:
     if name not in _told():
-        raise AttributeError(f"elicitation has no {name!r}: dir(elicitation) lists what it has")
+        from lab.records.errors import meant
+
+        raise AttributeError(f"elicitation has no {name!r}{meant(name, _told())}: dir(elicitation) lists what it has")
     module, there = _told()[name]
     found = vars(import_module(module))
     # A kind of value, such as `gates`, is the module in which every value of it stands.

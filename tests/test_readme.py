@@ -23,6 +23,8 @@ def test_the_worked_example_runs_where_the_demo_left_its_vector(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     exec(compile(example, "README.md", "exec"), {})
-    first, second = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    first, second = printed.out.splitlines()
     assert re.fullmatch(r"\d+% of samples are right by a valid chain", first)
     assert second

@@ -14,7 +14,7 @@ import tyro
 
 from elicitation.cli.main import Device, Dtype
 from elicitation.cli.terminal import Terminal
-from lab.records.errors import StorageError, VectorError
+from lab.records.errors import StorageError, VectorError, meant
 
 if TYPE_CHECKING:
     from lab.models.load import Model
@@ -64,7 +64,8 @@ class ExportCommand:
         from steering.export.vector_file import VectorFile, facts_of
 
         if self.format not in FORMATS:
-            raise VectorError(f"no format {self.format!r}: want one of {', '.join(FORMATS)}")
+            near = meant(self.format, FORMATS)
+            raise VectorError(f"no format {self.format!r}{near}: want one of {', '.join(FORMATS)}")
         repository = None if self.push is None else hub_repository(self.push)
         model = None if self.model is None else opened(self.model, self.device, self.dtype)
         form, measured = FORMATS[self.format].for_model(model), self.measured_effect()
@@ -108,7 +109,9 @@ class ExportCommand:
 
         if self.study is None:
             return None
-        ladder = read_table(self.study / "tables" / "ladder.parquet", LADDER)
+        if not (file := self.study / "tables" / "ladder.parquet").exists():
+            raise StorageError(f"{self.study} holds no ladder: want the --out of a study that has finished")
+        ladder = read_table(file, LADDER)
         rows = ladder.filter(pl.col("arm").is_in(self.arms) | pl.col("control_of").is_in(self.arms))
         if rows.is_empty():
             arms = ", ".join(ladder["arm"].unique(maintain_order=True))

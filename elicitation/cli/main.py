@@ -1,7 +1,6 @@
 """The command `lab`: a verb is found, its words become a command, and that is run until it ends or is stopped."""
 
 import ast
-import difflib
 import os
 import signal
 import sys
@@ -19,7 +18,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from elicitation.cli.terminal import Terminal
-from lab.records.errors import LabError
+from lab.records.errors import LabError, meant
 
 Device = Annotated[str, tyro.conf.arg(help="auto (cuda, then mps, then cpu), cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[
@@ -179,6 +178,10 @@ def main() -> None:
         if command is not None:
             with stoppable(advice(command, terminal.line)):
                 command.run(terminal)
+    except BrokenPipeError:
+        # Who reads it, such as `head`, has enough; what is not written yet must not fail once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
     except (LabError, OSError) as error:
         print(f"lab: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
@@ -212,9 +215,7 @@ def asked(terminal: Terminal) -> Command | None:
 def known(word: str, words: Mapping[str, object], prog: str) -> str:
     """`word`, one of `words`; LabError with the one that may be meant, and all there are."""
     if word not in words:
-        near = difflib.get_close_matches(word, words, 1)
-        meant = f"did you mean {near[0]}? There are" if near else "want one of"
-        raise LabError(f"{prog} {word}: no such verb; {meant}: {', '.join(words)}")
+        raise LabError(f"{prog} {word}: no such verb{meant(word, words)}; want one of: {', '.join(words)}")
     return word
 
 

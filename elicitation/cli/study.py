@@ -15,8 +15,6 @@ import tyro
 from elicitation.cli.main import parse
 from elicitation.cli.terminal import Terminal
 from elicitation.study.config import Study
-from lab.models.source import shipped_names
-from lab.records.errors import ModelError
 
 PAIR_HELP = """The base model and the model tuned from it, or one model that comes with the package, whose parent is \
 then the base. Names of models (`lab models list`), directories of transformers checkpoints or LoRA adapters, GGUF \
@@ -46,22 +44,12 @@ COMMAND = StudyCommand
 
 def own(names: tuple[str, ...]) -> Study:
     """The study of a pair on the task that its tuned model was tuned for, decoded as it is to be; else on chains."""
+    from elicitation.front.opening import named_pair
     from lab.organisms.catalogue import own_spec
 
     base, tuned = named_pair(names)
     spec = own_spec(tuned)
     return Study(base=base, tuned=tuned, task=spec.task, decoding=spec.decoding)
-
-
-def named_pair(names: tuple[str, ...]) -> tuple[str, str]:
-    """(base, tuned) from two names, or from that of one built-in model, whose card names its parent."""
-    from lab.organisms.card import read_card
-
-    if len(names) == 2:
-        return names[0], names[1]
-    if len(names) == 1 and names[0] in shipped_names() and (parent := read_card(names[0])["parent"]) is not None:
-        return parent, names[0]
-    raise ModelError(f"--pair {' '.join(names)}: want BASE TUNED, or one shipped model that was tuned from another")
 
 
 def run_study(study: Study, out: Path, terminal: Terminal) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 import tyro
 from rich.table import Table
 
-from elicitation.cli.study import Pair, named_pair
+from elicitation.cli.study import Pair
 from elicitation.cli.terminal import Terminal, numbers
 from elicitation.comparison.config import Comparison, compared
 from elicitation.pages.kit.numerals import ABSENT, interval, percent, points
@@ -35,6 +35,7 @@ class VectorsCommand:
     def run(self, terminal: Terminal) -> None:
         """Compares the fits under a progress bar, then shows their effects and says where they are."""
         from elicitation.comparison.run import compare
+        from elicitation.front.opening import named_pair
 
         base, tuned = named_pair(self.pair)
         sae = None if self.comparison.sae is None else str(Path(self.comparison.sae).resolve())

@@ -1,6 +1,7 @@
 """Opening: models and tasks by the names that a person types, and what else is typed, as the lab's own values."""
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from lab.models.source import model_source, shipped_names
 from lab.organisms.card import read_card
 from lab.records.errors import ModelError, TaskError
 from lab.tasks.problem import Problem
-from lab.tasks.source import Task, open_task, task_source
+from lab.tasks.source import SOURCES, Task, open_task, task_source
 from probes.capture.site import Site
 from steering.edit import Add, Edit
 from steering.vector import SteeringVector
@@ -38,17 +39,31 @@ def load(name: str, *, device: str = "auto", dtype: DtypeName = "auto") -> Model
     Model('zero-base', llama of 4 blocks, d_model 128, float32 on cpu)
     """
     place = resolve_device(device)
-    return loading.load(model_source(name), device=place, dtype=resolve_dtype(dtype, place))
+    return loading.load(model_source(str(name)), device=place, dtype=resolve_dtype(dtype, place))
 
 
-def pair(base: Model | str, tuned: Model | str, *, device: str = "auto", dtype: DtypeName = "auto") -> ModelPair:
+def pair(
+    base: Model | str, tuned: Model | str | None = None, *, device: str = "auto", dtype: DtypeName = "auto"
+) -> ModelPair:
     """A base model and the model tuned from it, checked to have the same shape and to read the same tokens.
+
+    A model that comes with the lab may stand alone: its parent is then the base.
 
     >>> el.pair("zero-base", "zero-rl").tuned.name
     'zero-rl'
     """
-    one, other = (load(end, device=device, dtype=dtype) if isinstance(end, str) else end for end in (base, tuned))
+    ends = named_pair((base if isinstance(base, str) else base.name,)) if tuned is None else (base, tuned)
+    one, other = (load(end, device=device, dtype=dtype) if isinstance(end, str) else end for end in ends)
     return ModelPair(base=one, tuned=other)
+
+
+def named_pair(names: tuple[str, ...]) -> tuple[str, str]:
+    """(base, tuned) from two names, or from that of one built-in model, whose card names its parent."""
+    if len(names) == 2:
+        return names[0], names[1]
+    if len(names) == 1 and names[0] in shipped_names() and (parent := read_card(names[0])["parent"]) is not None:
+        return parent, names[0]
+    raise ModelError(f"{' '.join(names)}: want BASE TUNED, or one shipped model that was tuned from another")
 
 
 def models() -> pl.DataFrame:
@@ -76,7 +91,7 @@ def task(name: str, n: int = 100, *, seed: int = 0, held_out: bool = True) -> Ta
     >>> el.task("chain", n=20).problems[0].prompt
     '<2+4-2-9-7?'
     """
-    return open_task(task_source(name), n_problems=n, seed=seed, held_out=held_out)
+    return open_task(task_source(str(name)), n_problems=n, seed=seed, held_out=held_out)
 
 
 def quiet() -> None:
@@ -114,7 +129,9 @@ def problems_of(prompts: Prompts) -> tuple[Problem, ...]:
 
 
 def typed(name: str, prompt: str) -> Problem:
-    """A problem of which no answer is known."""
+    """A problem of which no answer is known; TaskError for a prompt that is what a task is called."""
+    if re.fullmatch(r"[^\s%]+|[\d.]+%chain\S*", prompt) and any(read(prompt) for read in SOURCES.values()):
+        raise TaskError(f"the prompt {prompt!r} is the name of a task: did you mean el.task({prompt!r})?")
     return Problem(id=name, prompt=prompt, answer="", family="typed", source="typed")
 
 
@@ -133,6 +150,8 @@ def models_of(models: Models) -> tuple[Model, ...]:
     if isinstance(models, Model):
         return (models,)
     several = (models.base, models.tuned) if isinstance(models, ModelPair) else tuple(models)
+    if strange := [one for one in several if not isinstance(one, Model)]:
+        raise ModelError(f"{strange[0]!r} among the models: want each as el.load gives it")
     names = [model.name for model in several]
     if not names or len({*names}) < len(names):
         raise ModelError(f"models {', '.join(names) or 'none'}: want at least one, and none twice")

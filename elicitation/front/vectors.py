@@ -26,7 +26,7 @@ from lab.metrics.bootstrap import Interval, mean_interval, resamples
 from lab.models.load import Model, ModelPair, assemble
 from lab.post_training import trainers
 from lab.post_training.trainers import Document, GrpoRun, Reward, SupervisedRun, train_on_documents
-from lab.records.errors import VectorError
+from lab.records.errors import VectorError, meant
 from lab.records.provenance import provenance
 from lab.records.seeds import numpy_generator, torch_generator
 from lab.sampling.decoder import left_padded
@@ -278,7 +278,8 @@ def export(
     file = Path(path)
     chosen = form or SUFFIXES.get(file.suffix, file.suffix)
     if chosen not in exporting.FORMATS:
-        raise VectorError(f"{file} as {chosen!r}: want one of {', '.join(SUFFIXES)}, or as form {[*exporting.FORMATS]}")
+        near = meant(chosen, (*SUFFIXES, *exporting.FORMATS))
+        raise VectorError(f"{file} as {chosen!r}{near}: want {', '.join(SUFFIXES)}, or as form {[*exporting.FORMATS]}")
     made_by = provenance(
         "export", {"form": chosen, "dose": dose}, {"model": model.digest}, device="cpu", dtype="float32", seed=0
     )

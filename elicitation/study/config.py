@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
+from math import inf
 from pathlib import Path
 from typing import TypeAlias
 
@@ -91,6 +92,12 @@ class OwnHelp:
     n_branches: int = 10
     """First tokens that CoT-decoding tries."""
     power: PowerSampling = field(default_factory=lambda: PowerSampling(n_blocks=4, n_moves=4))
+
+    def __post_init__(self) -> None:
+        if not self.temperatures or not all(0 <= tried < inf for tried in self.temperatures):
+            raise DecodingError(f"temperatures {list(self.temperatures)}: want 0 (greedy) or positive numbers")
+        if low := low_counts(self, ("n_fit_samples", "n_votes", "n_branches")):
+            raise DecodingError(low)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -345,5 +352,6 @@ def write_readme(out: Path, title: str, parts: Mapping[str, str], labels: Mappin
         lines.append(f"{name + '/' * (out / name).is_dir():<20}{what}")
         if name == "traces":
             arms = sorted(path.name for path in (out / name).iterdir() if path.is_dir())
-            lines += [f"  {arm:<32}{labels.get(arm, '')}".rstrip() for arm in arms]
+            width = max(map(len, arms), default=0) + 2
+            lines += [f"  {arm:<{width}}{labels.get(arm, '')}".rstrip() for arm in arms]
     write_text(out / "README.txt", "\n".join(lines) + "\n" + FOOTER)

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from lab.models.source import (
     FILES,
@@ -134,12 +135,18 @@ class Unembedding(nn.Linear):
 
 
 def load(source: ModelSource, *, device: torch.device, dtype: torch.dtype) -> Model:
-    """The model at `source`, on `device` in `dtype`.
+    """The model at `source`, on `device` in `dtype`, without a bar.
 
     Only safetensors and GGUF are read, no code from a repository runs, and only a HubModel opens a connection.
     Raises ModelError, in one line, for what is missing, unreadable, pickled, unreachable, or of an unknown family.
     """
-    network, tokenizer, digest = _opened(source, dtype)
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        network, tokenizer, digest = _opened(source, dtype)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     # Its stub lost `self`.
     network.to(device)  # pyright: ignore[reportArgumentType]
     return assemble(network, tokenizer, name=source_name(source), digest=digest)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, assert_never
 
-from lab.records.errors import ModelError
+from lab.records.errors import ModelError, meant
 
 # Names that the hub allows: each half starts with a letter or digit, so `./x` and `/x/y` are never mistaken for one.
 HUB_NAME = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
@@ -99,7 +99,8 @@ def model_source(text: str) -> ModelSource:
         raise ModelError(f"{text!r} is a file, but not a .gguf one; name the directory that holds config.json")
     match = HUB_NAME.fullmatch(text)
     if match is None:
-        raise ModelError(f"no model {text!r}; accepted: {ACCEPTED}; built in: {_listed(shipped_names())}")
+        near = meant(text, (*PRETRAINED, *shipped_names()))
+        raise ModelError(f"no model {text!r}{near}; accepted: {ACCEPTED}; built in: {_listed(shipped_names())}")
     return HubModel(name=match["name"], revision=match["revision"])
 
 

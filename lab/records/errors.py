@@ -4,6 +4,15 @@ A message says what came, what was wanted, and what to try. The command line pri
 Broken promises of our own code are `assert`s, never these.
 """
 
+import difflib
+from collections.abc import Iterable
+
+
+def meant(word: str, words: Iterable[str]) -> str:
+    """Which of `words` an unknown one may stand for, to be put behind it; empty where none is near."""
+    near = difflib.get_close_matches(word, words, 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
 
 class LabError(Exception):
     """Root of every error this project raises on purpose."""

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from lab.records.errors import TaskError
+from lab.records.errors import TaskError, meant
 from lab.tasks.chain import CHAIN, OPERATORS, Expression, as_problem
 from lab.tasks.gym import gym_task
 from lab.tasks.math_answer import MATH
@@ -208,7 +208,8 @@ def task_source(text: str) -> TaskSource:
     source = next((found for read in SOURCES.values() if (found := read(text)) is not None), None)
     if source is None:
         *forms, last = SOURCES
-        raise TaskError(f"task {text!r} is not one of {', '.join(forms)} or {last}")
+        near = meant(text.partition(":")[0], ("chain", "gym", "hub"))
+        raise TaskError(f"task {text!r}{near} is not one of {', '.join(forms)} or {last}")
     return source
 
 

@@ -3,6 +3,7 @@
 import ast
 import doctest
 import inspect
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -10,9 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers.utils import logging
 
 import elicitation as el
+from elicitation.front.opening import typed
+from lab.records.errors import LabError, ModelError, TaskError
 
+VECTOR = el.SteeringVector({el.Site(1): torch.ones(128)}, {el.Site(1): 9.0}, "ones")
 SOURCE = Path(el.__file__)
 HEAVY = ("torch", "transformers", "polars", "numpy", "plotly")
 KINDS = {
@@ -52,8 +57,50 @@ def test_no_name_is_also_a_package_that_would_take_its_place():
 
 
 def test_an_unknown_name_is_answered_with_where_to_look():
-    with pytest.raises(AttributeError, match=r"elicitation has no 'leod': dir\(elicitation\) lists what it has"):
-        el.leod  # noqa: B018
+    with pytest.raises(AttributeError, match=r"elicitation has no 'zzz': dir\(elicitation\) lists what it has"):
+        el.zzz  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("asked", "near"),
+    [
+        (lambda: el.lod, "load"),
+        (lambda: el.load("zero-baes"), "zero-base"),
+        (lambda: el.task("chian"), "chain"),
+        (lambda: el.task("gim:chain_sum"), "gym"),
+        (lambda: el.export(VECTOR, "mine.guff", el.load("zero-base")), ".gguf"),
+        (lambda: el.export(VECTOR, "mine", el.load("zero-base"), form="guff"), "gguf"),
+    ],
+)
+def test_a_misspelt_name_is_answered_with_the_nearest(asked, near):
+    with pytest.raises((AttributeError, LabError), match=re.escape(f"(did you mean {near!r}?)")):
+        asked()
+
+
+@pytest.mark.parametrize("prompt", ["chain", "chain:#", "gym:chain_sum", "25%chain:#:3-5,75%chain:+-", "mine.jsonl"])
+def test_a_prompt_that_is_a_task_is_refused(prompt):
+    with pytest.raises(TaskError, match=re.escape(f"did you mean el.task({prompt!r})?")):
+        el.sample(el.load("zero-base"), prompt)
+
+
+@pytest.mark.parametrize("prompt", ["<1+2?", "5%x", "the chain", "chains", "see mine.jsonl", ""])
+def test_other_prompts_are_not_taken_for_tasks(prompt):
+    assert typed("one", prompt).prompt == prompt
+
+
+def test_a_tuned_model_alone_knows_its_base():
+    pair = el.pair("zero-rl")
+    assert (pair.base.name, pair.tuned.name) == ("zero-base", "zero-rl")
+    with pytest.raises(ModelError, match="zero-base: want BASE TUNED, or one shipped model that was tuned"):
+        el.pair("zero-base")
+
+
+def test_a_model_is_loaded_without_a_bar_and_transformers_keeps_its_own(capfd):
+    for shown, switch in ((False, logging.disable_progress_bar), (True, logging.enable_progress_bar)):
+        switch()
+        el.load("locked")
+        assert logging.is_progress_bar_enabled() == shown
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("name", sorted(KINDS))

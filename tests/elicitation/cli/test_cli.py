@@ -1,7 +1,10 @@
 """The command line: one clear line for what the user can mend, and nothing half-written."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from elicitation.cli import main, study
-from elicitation.cli.study import named_pair
+from elicitation.front.opening import named_pair
 from lab.models import source
 from lab.models.tiny import tiny_network
 from lab.organisms.build import chain_tokenizer
@@ -108,6 +111,8 @@ BROKEN = '{"question": "1 + 1?", "answer": "#### 2"}\n{"question": "2 + 1?", "an
         (["--ks", "1", "128"], "pass@k at k = [1, 128] from 64 samples"),
         (["--device", "abacus"], "no device 'abacus' here; there is: cpu"),
         (["--temperature", "-1"], "temperature -1.0"),
+        (["--own-help.temperatures", "-1"], "temperatures [-1.0]: want 0 (greedy) or positive numbers"),
+        (["--own-help.n-votes", "0"], "n_votes = 0: want at least 1"),
         (["--max-new-tokens", "256", "--n-problems", "2", "--n-fit-problems", "2"], "exceed the context of 256"),
         (["--companions", "no-such-model"], "no model 'no-such-model'"),
         (["--companions", "no-such/model"], "cannot get 'no-such/model' from the hub"),
@@ -146,7 +151,7 @@ def test_an_unknown_model_gets_one_line_from_a_real_process(nursery, checkpoints
 
 def test_an_unknown_verb_gets_one_line_with_the_one_that_may_be_meant(lab):
     line = one_line(lab("stdy")[2])
-    assert line.startswith("lab: lab stdy: no such verb; did you mean study? There are: demo, study, calibrate, ")
+    assert line.startswith("lab: lab stdy: no such verb (did you mean 'study'?); want one of: demo, study, calibrate, ")
     assert one_line(lab("capture", "go")[2]) == "lab: lab capture go: no such verb; want one of: run, verify, repair"
 
 
@@ -188,6 +193,31 @@ def test_once_there_is_room_on_the_disk_the_same_command_finishes_and_names_may_
     assert len(page) > 1_000_000
     assert "<script>alert" not in page
     assert "[red]&lt;script&gt;alert(7)[ and ünïcode" in page
+
+
+def test_a_reader_that_has_enough_gets_a_quiet_end(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n' * 9)
+    code = "import sys; from elicitation.cli.main import main; sys.argv = ['lab', 'task', 'show', 'rows.jsonl']; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert (process.stderr.read(), process.wait()) == (b"", 1)
+
+
+def test_a_broken_pipe_is_no_complaint(monkeypatch, lab):
+    def broken(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(main.os, "dup2", lambda *_: None)
+    monkeypatch.setattr(main, "asked", broken)
+    assert lab("models", "list") == (1, "", "")
 
 
 def test_a_stop_before_the_work_begins_is_no_traceback(lab, monkeypatch):
@@ -314,7 +344,9 @@ def test_a_tuned_model_alone_names_its_pair(built_in):
 
 
 def test_a_model_without_a_parent_is_no_pair(lab, built_in, tmp_path):
-    assert "--pair ant: want BASE TUNED" in refused(lab, tmp_path, ["study", "--pair", "ant", "--task", TASK])
+    assert "ant: want BASE TUNED, or one shipped model that was tuned from another" in refused(
+        lab, tmp_path, ["study", "--pair", "ant", "--task", TASK]
+    )
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_the_card_goes_where_it_is_asked_to(lab, saved, tmp_path):
     ("words", "said"),
     [
         (("--format", "baked"), "a baked checkpoint is written for one model: name it with --model"),
-        (("--format", "gguf", "--study", "nowhere"), "cannot read table 'ladder'"),
+        (("--format", "gguf", "--study", "nowhere"), "nowhere holds no ladder: want the --out of a study"),
         (("--format", "gguf", "--dose", "0"), "dose 0.0 writes nothing that can be used"),
     ],
 )

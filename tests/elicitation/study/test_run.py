@@ -134,6 +134,8 @@ def test_the_readme_names_every_part_and_every_arm(small_study, finished):
     named = [
         line.split()[0].rstrip("/") for line in text.splitlines()[2:] if line and not line.startswith(("A ", "To "))
     ]
+    listed = [line for line in text.splitlines() if line.startswith("  ")]
+    assert len({len(line) - len(line[2:].split(maxsplit=1)[1]) for line in listed if len(line.split()) > 1}) == 1
     parts = {path.name for path in finished.iterdir()} - {"README.txt"}
     assert sorted(named) == sorted([*parts, *(path.name for path in (finished / "traces").iterdir())])
     arms = read_table(finished / "tables" / "arms.parquet", ARMS)
