@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from lab.tasks.problem import Judge, Problem, Verdict
-from lab.tasks.stated_answer import LONGEST, NUMBER, Stated, stated_answer, tidied
+from lab.tasks.stated_answer import LONGEST, MAGNITUDES, NUMBER, Stated, stated_answer, tidied
 from lab.tasks.worker import Answered, Failed, Request, Worker
 
 TIMEOUT_S = 5.0
@@ -19,17 +19,28 @@ TIMEOUT_S = 5.0
 _WORKER = Worker("lab.tasks.math_answer:compare", package="math-verify", prepare="lab.tasks.math_answer:prepare")
 
 _RATIO = re.compile(
-    rf"(?P<sign>[-+]?)(?:(?P<plain>{NUMBER})|(?P<over>[0-9]+)/(?P<under>[0-9]+)"
-    r"|\\[dtc]?frac\s*(?:\{\s*(?P<num>-?[0-9]+)\s*\}|(?P<n>[0-9]))\s*(?:\{\s*(?P<den>[0-9]+)\s*\}|(?P<d>[0-9])))"
+    rf"(?P<sign>[-+]?)(?:(?P<plain>{NUMBER})(?:\s*\\(?:times|cdot)\s*10\s*\^\s*\{{?(?P<power>-?[0-9]{{1,3}})\}}?)?"
+    r"|(?P<over>[0-9]+)/(?P<under>[0-9]+)|\\[dtc]?frac\s*(?:\{\s*(?P<num>-?[0-9]+)\s*\}|(?P<n>[0-9]))\s*(?:\{\s*(?P<den>[0-9]+)\s*\}|(?P<d>[0-9])))"
 )
+_PARTS = re.compile(rf"\$|\\[(\[]|\n|^[^A-Za-z0-9]*(?:{NUMBER})[^0-9]*$")
 _EQUALS = re.compile(r"(?<![<>!:\\])=(?!=)|\\in(?![a-z])")
 _COMMA_DECIMAL = re.compile(r"([-+]?[0-9]+),([0-9]+)")
 _WORDED = re.compile(r"\\(?:text|mathrm|mbox|textbf|textrm|mathbf|operatorname)\s*\{([^{}]*)\}")
 _NUMBER_IN_WORDS = re.compile(r"\\(?:text|mbox|mathrm)[a-z]*\s*\{[^{}]*[0-9]")
-_SPACING = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[,;!: ]|\s")
+_SPACING = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|(?<![0-9])(?:\\[,;!: ]|[\s~])|(?:\\[,;!: ]|[\s~])(?![0-9])")
+_CHOICE = re.compile(
+    r"(?is)(?:option|choice)?\s*(?:\(([A-J])\)|([A-J])(?:[.):](?=[\s\\]|$)|$))"
+    r"(?P<text>(?:(?!(?<![A-Za-z\\])(?-i:[A-J])(?![A-Za-z])).)*)"
+)
+_SIGNS = str.maketrans({
+    "\u2212": "-", "–": "-", "×": r"\times ", "∞": r"\infty ", "∪": r"\cup ", "π": r"\pi ", "≤": r"\le ", "≥": r"\ge ",
+    "²": "^2", "³": "^3", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⁄": "/", "~": " ",
+})  # fmt: skip
 _QUANTITY = re.compile(
-    r"\\?[$€£]?\s*(?P<number>-?[0-9][0-9.,]*(?:\s*(?:\\times|\\cdot)\s*10\s*\^\s*(?:\{-?[0-9]+\}|[0-9]))?)\s*(?:\\?%|\^?\{?\\circ\}?"
-    r"|[A-Za-z°/]+(?:\^?\{?-?[0-9]\}?)?|\\(?:text|mathrm|mbox|textbf|textrm)\s*\{[^{}]*\}(?:\^?\{?-?[0-9]\}?)?|\s)*"
+    r"\\?[$€£]?\s*(?P<number>-?[0-9][0-9.,]*(?:\s*(?:\\times|\\cdot)\s*10\s*\^\s*(?:\{-?[0-9]+\}|[0-9]))?)\s*"
+    r"(?:\\?%|\^?\{?\\circ\}?|(?:k?m/[sh]|[cmk]m|[mk]g|ft|in|lbs?|oz|hrs?|min|m[sLl]|[kM]?Hz|[kMm][JWVN]|k?eV|mph|¢|°[CF]?"
+    # A lone letter may be a variable.
+    rf"|(?<=\s)[A-Za-z]{{3,}}|[A-Za-z]{{4,}}|{_WORDED.pattern})(?:\^?\{{?-?[0-9]\}}?)?|[\s/])*+"
 )
 
 
@@ -40,7 +51,7 @@ def final_answer(text: str) -> str | None:
 
 
 def as_ratio(answer: str) -> Fraction | None:
-    r"""The exact value of a plain integer, decimal or fraction, such as `1,000`, `1 000`, `-0.5`, `1/2`, `\frac12`.
+    r"""The exact value of a plain integer, decimal or fraction: `1 000`, `-0.5`, `1/2`, `\frac12`, `2\cdot10^3`.
 
     A comma with other than three digits behind it, or nothing but 0 before it, is a decimal comma.
     """
@@ -54,12 +65,10 @@ def as_ratio(answer: str) -> Fraction | None:
     if match is None:
         return None
     if match["plain"]:
-        value = Fraction(re.sub(r"[^0-9.]", "", match["plain"]))
+        value = Fraction(re.sub(r"[^0-9.]", "", match["plain"])) * Fraction(10) ** int(match["power"] or 0)
     else:
-        over, under = (
-            int(match["over"] or match["num"] or match["n"]),
-            int(match["under"] or match["den"] or match["d"]),
-        )
+        names = ("over", "num", "n"), ("under", "den", "d")
+        over, under = (int(next(filter(None, match.group(*group)))) for group in names)
         if not under:
             return None
         value = Fraction(over, under)
@@ -99,17 +108,33 @@ def difference(gold: str, answer: str, *, timeout_s: float = TIMEOUT_S) -> str |
     """Why `answer` does not equal `gold`, or None."""
     if len(answer) > LONGEST:
         return f"answer of {len(answer)} characters"
-    wanted = (stated_answer(gold) or Stated(gold, "whole")).answer
+    stated = stated_answer(gold) or Stated(gold, "whole")
+    # No part of a matrix or of a condition is the answer, as it is of marked formulas and of one number with a unit.
+    in_part = stated.read_by in ("formula", "number") and not _PARTS.search(gold)
+    wanted = (tidied(gold) or gold) if in_part else stated.answer
     if answer in (gold, wanted) or _bare(answer) == _bare(wanted):
         return None
+    if all(re.fullmatch(r"[A-Za-z]{4,}[A-Za-z\s]*", _plain(one)) for one in (wanted, answer)):
+        return "another word"  # As formulas, silent and listen are one product.
+    chosen = [found for one in (wanted, answer) if (found := _CHOICE.fullmatch(_plain(one)))]
+    if len(chosen) == 2 and not all(one["text"] for one in chosen):
+        return None if len({(one[1] or one[2]).lower() for one in chosen}) == 1 else "another choice"
     ratios = as_ratio(wanted), as_ratio(answer)
-    if None not in ratios:
+    # Two with one comma each may be lists.
+    if None not in ratios and not all(map(_COMMA_DECIMAL.fullmatch, (wanted, answer))):
         return None if ratios[0] == ratios[1] else "another number"
-    if _NUMBER_IN_WORDS.search(answer, 1) and not _NUMBER_IN_WORDS.search(wanted):
-        # math_verify drops a number in words behind another.
+    scales = [set(MAGNITUDES.findall(_plain(one).lower())) - {"and", "or"} for one in (wanted, answer)]
+    if scales[0] != scales[1] or (_NUMBER_IN_WORDS.search(answer, 1) and not _NUMBER_IN_WORDS.search(wanted)):
+        # math_verify drops words, and a number in words, behind a number.
         return "more than one formula"
+    readings = tuple(dict.fromkeys(_readings(wanted, answer)))
+    for one, other in (map(as_ratio, pair) for pair in readings):
+        if one is not None and one == other:
+            return None
+        if one is not None and other is not None and max(abs(one), abs(other)) < Fraction(1, 10**6):
+            return "another number"  # math_verify would round them both to 0.
     fault = "another answer"
-    for pair in dict.fromkeys(_readings(wanted, answer)):
+    for pair in readings:
         match _WORKER.ask(dict(zip(("gold", "answer"), pair, strict=True)), timeout_s=timeout_s):
             case Answered({"equal": True}):
                 return None
@@ -120,9 +145,13 @@ def difference(gold: str, answer: str, *, timeout_s: float = TIMEOUT_S) -> str |
     return fault
 
 
+def _plain(answer: str) -> str:
+    return _WORDED.sub(r"\1", answer).strip()
+
+
 def _bare(answer: str) -> str:
     """Without what only sets type: spacing, and words as text; a word or a letter alone, also in brackets, in small."""
-    bare = _SPACING.sub("", _WORDED.sub(r"\1", answer))
+    bare = _SPACING.sub("", _plain(answer))
     return bare.strip("()").lower() if re.fullmatch(r"\(?[A-Za-z]+\)?", bare) else bare
 
 
@@ -137,7 +166,13 @@ def _readings(gold: str, answer: str) -> Iterator[tuple[str, str]]:
 
 def _latex(answer: str) -> str:
     """Programs' notation of powers, products and roots as LaTeX."""
-    answer = answer.replace("**", "^").replace(r"\!", "").replace("\u2212", "-")
+    answer = answer.replace("**", "^").replace(r"\!", "").replace(r"\varnothing", r"\emptyset").translate(_SIGNS)
+    answer = re.sub(r"(?<![\w.])([0-9]+)\s+([0-9]+)/([0-9]+)(?![\w.])", r"\1\\frac{\2}{\3}", answer)
+    answer = re.sub(r"(?<![\w.])([0-9.]+)(?:[eE]\+?|\s*[x*]\s*10\^)(-?[0-9]+)\b", r"\1 \\times 10^{\2}", answer)
+    answer = re.sub(r"√\s*(?:\(([^()]*)\)|([0-9]+|[A-Za-z]))", r"\\sqrt{\1\2}", answer)
+    answer = re.sub(r"^\\(?:text|mbox|mathrm)\s*\{(-?[0-9][^{}]*)\}$|\\(?:text|mathrm)\{([eixyn])\}", r"\1\2", answer)
+    answer = re.sub(r"(?<![\\A-Za-z])pi\b", r"\\pi", answer)
+    answer = re.sub(r"\s*\\(?:text|mbox|mathrm)\s*\{\s*(?:or|and)\s*\}", ", ", answer)
     answer = re.sub(r"(?<![\\A-Za-z])sqrt\(([^()]*)\)", r"\\sqrt{\1}", answer)
     answer = re.sub(r"(?<=[\w)}])\s*\*\s*(?=[\w({\\])", r" \\cdot ", answer)
     return re.sub(r"\\+([dtc]?frac)\s*(?=[{0-9])", r"\\\1", answer)
@@ -157,7 +192,7 @@ def _right_side(answer: str, other: str) -> str:
 def _number(answer: str) -> str:
     """The number of a number with a unit."""
     quantity = _QUANTITY.fullmatch(answer.strip("[] "))
-    return quantity["number"] if quantity else answer
+    return quantity["number"] if quantity and not MAGNITUDES.search(answer) else answer
 
 
 def prepare() -> None:

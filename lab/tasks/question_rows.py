@@ -2,9 +2,9 @@ r"""QuestionRows: the problems that rows of any benchmark are, wherever they com
 
 Columns are found by rule: the question in the first of `QUESTIONS` that a row gives, the answer in the first of
 `ANSWERS`. A dot leads into an object. Of a chat the last turn of the user is the question. An answer is what follows
-`####`, what stands in boxes, or the text itself; numbers, lists and objects count as what they hold. Optional: `id` or
-`unique_id`; `level`, `subject` or `type`, of which the first one there names the family, a number among levels as
-`Level 4`.
+`####`, what stands in boxes, or the text itself; numbers, lists and objects count as what they hold. Of choices, which
+are asked with the question, it is the letter. Optional: `id` or `unique_id`; `level`, `subject` or `type`, of which
+the first one there names the family, a number among levels as `Level 4`.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -26,20 +27,11 @@ from lab.tasks.stated_answer import LONGEST, last_boxes, tidied
 
 SUFFIX = "\n\nThink step by step, and put the final answer in \\boxed{}.\n"
 """What every prompt has after the question, unless another is given."""
-QUESTIONS = (
-    "problem",
-    "question",
-    "extra_info.question",
-    "prompt",
-    "messages",
-    "conversations",
-    "instruction",
-    "query",
-)
-ANSWERS = (
-    "final_answer", "expected_answer", "reward_model.ground_truth", "ground_truth", "answer", "gold", "target",
-    "solution",
-)  # fmt: skip
+QUESTIONS = ("problem", "question", "extra_info.question", "prompt", "messages", "conversations", "instruction",
+    "query", "input")  # fmt: skip
+ANSWERS = ("final_answer", "expected_answer", "reward_model.ground_truth", "ground_truth", "ground_truth_answer",
+    "answer", "gold", "gold_answer", "correct_answer", "reference_answer", "answer_key", "answerkey", "target",
+    "answer_number", "extra_info.answer", "correct", "solution")  # fmt: skip
 WORKED = {"solution"}
 """Columns of `ANSWERS` that hold an answer among other text."""
 
@@ -119,9 +111,14 @@ class QuestionRows:
             raise self._broken(number, f"has no text in {asked[0]!r}: want a question, or a chat with a user's turn")
         gold = next((found for name in golds if (found := _gold(_at(row, name), worked=name in WORKED))), None)
         if gold is None:
-            raise self._broken(
-                number, rf"has no final answer in {', '.join(golds)}: want a bare one, '#### 42' or \boxed{{42}}"
-            )
+            raise self._broken(number, rf"has no final answer in {', '.join(golds)}: want '#### 42' or \boxed{{42}}")
+        before = [_at(row, key) for key in ("context", "passage", "body")]
+        question = "\n".join([*(said for said in before if isinstance(said, str) and said.strip()), question])
+        if choices := _choices(row):
+            if not isinstance(at := _at(row, golds[0]), int):  # Which counts the choices from 0.
+                at = choices.index(gold) if gold in choices else -1
+            gold = ascii_uppercase[at] if 0 <= at < len(choices) else gold
+            question += "\n" + "".join(f"\n{ascii_uppercase[n]}. {choice}" for n, choice in enumerate(choices))
         family = next((row[key] for key in ("level", "subject", "type") if row.get(key) is not None), self.stem)
         given = next((row[key] for key in ("id", "unique_id") if row.get(key) is not None), None)
         # A row without an id is named by its question, so that adding rows renames none.
@@ -173,8 +170,22 @@ def _at(row: Mapping[str, object], name: str) -> object:
     """The value of a column, a dot leading into an object; None where it is not there."""
     value: object = row
     for key in name.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
+        named = {name.lower().replace(" ", "_"): name for name in value} if isinstance(value, Mapping) else {}
+        value = value.get(key, value.get(named.get(key.lower(), key))) if isinstance(value, Mapping) else None
     return value
+
+
+def _choices(row: Mapping[str, object]) -> list[str]:
+    """What is to choose from; of a right choice and wrong ones, in an order that tells nothing."""
+    lists = [_at(row, key) for key in ("options", "choices", "choices.text")]
+    wrong = [str(found) for n in range(1, 10) if (found := _at(row, f"incorrect_answer_{n}")) is not None]
+    mixed = (
+        sorted([*wrong, str(_at(row, "correct_answer"))], key=_digest)
+        if wrong
+        else next((found for found in lists if isinstance(found, list)), [])
+    )
+    texts = [tidied(str(one)) or "" for one in mixed]
+    return texts if 1 < len(texts) <= len(ascii_uppercase) else []
 
 
 def _question(value: object) -> str | None:
@@ -183,7 +194,7 @@ def _question(value: object) -> str | None:
         return value
     turns = [turn for turn in value if isinstance(turn, Mapping)] if isinstance(value, list) else []
     said = [
-        next((text for key in ("content", "value", "text") if isinstance(text := turn.get(key), str)), None)
+        next((text for key in ("content", "value", "text") if (text := _question(turn.get(key))) is not None), None)
         for turn in turns
         if turn.get("role", turn.get("from", "user")) in ("user", "human")
     ]

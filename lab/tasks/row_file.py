@@ -26,6 +26,8 @@ def rows_of_file(path: Path) -> Iterator[Row]:
         yield from enumerate(_table(path, content).iter_rows(named=True), start=1)
         return
     found = _whole(content)
+    if isinstance(found, dict) and isinstance(rows := found.get("data", found.get("examples")), list):
+        found = rows
     if isinstance(found, list):
         yield from (_checked(path, number, row) for number, row in enumerate(found, start=1))
     elif isinstance(found, dict) and found and all(isinstance(column, dict | list) for column in found.values()):

@@ -19,20 +19,24 @@ _BOX_PARTS = re.compile(
 )
 _HASHES = re.compile(r"####[ \t]*([^\n]*)")
 _STATED = re.compile(
-    r"(?:\banswer(?:\s+to\s[^\n.:]{1,80}?)?[*_]*\s*(?:\bis\b[ \t]*:?|[:=])|答案(?:是|为)?\s*[:：]?)[*_]*[ \t]*"
+    r"(?:\b(?:answers?|correct (?:option|choice))(?:\s+to\s[^\n.:]{1,80}?)?[*_]*\s*(?:\b(?:is|are)\b[ \t]*:?|[:=])"
+    r"|(?<![a-z] )\bfinal answer[*_]*[ \t]*(?=\n)|(?:答案|故选)(?:是|为|选)?\s*[:：]?)[*_]*[ \t]*"
     r"(?P<value>[^\n]*(?:\n\s*[^\n]+)?)",
     re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[;。](?=\s|$)")
+_TAGGED = re.compile(r"<answer>((?:(?!</?answer>).){1,500})</answer>", re.DOTALL)
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[;。](?=\s|$)|(?<!\s),?\s(?:because|since|which)\b|(?<!\s)\s\((?=[a-z]{4})")
 _DIGITS = r"[0-9]{1,3}(?:(?:,|\{,\}|\\,|,?\\! ?|[ \u00a0\u2009\u202f])[0-9]{3})+(?![0-9])|[0-9]+"
 NUMBER = rf"(?:{_DIGITS})(?:\.[0-9]+)?|\.[0-9]+"
 """A number as people write it, with or without marks between its thousands."""
-_NUMBERS = re.compile(rf"(?:(?<![\w.)\]}}])-)?(?:[0-9]+,[0-9]{{2}}(?![0-9,])|{NUMBER})(?:/[0-9]+(?!\.?[0-9]))?")
+_TWO_PARTS = r"[0-9]+,[0-9]{2}(?![0-9,])|[0-9]+ (?=[1-9][0-9]?/[1-9])[0-9]+"
+_NUMBERS = re.compile(rf"(?:(?<![\w.)\]}}])-)?(?:{_TWO_PARTS}|{NUMBER})(?:/[0-9]+(?!\.?[0-9]))?")
 _FRACTION = r"-?\\[dtc]?frac\s*(?:\{[^{}]*\}|[0-9])\s*(?:\{[^{}]*\}|[0-9])"
 _RELATION = r"\b[A-Za-z]\s*(?:<=|>=|!=|<|>|≤|≥|≠)\s*-?[0-9][0-9./]*[0-9]|\b[A-Za-z]\s*(?:<=|>=|!=|<|>|≤|≥|≠)\s*-?[0-9]"
+_POWER = r"(?<![\w.,^])[0-9][0-9.,]*(?:\s?(?:\\times|\\cdot|×|x|\*)\s?10)?\^(?:\{-?[0-9]+\}|-?[0-9]+)"
 _FORMULA = re.compile(
     r"\$\$(.{1,2000}?)\$\$|\\\[(.{1,2000}?)\\\]|\\\((.{1,2000}?)\\\)|(?<![\\0-9])\$([^$\n]+?)(?<!\\)\$"
-    rf"|({_FRACTION})|({_RELATION})",
+    rf"|({_FRACTION})|({_RELATION})|({_POWER})",
     re.DOTALL,
 )
 _N_MARKS = 4
@@ -41,9 +45,13 @@ _GLUE = re.compile(
     r"(?:[\s,;$&]|\\[\[\]()]|\\q?quad\b|\\(?:text|mbox|textrm)\s*\{[^{}]*\}|\b(?:and|or)\b)*", re.IGNORECASE
 )
 _NOT_BARE = re.compile(r"\\boxed|^[^A-Za-z]*[0-9)]\s*=|\w\s*[:：]\s|(?<!\\)[.!?。]\s|[\u4e00-\u9fff]{2}")
-_WRAPPED = re.compile(r"\\(?:text|mathrm|mbox|textrm|operatorname)\s*\{[^{}]*\}")
+_WRAPPED = re.compile(r"\\(?:text|mathrm|mbox|textrm|operatorname|begin|end)\s*\{[^{}]*\}")
 _CONNECTIVES = {"answer", "so", "thus", "hence", "then", "therefore", "is"}
-_MAGNITUDES = {"not", "half", "hundred", "thousand", "million", "billion", "trillion", "dozen", "percent", "or", "and"}
+MAGNITUDES = re.compile(
+    r"[万亿千百]|\b(?:not|half|hundred|thousand|million|billion|trillion|dozens?|or|and|minus|negative|squared|cubed|"
+    r"factorial|(?:less|more|fewer|greater|smaller) than)\b"
+)
+"""Words that make another number of the one that they stand beside."""
 
 
 class Stated(NamedTuple):
@@ -61,15 +69,16 @@ def stated_answer(text: str) -> Stated | None:
     Only what stands behind a closed block of thinking counts, and where such a block is never closed there is no
     answer. The first rule that finds something decides: the last `\boxed{}`, with those that no more than "and" or a
     comma joins to it; what follows the last `####` on its line; what follows the last "answer is" or "Answer:"
-    (in its sentence, or on the next line); the whole text, if it is an answer and nothing else; the last formula or
-    the last number, whichever ends later.
+    (in its sentence, or on the next line) or stands in `<answer>`; the whole text, if it is an answer and
+    nothing else; the last formula or the last number, whichever ends later.
     """
     part = behind_thought(text)
     if part is None:
         return None
-    part = part.replace("\u2212", "-")
+    part = re.sub(r"^```\w*$", "", part.replace("\u2212", "-"), flags=re.MULTILINE)
     hashes = [found for found in _HASHES.findall(part) if tidied(found)]
-    stated = [found["value"] for found in _STATED.finditer(part) if tidied(found["value"])]
+    stated = [found[1] for found in _TAGGED.finditer(part) if tidied(found[1])]
+    stated = stated or [found["value"] for found in _STATED.finditer(part) if tidied(found["value"])]
     rules = (
         ("box", lambda: ", ".join(last_boxes(part))),
         ("hashes", lambda: hashes[-1] if hashes else ""),
@@ -87,7 +96,7 @@ def behind_thought(text: str) -> str | None:
     if not closed and _THOUGHT_OPENS.search(text):
         return None
     part = text[closed[-1].end() :] if closed else text
-    said = [piece for piece in _SPECIAL.split(part) if piece.strip()]
+    said = [piece for piece in _SPECIAL.split(part) if piece.strip() not in ("", "assistant")]
     return said[0] if said else ""
 
 
@@ -138,8 +147,10 @@ def _value(said: str) -> str:
     """The answer in what follows "answer is": on its own line if there is something, else on the next."""
     line = next(line for line in said.split("\n") if tidied(line))
     # "The answer: the largest n is 34. I hope it is correct."
-    clause = re.split(r"\s(?:is|are)[\s:]+(?=\S)", _SENTENCE_END.split(line, maxsplit=1)[0])[-1]
-    if formulas := list(_FORMULA.finditer(clause)):
+    clause = re.split(r"\s(?:is|are)[\s:]+(?=\S)", _SENTENCE_END.split(line, maxsplit=1)[0])[-1].rstrip(" :")
+    formulas = list(_FORMULA.finditer(clause))
+    around = re.search(r"[-+*/^=\\0-9]", _FORMULA.sub("", clause))  # It may belong to one without marks.
+    if formulas and ((formulas[0].lastindex or 0) <= _N_MARKS or not around):
         return _runs(clause, formulas)[0]
     return _lone_number(clause)
 
@@ -189,7 +200,8 @@ def _lone_number(clause: str) -> str:
     """The number of a clause that is one number among plain words, else the clause."""
     numbers = _NUMBERS.findall(clause)
     words = _NUMBERS.sub(" ", clause)
-    plain = re.fullmatch(r"[A-Za-z\s$,'*]*", words) is not None
-    if len(numbers) == 1 and plain and not {word.lower() for word in re.findall(r"[A-Za-z]+", words)} & _MAGNITUDES:
+    plain = re.fullmatch(r"[A-Za-z\s$€£¢,'*\u4e00-\u9fff]*", words)
+    glued = re.search(r"[0-9](?!st|nd|rd|th)(?:[A-Za-z]| [xyznki]\b)", clause)
+    if len(numbers) == 1 and plain and not glued and not MAGNITUDES.search(words.lower()):
         return numbers[0]
     return clause

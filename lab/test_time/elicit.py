@@ -76,15 +76,16 @@ def majority(answers: Sequence[str | None], *, same: Callable[[str, str], bool])
 def answer_span(read_answer: Callable[[str], str | None], text: str) -> range | None:
     """The characters of the answer that a task's `read_answer` finds in `text`; None where it finds no such words.
 
-    It is the last place where the answer stands and without which the task reads something else, whatever the form of
-    the task; where there is no such place (the same number closes two sentences), the last place of all.
+    It is the last place where the answer stands and with another in its place the task reads something else, whatever
+    the form of the task; where there is no such place (the same number closes two sentences), the last place of all.
     """
     answer = read_answer(text)
     if not answer:
         return None
     # Looking ahead finds places that overlap, too.
     places = [found.start() for found in re.finditer(f"(?={re.escape(answer)})", text)]
-    read = (start for start in reversed(places) if read_answer(text[:start] + text[start + len(answer) :]) != answer)
+    other = "y" if answer == "x" else "x"
+    read = (at for at in reversed(places) if read_answer(text[:at] + other + text[at + len(answer) :]) != answer)
     start = next(read, places[-1] if places else None)
     return None if start is None else range(start, start + len(answer))
 

@@ -63,6 +63,20 @@ from lab.tasks.stated_answer import last_boxes, stated_answer, tidied
         ("It is 2/3. <|im_start|>user And 5?", "2/3"),
         ("$x=3$ or $x=4$", "x=3, x=4"),
         ("Even", "Even"),
+        ("### Final Answer\n\n$5$\n\nThis confirms step 3.", "5"),
+        ("<answer>5</answer> Note that 7 is wrong.", "5"),
+        ("The answer is 5, because 2+3=5.", "5"),
+        ("The answer is 5 (five).", "5"),
+        ("The answer is:\n\n```latex\n\\frac{1}{2}\n```", r"\frac{1}{2}"),
+        ("The answer is 5x.", "5x"),
+        (r"The answer is \frac{1}{2} + 3.", r"\frac{1}{2} + 3"),
+        ("so there are 2^10", "2^10"),
+        ("he needs 3 1/2 cups", "3 1/2"),
+        ("The answers are 1, 2, and 3.", "1, 2, and 3"),
+        ("The correct option is C.", "C"),
+        ("答案是18美元。", "18"),
+        ("故选：C", "C"),
+        ("<|start_header_id|>assistant<|end_header_id|>\n\nThe answer is 5.<|eot_id|>", "5"),
     ],
 )
 def test_the_final_answer_follows_the_first_rule_that_applies(text, answer):
@@ -78,7 +92,22 @@ def test_any_text_has_a_final_answer_or_none(parts):
 
 
 def test_a_long_hostile_text_is_read_in_linear_time():
-    for part in (r"\boxed{", "{", "#### ", "answer is ", "$", "1,", "-", "1/", "*", r"\("):
+    for part in (
+        r"\boxed{",
+        "{",
+        "#### ",
+        "answer is ",
+        "$",
+        "1,",
+        "-",
+        "1/",
+        "*",
+        r"\(",
+        "<answer>",
+        "final answer\n",
+        "1 1/2 ",
+        "1^",
+    ):
         text = part * 40_000
         final_answer(text), last_boxes(text), tidied(text)
 

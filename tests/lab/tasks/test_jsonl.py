@@ -131,6 +131,41 @@ def test_chats_nested_answers_and_lists_are_read(tmp_path):
     ]
 
 
+CHOICES = ["Rome", "Paris", "Oslo"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "Which?", "options": CHOICES, "answer": "B"},
+        {"question": "Which?", "choices": CHOICES, "answer": 1},
+        {"question": "Which?", "choices": {"text": CHOICES, "label": ["A", "B", "C"]}, "answerKey": "B"},
+        {"question": "Which?", "options": CHOICES, "answer": "Paris"},
+    ],
+)
+def test_choices_are_asked_and_the_gold_is_a_letter(row):
+    (problem,) = QuestionRows(source="s", stem="s", suffix="").problems([(1, row)]).problems
+    assert (problem.prompt, problem.answer) == ("Which?\n\nA. Rome\nB. Paris\nC. Oslo", "B")
+
+
+def test_a_right_answer_and_wrong_ones_are_mixed():
+    row = {"Question": "Which?", "Correct Answer": "Paris", "Incorrect Answer 1": "Rome", "Incorrect Answer 2": "Oslo"}
+    (problem,) = QuestionRows(source="s", stem="s").problems([(1, row)]).problems
+    assert f"\n{problem.answer}. Paris" in problem.prompt
+    assert "Rome" in problem.prompt
+
+
+def test_columns_are_found_whatever_their_case_with_context_and_parts_of_a_turn(tmp_path):
+    parts = [{"type": "text", "text": "Half?"}]
+    rows = [
+        {"ID": "1", "Body": "Tom has 3.", "Question": "How many?", "Answer": 3.0},
+        {"messages": [{"role": "user", "content": parts}], "expected_answer": "1/2"},
+    ]
+    (tmp_path / "a.json").write_text(json.dumps({"version": 1, "data": rows}))
+    found = FileTask(path=tmp_path / "a.json", suffix="").found().problems
+    assert [(one.prompt, one.answer) for one in found] == [("Tom has 3.\nHow many?", "3"), ("Half?", "1/2")]
+
+
 def test_bad_rows_are_left_out_and_counted_where_that_is_asked_for():
     rows = [(1, {"question": "x"}), (2, GSM8K), (3, MATH)]
     found = QuestionRows(source="s", stem="s", skip_bad_rows=True).problems(rows)
