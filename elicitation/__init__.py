@@ -29,10 +29,6 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"elicitation has no {name!r}{meant(name, _told())}: dir(elicitation) lists what it has")
     module, there = _told()[name]
     found = vars(import_module(module))
-    if module.startswith("elicitation.front"):
-        from elicitation.front.opening import asked
-
-        return asked(found[there])
     # A kind of value, such as `gates`, is the module in which every value of it stands.
     return found[there] if there in found else import_module(f"{module}.{there}")
 

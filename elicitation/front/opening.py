@@ -4,11 +4,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache, wraps
-from inspect import signature
-from numbers import Integral
-from types import UnionType
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import polars as pl
@@ -18,7 +14,7 @@ from lab.models.device import DtypeName, resolve_device, resolve_dtype
 from lab.models.load import Model, ModelPair
 from lab.models.source import model_source, shipped_names
 from lab.organisms.card import read_card
-from lab.records.errors import LabError, ModelError, TaskError
+from lab.records.errors import ModelError, TaskError
 from lab.tasks.problem import Problem
 from lab.tasks.source import SOURCES, Task, open_task, task_source
 from probes.capture.site import Site
@@ -30,33 +26,6 @@ Prompts: TypeAlias = str | Problem | Task | Sequence[str] | Sequence[Problem]
 Models: TypeAlias = Model | ModelPair | Sequence[Model]
 Edits: TypeAlias = SteeringVector | Edit | Sequence[SteeringVector | Edit]
 """What acts while a model runs; a vector alone is added at every token."""
-WANTED: Mapping[str, tuple[type | UnionType, str]] = {
-    "model": (Model, "a model, such as el.load('zero-base')"),
-    "models": (Model | ModelPair | list | tuple, "a model, such as el.load('zero-base'), several, or a pair"),
-    "pair": (ModelPair, "a pair, such as el.pair('zero-base', 'zero-rl')"),
-    "task": (Task, "a task, such as el.task('chain')"),
-    "traces": (pl.DataFrame, "a table, such as el.sample(model, task)"),
-    "verdicts": (pl.DataFrame, "a table, such as el.judge(el.sample(model, task), task)"),
-    "n": (Integral, "a whole number"),
-}
-"""What an argument of this name is, in all of the front door, and how to come by one."""
-
-
-@cache
-def asked(function: Callable[..., object]) -> Callable[..., object]:
-    """`function`, which refuses, in one sentence, an argument that is not as `WANTED` has it."""
-    parameters = signature(function).parameters
-
-    @wraps(function)
-    def checked(*values: object, **named: object) -> object:
-        given = dict(zip(parameters, values, strict=False)) | named
-        for name in [name for name in parameters if name in WANTED and name in given]:
-            value, (kind, wanted) = given[name], WANTED[name]
-            if not isinstance(value, kind) and value is not parameters[name].default:
-                raise LabError(f"el.{function.__name__}: {name} = {value!r:.60}: want {wanted}")
-        return function(*values, **named)
-
-    return checked
 
 
 def load(name: str, *, device: str = "auto", dtype: DtypeName = "auto") -> Model:
@@ -181,8 +150,8 @@ def models_of(models: Models) -> tuple[Model, ...]:
     if isinstance(models, Model):
         return (models,)
     several = (models.base, models.tuned) if isinstance(models, ModelPair) else tuple(models)
-    if strange := [one for one in several if not isinstance(one, Model)]:
-        raise ModelError(f"{strange[0]!r} among the models: want each as el.load gives it")
+    if not all(isinstance(one, Model) for one in several):
+        raise ModelError(f"{models!r:.60} for models: want each loaded, as by el.load('zero-base')")
     names = [model.name for model in several]
     if not names or len({*names}) < len(names):
         raise ModelError(f"models {', '.join(names) or 'none'}: want at least one, and none twice")

@@ -50,9 +50,7 @@ def test_editors_are_told_the_very_names_that_are_brought():
     assert set(told) == set(dir(el))
     for name in VALUES:
         module, there = told[name]
-        # What is refused at the door is refused around the very function.
-        assert inspect.unwrap(getattr(el, name)) is inspect.unwrap(getattr(import_module(module), there))
-        assert getattr(el, name) is getattr(el, name)
+        assert getattr(el, name) is getattr(import_module(module), there)
 
 
 def test_no_name_is_also_a_package_that_would_take_its_place():
@@ -101,15 +99,9 @@ def test_a_tuned_model_alone_knows_its_base():
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ('el.sample("zero-base", "<1+2?")', "el.sample: models = 'zero-base': want a model, such as el.load("),
-        ('el.sample(["zero-base"], "<1+2?")', "'zero-base' among the models: want each as el.load gives it"),
-        ('el.generate("zero-base", "<1+2?")', "el.generate: model = 'zero-base': want a model, such as el.load("),
-        ('el.capture("zero-base", "<1+2?", el.Site(1))', "el.capture: model = 'zero-base': want a model"),
-        ('el.accuracy("zero-base")', "el.accuracy: verdicts = 'zero-base': want a table, such as el.judge("),
-        ('el.disagreements("zero-rl", 3)', "el.disagreements: pair = 'zero-rl': want a pair, such as el.pair("),
-        ('el.judge("x", task)', "el.judge: traces = 'x': want a table, such as el.sample("),
-        ('el.judge(traces, "chain")', "el.judge: task = 'chain': want a task, such as el.task('chain')"),
-        ('el.task("chain", n="5")', "el.task: n = '5': want a whole number"),
+        ('el.sample("zero-base", "<1+2?")', "'zero-base' for models: want each loaded, as by el.load('zero-base')"),
+        ('el.sample(["zero-base"], "<1+2?")', "['zero-base'] for models: want each loaded"),
+        ('el.generate("zero-base", "<1+2?")', "'zero-base' for models: want each loaded"),
         ("el.load(3)", "no model '3'; accepted: a model directory"),
         ("el.task(3)", "task '3' is not one of 'chain'"),
         ('el.generate(base, "<1+2?", edits="x")', "'x' among the edits: want a change by a vector"),
