@@ -45,7 +45,7 @@ class Add:
     where: Gate = EVERYWHERE
 
     def __post_init__(self) -> None:
-        _require_finite("dose", self.dose)
+        _require_sound("dose", self.dose, self.vector)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class AddScaled:
     where: Gate = EVERYWHERE
 
     def __post_init__(self) -> None:
-        _require_finite("dose", self.dose)
+        _require_sound("dose", self.dose, self.vector)
         if len(self.vector.sites) != 1 or self.vector.d_model != self.coefficient.d_model:
             raise VectorError(
                 f"a coefficient that reads streams of width {self.coefficient.d_model}, and a vector of width "
@@ -108,7 +108,7 @@ class ClampFeature:
     where: Gate = EVERYWHERE
 
     def __post_init__(self) -> None:
-        _require_finite("value", self.value)
+        _require_sound("value", self.value)
         if not 0 <= self.feature < self.sae.d_sae:
             raise VectorError(
                 f"feature {self.feature} of SAE {self.sae.name}, which has {self.sae.d_sae}: want 0 to "
@@ -129,7 +129,7 @@ class Rotate:
     where: Gate = EVERYWHERE
 
     def __post_init__(self) -> None:
-        _require_finite("angle", self.angle)
+        _require_sound("angle", self.angle, self.vector_from, self.vector_to)
         ours, theirs = self.vector_from, self.vector_to
         if ours.sites != theirs.sites or ours.d_model != theirs.d_model:
             raise VectorError(
@@ -146,7 +146,9 @@ Edit: TypeAlias = Add | AddScaled | Ablate | ClampFeature | Rotate
 """What happens to the stream at one or more sites, at the tokens where its gate `where` is open."""
 
 
-def _require_finite(name: str, number: float) -> None:
+def _require_sound(name: str, number: float, *vectors: SteeringVector) -> None:
+    if strange := [one for one in vectors if not isinstance(one, SteeringVector)]:
+        raise VectorError(f"an edit by {strange[0]!r}: want a vector, such as el.load_vector(path)")
     if not isfinite(number):
         raise VectorError(f"an edit with {name} {number}: want a finite number")
 
@@ -186,6 +188,8 @@ def apply(model: Model, *edits: Edit, n_prompt: Int[Tensor, " batch"] | None = N
     >>> torch.allclose(steered[el.Site(1)] - plain[el.Site(1)], torch.ones(128), atol=1e-5)
     True
     """
+    if strange := [edit for edit in edits if not isinstance(edit, Edit)]:
+        raise VectorError(f"{strange[0]!r} among the edits: want a change by a vector, such as el.Add(vector)")
     for edit in edits:
         check_fit(model, edit)
     silent = dict.fromkeys(site for edit in edits for site in edit_sites(edit))

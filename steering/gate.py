@@ -105,8 +105,8 @@ class WhileWriting:
     """Tokens of the completion, counted from 0; number 0 is written from the last token of the prompt."""
 
     def __post_init__(self) -> None:
-        if min(self.steps, default=0) < 0:
-            raise SiteError(f"a schedule of steps {list(self.steps)}: want tokens of the completion, from 0 on")
+        if not isinstance(self.steps, tuple) or min(self.steps, default=0) < 0:
+            raise SiteError(f"a schedule of steps {self.steps!r}: want tokens of the completion from 0 on, as (0,)")
 
 
 PartialGate: TypeAlias = InPrompt | InCompletion | CompletionStart | AtPositions | WhileWriting

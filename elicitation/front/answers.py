@@ -14,8 +14,6 @@ from elicitation.estimators.estimate import Analysis
 from elicitation.estimators.panel import panel
 from elicitation.front.opening import Edits, Models, Prompts, edits_of, models_of, problems_of, prompted
 from lab.metrics import accuracy as accuracies
-from lab.metrics.accuracy import cover_curve, pass_at_k_curve
-from lab.metrics.accuracy import elicited_share as share_of_gap
 from lab.metrics.bootstrap import interval_columns, mean_interval, resamples
 from lab.models.load import Model, ModelPair
 from lab.records.errors import EstimateError, ModelError, StorageError, TaskError
@@ -139,12 +137,11 @@ def pass_at_k(verdicts: pl.DataFrame, ks: Sequence[int], *, measure: Measure = "
     >>> el.pass_at_k(el.judge(el.sample(el.load("zero-base"), task, n=8), task), ks=[1, 8])["value"].round(2).to_list()
     [0.26, 0.9]
     """
-    rows = [
+    return pl.DataFrame(
         {"arm": arm, "k": k, **interval_columns(interval)}
         for arm, accepted in _arms(verdicts, measure)
-        for k, interval in pass_at_k_curve(accepted, ks, _weights(len(accepted), seed)).items()
-    ]
-    return pl.DataFrame(rows)
+        for k, interval in accuracies.pass_at_k_curve(accepted, ks, _weights(len(accepted), seed)).items()
+    )
 
 
 def cover(verdicts: pl.DataFrame, taus: Sequence[float], *, measure: Measure = "strict", seed: int = 0) -> pl.DataFrame:
@@ -157,7 +154,7 @@ def cover(verdicts: pl.DataFrame, taus: Sequence[float], *, measure: Measure = "
     rows = [
         {"arm": arm, "tau": tau, **interval_columns(interval)}
         for arm, accepted in _arms(verdicts, measure)
-        for tau, interval in cover_curve(
+        for tau, interval in accuracies.cover_curve(
             accuracies.problem_accuracies(accepted), taus, _weights(len(accepted), seed)
         ).items()
     ]
@@ -179,7 +176,7 @@ def elicited_share(
     if absent := [arm for arm in (base, tuned) if arm not in rates]:
         raise EstimateError(f"no verdicts of the arm {absent[0]!r}: there are {', '.join(rates)}")
     weights = _weights(len(rates[base]), seed)
-    shares = {arm: share_of_gap(mine, rates[base], rates[tuned], weights) for arm, mine in rates.items()}
+    shares = {arm: accuracies.elicited_share(mine, rates[base], rates[tuned], weights) for arm, mine in rates.items()}
     columns = {"arm": pl.String} | dict.fromkeys(("value", "low", "high"), pl.Float64) | {"refusal": pl.String}
     rows = [(arm, one.value, one.low, one.high, one.refusal) for arm, one in shares.items() if arm not in (base, tuned)]
     return pl.DataFrame(rows, schema=columns, orient="row")

@@ -150,8 +150,8 @@ def models_of(models: Models) -> tuple[Model, ...]:
     if isinstance(models, Model):
         return (models,)
     several = (models.base, models.tuned) if isinstance(models, ModelPair) else tuple(models)
-    if strange := [one for one in several if not isinstance(one, Model)]:
-        raise ModelError(f"{strange[0]!r} among the models: want each as el.load gives it")
+    if not all(isinstance(one, Model) for one in several):
+        raise ModelError(f"{models!r:.60} for models: want each loaded, as by el.load('zero-base')")
     names = [model.name for model in several]
     if not names or len({*names}) < len(names):
         raise ModelError(f"models {', '.join(names) or 'none'}: want at least one, and none twice")

@@ -13,7 +13,6 @@ import polars as pl
 import torch
 
 from elicitation.comparison import evaluate
-from elicitation.comparison.evaluate import EvalSpec
 from elicitation.front.answers import N_BOOT, accuracy, judge, sample
 from elicitation.front.features import capture, directory, words
 from elicitation.front.opening import Prompts, problems_of, prompted, site_of
@@ -227,7 +226,7 @@ def dose_sweep(
     [0.0, 0.59]
     """
     asked, elsewhere = (
-        EvalSpec(task=one, n_samples=n, seed=seed, batch_size=1024) for one in (task, unrelated or task)
+        evaluate.EvalSpec(task=one, n_samples=n, seed=seed, batch_size=1024) for one in (task, unrelated or task)
     )
     sweeps = [
         evaluate.dose_sweep(model, vector, doses, asked, elsewhere, where=where, n_boot=N_BOOT).select(

@@ -140,13 +140,11 @@ def load(source: ModelSource, *, device: torch.device, dtype: torch.dtype) -> Mo
     Only safetensors and GGUF are read, no code from a repository runs, and only a HubModel opens a connection.
     Raises ModelError, in one line, for what is missing, unreadable, pickled, unreachable, or of an unknown family.
     """
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
+    with contextlib.ExitStack() as afterwards:
+        if logging.is_progress_bar_enabled():
+            afterwards.callback(logging.enable_progress_bar)
+        logging.disable_progress_bar()
         network, tokenizer, digest = _opened(source, dtype)
-    finally:
-        if shown:
-            logging.enable_progress_bar()
     # Its stub lost `self`.
     network.to(device)  # pyright: ignore[reportArgumentType]
     return assemble(network, tokenizer, name=source_name(source), digest=digest)

@@ -6,6 +6,7 @@ import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -93,6 +94,52 @@ def test_a_tuned_model_alone_knows_its_base():
     assert (pair.base.name, pair.tuned.name) == ("zero-base", "zero-rl")
     with pytest.raises(ModelError, match="zero-base: want BASE TUNED, or one shipped model that was tuned"):
         el.pair("zero-base")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ('el.sample("zero-base", "<1+2?")', "'zero-base' for models: want each loaded, as by el.load('zero-base')"),
+        ('el.sample(["zero-base"], "<1+2?")', "['zero-base'] for models: want each loaded"),
+        ('el.generate("zero-base", "<1+2?")', "'zero-base' for models: want each loaded"),
+        ("el.load(3)", "no model '3'; accepted: a model directory"),
+        ("el.task(3)", "task '3' is not one of 'chain'"),
+        ('el.generate(base, "<1+2?", edits="x")', "'x' among the edits: want a change by a vector"),
+        ('el.next_token(base, "<1+2?", edits=[3])', "3 among the edits: want a change by a vector"),
+        ("el.gates.WhileWriting(0)", "a schedule of steps 0: want tokens of the completion from 0 on, as (0,)"),
+        ("el.Add(3)", "an edit by 3: want a vector, such as el.load_vector(path)"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused_in_a_sentence(asked, said, refusals):
+    assert refusals(asked).startswith(said)
+
+
+@pytest.fixture(scope="module")
+def refusals() -> Iterator[Callable[[str], str]]:
+    """What a notebook is told, in a process without the tests' own checks of types."""
+    code = """
+import elicitation as el
+from lab.records.errors import LabError
+base, task = el.load("zero-base"), el.task("chain", n=2)
+traces = el.sample(base, task)
+while asked := input():
+    try:
+        print(eval(asked))
+    except LabError as error:
+        print(error, flush=True)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def told(asked: str) -> str:
+            print(asked, file=process.stdin, flush=True)
+            return process.stdout.readline()
+
+        yield told
+        print(file=process.stdin, flush=True)
 
 
 def test_a_model_is_loaded_without_a_bar_and_transformers_keeps_its_own(capfd):

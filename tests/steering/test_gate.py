@@ -60,5 +60,5 @@ def test_positions_from_the_start_ask_for_no_prompt():
 def test_numbers_that_no_completion_has_are_refused():
     with pytest.raises(SiteError, match="first -1 tokens of a completion: want a number from 0 on"):
         CompletionStart(-1)
-    with pytest.raises(SiteError, match=r"a schedule of steps \[3, -1\]: want tokens of the completion"):
+    with pytest.raises(SiteError, match=r"a schedule of steps \(3, -1\): want tokens of the completion"):
         WhileWriting((3, -1))
