@@ -158,7 +158,7 @@ ENVIRONMENT = {
     # OpenMP reads it once, with torch. Threads that spin while they wait for each other stand still where another
     # process keeps a core busy: sampling took 30 times as long.
     "OMP_WAIT_POLICY": "passive",
-    # Numpy's and scipy's products are those of probes, small enough that a second thread made them 15 times as slow.
+    # Numpy's and scipy's products are those of probes, small enough that a second thread made them 20 times as slow.
     "OPENBLAS_NUM_THREADS": "1",
     # Bars and warnings of libraries would bury our own.
     "TOKENIZERS_PARALLELISM": "false",

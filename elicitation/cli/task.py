@@ -22,6 +22,8 @@ class TaskShow:
     """Show how a file is read: how many problems, from which columns, and the first of them.
 
     Example: lab task show aime24.parquet --n-shown 2
+
+    `lab study` reads a file so too, with columns found by rule and no bad rows left out.
     """
 
     RESUMES: ClassVar[bool] = False

@@ -95,7 +95,8 @@ def behind_thought(text: str) -> str | None:
     closed = list(_THOUGHT_CLOSES.finditer(text))
     if not closed and _THOUGHT_OPENS.search(text):
         return None
-    part = text[closed[-1].end() :] if closed else text
+    # Behind the answer, thinking may begin again.
+    part = _THOUGHT_OPENS.split(text[closed[-1].end() :] if closed else text)[0]
     said = [piece for piece in _SPECIAL.split(part) if piece.strip() not in ("", "assistant")]
     return said[0] if said else ""
 
@@ -115,9 +116,10 @@ def last_boxes(text: str) -> list[str]:
         elif part[0] == "{":
             opened.append(None)
         elif part[0] == "}" and opened and (start := opened.pop()) is not None:
-            inner = [box for box in boxes if box[0] > start[0]]
-            content = ", ".join(box[2] for box in inner) if inner else text[start[1] : part.start()]
-            boxes = boxes[: len(boxes) - len(inner)]
+            inner: list[str] = []
+            while boxes and boxes[-1][0] > start[0]:
+                inner.insert(0, boxes.pop()[2])
+            content = ", ".join(inner) or text[start[1] : part.start()]
             if tidied(content):
                 boxes.append((start[0], part.end(), content))
     run: list[str] = []

@@ -58,6 +58,7 @@ from lab.tasks.stated_answer import last_boxes, stated_answer, tidied
         (r"<think>maybe \boxed{1}</think> I cannot tell", None),
         (r"a template opened it: \boxed{1}</think> 2", "2"),
         (r"<think>maybe \boxed{1}, or", None),
+        (r"<think>one</think> \boxed{2} <think>or \boxed{3}", "2"),
         (r"[THINK]\boxed{1}[/THINK]\boxed{3}", "3"),
         (r"<|channel|>analysis<|message|>\boxed{1}<|end|><|start|>assistant<|channel|>final<|message|>\boxed{4}", "4"),
         ("It is 2/3. <|im_start|>user And 5?", "2/3"),
