@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 import polars as pl
 
 from elicitation.pages.kit.palette import ASSISTED, BASE, RANKED, TUNED, faded
+from lab.records.errors import EstimateError
 
 INKS = (RANKED[0], TUNED, RANKED[1], BASE, ASSISTED, RANKED[2], RANKED[3])
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "star", "pentagon", "x")
@@ -26,11 +27,13 @@ def chart(
 ) -> go.Figure:
     """The column `y` over `x`, a colour for each value of `color`; the columns `low` and `high` are its interval.
 
-    Bars and dots have error bars, lines a band. `labels` say in words what columns mean.
+    Bars and dots have error bars, lines a band. `labels` say in words what columns mean. Else EstimateError.
 
     >>> len(el.chart(el.next_token(el.load("zero-base"), "<1+2?", ["T", "A"]), x="token").data)
     1
     """
+    if kind not in (kinds := ("bar", "line", "dots")):
+        raise EstimateError(f"a chart of kind {kind!r}: want one of {', '.join(kinds)}")
     figure = go.Figure()
     names = [""] if color is None else table[color].unique(maintain_order=True).to_list()
     for number, name in enumerate(names):

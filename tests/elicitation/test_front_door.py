@@ -107,6 +107,7 @@ def test_a_tuned_model_alone_knows_its_base():
         ('el.generate(base, "<1+2?", edits="x")', "'x' among the edits: want a change by a vector"),
         ('el.next_token(base, "<1+2?", edits=[3])', "3 among the edits: want a change by a vector"),
         ("el.gates.WhileWriting(0)", "a schedule of steps 0: want tokens of the completion from 0 on, as (0,)"),
+        ("el.chart(traces, x='arm', kind='lines')", "a chart of kind 'lines': want one of bar, line, dots"),
         ("el.Add(3)", "an edit by 3: want a vector, such as el.load_vector(path)"),
     ],
 )
