@@ -100,10 +100,11 @@ def verify(problem: Problem, completion: str) -> Verdict:
     process is not checked. Raises TaskError only where math-verify cannot be used.
     """
     found = stated_answer(completion)
-    fault = "no final answer"
-    for gold in () if found is None else (problem.answer, *problem.aliases):
-        if (fault := difference(gold, found.answer)) is None:
-            break
+    fault: str | None = "no final answer"
+    if found is not None:
+        for gold in (problem.answer, *problem.aliases):
+            if (fault := difference(gold, found.answer)) is None:
+                break
     return Verdict(answer_correct=fault is None, process_valid=None, reason=fault or "ok")
 
 
