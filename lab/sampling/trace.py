@@ -101,9 +101,8 @@ def verdict_table(
         said = as_read(text, opens_thought)
         verdict = verify(by_id[problem_id], said)
         row = {"arm": arm, "problem_id": problem_id, "sample_index": sample_index, "strict": verdict.strict}
-        rows.append(row | asdict(verdict) | {"outcome": (outcome := outcome_of(verdict, said, stop))})
-        if outcome == "cut":
-            rows[-1]["read_by"] = None
+        row |= asdict(verdict) | {"outcome": outcome_of(verdict, said, stop)}
+        rows.append(row if row["outcome"] != "cut" else row | {"read_by": None})
     return VERDICTS.frame(rows)
 
 
