@@ -101,8 +101,9 @@ def verdict_table(
         said = as_read(text, opens_thought)
         verdict = verify(by_id[problem_id], said)
         row = {"arm": arm, "problem_id": problem_id, "sample_index": sample_index, "strict": verdict.strict}
-        row |= asdict(verdict) | {"outcome": outcome_of(verdict, said, stop)}
-        rows.append(row if row["outcome"] != "cut" else row | {"read_by": None})
+        outcome = outcome_of(verdict, said, stop)
+        read_by = None if outcome == "cut" else verdict.read_by
+        rows.append(row | asdict(verdict) | {"read_by": read_by, "outcome": outcome})
     return VERDICTS.frame(rows)
 
 
