@@ -3,9 +3,10 @@
 import re
 import unicodedata
 
+from lab.tasks.answer_part import behind_thought
 from lab.tasks.math_answer import difference
 from lab.tasks.problem import Judge, Problem, Verdict
-from lab.tasks.stated_answer import behind_thought, stated_answer, tidied
+from lab.tasks.stated_answer import Stated, before_run_on, stated_answer, tidied
 
 _LETTER = re.compile(
     r"(?i)(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)?\s*(?:is\s+)?"
@@ -24,53 +25,48 @@ def letter_of(text: str) -> str | None:
     return (found[1] or found[2]).upper() if found else None
 
 
-def chosen(completion: str) -> str | None:
-    """The answer that a completion states, as a letter where it is one."""
+def stated_text(completion: str) -> Stated | None:
+    """The answer behind a box, `####` or "answer is"; else the last line, whole ("line"); None where there is none."""
     found = stated_answer(completion)
     if found is not None and found.read_by in _MARKED:
-        return letter_of(found.answer) or tidied(found.answer)
-    # Unmarked, it stands on the last line, and not in the last number or formula.
-    line = last_line(completion)
-    named = [one or other for one, other in _NAMED.findall(line)]
-    return letter_of(line) or (named[-1].upper() if named else tidied(line))
+        return found
+    part = before_run_on(behind_thought(completion) or "")
+    line = tidied(next((line for line in reversed(part.splitlines()) if line.strip()), ""))
+    return None if line is None else Stated(line, "line")
+
+
+def stated_choice(completion: str) -> Stated | None:
+    """The answer that a completion states, as a letter where it is one; on its last line, the last one named there."""
+    found = stated_text(completion)
+    if found is None:
+        return None
+    named = [one or other for one, other in _NAMED.findall(found.answer)] if found.read_by == "line" else []
+    return found._replace(answer=letter_of(found.answer) or (named[-1] if named else found.answer))
 
 
 def verify_choice(problem: Problem, completion: str) -> Verdict:
-    """Whether a completion chooses the right letter, by the letter or by the text of that choice and of no other."""
-    answer = chosen(completion)
-    if answer is None:
-        return Verdict(answer_correct=False, process_valid=None, reason="no final answer")
+    """Whether a completion chooses the right letter, by the letter or by what that choice and no other says."""
+    found = stated_choice(completion)
+    if found is None:
+        return Verdict(answer_correct=False, process_valid=None, reason="no final answer", read_by=None)
+    answer = found.answer
     letters = [chr(ord("A") + n) for n, text in enumerate(problem.choices) if plain_text(text) == plain_text(answer)]
-    letter = letters[0] if len(letters) == 1 and len(answer) > 1 else answer
-    if len(letter) > 1:
-        # A formula, perhaps in another form than that of the choices.
-        right = problem.choices[ord(problem.answer) - ord("A")] if problem.choices else problem.answer
-        same = difference(right, letter) is None
-        return Verdict(answer_correct=same, process_valid=None, reason="ok" if same else "no choice")
-    same = letter == problem.answer
-    return Verdict(answer_correct=same, process_valid=None, reason="ok" if same else "another choice")
-
-
-def stated_text(completion: str) -> str | None:
-    """The answer behind a box, `####` or "answer is"; else the last line, whole."""
-    found = stated_answer(completion)
-    if found is not None and found.read_by in _MARKED:
-        return found.answer
-    return tidied(last_line(completion))
+    if len(letters) == 1 and len(answer) > 1:
+        answer = letters[0]
+    fault = None if answer == problem.answer else "another choice"
+    if len(answer) > 1 and problem.choices:
+        # A formula, perhaps, in another form than that of the choice.
+        fault = difference(problem.choices[ord(problem.answer) - ord("A")], answer) and "no choice"
+    return Verdict(answer_correct=fault is None, process_valid=None, reason=fault or "ok", read_by=found.read_by)
 
 
 def verify_text(problem: Problem, completion: str) -> Verdict:
     """Whether the stated text is that of a gold answer, letter by letter once both are plain."""
-    answer = stated_text(completion)
+    found = stated_text(completion)
     golds = {plain_text(gold) for gold in (problem.answer, *problem.aliases)}
-    fault = "no final answer" if answer is None else None if plain_text(answer) in golds else "another text"
-    return Verdict(answer_correct=fault is None, process_valid=None, reason=fault or "ok")
-
-
-def last_line(completion: str) -> str:
-    """The last line that is not empty, behind any thinking."""
-    lines = [line for line in (behind_thought(completion) or "").splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    fault = "no final answer" if found is None else None if plain_text(found.answer) in golds else "another text"
+    read_by = None if found is None else found.read_by
+    return Verdict(answer_correct=fault is None, process_valid=None, reason=fault or "ok", read_by=read_by)
 
 
 def plain_text(text: str) -> str:
@@ -79,10 +75,19 @@ def plain_text(text: str) -> str:
     return " ".join(plain.split()).strip("\"'`*$.,;:!?()[] ")
 
 
-CHOICE = Judge(name="choice", verify=verify_choice, read_answer=chosen, same_answer=lambda one, other: one == other)
+def _answer(found: Stated | None) -> str | None:
+    return None if found is None else found.answer
+
+
+CHOICE = Judge(
+    name="choice",
+    verify=verify_choice,
+    read_answer=lambda completion: _answer(stated_choice(completion)),
+    same_answer=lambda one, other: one == other,
+)
 TEXT = Judge(
     name="text",
     verify=verify_text,
-    read_answer=stated_text,
+    read_answer=lambda completion: _answer(stated_text(completion)),
     same_answer=lambda one, other: plain_text(one) == plain_text(other),
 )

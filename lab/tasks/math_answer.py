@@ -101,11 +101,13 @@ def verify(problem: Problem, completion: str) -> Verdict:
     """
     found = stated_answer(completion)
     fault: str | None = "no final answer"
+    read_by = None
     if found is not None:
+        read_by = found.read_by
         for gold in (problem.answer, *problem.aliases):
             if (fault := difference(gold, found.answer)) is None:
                 break
-    return Verdict(answer_correct=fault is None, process_valid=None, reason=fault or "ok")
+    return Verdict(answer_correct=fault is None, process_valid=None, reason=fault or "ok", read_by=read_by)
 
 
 def difference(gold: str, answer: str, *, timeout_s: float = TIMEOUT_S) -> str | None:
