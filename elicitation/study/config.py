@@ -14,7 +14,8 @@ import polars as pl
 
 from elicitation.estimators.estimate import Analysis
 from lab.models.device import DtypeName, resolve_device, resolve_dtype
-from lab.models.load import Model, ModelPair, load
+from lab.models.load import Model, load
+from lab.models.pair import ModelPair
 from lab.models.source import model_source
 from lab.records.errors import DecodingError, EstimateError, StorageError, TaskError
 from lab.records.provenance import Provenance, canonical_json, provenance
@@ -308,9 +309,9 @@ def prepare(study: Study, out: Path, watch: Watch) -> StudyContext:
     asked = [problem for each in (task, fit_task, old_task) if each is not None for problem in each.problems]
     for model, problem in product((pair.base, pair.tuned, *companions), asked):
         # Raises where a prompt and its completion do not fit the model's context.
-        encode_prompt(model, problem.prompt, study.decoding)
+        encode_prompt(model, problem, study.decoding)
     if study.features.layers:
-        prompts = [encode_prompt(pair.base, problem.prompt, study.decoding) for problem in fit_task.problems[:16]]
+        prompts = [encode_prompt(pair.base, problem, study.decoding) for problem in fit_task.problems[:16]]
         require_no_sink(pair.base, study.features.layers, prompts)
     return StudyContext(study, out, pair, companions, task, fit_task, old_task, site, watch)
 

@@ -16,7 +16,7 @@ from lab.records.seeds import child_seed
 from lab.records.stage import Artefact
 from lab.records.tables import Column, Schema, read_table, write_table
 from lab.sampling.decoder import OpenDecoder
-from lab.sampling.sample import end_tokens, sample
+from lab.sampling.sample import sample
 from lab.sampling.trace import TRACES, Decoding, trace_table
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
@@ -115,7 +115,6 @@ def trace_stage(
                 seed=seed,
                 batch_size=batch_size,
                 open_rows=open_rows,
-                also_ends=end_tokens(context.base) | end_tokens(context.pair.tuned),
                 on_progress=told,
             )
             write_table(path, trace_table(name, traces), TRACES, made_by)

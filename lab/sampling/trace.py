@@ -34,7 +34,7 @@ class Trace:
     content_bits: tuple[float, ...]
     """For each token the bits that crossed from a second model by a choice or a substitution."""
     text: str
-    """Decoded without special tokens, cut before a stop string."""
+    """Decoded, special tokens as text but for ends, padding and the one that opens a text; cut before a stop string."""
     stop: str
     """Why it ended: "eos", "stop" (a stop string) or "length"."""
 
@@ -58,7 +58,11 @@ TRACES = Schema(
             "bits from the tuned model: -log2 of the base's probability (temperature 1) of a token that the tuned "
             "model wrote, log2 of the number of different candidates where it chose one, else 0",
         ),
-        Column("text", pl.String, "decoded completion without special tokens"),
+        Column(
+            "text",
+            pl.String,
+            "decoded completion, with special tokens but for ends, padding and the opening one",
+        ),
         Column("stop", pl.String, "eos, stop or length"),
     ),
 )
