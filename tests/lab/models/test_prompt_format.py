@@ -149,7 +149,7 @@ OWN = {
 
 
 @pytest.mark.real_data
-@pytest.mark.parametrize("name", one_always(OWN, "DeepSeek-R1-Distill-Qwen-7B"))
+@pytest.mark.parametrize("name", one_always(OWN))
 def test_published_checkpoints_are_asked_as_their_makers_do(name):
     tokenizer = real_tokenizer(name)
     named = json.loads((tokenizer_directory(name) / "generation_config.json").read_text())["eos_token_id"]
