@@ -68,7 +68,7 @@ def letter_tokens(model: Model, problem: Problem) -> list[tuple[int, ...]]:
 @torch.inference_mode()
 def _likeliest(asked: Asked, problems: Sequence[Problem]) -> list[Trace]:
     written = [letter_tokens(asked.model, problem) for problem in problems]
-    prompts = [encode_prompt(asked.model, problem.prompt, asked.decoding) for problem in problems]
+    prompts = [encode_prompt(asked.model, problem, asked.decoding) for problem in problems]
     opened = [[*prompt, *tokens[0][:-1]] for prompt, tokens in zip(prompts, written, strict=True)]
     padded = left_padded(asked.model, opened)
     owner = torch.arange(len(opened), device=asked.model.device)
