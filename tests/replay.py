@@ -5,23 +5,33 @@ A script's text has `{right}` and `{wrong}` for an answer; what is to be made of
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from elicitation.study.config import OwnHelp, Study
 from lab.models.engine import Limits, Reply, Request, ScriptedEngine
-from lab.models.load import Model
+from lab.models.load import Model, assemble
 from lab.models.prompt_choice import PromptChoice
+from lab.models.tiny import byte_tokenizer, tiny_network
 from lab.sampling.trace import Decoding
 from lab.scoring.evidence import ArmKey, Role
 from lab.tasks.question_rows import SUFFIX
 from steering.fits.gradient import GradientFit
 from tests.real import tokenizer_directory
 
+Problems: TypeAlias = Mapping[str, tuple[str, int]]
+"""Prompt and answer of each problem by its id."""
 N_TOKENS = 48
 """Of the longest completion."""
 
@@ -49,12 +59,7 @@ RUN_ON = (
     Script(" " + WORK, "cut", None, "length"),
 )
 """A base model answers, if it does, and goes on with a problem of its own."""
-ASTRAY = (
-    Script("", "no answer", None),
-    Script(" I am not sure what is asked", "no answer", None),
-    Script("?\nAnswer: {wrong}", "wrong", "stated"),
-    Script(" The answer is {right}.", "right", "stated"),
-)
+ASTRAY = (Script("?\nAnswer: {wrong}", "wrong", "stated"), Script("", "no answer", None))
 """A model that is asked in another's way."""
 R1 = (
     Script(f"<think>\nMaybe {{wrong}}? No, {{right}}.\n</think>\n\n**Final Answer**\n{BOXED}", "right", "box"),
@@ -118,20 +123,6 @@ BRACKETED = (
 )
 
 
-class Pair(NamedTuple):
-    """Two published models, how they are asked, what they write and with which token they end."""
-
-    base: str
-    tuned: str
-    writes: tuple[Script, ...]
-    ends: tuple[str, str]
-    tuned_format: str = "template"
-    told: tuple[tuple[str, bool], ...] = ()
-    """What the template of the tuned model is told."""
-    shape: str | None = None
-    """The model of whose shape both are, if not each of its own."""
-
-
 def rate(scripts: Sequence[Script]) -> float:
     """The share of them that is right."""
     return sum(script.outcome == "right" for script in scripts) / len(scripts)
@@ -139,20 +130,37 @@ def rate(scripts: Sequence[Script]) -> float:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Witness:
-    """Writes one set of texts where it is asked in the model's own way and another elsewhere, and notes prompts."""
+    """Writes some texts where it is asked in the model's own way and others elsewhere, and notes how it is asked."""
 
     own: ScriptedEngine
     astray: ScriptedEngine
     prompts: Mapping[str, Sequence[int]]
     """Of each problem by its id, in the model's own way."""
-    seen: set[tuple[str, tuple[int, ...]]] = field(default_factory=set)
+    asked: set[str] = field(default_factory=set)
+    """Problems that came in it."""
 
     def complete(self, requests: Sequence[Request], limits: Limits) -> Iterator[Reply]:
         """As scripted."""
         for request in requests:
-            self.seen.add((request.problem_id, request.prompt))
             known = list(request.prompt) == list(self.prompts[request.problem_id])
+            if known:
+                self.asked.add(request.problem_id)
             yield from (self.own if known else self.astray).complete([request], limits)
+
+
+def replaying(model: Model, scripts: Sequence[Script], end: str, problems: Problems, prompts) -> Model:
+    """The model with an engine that writes `scripts` for every problem, and `ASTRAY` where `prompts` are not its."""
+    token = model.tokenizer.convert_tokens_to_ids(end)
+    assert isinstance(token, int)
+    own, astray = (
+        ScriptedEngine(
+            texts={name: [script.of(answer) for script in some] for name, (_, answer) in problems.items()},
+            tokenizer=model.tokenizer,
+            end=token,
+        )
+        for some in (scripts, ASTRAY)
+    )
+    return replace(model, engine=Witness(own=own, astray=astray, prompts=prompts))
 
 
 def shrunk(name: str, *, seed: int) -> PreTrainedModel:
@@ -170,17 +178,17 @@ def shrunk(name: str, *, seed: int) -> PreTrainedModel:
     return network
 
 
-def fresh_tokenizer(name: str):
+def fresh_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """A published tokenizer that may be changed."""
     return AutoTokenizer.from_pretrained(tokenizer_directory(name))
 
 
-def sums(numbers: Iterable[int]) -> dict[str, tuple[str, int]]:
+def sums(numbers: Iterable[int]) -> Problems:
     """Prompts and answers by the ids that problems get from the file that `write_sums` makes of them."""
     return {f"sums:{number}": (f"What is {number} + 7?{SUFFIX}", number + 7) for number in numbers}
 
 
-def write_sums(directory: Path, problems: Mapping[str, tuple[str, int]]) -> Path:
+def write_sums(directory: Path, problems: Problems) -> Path:
     """The file of these problems."""
     rows = [
         {"id": name.removeprefix("sums:"), "question": prompt.removesuffix(SUFFIX), "answer": str(answer)}
@@ -190,11 +198,32 @@ def write_sums(directory: Path, problems: Mapping[str, tuple[str, int]]) -> Path
     return directory / "sums.jsonl"
 
 
-def scripted(model: Model, end: str, texts: Mapping[str, Sequence[str]]) -> ScriptedEngine:
-    """An engine that ends texts with the token named."""
-    token = model.tokenizer.convert_tokens_to_ids(end)
-    assert isinstance(token, int)
-    return ScriptedEngine(texts=texts, tokenizer=model.tokenizer, end=token)
+HARMONY = (
+    "{%- for turn in messages -%}<|start|>{{ turn['role'] }}"
+    "{%- if turn['role'] == 'assistant' -%}<|channel|>final<|message|>{{ turn['content'] }}<|return|>"
+    "{%- else -%}<|message|>{{ turn['content'] }}<|end|>{%- endif -%}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}<|start|>assistant{%- endif -%}"
+)
+INST = (
+    "{{- bos_token -}}{%- for turn in messages -%}{%- if turn['role'] == 'user' -%}[INST]{{ turn['content'] }}[/INST]"
+    "{%- else -%}{{ turn['content'] }}{{ eos_token }}{%- endif -%}{%- endfor -%}"
+)
+
+
+def stand_in(*special: str, bos: str | None = None, eos: str, template: str | None) -> PreTrainedTokenizerBase:
+    """A tokenizer of bytes with the special tokens and the template of a family whose own is not here."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": [*special]})
+    tokenizer.bos_token, tokenizer.eos_token, tokenizer.chat_template = bos, eos, template
+    return tokenizer
+
+
+def stand_in_model(tokenizer: PreTrainedTokenizerBase, *, name: str, seed: int) -> Model:
+    """A tiny model of it, for long texts."""
+    network = tiny_network("llama", seed=seed, d_vocab=len(tokenizer))
+    network.config.max_position_embeddings = 2048
+    network.generation_config.eos_token_id = tokenizer.eos_token_id
+    return assemble(network, tokenizer, name=name)
 
 
 def small_study(task: Path, **changed) -> Study:
@@ -202,7 +231,7 @@ def small_study(task: Path, **changed) -> Study:
     cheap = {
         "n_problems": 3,
         "n_fit_problems": 6,
-        "n_samples": 4,
+        "n_samples": 2,
         "n_curve_samples": 4,
         "ks": (1, 4),
         "n_fit_samples": 2,
