@@ -61,7 +61,7 @@ class AttributeCommand:
     """Texts of a shard."""
     ray: RayPlace = None
     prompt: str = "auto"
-    """How the model is asked: auto (by its chat template where it was tuned on that), raw, template or a .jinja file."""
+    """How the model is asked: auto (by its chat template where it was tuned on it), raw, template or a .jinja file."""
     device: Device = "auto"
     dtype: Dtype = "float32"
 

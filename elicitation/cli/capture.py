@@ -45,7 +45,7 @@ class CaptureRun:
     """Tokens read at once."""
     ray: RayPlace = None
     prompt: str = "auto"
-    """How the model is asked: auto (by its chat template where it was tuned on that), raw, template or a .jinja file."""
+    """How the model is asked: auto (by its chat template where it was tuned on it), raw, template or a .jinja file."""
     device: Device = "auto"
     dtype: Dtype = "auto"
 

@@ -41,7 +41,7 @@ class SampleCommand:
     batch_size: int = 256
     """Rows decoded at once."""
     prompt: str = "auto"
-    """How the model is asked: auto (by its chat template where it was tuned on that), raw, template or a .jinja file."""
+    """How the model is asked: auto (by its chat template where it was tuned on it), raw, template or a .jinja file."""
     device: Device = "auto"
     dtype: Dtype = "auto"
 
