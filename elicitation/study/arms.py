@@ -19,6 +19,7 @@ from lab.tasks.source import Task
 from lab.test_time.choice import BestPrompt, Fitting, Temperature, prompt_forms
 from lab.test_time.elicit import CotDecoding, SelfConsistency
 from lab.test_time.method import Elicitation
+from lab.test_time.reading import LenientReading
 from steering.edit import Add, Edited
 from steering.hybrid.hybrid import Hybrid, Router
 from steering.hybrid.interventions import (
@@ -118,7 +119,9 @@ def rung(
 
 
 def own_help_arms(settings: OwnHelp, task: Task, fit_task: Task) -> tuple[Arm, ...]:
-    """Prompt and decoding rungs; what is chosen among several is chosen on the problems of `fit_task`.
+    """How answers are read, where the judge can read leniently; prompt and decoding rungs.
+
+    What is chosen among several is chosen on the problems of `fit_task`.
 
     The listed prompts are worked examples and a forced first token where the task has chains, else instructions. The
     control of a rung is the same without its one ingredient; of the prompt and the temperature that is the base.
@@ -131,7 +134,10 @@ def own_help_arms(settings: OwnHelp, task: Task, fit_task: Task) -> tuple[Arm, .
     votes, branches = SelfConsistency(n_votes=settings.n_votes), CotDecoding(n_branches=settings.n_branches)
     power, unmoved = settings.power, replace(settings.power, n_moves=0)
     no_moves = Instead(Control.NO_MOVES, "power-unmoved", "temperature 1 / alpha, without moves", unmoved)
+    lenient = task.judge.first_answer is not None
+    read = rung(Role.READING, "read-first", "+ first answer read", settings.reading) if lenient else ()
     return (
+        *read,
         *rung(Role.PROMPT, "prompt", "+ best prompt", prompt),
         *rung(Role.TEMPERATURE, "temperature", "+ best temperature", temperature),
         *rung(Role.SELF_CONSISTENCY, "self-consistency", f"+ majority of {settings.n_votes}", votes, one_vote),
@@ -297,7 +303,7 @@ def arm_family(arm: Arm) -> Family:
     if method is None:
         return "end"
     if not isinstance(method, Hybrid | Edited):
-        return "prompt" if isinstance(method, BestPrompt) else "decoding"
+        return "prompt" if isinstance(method, BestPrompt | LenientReading) else "decoding"
     match method:
         case Edited():
             return "vector"

@@ -26,6 +26,7 @@ from lab.scoring.evidence import ArmKey
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task, open_task, task_source
 from lab.test_time.elicit import PowerSampling
+from lab.test_time.reading import LenientReading
 from probes.capture.capture import require_no_sink
 from probes.capture.site import Site, check_site
 from probes.sae.architecture import Recipe, TopK, Training
@@ -91,6 +92,8 @@ class OwnHelp:
     """Completions that vote on one answer."""
     n_branches: int = 10
     """First tokens that CoT-decoding tries."""
+    reading: LenientReading = field(default_factory=LenientReading)
+    """How far completions are written on where answers are read leniently."""
     power: PowerSampling = field(default_factory=lambda: PowerSampling(n_blocks=4, n_moves=4))
 
     def __post_init__(self) -> None:
