@@ -14,7 +14,7 @@ from lab.tasks.source import Task
 from tests.elicitation.study.test_findings import answered
 
 PROBLEMS = (Problem(id="p", prompt="2+3?", answer="5", family="", source=""),)
-TEXTS = {"p": [r"\boxed{5}, or maybe \boxed{7}", "<think>The answer is 5. Or", "It is 7.", "none"]}
+TEXTS = {"p": [r"\boxed{5}, or maybe \boxed{7}", "<think>The answer is 5. Or", "It is 7.", "I cannot tell"]}
 
 
 def test_shares_of_outcomes_and_what_a_lenient_reading_changes():
