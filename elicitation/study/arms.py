@@ -54,7 +54,16 @@ N_RANDOM = 256
 Vectors = Mapping[str, tuple[SteeringVector, ...]]
 """`mean`, `fitted` (on all disagreements), `first_token` (on those of first tokens), each alone, as far as there are;
 and many random draws of the norm of each, `like-mean` and so on."""
-Method: TypeAlias = Hybrid | Edited | Elicitation
+
+
+@dataclass(frozen=True, slots=True)
+class AskedAs:
+    """The base as it is, asked in another of the offered ways."""
+
+    way: str
+
+
+Method: TypeAlias = Hybrid | Edited | AskedAs | Elicitation
 """How an arm answers: both models in step, the base under edits, or the base by prompt and decoding alone."""
 
 
@@ -135,7 +144,7 @@ def own_help_arms(settings: OwnHelp, task: Task, fit_task: Task) -> tuple[Arm, .
     power, unmoved = settings.power, replace(settings.power, n_moves=0)
     no_moves = Instead(Control.NO_MOVES, "power-unmoved", "temperature 1 / alpha, without moves", unmoved)
     lenient = task.judge.first_answer is not None
-    read = rung(Role.READING, "read-first", "+ first answer read", settings.reading) if lenient else ()
+    read = rung(Role.READING, "read-first", "+ first answer read", settings.lenient) if lenient else ()
     return (
         *read,
         *rung(Role.PROMPT, "prompt", "+ best prompt", prompt),
@@ -303,7 +312,7 @@ def arm_family(arm: Arm) -> Family:
     if method is None:
         return "end"
     if not isinstance(method, Hybrid | Edited):
-        return "prompt" if isinstance(method, BestPrompt | LenientReading) else "decoding"
+        return "prompt" if isinstance(method, BestPrompt | AskedAs | LenientReading) else "decoding"
     match method:
         case Edited():
             return "vector"

@@ -1,17 +1,16 @@
 """LenientReading: a model's own completions, written on without the token limit and read for their first answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
-from torch import Tensor
 
 from lab.records.errors import DecodingError
 from lab.records.seeds import child_seed
 from lab.sampling.sample import encode_prompt, sample
 from lab.sampling.trace import Trace
 from lab.tasks.answer_part import without_marks
+from lab.tasks.problem import Problem
 from lab.test_time.method import Asked, Cost, Elicited, PartialCompletion, continued, tokens_written
 
 
@@ -41,46 +40,58 @@ class LenientReading:
         first_answer = asked.task.judge.first_answer
         if first_answer is None:
             raise DecodingError(f"{asked.task.name}: completions of this task have no first answer to be read for")
-        decoding = replace(asked.decoding, stop=())
-        n_samples = asked.n_samples if decoding.temperature else 1
+        n_samples = asked.n_samples if asked.decoding.temperature else 1
+        # An engine cannot go on with what it has written.
+        limit = asked.decoding.max_new_tokens if asked.model.engine is None else self.limit(asked, asked.problems)
+        decoding = replace(asked.decoding, stop=(), max_new_tokens=limit)
         traces = sample(asked.model, asked.problems, n_samples, decoding, seed=asked.seed, batch_size=asked.batch_size)
-        traces = self.written_on(asked, traces, first_answer)
+        if asked.model.engine is None:
+            traces = self.written_on(asked, traces, first_answer)
         read = [_read(trace, first_answer) for trace in traces]
         return Elicited(read, Cost(n_tokens=tokens_written(traces, asked.problems)))
 
-    def written_on(self, asked: Asked, traces: list[Trace], first_answer: Callable[[str], int | None]) -> list[Trace]:
+    def limit(self, asked: Asked, problems: Iterable[Problem]) -> int:
+        """The longest completion that all of `problems` may have."""
+        longest = max(len(encode_prompt(asked.model, problem, asked.decoding)) for problem in problems)
+        context = getattr(asked.model.network.config, "max_position_embeddings", None) or np.inf
+        return int(min(self.factor * asked.decoding.max_new_tokens, context - longest))
+
+    def written_on(
+        self, asked: Asked, traces: Sequence[Trace], first_answer: Callable[[str], int | None]
+    ) -> list[Trace]:
         """The traces, those longer that the limit cut before an answer."""
-        model, by_id = asked.model, {problem.id: problem for problem in asked.problems}
-        waiting = [
-            index for index, trace in enumerate(traces) if trace.stop == "length" and first_answer(trace.text) is None
-        ]
-        if not waiting:
-            return traces
-        prompts = [tuple(encode_prompt(model, by_id[traces[at].problem_id].prompt, asked.decoding)) for at in waiting]
-        context = getattr(model.network.config, "max_position_embeddings", None) or np.inf
-        limit = int(min(self.factor * asked.decoding.max_new_tokens, context - max(map(len, prompts))))
+        by_id = {problem.id: problem for problem in asked.problems}
+        cut = {
+            place: trace
+            for place, trace in enumerate(traces)
+            if trace.stop == "length" and first_answer(trace.text) is None
+        }
+        if not cut:
+            return list(traces)
+        limit = self.limit(asked, [by_id[trace.problem_id] for trace in cut.values()])
         decoding = replace(asked.decoding, stop=(), max_new_tokens=limit)
         drafts = [
             PartialCompletion(
-                prompt=prompt,
-                tokens=traces[at].tokens,
-                logprobs=traces[at].logprobs,
-                notes=(0.0,) * len(traces[at].tokens),
+                prompt=tuple(encode_prompt(asked.model, by_id[trace.problem_id], asked.decoding)),
+                tokens=trace.tokens,
+                logprobs=trace.logprobs,
+                notes=(0.0,) * len(trace.tokens),
             )
-            for at, prompt in zip(waiting, prompts, strict=True)
+            for trace in cut.values()
         ]
-        names = ((traces[at].problem_id, traces[at].sample_index) for at in waiting)
-        keys = np.array([child_seed(asked.seed, *name, "written on") for name in names], dtype=np.uint64)
-        longer = continued(model, drafts, keys, decoding, watch=_nothing, batch_size=asked.batch_size)
+        keys = [child_seed(asked.seed, trace.problem_id, trace.sample_index, "written on") for trace in cut.values()]
+        longer = continued(
+            asked.model,
+            drafts,
+            np.array(keys, dtype=np.uint64),
+            decoding,
+            watch=lambda logits: logits.new_zeros(len(logits)),
+            batch_size=asked.batch_size,
+        )
         found = list(traces)
-        for at, partial in zip(waiting, longer, strict=True):
-            trace = traces[at]
-            found[at] = partial.trace(model, by_id[trace.problem_id], trace.sample_index, decoding)
+        for (place, trace), draft in zip(cut.items(), longer, strict=True):
+            found[place] = draft.trace(asked.model, by_id[trace.problem_id], trace.sample_index, decoding)
         return found
-
-
-def _nothing(logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
-    return logits.new_zeros(len(logits))
 
 
 def _read(trace: Trace, first_answer: Callable[[str], int | None]) -> Trace:

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from lab.models.tiny import tiny_model
+from lab.models.engine import ScriptedEngine
+from lab.models.tiny import EOS, byte_tokenizer, tiny_model
 from lab.records.errors import DecodingError
 from lab.sampling.sample import sample
-from lab.sampling.trace import Decoding
+from lab.sampling.trace import Decoding, trace_table, verdict_table
 from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task, open_task, task_source
@@ -54,6 +55,25 @@ def test_none_is_written_past_the_context():
     context = model.network.config.max_position_embeddings
     found, _ = reading(lambda text: None, factor=1e9)
     assert max(len(trace.tokens) for trace in found.traces) + len("what is 2+3?") <= context + 1
+
+
+SCRIPTS = [
+    "<think>So it is \\boxed{5}, or maybe 7. Let me see",
+    "7\n\nQuestion: What is 2+4?\nThe answer is 6.",
+    "Let me count for very long before the answer is 5. Then 8",
+    "I cannot tell",
+]
+
+
+def test_replayed_completions_are_read_for_their_first_answer_however_long():
+    engine = ScriptedEngine(texts={"p0": SCRIPTS}, tokenizer=byte_tokenizer(), end=EOS)
+    task = Task(name="texts", problems=PROBLEMS[:1], judge=MATH)
+    model, decoding = replace(tiny_model("llama"), engine=engine), Decoding(max_new_tokens=30)
+    found = elicit(model, task, PROBLEMS[:1], LenientReading(), decoding, n_samples=4, seed=0)
+    verdicts = verdict_table(trace_table("read", found.traces), PROBLEMS[:1], MATH.verify)
+    assert verdicts["outcome"].to_list() == ["right", "wrong", "right", "no answer"]
+    plain = trace_table("base", sample(model, PROBLEMS[:1], 4, decoding, seed=0))
+    assert verdict_table(plain, PROBLEMS[:1], MATH.verify)["outcome"].to_list() == ["cut", "wrong", "cut", "no answer"]
 
 
 def test_a_task_of_chains_has_no_first_answer_and_bad_factors_are_refused():
