@@ -143,8 +143,10 @@ def own_help_arms(settings: OwnHelp, task: Task, fit_task: Task) -> tuple[Arm, .
     votes, branches = SelfConsistency(n_votes=settings.n_votes), CotDecoding(n_branches=settings.n_branches)
     power, unmoved = settings.power, replace(settings.power, n_moves=0)
     no_moves = Instead(Control.NO_MOVES, "power-unmoved", "temperature 1 / alpha, without moves", unmoved)
-    lenient = task.judge.first_answer is not None
-    read = rung(Role.READING, "read-first", "+ first answer read", settings.lenient) if lenient else ()
+    read = ()
+    if task.judge.first_answer is not None:
+        method = LenientReading(factor=settings.lenient_factor)
+        read = rung(Role.READING, "read-first", "+ first answer read", method)
     return (
         *read,
         *rung(Role.PROMPT, "prompt", "+ best prompt", prompt),

@@ -31,7 +31,6 @@ from lab.tasks.question_rows import BY_RULE, Reading
 from lab.tasks.sides import open_sides
 from lab.tasks.source import AtMost, Task, TaskSource, open_task, task_source
 from lab.test_time.elicit import PowerSampling
-from lab.test_time.reading import LenientReading
 from probes.capture.capture import require_no_sink
 from probes.capture.site import Site, check_site
 from probes.sae.architecture import Recipe, TopK, Training
@@ -97,14 +96,14 @@ class OwnHelp:
     """Completions that vote on one answer."""
     n_branches: int = 10
     """First tokens that CoT-decoding tries."""
-    lenient: LenientReading = field(default_factory=LenientReading)
-    """How far completions are written on where answers are read leniently."""
+    lenient_factor: float = 4.0
+    """For a lenient reading completions without an answer are written on to so many times the token limit."""
     power: PowerSampling = field(default_factory=lambda: PowerSampling(n_blocks=4, n_moves=4))
 
     def __post_init__(self) -> None:
         if not self.temperatures or not all(0 <= tried < inf for tried in self.temperatures):
             raise DecodingError(f"temperatures {list(self.temperatures)}: want 0 (greedy) or positive numbers")
-        if low := low_counts(self, ("n_fit_samples", "n_votes", "n_branches")):
+        if low := low_counts(self, ("n_fit_samples", "n_votes", "n_branches", "lenient_factor")):
             raise DecodingError(low)
 
 
