@@ -80,7 +80,7 @@ class AttributeCommand:
         from probes.tables import TEXT_EFFECTS
 
         device = resolve_double_device(self.device)
-        model = opened(self.model, self.prompt, str(device), self.dtype)
+        model = opened(self.model, str(device), self.dtype, prompt=self.prompt)
         sae, on = load_sae(self.sae.resolve(), device=device), place(self.ray)
         method = {
             "ablation": effects.Ablation(),

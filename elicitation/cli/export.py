@@ -67,7 +67,7 @@ class ExportCommand:
             near = meant(self.format, FORMATS)
             raise VectorError(f"no format {self.format!r}{near}: want one of {', '.join(FORMATS)}")
         repository = None if self.push is None else hub_repository(self.push)
-        model = None if self.model is None else opened(self.model, "auto", self.device, self.dtype)
+        model = None if self.model is None else opened(self.model, self.device, self.dtype)
         form, measured = FORMATS[self.format].for_model(model), self.measured_effect()
         file = import_vector(self.vector, None if model is None else facts_of(model))
         origin = self.origin(file, model)

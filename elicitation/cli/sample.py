@@ -61,7 +61,7 @@ class SampleCommand:
         for path in (self.out, verdicts_out, problems_out):
             if path.exists():
                 raise StorageError(f"{path} exists: delete it or choose another --out")
-        model = opened(self.model, self.prompt, self.device, self.dtype)
+        model = opened(self.model, self.device, self.dtype, prompt=self.prompt)
         task = open_task(task_source(self.task), n_problems=self.n_problems, seed=self.seed)
         total = len(task.problems) * self.n_samples
         with terminal.progress() as watch:
@@ -106,7 +106,7 @@ class SampleCommand:
 COMMAND = SampleCommand
 
 
-def opened(name: str, prompt: str, device: str, dtype: str) -> "Model":
+def opened(name: str, device: str, dtype: str, *, prompt: str = "auto") -> "Model":
     """The model of that name, asked as `prompt` says, and as many threads for torch as it wants."""
     from elicitation.front.opening import load
     from lab.models.device import settle_threads
