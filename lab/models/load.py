@@ -57,12 +57,13 @@ GPT2 = Layout("transformer.wte", "transformer.h", "transformer.ln_f", "attn", "m
 GPT_NEOX = Layout("gpt_neox.embed_in", "gpt_neox.layers", "gpt_neox.final_layer_norm", "attention", "mlp")
 # Keyed by `config.model_type`. A family is here once a tiny network of it passes tests/lab/models/test_anatomy.py.
 LAYOUTS = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), LLAMA),
+    **dict.fromkeys(("llama", "mistral", "smollm3", "phi3", "qwen2", "qwen3", "qwen3_moe"), LLAMA),
+    **dict.fromkeys(("olmo2", "olmo3", "gemma", "gemma2", "gemma3_text"), LLAMA),
     "gpt2": GPT2,
     "gpt_neox": GPT_NEOX,
 }
 # What attention adds goes through a norm of its own first.
-NORMED_ATTENTION = ("gemma2", "gemma3_text")
+NORMED_ATTENTION = ("olmo2", "olmo3", "gemma2", "gemma3_text")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -79,7 +80,7 @@ class Anatomy:
     final_norm: nn.Module
     unembed: nn.Module
     attentions: tuple[nn.Module, ...]
-    """One a block; its output is a tuple that starts with what it adds to the stream (Gemma 2 and 3 norm it first)."""
+    """One a block; its output is a tuple that starts with what it adds to the stream (families in `NORMED_ATTENTION` norm it first)."""
     mlps: tuple[nn.Module, ...]
     d_model: int
     has_resid_mid: bool
