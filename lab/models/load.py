@@ -13,7 +13,14 @@ from typing import NamedTuple, assert_never
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from lab.models.engine import Engine
@@ -80,7 +87,7 @@ class Anatomy:
     final_norm: nn.Module
     unembed: nn.Module
     attentions: tuple[nn.Module, ...]
-    """One a block; its output is a tuple that starts with what it adds to the stream (families in `NORMED_ATTENTION` norm it first)."""
+    """One a block; its output is a tuple that starts with what it adds to the stream (`NORMED_ATTENTION` norm it first)."""
     mlps: tuple[nn.Module, ...]
     d_model: int
     has_resid_mid: bool
@@ -195,24 +202,27 @@ def assemble(
     anatomy = find_anatomy(network)
     if type(anatomy.unembed) is nn.Linear:
         anatomy.unembed.__class__ = Unembedding
-    ends = _own_ends(network, tokenizer)
-    end_of_turn = turn_end(tokenizer)
+    prompter, ends = asked_and_ended(network.generation_config, tokenizer)
     return Model(
         network=network,
         tokenizer=tokenizer,
         anatomy=anatomy,
         name=name,
         digest=_content_digest(network, tokenizer) if digest is None else digest,
-        prompter=Prompter(format=own_format(tokenizer, ends), tokenizer=tokenizer),
-        ends=ends if end_of_turn is None else ends | {end_of_turn},
+        prompter=prompter,
+        ends=ends,
     )
 
 
-def _own_ends(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    config = network.generation_config
-    named = None if config is None else config.eos_token_id
+def asked_and_ended(
+    settings: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Prompter, frozenset[int]]:
+    """How a checkpoint is asked if nothing else is said, and every token that ends its texts."""
+    named, end_of_turn = None if settings is None else settings.eos_token_id, turn_end(tokenizer)
     ids = [*(named if isinstance(named, list) else [named]), tokenizer.eos_token_id]
-    return frozenset(token for token in ids if isinstance(token, int))
+    ends = frozenset(token for token in ids if isinstance(token, int))
+    prompter = Prompter(format=own_format(tokenizer, ends), tokenizer=tokenizer)
+    return prompter, ends if end_of_turn is None else ends | {end_of_turn}
 
 
 def find_anatomy(network: PreTrainedModel) -> Anatomy:
@@ -261,7 +271,7 @@ def _opened(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, P
         case LocalModel(path=path):
             return _from_directory(path, dtype)
         case HubModel(name=name, revision=revision):
-            return _from_directory(_downloaded(name, revision), dtype)
+            return _from_directory(downloaded(name, revision), dtype)
         case GgufModel(path=path):
             from lab.models.gguf_weights import read_gguf
 
@@ -276,11 +286,11 @@ def _opened(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, P
 
 
 def _from_directory(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
-    _require_weights(path, "config.json", (WHOLE, SHARDED))
+    require_weights(path, "config.json", (WHOLE, SHARDED))
     if (path / "adapter_config.json").is_file():
         # transformers would load the base that it names instead.
         raise ModelError(f"{path} holds an adapter beside its model; move adapter_config.json away")
-    with _one_line(f"cannot load the model in {path}"):
+    with one_line(f"cannot load the model in {path}"):
         config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
         _require_safe_files(path, getattr(config, "transformers_weights", None))
         # Attention is left to transformers, which takes sdpa where the family has it (Gemma 2 has not: softcapping).
@@ -297,42 +307,42 @@ def _from_directory(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
     if absent := sorted(report["missing_keys"]):
         name = type(network).__name__
         raise ModelError(f"the weights in {path} lack {len(absent)} tensors of {name}: {absent[0]}, ...")
-    return network, _tokenizer(path), directory_digest(path)
+    return network, read_tokenizer(path), directory_digest(path)
 
 
 def _from_adapter(source: AdapterModel, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     from peft import PeftModel
 
-    _require_weights(source.path, "adapter_config.json", (ADAPTER,))
+    require_weights(source.path, "adapter_config.json", (ADAPTER,))
     network, tokenizer, base_digest = _opened(adapter_base(source), dtype)
-    with _one_line(f"cannot load the adapter in {source.path}"), warnings.catch_warnings():
+    with one_line(f"cannot load the adapter in {source.path}"), warnings.catch_warnings():
         # PEFT only warns, and leaves what it has no tensors for without effect.
         warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
         adapted = PeftModel.from_pretrained(network, str(source.path), local_files_only=True)
         merged = adapted.merge_and_unload()
     # Trainers put the tokenizer beside the adapter, with the chat template it was trained on.
     if (source.path / "tokenizer_config.json").is_file():
-        tokenizer = _tokenizer(source.path)
+        tokenizer = read_tokenizer(source.path)
     both = f"{base_digest} {directory_digest(source.path)}"
     return merged, tokenizer, hashlib.sha256(both.encode()).hexdigest()[:16]
 
 
-def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    with _one_line(f"cannot load the tokenizer in {path}"):
+def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """That of a directory; ModelError in one line where it cannot be read."""
+    with one_line(f"cannot load the tokenizer in {path}"):
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
 
 
-def _downloaded(name: str, revision: str | None) -> Path:
-    """The hub's snapshot of a model, from the cache when it is there."""
+def downloaded(name: str, revision: str | None, *, weights: bool = True) -> Path:
+    """The hub's snapshot of a model, or all of it but its weights, from the cache when it is there."""
     from huggingface_hub import snapshot_download
 
-    with _one_line(f"cannot get {name!r} from the hub (and there is no such directory or built-in model here)"):
-        return Path(
-            snapshot_download(name, revision=revision, allow_patterns=list(FILES), ignore_patterns=list(UNUSED))
-        )
+    with one_line(f"cannot get {name!r} from the hub (and there is no such directory or built-in model here)"):
+        unused = [*UNUSED, *([] if weights else ["*.safetensors"])]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES), ignore_patterns=unused))
 
 
-def _require_weights(path: Path, config: str, names: tuple[str, ...]) -> None:
+def require_weights(path: Path, config: str, names: tuple[str, ...]) -> None:
     """Raises ModelError unless `path` holds `config` and one of the files `names`."""
     if not path.is_dir():
         raise ModelError(f"no directory at {path}; check the path")
@@ -357,7 +367,7 @@ def _require_safe_files(path: Path, named: object) -> None:
 
 
 @contextlib.contextmanager
-def _one_line(action: str) -> Iterator[None]:
+def one_line(action: str) -> Iterator[None]:
     """Turns what the libraries below raise on bad files and networks into a ModelError of one line."""
     from safetensors import SafetensorError
 
