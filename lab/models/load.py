@@ -87,7 +87,7 @@ class Anatomy:
     final_norm: nn.Module
     unembed: nn.Module
     attentions: tuple[nn.Module, ...]
-    """One a block; its output is a tuple that starts with what it adds to the stream (`NORMED_ATTENTION` norm it first)."""
+    """One a block; its output is a tuple that starts with what it adds to the stream (`NORMED_ATTENTION`: normed)."""
     mlps: tuple[nn.Module, ...]
     d_model: int
     has_resid_mid: bool
@@ -342,8 +342,8 @@ def downloaded(name: str, revision: str | None, *, weights: bool = True) -> Path
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES), ignore_patterns=unused))
 
 
-def require_weights(path: Path, config: str, names: tuple[str, ...]) -> None:
-    """Raises ModelError unless `path` holds `config` and one of the files `names`."""
+def require_weights(path: Path, config: str, names: tuple[str, ...], *, may_lack: bool = False) -> None:
+    """Raises ModelError unless `path` holds `config` and one of the files `names`, or none if it `may_lack` weights."""
     if not path.is_dir():
         raise ModelError(f"no directory at {path}; check the path")
     if not (path / config).is_file():
@@ -352,7 +352,8 @@ def require_weights(path: Path, config: str, names: tuple[str, ...]) -> None:
         return
     if pickles := sorted(file.name for glob in PICKLES for file in path.glob(glob)):
         raise ModelError(f"{path} has only pickled weights ({pickles[0]}), which can run code; convert to safetensors")
-    raise ModelError(f"{path} has no weights: no {' or '.join(names)}")
+    if not may_lack:
+        raise ModelError(f"{path} has no weights: no {' or '.join(names)}")
 
 
 def _require_safe_files(path: Path, named: object) -> None:

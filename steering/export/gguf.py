@@ -74,7 +74,7 @@ def last_map(family: str, site: Site) -> str:
     """Path of the linear map whose bias adds to the stream at `site`; VectorError for a family without one."""
     if family not in LAST_MAPS:
         raise VectorError(
-            f"in {family!r} no linear map adds straight to the residual stream (a norm follows it, or experts are mixed), "
+            f"in {family!r} no linear map adds straight to the residual stream (a norm follows, or experts are mixed), "
             "so no bias is a steering vector; known: " + ", ".join(LAST_MAPS)
         )
     return f"{LAYOUTS[family].blocks}.{site.layer}.{LAST_MAPS[family][site.stream == 'resid_post']}"
