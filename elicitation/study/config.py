@@ -4,7 +4,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import inf
 from pathlib import Path
@@ -15,7 +15,9 @@ import polars as pl
 from elicitation.estimators.estimate import Analysis
 from lab.models.device import DtypeName, resolve_device, resolve_dtype
 from lab.models.load import Model, load
-from lab.models.pair import ModelPair
+from lab.models.pair import ModelPair, require_alike
+from lab.models.prompt_choice import PromptChoice, Way, asked_pair, ways
+from lab.models.prompt_format import PromptFormat
 from lab.models.source import model_source
 from lab.records.errors import DecodingError, EstimateError, StorageError, TaskError
 from lab.records.provenance import Provenance, canonical_json, provenance
@@ -136,6 +138,8 @@ class Study:
     """A task that the tuning was not about; with it, the report says what was forgotten."""
     n_old_samples: int = 4
     """Samples of each of its problems, of which there are as many as held-out ones."""
+    prompts: PromptChoice = field(default_factory=PromptChoice)
+    """How the models are asked."""
     arms: tuple[ArmKey, ...] = field(default=(), metadata={"flag": None})
     """Rungs and controls of the ladder to run; all of them when empty."""
     n_fit_problems: int = 200
@@ -203,6 +207,8 @@ PARTS = {
     "estimates": "what every estimator says, or why it says nothing",
     "evidence": "what both models think of completions by either; estimators look at it and at the verdicts in tables/",
     "traces": "completions, one folder an arm; fit-: of training problems; old-: of the task that tuning was not about",
+    "formats": "how either model is asked, and what else was tried on training problems",
+    "comparisons": "the gain under each way of asking",
     "problems": "held-out problems, and the training ones that vectors are fitted on",
     "disagreements": "tokens of training texts at which base and tuned model would write different ones",
     "activations": "the base model's stream at first tokens of training texts",
@@ -241,6 +247,8 @@ class StudyContext:
     old_task: Task | None
     site: Site
     watch: Watch
+    ways: Mapping[str, Way] = field(default_factory=dict)
+    """Ways of asking that are offered to both models, by name; none where nothing is to be compared."""
     draws: str = "tokens"
     """Name of the random numbers that completions draw: arms of one name are paired sample by sample."""
 
@@ -248,6 +256,11 @@ class StudyContext:
     def base(self) -> Model:
         """The pair's base model."""
         return self.pair.base
+
+    @property
+    def formats(self) -> tuple[PromptFormat, PromptFormat]:
+        """How base and tuned model are asked."""
+        return self.base.prompter.format, self.pair.tuned.prompter.format
 
     @property
     def fit_problems(self) -> dict[str, Problem]:
@@ -295,14 +308,19 @@ def prepare(study: Study, out: Path, watch: Watch) -> StudyContext:
     def opened(text: str) -> Model:
         return load(model_source(text), device=device, dtype=dtype)
 
-    pair = ModelPair(base=opened(study.base), tuned=opened(study.tuned))
-    site = Site(study.layer if study.layer is not None else pair.base.anatomy.n_layers // 2)
-    check_site(pair.base, site)
-    require_room(study.features, pair.base)
-    companions = tuple(opened(text) for text in study.companions)
     source = task_source(study.task)
     task = open_task(source, n_problems=study.n_problems, seed=study.seed)
     fit_task = open_task(source, n_problems=study.n_fit_problems, seed=study.seed, held_out=False)
+    examples = [(problem.prompt, problem.answer) for problem in fit_task.problems[-study.prompts.n_examples :]]
+    opened_pair = ModelPair(base=opened(study.base), tuned=opened(study.tuned))
+    texts = [problem.prompt for problem in (*task.problems, *fit_task.problems)]
+    require_alike(opened_pair.base.tokenizer, opened_pair.tuned.tokenizer, texts)
+    pair = asked_pair(opened_pair, study.prompts, examples)
+    site = Site(study.layer if study.layer is not None else pair.base.anatomy.n_layers // 2)
+    check_site(pair.base, site)
+    require_room(study.features, pair.base)
+    ends = pair.base.ends
+    companions = tuple(replace(opened(text), ends=ends) for text in study.companions)
     old_task = None
     if study.old_task is not None:
         old_task = open_task(task_source(study.old_task), n_problems=study.n_problems, seed=study.seed)
@@ -313,7 +331,8 @@ def prepare(study: Study, out: Path, watch: Watch) -> StudyContext:
     if study.features.layers:
         prompts = [encode_prompt(pair.base, problem, study.decoding) for problem in fit_task.problems[:16]]
         require_no_sink(pair.base, study.features.layers, prompts)
-    return StudyContext(study, out, pair, companions, task, fit_task, old_task, site, watch)
+    offered = ways(pair, study.prompts, examples)
+    return StudyContext(study, out, pair, companions, task, fit_task, old_task, site, watch, offered)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from elicitation.pages.kit.document import Origin, document
 from elicitation.pages.kit.palette import completed
 from elicitation.pages.kit.table import numbers
 from elicitation.pages.study import figures
+from elicitation.pages.study.asking import Asking, asking_block
 from elicitation.pages.study.estimates import estimates_section, published_section
 from elicitation.pages.study.ladder import answer_sentence, glance, ladder_table
 from elicitation.pages.study.tables import ReportTables, rungs
@@ -42,6 +43,8 @@ class Page:
     leaks: pl.DataFrame
     """`LEAKS` of the calibration's ladders; may have no rows."""
     origin: Origin
+    asking: Asking | None = None
+    """How the models were asked, and what else was tried; None where there is one way."""
     features: str = ""
     """What single features do: `feature_section`; empty where none were sought."""
 
@@ -61,6 +64,7 @@ def render(page: Page) -> str:
         checked=page.process_checked,
         answer=answer_sentence(ladder, leaks, page.task, page.base, page.tuned, page.sampling),
         glance=glance(ladder, page.estimates, page.records, compared, process_checked=page.process_checked),
+        asking=None if page.asking is None else asking_block(page.asking, page.base, page.tuned),
         draw_ladder=partial(figures.ladder_figure, ladder),
         ladder=ladder_table(ladder, leaks),
         warning=truncation_warning(ladder),
