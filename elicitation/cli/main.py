@@ -139,9 +139,21 @@ def _flag(field: StructFieldSpec, name: str) -> StructFieldSpec:
 
 
 VERBS = {
-    verb: f"elicitation.cli.{verb}"
+    verb: f"elicitation.cli.{verb.replace('-', '_')}"
     for verb in (
-        *("demo", "study", "calibrate", "sample", "capture", "sae", "features", "attribute", "taxonomy", "vectors"),
+        *(
+            "demo",
+            "check-pair",
+            "study",
+            "calibrate",
+            "sample",
+            "capture",
+            "sae",
+            "features",
+            "attribute",
+            "taxonomy",
+            "vectors",
+        ),
         *("export", "models", "task", "doctor"),
     )
 }

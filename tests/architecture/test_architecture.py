@@ -71,8 +71,10 @@ SAMPLED = "--task --n-problems --n-samples --seed --batch-size --device --dtype"
 DECODED = "--temperature --top-p --max-new-tokens --stop"
 FITTED = "--fit.n-steps --fit.batch-size --fit.learning-rate --fit.max-dose --fit.check-every --fit.patience"
 SURFACE = {
-    "": "demo study calibrate sample capture sae features attribute taxonomy vectors export models task doctor",
+    "": "demo check-pair study calibrate sample capture sae features attribute taxonomy vectors export models task doctor",
     "demo": "--out --seed",
+    "check-pair": """--task --n-problems --n-samples --n-curve-samples --max-new-tokens --seed --batch-size --device
+        --dtype""",
     "study": f"""{SAMPLED} {DECODED} {FITTED} --pair --out --companions --n-curve-samples --ks --n-score-samples
         --old-task --n-old-samples --n-fit-problems --n-fit-samples --layer --published-hybrids
         --reach --top --n-boot --features.layers --features.expansion --features.k --features.n-tokens
