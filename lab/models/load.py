@@ -47,6 +47,9 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # The libraries fall back to pickles where these are absent, so other safetensors files are not enough.
 WHOLE, SHARDED, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 
+# Any of these holds one.
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
+
 
 class Layout(NamedTuple):
     """Module paths from the top of the network; those of `attention` and `mlp` start at a block."""
@@ -328,7 +331,10 @@ def _from_adapter(source: AdapterModel, dtype: torch.dtype) -> tuple[PreTrainedM
 
 
 def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """That of a directory; ModelError in one line where it cannot be read."""
+    """That of a directory; ModelError in one line where there is none, or it cannot be read."""
+    if not any((path / name).is_file() for name in TOKENIZERS):
+        # transformers would make one without a word in it.
+        raise ModelError(f"{path} has no tokenizer: no {' or '.join(TOKENIZERS)}")
     with one_line(f"cannot load the tokenizer in {path}"):
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
 

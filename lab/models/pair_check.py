@@ -70,6 +70,8 @@ class Checkpoint:
 
     name: str
     config: PreTrainedConfig | None = None
+    settings: GenerationConfig | None = None
+    """How it writes if nothing else is said."""
     anatomy: Anatomy | None = None
     """Of a network without numbers."""
     n_parameters: int = 0
@@ -192,7 +194,7 @@ def _adapted(below: Checkpoint, path: Path) -> Checkpoint:
     require_weights(path, "adapter_config.json", (ADAPTER,), may_lack=True)
     if not (path / "tokenizer_config.json").is_file():
         return found
-    return _read(found, None, read_tokenizer(path), GenerationConfig(eos_token_id=sorted(below.ends)))
+    return _read(found, None, read_tokenizer(path), below.settings)
 
 
 def _read(
@@ -217,7 +219,7 @@ def _read(
         if settings is None and config is not None:
             settings = GenerationConfig.from_model_config(config)
         prompter, ends = asked_and_ended(settings, tokenizer)
-        found = replace(found, prompter=prompter, ends=ends)
+        found = replace(found, settings=settings, prompter=prompter, ends=ends)
     return replace(found, refusals=tuple(refusals))
 
 

@@ -71,7 +71,8 @@ SAMPLED = "--task --n-problems --n-samples --seed --batch-size --device --dtype"
 DECODED = "--temperature --top-p --max-new-tokens --stop"
 FITTED = "--fit.n-steps --fit.batch-size --fit.learning-rate --fit.max-dose --fit.check-every --fit.patience"
 SURFACE = {
-    "": "demo check-pair study calibrate sample capture sae features attribute taxonomy vectors export models task doctor",
+    "": """demo check-pair study calibrate sample capture sae features attribute taxonomy vectors export models task
+        doctor""",
     "demo": "--out --seed",
     "check-pair": """--task --n-problems --n-samples --n-curve-samples --max-new-tokens --seed --batch-size --device
         --dtype""",
