@@ -133,11 +133,14 @@ class Model:
         return self.ends | {mark for mark in marks if isinstance(mark, int)}
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Written tokens as text: special ones too, such as marks of thinking, but none that is `quiet`."""
+        """Written tokens as text: special ones too, such as marks of thinking, but none that is `quiet`.
+
+        Where its prompts open a thought, the mark of that stands before the text, as for a model that writes it itself.
+        """
         shown = [token for token in tokens if token not in self.quiet]
         text = self.tokenizer.decode(shown, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         assert isinstance(text, str), "one list of tokens decodes to one text"
-        return text
+        return self.prompter.opened + text
 
     def __repr__(self) -> str:
         """In a line: the network and the tokenizer would fill pages."""

@@ -119,11 +119,18 @@ class Prompter:
         return ids
 
     @property
-    def opens_thought(self) -> bool:
-        """Whether what the model is shown ends inside a thought, which its completion then only closes."""
-        if isinstance(self.format, Raw | FewShot):
-            return False
-        return self.text("x").rstrip().endswith(THOUGHT_MARKS)
+    def opened(self) -> str:
+        """The end of what the model is shown, from where it opens a thought that a completion only closes; or empty."""
+        return _opened(self)
+
+
+@lru_cache(maxsize=256)
+def _opened(prompter: Prompter) -> str:
+    if isinstance(prompter.format, Raw | FewShot):
+        return ""
+    text = prompter.text("x")
+    mark = next((mark for mark in THOUGHT_MARKS if text.rstrip().endswith(mark)), None)
+    return "" if mark is None else text[text.rindex(mark) :]
 
     @property
     def default_system(self) -> str:

@@ -24,6 +24,10 @@ class Problem:
     """Group that results are broken down by, such as the number of steps."""
     source: str
     """Task, file or generator the problem came from."""
+    aliases: tuple[str, ...] = ()
+    """Further gold answers, any one of which is right."""
+    choices: tuple[str, ...] = ()
+    """What is to choose from, in the order of its letters; the gold answer is then a letter."""
     opening: str = ""
     """How the answer begins, where that is given too; not kept in tables."""
 
@@ -36,6 +40,8 @@ PROBLEMS = Schema(
         Column("answer", pl.String, "gold answer"),
         Column("family", pl.String, "group that results are broken down by"),
         Column("source", pl.String, "task, file or generator it came from"),
+        Column("aliases", pl.List(pl.String), "further gold answers, any one of which is right"),
+        Column("choices", pl.List(pl.String), "what is to choose from, in the order of its letters"),
     ),
 )
 
@@ -48,7 +54,8 @@ def problem_table(problems: Iterable[Problem]) -> pl.DataFrame:
 
 def problems_of(table: pl.DataFrame) -> tuple[Problem, ...]:
     """The inverse of `problem_table`."""
-    return tuple(Problem(**row) for row in PROBLEMS.checked(table).iter_rows(named=True))
+    rows = PROBLEMS.checked(table).iter_rows(named=True)
+    return tuple(Problem(**{**row, "aliases": tuple(row["aliases"]), "choices": tuple(row["choices"])}) for row in rows)
 
 
 HELD_OUT_SHARE = 0.5

@@ -1,6 +1,7 @@
 """A problem is put to a model as its checkpoint wants it, and the ids are those that it was trained on."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -88,9 +89,12 @@ def test_a_template_that_refuses_is_told_in_a_line():
         shown(Template(), chat_tokenizer(REFUSING))
 
 
-@pytest.mark.parametrize(("template", "opens"), [(CHAT, False), (THINKING, True)])
-def test_a_template_that_opens_a_thought_says_so(template, opens):
-    assert Prompter(format=Template(), tokenizer=chat_tokenizer(template)).opens_thought is opens
+@pytest.mark.parametrize(("template", "opened"), [(CHAT, ""), (THINKING, "<think>\n")])
+def test_what_a_template_opens_stands_before_the_text_of_a_completion(template, opened):
+    prompter = Prompter(format=Template(), tokenizer=chat_tokenizer(template))
+    model = assemble(tiny_network("llama", seed=0, d_vocab=262), prompter.tokenizer, name="chat")
+    assert prompter.opened == opened
+    assert replace(model, prompter=prompter).text(list(b"so 4</think>")) == f"{opened}so 4</think>"
 
 
 def test_a_model_that_stops_where_its_template_does_is_asked_by_it_and_a_base_is_not():
@@ -160,4 +164,4 @@ def test_published_checkpoints_are_asked_as_their_makers_do(name):
         wanted = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
         prompter = Prompter(format=Template(), tokenizer=tokenizer)
         assert prompter.ids("What is 2+2?") == wanted
-        assert prompter.opens_thought == ("Thinking" in name)
+        assert bool(prompter.opened) == ("Thinking" in name)
