@@ -20,7 +20,20 @@ from lab.models.pair_check import Fact, PairCheck, Verdict
 from lab.sampling.trace import Decoding
 
 FLAGS = {
-    Study: ("n_problems", "n_samples", "n_curve_samples", "decoding", "seed", "batch_size", "device", "dtype"),
+    Study: (
+        *(
+            "fit_task",
+            "reading",
+            "n_problems",
+            "n_fit_problems",
+            "n_samples",
+            "n_curve_samples",
+            "decoding",
+            "seed",
+            "batch_size",
+        ),
+        *("device", "dtype"),
+    ),
     Decoding: ("max_new_tokens",),
 }
 STYLES: dict[Verdict, str] = {"refused": "bold red", "note": "yellow", "differs": "cyan", "ok": "green"}

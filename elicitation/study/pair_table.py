@@ -9,7 +9,8 @@ from lab.models.source import model_source
 from lab.records.provenance import digest
 from lab.records.stage import Artefact
 from lab.tasks.problem import Problem
-from lab.tasks.source import Task, open_task, task_source
+from lab.tasks.sides import N_PROBLEMS, open_sides
+from lab.tasks.source import Task
 
 N_ARMS = 40
 """Rungs and controls of a whole ladder, about."""
@@ -40,7 +41,9 @@ def checked_pair(study: Study, task: str | None, *, costs: bool = True) -> PairC
         device = resolve_device(study.device)
         machine = Machine(device, resolve_dtype(study.dtype, device), study.batch_size, n_completions(study))
     if task is not None:
-        opened = open_task(task_source(task), n_problems=study.n_problems, seed=study.seed)
+        fit_source = None if study.fit_task is None else study.source(study.fit_task)
+        numbers = study.n_problems, study.n_fit_problems
+        opened = open_sides(study.source(task), fit_source, *numbers, seed=study.seed).task
     return checked(study, *map(read_checkpoint, sources), opened, machine)
 
 
@@ -81,5 +84,6 @@ def n_completions(study: Study) -> int:
     """About how many a study asks for: of the models themselves, of all arms, and of votes."""
     votes = study.own_help.n_votes if study.own_help else 0
     arms = (len(study.arms) or N_ARMS) + votes
-    fitted = study.n_fit_problems * study.n_fit_samples * (2 + (8 if study.own_help else 0))
-    return study.n_problems * (2 * study.n_curve_samples + arms * study.n_samples) + fitted
+    n_problems, n_fit_problems = study.n_problems or N_PROBLEMS, study.n_fit_problems or N_PROBLEMS
+    fitted = n_fit_problems * study.n_fit_samples * (2 + (8 if study.own_help else 0))
+    return n_problems * (2 * study.n_curve_samples + arms * study.n_samples) + fitted

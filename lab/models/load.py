@@ -337,7 +337,7 @@ def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """That of a directory; ModelError in one line where there is none, or it cannot be read."""
     if not any((path / name).is_file() for name in TOKENIZERS):
         # transformers would make one without a word in it.
-        raise ModelError(f"{path} has no tokenizer: no {' or '.join(TOKENIZERS)}")
+        raise ModelError(f"cannot load the tokenizer in {path}: there is no {' or '.join(TOKENIZERS)}")
     with one_line(f"cannot load the tokenizer in {path}"):
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
 

@@ -1,13 +1,21 @@
 """check: what two checkpoints have in common, by their configurations and tokenizers, before any weight is read."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias, assert_never
 
 import polars as pl
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from lab.models.device import device_memory, flop_rate
 from lab.models.load import (
@@ -87,19 +95,30 @@ class Checkpoint:
     @classmethod
     def of(cls, model: Model) -> "Checkpoint":
         """That of a loaded model, asked as it is asked; the ends are its own, whatever its pair's are."""
-        network = model.network
-        _, ends = asked_and_ended(network.generation_config, model.tokenizer)
-        return cls(name=model.name, prompter=model.prompter, ends=ends, weights="loaded").sized(network.config, network)
+        found = cls(name=model.name, weights="loaded").sized(model.network.config, model.network)
+        return replace(found.asked(model.tokenizer, model.network.generation_config), prompter=model.prompter)
 
-    def sized(self, config: PreTrainedConfig, network: torch.nn.Module) -> "Checkpoint":
-        """With what `network` has; ModelError where its family is unknown."""
-        anatomy = find_anatomy(network)  # pyright: ignore[reportArgumentType]
-        counts = {name: weight.numel() for name, weight in network.named_parameters()}
+    def asked(self, tokenizer: PreTrainedTokenizerBase, settings: GenerationConfig | None) -> "Checkpoint":
+        """With a tokenizer; ModelError where `assemble` would refuse it."""
+        if tokenizer.pad_token_id is None and tokenizer.eos_token is None:
+            raise ModelError(
+                f"{self.name}: its tokenizer has neither a pad nor an end-of-sequence token; add one to it"
+            )
+        prompter, ends = asked_and_ended(settings, tokenizer)
+        return replace(self, settings=settings, prompter=prompter, ends=ends)
+
+    def sized(self, config: PreTrainedConfig, network: PreTrainedModel | None = None) -> "Checkpoint":
+        """With its sizes; ModelError where the family is unknown."""
+        if network is None:
+            # On this device a network has shapes and no numbers.
+            with one_line(f"cannot make the network of {self.name}"), torch.device("meta"):
+                network = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        anatomy, counts = find_anatomy(network), {name: one.numel() for name, one in network.named_parameters()}
         n_experts, n_chosen = (getattr(config, name, None) for name in ("num_experts", "num_experts_per_tok"))
         idle = 1 - n_chosen / n_experts if n_experts and n_chosen else 0
-        total, n_in_experts = sum(counts.values()), sum(count for name, count in counts.items() if ".experts." in name)
-        n_active = total - round(idle * n_in_experts)
-        return replace(self, config=config, anatomy=anatomy, n_parameters=total, n_active=n_active)
+        n_idle = round(idle * sum(count for name, count in counts.items() if ".experts." in name))
+        total = sum(counts.values())
+        return replace(self, config=config, anatomy=anatomy, n_parameters=total, n_active=total - n_idle)
 
 
 class Fact(NamedTuple):
@@ -141,86 +160,60 @@ class Machine(NamedTuple):
 
 def read_checkpoint(source: ModelSource) -> Checkpoint:
     """What stands beside the weights; of the hub only small files are fetched. Nothing is raised: `refusals` has it."""
-    empty = Checkpoint(name=source_name(source))
-    try:
+    refusals: list[str] = []
+    found = Checkpoint(name=source_name(source))
+    with _noted(refusals):
         match source:
             case BuiltInModel():
-                return replace(read_checkpoint(built_in_source(source)), name=empty.name)
+                return replace(read_checkpoint(built_in_source(source)), name=found.name)
             case AdapterModel(path=path):
-                return _adapted(read_checkpoint(adapter_base(source)), path)
+                below = read_checkpoint(adapter_base(source))
+                found = replace(below, name=found.name, weights=f"an adapter on {below.name}")
+                require_weights(path, "adapter_config.json", (ADAPTER,), may_lack=True)
+                if (path / "tokenizer_config.json").is_file():
+                    found = found.asked(read_tokenizer(path), found.settings)
             case GgufModel(path=path):
                 from lab.models.gguf_weights import read_gguf_header
 
                 config, tokenizer = read_gguf_header(path)
-                return _read(replace(empty, weights="in the GGUF file"), config, tokenizer)
+                found = replace(found, weights="in the GGUF file")
+                found = found.asked(tokenizer, GenerationConfig.from_model_config(config)).sized(config)
             case HubModel(name=name, revision=revision):
-                return _in_directory(downloaded(name, revision, weights=False), replace(empty, weights="on the hub"))
+                path = downloaded(name, revision, weights=False)
+                found = _in_directory(path, replace(found, weights="on the hub"), refusals)
             case LocalModel(path=path):
                 there = any((path / name).is_file() for name in (WHOLE, SHARDED))
-                found = replace(empty, weights="safetensors" if there else ABSENT)
-                try:
+                with _noted(refusals):
                     require_weights(path, "config.json", (WHOLE, SHARDED), may_lack=True)
-                except ModelError as error:
-                    found = replace(found, refusals=(str(error),))
-                return _in_directory(path, found)
+                found = _in_directory(path, replace(found, weights="safetensors" if there else ABSENT), refusals)
             case never:
                 assert_never(never)
-    except ModelError as error:
-        return replace(empty, refusals=(str(error),))
+    return replace(found, refusals=(*found.refusals, *refusals))
 
 
-def _in_directory(path: Path, found: Checkpoint) -> Checkpoint:
+def _in_directory(path: Path, found: Checkpoint, refusals: list[str]) -> Checkpoint:
     """What the files in `path` say, each read whatever became of the others."""
-    config = settings = tokenizer = None
-    refusals = list(found.refusals)
-    try:
-        tokenizer = read_tokenizer(path)
-    except ModelError as error:
-        refusals.append(str(error))
-    try:
-        with one_line(f"cannot read the configuration in {path}"):
-            if (path / "config.json").is_file():
-                config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-            if (path / "generation_config.json").is_file():
-                settings = GenerationConfig.from_pretrained(path, local_files_only=True)
-    except ModelError as error:
-        refusals.append(str(error))
-    return _read(replace(found, refusals=tuple(refusals)), config, tokenizer, settings)
-
-
-def _adapted(below: Checkpoint, path: Path) -> Checkpoint:
-    """The model below an adapter, with the tokenizer beside the adapter, where one is."""
-    found = replace(below, name=str(path), weights=f"an adapter on {below.name}")
-    require_weights(path, "adapter_config.json", (ADAPTER,), may_lack=True)
-    if not (path / "tokenizer_config.json").is_file():
-        return found
-    return _read(found, None, read_tokenizer(path), below.settings)
-
-
-def _read(
-    found: Checkpoint,
-    config: PreTrainedConfig | None,
-    tokenizer: PreTrainedTokenizerBase | None,
-    settings: GenerationConfig | None = None,
-) -> Checkpoint:
-    """With what follows from a configuration and a tokenizer, as far as there are."""
-    refusals = list(found.refusals)
-    try:
-        if config is not None:
-            # On this device a network has shapes and no numbers.
-            with one_line(f"cannot make the network of {found.name}"), torch.device("meta"):
-                network = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-            found = found.sized(config, network)
-    except ModelError as error:
-        refusals.append(str(error))
-    if tokenizer is not None:
-        if tokenizer.pad_token_id is None and tokenizer.eos_token is None:
-            refusals.append(f"{found.name}: its tokenizer has neither a pad nor an end-of-sequence token; add one")
-        if settings is None and config is not None:
+    config = settings = None
+    with _noted(refusals), one_line(f"cannot read the configuration in {path}"):
+        if (path / "config.json").is_file():
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
             settings = GenerationConfig.from_model_config(config)
-        prompter, ends = asked_and_ended(settings, tokenizer)
-        found = replace(found, settings=settings, prompter=prompter, ends=ends)
-    return replace(found, refusals=tuple(refusals))
+        if (path / "generation_config.json").is_file():
+            settings = GenerationConfig.from_pretrained(path, local_files_only=True)
+    with _noted(refusals):
+        found = found.asked(read_tokenizer(path), settings)
+    with _noted(refusals):
+        return found if config is None else found.sized(config)
+    return found
+
+
+@contextmanager
+def _noted(refusals: list[str]) -> Iterator[None]:
+    """Within the block, what refuses is put down, and ends the block."""
+    try:
+        yield
+    except ModelError as error:
+        refusals.append(str(error))
 
 
 def check(
@@ -299,22 +292,17 @@ def _tokens(
         yield Fact("reading of texts", alike, alike)
         rest = f", and {len(renamed) - MOST_LISTED} more" if len(renamed) > MOST_LISTED else ""
         names = [
-            ", ".join(f"{entry.token} {entry[side] or 'absent'}" for entry in renamed[:MOST_LISTED]) + rest
-            for side in (1, 2)
+            ", ".join(f"{each.token} {each[side] or 'absent'}" for each in renamed[:MOST_LISTED]) for side in (1, 2)
         ]
         told = "one id and two names, or a name in one model alone: texts are compared by ids"
-        yield _compared("special tokens", *(names if renamed else ["the same"] * 2), told)
-    cells = [
-        ", ".join(f"{token} {prompter.tokenizer.decode([token])}" for token in sorted(found))
-        for prompter, found in ((base, ends), (tuned, tuned_ends))
-    ]
+        yield _compared("special tokens", *(f"{some}{rest}" or "the same" for some in names), told)
     union = ", ".join(map(str, sorted(ends | tuned_ends)))
-    fact = Fact("ends", *cells)
-    yield (
-        fact
-        if ends == tuned_ends
-        else fact._replace(verdict="differs", advice=f"a text ends at any of {union}, whichever model writes")
+    cells = (
+        ", ".join(f"{token} {tokenizer.decode([token])}" for token in sorted(found))
+        for tokenizer, found in ((one, ends), (other, tuned_ends))
     )
+    told = ("ok", "") if ends == tuned_ends else ("differs", f"a text ends at any of {union}, whichever model writes")
+    yield Fact("ends", *cells, *told)
 
 
 def _prompts(base: Prompter, tuned: Prompter, question: Question) -> Iterator[Fact]:
@@ -328,25 +316,21 @@ def _prompts(base: Prompter, tuned: Prompter, question: Question) -> Iterator[Fa
     yield _compared("one prompt", *map(_without_middle, texts))
     yield _compared("default system turn", *(_without_middle(prompter.default_system) or "none" for prompter in both))
     yield _compared("thinking", *map(_thinking, both))
-    cells, doubled = [], False
-    for prompter, read in zip(both, ids, strict=True):
-        n_opening = next((place for place, token in enumerate(read) if token != prompter.tokenizer.bos_token_id), 0)
-        doubled |= n_opening > 1
-        cells.append(
-            f"{prompter.tokenizer.bos_token}, {'once' if n_opening == 1 else n_opening}" if n_opening else "none"
-        )
+    counts = [
+        next((at for at, token in enumerate(read) if token != each.tokenizer.bos_token_id), 0)
+        for each, read in zip(both, ids, strict=True)
+    ]
+    cells = (f"{each.tokenizer.bos_token}, {n} x" if n else "none" for each, n in zip(both, counts, strict=True))
     fact = _compared("token that opens a text", *cells)
-    yield fact._replace(verdict="note", advice="it stands there more than once") if doubled else fact
+    yield fact._replace(verdict="note", advice="it stands there more than once") if max(counts) > 1 else fact
 
 
 def _thinking(prompter: Prompter) -> str:
     """What the template, if the model is asked by it, has to do with thoughts."""
-    marks = ("</think>", "[/THINK]", "<|channel|>")
-    if not isinstance(prompter.format, Template) or not any(
-        mark in str(prompter.tokenizer.chat_template) for mark in marks
-    ):
+    template = str(prompter.tokenizer.chat_template) if isinstance(prompter.format, Template) else ""
+    if not any(mark in template for mark in ("</think>", "[/THINK]", "<|channel|>")):
         return "not known to the prompt"
-    return "opened by the prompt" if prompter.opens_thought else "opened by the model"
+    return "opened by the prompt" if prompter.opened else "opened by the model"
 
 
 def _without_middle(text: str) -> str:
@@ -359,13 +343,10 @@ def _lengths(base: Checkpoint, tuned: Checkpoint, longest: Sequence[int], max_ne
     contexts = [getattr(model.config, "max_position_embeddings", None) for model in (base, tuned)]
     fact = _compared("context", *("no limit" if context is None else context for context in contexts))
     rooms = [context - length for context, length in zip(contexts, longest, strict=True) if context is not None]
-    if rooms and min(rooms) < max_new_tokens:
-        advice = (
-            f"prompts leave {min(rooms):,} tokens for an answer: lower --max-new-tokens, which is {max_new_tokens:,}"
-        )
-        fact = fact._replace(verdict="refused", advice=advice)
-    elif rooms:
-        fact = fact._replace(advice=f"prompts leave {min(rooms):,} tokens for an answer")
+    if rooms:
+        advice, fits = f"prompts leave {min(rooms):,} tokens for an answer", min(rooms) >= max_new_tokens
+        lower = f"{advice}: lower --max-new-tokens, which is {max_new_tokens:,}"
+        fact = fact._replace(advice=advice) if fits else fact._replace(verdict="refused", advice=lower)
     yield fact
     thinks = tuned.prompter is not None and "opened" in _thinking(tuned.prompter)
     cut = "a model that thinks first is cut before it answers: give --max-new-tokens some thousands"

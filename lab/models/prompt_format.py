@@ -123,15 +123,6 @@ class Prompter:
         """The end of what the model is shown, from where it opens a thought that a completion only closes; or empty."""
         return _opened(self)
 
-
-@lru_cache(maxsize=256)
-def _opened(prompter: Prompter) -> str:
-    if isinstance(prompter.format, Raw | FewShot):
-        return ""
-    text = prompter.text("x")
-    mark = next((mark for mark in THOUGHT_MARKS if text.rstrip().endswith(mark)), None)
-    return "" if mark is None else text[text.rindex(mark) :]
-
     @property
     def default_system(self) -> str:
         """The system turn that a template writes of itself; empty where it writes none, or another is asked for.
@@ -147,6 +138,15 @@ def _opened(prompter: Prompter) -> str:
             return ""
         own = alone.removeprefix(before).removesuffix(after)
         return own if found and f"{before}{own}{after}" == alone else ""
+
+
+@lru_cache(maxsize=256)
+def _opened(prompter: Prompter) -> str:
+    if isinstance(prompter.format, Raw | FewShot):
+        return ""
+    text = prompter.text("x")
+    mark = next((mark for mark in THOUGHT_MARKS if text.rstrip().endswith(mark)), None)
+    return "" if mark is None else text[text.rindex(mark) :]
 
 
 def rendered(

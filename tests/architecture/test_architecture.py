@@ -75,8 +75,7 @@ SURFACE = {
     "": """demo check-pair study calibrate sample capture sae features attribute taxonomy vectors export models task
         doctor""",
     "demo": "--out --seed",
-    "check-pair": """--task --n-problems --n-samples --n-curve-samples --max-new-tokens --seed --batch-size --device
-        --dtype""",
+    "check-pair": f"{SAMPLED} {READ} --n-fit-problems --n-curve-samples --max-new-tokens",
     "study": f"""{SAMPLED} {READ} {DECODED} {FITTED} --pair --out --companions --n-curve-samples --ks --n-score-samples
         --old-task --n-old-samples --n-fit-problems --n-fit-samples --layer --published-hybrids
         --reach --top --n-boot --features.layers --features.expansion --features.k --features.n-tokens

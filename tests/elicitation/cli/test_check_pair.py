@@ -19,9 +19,8 @@ def no_weights(monkeypatch):
 
 
 def test_a_pair_that_can_be_studied_is_told_row_by_row(lab, checkpoints, no_weights):
-    code, shown, complaint = lab(
-        "check-pair", str(checkpoints.base), str(checkpoints.tuned), "--task", "chain:+:1-1", "--n-problems", "9"
-    )
+    sizes = ("--n-problems", "9", "--n-fit-problems", "9")
+    code, shown, complaint = lab("check-pair", *map(str, checkpoints), "--task", "chain:+:1-1", *sizes)
     assert (code, complaint) == (0, "")
     lines = shown.splitlines()
     assert [line.split()[0] for line in lines if line.startswith("ok ")] == ["ok"] * sum(

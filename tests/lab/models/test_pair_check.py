@@ -80,7 +80,7 @@ def test_what_differs_in_a_real_pair_is_told():
     assert names.tuned.startswith("151643 <｜end▁of▁sentence｜>, 151644 <｜User｜>")
     assert names.tuned.endswith("and 2 more")
     assert told["one prompt"].tuned == "<｜begin▁of▁sentence｜><｜User｜>What is 6 times 7?<｜Assistant｜>"
-    assert told["token that opens a text"].tuned == "<｜begin▁of▁sentence｜>, once"
+    assert told["token that opens a text"].tuned == "<｜begin▁of▁sentence｜>, 1 x"
     assert told["context"][1:3] == ("4,096", "131,072")
     assert "is asked raw" in told["prompt format"].advice
     assert told["new tokens"].verdict == "note"
@@ -150,7 +150,7 @@ def test_all_refusals_are_listed_together(tmp_path):
     assert {(fact.fact, bool(fact.base)) for fact in found.refusals} == {("can be read", True), ("can be read", False)}
     told = [fact.base or fact.tuned for fact in found.refusals]
     assert "only pickled weights (pytorch_model.bin)" in told[0]
-    assert any("tuned has no tokenizer: no tokenizer.json" in one for one in told)
+    assert any("tuned: there is no tokenizer.json" in one for one in told)
     assert any("is of family 'mamba', which has no layout here" in one for one in told)
 
 
