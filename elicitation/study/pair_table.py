@@ -19,7 +19,7 @@ N_ARMS = 40
 def pair_stage(context: StudyContext) -> Artefact:
     """`pair/`: the check of the loaded models, without memory and time, which would be this machine's."""
     study, pair = context.study, context.pair
-    config = {"max_new_tokens": study.decoding.max_new_tokens, "arms": arm_facts(study, context.task)}
+    config = {"max_new_tokens": study.decoding.max_new_tokens, "arms": [*arm_facts(study, context.task)]}
     parents = {"problems": digest(context.task.problems), "base": pair.base.digest, "tuned": pair.tuned.digest}
     asked = {"base": str(pair.base.prompter.format), "tuned": str(pair.tuned.prompter.format)}
 

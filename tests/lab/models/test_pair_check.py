@@ -64,11 +64,7 @@ def test_real_pairs_are_accepted_without_their_weights(names):
     assert "What is 6 times 7?" in told["one prompt"].tuned
     assert told["ends"].verdict == ("differs" if union else "ok")
     assert (union or "") in told["ends"].advice
-    assert (
-        "once" in told["token that opens a text"].tuned
-        or tuned.prompter.tokenizer.bos_token is None
-        or (told["token that opens a text"].tuned == "none")
-    )
+    assert told["token that opens a text"].tuned in ("none", f"{tuned.prompter.tokenizer.bos_token}, 1 x")
     assert found.table.schema == PAIR.dtypes
 
 
