@@ -81,7 +81,9 @@ SURFACE = {
         --reach --top --n-boot --features.layers --features.expansion --features.k --features.n-tokens
         --features.n-texts --features.n-top --features.n-shown --own-help.n-fit-samples --own-help.temperatures
         --own-help.n-votes --own-help.n-branches --own-help.power.alpha --own-help.power.n-blocks
-        --own-help.power.n-moves --routing.n-categories --routing.min-disagreements --routing.max-disagreements""",
+        --own-help.power.n-moves --prompts.base --prompts.tuned --prompts.system --prompts.arguments --prompts.tried
+        --prompts.n-problems --prompts.n-samples --routing.n-categories --routing.min-disagreements
+        --routing.max-disagreements""",
     "calibrate": "--quick --only --out --seed --jobs --device",
     "sample": f"{SAMPLED} {DECODED} --model --out",
     "capture": "run verify repair",
