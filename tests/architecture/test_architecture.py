@@ -68,7 +68,7 @@ print(time.perf_counter() - start, *sys.modules)
 """
 
 SAMPLED = "--task --n-problems --n-samples --seed --batch-size --device --dtype"
-READ = "--fit-task --question-column --answer-column --skip-bad-rows --suffix"
+READ = "--run-code --fit-task --question-column --answer-column --skip-bad-rows --suffix"
 DECODED = "--temperature --top-p --max-new-tokens --stop"
 FITTED = "--fit.n-steps --fit.batch-size --fit.learning-rate --fit.max-dose --fit.check-every --fit.patience"
 SURFACE = {
@@ -111,7 +111,7 @@ SURFACE = {
     "models build": "--seed --device --out",
     "task": "list show",
     "task list": "",
-    "task show": "--n-shown --question-column --answer-column --skip-bad-rows --suffix",
+    "task show": "--n-shown --question-column --answer-column --skip-bad-rows --suffix --run-code",
     "doctor": "--json",
 }
 
