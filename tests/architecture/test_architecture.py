@@ -72,8 +72,10 @@ READ = "--run-code --fit-task --question-column --answer-column --skip-bad-rows 
 DECODED = "--temperature --top-p --max-new-tokens --stop"
 FITTED = "--fit.n-steps --fit.batch-size --fit.learning-rate --fit.max-dose --fit.check-every --fit.patience"
 SURFACE = {
-    "": "demo study calibrate sample capture sae features attribute taxonomy vectors export models task doctor",
+    "": """demo check-pair study calibrate sample capture sae features attribute taxonomy vectors export models task
+        doctor""",
     "demo": "--out --seed",
+    "check-pair": f"{SAMPLED} {READ} --n-fit-problems --n-curve-samples --max-new-tokens",
     "study": f"""{SAMPLED} {READ} {DECODED} {FITTED} --pair --out --companions --n-curve-samples --ks --n-score-samples
         --old-task --n-old-samples --n-fit-problems --n-fit-samples --layer --published-hybrids
         --reach --top --n-boot --features.layers --features.expansion --features.k --features.n-tokens
