@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -127,6 +127,22 @@ class Prompter:
     def opened(self) -> str:
         """The end of what the model is shown, from where it opens a thought that a completion only closes; or empty."""
         return _opened(self)
+
+    @property
+    def default_system(self) -> str:
+        """The system turn that a template writes of itself; empty where it writes none, or another is asked for.
+
+        It is what stands in the place of a system turn that is given, where none is.
+        """
+        if not isinstance(self.format, Template) or self.format.system is not None:
+            return ""
+        alone, mark = self.text("x"), "0123456789"
+        try:
+            before, found, after = replace(self, format=replace(self.format, system=mark)).text("x").partition(mark)
+        except ModelError:
+            return ""
+        own = alone.removeprefix(before).removesuffix(after)
+        return own if found and f"{before}{own}{after}" == alone else ""
 
 
 @lru_cache(maxsize=256)
