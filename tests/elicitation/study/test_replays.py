@@ -14,11 +14,10 @@ from transformers import PreTrainedTokenizerBase
 
 from elicitation.study import config
 from elicitation.study.run import run
-from lab.models import load
 from lab.models.engine import ScriptedEngine
 from lab.models.load import Model, assemble
 from lab.models.prompt_choice import PromptChoice
-from lab.sampling.trace import Decoding
+from lab.sampling.trace import OUTCOMES, Decoding
 from lab.scoring.evidence import ArmKey, Role
 from tests.kinds import one_always
 from tests.replay import (
@@ -131,7 +130,12 @@ def check(
     assert own == {"base": "raw", "tuned": ", ".join(["template", *arguments])}
     accuracy = read(out, "tables/ladder").filter(pl.col("measure") == "strict").select("arm", "accuracy")
     base, tuned, astray = rate(writes["base"]), rate(writes["tuned"]), rate(ASTRAY)
-    assert {("base", base), ("tuned", tuned)} <= set(accuracy.iter_rows())
+    assert {("base", base), ("tuned", tuned), ("read-first", 1.0)} <= set(accuracy.iter_rows())
+    for row in read(out, "tables/outcomes").filter(pl.col("arm").is_in(("base", "tuned"))).iter_rows(named=True):
+        outcomes = [script.outcome for script in writes[row["arm"]]]
+        assert {name: row[name.replace(" ", "_")] for name in OUTCOMES} == {
+            name: pytest.approx(outcomes.count(name) / len(outcomes)) for name in OUTCOMES
+        }
     gains = dict(read(out, "comparisons/comparisons").select("comparison", "gain").iter_rows())
     compared = "each as it is asked", "both as the base", "both as the tuned model"
     assert [gains[name] for name in compared] == pytest.approx([tuned - base, astray - base, tuned - astray])
@@ -146,8 +150,6 @@ def check(
 @pytest.mark.parametrize("name", one_always(PAIRS))
 def test_a_study_of_a_published_pair_asks_ends_and_judges_as_its_models_do(name, tmp_path, monkeypatch):
     base, tuned, writes, ends, told = PAIRS[name]
-    for family in {"olmo2", "olmo3"} - {*load.LAYOUTS}:
-        monkeypatch.setitem(load.LAYOUTS, family, load.LLAMA)
     made = [
         assemble(
             shrunk(base if model == THINKER else model, seed=seed), fresh_tokenizer(model), name=model, digest=model
