@@ -17,6 +17,8 @@ TODAY = "2025-01-01"
 THOUGHT_MARKS = ("<think>", "<thinking>", "[THINK]", "<|begin_of_thought|>", "◁think▷", "<seed:think>")
 """With which families open a thought."""
 
+INSTEAD = "give no --prompts.system, or a .jinja that says it"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Raw:
@@ -90,7 +92,10 @@ class Prompter:
             case Template(system=system, arguments=arguments):
                 turns = [{"role": "user", "content": prompt}]
                 before = [] if system is None else [{"role": "system", "content": system}]
-                return rendered(self.tokenizer, [*before, *turns], dict(arguments), add_generation_prompt=True)
+                text = rendered(self.tokenizer, [*before, *turns], dict(arguments), add_generation_prompt=True)
+                if system and system.strip() not in text:
+                    raise ModelError(f"{_of(self.tokenizer)} leaves the system turn out: {INSTEAD}")
+                return text
             case Jinja(source=source):
                 turns = [{"role": "user", "content": prompt}]
                 return rendered(self.tokenizer, turns, {"prompt": prompt}, add_generation_prompt=True, source=source)
@@ -169,10 +174,15 @@ def rendered(
             **cast(dict[str, Any], told),
         )
     except (TemplateError, ValueError, TypeError, KeyError, AttributeError) as error:
-        what = "the chat template" if source is None else "the Jinja template"
-        raise ModelError(f"{what} of {tokenizer.name_or_path or 'the tokenizer'} refuses: {error}") from error
+        what = _of(tokenizer) if source is None else "the Jinja template"
+        advice = f"; {INSTEAD}" if turns[0]["role"] == "system" else ""
+        raise ModelError(f"{what} refuses: {error}{advice}") from error
     assert isinstance(text, str), "without tokenizing a conversation is one text"
     return text
+
+
+def _of(tokenizer: PreTrainedTokenizerBase) -> str:
+    return f"the chat template of {tokenizer.name_or_path or 'the tokenizer'}"
 
 
 def dated(template: str) -> str:

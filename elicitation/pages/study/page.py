@@ -13,7 +13,7 @@ from elicitation.pages.kit.document import Origin, document
 from elicitation.pages.kit.palette import completed
 from elicitation.pages.kit.table import numbers, sheet
 from elicitation.pages.study import figures
-from elicitation.pages.study.asking import Asking, asking_block
+from elicitation.pages.study.asking import Asking, asked_sentence, asking_block
 from elicitation.pages.study.estimates import estimates_section, published_section
 from elicitation.pages.study.ladder import answer_sentence, glance, ladder_table
 from elicitation.pages.study.outcomes import outcomes_block
@@ -66,7 +66,14 @@ def render(page: Page) -> str:
         numbers=numbers,
         checked=page.process_checked,
         answer=answer_sentence(ladder, leaks, page.task, page.base, page.tuned, page.sampling),
-        glance=glance(ladder, page.estimates, page.records, compared, process_checked=page.process_checked),
+        glance=glance(
+            ladder,
+            page.estimates,
+            page.records,
+            compared,
+            process_checked=page.process_checked,
+            asked="" if page.asking is None else asked_sentence(page.asking),
+        ),
         asking=None if page.asking is None else asking_block(page.asking, page.base, page.tuned),
         draw_ladder=partial(figures.ladder_figure, ladder),
         pair=None if page.pair is None else pair_sheet(page.pair),
