@@ -72,7 +72,7 @@ READ = "--run-code --fit-task --question-column --answer-column --skip-bad-rows 
 DECODED = "--temperature --top-p --max-new-tokens --stop"
 FITTED = "--fit.n-steps --fit.batch-size --fit.learning-rate --fit.max-dose --fit.check-every --fit.patience"
 SURFACE = {
-    "": "demo study calibrate sample capture sae features attribute taxonomy vectors export models task doctor",
+    "": "demo study calibrate sample capture sae features attribute taxonomy vectors export models task judge doctor",
     "demo": "--out --seed",
     "study": f"""{SAMPLED} {READ} {DECODED} {FITTED} --pair --out --companions --n-curve-samples --ks --n-score-samples
         --old-task --n-old-samples --n-fit-problems --n-fit-samples --layer --published-hybrids
@@ -111,6 +111,7 @@ SURFACE = {
     "task": "list show",
     "task list": "",
     "task show": "--n-shown --question-column --answer-column --skip-bad-rows --suffix --run-code",
+    "judge": "--task --completion-column --gold-column --opens-thought --out",
     "doctor": "--json",
 }
 
