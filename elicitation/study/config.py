@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -101,6 +102,31 @@ class OwnHelp:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Contamination:
+    """Checks of both models for memory of the held-out problems."""
+
+    n_problems: int = 0
+    """Of how many, such as 50, both models complete the question from its first part, and answer perturbed copies."""
+    shown: float = 0.6
+    """Share of a question that counts as its first part."""
+    cutoff: str | None = None
+    """A day, month or year, such as 2024-06-01: problems dated then or later are compared with earlier ones."""
+
+    def __post_init__(self) -> None:
+        if self.n_problems < 0 or self.n_problems == 1:
+            raise TaskError(f"contamination of {self.n_problems} problems: want 0 for none, or at least 2")
+        if not 0 < self.shown < 1:
+            raise TaskError(f"contamination with {self.shown} of a question shown: want a share between 0 and 1")
+        if self.cutoff is not None and re.fullmatch(r"[12][0-9]{3}(-[01][0-9](-[0-3][0-9])?)?", self.cutoff) is None:
+            raise TaskError(f"cutoff {self.cutoff!r}: want a day, month or year, such as 2024-06-01, 2024-06 or 2024")
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything is checked."""
+        return self.n_problems > 0 or self.cutoff is not None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Study:
     """Everything that determines a study's results, except the content of the models and files it names.
 
@@ -145,6 +171,8 @@ class Study:
     """Block at whose output vectors act, from 0; the middle one if not given."""
     features: FeatureSearch = field(default_factory=FeatureSearch)
     """Where features are looked for in those traces."""
+    contamination: Contamination = field(default_factory=Contamination)
+    """Checks for memory of the problems; none unless it says of how many, or names a date."""
     fit: GradientFit = field(default_factory=GradientFit)
     own_help: OwnHelp | None = field(default_factory=OwnHelp)
     """Rungs of prompt and decoding alone."""
@@ -201,7 +229,8 @@ PARTS = {
     "tables": "what the report shows: ladder.parquet has every arm, arms.parquet says what each is there for",
     "estimates": "what every estimator says, or why it says nothing",
     "evidence": "what both models think of completions by either; estimators look at it and at the verdicts in tables/",
-    "traces": "completions, one folder an arm; fit-: of training problems; old-: of the task that tuning was not about",
+    "traces": "completions, one folder an arm; fit-: of training problems; old-: of the task that tuning was not about;"
+    " shown-, copies-: of the checks for memory",
     "problems": "held-out problems, and the training ones that vectors are fitted on",
     "disagreements": "tokens of training texts at which base and tuned model would write different ones",
     "activations": "the base model's stream at first tokens of training texts",
@@ -212,6 +241,7 @@ PARTS = {
     "store-tuned": "what the tuned model computes there",
     "saes": "sparse autoencoders of the base model's stream, in SAELens' format",
     "features": "what is known of their features",
+    "contamination": "whether what was measured can be memory of the problems",
     "study.json": "the configuration of the study",
     "seconds.json": "what each estimator's evidence took",
 }

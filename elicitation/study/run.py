@@ -13,11 +13,13 @@ from elicitation.pages.features.page import FeaturePage, feature_section, render
 from elicitation.pages.features.tables import TABLES as FEATURE_TABLES
 from elicitation.pages.features.tables import FeatureNames, FeatureTables
 from elicitation.pages.kit.document import Origin, TableFile
+from elicitation.pages.study.contamination import CONTAMINATION, memory_sentence
 from elicitation.pages.study.ladder import answer_sentence, best_estimate
 from elicitation.pages.study.page import Page, render
 from elicitation.pages.study.tables import SCHEMAS, ReportTables
 from elicitation.study.arms import Arm, arms_of_published, ladder, own_help_arms, routing_arms, scattered
 from elicitation.study.config import PARTS, Study, StudyContext, Tables, Watch, claimed, prepare, write_readme
+from elicitation.study.contamination import contamination_stage, require_checks
 from elicitation.study.fits import (
     ACTIVATIONS,
     DISAGREEMENTS,
@@ -53,6 +55,8 @@ class Finished(NamedTuple):
     """What the study found, in a sentence."""
     best_estimate: str
     """The share by the estimator with the best calibration record, in a sentence; empty where there is none."""
+    memory: str
+    """Whether it can be memory, in a sentence; empty where that was not checked."""
 
 
 class Measured(NamedTuple):
@@ -63,6 +67,8 @@ class Measured(NamedTuple):
     estimates: Artefact
     features: Artefact | None
     """None where the study looks for none."""
+    contamination: Artefact | None = None
+    """None where it was not asked for."""
 
 
 def run(study: Study, out: Path | str, *, command: str = "elicitation.run", watch: Watch = lambda *_: None) -> Finished:
@@ -76,6 +82,8 @@ def run(study: Study, out: Path | str, *, command: str = "elicitation.run", watc
     lab.records.errors.ModelError: no model 'none'; accepted: ...
     """
     context = prepare(study, Path(out), watch)
+    if study.contamination.asked:
+        require_checks(context)
     with claimed(context.out, study), settled_threads(context.base.n_parameters):
         return report_stage(context, measure(context), command)
 
@@ -100,7 +108,8 @@ def measure(context: StudyContext) -> Measured:
         from elicitation.study.features import feature_stage
 
         features = feature_stage(context, context.study.features, fitting)
-    return Measured(tables, evidence, estimates, features)
+    checked = contamination_stage(context, tables) if context.study.contamination.asked else None
+    return Measured(tables, evidence, estimates, features, checked)
 
 
 def between(context: StudyContext, fitting: Fitting, parents: dict[str, str]) -> Iterator[tuple[Arm, Artefact]]:
@@ -170,6 +179,7 @@ def report_stage(context: StudyContext, measured: Measured, command: str) -> Fin
         records=shipped_records(),
         leaks=shipped_leaks(),
         origin=origin,
+        contamination=read_contamination(measured.contamination),
         features="" if features is None else feature_section(features.tables, features.names),
     )
     report = out / "report.html"
@@ -179,7 +189,16 @@ def report_stage(context: StudyContext, measured: Measured, command: str) -> Fin
     arms = read_table(tables / "arms.parquet", ARMS).select("arm", pl.col("label").str.strip_prefix("+ "))
     write_readme(out, f"A study of {base} and {tuned} on {task}, by: {command}", PARTS, dict(arms.iter_rows()))
     answer = answer_sentence(ledger.ladder, page.leaks, task, base, tuned, study.sampling)
-    return Finished(report, ledger, answer, best_estimate(page.estimates, page.records))
+    return Finished(
+        report, ledger, answer, best_estimate(page.estimates, page.records), memory_sentence(page.contamination)
+    )
+
+
+def read_contamination(checked: Artefact | None) -> pl.DataFrame:
+    """The table of a finished stage; without rows where there is none."""
+    if checked is None:
+        return CONTAMINATION.frame([])
+    return read_table(checked.path / "contamination.parquet", CONTAMINATION)
 
 
 def of_numbers(made_by: Provenance, table: Path) -> Provenance:
@@ -219,6 +238,7 @@ TABLES: tuple[tuple[str, Schema], ...] = (
     *((f"evidence/{schema.name}.parquet", schema) for schema in (SCORES, RANKS, PROCESS)),
     ("evidence/old.parquet", VERDICTS),
     ("estimates/estimates.parquet", ESTIMATES),
+    ("contamination/contamination.parquet", CONTAMINATION),
     *((f"features/{name}.parquet", schema) for name, schema in FEATURE_TABLES),
     (f"saes/{QUALITY_FILE}", SAE_QUALITY),
 )

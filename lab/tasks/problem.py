@@ -3,8 +3,9 @@
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
+import numpy as np
 import polars as pl
 
 from lab.records.tables import Column, Schema
@@ -24,6 +25,17 @@ class Problem:
     """Group that results are broken down by, such as the number of steps."""
     source: str
     """Task, file or generator the problem came from."""
+    question: str | None = None
+    """What is asked, where the prompt has more than that, such as how to answer; it stands in the prompt as it is."""
+    solution: str | None = None
+    """A worked solution that came with it."""
+    dated: str | None = None
+    """When it was first published, as far as is known: `2024`, `2024-06` or `2024-06-01`."""
+
+    @property
+    def asked(self) -> str:
+        """What is asked, without what tells how to answer."""
+        return self.prompt if self.question is None else self.question
 
 
 PROBLEMS = Schema(
@@ -34,6 +46,9 @@ PROBLEMS = Schema(
         Column("answer", pl.String, "gold answer"),
         Column("family", pl.String, "group that results are broken down by"),
         Column("source", pl.String, "task, file or generator it came from"),
+        Column("question", pl.String, "what is asked, where the prompt has more than that; else null"),
+        Column("solution", pl.String, "worked solution that came with it; null where there is none"),
+        Column("dated", pl.String, "when it was published: year, month or day; null where that is not known"),
     ),
 )
 
@@ -127,6 +142,15 @@ class StepGrammar:
     """What the parts of any completion are, in order; what cannot be read is in no span."""
 
 
+@dataclass(frozen=True, slots=True)
+class Perturbed:
+    """A copy of a problem that is as hard, but that nobody can have read."""
+
+    problem: Problem
+    kind: Literal["numbers", "wording"]
+    """Other numbers, with the answer to those; or the same sentences in another order, with the same answer."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judge:
     """A verifier, and what else can be told of the answers that it judges."""
@@ -144,3 +168,5 @@ class Judge:
     """
     steps: StepGrammar | None = None
     """How worked answers fall into steps; None where that cannot be told."""
+    perturb: Callable[[Problem, np.random.Generator], Perturbed | None] | None = None
+    """A copy of one problem, None where no rule makes one of it; None where no rule is known for any."""

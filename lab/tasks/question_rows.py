@@ -4,7 +4,8 @@ Columns are found by rule: the question in the first of `QUESTIONS` that a row g
 `ANSWERS`. A dot leads into an object. Of a chat the last turn of the user is the question. An answer is what follows
 `####`, what stands in boxes, or the text itself; numbers, lists and objects count as what they hold. Of choices, which
 are asked with the question, it is the letter. Optional: `id` or `unique_id`; `level`, `subject` or `type`, of which
-the first one there names the family, a number among levels as `Level 4`.
+the first one there names the family, a number among levels as `Level 4`; a worked solution in the first of
+`SOLUTIONS`, or where an answer says more than its end; when it was published in the first of `DATES`.
 """
 
 import hashlib
@@ -34,6 +35,8 @@ ANSWERS = ("final_answer", "expected_answer", "reward_model.ground_truth", "grou
     "answer_number", "extra_info.answer", "correct", "solution")  # fmt: skip
 WORKED = {"solution"}
 """Columns of `ANSWERS` that hold an answer among other text."""
+SOLUTIONS = ("solution", "cot", "rationale")
+DATES = ("date", "release_date", "contest_date", "year", "extra_info.date", "extra_info.year")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,6 +122,7 @@ class QuestionRows:
                 at = choices.index(gold) if gold in choices else -1
             gold = ascii_uppercase[at] if 0 <= at < len(choices) else gold
             question += "\n" + "".join(f"\n{ascii_uppercase[n]}. {choice}" for n, choice in enumerate(choices))
+        said = [_at(row, name) for name in (*SOLUTIONS, *golds)]
         family = next((row[key] for key in ("level", "subject", "type") if row.get(key) is not None), self.stem)
         given = next((row[key] for key in ("id", "unique_id") if row.get(key) is not None), None)
         # A row without an id is named by its question, so that adding rows renames none.
@@ -128,6 +132,9 @@ class QuestionRows:
             answer=gold,
             family=f"Level {family}" if isinstance(family, int) else str(family),
             source=self.source,
+            question=question,
+            solution=next((one for one in said if isinstance(one, str) and len(one) > len(gold) + len("####")), None),
+            dated=next((found for name in DATES if (found := _day(_at(row, name))) is not None), None),
         )
         return problem, (asked[0], golds[0])
 
@@ -173,6 +180,13 @@ def _at(row: Mapping[str, object], name: str) -> object:
         named = {name.lower().replace(" ", "_"): name for name in value} if isinstance(value, Mapping) else {}
         value = value.get(key, value.get(named.get(key.lower(), key))) if isinstance(value, Mapping) else None
     return value
+
+
+def _day(value: object) -> str | None:
+    """A year, a month or a day as `Problem.dated` has it; of a time, its day. None for anything else."""
+    text = str(value).removesuffix(".0").replace("/", "-")
+    found = re.match(r"[12][0-9]{3}(?:-[0-9]{2}){0,2}(?![0-9.-])", text)
+    return found and found[0]
 
 
 def _choices(row: Mapping[str, object]) -> list[str]:

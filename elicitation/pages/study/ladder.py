@@ -164,9 +164,18 @@ def _bits(row: Mapping[str, Any]) -> Markup:
 
 
 def glance(
-    ladder: pl.DataFrame, estimates: pl.DataFrame, records: pl.DataFrame, compared: str, *, process_checked: bool
+    ladder: pl.DataFrame,
+    estimates: pl.DataFrame,
+    records: pl.DataFrame,
+    compared: str,
+    *,
+    process_checked: bool,
+    memory: str = "",
 ) -> Markup:
-    """`compared` names the two models and the problems, in plain text; a row that has nothing to say is left out."""
+    """`compared` names the two models and the problems, in plain text; a row that has nothing to say is left out.
+
+    `memory` says whether the numbers can be memory.
+    """
     n_samples = max(rungs(ladder, "strict")["n_samples"])
     counts = (
         "An answer counts only if every step that leads to it is valid."
@@ -176,6 +185,7 @@ def glance(
     rows = {
         "Compared": f"{compared}, up to {counted(n_samples, 'sample')} of each",
         "Already in the base": best_estimate(estimates, records),
+        "Memory": memory,
         "How sure": f"{counts} Brackets are 95 % intervals over problems.{_spread(estimates)}",
     }
     entries = joined(markup("<div><dt>{}</dt><dd>{}</dd></div>", name, said) for name, said in rows.items() if said)

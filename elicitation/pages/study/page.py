@@ -1,7 +1,7 @@
 """Page: a study as one HTML file that needs nothing else: no network, no fonts, no server."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import plotly.graph_objects as go
@@ -13,6 +13,7 @@ from elicitation.pages.kit.document import Origin, document
 from elicitation.pages.kit.palette import completed
 from elicitation.pages.kit.table import numbers
 from elicitation.pages.study import figures
+from elicitation.pages.study.contamination import CONTAMINATION, memory_section, memory_sentence
 from elicitation.pages.study.estimates import estimates_section, published_section
 from elicitation.pages.study.ladder import answer_sentence, glance, ladder_table
 from elicitation.pages.study.tables import ReportTables, rungs
@@ -42,6 +43,8 @@ class Page:
     leaks: pl.DataFrame
     """`LEAKS` of the calibration's ladders; may have no rows."""
     origin: Origin
+    contamination: pl.DataFrame = field(default_factory=partial(CONTAMINATION.frame, []))
+    """`CONTAMINATION`; without rows the section is left out."""
     features: str = ""
     """What single features do: `feature_section`; empty where none were sought."""
 
@@ -60,7 +63,14 @@ def render(page: Page) -> str:
         numbers=numbers,
         checked=page.process_checked,
         answer=answer_sentence(ladder, leaks, page.task, page.base, page.tuned, page.sampling),
-        glance=glance(ladder, page.estimates, page.records, compared, process_checked=page.process_checked),
+        glance=glance(
+            ladder,
+            page.estimates,
+            page.records,
+            compared,
+            process_checked=page.process_checked,
+            memory=memory_sentence(page.contamination),
+        ),
         draw_ladder=partial(figures.ladder_figure, ladder),
         ladder=ladder_table(ladder, leaks),
         warning=truncation_warning(ladder),
@@ -74,6 +84,7 @@ def render(page: Page) -> str:
         tries=_curves(page, "k", tables.pass_at_k),
         often=_curves(page, "tau", tables.cover),
         families=_curves(page, "family", tables.families),
+        memory=memory_section(page.contamination),
         features=page.features,
         traces=trace_cards(tables.examples) if tables.examples.height else "",
     )
