@@ -11,7 +11,9 @@ from torch import Tensor
 
 from lab.records.errors import DecodingError
 from lab.records.tables import Column, Schema
-from lab.tasks.problem import Problem, Verifier
+from lab.tasks.answer_part import THOUGHT, behind_thought
+from lab.tasks.problem import Problem, Verdict, Verifier
+from lab.tasks.stated_answer import before_run_on
 
 ROUTES = ("base", "steered", "tuned")
 """Who wrote a token: the model itself, the model under a steering vector, or the tuned model in its place."""
@@ -70,8 +72,16 @@ VERDICTS = Schema(
         Column("process_valid", pl.Boolean, "every step is true and used; null where it cannot be checked"),
         Column("strict", pl.Boolean, "correct, and not by an invalid process"),
         Column("reason", pl.String, "ok, or the first fault found"),
+        Column("read_by", pl.String, "by which rule the answer was read; null where none is stated, or it is cut"),
+        Column(
+            "outcome",
+            pl.String,
+            "right (the answer), wrong, no answer, or cut: not right, and ended by the limit or inside its thinking",
+        ),
     ),
 )
+OUTCOMES = ("right", "wrong", "no answer", "cut")
+"""What may come of a completion."""
 
 
 def trace_table(arm: str, traces: Iterable[Trace]) -> pl.DataFrame:
@@ -80,15 +90,36 @@ def trace_table(arm: str, traces: Iterable[Trace]) -> pl.DataFrame:
     return TRACES.frame([{"arm": arm, **{name: getattr(trace, name) for name in names}} for trace in traces])
 
 
-def verdict_table(traces: pl.DataFrame, problems: Iterable[Problem], verify: Verifier) -> pl.DataFrame:
-    """One `VERDICTS` row for each row of a `TRACES` table."""
+def verdict_table(
+    traces: pl.DataFrame, problems: Iterable[Problem], verify: Verifier, *, opens_thought: bool = False
+) -> pl.DataFrame:
+    """One `VERDICTS` row for each row of a `TRACES` table; `opens_thought` where its prompts end inside a thought."""
     by_id = {problem.id: problem for problem in problems}
+    names = "arm", "problem_id", "sample_index", "text", "stop"
     rows: list[dict[str, object]] = []
-    for arm, problem_id, sample_index, text in traces.select("arm", "problem_id", "sample_index", "text").iter_rows():
-        verdict = verify(by_id[problem_id], text)
+    for arm, problem_id, sample_index, text, stop in traces.select(names).iter_rows():
+        said = as_read(text, opens_thought)
+        verdict = verify(by_id[problem_id], said)
         row = {"arm": arm, "problem_id": problem_id, "sample_index": sample_index, "strict": verdict.strict}
-        rows.append(row | asdict(verdict))
+        outcome = outcome_of(verdict, said, stop)
+        read_by = None if outcome == "cut" else verdict.read_by
+        rows.append(row | asdict(verdict) | {"read_by": read_by, "outcome": outcome})
     return VERDICTS.frame(rows)
+
+
+def as_read(text: str, opens_thought: bool) -> str:
+    """A completion as its readers see it: with the mark of the thought that its prompt opened, if it did."""
+    return f"{THOUGHT}{text}" if opens_thought else text
+
+
+def outcome_of(verdict: Verdict, text: str, stop: str) -> str:
+    """One of `OUTCOMES`. A text that ran on, behind its answer, until the limit cut it, was not cut before that."""
+    if verdict.answer_correct:
+        return "right"
+    part = behind_thought(text)
+    if part is None or (stop == "length" and before_run_on(part) == part):
+        return "cut"
+    return "no answer" if verdict.read_by is None else "wrong"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -211,13 +211,16 @@ def verify(problem: Problem, completion: str) -> Verdict:
 
     The process is valid when every step copies its operator and operands from the problem and the running value, every
     equation is true (a slip that its own check mends counts as true), no check is wrong, all operations are there, and
-    the final answer is the last result. A direct answer shows no process and is not valid.
+    the final answer is the last result. A direct answer shows no process and is not valid. An answer is read as
+    `answer` behind steps, else as `direct`, as `spans` calls it.
     """
     expression = as_expression(problem)
     transcript = parse(completion)
     fault = transcript.fault or process_fault(expression, transcript)
     answer_correct = str(transcript.answer) == problem.answer and transcript.fault != "several answers"
-    return Verdict(answer_correct=answer_correct, process_valid=fault is None, reason=fault or "ok")
+    worked = bool(transcript.steps) and not transcript.answer_first
+    read_by = None if transcript.answer is None else "answer" if worked else "direct"
+    return Verdict(answer_correct=answer_correct, process_valid=fault is None, reason=fault or "ok", read_by=read_by)
 
 
 def chain_answer(completion: str) -> str | None:

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from lab.records.errors import TaskError
+from lab.tasks.answer_part import behind_thought
 from lab.tasks.math_answer import as_ratio, same_answer
 from lab.tasks.problem import Judge, Problem, Verdict, is_held_out
-from lab.tasks.stated_answer import last_boxes, tidied
+from lab.tasks.stated_answer import Stated, before_run_on, last_boxes, tidied
 from lab.tasks.worker import Answered, Failed, Request, Worker
 
 if TYPE_CHECKING:
@@ -126,9 +127,10 @@ class GymTask:
         raises or hangs makes the answer wrong, and the reason says so. Raises TaskError for a problem of another task,
         and where reasoning-gym cannot be used.
         """
-        answer = stated_answer(completion, n_lines=problem.answer.count("\n") + 1)
-        fault = "no answer" if answer is None else self._fault(problem, answer)
-        return Verdict(answer_correct=fault is None, process_valid=None, reason=fault or "ok")
+        found = stated_answer(completion, n_lines=problem.answer.count("\n") + 1)
+        fault = "no answer" if found is None else self._fault(problem, found.answer)
+        read_by = None if found is None else found.read_by
+        return Verdict(answer_correct=fault is None, process_valid=None, reason=fault or "ok", read_by=read_by)
 
     def judge(self, problems: Sequence[Problem]) -> Judge:
         """Its verifier, with answers of as many lines as those of `problems` have."""
@@ -216,23 +218,27 @@ def _typed(value: int | float | str | bool) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def stated_answer(completion: str, *, n_lines: int = 1) -> str | None:
-    r"""The answer of a completion, or None; never raises.
+def stated_answer(completion: str, *, n_lines: int = 1) -> Stated | None:
+    r"""The answer of a completion, or None, as where its thinking never ends; never raises.
 
-    The content of the last `<answer>` element; else of the last closed `\boxed{}`; else the first `n_lines` lines
-    after the last "Answer:" or "answer is"; else the last `n_lines` lines. Emphasis, dollar signs and a full stop
-    around it go.
+    Behind its thinking and before it runs on, the content of the last `<answer>` element ("tag"); else of the last
+    closed `\boxed{}` ("box"); else the first `n_lines` lines after the last "Answer:" or "answer is" ("stated"); else
+    the last `n_lines` lines ("whole"). Emphasis, dollar signs and a full stop around it go.
     """
-    if tagged := _TAGGED.findall(completion):
-        return tidied(tagged[-1])
-    if boxes := last_boxes(completion):
-        return tidied(", ".join(boxes))
-    *_, marker = [None, *_MARKER.finditer(completion)]
-    if marker is not None:
-        lines = completion[marker.end() :].lstrip(" \t\r\n*").split("\n")[:n_lines]
+    part = behind_thought(completion)
+    if part is None:
+        return None
+    part = before_run_on(part)
+    if tagged := _TAGGED.findall(part):
+        said, read_by = tagged[-1], "tag"
+    elif boxes := last_boxes(part):
+        said, read_by = ", ".join(boxes), "box"
+    elif markers := [*_MARKER.finditer(part)]:
+        said, read_by = "\n".join(part[markers[-1].end() :].lstrip(" \t\r\n*").split("\n")[:n_lines]), "stated"
     else:
-        lines = completion.rstrip().split("\n")[-n_lines:]
-    return tidied("\n".join(lines))
+        said, read_by = "\n".join(part.rstrip().split("\n")[-n_lines:]), "whole"
+    answer = tidied(said)
+    return None if answer is None else Stated(answer, read_by)
 
 
 def answer_reader(problems: Sequence[Problem]) -> Callable[[str], str | None]:
@@ -242,7 +248,12 @@ def answer_reader(problems: Sequence[Problem]) -> Callable[[str], str | None]:
     is shorter than the longest and is neither tagged nor boxed comes with the lines around it, if there are any.
     """
     n_lines = max((problem.answer.count("\n") + 1 for problem in problems), default=1)
-    return functools.partial(stated_answer, n_lines=n_lines)
+
+    def read(completion: str) -> str | None:
+        found = stated_answer(completion, n_lines=n_lines)
+        return None if found is None else found.answer
+
+    return read
 
 
 def _words(text: str) -> list[list[str]]:

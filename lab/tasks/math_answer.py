@@ -102,7 +102,8 @@ def verify(problem: Problem, completion: str) -> Verdict:
     """
     found = stated_answer(completion)
     fault = "no final answer" if found is None else difference(problem.answer, found.answer)
-    return Verdict(answer_correct=fault is None, process_valid=None, reason=fault or "ok")
+    read_by = None if found is None else found.read_by
+    return Verdict(answer_correct=fault is None, process_valid=None, reason=fault or "ok", read_by=read_by)
 
 
 def difference(gold: str, answer: str, *, timeout_s: float = TIMEOUT_S) -> str | None:

@@ -83,6 +83,8 @@ class Verdict:
     """Every written step is true and used; None where the task's process cannot be checked."""
     reason: str
     """"ok", or the first fault found, in a few words."""
+    read_by: str | None
+    """By which rule the answer was read, in the words of the task's reader; None where no answer is stated."""
 
     @property
     def strict(self) -> bool:

@@ -1,19 +1,15 @@
 r"""stated_answer: the final answer that a completion states, and by which rule it was read."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import NamedTuple
+
+from lab.tasks.answer_part import behind_thought, run_ons, second_example
 
 LONGEST = 500
 """Characters of the longest answer that is read."""
 
-_THOUGHT_OPENS = re.compile(
-    r"<think(?:ing)?>|\[THINK\]|<\|channel\|>analysis<\|message\|>|<\|begin_of_thought\|>", re.IGNORECASE
-)
-_THOUGHT_CLOSES = re.compile(
-    r"</think(?:ing)?>|\[/THINK\]|<\|channel\|>final<\|message\|>|<\|end_of_thought\|>", re.IGNORECASE
-)
-_SPECIAL = re.compile(r"<[|｜][^<>\s]{1,40}[|｜]>|</s>|<end_of_turn>|<eos>")
 _BOX_PARTS = re.compile(
     r"\\(?:begin)?(?:boxed|fbox)\s*(?:(?P<opens>\{)|(?P<token>[0-9]+|[A-Za-z](?![A-Za-z])))|\\.|[{}]", re.DOTALL
 )
@@ -46,6 +42,10 @@ _GLUE = re.compile(
 )
 _NOT_BARE = re.compile(r"\\boxed|^[^A-Za-z]*[0-9)]\s*=|\w\s*[:：]\s|(?<!\\)[.!?。]\s|[\u4e00-\u9fff]{2}")
 _WRAPPED = re.compile(r"\\(?:text|mathrm|mbox|textrm|operatorname|begin|end)\s*\{[^{}]*\}")
+_LEADS = {"solution", "answer", "sure", "okay", "ok", "certainly", "given", "explanation", "reasoning", "response", ""}
+"""What may stand alone before a problem that is stated once more."""
+_ANSWERS = re.compile(r"[^\w\\]*(?:[0-9\\]|[A-Za-z]\s*=|[A-Za-z]+\W*$|[\u4e00-\u9fff])")
+"""What follows "answer is" where an answer does, and not a sentence about it."""
 _CONNECTIVES = {"answer", "so", "thus", "hence", "then", "therefore", "is"}
 MAGNITUDES = re.compile(
     r"[万亿千百]|\b(?:not|half|hundred|thousand|million|billion|trillion|dozens?|or|and|minus|negative|squared|cubed|"
@@ -67,14 +67,16 @@ def stated_answer(text: str) -> Stated | None:
     r"""The final answer of `text`, or None; never raises.
 
     Only what stands behind a closed block of thinking counts, and where such a block is never closed there is no
-    answer. The first rule that finds something decides: the last `\boxed{}`, with those that no more than "and" or a
-    comma joins to it; what follows the last `####` on its line; what follows the last "answer is" or "Answer:"
-    (in its sentence, or on the next line) or stands in `<answer>`; the whole text, if it is an answer and
-    nothing else; the last formula or the last number, whichever ends later.
+    answer; nor does what it goes on with behind its answer, such as a question of its own. The first rule that finds
+    something decides: the last `\boxed{}`, with those that no more than "and" or a comma joins to it; what follows the
+    last `####` on its line; what follows the last "answer is" or "Answer:" (in its sentence, or on the next line) or
+    stands in `<answer>`; the whole text, if it is an answer and nothing else; the last formula or the last number,
+    whichever ends later.
     """
     part = behind_thought(text)
     if part is None:
         return None
+    part = before_run_on(part)
     part = re.sub(r"^```\w*$", "", part.replace("\u2212", "-"), flags=re.MULTILINE)
     hashes = [found for found in _HASHES.findall(part) if tidied(found)]
     stated = [found[1] for found in _TAGGED.finditer(part) if tidied(found[1])]
@@ -90,15 +92,59 @@ def stated_answer(text: str) -> Stated | None:
     return next((Stated(answer, name) for name, find in rules if (answer := tidied(find())) is not None), None)
 
 
-def behind_thought(text: str) -> str | None:
-    """What a completion says behind its thinking, up to the next turn's mark; None where the thinking never ends."""
-    closed = list(_THOUGHT_CLOSES.finditer(text))
-    if not closed and _THOUGHT_OPENS.search(text):
-        return None
-    # Behind the answer, thinking may begin again.
-    part = _THOUGHT_OPENS.split(text[closed[-1].end() :] if closed else text)[0]
-    said = [piece for piece in _SPECIAL.split(part) if piece.strip() not in ("", "assistant")]
-    return said[0] if said else ""
+def before_run_on(text: str) -> str:
+    """`text` up to where, behind an answer, it goes on with a problem of its own.
+
+    An answer that is not said to be one, the last number so far, may be a step of the work: it is taken for an answer
+    before an empty line, and never in a text that begins with the problem.
+    """
+    marks, end = run_ons(text), second_example(text)
+    if not marks and end is None:
+        return text
+    restated = bool(marks) and marks[0] <= len(text) - len(text.lstrip())
+    head = text[: marks[0]] if marks else ""
+    if (
+        not restated
+        and _is_bare(head)
+        and head.strip("*_ \n").lower() not in _LEADS
+        and not head.rstrip().endswith(":")
+    ):
+        return head
+    plain = _first_end(text, lambda said: tidied(said) is not None)
+    cuts = [mark for mark in marks if plain is not None and mark >= plain - 1]
+    number = next((found.end() for found in (_NUMBERS.search(text), _FORMULA.search(text)) if found), None)
+    if number is not None and not restated:
+        behind = (mark for mark in marks if mark >= number)
+        cuts += [mark for mark in behind if text[max(0, mark - 2) : mark].rstrip(" \t").endswith("\n")]
+    return text[: min([*cuts, len(text) if end is None else end])]
+
+
+def first_answer(text: str) -> int | None:
+    r"""One behind the first answer that a text states plainly, outside or inside a thought; None if it states none.
+
+    That is a `\boxed{}` with those joined to it, a line of `####`, an `<answer>`, or "answer is" before a number, a
+    formula, a letter or a single word.
+    """
+    return _first_end(text, lambda said: _ANSWERS.match(said) is not None)
+
+
+def _first_end(text: str, is_answer: Callable[[str], bool]) -> int | None:
+    ends = [run[-1][1] for run in _box_runs(text)[:1]]
+    hashes = (found for found in _HASHES.finditer(text) if _is_bare(found[1]) and re.match(r"\W*[0-9]|\W*\\", found[1]))
+    ends += [found.end() for found in islice(hashes, 1)]
+    ends += [found.end() for found in _TAGGED.finditer(text) if tidied(found[1])][:1]
+    start = 0
+    # What is no answer may hold one on its line; the bound keeps a line of nothing else from taking long.
+    for _ in range(20):
+        if (found := _STATED.search(text, start)) is None:
+            break
+        start = found.start("value")
+        line = next((line for line in found["value"].split("\n") if tidied(line)), "")
+        sentence = _SENTENCE_END.split(line, maxsplit=1)[0]
+        if sentence and is_answer(sentence):
+            ends.append(text.index(line, start) + len(sentence))
+            break
+    return min(ends, default=None)
 
 
 def last_boxes(text: str) -> list[str]:
@@ -106,6 +152,11 @@ def last_boxes(text: str) -> list[str]:
 
     A box is `\boxed{}` or `\fbox{}`, also of a single digit run or letter without braces; of nested ones the inner.
     """
+    return [content for *_, content in next(reversed(_box_runs(text)), [])]
+
+
+def _box_runs(text: str) -> list[list[tuple[int, int, str]]]:
+    """All boxes that are closed and not empty, as (start, end, content), those with only glue between them together."""
     boxes: list[tuple[int, int, str]] = []
     opened: list[tuple[int, int] | None] = []
     for part in _BOX_PARTS.finditer(text):
@@ -122,12 +173,12 @@ def last_boxes(text: str) -> list[str]:
             content = ", ".join(inner) or text[start[1] : part.start()]
             if tidied(content):
                 boxes.append((start[0], part.end(), content))
-    run: list[str] = []
-    for number, (start, _, content) in enumerate(boxes):
-        if number and not _joins(text[boxes[number - 1][1] : start]):
-            run.clear()
-        run.append(content)
-    return run
+    runs: list[list[tuple[int, int, str]]] = []
+    for box in boxes:
+        if not runs or not _joins(text[runs[-1][-1][1] : box[0]]):
+            runs.append([])
+        runs[-1].append(box)
+    return runs
 
 
 def tidied(answer: str) -> str | None:

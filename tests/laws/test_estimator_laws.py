@@ -55,6 +55,8 @@ def evidence(seed, n_problems=12, n=8):
             answer_correct="strict",
             process_valid=pl.lit(None, dtype=pl.Boolean),
             reason=pl.lit("ok"),
+            read_by=pl.lit("box"),
+            outcome=pl.lit("right"),
         ).select(list(VERDICTS.dtypes)),
         scores=frame.with_columns(n_tokens=pl.lit(3, dtype=pl.Int32)).select(list(SCORES.dtypes)),
     )

@@ -33,6 +33,8 @@ def evidence(base: list[int], tuned: list[int], n: int = 8) -> Evidence:
                     "process_valid": None,
                     "strict": sample < count,
                     "reason": "ok",
+                    "read_by": "box",
+                    "outcome": "right",
                 }
                 for arm, counts in (("base", base), ("tuned", tuned))
                 for problem, count in enumerate(counts)

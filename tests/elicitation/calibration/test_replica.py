@@ -43,6 +43,8 @@ def verdicts(prefix: str, n_problems: int, n: int, generator) -> pl.DataFrame:
                 "process_valid": None,
                 "strict": bool(won),
                 "reason": f"mark of {prefix}{problem}",
+                "read_by": "box",
+                "outcome": "right" if won else "wrong",
             }
             for arm in rates
             for problem in range(n_problems)

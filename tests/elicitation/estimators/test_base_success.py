@@ -37,6 +37,8 @@ def evidence(samples):
             answer_correct="strict",
             process_valid=pl.lit(None, dtype=pl.Boolean),
             reason=pl.lit("ok"),
+            read_by=pl.lit("box"),
+            outcome=pl.lit("right"),
         ).select(list(VERDICTS.dtypes)),
         scores=samples.with_columns(n_tokens=pl.lit(1, dtype=pl.Int32), token_kl=pl.lit(0.0)).select(
             list(SCORES.dtypes)

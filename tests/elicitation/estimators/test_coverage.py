@@ -30,6 +30,8 @@ def evidence(base, tuned):
         process_valid=pl.lit(None, dtype=pl.Boolean),
         strict="strict",
         reason=pl.lit("ok"),
+        read_by=pl.lit("box"),
+        outcome=pl.lit("right"),
     )
     return evidence_of(
         verdicts,

@@ -71,6 +71,8 @@ def evidence(rows):
             answer_correct="strict",
             process_valid=pl.lit(None, dtype=pl.Boolean),
             reason=pl.lit("ok"),
+            read_by=pl.lit("box"),
+            outcome=pl.lit("right"),
         ).select(list(VERDICTS.dtypes)),
         scores=frame.with_columns(n_tokens=pl.lit(2, dtype=pl.Int32)).select(list(SCORES.dtypes)),
     )

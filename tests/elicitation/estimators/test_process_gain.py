@@ -54,6 +54,8 @@ def evidence(process, problems=("a", "b", "c", "d")):
             "process_valid": True,
             "strict": True,
             "reason": "ok",
+            "read_by": "box",
+            "outcome": "right",
         }
         for arm in ("base", "tuned")
         for problem in problems

@@ -28,6 +28,8 @@ def evidence(rates: dict[str, float], n_problems: int = 40) -> Evidence:
                     "process_valid": right,
                     "strict": right,
                     "reason": "ok" if right else "answer",
+                    "read_by": "box",
+                    "outcome": "right" if right else "wrong",
                 }
             )
     return evidence_of(

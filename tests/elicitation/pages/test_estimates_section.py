@@ -130,7 +130,8 @@ def test_every_quantity_of_every_estimator_is_put_in_plain():
         [
             {
                 "arm": arm, "problem_id": f"p{problem}", "sample_index": sample, "answer_correct": solved,
-                "process_valid": solved, "strict": solved, "reason": "ok",
+                "process_valid": solved, "strict": solved, "reason": "ok", "read_by": "box",
+                "outcome": "right" if solved else "wrong",
             }
             for arm, solved in (("base", False), ("tuned", True))
             for problem in range(6)

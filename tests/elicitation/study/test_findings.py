@@ -37,7 +37,9 @@ TASK = Task(
     problems=PROBLEMS,
     judge=Judge(
         name="hand",
-        verify=lambda problem, text: Verdict(answer_correct=text == problem.answer, process_valid=None, reason="ok"),
+        verify=lambda problem, text: Verdict(
+            answer_correct=text == problem.answer, process_valid=None, reason="ok", read_by="whole"
+        ),
         read_answer=lambda text: text or None,
         same_answer=lambda answer, gold: answer == gold,
     ),
@@ -81,6 +83,8 @@ def answered(
                     "process_valid": valid,
                     "strict": right and valid is not False,
                     "reason": "ok" if right else "answer",
+                    "read_by": "whole",
+                    "outcome": "right" if right else "wrong",
                 }
             )
     control = None if control_of is None else Control.RANDOM_VECTORS

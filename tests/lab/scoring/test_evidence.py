@@ -27,6 +27,8 @@ def verdicts(**solved: list[str]) -> pl.DataFrame:
                 "process_valid": True,
                 "strict": True,
                 "reason": "ok",
+                "read_by": "box",
+                "outcome": "right",
             }
             for arm, problems in solved.items()
             for problem in problems

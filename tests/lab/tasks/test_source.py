@@ -156,7 +156,9 @@ def test_a_source_of_ones_own_is_one_entry(monkeypatch):
 def test_a_judge_of_ones_own_is_one_entry_or_a_value(tmp_path, monkeypatch):
     def verify(problem, completion):
         right = len(completion) == len(problem.answer)
-        return Verdict(answer_correct=right, process_valid=None, reason="ok" if right else "another length")
+        return Verdict(
+            answer_correct=right, process_valid=None, reason="ok" if right else "another length", read_by="whole"
+        )
 
     by_length = Judge(name="length", verify=verify, read_answer=str.strip, same_answer=operator.eq)
     path = tmp_path / "rows.jsonl"

@@ -328,8 +328,9 @@ def test_a_gym_config_reaches_the_dataset_and_a_problem_of_another_one_is_refuse
     ],
 )
 def test_the_stated_answer_follows_the_documented_rule(text, answer):
-    assert stated_answer(text) == answer
+    found = stated_answer(text)
+    assert (found and found.answer) == answer
 
 
 def test_a_stated_answer_may_have_as_many_lines_as_the_gold_one():
-    assert stated_answer("Answer:\n1 0\n0 1\nthat is it", n_lines=2) == "1 0\n0 1"
+    assert stated_answer("Answer:\n1 0\n0 1\nthat is it", n_lines=2).answer == "1 0\n0 1"

@@ -19,7 +19,9 @@ PROBLEMS = tuple(Problem(id=f"p{n}", prompt="?", answer=str(n), family="all", so
 
 def verify(problem: Problem, text: str) -> Verdict:
     """Right answers end with the gold one; a process with `!` is invalid."""
-    return Verdict(answer_correct=text.endswith(problem.answer), process_valid="!" not in text, reason="test")
+    return Verdict(
+        answer_correct=text.endswith(problem.answer), process_valid="!" not in text, reason="test", read_by="whole"
+    )
 
 
 def traces(*texts: str) -> list[Trace]:
@@ -95,7 +97,7 @@ def test_a_temperature_is_chosen_by_what_is_written_at_it():
     def judge(problem: Problem, text: str) -> Verdict:
         """Right is what greedy decoding writes; it is listed first, so it is seen first."""
         greedy_first.append(text)
-        return Verdict(answer_correct=text == greedy_first[0], process_valid=None, reason="test")
+        return Verdict(answer_correct=text == greedy_first[0], process_valid=None, reason="test", read_by="whole")
 
     method = Temperature(temperatures=(0.0, 3.0), fitting=Fitting(problems=PROBLEMS, n_samples=4))
     task = Task(name="greedy", problems=PROBLEMS, judge=replace(MATH, verify=judge))

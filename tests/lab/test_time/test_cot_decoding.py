@@ -37,7 +37,7 @@ TASK = Task(
     problems=PROBLEMS,
     judge=Judge(
         name="third letters",
-        verify=lambda problem, text: Verdict(answer_correct=False, process_valid=None, reason="test"),
+        verify=lambda problem, text: Verdict(answer_correct=False, process_valid=None, reason="test", read_by="whole"),
         read_answer=third_letter,
         same_answer=operator.eq,
     ),

@@ -33,7 +33,7 @@ TASK = Task(
     problems=PROBLEMS,
     judge=Judge(
         name="first letters",
-        verify=lambda problem, text: Verdict(answer_correct=False, process_valid=None, reason="test"),
+        verify=lambda problem, text: Verdict(answer_correct=False, process_valid=None, reason="test", read_by="whole"),
         read_answer=first_letter,
         same_answer=operator.eq,
     ),
