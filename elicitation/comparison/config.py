@@ -10,7 +10,7 @@ from lab.models.load import Model, ModelPair
 from lab.post_training.trainers import GrpoRun
 from lab.records.errors import TaskError, VectorError
 from lab.sampling.trace import Decoding
-from lab.tasks.source import Task, open_task, task_source
+from lab.tasks.source import AtMost, Task, open_task
 from probes.capture.site import Site, check_site
 from probes.sae.dictionary import Sae, require_fit
 
@@ -21,8 +21,8 @@ PolicyControl: TypeAlias = Literal["shuffled", "other-task"]
 POLICY_CONTROLS: tuple[PolicyControl, ...] = get_args(PolicyControl)
 SHARED = {
     Study: (
-        "task", "n_problems", "n_samples", "n_fit_problems", "n_fit_samples", "fit", "decoding", "n_boot", "seed",
-        "batch_size", "device", "dtype",
+        "task", "fit_task", "reading", "n_problems", "n_samples", "n_fit_problems", "n_fit_samples", "fit", "decoding",
+        "n_boot", "seed", "batch_size", "device", "dtype",
     ),
     Decoding: ("max_new_tokens",),
 }  # fmt: skip
@@ -130,14 +130,15 @@ def prepare_comparison(comparison: Comparison, out: Path, watch: Watch) -> Compa
             # A vector fits models of one shape that read the same tokens.
             ModelPair(base=context.base, tuned=model)
 
-    def opened(name: str, n_problems: int, *, held_out: bool) -> Task:
-        return open_task(task_source(name), n_problems=n_problems, seed=study.seed, held_out=held_out)
+    def opened(name: str, like: Task, *, held_out: bool) -> Task:
+        n_problems = AtMost(len(like.problems))
+        return open_task(study.source(name), n_problems=n_problems, seed=study.seed, held_out=held_out)
 
     other_skill = other_fit_task = None
     if other_skill_base is not None and comparison.other_skill_task is not None:
-        other_skill = (other_skill_base, opened(comparison.other_skill_task, study.n_problems, held_out=True))
+        other_skill = (other_skill_base, opened(comparison.other_skill_task, context.task, held_out=True))
     if comparison.other_task is not None:
-        other_fit_task = opened(comparison.other_task, study.n_fit_problems, held_out=False)
+        other_fit_task = opened(comparison.other_task, context.fit_task, held_out=False)
     return ComparisonContext(
         comparison=comparison,
         context=context,

@@ -227,7 +227,7 @@ def page_stage(comparing: ComparisonContext, stages: Mapping[str, Artefact], com
         task=task,
         unrelated=None if context.old_task is None else context.old_task.name,
         tables=ledger,
-        origin=Origin(made_by=made_by, command=command, files=tuple(tables_at(out, *FILES))),
+        origin=Origin(made_by=made_by, command=command, files=tuple(tables_at(out, *FILES)), told=context.told),
     )
     write_text(out / PAGE, render_vectors(page))
     return Compared(out / PAGE, stages["vectors"].path, ledger, vector_answer(ledger, task))

@@ -25,7 +25,9 @@ from lab.sampling.sample import encode_prompt
 from lab.sampling.trace import Decoding
 from lab.scoring.evidence import ArmKey
 from lab.tasks.problem import Problem
-from lab.tasks.source import Task, open_task, task_source
+from lab.tasks.question_rows import BY_RULE, Reading
+from lab.tasks.sides import open_sides
+from lab.tasks.source import AtMost, Task, TaskSource, open_task, task_source
 from lab.test_time.elicit import PowerSampling
 from probes.capture.capture import require_no_sink
 from probes.capture.site import Site, check_site
@@ -145,10 +147,15 @@ class Study:
     """Further models whose pass@k curves stand beside the pair's."""
     task: str = "chain"
     """chain, chain:OPERATORS, chain:OPERATORS:FEWEST-MOST, a mix of these such as 25%chain:#,75%chain:+-, gym:DATASET,
-    gym:DATASET:OPTION=VALUE,..., hub:ORG/NAME[@REVISION][:CONFIG[:SPLIT]], or a path to .jsonl, .json, .parquet or
-    .arrow, as `lab task show` reads it."""
-    n_problems: int = 200
-    """Held-out problems."""
+    gym:DATASET:OPTION=VALUE,..., a benchmark such as math500 (`lab task list`),
+    hub:ORG/NAME[@REVISION][:CONFIG[:SPLIT]], or a path to .jsonl, .json, .parquet, .arrow, .csv or .tsv, as
+    `lab task show` reads it."""
+    fit_task: str | None = None
+    """Where the problems come from that vectors are fitted on; then all rows of --task may be held out, and what both
+    ask is left out here. Without it, --task is split by question."""
+    reading: Reading = field(default=BY_RULE, metadata={"flag": ""})
+    n_problems: int | None = None
+    """Held-out problems; if not given 200, or with --fit-task up to 500 rows, or all there are."""
     n_samples: int = 16
     """Samples of each problem in every arm of the ladder."""
     n_curve_samples: int = 64
@@ -160,11 +167,12 @@ class Study:
     old_task: str | None = None
     """A task that the tuning was not about; with it, the report says what was forgotten."""
     n_old_samples: int = 4
-    """Samples of each of its problems, of which there are as many as held-out ones."""
+    """Samples of each of its problems, of which there are as many as held-out ones, or all."""
     arms: tuple[ArmKey, ...] = field(default=(), metadata={"flag": None})
     """Rungs and controls of the ladder to run; all of them when empty."""
-    n_fit_problems: int = 200
-    """Training problems on which vectors are fitted; they share no question with the held-out ones."""
+    n_fit_problems: int | None = None
+    """Training problems on which vectors are fitted, which share no question with the held-out ones; if not given 200,
+    or all there are."""
     n_fit_samples: int = 4
     """Traces of each of them, by either model."""
     layer: int | None = None
@@ -200,6 +208,10 @@ class Study:
     dtype: DtypeName = "auto"
     """Precision of the weights; auto is bfloat16 on cuda, float32 elsewhere."""
 
+    def source(self, task: str) -> TaskSource:
+        """The source that `task` names, its rows read as this study reads rows."""
+        return task_source(task, self.reading)
+
     @property
     def sampling(self) -> str:
         """How completions are drawn, in words."""
@@ -211,10 +223,11 @@ class Study:
             raise DecodingError(
                 f"pass@k at k = {list(self.ks)} from {self.n_curve_samples} samples a problem: want 1 <= k <= samples"
             )
-        if self.n_problems < 2:
+        if self.n_problems is not None and self.n_problems < 2:
             raise TaskError(f"n_problems = {self.n_problems}: want at least 2, since every interval is over problems")
         of_samples = ("n_samples", "n_fit_samples", "n_score_samples", "n_old_samples")
-        if low := low_counts(self, (*of_samples, "n_fit_problems", "batch_size", "reach", "top")):
+        of_problems = () if self.n_fit_problems is None else ("n_fit_problems",)
+        if low := low_counts(self, (*of_samples, *of_problems, "batch_size", "reach", "top")):
             raise DecodingError(low)
 
     @property
@@ -270,6 +283,8 @@ class StudyContext:
     old_task: Task | None
     site: Site
     watch: Watch
+    told: tuple[str, ...] = ()
+    """How the rows of its tasks were read and parted, in a line each."""
     draws: str = "tokens"
     """Name of the random numbers that completions draw: arms of one name are paired sample by sample."""
 
@@ -329,12 +344,18 @@ def prepare(study: Study, out: Path, watch: Watch) -> StudyContext:
     check_site(pair.base, site)
     require_room(study.features, pair.base)
     companions = tuple(opened(text) for text in study.companions)
-    source = task_source(study.task)
-    task = open_task(source, n_problems=study.n_problems, seed=study.seed)
-    fit_task = open_task(source, n_problems=study.n_fit_problems, seed=study.seed, held_out=False)
+    n_problems, n_fit_problems = study.n_problems, study.n_fit_problems
+    source, fit_source = study.source(study.task), None if study.fit_task is None else study.source(study.fit_task)
+    task, fit_task, told = open_sides(source, fit_source, n_problems, n_fit_problems, seed=study.seed)
+    if study.reading != BY_RULE and task.found is None and fit_task.found is None:
+        raise TaskError(
+            f"--question-column, --answer-column, --skip-bad-rows and --suffix say how rows are read, and {task.name} "
+            "has none: leave them out, or name a file, a data set or a benchmark"
+        )
     old_task = None
     if study.old_task is not None:
-        old_task = open_task(task_source(study.old_task), n_problems=study.n_problems, seed=study.seed)
+        n_old = AtMost(len(task.problems)) if n_problems is None else n_problems
+        old_task = open_task(study.source(study.old_task), n_problems=n_old, seed=study.seed)
     asked = [problem for each in (task, fit_task, old_task) if each is not None for problem in each.problems]
     for model, problem in product((pair.base, pair.tuned, *companions), asked):
         # Raises where a prompt and its completion do not fit the model's context.
@@ -342,7 +363,7 @@ def prepare(study: Study, out: Path, watch: Watch) -> StudyContext:
     if study.features.layers:
         prompts = [encode_prompt(pair.base, problem.prompt, study.decoding) for problem in fit_task.problems[:16]]
         require_no_sink(pair.base, study.features.layers, prompts)
-    return StudyContext(study, out, pair, companions, task, fit_task, old_task, site, watch)
+    return StudyContext(study, out, pair, companions, task, fit_task, old_task, site, watch, told)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """run: a study from its configuration to its report, stage by stage, each resumable but the report."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -71,11 +71,19 @@ class Measured(NamedTuple):
     """None where it was not asked for."""
 
 
-def run(study: Study, out: Path | str, *, command: str = "elicitation.run", watch: Watch = lambda *_: None) -> Finished:
+def run(
+    study: Study,
+    out: Path | str,
+    *,
+    command: str = "elicitation.run",
+    watch: Watch = lambda *_: None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Finished:
     """Runs what is not yet there and writes `out/report.html`.
 
-    Everything that can be found wrong with the request is found before the first file is written. Raises a LabError
-    for a bad request, and StorageError where `out` belongs to another study.
+    Everything that can be found wrong with the request is found before the first file is written; then `say` is told
+    how the rows of its tasks were read and parted. Raises a LabError for a bad request, and StorageError where `out`
+    belongs to another study.
 
     >>> el.run(el.Study(base="zero-base", tuned="none"), "runs/none")
     Traceback (most recent call last):
@@ -84,6 +92,8 @@ def run(study: Study, out: Path | str, *, command: str = "elicitation.run", watc
     context = prepare(study, Path(out), watch)
     if study.contamination.asked:
         require_checks(context)
+    for line in context.told:
+        say(line)
     with claimed(context.out, study), settled_threads(context.base.n_parameters):
         return report_stage(context, measure(context), command)
 
@@ -167,7 +177,8 @@ def report_stage(context: StudyContext, measured: Measured, command: str) -> Fin
     made_by = of_numbers(context.made_by("study", study, parents), tables / "ladder.parquet")
     verdicts = read_table(tables / "verdicts.parquet", VERDICTS)
     task, base, tuned = f"held-out {context.task.name}", context.base.name, context.pair.tuned.name
-    origin = Origin(made_by=made_by, command=command, files=(*tables_at(out, *TABLES), *shipped_files()))
+    files = (*tables_at(out, *TABLES), *shipped_files())
+    origin = Origin(made_by=made_by, command=command, files=files, told=context.told)
     features = None if measured.features is None else feature_page(context, measured.features, origin)
     named = {"task": task, "base": base, "tuned": tuned, "sampling": study.sampling}
     page = Page(

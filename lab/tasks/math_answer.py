@@ -95,14 +95,19 @@ def _key(answer: str) -> Fraction | tuple[tuple[str, ...], ...]:
 
 
 def verify(problem: Problem, completion: str) -> Verdict:
-    """Whether the answer that `completion` states, by the rules of `stated_answer`, equals the gold answer.
+    """Whether the answer that `completion` states, by the rules of `stated_answer`, equals a gold answer.
 
     Never raises on any text: an answer that cannot be read or compared in time is wrong, and the reason says so. The
     process is not checked. Raises TaskError only where math-verify cannot be used.
     """
     found = stated_answer(completion)
-    fault = "no final answer" if found is None else difference(problem.answer, found.answer)
-    read_by = None if found is None else found.read_by
+    fault: str | None = "no final answer"
+    read_by = None
+    if found is not None:
+        read_by = found.read_by
+        for gold in (problem.answer, *problem.aliases):
+            if (fault := difference(gold, found.answer)) is None:
+                break
     return Verdict(answer_correct=fault is None, process_valid=None, reason=fault or "ok", read_by=read_by)
 
 

@@ -32,6 +32,8 @@ def perturbed(problem: Problem, generator: np.random.Generator) -> Perturbed | N
     None where no rule applies. The copy's id is new, its question never the original's.
     """
     asked, gold = problem.asked, problem.answer
+    if problem.choices:
+        return None
     found = asked_copy(asked, gold, generator) or worked_copy(asked, problem.solution or "", gold, generator)
     if found is not None:
         return _copy(problem, *found, "numbers")
@@ -42,8 +44,9 @@ def perturbed(problem: Problem, generator: np.random.Generator) -> Perturbed | N
 def _copy(problem: Problem, asked: str, answer: str, kind: Literal["numbers", "wording"]) -> Perturbed | None:
     prompt = problem.prompt.replace(problem.asked, asked, 1)
     question = None if problem.question is None else asked
-    changed = {"prompt": prompt, "question": question, "answer": answer, "solution": None, "dated": None}
-    return Perturbed(replace(problem, id=f"{problem.id}/{kind}", **changed), kind)
+    aliases = problem.aliases if kind == "wording" else ()
+    changed = replace(problem, id=f"{problem.id}/{kind}", prompt=prompt, question=question, answer=answer)
+    return Perturbed(replace(changed, aliases=aliases, solution=None, dated=None), kind)
 
 
 _OPERATORS: Mapping[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {

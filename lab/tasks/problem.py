@@ -25,6 +25,10 @@ class Problem:
     """Group that results are broken down by, such as the number of steps."""
     source: str
     """Task, file or generator the problem came from."""
+    aliases: tuple[str, ...] = ()
+    """Further gold answers, any one of which is right."""
+    choices: tuple[str, ...] = ()
+    """What is to choose from, in the order of its letters; the gold answer is then a letter."""
     question: str | None = None
     """What is asked, where the prompt has more than that, such as how to answer; it stands in the prompt as it is."""
     solution: str | None = None
@@ -46,6 +50,8 @@ PROBLEMS = Schema(
         Column("answer", pl.String, "gold answer"),
         Column("family", pl.String, "group that results are broken down by"),
         Column("source", pl.String, "task, file or generator it came from"),
+        Column("aliases", pl.List(pl.String), "further gold answers, any one of which is right"),
+        Column("choices", pl.List(pl.String), "what is to choose from, in the order of its letters"),
         Column("question", pl.String, "what is asked, where the prompt has more than that; else null"),
         Column("solution", pl.String, "worked solution that came with it; null where there is none"),
         Column("dated", pl.String, "when it was published: year, month or day; null where that is not known"),
@@ -60,7 +66,8 @@ def problem_table(problems: Iterable[Problem]) -> pl.DataFrame:
 
 def problems_of(table: pl.DataFrame) -> tuple[Problem, ...]:
     """The inverse of `problem_table`."""
-    return tuple(Problem(**row) for row in PROBLEMS.checked(table).iter_rows(named=True))
+    rows = PROBLEMS.checked(table).iter_rows(named=True)
+    return tuple(Problem(**{**row, "aliases": tuple(row["aliases"]), "choices": tuple(row["choices"])}) for row in rows)
 
 
 HELD_OUT_SHARE = 0.5

@@ -6,28 +6,31 @@ Columns are found by rule: the question in the first of `QUESTIONS` that a row g
 are asked with the question, it is the letter. Optional: `id` or `unique_id`; `level`, `subject` or `type`, of which
 the first one there names the family, a number among levels as `Level 4`; a worked solution in the first of
 `SOLUTIONS`, or where an answer says more than its end; when it was published in the first of `DATES`.
+
+Several golds are either parts of one answer or ways to write it. Parts, which are all wanted, are numbers in a list,
+what an object of other names than `value` and `aliases` holds, and whatever a row that says `is_multiple_answer` holds;
+any one is right of a list of texts, and of a column of `ALIASES`.
 """
 
 import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from math import isfinite
-from pathlib import Path
 from string import ascii_uppercase
-from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from lab.records.errors import TaskError
-from lab.tasks.math_answer import MATH
-from lab.tasks.problem import Judge, Problem, is_held_out
-from lab.tasks.row_file import Row, rows_of_file
+from lab.tasks.problem import Problem, is_held_out
+from lab.tasks.row_file import Row
 from lab.tasks.stated_answer import LONGEST, last_boxes, tidied
 
 SUFFIX = "\n\nThink step by step, and put the final answer in \\boxed{}.\n"
-"""What every prompt has after the question, unless another is given."""
+CHOICE_SUFFIX = "\n\nThink step by step, and put the letter of the right choice in \\boxed{}.\n"
+"""What prompts have after the question, unless another is given."""
 QUESTIONS = ("problem", "question", "extra_info.question", "prompt", "messages", "conversations", "instruction",
     "query", "input")  # fmt: skip
 ANSWERS = ("final_answer", "expected_answer", "reward_model.ground_truth", "ground_truth", "ground_truth_answer",
@@ -35,6 +38,35 @@ ANSWERS = ("final_answer", "expected_answer", "reward_model.ground_truth", "grou
     "answer_number", "extra_info.answer", "correct", "solution")  # fmt: skip
 WORKED = {"solution"}
 """Columns of `ANSWERS` that hold an answer among other text."""
+ALIASES = ("aliases", "answer_aliases", "alternatives", "acceptable_answers", "possible_answers", "answers")
+"""Columns of further answers, each of them right; of `answers` there may be nothing else."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """How rows of files and of data sets are read and asked, where rules are not to decide."""
+
+    question_column: tuple[str, ...] = ()
+    """Where the question is, such as extra_info.question; of several, the first that a row gives; found by rule if none
+    is named."""
+    answer_column: tuple[str, ...] = ()
+    """Where the answer is, likewise."""
+    skip_bad_rows: bool = False
+    """Leave out rows that cannot be read, and count them, instead of refusing the whole."""
+    suffix: str | None = None
+    """Behind every question; if not given, a line that asks for steps and a box, of choices for the letter in it."""
+
+    def over(self, other: "Reading") -> "Reading":
+        """What this one says, and where it says nothing what `other` does."""
+        return Reading(
+            question_column=self.question_column or other.question_column,
+            answer_column=self.answer_column or other.answer_column,
+            skip_bad_rows=self.skip_bad_rows or other.skip_bad_rows,
+            suffix=other.suffix if self.suffix is None else self.suffix,
+        )
+
+
+BY_RULE = Reading()
 SOLUTIONS = ("solution", "cot", "rationale")
 DATES = ("date", "release_date", "contest_date", "year", "extra_info.date", "extra_info.year")
 
@@ -47,14 +79,7 @@ class QuestionRows:
     """As a user would type it."""
     stem: str
     """What the ids of problems begin with, and the family of rows that name none."""
-    suffix: str = SUFFIX
-    """What every prompt has after the question."""
-    question: str | None = None
-    """Column of the question; found by rule where None."""
-    answer: str | None = None
-    """Column of the answer; found by rule where None."""
-    skip_bad_rows: bool = False
-    """Leave out rows that cannot be read, instead of refusing the whole."""
+    reading: Reading = BY_RULE
 
     def problems(self, rows: Iterable[Row]) -> "Found":
         """Every row as a problem, in the order given; of rows that repeat a question and its answer, the first.
@@ -63,14 +88,15 @@ class QuestionRows:
         skipped, only if no row is left.
         """
         problems: dict[tuple[str, str], Problem] = {}
+        questions: list[str] = []
         ids: set[str] = set()
         columns: Counter[tuple[str, str]] = Counter()
         skipped: list[str] = []
         for number, row in rows:
             try:
-                problem, named = self._problem(number, row)
+                problem, question, named = self._problem(number, row)
             except TaskError as fault:
-                if not self.skip_bad_rows:
+                if not self.reading.skip_bad_rows:
                     raise
                 skipped.append(str(fault))
                 continue
@@ -80,82 +106,84 @@ class QuestionRows:
                 named_so = (problem.id, f"{problem.id}:{_digest(problem.prompt)}", f"{problem.id}:{_digest(str(key))}")
                 problems[key] = replace(problem, id=next(name for name in named_so if name not in ids))
                 ids.add(problems[key].id)
+                questions.append(question)
         if not problems:
             why = f" that can be read, the first: {skipped[0]}" if skipped else ""
             raise TaskError(f"{self.source} is empty: want rows{why}")
-        return Found(tuple(problems.values()), columns, columns.total() - len(problems), tuple(skipped))
-
-    def chosen(
-        self, problems: Iterable[Problem], n_problems: int, generator: np.random.Generator, *, held_out: bool
-    ) -> tuple[Problem, ...]:
-        """`n_problems` of one side of the split, in an order drawn from `generator`; TaskError if there are fewer."""
-        side = sorted((problem for problem in problems if self._on_side(problem, held_out)), key=lambda row: row.id)
-        if n_problems > len(side):
-            kind = "held-out" if held_out else "training"
-            raise TaskError(
-                f"{self.source}: asked for {n_problems} {kind} problems, it has {len(side)}: want fewer, or more rows"
-            )
-        return tuple(side[index] for index in generator.permutation(len(side))[:n_problems])
+        n_repeats = columns.total() - len(problems)
+        return Found(self.source, tuple(problems.values()), tuple(questions), columns, n_repeats, tuple(skipped))
 
     def _broken(self, number: int, fault: str) -> TaskError:
         return TaskError(f"{self.source}, row {number} {fault}")
 
-    def _problem(self, number: int, row: Mapping[str, object]) -> tuple[Problem, tuple[str, str]]:
-        """The problem, and the columns of its question and answer."""
-        asked = [name for name in self._named(self.question, QUESTIONS) if _at(row, name) not in (None, "", [])]
-        golds = [name for name in self._named(self.answer, ANSWERS) if _at(row, name) not in (None, "", [])]
-        if not asked or not golds:
-            lacks = "question" if not asked else "answer"
-            columns = ", ".join(map(repr, row)) or "no column"
-            rule = ", ".join(QUESTIONS if not asked else ANSWERS)
-            raise self._broken(number, f"has {columns}, and no {lacks} in any of {rule}: name its column")
+    def _there(self, number: int, row: Mapping[str, object], of: str, columns: Sequence[str]) -> list[str]:
+        """Those of `columns` in which the row has something."""
+        if there := [name for name in columns if _at(row, name) not in (None, "", [])]:
+            return there
+        has = ", ".join(map(repr, row)) or "no column"
+        raise self._broken(number, f"has {has}, and no {of} in any of {', '.join(columns)}: name its column")
+
+    def _problem(self, number: int, row: Mapping[str, object]) -> tuple[Problem, str, tuple[str, str]]:
+        """The problem, its question, and the columns of its question and answer."""
+        asked = self._there(number, row, "question", self.reading.question_column or QUESTIONS)
+        golds = self._there(number, row, "answer", self.reading.answer_column or (*ANSWERS, *ALIASES))
         question = _question(_at(row, asked[0]))
         if question is None or not question.strip():
             raise self._broken(number, f"has no text in {asked[0]!r}: want a question, or a chat with a user's turn")
-        gold = next((found for name in golds if (found := _gold(_at(row, name), worked=name in WORKED))), None)
-        if gold is None:
+        column, right = next(((name, found) for name in golds if (found := _golds(row, name))), ("", ()))
+        if not right:
             raise self._broken(number, rf"has no final answer in {', '.join(golds)}: want '#### 42' or \boxed{{42}}")
+        if not self.reading.answer_column:
+            right = tuple(dict.fromkeys([*right, *(one for name in ALIASES for one in _golds(row, name))]))
         before = [_at(row, key) for key in ("context", "passage", "body")]
         question = "\n".join([*(said for said in before if isinstance(said, str) and said.strip()), question])
         if choices := _choices(row):
-            if not isinstance(at := _at(row, golds[0]), int):  # Which counts the choices from 0.
-                at = choices.index(gold) if gold in choices else -1
-            gold = ascii_uppercase[at] if 0 <= at < len(choices) else gold
+            if (letter := _letter(row, column, right[0], choices)) is None:
+                fault = (
+                    f"has {right[0]!r} in {column!r}, which is no letter, number or text of its {len(choices)} choices"
+                )
+                raise self._broken(number, f"{fault}: name the answer's column")
+            right = (letter,)
             question += "\n" + "".join(f"\n{ascii_uppercase[n]}. {choice}" for n, choice in enumerate(choices))
         said = [_at(row, name) for name in (*SOLUTIONS, *golds)]
         family = next((row[key] for key in ("level", "subject", "type") if row.get(key) is not None), self.stem)
         given = next((row[key] for key in ("id", "unique_id") if row.get(key) is not None), None)
+        suffix = self.reading.suffix if self.reading.suffix is not None else CHOICE_SUFFIX if choices else SUFFIX
         # A row without an id is named by its question, so that adding rows renames none.
         problem = Problem(
             id=f"{self.stem}:{_digest(question) if given is None else given}",
-            prompt=question + self.suffix,
-            answer=gold,
+            prompt=question + suffix,
+            answer=right[0],
             family=f"Level {family}" if isinstance(family, int) else str(family),
             source=self.source,
+            aliases=right[1:],
+            choices=tuple(choices),
             question=question,
-            solution=next((one for one in said if isinstance(one, str) and len(one) > len(gold) + len("####")), None),
+            solution=next(
+                (one for one in said if isinstance(one, str) and len(one) > len(right[0]) + len("####")), None
+            ),
             dated=next((found for name in DATES if (found := _day(_at(row, name))) is not None), None),
         )
-        return problem, (asked[0], golds[0])
-
-    def _named(self, column: str | None, rule: Sequence[str]) -> Sequence[str]:
-        return rule if column is None else (column,)
-
-    def _on_side(self, problem: Problem, held_out: bool) -> bool:
-        return is_held_out(problem.prompt.removesuffix(self.suffix)) == held_out
+        return problem, question, (asked[0], column)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """What rows are, and how they were read."""
 
+    source: str
+    """As a user would type it."""
     problems: tuple[Problem, ...]
+    questions: tuple[str, ...]
+    """What each of them asks, without what every prompt has after it."""
     columns: Mapping[tuple[str, str], int]
     """(question, answer) -> how many rows were read from these columns."""
     n_repeats: int
     """Rows that repeat another one's question and answer."""
     skipped: tuple[str, ...]
     """What is wrong with each row that was left out."""
+    n_barred: int = 0
+    """Problems that another task asks too, and that were left out for it."""
 
     @property
     def described(self) -> str:
@@ -166,14 +194,44 @@ class Found:
         )
         merged = f"; {self.n_repeats} repeated rows merged" if self.n_repeats else ""
         left_out = f"; {len(self.skipped)} bad rows left out" if self.skipped else ""
-        return f"{len(self.problems)} problems: {read}{merged}{left_out}"
+        barred = f"; {self.n_barred} left out that the other task asks too" if self.n_barred else ""
+        return f"{len(self.problems)} problems: {read}{merged}{left_out}{barred}"
+
+    def side(self, held_out: bool | None) -> tuple[Problem, ...]:
+        """Those of one side of the split, by their ids; all of them for None."""
+        asked = zip(self.problems, self.questions, strict=True)
+        mine = (problem for problem, question in asked if held_out is None or is_held_out(question) == held_out)
+        return tuple(sorted(mine, key=lambda problem: problem.id))
+
+    def without(self, questions: Iterable[str]) -> "Found":
+        """Those that ask none of `questions`, white space and capitals apart; TaskError where none are left."""
+        asked = {_plain(question) for question in questions}
+        pairs = zip(self.problems, self.questions, strict=True)
+        kept = [pair for pair in pairs if _plain(pair[1]) not in asked]
+        if not kept:
+            raise TaskError(f"{self.source}: the other task asks all its {len(self.problems)} questions: want others")
+        problems, left = zip(*kept, strict=True)
+        return replace(self, problems=problems, questions=left, n_barred=len(self.problems) - len(problems))
+
+    def chosen(self, n_problems: int, generator: np.random.Generator, *, held_out: bool | None) -> tuple[Problem, ...]:
+        """`n_problems` of one side, in an order drawn from `generator`; TaskError if there are fewer."""
+        side = self.side(held_out)
+        if n_problems > len(side):
+            kind = "" if held_out is None else "held-out " if held_out else "training "
+            cure = "want fewer, or more rows" if held_out is None else "want fewer, more rows, or another --fit-task"
+            raise TaskError(f"{self.source}: asked for {n_problems} {kind}problems, it has {len(side)}: {cure}")
+        return tuple(side[index] for index in generator.permutation(len(side))[:n_problems])
+
+
+def _plain(question: str) -> str:
+    return " ".join(question.split()).casefold()
 
 
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
-def _at(row: Mapping[str, object], name: str) -> object:
+def _at(row: object, name: str) -> object:
     """The value of a column, a dot leading into an object; None where it is not there."""
     value: object = row
     for key in name.split("."):
@@ -191,15 +249,28 @@ def _day(value: object) -> str | None:
 
 def _choices(row: Mapping[str, object]) -> list[str]:
     """What is to choose from; of a right choice and wrong ones, in an order that tells nothing."""
-    lists = [_at(row, key) for key in ("options", "choices", "choices.text")]
     wrong = [str(found) for n in range(1, 10) if (found := _at(row, f"incorrect_answer_{n}")) is not None]
-    mixed = (
-        sorted([*wrong, str(_at(row, "correct_answer"))], key=_digest)
-        if wrong
-        else next((found for found in lists if isinstance(found, list)), [])
-    )
+    mixed: Sequence[object] = sorted([*wrong, str(_at(row, "correct_answer"))], key=_digest) if wrong else []
+    for key in () if wrong else ("options", "choices.text", "choices", ""):
+        # As a list, from letter to text, or in columns that are called A, B and so on.
+        found = _at(row, key) if key else row
+        lettered = takewhile(lambda one: one is not None, (_at(found, letter) for letter in ascii_uppercase))
+        if mixed := found if isinstance(found, list) else [*lettered]:
+            break
     texts = [tidied(str(one)) or "" for one in mixed]
     return texts if 1 < len(texts) <= len(ascii_uppercase) else []
+
+
+def _letter(row: Mapping[str, object], column: str, gold: str, choices: Sequence[str]) -> str | None:
+    """The letter of the right choice, which is told by its number from 0, its label, its text or its letter."""
+    at, labels = _at(row, column), _at(row, "choices.label")
+    if isinstance(labels, list) and gold in labels:
+        at = labels.index(gold)
+    elif gold in choices:
+        at = choices.index(gold)
+    elif not isinstance(at, int):
+        at = ascii_uppercase.find(gold.strip("().").upper() or "none")
+    return ascii_uppercase[at] if 0 <= at < len(choices) else None
 
 
 def _question(value: object) -> str | None:
@@ -215,6 +286,21 @@ def _question(value: object) -> str | None:
     return said[-1] if said else None
 
 
+def _golds(row: Mapping[str, object], column: str) -> tuple[str, ...]:
+    """The answers that a column gives, each of them right; one where all it holds belongs together; else none."""
+    value, worked = _at(row, column), column in WORKED
+    if isinstance(value, dict) and {*map(str.lower, value)} & {"value", "aliases", "target", "text"}:
+        # Of TriviaQA, of search tasks and of SQuAD: one answer in several words.
+        named = [_at(value, name) for name in ("value", "target", "text", "aliases")]
+        value = [one for part in named for one in (part if isinstance(part, list) else [part]) if one is not None]
+    together = _at(row, "is_multiple_answer") is True
+    if isinstance(value, list) and not together and value and all(isinstance(one, str) for one in value):
+        found = [_gold(one, worked=worked) for one in value]
+        return tuple(dict.fromkeys(one for one in found if one)) if column in ALIASES or all(found) else ()
+    gold = _gold(value, worked=worked)
+    return () if gold is None else (gold,)
+
+
 def _gold(value: object, *, worked: bool) -> str | None:
     """The final answer in a value; of a `worked` text only what `####` or a box marks. None where there is none."""
     if isinstance(value, str):
@@ -228,142 +314,3 @@ def _gold(value: object, *, worked: bool) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         return None
     return str(int(value)) if float(value).is_integer() else str(value)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FileTask:
-    """The rows of one file."""
-
-    path: Path
-    suffix: str = SUFFIX
-    """What every prompt has after the question."""
-    judged_by: Judge = field(default=MATH, repr=False)
-
-    @property
-    def typed(self) -> str:
-        """What a user would type for it."""
-        return str(self.path) if self.judged_by is MATH else f"{self.path}:{self.judged_by.name}"
-
-    def problems(
-        self, n_problems: int, generator: np.random.Generator, *, held_out: bool = True
-    ) -> tuple[Problem, ...]:
-        """`n_problems` rows of one side of the split, in an order drawn from `generator`.
-
-        Raises TaskError where there are fewer, and for every fault of the file that `found` names.
-        """
-        return self._shape.chosen(self.found().problems, n_problems, generator, held_out=held_out)
-
-    def judge(self, problems: Sequence[Problem]) -> Judge:  # noqa: ARG002
-        """That of `judged_by`."""
-        return self.judged_by
-
-    def found(self) -> Found:
-        """Every row as a problem, in the order of the file. Raises as `rows_of_file` and `QuestionRows.problems` do."""
-        return self._shape.problems(rows_of_file(self.path))
-
-    @property
-    def _shape(self) -> QuestionRows:
-        return QuestionRows(source=str(self.path), stem=self.path.stem, suffix=self.suffix)
-
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-# As typed: an empty place between two colons is a configuration that is not named.
-HUB = re.compile(
-    r"hub:(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?"
-    r"(:(?P<config>[\w.-]*)(:(?P<split>[\w.-]+))?)?",
-    re.ASCII,
-)
-FORMATS = ("parquet", "json")
-"""Formats of files that are read; all others, and all code of a data set, are refused."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HubTask:
-    """The rows of one split, typed as `hub:ORG/NAME[@REVISION][:CONFIG[:SPLIT]]`."""
-
-    name: str
-    """`ORG/NAME`; also the path of a directory that is laid out as a data set of the hub."""
-    revision: str | None = None
-    """Branch, tag or commit; None is the hub's default branch, which may change under a study."""
-    config: str | None = None
-    """One of the data set's configurations; None where it has only one."""
-    split: str = "test"
-    suffix: str = SUFFIX
-    """What every prompt has after the question."""
-
-    @property
-    def typed(self) -> str:
-        """What a user would type for it."""
-        pinned = f"@{self.revision}" if self.revision else ""
-        config = f":{self.config}" if self.config else ""
-        # Without a configuration, its place stays empty.
-        split = "" if self.split == "test" else f"{config or ':'}:{self.split}"
-        return f"hub:{self.name}{pinned}{split or config}"
-
-    def problems(
-        self, n_problems: int, generator: np.random.Generator, *, held_out: bool = True
-    ) -> tuple[Problem, ...]:
-        """`n_problems` rows of one side of the split, in an order drawn from `generator`.
-
-        The sides are those of `lab.tasks.problem`, not the data set's own. Raises TaskError where there are fewer, and
-        for every fault that `found` names.
-        """
-        return self._shape.chosen(self.found().problems, n_problems, generator, held_out=held_out)
-
-    def judge(self, problems: Sequence[Problem]) -> Judge:  # noqa: ARG002
-        """The verifier of mathematical answers."""
-        return MATH
-
-    def found(self) -> Found:
-        """Every row as a problem, in the order of the split.
-
-        Raises TaskError where the data set cannot be had, is no table of a safe format, lacks the configuration or the
-        split, and for what `QuestionRows.problems` finds wrong; its rows are counted from 1.
-        """
-        return self._shape.problems(
-            (number, cast(Mapping[str, object], row)) for number, row in enumerate(self._split(), start=1)
-        )
-
-    @property
-    def _shape(self) -> QuestionRows:
-        return QuestionRows(source=self.typed, stem=self.name.rstrip("/").rpartition("/")[2], suffix=self.suffix)
-
-    def _split(self) -> "Dataset":
-        # Slow to import, and wanted by few commands.
-        from datasets import load_dataset_builder
-        from datasets.exceptions import DatasetNotFoundError
-
-        try:
-            builder = load_dataset_builder(self.name, self.config, revision=self.revision)
-            if builder.name not in FORMATS:
-                raise TaskError(f"{self.typed} is made of {builder.name}: want {' or '.join(FORMATS)} files")
-            builder.download_and_prepare()
-            return cast("Dataset", builder.as_dataset(split=self.split))
-        except TaskError:
-            raise
-        except ConnectionError as error:
-            raise TaskError(
-                f"{self.typed} wants the Hugging Face hub, and there is no connection to it: want a network, without "
-                "HF_HUB_OFFLINE and HF_DATASETS_OFFLINE, or download the rows elsewhere and name the path of a .jsonl "
-                "file, which works offline"
-            ) from error
-        except (DatasetNotFoundError, FileNotFoundError) as error:
-            raise TaskError(
-                f"{self.typed}: no such data set, revision or files on the hub, or no right to read it (hf auth login)"
-            ) from error
-        except Exception as error:
-            # Of another library, which raises what it likes; its own words name the configurations and splits.
-            told = " ".join(str(error).split())
-            raise TaskError(
-                f"{self.typed}: {told}; want hub:ORG/NAME[@REVISION][:CONFIG[:SPLIT]], of {' or '.join(FORMATS)} files"
-            ) from error
-
-
-def hub_task(text: str) -> HubTask | None:
-    """The task typed as `hub:ORG/NAME[@REVISION][:CONFIG[:SPLIT]]`, None for another text."""
-    hub = HUB.fullmatch(text)
-    return hub and HubTask(
-        name=hub["name"], revision=hub["revision"], config=hub["config"] or None, split=hub["split"] or "test"
-    )

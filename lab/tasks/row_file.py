@@ -1,5 +1,6 @@
 """rows_of_file: the rows of a file of problems, whatever form they are kept in."""
 
+import csv
 import io
 import json
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ Row = tuple[int, Mapping[str, object]]
 
 
 def rows_of_file(path: Path) -> Iterator[Row]:
-    """The rows of JSON lines, a JSON list, one JSON object of columns, parquet or Arrow, told apart by content.
+    """The rows of JSON lines, a JSON list, a JSON object of columns, parquet, Arrow, CSV or TSV, told by content.
 
     Raises TaskError, with the file and where there is one the row, for a missing, damaged or foreign file.
     """
@@ -32,8 +33,10 @@ def rows_of_file(path: Path) -> Iterator[Row]:
         yield from (_checked(path, number, row) for number, row in enumerate(found, start=1))
     elif isinstance(found, dict) and found and all(isinstance(column, dict | list) for column in found.values()):
         yield from enumerate(_columns(path, found), start=1)
-    else:
+    elif content.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] in (b"{", b"[", b""):
         yield from _lines(path, content)
+    else:
+        yield from _values(path, content)
 
 
 def _table(path: Path, content: bytes) -> pl.DataFrame:
@@ -79,6 +82,28 @@ def _lines(path: Path, content: bytes) -> Iterator[Row]:
         except (ValueError, RecursionError) as error:
             raise TaskError(f"{path}, row {number} is not JSON ({error}): want one object a line") from error
         yield _checked(path, number, row)
+
+
+def _values(path: Path, content: bytes) -> Iterator[Row]:
+    """Rows below a line of names, with commas or tabs between them."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{path} is not UTF-8 (byte {error.start}): save the file as UTF-8") from error
+    between = "\t" if "\t" in text.partition("\n")[0] else ","
+    rows = (row for row in csv.reader(io.StringIO(text, newline=""), delimiter=between) if row)
+    # A question may be long.
+    csv.field_size_limit(2**31 - 1)
+    names = next(rows, [])
+    if len(names) < 2 or len({*names}) < len(names):
+        raise TaskError(
+            f"{path} begins with {text[:40]!r}: want JSON, parquet, Arrow, or CSV or TSV below a line of column names"
+        )
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(names):
+            fault = f"has {len(row)} values where the first line names {len(names)} columns"
+            raise TaskError(f"{path}, row {number} {fault}: put quotes around a value that holds commas or lines")
+        yield number, dict(zip(names, row, strict=True))
 
 
 def _checked(path: Path, number: int, row: object) -> Row:

@@ -1,7 +1,7 @@
 """Where problems come from: what a user types, and the task it names; and the tasks of the chain world."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -9,11 +9,14 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from lab.records.errors import TaskError, meant
+from lab.tasks.benchmarks import BENCHMARKS
 from lab.tasks.chain import CHAIN, OPERATORS, Expression, as_problem
+from lab.tasks.choice_answer import CHOICE, TEXT
 from lab.tasks.gym import gym_task
 from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Judge, Problem, StepGrammar, Verifier
-from lab.tasks.question_rows import FileTask, hub_task
+from lab.tasks.question_rows import BY_RULE, Found, Reading
+from lab.tasks.row_task import FileTask, HubTask, hub_task
 
 
 @runtime_checkable
@@ -176,40 +179,55 @@ def chain_mix(text: str) -> ChainMix | None:
     return ChainMix(chains)
 
 
-JUDGES: dict[str, Judge] = {"chain": CHAIN, "math": MATH}
+JUDGES: dict[str, Judge] = {judge.name: judge for judge in (CHAIN, MATH, CHOICE, TEXT)}
 """Name -> what judges the problems of a file that is typed with this name behind it."""
 
 
 def file_task(text: str) -> FileTask | None:
     """The task typed as `path/to/file.jsonl[:JUDGE]`, None for another text; TaskError for an unknown judge."""
-    found = re.fullmatch(r"(?!chain:|gym:|hub:)(?P<path>.+\.(?:jsonl?|parquet|arrow))(?::(?P<judge>\w+))?", text)
+    endings = "|".join(ENDINGS)
+    found = re.fullmatch(rf"(?!chain:|gym:|hub:)(?P<path>.+\.(?:{endings}))(?::(?P<judge>\w+))?", text)
     if found is None:
         return None
-    if (name := found["judge"] or MATH.name) not in JUDGES:
+    if (name := found["judge"]) is None:
+        return FileTask(path=Path(found["path"]))
+    if name not in JUDGES:
         raise TaskError(f"task {text!r}: no judge is called {name!r}, want one of {', '.join(JUDGES)}")
     return FileTask(path=Path(found["path"]), judged_by=JUDGES[name])
+
+
+ENDINGS = ("jsonl?", "parquet", "arrow", "csv", "tsv")
+"""What tells a file from other tasks; what is in it is told by its content."""
+
+
+def benchmark(text: str) -> HubTask | None:
+    """The public benchmark of this name."""
+    return BENCHMARKS.get(text)
 
 
 SOURCES: dict[str, Callable[[str], TaskSource | None]] = {
     "'chain', 'chain:+-#', 'chain:+-:3-8'": chain_task,
     "'25%chain:#:3-5,75%chain:*:3-5'": chain_mix,
     "'gym:chain_sum', 'gym:chain_sum:max_terms=3'": gym_task,
+    "a benchmark such as 'math500' (lab task list)": benchmark,
     "'hub:openai/gsm8k:main:test'": hub_task,
     "'path/to/file.jsonl'": file_task,
 }
 """How a task is typed -> the source that a text so formed names, or None; the first that reads a text wins."""
 
 
-def task_source(text: str) -> TaskSource:
-    """The source that a user names in one of the forms of `SOURCES`.
+def task_source(text: str, reading: Reading = BY_RULE) -> TaskSource:
+    """The source that a user names in one of the forms of `SOURCES`, its rows read as `reading` says.
 
     Raises TaskError for anything else; that a dataset or file exists is found out by `open_task`.
     """
     source = next((found for read in SOURCES.values() if (found := read(text)) is not None), None)
     if source is None:
         *forms, last = SOURCES
-        near = meant(text.partition(":")[0], ("chain", "gym", "hub"))
+        near = meant(text.partition(":")[0], ("chain", "gym", "hub", *BENCHMARKS))
         raise TaskError(f"task {text!r}{near} is not one of {', '.join(forms)} or {last}")
+    if isinstance(source, FileTask | HubTask):
+        return replace(source, reading=reading.over(source.reading))
     return source
 
 
@@ -221,6 +239,8 @@ class Task:
     """As a user would type the source."""
     problems: tuple[Problem, ...]
     judge: Judge = field(compare=False)
+    found: Found | None = field(default=None, compare=False, repr=False)
+    """Of rows, all of them, and how they were read."""
 
     @property
     def verify(self) -> Verifier:
@@ -243,18 +263,34 @@ class Task:
         return self.judge.steps
 
 
-def open_task(source: TaskSource, *, n_problems: int, seed: int, held_out: bool = True) -> Task:
+@dataclass(frozen=True, slots=True)
+class AtMost:
+    """A number of problems that nobody asked for: all there are, if they are fewer."""
+
+    n: int
+
+
+def open_task(
+    source: TaskSource, *, n_problems: int | AtMost, seed: int, held_out: bool = True, but: Iterable[str] = ()
+) -> Task:
     """The task of `n_problems` distinct problems of `source`, on its held-out side or, for fitting, its training side.
 
     The sides share no question, whatever the seeds. The same arguments give the same problems, and fewer problems are
-    the first ones of more. Raises TaskError where `n_problems` is below 1 or beyond what there is, and for every fault
-    of the source.
+    the first ones of more. Of rows, none asks what is in `but`. Raises TaskError where `n_problems` is below 1 or
+    beyond what there is, and for every fault of the source.
     """
     # The import is here because it brings torch, and the command line names sources without it.
     from lab.records.seeds import numpy_generator
 
-    if n_problems < 1:
-        raise TaskError(f"task {source.typed!r}: asked for {n_problems} problems, want at least 1")
+    n_asked = n_problems.n if isinstance(n_problems, AtMost) else n_problems
+    if n_asked < 1:
+        raise TaskError(f"task {source.typed!r}: asked for {n_asked} problems, want at least 1")
     generator = numpy_generator(seed, "problems", "held out" if held_out else "training")
-    problems = source.problems(n_problems, generator, held_out=held_out)
-    return Task(name=source.typed, problems=problems, judge=source.judge(problems))
+    if not isinstance(source, FileTask | HubTask):
+        problems = source.problems(n_asked, generator, held_out=held_out)
+        return Task(name=source.typed, problems=problems, judge=source.judge(problems))
+    found, side = source.found().without(but), None if source.whole else held_out
+    n_there = len(found.side(side)) if isinstance(n_problems, AtMost) else n_asked
+    problems = found.chosen(max(1, min(n_asked, n_there)), generator, held_out=side)
+    # What judges some of its rows judges them all.
+    return Task(name=source.typed, problems=problems, judge=source.judge(found.problems), found=found)

@@ -29,7 +29,7 @@ DOORS = {
     "sae_lens": ("probes/sae/dictionary.py", "probes/sae/train.py"),
     "sklearn": ("probes/scores/label_probes.py", "steering/routing/routing.py"),
     "trl": ("lab/post_training/",),
-    "datasets": ("lab/post_training/", "lab/tasks/question_rows.py"),
+    "datasets": ("lab/post_training/", "lab/tasks/row_task.py"),
     "peft": ("lab/models/load.py", "lab/post_training/trainers.py"),
     "huggingface_hub": ("lab/models/load.py", "steering/export/publish.py"),
     "gguf": ("lab/models/gguf_weights.py", "steering/export/gguf.py"),
@@ -68,12 +68,13 @@ print(time.perf_counter() - start, *sys.modules)
 """
 
 SAMPLED = "--task --n-problems --n-samples --seed --batch-size --device --dtype"
+READ = "--fit-task --question-column --answer-column --skip-bad-rows --suffix"
 DECODED = "--temperature --top-p --max-new-tokens --stop"
 FITTED = "--fit.n-steps --fit.batch-size --fit.learning-rate --fit.max-dose --fit.check-every --fit.patience"
 SURFACE = {
     "": "demo study calibrate sample capture sae features attribute taxonomy vectors export models task doctor",
     "demo": "--out --seed",
-    "study": f"""{SAMPLED} {DECODED} {FITTED} --pair --out --companions --n-curve-samples --ks --n-score-samples
+    "study": f"""{SAMPLED} {READ} {DECODED} {FITTED} --pair --out --companions --n-curve-samples --ks --n-score-samples
         --old-task --n-old-samples --n-fit-problems --n-fit-samples --layer --published-hybrids
         --reach --top --n-boot --features.layers --features.expansion --features.k --features.n-tokens
         --features.n-texts --features.n-top --features.n-shown --own-help.n-fit-samples --own-help.temperatures
@@ -96,7 +97,7 @@ SURFACE = {
     "attribute": """--model --sae --task --toward --against --traces --method --n-steps --out --n-problems --seed
         --batch --shard-texts --ray --device --dtype""",
     "taxonomy": "--store --segments --problems --sites --sizes --ks --n-seeds --out --seed",
-    "vectors": f"""{SAMPLED} {FITTED} --pair --out --placebo --other-task --other-base --other-skill-base
+    "vectors": f"""{SAMPLED} {READ} {FITTED} --pair --out --placebo --other-task --other-base --other-skill-base
         --other-skill-task --sae --methods --layers --policy-controls --doses --n-fit-problems --n-fit-samples --n-texts
         --n-features --max-new-tokens --n-boot --policy.n-steps --policy.n-prompts --policy.n-rollouts
         --policy.learning-rate --policy.warmup-steps --policy.max-new-tokens --policy.temperature""",
@@ -105,8 +106,9 @@ SURFACE = {
     "models list": "",
     "models fetch": "",
     "models build": "--seed --device --out",
-    "task": "show",
-    "task show": "--n-shown --question-column --answer-column --skip-bad-rows",
+    "task": "list show",
+    "task list": "",
+    "task show": "--n-shown --question-column --answer-column --skip-bad-rows --suffix",
     "doctor": "--json",
 }
 

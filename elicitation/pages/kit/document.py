@@ -130,6 +130,8 @@ class Origin:
     command: str
     """What to type to make the page again, from the same commit."""
     files: tuple[TableFile, ...]
+    told: tuple[str, ...] = ()
+    """What else must be known of where they come from, in a line each."""
 
     @property
     def linked(self) -> dict[str, TableFile]:

@@ -18,9 +18,8 @@ def test_a_file_is_shown_as_its_problems_are_asked_and_judged(lab, tmp_path):
     path.write_text(json.dumps({"problem": "1 + 1?", "answer": 2.0, "id": 7}))
     code, shown, complaint = lab("task", "show", str(path))
     assert (code, complaint) == (0, "")
-    assert shown.split("\n") == [
-        "1 problems: question from `problem`, answer from `answer`", "", "a:7", "1 + 1?", "answer: 2", ""
-    ]  # fmt: skip
+    read = "1 problems: question from `problem`, answer from `answer`; judged as math"
+    assert shown.split("\n") == [read, "", "a:7", "1 + 1?", "answer: 2", ""]
 
 
 def test_columns_can_be_named_and_bad_rows_left_out(lab, asked):

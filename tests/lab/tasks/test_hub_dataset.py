@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from lab.records.errors import TaskError
-from lab.tasks.question_rows import FileTask, HubTask
+from lab.tasks.row_task import FileTask, HubTask
 from lab.tasks.source import open_task, task_source
 
 GSM8K = [
@@ -119,8 +119,8 @@ def test_what_a_data_set_lacks_is_named_with_what_it_has(gsm8k, options, message
 def test_files_of_other_formats_are_refused_before_they_are_read(tmp_path):
     directory = tmp_path / "sheets"
     directory.mkdir()
-    (directory / "test.csv").write_text("question,answer\n1 + 1?,#### 2\n")
-    with pytest.raises(TaskError, match="is made of csv: want parquet or json files"):
+    (directory / "test.txt").write_text("1 + 1?\n")
+    with pytest.raises(TaskError, match="is made of text: want parquet or json or csv files"):
         HubTask(name=str(directory)).found()
 
 

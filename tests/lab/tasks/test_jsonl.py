@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,10 @@ import polars as pl
 import pytest
 
 from lab.records.errors import TaskError
-from lab.tasks.question_rows import FileTask, QuestionRows
+from lab.tasks.benchmarks import BENCHMARKS
+from lab.tasks.question_rows import QuestionRows, Reading
+from lab.tasks.row_task import FileTask
+from lab.tasks.source import task_source
 
 GSM8K = {"question": "How many?", "answer": "6 * 7 = <<6*7=42>>42\n#### 42"}
 MATH = {"problem": "Half?", "level": "Level 1", "type": "Algebra", "solution": r"It is $\boxed{\frac{1}{2}}$."}
@@ -144,7 +148,7 @@ CHOICES = ["Rome", "Paris", "Oslo"]
     ],
 )
 def test_choices_are_asked_and_the_gold_is_a_letter(row):
-    (problem,) = QuestionRows(source="s", stem="s", suffix="").problems([(1, row)]).problems
+    (problem,) = QuestionRows(source="s", stem="s", reading=Reading(suffix="")).problems([(1, row)]).problems
     assert (problem.prompt, problem.answer) == ("Which?\n\nA. Rome\nB. Paris\nC. Oslo", "B")
 
 
@@ -162,23 +166,95 @@ def test_columns_are_found_whatever_their_case_with_context_and_parts_of_a_turn(
         {"messages": [{"role": "user", "content": parts}], "expected_answer": "1/2"},
     ]
     (tmp_path / "a.json").write_text(json.dumps({"version": 1, "data": rows}))
-    found = FileTask(path=tmp_path / "a.json", suffix="").found().problems
+    found = FileTask(path=tmp_path / "a.json", reading=Reading(suffix="")).found().problems
     assert [(one.prompt, one.answer) for one in found] == [("Tom has 3.\nHow many?", "3"), ("Half?", "1/2")]
 
 
 def test_bad_rows_are_left_out_and_counted_where_that_is_asked_for():
     rows = [(1, {"question": "x"}), (2, GSM8K), (3, MATH)]
-    found = QuestionRows(source="s", stem="s", skip_bad_rows=True).problems(rows)
+    found = QuestionRows(source="s", stem="s", reading=Reading(skip_bad_rows=True)).problems(rows)
     assert [problem.answer for problem in found.problems] == ["42", r"\frac{1}{2}"]
     assert found.described.endswith("; 1 bad rows left out")
     with pytest.raises(TaskError, match="want rows that can be read, the first: s, row 1 has 'question'"):
-        QuestionRows(source="s", stem="s", skip_bad_rows=True).problems(rows[:1])
+        QuestionRows(source="s", stem="s", reading=Reading(skip_bad_rows=True)).problems(rows[:1])
 
 
 def test_a_named_column_goes_before_the_rule():
     row = {"riddle": "What?", "question": "no", "key": "4", "answer": "5"}
-    found = QuestionRows(source="s", stem="s", question="riddle", answer="key").problems([(1, row)])
+    found = QuestionRows(
+        source="s", stem="s", reading=Reading(question_column=("riddle",), answer_column=("key",))
+    ).problems([(1, row)])
     assert (found.problems[0].prompt[:5], found.problems[0].answer) == ("What?", "4")
+
+
+def read(*rows, **how):
+    found = QuestionRows(source="s", stem="s", reading=Reading(suffix="", **how)).problems(enumerate(rows, start=1))
+    return [(one.answer, *one.aliases) for one in found.problems]
+
+
+@pytest.mark.parametrize(
+    ("row", "golds"),
+    [
+        ({"answer": ["0.01\n", "0.02\n"]}, ("0.01", "0.02")),  # Minerva: two ways to round.
+        ({"final_answer": ["3", "5"], "is_multiple_answer": True}, ("3, 5",)),
+        ({"final_answer": ["3, 5"], "is_multiple_answer": False}, ("3, 5",)),
+        ({"answer": [3568, 5880]}, ("3568, 5880",)),
+        ({"answer": {"value": "Paris", "aliases": ["Paris", "City of Light"]}}, ("Paris", "City of Light")),
+        ({"answer": "Paris", "aliases": ["Lutetia"]}, ("Paris", "Lutetia")),
+        ({"answers": {"text": ["Paris", "in Paris"], "answer_start": [1, 2]}}, ("Paris", "in Paris")),
+        ({"reward_model": {"ground_truth": {"target": ["Paris", "Lutetia"]}}}, ("Paris", "Lutetia")),
+    ],
+)
+def test_several_golds_are_parts_of_one_answer_or_ways_to_write_it(row, golds):
+    assert read({"question": "Which?", **row}) == [golds]
+
+
+LIONS = {"question": "Which roars?", "subject": "zoology"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"options": ["cat", "lion"], "answer": "B", "answer_index": 1, "category": "x"},  # MMLU-Pro
+        {"choices": ["cat", "lion"], "answer": 1},  # MMLU
+        {"choices": {"text": ["cat", "lion"], "label": ["1", "2"]}, "answerKey": "2"},  # ARC
+        {"options": {"A": "cat", "B": "lion"}, "answer": "(b)"},
+        {"A": "cat", "B": "lion", "answer": "B"},
+        {"choices": ["cat", "lion"], "answer": "lion"},
+    ],
+)
+def test_choices_of_every_shape_are_asked_with_letters(row):
+    (problem,) = QuestionRows(source="s", stem="s").problems([(1, LIONS | row)]).problems
+    assert (problem.answer, problem.choices) == ("B", ("cat", "lion"))
+    assert problem.prompt.startswith("Which roars?\n\nA. cat\nB. lion\n\nThink step by step, and put the letter")
+
+
+def test_an_answer_that_is_no_choice_is_a_bad_row():
+    with pytest.raises(TaskError, match=r"row 1 has 'dog' in 'answer', which is no letter, .* of its 2 choices: name"):
+        read({**LIONS, "choices": ["cat", "lion"], "answer": "dog"})
+
+
+@pytest.mark.parametrize("between", [",", "\t"])
+def test_values_between_commas_or_tabs_are_rows(tmp_path, between):
+    path = tmp_path / "any"
+    path.write_text(f'question{between}answer{between}level\n"One{between} two\nor ""three""?"{between}3{between}1\n\n')
+    (problem,) = FileTask(path=path).found().problems
+    assert problem.prompt.startswith(f'One{between} two\nor "three"?\n')
+    assert problem.answer == "3"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("question,answer\n1?,2,3\n", "row 1 has 3 values where the first line names 2 columns: put quotes"),
+        ("Once upon a time\n", "begins with 'Once upon a time.n': want JSON, parquet, Arrow, or CSV"),
+        ("a,a\n", "below a line of column names"),
+    ],
+)
+def test_a_file_of_no_known_form_is_named(tmp_path, text, fault):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(TaskError, match=fault):
+        FileTask(path=tmp_path / "a.csv").found()
 
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "tasks"
@@ -193,6 +269,32 @@ def test_every_public_benchmark_file_is_read_with_the_right_count():
         found = FileTask(path=SHARED / name).found()
         n_copies = 8 if "8" in name.replace("gsm8k", "").partition(".")[0] or "x8" in name else 1
         assert len(found.problems) == int(n_rows) // n_copies, found.described
+
+
+COPIES = {
+    "math500": ("math500.limo.jsonl", 500), "gsm8k": ("gsm8k.openai.jsonl", 1319), "aime24": ("aime24.limo.jsonl", 30),
+    "amc23": ("amc23.simplerl.jsonl", 40),
+    "minerva": ("minerva.limo.jsonl", 272), "olympiadbench": ("olympiadbench.simplerl.jsonl", 675),
+}  # fmt: skip
+"""Benchmark -> a public copy with the columns of the data set on the hub, and its problems."""
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no public benchmark files beside the checkout")
+def test_a_named_benchmark_reads_the_copies_of_it():
+    for name, (file, n_problems) in COPIES.items():
+        found = FileTask(path=SHARED / file, reading=BENCHMARKS[name].reading).found()
+        by_rule = FileTask(path=SHARED / file).found()
+        assert len(found.problems) == n_problems
+        assert [one.answer for one in found.problems] == [one.answer for one in by_rule.problems]
+
+
+def test_a_benchmark_is_typed_by_its_name_and_its_flags_go_before_its_own():
+    for name, task in BENCHMARKS.items():
+        assert task_source(name) == task
+        assert task.typed == name
+    reading = Reading(question_column=("text",), suffix="!")
+    assert task_source("math500", reading).reading == replace(reading, answer_column=("answer",))
 
 
 def test_text_that_is_not_utf_8_an_empty_file_and_a_missing_one_are_named(tmp_path):

@@ -16,7 +16,7 @@ from lab.records.errors import TaskError
 from lab.tasks.gym import GymTask
 from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Judge, Problem, Verdict
-from lab.tasks.question_rows import FileTask
+from lab.tasks.row_task import FileTask
 from lab.tasks.source import JUDGES, SOURCES, ChainTask, open_task, task_source
 
 
@@ -48,7 +48,7 @@ def test_every_accepted_form_names_its_source_and_comes_back(text, source):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "Chain", "chain:", "chain:+-:", "chain:+:3", "chain:+:3-8:1", "gym:", "gym:a b", "gym:x.jsonl", "a.csv", "x"],
+    ["", "Chain", "chain:", "chain:+-:", "chain:+:3", "chain:+:3-8:1", "gym:", "gym:a b", "gym:x.jsonl", "a.xml", "x"],
 )
 def test_anything_else_is_a_task_error_in_one_line_with_the_accepted_forms(text):
     with pytest.raises(TaskError, match=r"is not one of 'chain', .*gym:.*jsonl") as caught:
