@@ -25,7 +25,8 @@ from elicitation.pages.calibration.figures import FORGETTING, PATH
 from elicitation.pages.calibration.page import CalibrationPage, render_calibration
 from elicitation.pages.kit.document import Origin
 from elicitation.pages.study.tables import LADDER
-from elicitation.study.config import Watch, write_readme
+from elicitation.study.config import Watch
+from elicitation.study.directory import write_readme
 from elicitation.study.run import table_file
 from lab.metrics.bootstrap import interval_columns, mean_interval, resamples
 from lab.models.device import resolve_device

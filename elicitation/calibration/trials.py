@@ -15,7 +15,8 @@ from elicitation.calibration.record import LEAKING, SCORED, TRIALS
 from elicitation.estimators.estimate import Analysis, Estimator
 from elicitation.estimators.ladder_share import PUBLISHED, published_share
 from elicitation.estimators.panel import ESTIMATORS, SHARES
-from elicitation.study.config import OwnHelp, Study, claimed, prepare
+from elicitation.study.config import OwnHelp, Study, prepare
+from elicitation.study.directory import claimed
 from elicitation.study.run import measure
 from elicitation.study.tables import read_estimates, read_evidence
 from lab.models.source import shipped_names

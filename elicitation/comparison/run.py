@@ -28,7 +28,8 @@ from elicitation.pages.vectors.tables import (
     VectorTables,
 )
 from elicitation.study.arms import Arm, Instead, rung
-from elicitation.study.config import StudyContext, Tables, Watch, claimed
+from elicitation.study.config import StudyContext, Tables, Watch
+from elicitation.study.directory import claimed
 from elicitation.study.fits import DISAGREEMENTS
 from elicitation.study.run import of_numbers, problem_stage, tables_at
 from elicitation.study.sampled import arm_traces

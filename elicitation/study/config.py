@@ -1,10 +1,7 @@
 """Study: which pair, on which task, with how many samples, and how vectors are found; and the same in memory."""
 
-import fcntl
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from math import inf
@@ -17,10 +14,10 @@ from elicitation.estimators.estimate import Analysis
 from lab.models.device import DtypeName, resolve_device, resolve_dtype
 from lab.models.load import Model, ModelPair, load
 from lab.models.source import model_source
-from lab.records.errors import DecodingError, EstimateError, StorageError, TaskError
-from lab.records.provenance import Provenance, canonical_json, provenance
+from lab.records.errors import DecodingError, EstimateError, TaskError
+from lab.records.provenance import Provenance, provenance
 from lab.records.stage import Artefact, memoised
-from lab.records.tables import Schema, write_table, write_text
+from lab.records.tables import Schema, write_table
 from lab.sampling.sample import encode_prompt
 from lab.sampling.trace import Decoding
 from lab.scoring.evidence import ArmKey
@@ -259,11 +256,6 @@ PARTS = {
     "seconds.json": "what each estimator's evidence took",
 }
 """Name in the directory of a study -> what it is."""
-FOOTER = """
-A table (.parquet) says in its own metadata what made it; the page lists all tables, column by column, with checksums.
-A folder with a stage.json is finished and never changes: the same command, given again, goes on from what is here.
-To have a part computed again, delete its folder and those that come from it.
-"""
 Tables: TypeAlias = Mapping[str, tuple[Schema, pl.DataFrame]]
 """Name of a file -> what is in it."""
 Watch = Callable[[str, int, int], None]
@@ -364,45 +356,3 @@ def prepare(study: Study, out: Path, watch: Watch) -> StudyContext:
         prompts = [encode_prompt(pair.base, problem.prompt, study.decoding) for problem in fit_task.problems[:16]]
         require_no_sink(pair.base, study.features.layers, prompts)
     return StudyContext(study, out, pair, companions, task, fit_task, old_task, site, watch, told)
-
-
-@contextmanager
-def claimed(out: Path, config: object, kind: str = "study") -> Iterator[None]:
-    """Within the block, `out` is that of the run that `config` describes, and no other process works in it.
-
-    `kind` is what such a run is called. Raises StorageError where `out` belongs to another configuration, holds
-    something else, or is in use.
-    """
-    if out.exists() and not out.is_dir():
-        raise StorageError(f"{out} is not a directory: choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    wanted, marker, handle = canonical_json(config), out / f"{kind}.json", os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # What a run that was killed while it wrote left behind.
-        for leftover in (path for ending in ("json", "html", "txt") for path in out.glob(f".*.{ending}.*.partial")):
-            leftover.unlink()
-        if not any(out.iterdir()):
-            write_text(marker, wanted)
-        elif not marker.exists():
-            raise StorageError(f"{out} is not empty and holds no {kind}: choose another --out")
-        elif marker.read_text(encoding="utf-8") != wanted:
-            raise StorageError(f"{out} holds a {kind} of another configuration: choose another --out or delete it")
-        yield
-    except BlockingIOError as error:
-        raise StorageError(f"{out} is in use by another run of this {kind}: wait for it, or stop it") from error
-    finally:
-        os.close(handle)
-
-
-def write_readme(out: Path, title: str, parts: Mapping[str, str], labels: Mapping[str, str]) -> None:
-    """Writes `out/README.txt`: those of `parts` that are there, and under `traces` its folders with their `labels`."""
-    there = {name: what for name, what in parts.items() if (out / name).exists()}
-    lines = [title, ""]
-    for name, what in there.items():
-        lines.append(f"{name + '/' * (out / name).is_dir():<20}{what}")
-        if name == "traces":
-            arms = sorted(path.name for path in (out / name).iterdir() if path.is_dir())
-            width = max(map(len, arms), default=0) + 2
-            lines += [f"  {arm:<{width}}{labels.get(arm, '')}".rstrip() for arm in arms]
-    write_text(out / "README.txt", "\n".join(lines) + "\n" + FOOTER)

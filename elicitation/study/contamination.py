@@ -8,29 +8,21 @@ questions end with is left out; and each number has a control, the rests of the 
 answers to questions that are shown in part, is not here.
 """
 
+import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from elicitation.pages.study.contamination import CONTAMINATION
 from elicitation.study.config import StudyContext, Tables
 from elicitation.study.sampled import read_traces, trace_stage
-from lab.metrics.bootstrap import (
-    Interval,
-    difference_interval,
-    interval_columns,
-    mean_interval,
-    percentile_interval,
-    resampled_means,
-    resamples,
-)
-from lab.models.load import Model
+from lab.metrics.bootstrap import Interval, difference_interval, interval_columns, mean_interval, resamples
 from lab.records.errors import TaskError
 from lab.records.provenance import digest
 from lab.records.seeds import numpy_generator
@@ -43,11 +35,14 @@ from lab.tasks.problem import Perturbed, Problem
 from lab.tasks.source import Task
 
 Rates = Float[np.ndarray, " problem"]
+Weights = Int[np.ndarray, "boot problem"]
 _WORD = re.compile(r"\w+|[^\w\s]")
 LONGEST = 60
 """Words of a rest that are compared, at most."""
 SLACK = 8
 """Tokens that are written beyond as many as the longest rest has."""
+Copies = Sequence[tuple[Problem, Perturbed]]
+"""Originals and their copies."""
 
 
 class Shown(NamedTuple):
@@ -73,8 +68,7 @@ def partly_shown(problems: Sequence[Problem], share: float) -> list[Shown]:
     for problem in problems:
         text = problem.asked.removesuffix(ending)
         ends = [space.start() for space in re.finditer(r"(?<=\S)\s+(?=\S)", text)]
-        ends = ends or [word.end() for word in _WORD.finditer(text)][:-1]
-        if ends:
+        if ends := ends or [word.end() for word in _WORD.finditer(text)][:-1]:
             cut = min(ends, key=lambda end: abs(end - share * len(text)))
             part = replace(problem, id=f"{problem.id}/shown", prompt=text[:cut], question=None)
             found.append(Shown(part, words(text[cut:])[:LONGEST]))
@@ -86,43 +80,25 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(_WORD.findall(text))
 
 
-def same_words(written: Sequence[str], rest: Sequence[str]) -> float:
-    """1 where `written` begins with `rest`, else 0."""
-    return float(tuple(written[: len(rest)]) == tuple(rest))
-
-
 def common_words(written: Sequence[str], rest: Sequence[str]) -> float:
-    """Share of `rest` in the longest common subsequence with as many words of `written`: ROUGE-L of the two.
+    """Share of `rest` in the longest common subsequence with as many words of `written`; 1 only where they are equal.
 
-    Lin 2004, "ROUGE: A package for automatic evaluation of summaries", section 3; recall and precision are one where
-    both texts have as many words. The length is counted in the bits of one number (Hyyro 2004).
+    ROUGE-L (Lin 2004, "ROUGE: A package for automatic evaluation of summaries", section 3), whose recall and precision
+    are one where both texts have as many words. The length is counted in the bits of one number (Hyyro 2004).
     """
     places: dict[str, int] = {}
     for place, word in enumerate(rest):
         places[word] = places.get(word, 0) | 1 << place
-    full = (1 << len(rest)) - 1
-    row = full
+    row = full = (1 << len(rest)) - 1
     for word in written[: len(rest)]:
         hit = row & places.get(word, 0)
         row = (row + hit) | (row - hit)
     return (len(rest) - (row & full).bit_count()) / len(rest)
 
 
-def against_all(
-    texts: Sequence[Sequence[str]],
-    rests: Sequence[Sequence[str]],
-    match: Callable[[Sequence[str], Sequence[str]], float],
-) -> tuple[Rates, Rates]:
-    """How far each text matches its own rest, and, on average, the rests of the others; NaN where there are none."""
-    matches = np.array([[match(text, rest) for rest in rests] for text in texts])
-    own = np.diagonal(matches)
-    return own.copy(), (matches.sum(axis=1) - own) / (len(rests) - 1) if len(rests) > 1 else np.full(len(rests), np.nan)
-
-
-def perturbed_copies(task: Task, n_problems: int, seed: int) -> list[tuple[Problem, Perturbed]]:
-    """(original, copy) of those of the first problems of which a rule makes a copy."""
-    perturb = task.judge.perturb
-    if perturb is None:
+def perturbed_copies(task: Task, n_problems: int, seed: int) -> Copies:
+    """Those of the first problems of which a rule makes a copy, with it."""
+    if (perturb := task.judge.perturb) is None:
         return []
     drawn = ((one, perturb(one, numpy_generator(seed, "copy", one.id))) for one in task.problems[:n_problems])
     return [(problem, copy) for problem, copy in drawn if copy is not None]
@@ -134,9 +110,8 @@ def is_later(dated: str | None, cutoff: str) -> bool | None:
     >>> is_later("2024-07", "2024-06-01"), is_later("2023", "2024-06-01"), is_later("2024", "2024-06-01")
     (True, False, None)
     """
-    if dated is None or (cutoff != dated and cutoff.startswith(dated)):
-        return None
-    return dated >= cutoff
+    unknown = dated is None or (cutoff != dated and cutoff.startswith(dated))
+    return None if dated is None or unknown else dated >= cutoff
 
 
 def require_checks(context: StudyContext) -> None:
@@ -144,8 +119,7 @@ def require_checks(context: StudyContext) -> None:
     asked, task = context.study.contamination, context.task
     if asked.cutoff is not None:
         known = [problem.dated for problem in task.problems if problem.dated is not None]
-        sides = [is_later(dated, asked.cutoff) for dated in known]
-        if not (True in sides and False in sides):
+        if not {True, False} <= {is_later(dated, asked.cutoff) for dated in known}:
             there = f"their dates are {min(known)} to {max(known)}" if known else "none of them has a date"
             raise TaskError(
                 f"cutoff {asked.cutoff}: want problems of {task.name} on both sides of it, {there}; rows have it as "
@@ -159,14 +133,21 @@ def require_checks(context: StudyContext) -> None:
 def contamination_stage(context: StudyContext, tables: Artefact) -> Artefact:
     """`contamination/`: `CONTAMINATION` of both models; `tables` has the verdicts on the originals."""
     study, asked, problems = context.study, context.study.contamination, context.task.problems
-    models = {Role.BASE: context.base, Role.TUNED: context.pair.tuned}
     shown = partly_shown(problems[: asked.n_problems], asked.shown)
     copies = perturbed_copies(context.task, asked.n_problems, study.seed)
-    completed = {role: shown_traces(context, model, role, shown) for role, model in models.items() if shown}
-    answered = {role: copy_traces(context, model, role, copies) for role, model in models.items() if copies}
-    parents = {"tables": tables.digest, "problems": digest(problems)}
-    parents |= {f"shown-{role}": stage.digest for role, stage in completed.items()}
-    parents |= {f"copies-{role}": stage.digest for role, stage in answered.items()}
+    models = {Role.BASE: context.base, Role.TUNED: context.pair.tuned}
+    stages: dict[str, Artefact] = {}
+    for role, model in models.items():
+        rests = [len(model.tokenizer(" ".join(part.rest)).input_ids) for part in shown]
+        greedy = replace(GREEDY, max_new_tokens=max(rests, default=0) + SLACK)
+        parts = [part.problem for part in shown]
+        for name, of, n_samples, decoding in (
+            (f"shown-{role}", parts, 1, greedy),
+            (f"copies-{role}", [copy.problem for _, copy in copies], study.n_samples, study.decoding),
+        ):
+            parents = {"problems": digest(of), "model": model.digest}
+            if of:
+                stages[name] = trace_stage(context, name, model, tuple(of), n_samples, parents, decoding)
 
     def compute() -> Tables:
         verdicts = read_table(tables.path / "verdicts.parquet", VERDICTS)
@@ -174,33 +155,20 @@ def contamination_stage(context: StudyContext, tables: Artefact) -> Artefact:
         for role, model in models.items():
             solved = strict_rates(verdicts.filter(arm=role))
             named: dict[str, object] = {"role": str(role), "model": model.name}
-            if shown:
-                rows += [named | row for row in completion_rows(context, shown, read_traces(completed[role]))]
+            if len(shown) > 1:
+                rows += [named | row for row in completion_rows(context, shown, read_traces(stages[f"shown-{role}"]))]
             if copies:
-                rows += [named | row for row in copy_rows(context, copies, read_traces(answered[role]), solved)]
+                rows += [
+                    named | row for row in copy_rows(context, copies, read_traces(stages[f"copies-{role}"]), solved)
+                ]
             if asked.cutoff is not None:
                 rows.append(named | date_row(context, asked.cutoff, solved))
         return {"contamination": (CONTAMINATION, CONTAMINATION.frame(rows))}
 
-    return context.tables("contamination", asked, parents, compute)
-
-
-def shown_traces(context: StudyContext, model: Model, role: Role, shown: Sequence[Shown]) -> Artefact:
-    """`traces/shown-<role>/`: what a model writes behind the parts, greedily and without any format."""
-    problems = tuple(part.problem for part in shown)
-    lengths = [len(model.tokenizer(" ".join(part.rest)).input_ids) for part in shown]
-    decoding = replace(GREEDY, max_new_tokens=max(lengths) + SLACK)
-    parents = {"problems": digest(problems), "model": model.digest}
-    return trace_stage(context, f"shown-{role}", model, problems, 1, parents, decoding)
-
-
-def copy_traces(
-    context: StudyContext, model: Model, role: Role, copies: Sequence[tuple[Problem, Perturbed]]
-) -> Artefact:
-    """`traces/copies-<role>/`: a model's answers to the copies, as to held-out problems."""
-    problems, study = tuple(copy.problem for _, copy in copies), context.study
-    parents = {"problems": digest(problems), "model": model.digest}
-    return trace_stage(context, f"copies-{role}", model, problems, study.n_samples, parents, study.decoding)
+    parents = {"tables": tables.digest, "problems": digest(problems)}
+    return context.tables(
+        "contamination", asked, parents | {name: stage.digest for name, stage in stages.items()}, compute
+    )
 
 
 def strict_rates(verdicts: pl.DataFrame) -> dict[str, float]:
@@ -209,67 +177,60 @@ def strict_rates(verdicts: pl.DataFrame) -> dict[str, float]:
 
 
 def completion_rows(context: StudyContext, shown: Sequence[Shown], traces: pl.DataFrame) -> Iterator[dict[str, object]]:
-    """Both measures of the completions of one model; the control is an average over the others, taken as it is."""
+    """Both measures of one model's completions; the control is the mean over the other rests, taken as it is."""
     written = dict(traces.select("problem_id", "text").iter_rows())
-    texts, rests = [words(written[part.problem.id]) for part in shown], [part.rest for part in shown]
-    setting = f"first {100 * context.study.contamination.shown:g} %"
-    for check, match in {"exact": same_words, "overlap": common_words}.items():
-        own, others = against_all(texts, rests, match)
-        if len(rests) > 1:
-            yield {"check": check, "setting": setting} | paired(context, own, others)
+    texts = [words(written[part.problem.id]) for part in shown]
+    matches = np.array([[common_words(text, part.rest) for part in shown] for text in texts])
+    for check, found in {"exact": (matches == 1).astype(np.float64), "overlap": matches}.items():
+        own = np.diagonal(found).copy()
+        setting = {"check": check, "setting": f"first {100 * context.study.contamination.shown:g} %"}
+        yield setting | paired(context, own, (found.sum(axis=1) - own) / (len(shown) - 1))
 
 
 def copy_rows(
-    context: StudyContext, copies: Sequence[tuple[Problem, Perturbed]], traces: pl.DataFrame, solved: dict[str, float]
+    context: StudyContext, copies: Copies, traces: pl.DataFrame, solved: Mapping[str, float]
 ) -> Iterator[dict[str, object]]:
     """Accuracy on the copies of each kind beside that on their originals, for one model."""
-    verdicts = verdict_table(traces, [copy.problem for _, copy in copies], context.task.verify)
-    on_copies = strict_rates(verdicts)
+    on_copies = strict_rates(verdict_table(traces, [copy.problem for _, copy in copies], context.task.verify))
     for kind in ("numbers", "wording"):
-        of_kind = [(problem.id, copy.problem.id) for problem, copy in copies if copy.kind == kind]
-        if len(of_kind) > 1:
-            own = np.array([on_copies[copy] for _, copy in of_kind])
-            originals = np.array([solved[problem] for problem, _ in of_kind])
-            yield {"check": kind, "setting": f"{context.study.n_samples} samples each"} | paired(
-                context, own, originals
-            )
+        rates = [(on_copies[copy.problem.id], solved[one.id]) for one, copy in copies if copy.kind == kind]
+        if len(rates) > 1:
+            setting = {"check": kind, "setting": f"{context.study.n_samples} samples each"}
+            yield setting | paired(context, *np.array(rates).T)
+
+
+def resampled(context: StudyContext, rates: Rates, name: str = "") -> tuple[Interval, Weights]:
+    """The mean of some rates, and the resamples behind its interval."""
+    generator = numpy_generator(context.study.seed, "bootstrap of checks", name)
+    weights = resamples(len(rates), context.study.n_boot, generator)
+    return mean_interval(rates, weights), weights
 
 
 def paired(context: StudyContext, found: Rates, control: Rates) -> dict[str, object]:
     """The numbers of a row whose control is of the same problems."""
-    weights = resamples(len(found), context.study.n_boot, numpy_generator(context.study.seed, "bootstrap"))
-    return columns(
-        len(found),
-        mean_interval(found, weights),
-        len(control),
-        mean_interval(control, weights),
-        difference_interval(found, control, weights),
-    )
+    (value, weights), (beside, _) = resampled(context, found), resampled(context, control)
+    counts = {"n_problems": len(found), "n_control": len(control)}
+    return counts | columns(value, beside, difference_interval(found, control, weights))
 
 
-def date_row(context: StudyContext, cutoff: str, solved: dict[str, float]) -> dict[str, object]:
+def date_row(context: StudyContext, cutoff: str, solved: Mapping[str, float]) -> dict[str, object]:
     """Accuracy of one model on problems of a date and later, beside that on earlier ones: two sets of problems."""
     sides = [(is_later(problem.dated, cutoff), solved[problem.id]) for problem in context.task.problems]
-    known = [(later, rate) for later, rate in sides if later is not None]
-    later, rates = np.array([side for side, _ in known]), np.array([rate for _, rate in known])
-    weights = resamples(len(known), context.study.n_boot, numpy_generator(context.study.seed, "bootstrap"))
-    after, before = (mean_interval(rates[side], weights[:, side]) for side in (later, ~later))
-    apart = unpaired(rates, later, weights)
-    return {"check": "dates", "setting": f"from {cutoff}"} | columns(
-        int(later.sum()), after, int((~later).sum()), before, apart
-    )
+    rates = {side: np.array([rate for later, rate in sides if later is side]) for side in (True, False)}
+    after, before = (resampled(context, rates[side], str(side))[0] for side in (True, False))
+    found = {"check": "dates", "setting": f"from {cutoff}", "n_problems": len(rates[True])}
+    return found | {"n_control": len(rates[False])} | columns(after, before, apart(after, before))
 
 
-def unpaired(rates: Rates, first: Bool[np.ndarray, " problem"], weights: Int[np.ndarray, "boot problem"]) -> Interval:
-    """Mean over the problems that are `first` minus that over the others."""
-    means = [(float(rates[side].mean()), resampled_means(rates[side], weights[:, side])) for side in (first, ~first)]
-    (one, drawn_one), (other, drawn_other) = means
-    fewer = int(min(first.sum(), (~first).sum()))
-    return percentile_interval(one - other, drawn_one - drawn_other, fewer, bounds=(-1.0, 1.0))
+def apart(one: Interval, other: Interval) -> Interval:
+    """`one` minus `other`, of different problems: their intervals joined (Newcombe 1998, Stat. Med. 17:873)."""
+    value = one.value - other.value
+    low = value - math.hypot(one.value - one.low, other.high - other.value)
+    high = value + math.hypot(one.high - one.value, other.value - other.low)
+    return Interval(value=value, low=low, high=high, stderr=math.hypot(one.stderr, other.stderr))
 
 
-def columns(n_problems: int, value: Interval, n_control: int, control: Interval, apart: Interval) -> dict[str, object]:
+def columns(value: Interval, control: Interval, difference: Interval) -> dict[str, object]:
     """The numbers of a row of `CONTAMINATION`."""
-    found = interval_columns(value) | interval_columns(control, "control", "control_")
-    found |= interval_columns(apart, "difference", "difference_")
-    return found | {"n_problems": n_problems, "n_control": n_control}
+    beside = interval_columns(control, "control", "control_")
+    return interval_columns(value) | beside | interval_columns(difference, "difference", "difference_")

@@ -18,8 +18,9 @@ from elicitation.pages.study.ladder import answer_sentence, best_estimate
 from elicitation.pages.study.page import Page, render
 from elicitation.pages.study.tables import SCHEMAS, ReportTables
 from elicitation.study.arms import Arm, arms_of_published, ladder, own_help_arms, routing_arms, scattered
-from elicitation.study.config import PARTS, Study, StudyContext, Tables, Watch, claimed, prepare, write_readme
+from elicitation.study.config import PARTS, Study, StudyContext, Tables, Watch, prepare
 from elicitation.study.contamination import contamination_stage, require_checks
+from elicitation.study.directory import claimed, write_readme
 from elicitation.study.fits import (
     ACTIVATIONS,
     DISAGREEMENTS,

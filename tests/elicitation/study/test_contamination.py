@@ -16,14 +16,12 @@ from torch.nn.functional import cross_entropy
 from elicitation.pages.study.contamination import CONTAMINATION, memory_sentence, signs
 from elicitation.study.config import Contamination, Study, prepare
 from elicitation.study.contamination import (
-    against_all,
     common_words,
     contamination_stage,
     is_later,
     partly_shown,
     perturbed_copies,
     require_checks,
-    same_words,
     words,
 )
 from elicitation.study.run import run
@@ -217,13 +215,7 @@ def test_common_words_are_the_longest_common_subsequence_by_the_usual_table(writ
         for j, b in enumerate(rest):
             table[i + 1, j + 1] = table[i, j] + 1 if a == b else max(table[i, j + 1], table[i + 1, j])
     assert common_words(written, rest) == table[-1, -1] / len(rest)
-    assert same_words(written, rest) <= common_words(written, rest) <= 1
-
-
-def test_the_control_is_the_rests_of_the_others():
-    own, others = against_all([["a", "b"], ["a", "b"], ["c"]], [["a", "b"], ["a"], ["d"]], same_words)
-    assert own.tolist() == [1.0, 1.0, 0.0]
-    assert others.tolist() == [0.5, 0.5, 0.0]
+    assert (common_words(written, rest) == 1) == (written[: len(rest)] == rest)
 
 
 def test_a_date_that_holds_the_cut_off_says_nothing():

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from elicitation.pages.study.tables import EXAMPLES, LADDER
-from elicitation.study.config import claimed
+from elicitation.study.directory import claimed
 from elicitation.study.run import Measured, prepare, problem_stage, report_stage, run
 from lab.records.errors import DecodingError, LabError, ModelError, SiteError, StorageError, TaskError
 from lab.records.stage import Artefact
