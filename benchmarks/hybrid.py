@@ -33,7 +33,8 @@ from timed import timed
 from torch import Tensor, nn
 
 from lab.models.device import resolve_device
-from lab.models.load import Model, ModelPair, assemble
+from lab.models.load import Model, assemble
+from lab.models.pair import ModelPair
 from lab.models.tiny import EOS, byte_tokenizer, tiny_network
 from lab.records.provenance import package_versions, revision
 from lab.records.seeds import torch_generator

@@ -19,7 +19,7 @@ from lab.models.device import resolve_device
 from lab.models.load import Model, load
 from lab.models.source import model_source
 from lab.records.provenance import package_versions, revision
-from lab.sampling.sample import end_tokens, sample
+from lab.sampling.sample import sample
 from lab.sampling.trace import Decoding
 from lab.tasks.problem import Problem
 from lab.tasks.source import open_task, task_source
@@ -55,7 +55,7 @@ def theirs(model: Model, problems: tuple[Problem, ...], batch_size: int) -> floa
             num_return_sequences=K,
             max_new_tokens=DECODING.max_new_tokens,
             pad_token_id=model.tokenizer.pad_token_id,
-            eos_token_id=sorted(end_tokens(model)),
+            eos_token_id=sorted(model.ends),
         )
         model.tokenizer.batch_decode(output[:, encoded.input_ids.shape[1] :], skip_special_tokens=True)
     return time.perf_counter() - start

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from elicitation.study.config import Study, StudyContext, Watch, prepare
-from lab.models.load import Model, ModelPair
+from lab.models.load import Model
+from lab.models.pair import ModelPair
 from lab.post_training.trainers import GrpoRun
 from lab.records.errors import TaskError, VectorError
 from lab.sampling.trace import Decoding

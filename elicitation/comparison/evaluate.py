@@ -199,7 +199,7 @@ def relative_dose(vector: SteeringVector) -> float:
 @torch.inference_mode()
 def divergences(model: Model, edit: Add, traces: Sequence[Trace], eval_spec: EvalSpec) -> Float[np.ndarray, " problem"]:
     """KL(plain || steered) in nats a token, averaged over the tokens of each problem's `traces`."""
-    prompts = {problem.id: model.tokenizer(problem.prompt).input_ids for problem in eval_spec.task.problems}
+    prompts = {problem.id: model.prompt_ids(problem.prompt) for problem in eval_spec.task.problems}
     rows = [Row(prompts[trace.problem_id], list(trace.tokens)) for trace in traces]
     totals = dict.fromkeys(prompts, 0.0)
     n_tokens = dict.fromkeys(prompts, 0)

@@ -29,7 +29,8 @@ from elicitation.study.fits import (
     solved,
 )
 from elicitation.study.sampled import own_traces, read_traces
-from lab.models.load import Model, ModelPair
+from lab.models.load import Model
+from lab.models.pair import ModelPair
 from lab.post_training.trainers import Reward
 from lab.records.errors import VectorError
 from lab.records.provenance import Provenance, digest

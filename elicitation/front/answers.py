@@ -1,6 +1,7 @@
 """Answers: what models write, how often it is right, and how much of a gain was already in the base."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeAlias, overload
@@ -15,7 +16,8 @@ from elicitation.estimators.panel import panel
 from elicitation.front.opening import Edits, Models, Prompts, edits_of, models_of, problems_of, prompted
 from lab.metrics import accuracy as accuracies
 from lab.metrics.bootstrap import interval_columns, mean_interval, resamples
-from lab.models.load import Model, ModelPair
+from lab.models.load import Model
+from lab.models.pair import ModelPair
 from lab.records.errors import EstimateError, ModelError, StorageError, TaskError
 from lab.records.seeds import numpy_generator
 from lab.records.tables import Column, Schema
@@ -63,13 +65,12 @@ def sample(
         ways |= {name: (models.base, open_hybrid(models, hybrid)) for name, hybrid in hybrids.items()}
     elif hybrids:
         raise ModelError(f"hybrids {', '.join(hybrids)} of {len(alone)} models: want a pair, el.pair(base, tuned)")
-    ends = frozenset[int]().union(*map(sampling.end_tokens, alone))
+    ends = frozenset[int]().union(*(model.ends for model in alone))
     tables = []
     for name, (model, rows) in ways.items():
         with apply(model, *edits_of(edits)):
-            written = sampling.sample(
-                model, problems, n, decoding, seed=seed, batch_size=batch_size, open_rows=rows, also_ends=ends
-            )
+            ended = replace(model, ends=ends)
+            written = sampling.sample(ended, problems, n, decoding, seed=seed, batch_size=batch_size, open_rows=rows)
         tables.append(trace_table(name, written))
     texts = pl.DataFrame({"problem_id": [one.id for one in problems], "prompt": [one.prompt for one in problems]})
     return PROMPTED.checked(pl.concat(tables).join(texts, on="problem_id", how="left", maintain_order="left"))
@@ -202,7 +203,7 @@ def next_token(
     problems = problems_of(prompts)
     rows: list[dict[str, object]] = []
     for model in models_of(models):
-        read = [Row(model.tokenizer(problem.prompt).input_ids, [0]) for problem in problems]
+        read = [Row(model.prompt_ids(problem.prompt), [0]) for problem in problems]
         chances = torch.empty(len(read), model.anatomy.d_vocab)
         for chosen, piece in pieces(model, read):
             n_prompt = torch.tensor([len(row.context) for row in piece.rows])

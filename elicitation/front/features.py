@@ -236,8 +236,8 @@ def token_strip(
 def token_ids(model: Model, prompts: Prompts | pl.DataFrame) -> list[list[int]]:
     """Prompts as the model reads them; of traces, with what was written behind them."""
     if not isinstance(prompts, pl.DataFrame):
-        return [model.tokenizer(problem.prompt).input_ids for problem in problems_of(prompts)]
-    asked = {name: model.tokenizer(problem.prompt).input_ids for name, problem in prompted(prompts).items()}
+        return [model.prompt_ids(problem.prompt) for problem in problems_of(prompts)]
+    asked = {name: model.prompt_ids(problem.prompt) for name, problem in prompted(prompts).items()}
     return [asked[name] + tokens for name, tokens in prompts.select("problem_id", "tokens").iter_rows()]
 
 

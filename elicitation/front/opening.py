@@ -11,7 +11,8 @@ import polars as pl
 
 from lab.models import load as loading
 from lab.models.device import DtypeName, resolve_device, resolve_dtype
-from lab.models.load import Model, ModelPair
+from lab.models.load import Model
+from lab.models.pair import ModelPair
 from lab.models.source import model_source, shipped_names
 from lab.organisms.card import read_card
 from lab.records.errors import ModelError, TaskError

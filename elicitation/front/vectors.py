@@ -22,7 +22,8 @@ from elicitation.study.arms import Arm, arm_family
 from elicitation.study.tables import Answered, ladder_table, problem_bits
 from elicitation.widgets.live import Dosed, DoseSlider
 from lab.metrics.bootstrap import Interval, mean_interval, resamples
-from lab.models.load import Model, ModelPair, assemble
+from lab.models.load import Model, assemble
+from lab.models.pair import ModelPair
 from lab.post_training import trainers
 from lab.post_training.trainers import Document, GrpoRun, Reward, SupervisedRun, train_on_documents
 from lab.records.errors import VectorError, meant
@@ -62,7 +63,7 @@ def disagreements(pair: ModelPair, traces: pl.DataFrame) -> pl.DataFrame:
     problems = prompted(traces)
     found = where_they_differ.disagreements(pair, traces, problems)
     keys = ["problem_id", "sample_index"]
-    asked = {name: pair.base.tokenizer(problem.prompt).input_ids for name, problem in problems.items()}
+    asked = {name: pair.base.prompt_ids(problem.prompt) for name, problem in problems.items()}
     rows = found.join(traces.select(*keys, "tokens"), on=keys, how="left", maintain_order="left")
     contexts = [
         asked[name] + tokens[:position]
@@ -102,7 +103,7 @@ def fit_vector(
     elif toward is None:
         raise VectorError("prompts came without `toward`, the token that is wanted behind them: want toward='T', say")
     else:
-        contexts = [model.tokenizer(problem.prompt).input_ids for problem in problems_of(where)]
+        contexts = [model.prompt_ids(problem.prompt) for problem in problems_of(where)]
         wanted, told = [single_token(toward, model.tokenizer)] * len(contexts), repr(toward)
     read = left_padded(model, contexts)
     examples = Disagreements(read.tokens, read.mask, torch.tensor(wanted, dtype=torch.long, device=model.device))

@@ -53,7 +53,16 @@ N_RANDOM = 256
 Vectors = Mapping[str, tuple[SteeringVector, ...]]
 """`mean`, `fitted` (on all disagreements), `first_token` (on those of first tokens), each alone, as far as there are;
 and many random draws of the norm of each, `like-mean` and so on."""
-Method: TypeAlias = Hybrid | Edited | Elicitation
+
+
+@dataclass(frozen=True, slots=True)
+class AskedAs:
+    """The base as it is, asked in another of the offered ways."""
+
+    way: str
+
+
+Method: TypeAlias = Hybrid | Edited | AskedAs | Elicitation
 """How an arm answers: both models in step, the base under edits, or the base by prompt and decoding alone."""
 
 
@@ -297,7 +306,7 @@ def arm_family(arm: Arm) -> Family:
     if method is None:
         return "end"
     if not isinstance(method, Hybrid | Edited):
-        return "prompt" if isinstance(method, BestPrompt) else "decoding"
+        return "prompt" if isinstance(method, BestPrompt | AskedAs) else "decoding"
     match method:
         case Edited():
             return "vector"

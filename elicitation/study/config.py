@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import inf
 from pathlib import Path
@@ -12,7 +12,10 @@ import polars as pl
 
 from elicitation.estimators.estimate import Analysis
 from lab.models.device import DtypeName, resolve_device, resolve_dtype
-from lab.models.load import Model, ModelPair, load
+from lab.models.load import Model, load
+from lab.models.pair import ModelPair, require_alike
+from lab.models.prompt_choice import PromptChoice, Way, asked_pair, ways
+from lab.models.prompt_format import PromptFormat
 from lab.models.source import model_source
 from lab.records.errors import DecodingError, EstimateError, TaskError
 from lab.records.provenance import Provenance, provenance
@@ -165,6 +168,8 @@ class Study:
     """A task that the tuning was not about; with it, the report says what was forgotten."""
     n_old_samples: int = 4
     """Samples of each of its problems, of which there are as many as held-out ones, or all."""
+    prompts: PromptChoice = field(default_factory=PromptChoice)
+    """How the models are asked."""
     arms: tuple[ArmKey, ...] = field(default=(), metadata={"flag": None})
     """Rungs and controls of the ladder to run; all of them when empty."""
     n_fit_problems: int | None = None
@@ -241,6 +246,8 @@ PARTS = {
     "evidence": "what both models think of completions by either; estimators look at it and at the verdicts in tables/",
     "traces": "completions, one folder an arm; fit-: of training problems; old-: of the task that tuning was not about;"
     " shown-, copies-: of the checks for memory",
+    "formats": "how either model is asked, and what else was tried on training problems",
+    "comparisons": "the gain under each way of asking",
     "problems": "held-out problems, and the training ones that vectors are fitted on",
     "disagreements": "tokens of training texts at which base and tuned model would write different ones",
     "activations": "the base model's stream at first tokens of training texts",
@@ -277,6 +284,8 @@ class StudyContext:
     watch: Watch
     told: tuple[str, ...] = ()
     """How the rows of its tasks were read and parted, in a line each."""
+    ways: Mapping[str, Way] = field(default_factory=dict)
+    """Ways of asking that are offered to both models, by name; none where nothing is to be compared."""
     draws: str = "tokens"
     """Name of the random numbers that completions draw: arms of one name are paired sample by sample."""
 
@@ -284,6 +293,11 @@ class StudyContext:
     def base(self) -> Model:
         """The pair's base model."""
         return self.pair.base
+
+    @property
+    def formats(self) -> tuple[PromptFormat, PromptFormat]:
+        """How base and tuned model are asked."""
+        return self.base.prompter.format, self.pair.tuned.prompter.format
 
     @property
     def fit_problems(self) -> dict[str, Problem]:
@@ -331,11 +345,7 @@ def prepare(study: Study, out: Path, watch: Watch) -> StudyContext:
     def opened(text: str) -> Model:
         return load(model_source(text), device=device, dtype=dtype)
 
-    pair = ModelPair(base=opened(study.base), tuned=opened(study.tuned))
-    site = Site(study.layer if study.layer is not None else pair.base.anatomy.n_layers // 2)
-    check_site(pair.base, site)
-    require_room(study.features, pair.base)
-    companions = tuple(opened(text) for text in study.companions)
+    as_loaded = ModelPair(base=opened(study.base), tuned=opened(study.tuned))
     n_problems, n_fit_problems = study.n_problems, study.n_fit_problems
     source, fit_source = study.source(study.task), None if study.fit_task is None else study.source(study.fit_task)
     task, fit_task, told = open_sides(source, fit_source, n_problems, n_fit_problems, seed=study.seed)
@@ -344,6 +354,15 @@ def prepare(study: Study, out: Path, watch: Watch) -> StudyContext:
             f"--question-column, --answer-column, --skip-bad-rows and --suffix say how rows are read, and {task.name} "
             "has none: leave them out, or name a file, a data set or a benchmark"
         )
+    texts = [problem.prompt for problem in (*task.problems, *fit_task.problems)]
+    require_alike(as_loaded.base.tokenizer, as_loaded.tuned.tokenizer, texts)
+    examples = [(problem.prompt, problem.answer) for problem in fit_task.problems[-study.prompts.n_examples :]]
+    pair = asked_pair(as_loaded, study.prompts, examples)
+    site = Site(study.layer if study.layer is not None else pair.base.anatomy.n_layers // 2)
+    check_site(pair.base, site)
+    require_room(study.features, pair.base)
+    ends = pair.base.ends
+    companions = tuple(replace(opened(text), ends=ends) for text in study.companions)
     old_task = None
     if study.old_task is not None:
         n_old = AtMost(len(task.problems)) if n_problems is None else n_problems
@@ -351,8 +370,9 @@ def prepare(study: Study, out: Path, watch: Watch) -> StudyContext:
     asked = [problem for each in (task, fit_task, old_task) if each is not None for problem in each.problems]
     for model, problem in product((pair.base, pair.tuned, *companions), asked):
         # Raises where a prompt and its completion do not fit the model's context.
-        encode_prompt(model, problem.prompt, study.decoding)
+        encode_prompt(model, problem, study.decoding)
     if study.features.layers:
-        prompts = [encode_prompt(pair.base, problem.prompt, study.decoding) for problem in fit_task.problems[:16]]
+        prompts = [encode_prompt(pair.base, problem, study.decoding) for problem in fit_task.problems[:16]]
         require_no_sink(pair.base, study.features.layers, prompts)
-    return StudyContext(study, out, pair, companions, task, fit_task, old_task, site, watch, told)
+    offered = ways(pair, study.prompts, examples)
+    return StudyContext(study, out, pair, companions, task, fit_task, old_task, site, watch, told, offered)

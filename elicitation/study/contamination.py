@@ -23,6 +23,7 @@ from elicitation.pages.study.contamination import CONTAMINATION
 from elicitation.study.config import StudyContext, Tables
 from elicitation.study.sampled import read_traces, trace_stage
 from lab.metrics.bootstrap import Interval, difference_interval, interval_columns, mean_interval, resamples
+from lab.models.prompt_format import Prompter, Raw
 from lab.records.errors import TaskError
 from lab.records.provenance import digest
 from lab.records.seeds import numpy_generator
@@ -127,7 +128,7 @@ def require_checks(context: StudyContext) -> None:
             )
     for _, copy in perturbed_copies(task, asked.n_problems, context.study.seed):
         for model in (context.base, context.pair.tuned):
-            encode_prompt(model, copy.problem.prompt, context.study.decoding)
+            encode_prompt(model, copy.problem, context.study.decoding)
 
 
 def contamination_stage(context: StudyContext, tables: Artefact) -> Artefact:
@@ -140,14 +141,14 @@ def contamination_stage(context: StudyContext, tables: Artefact) -> Artefact:
     for role, model in models.items():
         rests = [len(model.tokenizer(" ".join(part.rest)).input_ids) for part in shown]
         greedy = replace(GREEDY, max_new_tokens=max(rests, default=0) + SLACK)
-        parts = [part.problem for part in shown]
-        for name, of, n_samples, decoding in (
-            (f"shown-{role}", parts, 1, greedy),
-            (f"copies-{role}", [copy.problem for _, copy in copies], study.n_samples, study.decoding),
+        plain = replace(model, prompter=Prompter(format=Raw(), tokenizer=model.tokenizer))
+        for name, asked_model, of, n_samples, decoding in (
+            (f"shown-{role}", plain, tuple(part.problem for part in shown), 1, greedy),
+            (f"copies-{role}", model, tuple(copy.problem for _, copy in copies), study.n_samples, study.decoding),
         ):
             parents = {"problems": digest(of), "model": model.digest}
             if of:
-                stages[name] = trace_stage(context, name, model, tuple(of), n_samples, parents, decoding)
+                stages[name] = trace_stage(context, name, asked_model, of, n_samples, parents, decoding)
 
     def compute() -> Tables:
         verdicts = read_table(tables.path / "verdicts.parquet", VERDICTS)

@@ -14,7 +14,8 @@ from torch import Tensor
 from elicitation.study.arms import N_RANDOM
 from elicitation.study.config import StudyContext, Tables
 from elicitation.study.sampled import own_traces, read_traces
-from lab.models.load import Model, ModelPair
+from lab.models.load import Model
+from lab.models.pair import ModelPair
 from lab.records.errors import EstimateError, VectorError
 from lab.records.provenance import Provenance
 from lab.records.seeds import numpy_generator, torch_generator
@@ -23,7 +24,7 @@ from lab.records.tables import Column, Schema, read_table, replacing, write_tabl
 from lab.sampling.decoder import left_padded
 from lab.sampling.trace import verdict_table
 from lab.scoring.evidence import ArmKey, Role
-from lab.scoring.scores import completion_logits, pieces, trace_rows
+from lab.scoring.scores import completion_logits, pieces, read_by_both, trace_rows
 from lab.tasks.problem import Problem
 from probes.capture.capture import capture
 from probes.capture.site import Site
@@ -63,13 +64,15 @@ ACTIVATIONS = Schema(
 @torch.inference_mode()
 def disagreements(pair: ModelPair, traces: pl.DataFrame, problems: Mapping[str, Problem]) -> pl.DataFrame:
     """Every token of `traces` at which base and tuned model, reading the same text, would greedily differ."""
-    rows = trace_rows(pair.base, traces, problems)
     names = traces.select("problem_id", "sample_index").rows(named=True)
-    found: list[list[dict[str, object]]] = [[] for _ in rows]
-    for chosen, read in pieces(pair.base, rows):
-        base, tuned = (completion_logits(model, read).argmax(dim=-1) for model in (pair.base, pair.tuned))
+    found: list[list[dict[str, object]]] = [[] for _ in names]
+    for chosen, by_base, by_tuned in read_by_both(pair, traces, problems):
+        base, tuned = (
+            completion_logits(model, read)[..., : pair.d_vocab].argmax(dim=-1)
+            for model, read in ((pair.base, by_base), (pair.tuned, by_tuned))
+        )
         for place, index in enumerate(chosen):
-            n = len(rows[index].completion)
+            n = len(by_base.rows[place].completion)
             ours, theirs = base[place, -n:], tuned[place, -n:]
             for position in (ours != theirs).nonzero()[:, 0].tolist():
                 tokens = {"base_token": int(ours[position]), "tuned_token": int(theirs[position])}
@@ -83,8 +86,9 @@ def contexts(
     """`DISAGREEMENTS` rows as input of the gradient fit: the text before each of them, and the tuned model's token."""
     keys = ("problem_id", "sample_index")
     tokens_of = {(problem, sample): tokens for problem, sample, tokens in traces.select(*keys, "tokens").iter_rows()}
+    asked = {name: model.prompt_ids(problems[name].prompt) for name in chosen["problem_id"].unique()}
     prefixes = [
-        model.tokenizer(problems[problem].prompt).input_ids + tokens_of[problem, sample][:position]
+        asked[problem] + tokens_of[problem, sample][:position]
         for problem, sample, position in chosen.select(*keys, "position").iter_rows()
     ]
     padded = left_padded(model, prefixes)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from elicitation.estimators.estimate import UNKNOWN
 from lab.metrics.bootstrap import difference_interval, interval_columns, mean_interval, resamples
-from lab.models.load import Model, ModelPair, in_float32
+from lab.models.load import Model, in_float32
+from lab.models.pair import ModelPair
 from lab.records.errors import EstimateError
 from lab.records.seeds import numpy_generator
 from lab.scoring.scores import Row, completion_logits, pieces
@@ -49,7 +50,7 @@ def behaviour_contrasts(model: Model, problems: Sequence[Problem], sought: Behav
     """`CONTRASTS` rows of the prompts of `problems`: the one first token against the other."""
     rows: list[dict[str, object]] = []
     for problem in problems:
-        tokens = model.tokenizer(problem.prompt).input_ids
+        tokens = model.prompt_ids(problem.prompt)
         toward, against = [sought.toward], [sought.against]
         rows.append({"problem_id": problem.id, "tokens": tokens, "toward": toward, "against": against})
     return CONTRASTS.frame(rows)

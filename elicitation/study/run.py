@@ -13,10 +13,11 @@ from elicitation.pages.features.page import FeaturePage, feature_section, render
 from elicitation.pages.features.tables import TABLES as FEATURE_TABLES
 from elicitation.pages.features.tables import FeatureNames, FeatureTables
 from elicitation.pages.kit.document import Origin, TableFile
+from elicitation.pages.study.asking import Asking
 from elicitation.pages.study.contamination import CONTAMINATION, memory_sentence
 from elicitation.pages.study.ladder import answer_sentence, best_estimate
 from elicitation.pages.study.page import Page, render
-from elicitation.pages.study.tables import SCHEMAS, ReportTables
+from elicitation.pages.study.tables import COMPARISONS, FORMATS, SCHEMAS, ReportTables
 from elicitation.study.arms import Arm, arms_of_published, ladder, own_help_arms, routing_arms, scattered
 from elicitation.study.config import PARTS, Study, StudyContext, Tables, Watch, prepare
 from elicitation.study.contamination import contamination_stage, require_checks
@@ -31,6 +32,7 @@ from elicitation.study.fits import (
     routing_stage,
     vector_stage,
 )
+from elicitation.study.formats import asked_arms, asked_traces, comparison_stage, format_stage
 from elicitation.study.interventions import behaviour
 from elicitation.study.sampled import COSTS, FOLDER, arm_traces, own_traces, read_traces
 from elicitation.study.tables import estimate_stage, evidence_stage, read_estimates, routed_share, table_stage
@@ -68,6 +70,8 @@ class Measured(NamedTuple):
     estimates: Artefact
     features: Artefact | None
     """None where the study looks for none."""
+    comparisons: Artefact | None = None
+    """None where there is one way of asking."""
     contamination: Artefact | None = None
     """None where it was not asked for."""
 
@@ -110,8 +114,12 @@ def measure(context: StudyContext) -> Measured:
         for role, name, model in models
     ]
     (_, base), (_, tuned), *_ = alone
+    compared, asked = None, ()
+    if (formats := format_stage(context, parents)) is not None:
+        by_way = asked_traces(context, formats, {"base": base, "tuned": tuned}, parents)
+        compared, asked = comparison_stage(context, formats, by_way), asked_arms(formats, by_way)
     fitting = fitting_stage(context, problems)
-    tables = table_stage(context, alone, list(between(context, fitting, parents)))
+    tables = table_stage(context, alone, [*asked, *between(context, fitting, parents)])
     evidence = evidence_stage(context, base, tuned, tables)
     estimates, features = estimate_stage(context, evidence, tables), None
     if context.study.features.layers:
@@ -120,7 +128,7 @@ def measure(context: StudyContext) -> Measured:
 
         features = feature_stage(context, context.study.features, fitting)
     checked = contamination_stage(context, tables) if context.study.contamination.asked else None
-    return Measured(tables, evidence, estimates, features, checked)
+    return Measured(tables, evidence, estimates, features, compared, checked)
 
 
 def between(context: StudyContext, fitting: Fitting, parents: dict[str, str]) -> Iterator[tuple[Arm, Artefact]]:
@@ -181,6 +189,10 @@ def report_stage(context: StudyContext, measured: Measured, command: str) -> Fin
     files = (*tables_at(out, *TABLES), *shipped_files())
     origin = Origin(made_by=made_by, command=command, files=files, told=context.told)
     features = None if measured.features is None else feature_page(context, measured.features, origin)
+    asking = None
+    if measured.comparisons is not None:
+        parts = (("formats", FORMATS), ("comparisons", COMPARISONS))
+        asking = Asking(*(read_table(out / name / f"{name}.parquet", schema) for name, schema in parts))
     named = {"task": task, "base": base, "tuned": tuned, "sampling": study.sampling}
     page = Page(
         **named,
@@ -192,6 +204,7 @@ def report_stage(context: StudyContext, measured: Measured, command: str) -> Fin
         leaks=shipped_leaks(),
         origin=origin,
         contamination=read_contamination(measured.contamination),
+        asking=asking,
         features="" if features is None else feature_section(features.tables, features.names),
     )
     report = out / "report.html"
@@ -245,6 +258,8 @@ TABLES: tuple[tuple[str, Schema], ...] = (
     (f"{FOLDER}/*/costs.parquet", COSTS),
     (f"{FOLDER}/*/candidates.parquet", CANDIDATES),
     ("problems/*.parquet", PROBLEMS),
+    ("formats/formats.parquet", FORMATS),
+    ("comparisons/comparisons.parquet", COMPARISONS),
     ("activations/index.parquet", ACTIVATIONS),
     ("disagreements/disagreements.parquet", DISAGREEMENTS),
     *((f"evidence/{schema.name}.parquet", schema) for schema in (SCORES, RANKS, PROCESS)),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from elicitation.study.arms import Arm
+from elicitation.study.arms import Arm, AskedAs
 from elicitation.study.config import StudyContext
 from lab.models.load import Model
 from lab.records.provenance import Provenance, digest
@@ -16,7 +16,7 @@ from lab.records.seeds import child_seed
 from lab.records.stage import Artefact
 from lab.records.tables import Column, Schema, read_table, write_table
 from lab.sampling.decoder import OpenDecoder
-from lab.sampling.sample import end_tokens, sample
+from lab.sampling.sample import sample
 from lab.sampling.trace import TRACES, Decoding, trace_table
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
@@ -63,15 +63,21 @@ def old_traces(context: StudyContext, model: Model, name: str, task: Task) -> Ar
 def arm_traces(context: StudyContext, arm: Arm, parents: dict[str, str]) -> Artefact:
     """An arm's traces of the held-out problems."""
     study, method = context.study, arm.method
-    assert method is not None, "a model alone has traces of its own"
+    assert not isinstance(method, AskedAs | None), "a model that is only asked has traces of its own"
     if not isinstance(method, Hybrid | Edited):
         return elicited_traces(context, arm.name, method, parents)
     is_hybrid = isinstance(method, Hybrid)
     opened = open_hybrid(context.pair, method) if is_hybrid else open_edited(context.base, method)
+    # What the tuned model may write is read by its names.
+    model = (
+        replace(context.base, tokenizer=context.pair.tuned.tokenizer)
+        if is_hybrid and method.needs_tuned
+        else context.base
+    )
     parents = parents | {"base": context.base.digest, "tuned": context.pair.tuned.digest, "arm": identity(method)}
     decoding = study.decoding if arm.temperature is None else replace(study.decoding, temperature=arm.temperature)
     n_samples, problems = 1 if arm.temperature == 0 else study.n_samples, context.task.problems
-    return trace_stage(context, arm.name, context.base, problems, n_samples, parents, decoding, open_rows=opened)
+    return trace_stage(context, arm.name, model, problems, n_samples, parents, decoding, open_rows=opened)
 
 
 def trace_stage(
@@ -92,7 +98,7 @@ def trace_stage(
     """
     batch_size, seed = context.study.batch_size, child_seed(context.study.seed, context.draws)
     config = {"n_samples": n_samples, "decoding": decoding, "seed": seed, "batch_size": batch_size}
-    config |= {"device": context.device, "dtype": context.dtype}
+    config |= {"device": context.device, "dtype": context.dtype, "formats": (model.prompter.format, *context.formats)}
     size = max(1, BATCHES_A_SHARD * batch_size // n_samples)
 
     def told(n_done: int) -> None:
@@ -115,7 +121,6 @@ def trace_stage(
                 seed=seed,
                 batch_size=batch_size,
                 open_rows=open_rows,
-                also_ends=end_tokens(context.base) | end_tokens(context.pair.tuned),
                 on_progress=told,
             )
             write_table(path, trace_table(name, traces), TRACES, made_by)
@@ -131,6 +136,7 @@ def elicited_traces(context: StudyContext, name: str, method: Elicitation, paren
     """`traces/<name>/`: its `TRACES`, its `COSTS` and, where something was chosen, the `CANDIDATES`."""
     study, problems = context.study, context.task.problems
     config = {"method": method, "n_samples": study.n_samples, "decoding": study.decoding, "seed": study.seed}
+    config |= {"formats": context.formats}
     parents = parents | {"model": context.base.digest}
 
     def compute(work: Path, made_by: Provenance) -> None:

@@ -24,7 +24,7 @@ from elicitation.pages.study.tables import (
     SCHEMAS,
     Family,
 )
-from elicitation.study.arms import Arm, arm_family
+from elicitation.study.arms import Arm, AskedAs, arm_family
 from elicitation.study.config import StudyContext, Tables
 from elicitation.study.sampled import COSTS, old_traces, read_traces
 from lab.metrics.accuracy import (
@@ -321,7 +321,7 @@ def answered(context: StudyContext, arm: Arm, artefact: Artefact, family: Family
     if isinstance(arm.method, Hybrid):
         of_problems = problem_bits(traces, arm.method).group_by("problem_id", maintain_order=True)
         bits = of_problems.agg(pl.col("bits").mean())["bits"].to_numpy()
-    elif not isinstance(arm.method, Edited | None):
+    elif not isinstance(arm.method, Edited | AskedAs | None):
         costs = read_table(artefact.path / "costs.parquet", COSTS)
         cost = int(costs["n_tokens"].sum()) / int(costs["n_answers"].sum()) / base_tokens
     verdicts = verdict_table(traces, context.task.problems, context.task.verify)

@@ -5,7 +5,7 @@ import copy
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, assert_never
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from lab.models.engine import Engine
+from lab.models.prompt_format import Prompter, own_format, turn_end
 from lab.models.source import (
     FILES,
     UNUSED,
@@ -101,6 +103,33 @@ class Model:
     name: str
     digest: str
     """Sixteen hex digits of SHA-256 over the files (or, in memory, the tensors) that it was made from."""
+    prompter: Prompter
+    """How problems are put to it."""
+    ends: frozenset[int]
+    """Every token that ends a text: its generation settings', its tokenizer's, and that of a turn of its template. In
+    a pair those of both."""
+    engine: Engine | None = None
+    """What writes its completions instead of the lab's own loop."""
+
+    def prompt_ids(self, prompt: str, opening: str = "") -> list[int]:
+        """The ids that it reads for a problem's prompt, in its format, and for `opening`, how its answer begins."""
+        return self.prompter.ids(prompt, opening)
+
+    @property
+    def quiet(self) -> frozenset[int]:
+        """Tokens that stand in no text: ends, and those that pad or open a text."""
+        marks = (self.tokenizer.pad_token_id, self.tokenizer.bos_token_id)
+        return self.ends | {mark for mark in marks if isinstance(mark, int)}
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Written tokens as text: special ones too, such as marks of thinking, but none that is `quiet`.
+
+        Where its prompts open a thought, the mark of that stands before the text, as for a model that writes it itself.
+        """
+        shown = [token for token in tokens if token not in self.quiet]
+        text = self.tokenizer.decode(shown, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str), "one list of tokens decodes to one text"
+        return self.prompter.opened + text
 
     def __repr__(self) -> str:
         """In a line: the network and the tokenizer would fill pages."""
@@ -168,13 +197,24 @@ def assemble(
     anatomy = find_anatomy(network)
     if type(anatomy.unembed) is nn.Linear:
         anatomy.unembed.__class__ = Unembedding
+    ends = _own_ends(network, tokenizer)
+    end_of_turn = turn_end(tokenizer)
     return Model(
         network=network,
         tokenizer=tokenizer,
         anatomy=anatomy,
         name=name,
         digest=_content_digest(network, tokenizer) if digest is None else digest,
+        prompter=Prompter(format=own_format(tokenizer, ends), tokenizer=tokenizer),
+        ends=ends if end_of_turn is None else ends | {end_of_turn},
     )
+
+
+def _own_ends(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    config = network.generation_config
+    named = None if config is None else config.eos_token_id
+    ids = [*(named if isinstance(named, list) else [named]), tokenizer.eos_token_id]
+    return frozenset(token for token in ids if isinstance(token, int))
 
 
 def find_anatomy(network: PreTrainedModel) -> Anatomy:
@@ -340,31 +380,3 @@ def _content_digest(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         # As bytes, because numpy has no bfloat16.
         total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()[:16]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class ModelPair:
-    """Two models that can run in step on the same tokens, and whose activations can be compared layer by layer.
-
-    Raises ModelError naming the first thing in which they differ: width, depth, rows of the unembedding, or a token.
-    """
-
-    base: Model
-    tuned: Model
-
-    def __post_init__(self) -> None:
-        base, tuned = self.base.anatomy, self.tuned.anatomy
-        names = f"{self.base.name} and {self.tuned.name} are not a pair"
-        for part in ("d_model", "n_layers", "d_vocab"):
-            of_base, of_tuned = getattr(base, part), getattr(tuned, part)
-            if of_base != of_tuned:
-                raise ModelError(f"{names}: {part} is {of_base} in the base and {of_tuned} in the tuned model")
-        of_base, of_tuned = self.base.tokenizer.get_vocab(), self.tuned.tokenizer.get_vocab()
-        if of_base != of_tuned:
-            differing = [token for token in {*of_base, *of_tuned} if of_base.get(token) != of_tuned.get(token)]
-            # The lowest id, so that the message is the same on every run.
-            token = min(differing, key=lambda token: (of_base.get(token, of_tuned.get(token, 0)), token))
-            raise ModelError(
-                f"{names}: {len(differing)} tokens differ; {token!r} is {of_base.get(token, 'absent')} in the base "
-                f"and {of_tuned.get(token, 'absent')} in the tuned model"
-            )

@@ -27,7 +27,7 @@ from lab.post_training.trainers import Document, reinforce, save_low_rank, train
 from lab.records.errors import StorageError
 from lab.records.provenance import digest
 from lab.records.seeds import child_seed, numpy_generator
-from lab.sampling.sample import first_stop
+from lab.sampling.sample import before_stop
 from lab.tasks.source import open_task, task_source
 
 CPU = torch.device("cpu")
@@ -182,7 +182,7 @@ def train(job: Job, network: nn.Module, tokenizer: PreTrainedTokenizerBase, work
                 network,
                 tokenizer,
                 problems,
-                lambda problem, text: float(opened.verify(problem, text[: first_stop(text, stop)]).answer_correct),
+                lambda problem, text: float(opened.verify(problem, before_stop(text, stop)).answer_correct),
                 run,
                 seed=seed,
                 device=job.device,

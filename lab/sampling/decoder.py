@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from lab.models.load import Model
+from lab.tasks.problem import Problem
 
 ROOM = 32
 """Spare positions added each time a layer is full."""
@@ -150,6 +151,8 @@ class Batch:
     """The prompt each row continues."""
     keys: UInt64[np.ndarray, " row"]
     """The key of each row's random numbers."""
+    asked: tuple[Problem, ...] = ()
+    """The problem of each prompt, for a second model that reads it in a format of its own; none where nothing does."""
 
 
 class Crossing(NamedTuple):

@@ -1,6 +1,6 @@
 """sample: completions of problems by a model, or by anything that opens rows."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import log
@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
+from lab.models.engine import Limits, found_stop
+from lab.models.engine import Request as EngineRequest
 from lab.models.load import Model
 from lab.records.errors import DecodingError
 from lab.records.seeds import child_seed, uniforms
@@ -54,10 +55,9 @@ def decode(
     batch: Batch,
     decoding: Decoding,
     *,
-    tokenizer: PreTrainedTokenizerBase,
-    end_tokens: frozenset[int],
+    model: Model,
 ) -> list[Completion]:
-    """Completes every row of `batch`; the result does not depend on which rows share the batch.
+    """Completes every row of `batch` up to the ends of `model`; which rows share the batch makes no difference.
 
     The random number of a token is a function of the row's key and the step. Raises DecodingError where logits cannot
     be sampled from.
@@ -93,9 +93,9 @@ def decode(
             growing.routes.append(route)
             growing.categories.append(category)
             growing.content_bits.append(bits)
-            if token in end_tokens:
+            if token in model.ends:
                 growing.stop = "eos"
-            elif decoding.stop and first_stop(decoded(tokenizer, growing.tokens), decoding.stop) is not None:
+            elif found_stop(model.tokenizer, growing.tokens, decoding.stop):
                 growing.stop = "stop"
         running = np.array([texts[index].stop is None for index in present])
         if not running.any() or step + 1 == decoding.max_new_tokens:
@@ -105,7 +105,7 @@ def decode(
             rows.keep(kept)
             present, tokens = present[running], tokens[kept]
         rows.append(tokens)
-    return [completion(growing, decoding, tokenizer) for growing in texts]
+    return [completion(growing, decoding, model) for growing in texts]
 
 
 def crossed(proposal: Proposal, tokens: Int[Tensor, " row"]) -> tuple[list[int], list[float]]:
@@ -125,32 +125,22 @@ def crossed(proposal: Proposal, tokens: Int[Tensor, " row"]) -> tuple[list[int],
     return category.tolist(), torch.where(written, nats.clamp(min=0) / log(2), choice_bits).tolist()
 
 
-def completion(growing: Growing, decoding: Decoding, tokenizer: PreTrainedTokenizerBase) -> Completion:
+def completion(growing: Growing, decoding: Decoding, model: Model) -> Completion:
     """The finished row, its text cut before a stop string."""
-    text = decoded(tokenizer, growing.tokens)
-    cut = first_stop(text, decoding.stop)
     return Completion(
         tokens=tuple(growing.tokens),
         logprobs=tuple(growing.logprobs),
         routes=tuple(growing.routes),
         categories=tuple(growing.categories),
         content_bits=tuple(growing.content_bits),
-        text=text if cut is None else text[:cut],
+        text=before_stop(model.text(growing.tokens), decoding.stop),
         stop=growing.stop or "length",
     )
 
 
-def decoded(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
-    """The text of some tokens, without special ones."""
-    text = tokenizer.decode(tokens, skip_special_tokens=True)
-    assert isinstance(text, str), "one list of tokens decodes to one text"
-    return text
-
-
-def first_stop(text: str, stops: Sequence[str]) -> int | None:
-    """Where the earliest stop string begins, if any occurs."""
-    found = [position for position in (text.find(stop) for stop in stops) if position >= 0]
-    return min(found, default=None)
+def before_stop(text: str, stops: Sequence[str]) -> str:
+    """`text` up to the earliest of the stop strings."""
+    return text[: min((place for place in map(text.find, stops) if place >= 0), default=len(text))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +160,6 @@ def sample(
     seed: int,
     batch_size: int = 256,
     open_rows: OpenDecoder | None = None,
-    also_ends: frozenset[int] = frozenset(),
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> list[Trace]:
     """`n_samples` completions of each problem, ordered by problem, then by sample.
@@ -179,8 +168,8 @@ def sample(
     order or a resumed run draws the same numbers. (Floating-point sums depend on the shape of a batch in their last
     digits, so in float32 a token changes where its number falls within about 1e-6 of a boundary; bfloat16 is coarser.)
     `batch_size` counts rows; when memory runs out it is halved and the work goes on. `open_rows` puts something else
-    than the model itself in the loop, such as a hybrid; `model` then gives the tokenizer. Texts end at the model's end
-    tokens and at `also_ends`. `on_progress` is told the number of completions added.
+    than the model itself in the loop, such as a hybrid; `model` then gives prompts, ends and the tokenizer. Else the
+    model's engine writes, where it has one. `on_progress` is told the number of completions added.
 
     Raises DecodingError for an empty request, a prompt of no tokens or beyond the model's context, or logits that are
     not finite.
@@ -190,18 +179,19 @@ def sample(
             f"{len(problems)} problems x {n_samples} samples in batches of {batch_size}: want at least one of each"
         )
     requests = [Request(problem, index) for problem in problems for index in range(n_samples)]
-    prompt_ids = {problem.prompt: encode_prompt(model, problem.prompt, decoding) for problem in problems}
+    prompt_ids = {asked(problem): encode_prompt(model, problem, decoding) for problem in problems}
+    if model.engine is not None and open_rows is None:
+        return by_engine(model, requests, prompt_ids, decoding, seed, on_progress)
     # Prompts of like length share a batch, which keeps the padding short.
-    order = sorted(range(len(requests)), key=lambda index: len(prompt_ids[requests[index].problem.prompt]))
+    order = sorted(range(len(requests)), key=lambda index: len(prompt_ids[asked(requests[index].problem)]))
     opener = open_rows or partial(CachedDecoder, model)
-    ends = end_tokens(model) | also_ends
     traces: list[Trace | None] = [None] * len(requests)
     start = 0
     on_progress(0)
     while start < len(order):
         chosen = order[start : start + batch_size]
         try:
-            written = complete(model, opener, [requests[index] for index in chosen], prompt_ids, decoding, ends, seed)
+            written = complete(model, opener, [requests[index] for index in chosen], prompt_ids, decoding, seed)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -219,19 +209,54 @@ def sample(
     return [trace for trace in traces if trace is not None]
 
 
+def asked(problem: Problem) -> tuple[str, str]:
+    """What two problems share if a model reads the same for both."""
+    return problem.prompt, problem.opening
+
+
+def by_engine(
+    model: Model,
+    requests: Sequence[Request],
+    prompt_ids: Mapping[tuple[str, str], list[int]],
+    decoding: Decoding,
+    seed: int,
+    on_progress: Callable[[int], None],
+) -> list[Trace]:
+    """The requests as the model's engine completes them; nothing in them is routed."""
+    assert model.engine is not None, "asked for by the caller"
+    limits = Limits(decoding.temperature, decoding.top_p, decoding.max_new_tokens, decoding.stop, model.ends)
+    addressed = [
+        EngineRequest(one.problem.id, one.sample_index, seed, tuple(prompt_ids[asked(one.problem)])) for one in requests
+    ]
+    traces: list[Trace] = []
+    on_progress(0)
+    for request, reply in zip(requests, model.engine.complete(addressed, limits), strict=True):
+        n_tokens = len(reply.tokens)
+        traces.append(
+            Trace(
+                problem_id=request.problem.id,
+                sample_index=request.sample_index,
+                routes=(0,) * n_tokens,
+                categories=(-1,) * n_tokens,
+                content_bits=(0.0,) * n_tokens,
+                text=before_stop(model.text(reply.tokens), decoding.stop),
+                **reply._asdict(),
+            )
+        )
+        on_progress(1)
+    return traces
+
+
 def complete(
     model: Model,
     open_rows: OpenDecoder,
     requests: Sequence[Request],
-    prompt_ids: dict[str, list[int]],
+    prompt_ids: Mapping[tuple[str, str], list[int]],
     decoding: Decoding,
-    ends: frozenset[int],
     seed: int,
 ) -> Iterator[Trace]:
     """One batch of requests."""
-    prompts = list(dict.fromkeys(request.problem.prompt for request in requests))
-    batch = make_batch(model, [prompt_ids[prompt] for prompt in prompts], requests, prompts, seed)
-    written = decode(open_rows, batch, decoding, tokenizer=model.tokenizer, end_tokens=ends)
+    written = decode(open_rows, make_batch(model, prompt_ids, requests, seed), decoding, model=model)
     return (
         Trace(problem_id=request.problem.id, sample_index=request.sample_index, **row._asdict())
         for request, row in zip(requests, written, strict=True)
@@ -239,36 +264,28 @@ def complete(
 
 
 def make_batch(
-    model: Model, prompt_ids: Sequence[list[int]], requests: Sequence[Request], prompts: Sequence[str], seed: int
+    model: Model, prompt_ids: Mapping[tuple[str, str], list[int]], requests: Sequence[Request], seed: int
 ) -> Batch:
     """Left-padded distinct prompts, and a row for each request."""
-    padded = left_padded(model, prompt_ids)
+    prompts = {asked(request.problem): request.problem for request in requests}
+    padded = left_padded(model, [prompt_ids[prompt] for prompt in prompts])
     index = {prompt: position for position, prompt in enumerate(prompts)}
-    owner = torch.tensor([index[request.problem.prompt] for request in requests], device=model.device)
+    owner = torch.tensor([index[asked(request.problem)] for request in requests], device=model.device)
     keys = np.array(
         [child_seed(seed, request.problem.id, request.sample_index) for request in requests], dtype=np.uint64
     )
-    return Batch(padded.tokens, padded.mask, owner, keys)
+    return Batch(padded.tokens, padded.mask, owner, keys, tuple(prompts.values()))
 
 
-def encode_prompt(model: Model, prompt: str, decoding: Decoding) -> list[int]:
-    """Token ids of a prompt by the tokenizer's own rules; DecodingError where none, or too many for the context."""
-    ids = model.tokenizer(prompt).input_ids
+def encode_prompt(model: Model, problem: Problem, decoding: Decoding) -> list[int]:
+    """Token ids of a problem in the model's prompt format; DecodingError where none, or too many for the context."""
+    ids = model.prompt_ids(problem.prompt, problem.opening)
     context = getattr(model.network.config, "max_position_embeddings", None)
     if not ids:
-        raise DecodingError(f"prompt {prompt!r} has no tokens: want some text to continue")
+        raise DecodingError(f"prompt {problem.prompt!r} has no tokens: want some text to continue")
     if context is not None and len(ids) + decoding.max_new_tokens > context:
         raise DecodingError(
             f"prompt of {len(ids)} tokens and {decoding.max_new_tokens} new ones exceed the context of {context}: "
             "lower max_new_tokens or shorten the prompt"
         )
     return ids
-
-
-def end_tokens(model: Model) -> frozenset[int]:
-    """Every token that ends a text for this model: its generation settings' and its tokenizer's."""
-    config = model.network.generation_config
-    named = None if config is None else config.eos_token_id
-    own = model.tokenizer.eos_token_id
-    ids = [*(named if isinstance(named, list) else [named]), own]
-    return frozenset(token for token in ids if isinstance(token, int))

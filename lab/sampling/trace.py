@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lab.records.errors import DecodingError
 from lab.records.tables import Column, Schema
-from lab.tasks.answer_part import THOUGHT, behind_thought
+from lab.tasks.answer_part import behind_thought
 from lab.tasks.problem import Problem, Verdict, Verifier
 from lab.tasks.stated_answer import before_run_on
 
@@ -36,7 +36,7 @@ class Trace:
     content_bits: tuple[float, ...]
     """For each token the bits that crossed from a second model by a choice or a substitution."""
     text: str
-    """Decoded without special tokens, cut before a stop string."""
+    """Decoded, special tokens as text but for ends, padding and the one that opens a text; cut before a stop string."""
     stop: str
     """Why it ended: "eos", "stop" (a stop string) or "length"."""
 
@@ -60,7 +60,11 @@ TRACES = Schema(
             "bits from the tuned model: -log2 of the base's probability (temperature 1) of a token that the tuned "
             "model wrote, log2 of the number of different candidates where it chose one, else 0",
         ),
-        Column("text", pl.String, "decoded completion without special tokens"),
+        Column(
+            "text",
+            pl.String,
+            "decoded completion, with special tokens but for ends, padding and the opening one",
+        ),
         Column("stop", pl.String, "eos, stop or length"),
     ),
 )
@@ -90,26 +94,18 @@ def trace_table(arm: str, traces: Iterable[Trace]) -> pl.DataFrame:
     return TRACES.frame([{"arm": arm, **{name: getattr(trace, name) for name in names}} for trace in traces])
 
 
-def verdict_table(
-    traces: pl.DataFrame, problems: Iterable[Problem], verify: Verifier, *, opens_thought: bool = False
-) -> pl.DataFrame:
-    """One `VERDICTS` row for each row of a `TRACES` table; `opens_thought` where its prompts end inside a thought."""
+def verdict_table(traces: pl.DataFrame, problems: Iterable[Problem], verify: Verifier) -> pl.DataFrame:
+    """One `VERDICTS` row for each row of a `TRACES` table."""
     by_id = {problem.id: problem for problem in problems}
     names = "arm", "problem_id", "sample_index", "text", "stop"
     rows: list[dict[str, object]] = []
     for arm, problem_id, sample_index, text, stop in traces.select(names).iter_rows():
-        said = as_read(text, opens_thought)
-        verdict = verify(by_id[problem_id], said)
+        verdict = verify(by_id[problem_id], text)
         row = {"arm": arm, "problem_id": problem_id, "sample_index": sample_index, "strict": verdict.strict}
-        outcome = outcome_of(verdict, said, stop)
+        outcome = outcome_of(verdict, text, stop)
         read_by = None if outcome == "cut" else verdict.read_by
         rows.append(row | asdict(verdict) | {"read_by": read_by, "outcome": outcome})
     return VERDICTS.frame(rows)
-
-
-def as_read(text: str, opens_thought: bool) -> str:
-    """A completion as its readers see it: with the mark of the thought that its prompt opened, if it did."""
-    return f"{THOUGHT}{text}" if opens_thought else text
 
 
 def outcome_of(verdict: Verdict, text: str, stop: str) -> str:

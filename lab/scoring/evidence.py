@@ -21,6 +21,7 @@ class Role(StrEnum):
     BASE = "base"  # The base model alone.
     TUNED = "tuned"  # The tuned model alone.
     COMPANION = "companion"  # A further model alone; a study may have several.
+    FORMAT = "format"  # Another prompt format, such as the tuned model's template; a study may have several.
     PROMPT = "prompt"  # The best of some listed prompts.
     TEMPERATURE = "temperature"  # The best of some temperatures.
     SELF_CONSISTENCY = "self-consistency"  # The answer that most of several completions end with.

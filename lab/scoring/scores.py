@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lab.models.load import Model, ModelPair
+from lab.models.load import Model
+from lab.models.pair import ModelPair
 from lab.sampling.decoder import left_padded, token_positions
 from lab.sampling.sample import sample
 from lab.sampling.trace import Decoding
@@ -46,16 +47,40 @@ def pieces(model: Model, rows: Sequence[Row]) -> Iterator[tuple[Sequence[int], T
         longest = len(rows[order[-1]].context) + len(rows[order[-1]].completion)
         n_rows = max(1, min(MOST_ROWS, MOST_LOGITS // (longest * model.anatomy.d_vocab)))
         chosen, order = order[-n_rows:], order[:-n_rows]
-        padded = left_padded(model, [rows[index].context + rows[index].completion for index in chosen])
-        yield chosen, Texts([rows[index] for index in chosen], padded.tokens, padded.mask)
+        yield chosen, padded_texts(model, [rows[index] for index in chosen])
+
+
+def padded_texts(model: Model, rows: Sequence[Row]) -> Texts:
+    """Rows as one piece."""
+    padded = left_padded(model, [row.context + row.completion for row in rows])
+    return Texts(rows, padded.tokens, padded.mask)
 
 
 def trace_rows(model: Model, traces: pl.DataFrame, problems: Mapping[str, Problem]) -> list[Row]:
     """The rows of a `TRACES` table: the prompt is the context."""
-    return [
-        Row(model.tokenizer(problems[problem_id].prompt).input_ids, tokens)
-        for problem_id, tokens in traces.select("problem_id", "tokens").iter_rows()
-    ]
+    asked = {name: model.prompt_ids(problems[name].prompt) for name in traces["problem_id"].unique()}
+    return [Row(asked[problem_id], tokens) for problem_id, tokens in traces.select("problem_id", "tokens").iter_rows()]
+
+
+class ReadByBoth(NamedTuple):
+    """One piece of texts as either model of a pair reads it: its own prompt, and the same completion."""
+
+    chosen: Sequence[int]
+    """The rows of the table that the piece holds."""
+    base: Texts
+    tuned: Texts
+
+
+def read_by_both(pair: ModelPair, traces: pl.DataFrame, problems: Mapping[str, Problem]) -> Iterator[ReadByBoth]:
+    """Every completion of a `TRACES` table, in pieces; ModelError where one has a token that only one model has."""
+    pair.require_shared(traces["tokens"].explode().drop_nulls().unique().to_list())
+    rows = {name: trace_rows(model, traces, problems) for name, model in (("base", pair.base), ("tuned", pair.tuned))}
+    alike = rows["base"] == rows["tuned"]
+    longer = [max(both, key=lambda row: len(row.context)) for both in zip(rows["base"], rows["tuned"], strict=True)]
+    for chosen, _ in pieces(pair.base, longer):
+        base = padded_texts(pair.base, [rows["base"][index] for index in chosen])
+        tuned = base if alike else padded_texts(pair.tuned, [rows["tuned"][index] for index in chosen])
+        yield ReadByBoth(chosen, base, tuned)
 
 
 def completion_logits(model: Model, read: Texts) -> Float[Tensor, "text kept d_vocab"]:
@@ -84,21 +109,24 @@ class Readings(NamedTuple):
 def scores(pair: ModelPair, writer: str, traces: pl.DataFrame, problems: Mapping[str, Problem]) -> Readings:
     """Reads `traces`, which `writer` ("base" or "tuned") sampled, with both models, at temperature 1.
 
-    A completion that was cut at the token limit has no end token, and its probability is that of the cut text. Sums
-    are over the text's tokens in double precision.
+    Each reads the completions behind its own prompt, and over the tokens that both have. A completion that was cut at
+    the token limit has no end token, and its probability is that of the cut text. Sums are over the text's tokens in
+    double precision.
     """
     names = traces.select("problem_id", "sample_index").rows()
-    rows = trace_rows(pair.base, traces, problems)
-    totals: list[dict[str, object]] = [{}] * len(rows)
+    totals: list[dict[str, object]] = [{}] * len(names)
     ranks: list[pl.DataFrame] = []
-    for chosen, read in pieces(pair.base, rows):
-        base, tuned = (completion_logits(model, read).double().log_softmax(dim=-1) for model in (pair.base, pair.tuned))
+    for chosen, by_base, by_tuned in read_by_both(pair, traces, problems):
+        base, tuned = (
+            completion_logits(model, read)[..., : pair.d_vocab].double().log_softmax(dim=-1)
+            for model, read in ((pair.base, by_base), (pair.tuned, by_tuned))
+        )
         ours, theirs = (base, tuned) if writer == "base" else (tuned, base)
         divergence = (ours.exp() * (ours - theirs)).sum(dim=-1)
         rank = 1 + (base > base.gather(-1, tuned.argmax(dim=-1, keepdim=True))).sum(dim=-1)
         entropy = -(base.exp() * base).sum(dim=-1)
         for place, index in enumerate(chosen):
-            tokens = torch.tensor(rows[index].completion, device=base.device)
+            tokens = torch.tensor(by_base.rows[place].completion, device=base.device)
             n = len(tokens)
             key = {"writer": writer, "problem_id": names[index][0], "sample_index": names[index][1]}
             totals[index] = key | {
@@ -183,7 +211,7 @@ def reader_rows(
         return model.tokenizer(text, add_special_tokens=False).input_ids
 
     asked = [
-        Row(model.tokenizer(problem.prompt + cuts[step].text + grammar.ask).input_ids, tokens(problem.answer))
+        Row(model.prompt_ids(problem.prompt, cuts[step].text + grammar.ask), tokens(problem.answer))
         for problem, _, step, cuts in flat
     ]
     logps, early = answer_scores(model, asked)
@@ -193,7 +221,7 @@ def reader_rows(
     answers: dict[tuple[str, int], str | None] = {}
     for step in sorted({step for _, step in falsified}):
         going_on = [
-            replace(problem, prompt=problem.prompt + falsified[problem.id, step].text)
+            replace(problem, opening=falsified[problem.id, step].text)
             for problem, _, _ in worked
             if (problem.id, step) in falsified
         ]

@@ -2,8 +2,6 @@ r"""What of a completion may hold its answer: the first turn, behind its thinkin
 
 import re
 
-THOUGHT = "<think>"
-"""Stands before a text whose prompt opened its thinking, so that readers see it."""
 _NAMES = r"think(?:ing)?|thoughts?|reasoning"
 _OPENS = re.compile(
     rf"[<◁](?:\w+:)?(?:{_NAMES})[>▷]|\[(?:{_NAMES})\]|<\|(?:begin|start)_(?:of_)?(?:{_NAMES})\|>|<\|channel>thought\b"

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -29,6 +29,8 @@ class Problem:
     """Further gold answers, any one of which is right."""
     choices: tuple[str, ...] = ()
     """What is to choose from, in the order of its letters; the gold answer is then a letter."""
+    opening: str = ""
+    """How the answer begins, where that is given too; not kept in tables."""
     question: str | None = None
     """What is asked, where the prompt has more than that, such as how to answer; it stands in the prompt as it is."""
     solution: str | None = None
@@ -61,7 +63,8 @@ PROBLEMS = Schema(
 
 def problem_table(problems: Iterable[Problem]) -> pl.DataFrame:
     """One row a problem, in the order given."""
-    return PROBLEMS.frame([asdict(problem) for problem in problems])
+    names = [column.name for column in PROBLEMS.columns]
+    return PROBLEMS.frame([{name: getattr(problem, name) for name in names} for problem in problems])
 
 
 def problems_of(table: pl.DataFrame) -> tuple[Problem, ...]:

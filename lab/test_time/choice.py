@@ -293,7 +293,7 @@ class BestPrompt:
         for form in self.forms:
             try:
                 for problem in problems:
-                    encode_prompt(asked.model, put(form, problem).prompt, asked.decoding)
+                    encode_prompt(asked.model, put(form, problem), asked.decoding)
             except DecodingError as error:
                 tried.append(Tried(form, form.name, LeftOut(str(error))))
                 continue

@@ -17,7 +17,7 @@ from lab.models.load import Model
 from lab.records.errors import DecodingError
 from lab.records.seeds import child_seed, uniforms
 from lab.sampling.decoder import Batch, CachedDecoder, left_padded
-from lab.sampling.sample import decoded, encode_prompt, end_tokens, sample
+from lab.sampling.sample import encode_prompt, sample
 from lab.sampling.trace import Decoding, Trace
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
@@ -94,7 +94,7 @@ def token_span(model: Model, tokens: Sequence[int], characters: range) -> range:
     """The tokens of a completion whose text has a part in `characters` of the completion's."""
 
     def n_characters(n_tokens: int) -> int:
-        return len(decoded(model.tokenizer, list(tokens[:n_tokens])))
+        return len(model.text(tokens[:n_tokens]))
 
     counts = range(len(tokens) + 1)
     first = bisect_right(counts, characters.start, key=n_characters) - 1
@@ -132,7 +132,7 @@ class CotDecoding:
         stride = max(1, asked.batch_size // self.n_branches)
         for start in range(0, len(asked.problems), stride):
             some = asked.problems[start : start + stride]
-            opened = branches(model, [encode_prompt(model, problem.prompt, greedy) for problem in some], self, greedy)
+            opened = branches(model, [encode_prompt(model, problem, greedy) for problem in some], self, greedy)
             flat = [branch for of_problem in opened for branch in of_problem]
             keys = np.zeros(len(flat), dtype=np.uint64)
             written = iter(continued(model, flat, keys, greedy, watch=greedy_gap, batch_size=asked.batch_size))
@@ -162,7 +162,7 @@ def branches(
     # Stable, so that which of equal tokens is taken does not depend on the batch.
     tokens = logits.sort(dim=-1, descending=True, stable=True).indices[:, : method.n_branches]
     logprobs = logits.log_softmax(dim=-1).gather(1, tokens)
-    notes, ends = gap(logits, tokens), end_tokens(model)
+    notes = gap(logits, tokens)
     return [
         [
             ended(
@@ -170,7 +170,6 @@ def branches(
                 PartialCompletion(prompt=tuple(prompt), tokens=(token,), logprobs=(logprob,), notes=(note,)),
                 0,
                 decoding,
-                ends,
             )
             for token, logprob, note in zip(*columns, strict=True)
         ]
@@ -240,7 +239,7 @@ class PowerSampling:
         """
         model, decoding, batch_size = asked.model, asked.decoding, asked.batch_size
         chains = [Chain(problem, index, asked.seed) for problem in asked.problems for index in range(asked.n_samples)]
-        prompts = [tuple(encode_prompt(model, chain.problem.prompt, decoding)) for chain in chains]
+        prompts = [tuple(encode_prompt(model, chain.problem, decoding)) for chain in chains]
         drafts = [PartialCompletion(prompt=prompt) for prompt in prompts]
         n_tokens = np.zeros(len(chains), dtype=np.int64)
         for block, limit in enumerate(self.limits(decoding.max_new_tokens)):

@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Float, Int, UInt64
 from torch import Tensor
 
+from lab.models.engine import found_stop
 from lab.models.load import Model
 from lab.records.errors import DecodingError
 from lab.sampling.decoder import Batch, CachedDecoder, Proposal, is_out_of_memory, left_padded
-from lab.sampling.sample import decode, decoded, end_tokens, first_stop
+from lab.sampling.sample import before_stop, decode
 from lab.sampling.trace import Decoding, Trace
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
@@ -114,7 +115,6 @@ class PartialCompletion:
 
     def trace(self, model: Model, problem: Problem, sample_index: int, decoding: Decoding) -> Trace:
         """It as a finished completion; the text is cut before a stop string."""
-        text = decoded(model.tokenizer, list(self.tokens))
         return Trace(
             problem_id=problem.id,
             sample_index=sample_index,
@@ -123,7 +123,7 @@ class PartialCompletion:
             routes=(0,) * len(self.tokens),
             categories=(-1,) * len(self.tokens),
             content_bits=(0.0,) * len(self.tokens),
-            text=text[: first_stop(text, decoding.stop)],
+            text=before_stop(model.text(self.tokens), decoding.stop),
             stop=self.stop or "length",
         )
 
@@ -171,7 +171,7 @@ def continued(
     `batch_size` counts drafts; when memory runs out it is halved and the work goes on. Raises DecodingError where a
     single draft is too much, or logits are not finite.
     """
-    results, ends = list(drafts), end_tokens(model)
+    results = list(drafts)
     room = [0 if partial.stop else decoding.max_new_tokens - len(partial.tokens) for partial in drafts]
     waiting = sorted((index for index in range(len(drafts)) if room[index] > 0), key=lambda index: room[index])
     for group in groups(model, drafts, room, waiting, batch_size):
@@ -190,7 +190,7 @@ def continued(
             half = (len(group) + 1) // 2
             written = continued(model, chosen, keys[group], decoding, watch=watch, batch_size=half)
         for index, partial in zip(group, written, strict=True):
-            results[index] = ended(model, partial, len(drafts[index].tokens), decoding, ends)
+            results[index] = ended(model, partial, len(drafts[index].tokens), decoding)
     return results
 
 
@@ -233,13 +233,7 @@ def _continued_together(
         opened.append(WatchedDecoder(model, batch, watch))
         return opened[0]
 
-    written = decode(
-        open_rows,
-        Batch(padded.tokens, padded.mask, owner, keys),
-        decoding,
-        tokenizer=model.tokenizer,
-        end_tokens=end_tokens(model),
-    )
+    written = decode(open_rows, Batch(padded.tokens, padded.mask, owner, keys), decoding, model=model)
     return [
         replace(
             partial,
@@ -251,19 +245,15 @@ def _continued_together(
     ]
 
 
-def ended(
-    model: Model, partial: PartialCompletion, n_before: int, decoding: Decoding, ends: frozenset[int]
-) -> PartialCompletion:
-    """`partial` cut where it first ends, at one of `ends`, a stop string or the limit; `n_before` tokens do not end it.
+def ended(model: Model, partial: PartialCompletion, n_before: int, decoding: Decoding) -> PartialCompletion:
+    """`partial` cut where it first ends, at an end, a stop string or the limit; `n_before` tokens do not end it.
 
     A stop string may have begun before the tokens that were added, where the decoding loop could not see it.
     """
     whole = partial if len(partial.tokens) <= decoding.max_new_tokens else partial.cut(decoding.max_new_tokens)
     for n_tokens in range(n_before + 1, len(whole.tokens) + 1):
-        if whole.tokens[n_tokens - 1] in ends:
+        if whole.tokens[n_tokens - 1] in model.ends:
             return replace(whole.cut(n_tokens), stop="eos")
-        if decoding.stop:
-            text = decoded(model.tokenizer, list(whole.tokens[:n_tokens]))
-            if first_stop(text, decoding.stop) is not None:
-                return replace(whole.cut(n_tokens), stop="stop")
+        if found_stop(model.tokenizer, whole.tokens[:n_tokens], decoding.stop):
+            return replace(whole.cut(n_tokens), stop="stop")
     return whole

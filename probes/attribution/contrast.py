@@ -60,7 +60,7 @@ def first_token_contrasts(
     that is not exactly one token of the model, and EstimateError as `require_contrasts` does.
     """
     sides = {"toward": _tokens(toward, model.tokenizer), "against": _tokens(against, model.tokenizer)}
-    asked = [{"problem_id": problem.id, "tokens": model.tokenizer(problem.prompt).input_ids} for problem in problems]
+    asked = [{"problem_id": problem.id, "tokens": model.prompt_ids(problem.prompt)} for problem in problems]
     table = CONTRASTS.frame([{**row, **sides} for row in asked])
     require_contrasts(model, table)
     return table
@@ -191,7 +191,7 @@ def _contrast(
         if written != tokens[n_before]:
             raise EstimateError(f"states its answer {stated!r} inside a token: want one that starts it")
         if other != written:
-            context = [*model.tokenizer(problem.prompt).input_ids, *tokens[:n_before]]
+            context = [*model.prompt_ids(problem.prompt), *tokens[:n_before]]
             toward, against = (written, other) if is_right else (other, written)
             return {"tokens": context, "toward": [toward], "against": [against]}
     raise EstimateError(f"states {stated!r}, and no other answer at hand starts with another token")
@@ -208,9 +208,7 @@ def _tokens_before(model: Model, tokens: Sequence[int], text: str, start: int) -
 
 
 def _decoded(model: Model, tokens: Sequence[int]) -> str:
-    text = model.tokenizer.decode(list(tokens), skip_special_tokens=True)
-    assert isinstance(text, str), "one list of tokens decodes to one text"
-    return text
+    return model.text(tokens)
 
 
 def _first_token(model: Model, text: str) -> int:

@@ -274,7 +274,7 @@ def texts(model: Model, traces: pl.DataFrame, problems: pl.DataFrame) -> pl.Data
             "of the same vocabulary"
         )
     encoded = pl.DataFrame(
-        {"problem_id": asked, "prompt": [model.tokenizer(prompts[problem_id]).input_ids for problem_id in asked]},
+        {"problem_id": asked, "prompt": [model.prompt_ids(prompts[problem_id]) for problem_id in asked]},
         schema={"problem_id": pl.String, "prompt": pl.List(pl.Int32)},
     )
     return TEXTS.checked(

@@ -193,7 +193,7 @@ def residual_norms(
 
     Raises SiteError for a layer out of range, and as `sample` does.
     """
-    prompts = {problem.id: model.tokenizer(problem.prompt).input_ids for problem in problems}
+    prompts = {problem.id: model.prompt_ids(problem.prompt) for problem in problems}
     texts = [
         prompts[trace.problem_id] + list(trace.tokens) for trace in sample(model, problems, 1, decoding, seed=seed)
     ]

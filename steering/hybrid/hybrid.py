@@ -10,7 +10,7 @@ itself has a default: nothing is read, nothing has to be placed, no category is 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from hashlib import sha256
 from math import inf
@@ -21,9 +21,10 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt64
 from torch import Tensor
 
-from lab.models.load import Model, ModelPair
+from lab.models.load import Model
+from lab.models.pair import ModelPair
 from lab.records.provenance import digest
-from lab.sampling.decoder import Batch, CachedDecoder, Crossing, OpenDecoder, Proposal
+from lab.sampling.decoder import Batch, CachedDecoder, Crossing, OpenDecoder, Proposal, left_padded
 from lab.sampling.trace import ROUTES
 from probes.capture.site import Site, hook_site
 from probes.sae.dictionary import Sae
@@ -318,6 +319,15 @@ def open_hybrid(pair: ModelPair, hybrid: Hybrid) -> OpenDecoder:
     return lambda batch: HybridDecoder(pair, fitting, batch)
 
 
+def as_asked(model: Model, batch: Batch) -> Batch:
+    """The batch with its problems in the format of `model`, where it has one of its own."""
+    asked = [model.prompt_ids(problem.prompt, problem.opening) for problem in batch.asked]
+    if not asked:
+        return batch
+    padded = left_padded(model, asked)
+    return replace(batch, prompts=padded.tokens, mask=padded.mask)
+
+
 class HybridDecoder:
     """Rows that two cached models carry forward together; the tuned one only where it is needed.
 
@@ -333,11 +343,17 @@ class HybridDecoder:
         self.step = 0
         reads = hybrid.reads
         self.base = WatchedDecoder(pair.base, batch, reads.base)
-        self.tuned = None if reads.tuned is None else WatchedDecoder(pair.tuned, batch, reads.tuned)
+        self.n_shared = pair.d_vocab
+        self.tuned = (
+            None if reads.tuned is None else WatchedDecoder(pair.tuned, as_asked(pair.tuned, batch), reads.tuned)
+        )
 
     def propose(self) -> Proposal:
         """The base model's distribution, replaced at the routed rows."""
         base, tuned = self.base.view(), None if self.tuned is None else self.tuned.view()
+        base = base._replace(logits=self._shared(base.logits, base.logits.shape[1]))
+        if tuned is not None:
+            tuned = tuned._replace(logits=self._shared(tuned.logits, base.logits.shape[1]))
         now = Moment(step=self.step, keys=self.keys, base=base, tuned=tuned)
         routed = self.hybrid.router.route(now)
         rows = routed.nonzero()[:, 0]
@@ -369,6 +385,13 @@ class HybridDecoder:
         self.base.keep(rows)
         if self.tuned is not None:
             self.tuned.keep(rows)
+
+    def _shared(self, logits: Float[Tensor, "row some"], width: int) -> Float[Tensor, "row d_vocab"]:
+        """As wide as the base's, without tokens that only one of the models has."""
+        if logits.shape[1] == width == self.n_shared:
+            return logits
+        shared = logits[:, : self.n_shared]
+        return torch.nn.functional.pad(shared, (0, width - self.n_shared), value=-inf)
 
     def _category(self, now: Moment, rows: Int[Tensor, " routed"]) -> Int[Tensor, " routed"]:
         """By the intervention, or else by the router; -1 where neither names one."""

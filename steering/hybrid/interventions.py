@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int, UInt64
 from torch import Tensor
 
-from lab.models.load import ModelPair
+from lab.models.pair import ModelPair
 from lab.records.errors import VectorError
 from lab.records.seeds import uniforms
 from probes.capture.site import Site, check_site, hook_site

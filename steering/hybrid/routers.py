@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lab.models.load import ModelPair
+from lab.models.pair import ModelPair
 from lab.records.errors import DecodingError, ModelError
 from lab.records.seeds import uniforms
 from probes.capture.site import Site, check_site

@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import gelu, normalize, softplus
 
-from lab.models.load import Model, ModelPair
+from lab.models.load import Model
+from lab.models.pair import ModelPair
 from lab.records.errors import VectorError
 from lab.records.seeds import child_seed, torch_generator
 from lab.tasks.problem import Problem

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from lab.models.load import ModelPair
+from lab.models.pair import ModelPair
 from lab.records.errors import VectorError
 from lab.scoring.scores import Row, completion_logits, pieces
 from lab.tasks.problem import Problem, problem_table

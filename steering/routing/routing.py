@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from lab.metrics.bootstrap import Interval, resamples
-from lab.models.load import Model, ModelPair
+from lab.models.load import Model
+from lab.models.pair import ModelPair
 from lab.records.errors import LabError, StorageError, VectorError
 from lab.records.provenance import Provenance, canonical_json
 from lab.records.seeds import child_seed, numpy_generator

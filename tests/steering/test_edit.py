@@ -9,7 +9,7 @@ from sae_lens import StandardSAE, StandardSAEConfig
 from lab.models.load import Model, find_anatomy
 from lab.models.tiny import tiny_model, tiny_network
 from lab.records.errors import ModelError, SiteError, VectorError
-from lab.sampling.sample import end_tokens, sample
+from lab.sampling.sample import sample
 from lab.sampling.trace import GREEDY
 from lab.tasks.problem import Problem
 from probes.capture.capture import capture
@@ -167,7 +167,7 @@ def test_decoding_with_a_cache_equals_full_passes_without_one(model, sites):
         traces = sample(model, PROBLEMS, 1, decoding, seed=0)
         for problem, trace in zip(PROBLEMS, traces, strict=True):
             text, written = list(model.tokenizer(problem.prompt).input_ids), []
-            while len(written) < 10 and not end_tokens(model) & set(written):
+            while len(written) < 10 and not model.ends & set(written):
                 written.append(
                     int(model.network(torch.tensor([text + written]), use_cache=False).logits[0, -1].argmax())
                 )

@@ -10,7 +10,7 @@ from sae_lens import StandardSAE, StandardSAEConfig
 from lab.models.load import Model, find_anatomy
 from lab.models.tiny import tiny_model, tiny_network
 from lab.sampling.decoder import Batch, CachedDecoder, left_padded
-from lab.sampling.sample import end_tokens, sample
+from lab.sampling.sample import sample
 from lab.sampling.trace import GREEDY
 from lab.tasks.problem import Problem
 from probes.capture.site import Site, hook_site
@@ -139,7 +139,7 @@ def edit_vector(edit):
 
 def written_slowly(model, prompt, *edits, ends=frozenset()):
     text, written = list(model.tokenizer(prompt).input_ids), []
-    while len(written) < N_NEW and not (end_tokens(model) | ends) & set(written):
+    while len(written) < N_NEW and not (model.ends | ends) & set(written):
         written.append(int(last_logits(model, text + written, len(text), edits).argmax()))
     return tuple(written)
 
@@ -147,7 +147,7 @@ def written_slowly(model, prompt, *edits, ends=frozenset()):
 def written(model, *edits, problems=PROBLEMS, batch_size=256, ends=frozenset()):
     decoding = replace(GREEDY, max_new_tokens=N_NEW)
     with apply(model, *edits):
-        traces = sample(model, problems, 1, decoding, seed=0, batch_size=batch_size, also_ends=ends)
+        traces = sample(replace(model, ends=model.ends | ends), problems, 1, decoding, seed=0, batch_size=batch_size)
     return [trace.tokens for trace in traces]
 
 

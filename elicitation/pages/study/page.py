@@ -13,6 +13,7 @@ from elicitation.pages.kit.document import Origin, document
 from elicitation.pages.kit.palette import completed
 from elicitation.pages.kit.table import numbers
 from elicitation.pages.study import figures
+from elicitation.pages.study.asking import Asking, asking_block
 from elicitation.pages.study.contamination import CONTAMINATION, memory_section, memory_sentence
 from elicitation.pages.study.estimates import estimates_section, published_section
 from elicitation.pages.study.ladder import answer_sentence, glance, ladder_table
@@ -45,6 +46,8 @@ class Page:
     origin: Origin
     contamination: pl.DataFrame = field(default_factory=partial(CONTAMINATION.frame, []))
     """`CONTAMINATION`; without rows the section is left out."""
+    asking: Asking | None = None
+    """How the models were asked, and what else was tried; None where there is one way."""
     features: str = ""
     """What single features do: `feature_section`; empty where none were sought."""
 
@@ -71,6 +74,7 @@ def render(page: Page) -> str:
             process_checked=page.process_checked,
             memory=memory_sentence(page.contamination),
         ),
+        asking=None if page.asking is None else asking_block(page.asking, page.base, page.tuned),
         draw_ladder=partial(figures.ladder_figure, ladder),
         ladder=ladder_table(ladder, leaks),
         warning=truncation_warning(ladder),

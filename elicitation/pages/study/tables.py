@@ -162,6 +162,39 @@ EXAMPLES = Schema(
         Column("reason", pl.Utf8, "`ok`, or the first fault found."),
     ),
 )
+FORMATS = Schema(
+    "formats",
+    (
+        Column("model", pl.Utf8, "`base` or `tuned`."),
+        Column("format", pl.Utf8, "How it was asked: raw text, worked examples, or a chat template; whose, if told."),
+        Column("own", pl.Boolean, "Whether the study asks it so."),
+        Column("best", pl.Boolean, "Whether most samples were right so, the first of equals."),
+        Column("shared", pl.Boolean, "Whether the sum over both models is highest so, the first of equals."),
+        Column("strict", pl.Float64, "Strict pass@1 on training problems, a fraction; NaN where it was left out."),
+        *_ends("that accuracy"),
+        Column("n_problems", pl.Int32, "Training problems it was tried on; none of them is measured elsewhere."),
+        Column("n_samples", pl.Int32, "Samples of each; null where it was left out."),
+        Column("left_out", pl.Utf8, "Why it was not tried; null where it was."),
+        Column("example", pl.Utf8, "What the model is shown for the first of them, special tokens as text."),
+    ),
+)
+COMPARISONS = Schema(
+    "comparisons",
+    (
+        Column("comparison", pl.Utf8, "How the two models were asked, in words."),
+        Column("base_format", pl.Utf8, "How the base was asked, as `formats` lists."),
+        Column("tuned_format", pl.Utf8, "How the tuned model was asked."),
+        Column("base", pl.Float64, "Strict pass@1 of the base on held-out problems, a fraction."),
+        *_ends("that accuracy", "base_"),
+        Column("base_cut", pl.Float64, "Fraction of its completions that reached the token limit."),
+        Column("tuned", pl.Float64, "Strict pass@1 of the tuned model on the same problems, a fraction."),
+        *_ends("that accuracy", "tuned_"),
+        Column("tuned_cut", pl.Float64, "Fraction of its completions that reached the token limit."),
+        Column("gain", pl.Float64, "The difference, a fraction."),
+        *_ends("the gain", "gain_", "", pair="paired "),
+        Column("n_problems", pl.Int32, "Held-out problems."),
+    ),
+)
 SCHEMAS = (LADDER, PUBLISHED, GUESS, PASS_AT_K, COVER, FAMILIES, EXAMPLES)
 """Every table of a report, in reading order."""
 

@@ -7,7 +7,8 @@ import torch
 
 from elicitation.comparison.evaluate import Check, EvalSpec, evaluate, shared, transfer
 from elicitation.pages.vectors.tables import TRANSFERS
-from lab.models.load import ModelPair, load
+from lab.models.load import load
+from lab.models.pair import ModelPair
 from lab.models.source import LocalModel
 from lab.records.errors import VectorError
 from lab.sampling.trace import Decoding

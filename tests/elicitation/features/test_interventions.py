@@ -13,7 +13,7 @@ from elicitation.study.interventions import (
     first_token_rates,
     interventions,
 )
-from lab.models.load import ModelPair
+from lab.models.pair import ModelPair
 from lab.models.tiny import tiny_model
 from lab.records.errors import EstimateError
 

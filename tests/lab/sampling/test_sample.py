@@ -8,7 +8,7 @@ import torch
 from lab.models.load import Model
 from lab.models.tiny import tiny_model
 from lab.records.errors import DecodingError
-from lab.sampling.sample import encode_prompt, end_tokens, sample
+from lab.sampling.sample import encode_prompt, sample
 from lab.sampling.trace import GREEDY, Decoding
 from lab.tasks.problem import Problem
 
@@ -40,7 +40,7 @@ def test_greedy_decoding_equals_transformers_generate_token_for_token(model):
         max_new_tokens=40,
         do_sample=False,
         pad_token_id=model.tokenizer.pad_token_id,
-        eos_token_id=sorted(end_tokens(model)),
+        eos_token_id=sorted(model.ends),
     )
     width = padded.input_ids.shape[1]
     assert len({trace.tokens for trace in traces}) > 1
@@ -73,7 +73,7 @@ def test_samples_of_one_prompt_differ_and_seeds_differ(model):
 
 def test_log_probabilities_equal_a_teacher_forced_pass(model):
     (trace,) = sample(model, PROBLEMS[1:2], 1, SAMPLED, seed=1)
-    prompt = encode_prompt(model, PROBLEMS[1].prompt, SAMPLED)
+    prompt = encode_prompt(model, PROBLEMS[1], SAMPLED)
     with torch.no_grad():
         logits = model.network(torch.tensor([[*prompt, *trace.tokens]])).logits[0, len(prompt) - 1 : -1]
     wanted = logits.log_softmax(-1).gather(1, torch.tensor(trace.tokens)[:, None])[:, 0]

@@ -8,11 +8,18 @@ from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Problem
 
 
-def verdict(text, stop, *, judge=MATH, prompt="", answer="5", opens_thought=False):
+def verdict(
+    text,
+    stop,
+    *,
+    judge=MATH,
+    prompt="",
+    answer="5",
+):
     problem = Problem(id="1", prompt=prompt, answer=answer, family="", source="")
     trace = {"arm": "base", "problem_id": "1", "sample_index": 0, "text": text, "stop": stop}
     trace |= {name: [] for name in ("tokens", "logprobs", "routes", "categories", "content_bits")}
-    table = verdict_table(TRACES.frame([trace]), [problem], judge.verify, opens_thought=opens_thought)
+    table = verdict_table(TRACES.frame([trace]), [problem], judge.verify)
     return table.select("outcome", "read_by").row(0)
 
 
@@ -36,12 +43,9 @@ def test_a_verdict_says_what_became_of_the_completion_and_how_it_was_read(text, 
     assert outcome in OUTCOMES
 
 
-@pytest.mark.parametrize(
-    ("text", "opens_thought", "outcome"),
-    [(r"we try \boxed{5}", True, "cut"), (r"we try 7</think>\boxed{5}", True, "right"), (r"\boxed{5}", False, "right")],
-)
-def test_a_thought_that_the_prompt_opened_must_be_closed(text, opens_thought, outcome):
-    assert verdict(text, "eos", opens_thought=opens_thought)[0] == outcome
+@pytest.mark.parametrize(("text", "outcome"), [(r"we try \boxed{5}", "cut"), (r"we try 7</think>\boxed{5}", "right")])
+def test_a_thought_that_the_prompt_opened_must_be_closed(text, outcome):
+    assert verdict(f"<think>\n{text}", "eos")[0] == outcome
 
 
 @pytest.mark.parametrize(

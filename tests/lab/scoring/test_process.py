@@ -175,7 +175,7 @@ def test_a_falsified_text_and_its_continuation_stay_within_the_length_of_a_compl
     limits = []
 
     def counted(model, problems, n_samples, decoding, **options):
-        limits.append((len(problems[0].prompt) - len(LATE.prompt), decoding.max_new_tokens, decoding.temperature))
+        limits.append((len(problems[0].opening), decoding.max_new_tokens, decoding.temperature))
         return sample(model, problems, n_samples, decoding, **options)
 
     monkeypatch.setattr("lab.scoring.scores.sample", counted)

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.models.load import Model, ModelPair, assemble
+from lab.models.load import Model, assemble
+from lab.models.pair import ModelPair
 from lab.models.tiny import byte_tokenizer, tiny_model
 from lab.sampling.sample import sample
 from lab.sampling.trace import Decoding, Trace, trace_table

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lab.tasks.answer_part import THOUGHT, behind_thought
+from lab.tasks.answer_part import behind_thought
 from lab.tasks.math_answer import final_answer
 from lab.tasks.stated_answer import before_run_on, first_answer
 
@@ -33,8 +33,8 @@ def test_an_answer_is_read_behind_thinking_of_every_family(opens, closes):
 
 def test_a_prompt_may_have_opened_a_thought_that_never_closes():
     assert final_answer(r"We try \boxed{1} first") == "1"
-    assert final_answer(THOUGHT + r"We try \boxed{1} first") is None
-    assert final_answer(THOUGHT + r"We try \boxed{1} first</think>It is 2.") == "2"
+    assert final_answer(r"<think>We try \boxed{1} first") is None
+    assert final_answer(r"<think>We try \boxed{1} first</think>It is 2.") == "2"
 
 
 @pytest.mark.parametrize("text", ["analysis of 3 cases gives 7", "analysis: 7", "The analysis\n\n7", "analysis\n7"])

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import Module
 from torch.utils.hooks import RemovableHandle
 
-from lab.models.load import Model, ModelPair
+from lab.models.load import Model
+from lab.models.pair import ModelPair
 from lab.records.seeds import child_seed, uniforms
-from lab.sampling.sample import end_tokens
 from lab.sampling.trace import Decoding, pick
 from lab.tasks.problem import Problem
 from probes.capture.site import Site
@@ -135,10 +135,9 @@ def write(
     *,
     seed: int,
     sample_index: int = 0,
-    also_ends: frozenset[int] = frozenset(),
 ) -> list[Written]:
     """One completion of `problem`, with arguments as `lab.sampling.sample.sample` has them."""
-    ends, watched = end_tokens(pair.base) | also_ends, sites_read(hybrid)
+    ends, watched = pair.base.ends, sites_read(hybrid)
     key = np.uint64(child_seed(seed, problem.id, sample_index))
     text = list(pair.base.tokenizer(problem.prompt).input_ids)
     written: list[Written] = []

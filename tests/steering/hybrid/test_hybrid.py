@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from lab.models.load import Model, ModelPair
+from lab.models.load import Model
+from lab.models.pair import ModelPair
 from lab.records.errors import VectorError
 from lab.records.seeds import child_seed, uniforms
-from lab.sampling.sample import end_tokens, sample
+from lab.sampling.sample import sample
 from lab.sampling.trace import GREEDY, pick
 from probes.capture.site import Site, hook_site
 from steering.edit import Ablate, Add, Rotate, apply
@@ -94,7 +95,7 @@ def by_definition(pair, hybrid, problem, decoding, sample_index=0):
                     logits, writer = certain(logits, ranked(base)[int(number * top)]), 1
         tokens.append(int(pick(logits, torch.from_numpy(uniforms(key, step)), decoding).tokens[0]))
         routes.append(writer)
-        if tokens[-1] in end_tokens(pair.base):
+        if tokens[-1] in pair.base.ends:
             break
     return tuple(tokens), tuple(routes)
 

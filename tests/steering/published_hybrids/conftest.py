@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 import torch
 
-from lab.models.load import ModelPair, load
+from lab.models.load import load
+from lab.models.pair import ModelPair
 from lab.models.source import LocalModel
 from lab.sampling.sample import sample
 from lab.sampling.trace import Decoding, trace_table

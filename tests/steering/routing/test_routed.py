@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from elicitation.study.fits import disagreements
-from lab.models.load import ModelPair, load
+from lab.models.load import load
+from lab.models.pair import ModelPair
 from lab.models.source import LocalModel
 from lab.records.errors import StorageError, VectorError
 from lab.records.provenance import provenance

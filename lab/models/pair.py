@@ -1,0 +1,134 @@
+"""ModelPair: two models that read the same tokens, which special ones they name differently, and what ends texts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from lab.models.load import Model
+from lab.records.errors import ModelError
+
+PROBES = (
+    'The quick brown fox jumps over the lazy dog, didn\'t it? YES! "Quoted" - and so on...',
+    "Let x = 2048, y = -3.75 and z = 1,000,000; then 12 * 7 + 3 = 87, 5/8 > 0.6 and 3 <= 4.",
+    "\\[ \\frac{\\sqrt{3}}{2} \\le \\int_0^{2\\pi} \\sin^2(x)\\,dx \\] so the answer is \\boxed{\\text{(A)}}.",
+    "def f(n: int) -> int:\n    return n if n < 2 else f(n - 1) + f(n - 2)  # slow\n\n\n\tx = {'a': [1, 2]}\n",
+    "  leading spaces, trailing spaces   \n\n  and\ttabs\r\n",
+    "café, naïve, Straße, Москва, 東京, 数学の問題, ½ π ∞ − × ≤, 🙂👍🏽",
+    "Question: What is 6 times 7?\nAnswer: 42\n\nQuestion: and then?\nAnswer:",
+    "#### 72 \u2028 <b>bold</b> https://example.org/a?b=c&d=%20e",
+)
+"""Texts of the kinds that studies have; two tokenizers that encode them and a study's problems alike are one to it."""
+MOST_LISTED = 5
+
+
+class Renamed(NamedTuple):
+    """A special token that has one id and two names, or a name in one model only."""
+
+    token: int
+    base: str | None
+    """None where the base has no such token."""
+    tuned: str | None
+
+
+def renamed_tokens(base: PreTrainedTokenizerBase, tuned: PreTrainedTokenizerBase) -> tuple[Renamed, ...]:
+    """The special tokens that the tokenizers name differently, by id.
+
+    Raises ModelError, listing the first of them, where they read texts differently: an ordinary token has another id,
+    or one of `PROBES` other ids.
+    """
+    names = [{token: name for name, token in tokenizer.get_vocab().items()} for tokenizer in (base, tuned)]
+    added = {*base.added_tokens_decoder, *tuned.added_tokens_decoder}
+    differing = sorted(token for token in {*names[0], *names[1]} if names[0].get(token) != names[1].get(token))
+    special = [token for token in differing if token in added]
+    ordinary = [
+        token for token in differing if token not in added and not _reads_alike(base, tuned, _text(base, tuned, token))
+    ]
+    if ordinary:
+        shown = ", ".join(
+            f"{token} ({_shown(names[0], token)} and {_shown(names[1], token)})" for token in ordinary[:MOST_LISTED]
+        )
+        raise ModelError(f"{len(ordinary)} tokens differ between base and tuned model, such as {shown}")
+    require_alike(base, tuned, PROBES)
+    return tuple(Renamed(token, names[0].get(token), names[1].get(token)) for token in special)
+
+
+def require_alike(base: PreTrainedTokenizerBase, tuned: PreTrainedTokenizerBase, texts: Sequence[str]) -> None:
+    """ModelError where the tokenizers give one of `texts` other ids, from its first difference on."""
+    for text in texts:
+        ours, theirs = (_encoded(tokenizer, text) for tokenizer in (base, tuned))
+        if ours != theirs:
+            both = list(zip_longest(ours, theirs))
+            place = next(at for at, (one, other) in enumerate(both) if one != other)
+            here = slice(place, place + 3)
+            words = base.convert_ids_to_tokens(ours[here]), tuned.convert_ids_to_tokens(theirs[here])
+            raise ModelError(
+                f"the tokenizers read {text[:60]!r} differently: at token {place} the base has {words[0]} and the "
+                f"tuned model {words[1]}; want two models whose texts have the same ids"
+            )
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def _text(base: PreTrainedTokenizerBase, tuned: PreTrainedTokenizerBase, token: int) -> str:
+    """What a token stands for, by whichever tokenizer has it."""
+    return str((base if token < len(base) else tuned).decode([token]))
+
+
+def _reads_alike(base: PreTrainedTokenizerBase, tuned: PreTrainedTokenizerBase, text: str) -> bool:
+    return _encoded(base, text) == _encoded(tuned, text)
+
+
+def _shown(names: dict[int, str], token: int) -> str:
+    return repr(names[token]) if token in names else "absent"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ModelPair:
+    """Two models that can run in step on the same tokens, and whose activations can be compared layer by layer.
+
+    Each reads its own prompt and both the same completion. A text ends at an end of either, whichever writes. A special
+    token is one by its id, whatever either model calls it. Raises ModelError naming the first thing in which they
+    differ: width, depth, or how they read texts.
+    """
+
+    base: Model
+    tuned: Model
+    renamed: tuple[Renamed, ...] = ()
+    """Found when the pair is made."""
+
+    def __post_init__(self) -> None:
+        base, tuned = self.base.anatomy, self.tuned.anatomy
+        names = f"{self.base.name} and {self.tuned.name} are not a pair"
+        for part in ("d_model", "n_layers"):
+            of_base, of_tuned = getattr(base, part), getattr(tuned, part)
+            if of_base != of_tuned:
+                raise ModelError(f"{names}: {part} is {of_base} in the base and {of_tuned} in the tuned model")
+        try:
+            renamed = renamed_tokens(self.base.tokenizer, self.tuned.tokenizer)
+        except ModelError as error:
+            raise ModelError(f"{names}: {error}") from error
+        object.__setattr__(self, "renamed", renamed)
+        ends = self.base.ends | self.tuned.ends
+        for side in ("base", "tuned"):
+            if (model := getattr(self, side)).ends != ends:
+                object.__setattr__(self, side, replace(model, ends=ends))
+
+    @property
+    def d_vocab(self) -> int:
+        """Tokens that both models have a row for: the first so many."""
+        return min(self.base.anatomy.d_vocab, self.tuned.anatomy.d_vocab)
+
+    def require_shared(self, tokens: Sequence[int]) -> None:
+        """ModelError where one of `tokens`, which stand in texts, is beyond what both models have."""
+        if beyond := sorted(token for token in tokens if token >= self.d_vocab):
+            known = self.tuned if self.tuned.anatomy.d_vocab > self.d_vocab else self.base
+            shown = ", ".join(f"{token} ({known.tokenizer.decode([token])})" for token in beyond[:MOST_LISTED])
+            raise ModelError(
+                f"{self.base.name} and {self.tuned.name} have {self.d_vocab} tokens in common, and texts hold others: "
+                f"{shown}; want a pair whose texts need no token that only one model has"
+            )
