@@ -126,7 +126,7 @@ def train_on_documents(
             weight_decay=0.01,
             completion_only_loss=True,
             max_length=None,
-            save_steps=200,
+            save_steps=max(1, min(200, run.n_steps // 4)),
             logging_steps=50,
             **_settings(network, run, work, seed, device),
         ),
