@@ -18,6 +18,7 @@ from lab.scoring.evidence import ArmKey, Control, Role, arm_row
 from lab.tasks.source import Task
 from lab.test_time.choice import BestPrompt, Fitting, Temperature, prompt_forms
 from lab.test_time.elicit import CotDecoding, SelfConsistency
+from lab.test_time.letters import LikeliestLetter, RandomLetter
 from lab.test_time.method import Elicitation
 from steering.edit import Add, Edited
 from steering.hybrid.hybrid import Hybrid, Router
@@ -130,7 +131,8 @@ def own_help_arms(settings: OwnHelp, task: Task, fit_task: Task) -> tuple[Arm, .
     """Prompt and decoding rungs; what is chosen among several is chosen on the problems of `fit_task`.
 
     The listed prompts are worked examples and a forced first token where the task has chains, else instructions. The
-    control of a rung is the same without its one ingredient; of the prompt and the temperature that is the base.
+    control of a rung is the same without its one ingredient; of the prompt and the temperature that is the base. Where
+    every problem has choices, their letters are also compared at once, without work.
     """
     fitting = Fitting(problems=fit_task.problems, n_samples=settings.n_fit_samples)
     prompt = BestPrompt(forms=prompt_forms(task), fitting=fitting)
@@ -139,6 +141,8 @@ def own_help_arms(settings: OwnHelp, task: Task, fit_task: Task) -> tuple[Arm, .
     one_branch = Instead(Control.ONE_BRANCH, "one-branch", "its first branch alone", CotDecoding(n_branches=1))
     votes, branches = SelfConsistency(n_votes=settings.n_votes), CotDecoding(n_branches=settings.n_branches)
     power, unmoved = settings.power, replace(settings.power, n_moves=0)
+    any_letter = Instead(Control.RANDOM_CHOICE, "random-letter", "a random letter", RandomLetter())
+    letters = rung(Role.LETTER, "letter", "+ likeliest letter at once", LikeliestLetter(), any_letter)
     no_moves = Instead(Control.NO_MOVES, "power-unmoved", "temperature 1 / alpha, without moves", unmoved)
     return (
         *rung(Role.PROMPT, "prompt", "+ best prompt", prompt),
@@ -146,6 +150,7 @@ def own_help_arms(settings: OwnHelp, task: Task, fit_task: Task) -> tuple[Arm, .
         *rung(Role.SELF_CONSISTENCY, "self-consistency", f"+ majority of {settings.n_votes}", votes, one_vote),
         *rung(Role.COT_DECODING, "cot-decoding", "+ CoT-decoding", branches, one_branch),
         *rung(Role.POWER_SAMPLING, "power", f"+ power sampling, alpha {power.alpha:g}", power, no_moves),
+        *(letters if all(problem.choices for problem in task.problems) else ()),
     )
 
 

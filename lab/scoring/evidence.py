@@ -27,6 +27,7 @@ class Role(StrEnum):
     SELF_CONSISTENCY = "self-consistency"  # The answer that most of several completions end with.
     COT_DECODING = "cot-decoding"  # The branch of the surest answer, of several first tokens.
     POWER_SAMPLING = "power-sampling"  # Samples of the distribution over whole completions, sharpened.
+    LETTER = "letter"  # Of a choice, the letter that is likeliest at once.
     MEAN_DIFFERENCE = "mean-difference"  # The difference of mean activations, at the first token.
     VECTOR_FIRST_TOKEN = "vector-first-token"  # The vector fitted on first tokens, at the first token.
     VECTOR_ALWAYS = "vector-always"  # The vector fitted on all disagreements, at every token.
@@ -63,7 +64,7 @@ class Control(StrEnum):
     OTHER_CATEGORIES = "other-categories"  # Every category's vector exchanged for that of another.
     RANDOM_CATEGORIES = "random-categories"  # The vector of a random category.
     SECOND_CHOICE = "second-choice"  # The base model's second choice in place of the tuned model's first.
-    RANDOM_CHOICE = "random-choice"  # A random one among the candidates.
+    RANDOM_CHOICE = "random-choice"  # A random one among what there is to choose from.
 
 
 DecodingName: TypeAlias = Literal["sampled", "greedy"]

@@ -22,6 +22,7 @@ from lab.sampling.trace import Decoding, Trace
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
 from lab.test_time.choice import BestPrompt, Fitting, Temperature, prompt_forms
+from lab.test_time.letters import LikeliestLetter
 from lab.test_time.method import Asked, Cost, Elicitation, Elicited, PartialCompletion, continued, ended, tokens_written
 
 
@@ -359,6 +360,7 @@ METHODS: dict[str, Callable[[Task], Elicitation]] = {
     "self-consistency": lambda _: SelfConsistency(),
     "cot-decoding": lambda _: CotDecoding(),
     "power": lambda _: PowerSampling(),
+    "letter": lambda _: LikeliestLetter(),
 }
 """Name -> the method as published; what is chosen among several is chosen on the problems of the task given to it."""
 
@@ -374,7 +376,8 @@ def elicit(
     seed: int,
     batch_size: int = 256,
 ) -> Elicited:
-    """`n_samples` answers of each problem; one where nothing is random: in CoT-decoding, and at temperature 0.
+    """`n_samples` answers of each problem; one where nothing is random: in CoT-decoding, of the likeliest letter,
+    and at temperature 0.
 
     `decoding` gives the limits, and for `BestPrompt` the temperature and top-p too; the others say what they use of it.
     What else holds is said by `Elicitation.answer`.

@@ -1,6 +1,7 @@
 """Estimators and pages ask for arms by what they are there for: the name of an arm is its study's affair."""
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,11 @@ ALSO = {"base", "tuned", "prompt", "temperature"}
 def full_study() -> dict[str, ArmKey]:
     """The arms that a study of one pair can have, by their names."""
     task = open_task(task_source("chain"), n_problems=2, seed=0)
+    choices = replace(task, problems=tuple(replace(one, choices=("0", "1")) for one in task.problems))
     kinds = ("mean", "fitted", "first_token")
     vectors = {like + kind: VECTORS["fitted"] for kind in kinds for like in ("", "like-")}
     arms = [
-        *own_help_arms(OwnHelp(), task, task),
+        *own_help_arms(OwnHelp(), choices, task),
         *ladder(vectors, 0.1, 5),
         *routing_arms(routing(1.0, 2.0), vectors, seed=0),
     ]
