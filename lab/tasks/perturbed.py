@@ -38,7 +38,7 @@ def perturbed(problem: Problem, generator: np.random.Generator) -> Perturbed | N
     if found is not None:
         return _copy(problem, *found, "numbers")
     reordered = wording_copy(asked, generator)
-    return reordered and _copy(problem, reordered, gold, "wording")
+    return None if reordered is None else _copy(problem, reordered, gold, "wording")
 
 
 def _copy(problem: Problem, asked: str, answer: str, kind: Literal["numbers", "wording"]) -> Perturbed | None:

@@ -162,7 +162,7 @@ class QuestionRows:
             solution=next(
                 (one for one in said if isinstance(one, str) and len(one) > len(right[0]) + len("####")), None
             ),
-            dated=next((found for name in DATES if (found := _day(_at(row, name))) is not None), None),
+            dated=next((day for name in DATES if (day := _day(_at(row, name))) is not None), None),
         )
         return problem, question, (asked[0], column)
 

@@ -91,7 +91,7 @@ def memory_sentence(table: pl.DataFrame) -> str:
     rows = [*table.iter_rows(named=True)]
     if found := [row for row, speaks in zip(rows, signs(table), strict=True) if speaks]:
         said = [
-            _SIGNS[row["check"]].format_map(row | {"value": WHOLE.said(row), "control": percent(row["control"], 0)})
+            _SIGNS[row["check"]].format_map({**row, "value": WHOLE.said(row), "control": percent(row["control"], 0)})
             for row in found
         ]
         return f"The share may measure memory: {'; '.join(said)}."
@@ -110,7 +110,7 @@ def _quiet(rows: Sequence[Row], words: str) -> str:
         "differences": (POINTS.said(row, "difference") for row in rows),
     }
     joint = {name: " and ".join(said) for name, said in lists.items()}
-    return words.format_map(rows[0] | joint)
+    return words.format_map({**rows[0], **joint})
 
 
 def memory_section(table: pl.DataFrame) -> Markup:
