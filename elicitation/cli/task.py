@@ -65,7 +65,7 @@ class TaskShow:
     def run(self, terminal: Terminal) -> None:
         """Reads every row, and shows the first problems as they are asked and judged."""
         from lab.records.errors import TaskError
-        from lab.tasks.row_task import FileTask, HubTask
+        from lab.tasks.row_task import FileTask, HubTask, judge_of
         from lab.tasks.source import task_source
 
         # A file is read whatever it is called.
@@ -76,7 +76,7 @@ class TaskShow:
         if not isinstance(source, FileTask | HubTask):
             raise TaskError(f"{self.file} has no rows to show: want a file, a benchmark or hub:ORG/NAME")
         found = source.found()
-        terminal.show(f"{found.described}; judged as {source.judge(found.problems).name}")
+        terminal.show(f"{found.described}; judged as {(source.judged_by or judge_of(found.problems)).name}")
         for problem, question in islice(zip(found.problems, found.questions, strict=True), self.n_shown):
             shown = question if len(question) <= WIDEST else f"{question[:WIDEST]}..."
             answer = " or ".join((problem.answer, *problem.aliases))

@@ -5,6 +5,7 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import polars as pl
@@ -13,6 +14,8 @@ from lab.models import load as loading
 from lab.models.device import DtypeName, resolve_device, resolve_dtype
 from lab.models.load import Model
 from lab.models.pair import ModelPair
+from lab.models.prompt_choice import prompter
+from lab.models.prompt_format import typed_format
 from lab.models.source import model_source, shipped_names
 from lab.organisms.card import read_card
 from lab.records.errors import ModelError, TaskError
@@ -29,10 +32,12 @@ Edits: TypeAlias = SteeringVector | Edit | Sequence[SteeringVector | Edit]
 """What acts while a model runs; a vector alone is added at every token."""
 
 
-def load(name: str, *, device: str = "auto", dtype: DtypeName = "auto") -> Model:
+def load(name: str, *, prompt: str = "auto", device: str = "auto", dtype: DtypeName = "auto") -> Model:
     """The model called `name`: one that comes with the lab (`el.models()`), a directory, an adapter, a GGUF file, or
     `org/name` on the hub.
 
+    `prompt` says how it is asked: by its chat template where it was tuned on that and else raw ("auto"), "raw",
+    "template", or a path to a .jinja file.
     `device` "auto" is the first there is of cuda, mps and cpu; `dtype` "auto" is bfloat16 on cuda, else float32.
     Raises ModelError, in one line, for what cannot be found or read.
 
@@ -40,7 +45,9 @@ def load(name: str, *, device: str = "auto", dtype: DtypeName = "auto") -> Model
     Model('zero-base', llama of 4 blocks, d_model 128, float32 on cpu)
     """
     place = resolve_device(device)
-    return loading.load(model_source(str(name)), device=place, dtype=resolve_dtype(dtype, place))
+    model = loading.load(model_source(str(name)), device=place, dtype=resolve_dtype(dtype, place))
+    chosen = typed_format(prompt, own=model.prompter.format)
+    return replace(model, prompter=prompter(chosen, model, model))
 
 
 def pair(

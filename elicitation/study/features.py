@@ -171,7 +171,7 @@ def intervened(context: StudyContext, best: TopFeatures, summed: Sums, sought: B
     fires, study = firing(summed), context.study
     known = {name: fires[name].to_numpy() for name in ("mean_active", "firing_share")}
     candidates = Candidates(sae=best.sae, top=best.top, first_token_share=best.first_token_share, **known)
-    prompts = [context.base.prompt_ids(problem.prompt) for problem in context.task.problems]
+    prompts = [problem.prompt for problem in context.task.problems]
     return interventions(context.pair, candidates, prompts, [sought.toward], n_boot=study.n_boot, seed=study.seed)
 
 

@@ -199,13 +199,13 @@ class Candidates:
 def interventions(
     pair: ModelPair,
     candidates: Candidates,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[str],
     toward: Sequence[int],
     *,
     n_boot: int,
     seed: int,
 ) -> pl.DataFrame:
-    """`INTERVENTIONS`: how often the models begin their answers to `prompts` with a token of `toward`.
+    """`INTERVENTIONS`: how often the models, each asked in its format, begin answers to `prompts` with one of `toward`.
 
     Two controls stand beside the top features, and give every prompt features of its own, so that their intervals hold
     the spread between draws: `frequency_matched` fire as often over all tokens, `first_token` as often at the last
@@ -221,13 +221,14 @@ def interventions(
         (pair.tuned, "ablated in the tuned model", (Ablated(),)),
         (pair.base, "added to the base model", tuple(map(Added, DOSES))),
     ):
-        untouched = first_token_rates(model, prompts, toward)
+        asked = [model.prompt_ids(prompt) for prompt in prompts]
+        untouched = first_token_rates(model, asked, toward)
         described = {"intervention": name, "features": "none", "n_features": 0, "dose": 0.0, "active_share": np.nan}
         rows.append(described | _rates(untouched, untouched, None, weights))
         for intervention in interventions:
             rates = {
                 which: first_token_rates(
-                    model, prompts, toward, candidates.sae, alteration(intervention, candidates, chosen)
+                    model, asked, toward, candidates.sae, alteration(intervention, candidates, chosen)
                 )
                 for which, chosen in sets.items()
             }

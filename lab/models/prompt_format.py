@@ -214,11 +214,6 @@ def own_format(tokenizer: PreTrainedTokenizerBase, ends: frozenset[int]) -> Prom
     return Template() if plain else Raw()
 
 
-@lru_cache(maxsize=64)
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
-
-
 def typed_format(
     text: str,
     *,
@@ -233,23 +228,16 @@ def typed_format(
     another text, a file that is not there, or too few examples.
     """
     name, _, number = text.partition(":")
-    match name:
-        case "auto":
-            template = isinstance(own, Template) and (system is not None or arguments)
-            return Template(system=system, arguments=tuple(arguments)) if template else own
-        case "raw":
-            return Raw()
-        case "template":
-            return Template(system=system, arguments=tuple(arguments))
-        case "few-shot" if number.isdecimal() and 0 < int(number) <= len(examples):
-            return FewShot(examples=tuple(examples[: int(number)]))
-        case "few-shot":
+    template = Template(system=system, arguments=tuple(arguments))
+    if name == "few-shot":
+        if not (number.isdecimal() and 0 < int(number) <= len(examples)):
             raise ModelError(f"prompt format {text!r}: want few-shot:N with N from 1 to {len(examples)}")
-        case _ if text.endswith((".jinja", ".jinja2", ".j2")):
-            if not Path(text).is_file():
-                raise ModelError(f"no Jinja template at {text}; check the path")
-            return Jinja(source=_read(Path(text)), name=Path(text).name)
-        case _:
-            raise ModelError(
-                f"prompt format {text!r}: want auto, raw, template, few-shot:N, or a path to a .jinja file"
-            )
+        return FewShot(examples=tuple(examples[: int(number)]))
+    if text.endswith((".jinja", ".jinja2", ".j2")):
+        if not Path(text).is_file():
+            raise ModelError(f"no Jinja template at {text}; check the path")
+        return Jinja(source=Path(text).read_text(encoding="utf-8"), name=Path(text).name)
+    named = {"auto": template if isinstance(own, Template) else own, "raw": Raw(), "template": template}
+    if text not in named:
+        raise ModelError(f"prompt format {text!r}: want auto, raw, template, few-shot:N, or a path to a .jinja file")
+    return named[text]

@@ -17,6 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import takewhile
 from math import isfinite
 from string import ascii_uppercase
@@ -25,6 +26,7 @@ import numpy as np
 
 from lab.records.errors import TaskError
 from lab.tasks.problem import Problem, is_held_out
+from lab.tasks.program import tests_of
 from lab.tasks.row_file import Row
 from lab.tasks.stated_answer import LONGEST, last_boxes, tidied
 
@@ -32,7 +34,7 @@ SUFFIX = "\n\nThink step by step, and put the final answer in \\boxed{}.\n"
 CHOICE_SUFFIX = "\n\nThink step by step, and put the letter of the right choice in \\boxed{}.\n"
 """What prompts have after the question, unless another is given."""
 QUESTIONS = ("problem", "question", "extra_info.question", "prompt", "messages", "conversations", "instruction",
-    "query", "input")  # fmt: skip
+    "query", "input", "text")  # fmt: skip
 ANSWERS = ("final_answer", "expected_answer", "reward_model.ground_truth", "ground_truth", "ground_truth_answer",
     "answer", "gold", "gold_answer", "correct_answer", "reference_answer", "answer_key", "answerkey", "target",
     "answer_number", "extra_info.answer", "correct", "solution")  # fmt: skip
@@ -54,7 +56,10 @@ class Reading:
     skip_bad_rows: bool = False
     """Leave out rows that cannot be read, and count them, instead of refusing the whole."""
     suffix: str | None = None
-    """Behind every question; if not given, a line that asks for steps and a box, of choices for the letter in it."""
+    """Behind every question; if not given, a line that asks for steps and a box, of choices for the letter in it, and
+    for programs nothing."""
+    run_code: bool = False
+    """Run programs that models write, to judge them, where a task asks for programs (HumanEval, MBPP)."""
 
     def over(self, other: "Reading") -> "Reading":
         """What this one says, and where it says nothing what `other` does."""
@@ -63,6 +68,7 @@ class Reading:
             answer_column=self.answer_column or other.answer_column,
             skip_bad_rows=self.skip_bad_rows or other.skip_bad_rows,
             suffix=other.suffix if self.suffix is None else self.suffix,
+            run_code=self.run_code or other.run_code,
         )
 
 
@@ -126,10 +132,13 @@ class QuestionRows:
     def _problem(self, number: int, row: Mapping[str, object]) -> tuple[Problem, str, tuple[str, str]]:
         """The problem, its question, and the columns of its question and answer."""
         asked = self._there(number, row, "question", self.reading.question_column or QUESTIONS)
-        golds = self._there(number, row, "answer", self.reading.answer_column or (*ANSWERS, *ALIASES))
         question = _question(_at(row, asked[0]))
         if question is None or not question.strip():
             raise self._broken(number, f"has no text in {asked[0]!r}: want a question, or a chat with a user's turn")
+        if (tests := tests_of(row, question)) is not None:
+            suffix = self.reading.suffix or ""
+            return self._made(row, tests.asked, suffix, (tests.gold,), ()), tests.asked, (asked[0], tests.column)
+        golds = self._there(number, row, "answer", self.reading.answer_column or (*ANSWERS, *ALIASES))
         column, right = next(((name, found) for name in golds if (found := _golds(row, name))), ("", ()))
         if not right:
             raise self._broken(number, rf"has no final answer in {', '.join(golds)}: want '#### 42' or \boxed{{42}}")
@@ -145,26 +154,28 @@ class QuestionRows:
                 raise self._broken(number, f"{fault}: name the answer's column")
             right = (letter,)
             question += "\n" + "".join(f"\n{ascii_uppercase[n]}. {choice}" for n, choice in enumerate(choices))
-        said = [_at(row, name) for name in (*SOLUTIONS, *golds)]
-        family = next((row[key] for key in ("level", "subject", "type") if row.get(key) is not None), self.stem)
-        given = next((row[key] for key in ("id", "unique_id") if row.get(key) is not None), None)
         suffix = self.reading.suffix if self.reading.suffix is not None else CHOICE_SUFFIX if choices else SUFFIX
-        # A row without an id is named by its question, so that adding rows renames none.
-        problem = Problem(
+        return self._made(row, question, suffix, right, choices), question, (asked[0], column)
+
+    def _made(
+        self, row: Mapping[str, object], question: str, suffix: str, golds: Sequence[str], choices: Sequence[str]
+    ) -> Problem:
+        family = next((row[key] for key in ("level", "subject", "type") if row.get(key) is not None), self.stem)
+        given = next((row[key] for key in ("id", "unique_id", "task_id") if row.get(key) is not None), None)
+        said = [_at(row, name) for name in (*SOLUTIONS, *ANSWERS)]
+        return Problem(
+            # A row without an id is named by its question, so that adding rows renames none.
             id=f"{self.stem}:{_digest(question) if given is None else given}",
             prompt=question + suffix,
-            answer=right[0],
+            answer=golds[0],
             family=f"Level {family}" if isinstance(family, int) else str(family),
             source=self.source,
-            aliases=right[1:],
+            aliases=tuple(golds[1:]),
             choices=tuple(choices),
             question=question,
-            solution=next(
-                (one for one in said if isinstance(one, str) and len(one) > len(right[0]) + len("####")), None
-            ),
+            solution=next((one for one in said if isinstance(one, str) and len(one) > len(golds[0]) + 4), None),
             dated=next((day for name in DATES if (day := _day(_at(row, name))) is not None), None),
         )
-        return problem, question, (asked[0], column)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +246,11 @@ def _at(row: object, name: str) -> object:
     """The value of a column, a dot leading into an object; None where it is not there."""
     value: object = row
     for key in name.split("."):
-        named = {name.lower().replace(" ", "_"): name for name in value} if isinstance(value, Mapping) else {}
-        value = value.get(key, value.get(named.get(key.lower(), key))) if isinstance(value, Mapping) else None
+        if not isinstance(value, Mapping):
+            return None
+        # Names are the same in every row.
+        named = key if key in value else _plain_names(tuple(value)).get(key.lower(), key)
+        value = value.get(named)
     return value
 
 
@@ -245,6 +259,11 @@ def _day(value: object) -> str | None:
     text = str(value).removesuffix(".0").replace("/", "-")
     found = re.match(r"[12][0-9]{3}(?:-[0-9]{2}){0,2}(?![0-9.-])", text)
     return found and found[0]
+
+
+@lru_cache(maxsize=256)
+def _plain_names(names: tuple[str, ...]) -> dict[str, str]:
+    return {name.lower().replace(" ", "_"): name for name in names}
 
 
 def _choices(row: Mapping[str, object]) -> list[str]:

@@ -12,6 +12,7 @@ from lab.records.errors import TaskError
 from lab.tasks.choice_answer import CHOICE
 from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Judge, Problem
+from lab.tasks.program import CODE, is_code, require_leave
 from lab.tasks.question_rows import BY_RULE, Found, QuestionRows, Reading
 from lab.tasks.row_file import rows_of_file
 
@@ -30,7 +31,16 @@ FORMATS = ("parquet", "json", "csv")
 
 def judge_of(problems: Sequence[Problem]) -> Judge:
     """What judges rows of which nobody says it."""
+    if all(map(is_code, problems)):
+        return CODE
     return CHOICE if all(problem.choices for problem in problems) else MATH
+
+
+def permitted(judge: Judge, source: str, reading: Reading) -> Judge:
+    """`judge`; TaskError where it runs programs and `reading` does not say that it may."""
+    if judge is CODE:
+        require_leave(source, run_code=reading.run_code)
+    return judge
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,8 +69,8 @@ class FileTask:
         return self.found().chosen(n_problems, generator, held_out=None if self.whole else held_out)
 
     def judge(self, problems: Sequence[Problem]) -> Judge:
-        """That of `judged_by`, or by rule."""
-        return self.judged_by or judge_of(problems)
+        """That of `judged_by`, or by rule; TaskError where programs would be run and nobody said so."""
+        return permitted(self.judged_by or judge_of(problems), self.typed, self.reading)
 
     def found(self) -> Found:
         """Every row as a problem, in the order of the file. Raises as `rows_of_file` and `QuestionRows.problems` do."""
@@ -112,8 +122,8 @@ class HubTask:
         return self.found().chosen(n_problems, generator, held_out=None if self.whole else held_out)
 
     def judge(self, problems: Sequence[Problem]) -> Judge:
-        """That of `judged_by`, or by rule."""
-        return self.judged_by or judge_of(problems)
+        """That of `judged_by`, or by rule; TaskError where programs would be run and nobody said so."""
+        return permitted(self.judged_by or judge_of(problems), self.typed, self.reading)
 
     def found(self) -> Found:
         """Every row as a problem, in the order of the split.

@@ -15,6 +15,7 @@ from lab.tasks.choice_answer import CHOICE, TEXT
 from lab.tasks.gym import gym_task
 from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Judge, Problem, StepGrammar, Verifier
+from lab.tasks.program import CODE
 from lab.tasks.question_rows import BY_RULE, Found, Reading
 from lab.tasks.row_task import FileTask, HubTask, hub_task
 
@@ -179,7 +180,7 @@ def chain_mix(text: str) -> ChainMix | None:
     return ChainMix(chains)
 
 
-JUDGES: dict[str, Judge] = {judge.name: judge for judge in (CHAIN, MATH, CHOICE, TEXT)}
+JUDGES: dict[str, Judge] = {judge.name: judge for judge in (CHAIN, MATH, CHOICE, TEXT, CODE)}
 """Name -> what judges the problems of a file that is typed with this name behind it."""
 
 

@@ -343,17 +343,14 @@ class HybridDecoder:
         self.step = 0
         reads = hybrid.reads
         self.base = WatchedDecoder(pair.base, batch, reads.base)
-        self.n_shared = pair.d_vocab
+        self.width, self.n_shared = pair.base.anatomy.d_vocab, pair.d_vocab
         self.tuned = (
             None if reads.tuned is None else WatchedDecoder(pair.tuned, as_asked(pair.tuned, batch), reads.tuned)
         )
 
     def propose(self) -> Proposal:
         """The base model's distribution, replaced at the routed rows."""
-        base, tuned = self.base.view(), None if self.tuned is None else self.tuned.view()
-        base = base._replace(logits=self._shared(base.logits, base.logits.shape[1]))
-        if tuned is not None:
-            tuned = tuned._replace(logits=self._shared(tuned.logits, base.logits.shape[1]))
+        base, tuned = self._shared(self.base), None if self.tuned is None else self._shared(self.tuned)
         now = Moment(step=self.step, keys=self.keys, base=base, tuned=tuned)
         routed = self.hybrid.router.route(now)
         rows = routed.nonzero()[:, 0]
@@ -386,12 +383,13 @@ class HybridDecoder:
         if self.tuned is not None:
             self.tuned.keep(rows)
 
-    def _shared(self, logits: Float[Tensor, "row some"], width: int) -> Float[Tensor, "row d_vocab"]:
-        """As wide as the base's, without tokens that only one of the models has."""
-        if logits.shape[1] == width == self.n_shared:
-            return logits
-        shared = logits[:, : self.n_shared]
-        return torch.nn.functional.pad(shared, (0, width - self.n_shared), value=-inf)
+    def _shared(self, decoder: WatchedDecoder) -> View:
+        """What a model shows, its logits as wide as the base's and without tokens that only one of the models has."""
+        view = decoder.view()
+        if view.logits.shape[1] == self.width == self.n_shared:
+            return view
+        shared = view.logits[:, : self.n_shared]
+        return view._replace(logits=torch.nn.functional.pad(shared, (0, self.width - self.n_shared), value=-inf))
 
     def _category(self, now: Moment, rows: Int[Tensor, " routed"]) -> Int[Tensor, " routed"]:
         """By the intervention, or else by the router; -1 where neither names one."""

@@ -68,7 +68,7 @@ print(time.perf_counter() - start, *sys.modules)
 """
 
 SAMPLED = "--task --n-problems --n-samples --seed --batch-size --device --dtype"
-READ = "--fit-task --question-column --answer-column --skip-bad-rows --suffix"
+READ = "--run-code --fit-task --question-column --answer-column --skip-bad-rows --suffix"
 DECODED = "--temperature --top-p --max-new-tokens --stop"
 FITTED = "--fit.n-steps --fit.batch-size --fit.learning-rate --fit.max-dose --fit.check-every --fit.patience"
 SURFACE = {
@@ -80,7 +80,9 @@ SURFACE = {
         --features.n-texts --features.n-top --features.n-shown --own-help.n-fit-samples --own-help.temperatures
         --contamination.n-problems --contamination.shown --contamination.cutoff
         --own-help.n-votes --own-help.n-branches --own-help.power.alpha --own-help.power.n-blocks
-        --own-help.power.n-moves --routing.n-categories --routing.min-disagreements --routing.max-disagreements""",
+        --own-help.power.n-moves --prompts.base --prompts.tuned --prompts.system --prompts.arguments --prompts.tried
+        --prompts.n-problems --prompts.n-samples --routing.n-categories --routing.min-disagreements
+        --routing.max-disagreements""",
     "calibrate": "--quick --only --out --seed --jobs --device",
     "sample": f"{SAMPLED} {DECODED} --model --out",
     "capture": "run verify repair",
@@ -108,7 +110,7 @@ SURFACE = {
     "models build": "--seed --device --out",
     "task": "list show",
     "task list": "",
-    "task show": "--n-shown --question-column --answer-column --skip-bad-rows --suffix",
+    "task show": "--n-shown --question-column --answer-column --skip-bad-rows --suffix --run-code",
     "doctor": "--json",
 }
 

@@ -30,3 +30,9 @@ def signed_sae(model: Model) -> Sae:
 @pytest.fixture(scope="module")
 def prompts() -> list[list[int]]:
     return [[60 + row, *range(80, 80 + 3 + row % 4), 63] for row in range(12)]
+
+
+@pytest.fixture(scope="module")
+def texts(prompts: list[list[int]]) -> list[str]:
+    """The same as text: token i is byte i."""
+    return [bytes(prompt).decode() for prompt in prompts]

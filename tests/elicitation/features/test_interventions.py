@@ -38,8 +38,8 @@ def candidates(signed_sae):
 
 
 @pytest.fixture(scope="module")
-def table(pair, candidates, prompts):
-    return interventions(pair, candidates, prompts, TOWARD, n_boot=200, seed=0)
+def table(pair, candidates, texts):
+    return interventions(pair, candidates, texts, TOWARD, n_boot=200, seed=0)
 
 
 def test_every_intervention_has_the_top_features_and_both_controls(table):
@@ -93,11 +93,11 @@ def test_what_a_control_adds_is_as_long_as_what_the_top_features_add(candidates,
             assert length.numpy() == pytest.approx(wanted, rel=1e-4)
 
 
-def test_the_same_seed_gives_the_same_table(table, pair, candidates, prompts):
-    assert interventions(pair, candidates, prompts, TOWARD, n_boot=200, seed=0).equals(table, null_equal=True)
+def test_the_same_seed_gives_the_same_table(table, pair, candidates, texts):
+    assert interventions(pair, candidates, texts, TOWARD, n_boot=200, seed=0).equals(table, null_equal=True)
 
 
-def test_no_feature_is_nothing_to_act_on(pair, candidates, prompts, signed_sae):
+def test_no_feature_is_nothing_to_act_on(pair, candidates, texts, signed_sae):
     none = Candidates(
         sae=signed_sae,
         top=(),
@@ -106,7 +106,7 @@ def test_no_feature_is_nothing_to_act_on(pair, candidates, prompts, signed_sae):
         first_token_share=candidates.first_token_share,
     )
     with pytest.raises(EstimateError, match="no feature was chosen"):
-        interventions(pair, none, prompts, TOWARD, n_boot=10, seed=0)
+        interventions(pair, none, texts, TOWARD, n_boot=10, seed=0)
 
 
 def drawn(*shape):
