@@ -21,7 +21,6 @@ from elicitation.pages.study.tables import COMPARISONS, FORMATS, SCHEMAS, Report
 from elicitation.study.arms import Arm, arms_of_published, ladder, own_help_arms, routing_arms, scattered
 from elicitation.study.config import PARTS, Study, StudyContext, Tables, Watch, prepare
 from elicitation.study.contamination import contamination_stage, require_checks
-from elicitation.study.directory import claimed, write_readme
 from elicitation.study.fits import (
     ACTIVATIONS,
     DISAGREEMENTS,
@@ -38,7 +37,7 @@ from elicitation.study.sampled import COSTS, FOLDER, arm_traces, own_traces, rea
 from elicitation.study.tables import estimate_stage, evidence_stage, read_estimates, routed_share, table_stage
 from lab.models.device import settled_threads
 from lab.records.provenance import Provenance, canonical_json, digest, file_digest
-from lab.records.stage import Artefact
+from lab.records.stage import Artefact, claimed, write_readme
 from lab.records.tables import Schema, read_provenance, read_table, write_text
 from lab.sampling.trace import TRACES, VERDICTS
 from lab.scoring.evidence import ARMS, PROCESS, RANKS, SCORES, Role

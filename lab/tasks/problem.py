@@ -180,5 +180,8 @@ class Judge:
     """
     steps: StepGrammar | None = None
     """How worked answers fall into steps; None where that cannot be told."""
+    first_answer: Callable[[str], int | None] | None = None
+    """One behind the first answer that a text states, in its thinking or outside it, for a lenient reading; None where
+    there is no such reading."""
     perturb: Callable[[Problem, np.random.Generator], Perturbed | None] | None = None
     """A copy of one problem, None where no rule makes one of it; None where no rule is known for any."""
