@@ -250,6 +250,7 @@ PARTS = {
     " shown-, copies-: of the checks for memory",
     "formats": "how either model is asked, and what else was tried on training problems",
     "comparisons": "the gain under each way of asking",
+    "pair": "what the two models have in common, and what not, before anything ran",
     "problems": "held-out problems, and the training ones that vectors are fitted on",
     "disagreements": "tokens of training texts at which base and tuned model would write different ones",
     "activations": "the base model's stream at first tokens of training texts",

@@ -173,11 +173,12 @@ def glance(
     compared: str,
     *,
     process_checked: bool,
+    asked: str = "",
     memory: str = "",
 ) -> Markup:
-    """`compared` names the two models and the problems, in plain text; a row that has nothing to say is left out.
+    """`compared` names the two models and the problems, `asked` says how they are asked, in plain text.
 
-    `memory` says whether the numbers can be memory.
+    `memory` says whether the numbers can be memory. A row that has nothing to say is left out.
     """
     n_samples = max(rungs(ladder, "strict")["n_samples"])
     counts = (
@@ -187,6 +188,7 @@ def glance(
     )
     rows = {
         "Compared": f"{compared}, up to {counted(n_samples, 'sample')} of each",
+        "Asked": asked,
         "Already in the base": best_estimate(estimates, records),
         "Memory": memory,
         "How sure": f"{counts} Brackets are 95 % intervals over problems.{_spread(estimates)}",
