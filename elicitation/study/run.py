@@ -207,6 +207,7 @@ def report_stage(context: StudyContext, measured: Measured, command: str) -> Fin
         origin=origin,
         contamination=read_contamination(measured.contamination),
         asking=asking,
+        pair=read_table(out / "pair" / "pair.parquet", PAIR),
         features="" if features is None else feature_section(features.tables, features.names),
     )
     report = out / "report.html"
