@@ -20,6 +20,7 @@ from lab.test_time.choice import BestPrompt, Fitting, Temperature, prompt_forms
 from lab.test_time.elicit import CotDecoding, SelfConsistency
 from lab.test_time.letters import LikeliestLetter, RandomLetter
 from lab.test_time.method import Elicitation
+from lab.test_time.reading import LenientReading
 from steering.edit import Add, Edited
 from steering.hybrid.hybrid import Hybrid, Router
 from steering.hybrid.interventions import (
@@ -128,7 +129,9 @@ def rung(
 
 
 def own_help_arms(settings: OwnHelp, task: Task, fit_task: Task) -> tuple[Arm, ...]:
-    """Prompt and decoding rungs; what is chosen among several is chosen on the problems of `fit_task`.
+    """How answers are read, where the judge can read leniently; prompt and decoding rungs.
+
+    What is chosen among several is chosen on the problems of `fit_task`.
 
     The listed prompts are worked examples and a forced first token where the task has chains, else instructions. The
     control of a rung is the same without its one ingredient; of the prompt and the temperature that is the base. Where
@@ -144,7 +147,12 @@ def own_help_arms(settings: OwnHelp, task: Task, fit_task: Task) -> tuple[Arm, .
     any_letter = Instead(Control.RANDOM_CHOICE, "random-letter", "a random letter", RandomLetter())
     letters = rung(Role.LETTER, "letter", "+ likeliest letter at once", LikeliestLetter(), any_letter)
     no_moves = Instead(Control.NO_MOVES, "power-unmoved", "temperature 1 / alpha, without moves", unmoved)
+    read = ()
+    if task.judge.first_answer is not None:
+        method = LenientReading(factor=settings.lenient_factor)
+        read = rung(Role.READING, "read-first", "+ first answer read", method)
     return (
+        *read,
         *rung(Role.PROMPT, "prompt", "+ best prompt", prompt),
         *rung(Role.TEMPERATURE, "temperature", "+ best temperature", temperature),
         *rung(Role.SELF_CONSISTENCY, "self-consistency", f"+ majority of {settings.n_votes}", votes, one_vote),
@@ -311,7 +319,7 @@ def arm_family(arm: Arm) -> Family:
     if method is None:
         return "end"
     if not isinstance(method, Hybrid | Edited):
-        return "prompt" if isinstance(method, BestPrompt | AskedAs) else "decoding"
+        return "prompt" if isinstance(method, BestPrompt | AskedAs | LenientReading) else "decoding"
     match method:
         case Edited():
             return "vector"

@@ -96,12 +96,14 @@ class OwnHelp:
     """Completions that vote on one answer."""
     n_branches: int = 10
     """First tokens that CoT-decoding tries."""
+    lenient_factor: float = 4.0
+    """For a lenient reading completions without an answer are written on to so many times the token limit."""
     power: PowerSampling = field(default_factory=lambda: PowerSampling(n_blocks=4, n_moves=4))
 
     def __post_init__(self) -> None:
         if not self.temperatures or not all(0 <= tried < inf for tried in self.temperatures):
             raise DecodingError(f"temperatures {list(self.temperatures)}: want 0 (greedy) or positive numbers")
-        if low := low_counts(self, ("n_fit_samples", "n_votes", "n_branches")):
+        if low := low_counts(self, ("n_fit_samples", "n_votes", "n_branches", "lenient_factor")):
             raise DecodingError(low)
 
 
@@ -339,8 +341,7 @@ def prepare(study: Study, out: Path, watch: Watch) -> StudyContext:
     site = Site(study.layer if study.layer is not None else pair.base.anatomy.n_layers // 2)
     check_site(pair.base, site)
     require_room(study.features, pair.base)
-    ends = pair.base.ends
-    companions = tuple(replace(opened(text), ends=ends) for text in study.companions)
+    companions = tuple(replace(opened(text), ends=pair.base.ends) for text in study.companions)
     old_task = None
     if study.old_task is not None:
         n_old = AtMost(len(task.problems)) if n_problems is None else n_problems

@@ -26,6 +26,7 @@ from elicitation.pages.study.tables import (
 )
 from elicitation.study.arms import Arm, AskedAs, arm_family
 from elicitation.study.config import StudyContext, Tables
+from elicitation.study.outcomes import outcome_table
 from elicitation.study.sampled import COSTS, old_traces, read_traces
 from lab.metrics.accuracy import (
     Share,
@@ -294,6 +295,9 @@ def table_stage(
         weights = resamples(len(problems), study.n_boot, numpy_generator(study.seed, "bootstrap"))
         found = curve_tables(own, problems, study.ks, weights) | {
             "ladder": ladder_table(rungs, weights),
+            "outcomes": outcome_table(
+                [(one.arm, one.traces, one.verdicts) for one in (own[0], *rest, *own[1:])], problems, context.task.judge
+            ),
             "published_hybrids": published_table(rest, weights),
             "guess": guess_table(own, context.task, weights),
             "examples": example_table(rungs, problems, partial(piece, context.base), N_EXAMPLES),

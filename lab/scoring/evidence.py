@@ -21,6 +21,7 @@ class Role(StrEnum):
     BASE = "base"  # The base model alone.
     TUNED = "tuned"  # The tuned model alone.
     COMPANION = "companion"  # A further model alone; a study may have several.
+    READING = "reading"  # The base model's own completions, written on and read for their first answer.
     FORMAT = "format"  # Another prompt format, such as the tuned model's template; a study may have several.
     PROMPT = "prompt"  # The best of some listed prompts.
     TEMPERATURE = "temperature"  # The best of some temperatures.

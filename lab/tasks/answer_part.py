@@ -70,6 +70,11 @@ def _first_turn(text: str) -> str:
     return text[:ended]
 
 
+def without_marks(text: str) -> str:
+    """`text` with its thinking in the open: it may be read as if it were said."""
+    return _CLOSES.sub("\n", _OPENS.sub("\n", text))
+
+
 def run_ons(text: str) -> list[int]:
     """Where lines begin with the mark of a question or of a user's turn; 0 is the beginning of the text itself."""
     return [found.start() for found in _RUN_ON.finditer(text)]

@@ -23,7 +23,7 @@ from lab.records.errors import TaskError
 from lab.tasks.answer_part import behind_thought
 from lab.tasks.math_answer import as_ratio, same_answer
 from lab.tasks.problem import Judge, Problem, Verdict, is_held_out
-from lab.tasks.stated_answer import Stated, before_run_on, last_boxes, tidied
+from lab.tasks.stated_answer import Stated, before_run_on, first_answer, last_boxes, tidied
 from lab.tasks.worker import Answered, Failed, Request, Worker
 
 if TYPE_CHECKING:
@@ -134,7 +134,14 @@ class GymTask:
 
     def judge(self, problems: Sequence[Problem]) -> Judge:
         """Its verifier, with answers of as many lines as those of `problems` have."""
-        return Judge(name="gym", verify=self.verify, read_answer=answer_reader(problems), same_answer=same_answer)
+        of_a_line = all("\n" not in problem.answer for problem in problems)
+        return Judge(
+            name="gym",
+            verify=self.verify,
+            read_answer=answer_reader(problems),
+            same_answer=same_answer,
+            first_answer=first_answer if of_a_line else None,
+        )
 
     def _fault(self, problem: Problem, answer: str) -> str | None:
         # Answers come without the dollar signs or the full stop that some gold answers have.

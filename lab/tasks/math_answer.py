@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from lab.tasks.problem import Judge, Problem, Verdict
-from lab.tasks.stated_answer import LONGEST, MAGNITUDES, NUMBER, Stated, stated_answer, tidied
+from lab.tasks.stated_answer import LONGEST, MAGNITUDES, NUMBER, Stated, first_answer, stated_answer, tidied
 from lab.tasks.worker import Answered, Failed, Request, Worker
 
 TIMEOUT_S = 5.0
@@ -226,4 +226,4 @@ def compare(request: Request) -> Request:
     return {"equal": bool(gold and answer and equal)}
 
 
-MATH = Judge(name="math", verify=verify, read_answer=final_answer, same_answer=same_answer)
+MATH = Judge(name="math", verify=verify, read_answer=final_answer, same_answer=same_answer, first_answer=first_answer)

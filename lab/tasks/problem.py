@@ -156,3 +156,6 @@ class Judge:
     """
     steps: StepGrammar | None = None
     """How worked answers fall into steps; None where that cannot be told."""
+    first_answer: Callable[[str], int | None] | None = None
+    """One behind the first answer that a text states, in its thinking or outside it, for a lenient reading; None where
+    there is no such reading."""

@@ -123,9 +123,11 @@ def first_answer(text: str) -> int | None:
     r"""One behind the first answer that a text states plainly, outside or inside a thought; None if it states none.
 
     That is a `\boxed{}` with those joined to it, a line of `####`, an `<answer>`, or "answer is" before a number, a
-    formula, a letter or a single word.
+    formula, a letter or a single word; outside a thought also whatever stands before a run-on.
     """
-    return _first_end(text, lambda said: _ANSWERS.match(said) is not None)
+    plain, part = _first_end(text, lambda said: _ANSWERS.match(said) is not None), behind_thought(text)
+    cut = len(before_run_on(part)) if part and text.startswith(part) else len(text)
+    return min((end for end in (plain, cut) if end is not None and end < len(text)), default=plain)
 
 
 def _first_end(text: str, is_answer: Callable[[str], bool]) -> int | None:

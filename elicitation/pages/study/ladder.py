@@ -13,6 +13,7 @@ from elicitation.pages.kit.markup import counted, joined, markup
 from elicitation.pages.kit.numerals import ABSENT, BITS, PERCENT, POINTS, WHOLE, bits, percent, remarked
 from elicitation.pages.kit.table import ROOM_FOR_ALL, Line, Reasons, sheet, terminal_table
 from elicitation.pages.record_words import leak_cell, leak_figures, leak_sentence, ranking, record_words, silent_figures
+from elicitation.pages.study.outcomes import reading_sentence
 from elicitation.pages.study.tables import rungs
 
 
@@ -23,7 +24,8 @@ def answer_sentence(ladder: pl.DataFrame, leaks: pl.DataFrame, task: str, base: 
     such as `at temperature 1`, and may be empty. The sentence names the rung of highest
     share among those that take nothing from the tuned model at test time (or, if none, that take least), says how many
     it was the best of, and sets beside it the control that did best. A rung is said to
-    beat that control only if the paired interval of their difference lies above nought.
+    beat that control only if the paired interval of their difference lies above nought. What of the gain is reading and
+    stopping follows, where it matters.
     """
     rows = rungs(ladder, "strict")
     low_end, high_end = rows.filter(pl.col("kind") == "end").to_dicts()
@@ -37,7 +39,7 @@ def answer_sentence(ladder: pl.DataFrame, leaks: pl.DataFrame, task: str, base: 
     if given.is_empty():
         refusals = helped["refusal"].drop_nulls()
         why = refusals[0] if len(refusals) else "no kind of help between the two was tried"
-        return f"No share can be given: {why.rstrip('.')}. {scores}."
+        return f"No share can be given: {why.rstrip('.')}. {scores}. {reading_sentence(ladder)}".rstrip()
     least = given["bits_per_token"].fill_nan(math.inf).min()
     alike = given.filter(pl.col("bits_per_token").fill_nan(math.inf) == least)
     best = alike.sort("share", descending=True, maintain_order=True).row(0, named=True)
@@ -45,7 +47,8 @@ def answer_sentence(ladder: pl.DataFrame, leaks: pl.DataFrame, task: str, base: 
     controls = controls.sort("accuracy", descending=True, maintain_order=True)
     best_control = next(controls.iter_rows(named=True), None)
     answer = f"{scores}; {_recovery(best, alike.height)}{_comparison(best, best_control)}."
-    return f"{answer} {leak_sentence(leak(leaks, best['arm']))}".rstrip()
+    further = leak_sentence(leak(leaks, best["arm"])), reading_sentence(ladder)
+    return " ".join(filter(None, (answer, *further)))
 
 
 def _recovery(best: Mapping[str, Any], among: int) -> str:

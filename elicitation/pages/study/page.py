@@ -16,6 +16,7 @@ from elicitation.pages.study import figures
 from elicitation.pages.study.asking import Asking, asking_block
 from elicitation.pages.study.estimates import estimates_section, published_section
 from elicitation.pages.study.ladder import answer_sentence, glance, ladder_table
+from elicitation.pages.study.outcomes import outcomes_block
 from elicitation.pages.study.tables import ReportTables, rungs
 from elicitation.pages.study.traces import trace_cards, truncation_warning
 
@@ -68,6 +69,7 @@ def render(page: Page) -> str:
         draw_ladder=partial(figures.ladder_figure, ladder),
         ladder=ladder_table(ladder, leaks),
         warning=truncation_warning(ladder),
+        outcomes=outcomes_block(tables.outcomes, ladder),
         helped="rung" in ladder["kind"],
         draw_recovery=partial(figures.recovery_scatter, ladder, leaks),
         recovery_key=figures.recovery_key(ladder, leaks),

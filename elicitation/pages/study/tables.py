@@ -56,9 +56,9 @@ LADDER = Schema(
         Column(
             "family",
             pl.Utf8,
-            "Kind of help: `prompt`, `decoding`, `vector` (everywhere, or at fixed tokens), `own router` (the base "
-            "says when), `tuned router` (the tuned model does), `selector` (it picks among candidates), `takeover` (it "
-            "writes the token), `published` (a published method); `end` for the two models.",
+            "Kind of help: `prompt` (or how it is read), `decoding`, `vector` (everywhere, or at fixed tokens), `own "
+            "router` (the base says when), `tuned router` (the tuned model does), `selector` (it picks among "
+            "candidates), `takeover` (it writes the token), `published` (a published method); `end` for both models.",
         ),
         Column("order", pl.Int32, "Place on the ladder; the base is lowest, the tuned model highest."),
         _MEASURE,
@@ -84,6 +84,24 @@ LADDER = Schema(
         Column("truncated", pl.Float64, "Fraction of completions cut at the token limit; they count as wrong."),
         Column("n_problems", pl.Int32, "Problems answered."),
         Column("n_samples", pl.Int32, "Samples of each problem."),
+    ),
+)
+OUTCOME_SHARES = Schema(
+    "outcomes",
+    (
+        _ARM,
+        _LABEL,
+        Column("right", pl.Float64, "Fraction of completions whose answer is right."),
+        Column("wrong", pl.Float64, "Fraction that state another answer."),
+        Column("no_answer", pl.Float64, "Fraction that ended by themselves and state none."),
+        Column("cut", pl.Float64, "Fraction not right and ended by the token limit, or inside a thought."),
+        Column(
+            "lenient",
+            pl.Float64,
+            "Right answers where the same completions are read for the first one that they state; NaN where no such "
+            "reading is known, or it was not tried.",
+        ),
+        Column("n_completions", pl.Int32, "Completions in all."),
     ),
 )
 PASS_AT_K = Schema(
@@ -195,7 +213,7 @@ COMPARISONS = Schema(
         Column("n_problems", pl.Int32, "Held-out problems."),
     ),
 )
-SCHEMAS = (LADDER, PUBLISHED, GUESS, PASS_AT_K, COVER, FAMILIES, EXAMPLES)
+SCHEMAS = (LADDER, OUTCOME_SHARES, PUBLISHED, GUESS, PASS_AT_K, COVER, FAMILIES, EXAMPLES)
 """Every table of a report, in reading order."""
 
 
@@ -204,6 +222,7 @@ class ReportTables:
     """All that a report says of one study. A table without rows leaves its section out; the ladder may not be empty."""
 
     ladder: pl.DataFrame
+    outcomes: pl.DataFrame
     published_hybrids: pl.DataFrame
     guess: pl.DataFrame
     pass_at_k: pl.DataFrame

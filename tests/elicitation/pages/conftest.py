@@ -17,6 +17,7 @@ from elicitation.pages.study.tables import (
     FAMILIES,
     GUESS,
     LADDER,
+    OUTCOME_SHARES,
     PASS_AT_K,
     PUBLISHED,
     SCHEMAS,
@@ -223,6 +224,22 @@ def leak_rows() -> list[dict[str, object]]:
     return rows
 
 
+def outcome_rows() -> list[dict[str, object]]:
+    return [
+        {
+            "arm": arm,
+            "label": label,
+            "right": answer,
+            "wrong": 0.9 * (1 - answer),
+            "no_answer": 0.04 * (1 - answer),
+            "cut": 0.06 * (1 - answer),
+            "lenient": min(1.0, answer + 0.02) if kind == "end" else NAN,
+            "n_completions": 3200,
+        }
+        for arm, label, kind, _, _, _, answer, *_ in ARMS
+    ]
+
+
 def published_rows() -> list[dict[str, object]]:
     found = (
         # method, fault, theirs, share, truth
@@ -262,6 +279,7 @@ def made_tables(*, refusal: str | None = None, examples: list[dict[str, object]]
     ]
     return ReportTables(
         ladder=LADDER.frame(ladder_rows(refusal)),
+        outcomes=OUTCOME_SHARES.frame(outcome_rows()),
         published_hybrids=PUBLISHED.frame(published_rows()),
         guess=GUESS.frame(guesses),
         pass_at_k=PASS_AT_K.frame(curve_rows("k", [1, 2, 4, 8, 16, 32], lambda p, k: 1 - (1 - p) ** k)),

@@ -132,6 +132,7 @@ def test_of_worked_examples_that_end_in_hashes_the_first_answers():
         ("The answer is not obvious. The answer is $5$ though.", "The answer is not obvious. The answer is $5$ though"),
         ("#### Step 1\n2+3\n#### 5\nand 7", "#### Step 1\n2+3\n#### 5"),
         ("<answer>5</answer> or 7", "<answer>5</answer>"),
+        ("5\n\nQuestion: What is 3+4?\nThe answer is 7.", "5\n"),
         ("We have 5 pens.", None),
         ("", None),
     ],
