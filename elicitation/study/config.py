@@ -331,8 +331,8 @@ def prepare(study: Study, out: Path, watch: Watch) -> StudyContext:
     task, fit_task, told = open_sides(source, fit_source, n_problems, n_fit_problems, seed=study.seed)
     if study.reading != BY_RULE and task.found is None and fit_task.found is None:
         raise TaskError(
-            f"--question-column, --answer-column, --skip-bad-rows, --suffix and --run-code say how rows are read, and {task.name} "
-            "has none: leave them out, or name a file, a data set or a benchmark"
+            "--question-column, --answer-column, --skip-bad-rows, --suffix and --run-code say how rows are read, and "
+            f"{task.name} has none: leave them out, or name a file, a data set or a benchmark"
         )
     texts = [problem.prompt for problem in (*task.problems, *fit_task.problems)]
     require_alike(as_loaded.base.tokenizer, as_loaded.tuned.tokenizer, texts)

@@ -44,7 +44,11 @@ ALIASES = ("aliases", "answer_aliases", "alternatives", "acceptable_answers", "p
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """How rows of files and of data sets are read and asked, where rules are not to decide."""
+    """How rows of files and of data sets are read and asked, where rules are not to decide.
+
+    >>> el.Reading(question_column=("riddle",), suffix="").skip_bad_rows
+    False
+    """
 
     question_column: tuple[str, ...] = ()
     """Where the question is, such as extra_info.question; of several, the first that a row gives; found by rule if none

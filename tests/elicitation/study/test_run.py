@@ -290,7 +290,7 @@ def test_how_rows_are_read_and_parted_is_told_and_flags_for_rows_want_rows(small
         f"2 of 2 problems are held out, 1 of {other} fit vectors",
     )
     assert [problem.prompt for problem in context.fit_task.problems] == ["1 + 2?"]
-    with pytest.raises(TaskError, match="--suffix and --run-code say how rows are read, and chain:.* has none: leave"):
+    with pytest.raises(TaskError, match=r"--suffix and --run-code say how rows are read, and chain:.* has none: leave"):
         prepare(replace(small_study, reading=reading), tmp_path / "runs", lambda *_: None)
 
 
