@@ -25,6 +25,7 @@ from elicitation.front.features import store as store
 from elicitation.front.features import token_strip as token_strip
 from elicitation.front.features import top_features as top_features
 from elicitation.front.features import train_sae as train_sae
+from elicitation.front.opening import check_pair as check_pair
 from elicitation.front.opening import load as load
 from elicitation.front.opening import models as models
 from elicitation.front.opening import pair as pair

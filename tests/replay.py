@@ -122,6 +122,21 @@ BRACKETED = (
     Script(f"[THINK]No.[/THINK] {BOXED}</s>", "right", "box"),
 )
 
+NASTY = (
+    Script("", "no answer", None),
+    Script("<think></think>", "no answer", None),
+    Script("<think>{right}</think><think>{right}", "no answer", None),
+    Script("<script>alert({right})</script><b>{right}</b>", "right", "number"),
+    Script("</pre></td>&lt;{{ 7 * 7 }}{% raw %} The answer is {right}.", "right", "stated"),
+    Script(f"{BOXED}<|endoftext|>" + "{wrong}", "right", "box"),
+    Script("{right}<|im_start|>user\n{wrong}<|im_end|>", "right", "whole"),
+    Script("\u2028\u0000\ufffd\u202e The answer is {right}.\r\n", "right", "stated"),
+    Script("9" * 10_000, "cut", None, "length"),
+    Script("(" * 10_000, "cut", None, "length"),
+    Script("[/THINK]</think>[THINK]{right}", "no answer", None),
+    Script("The answer is\n\n\n{right}", "right", "stated"),
+)
+
 
 def rate(scripts: Sequence[Script]) -> float:
     """The share of them that is right."""

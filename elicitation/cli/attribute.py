@@ -60,6 +60,8 @@ class AttributeCommand:
     shard_texts: int = 256
     """Texts of a shard."""
     ray: RayPlace = None
+    prompt: str = "auto"
+    """How the model is asked: auto (by its chat template where it was tuned on it), raw, template or a .jinja file."""
     device: Device = "auto"
     dtype: Dtype = "float32"
 
@@ -78,7 +80,7 @@ class AttributeCommand:
         from probes.tables import TEXT_EFFECTS
 
         device = resolve_double_device(self.device)
-        model = opened(self.model, str(device), self.dtype)
+        model = opened(self.model, str(device), self.dtype, prompt=self.prompt)
         sae, on = load_sae(self.sae.resolve(), device=device), place(self.ray)
         method = {
             "ablation": effects.Ablation(),

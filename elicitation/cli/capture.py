@@ -44,6 +44,8 @@ class CaptureRun:
     batch_tokens: int = 8192
     """Tokens read at once."""
     ray: RayPlace = None
+    prompt: str = "auto"
+    """How the model is asked: auto (by its chat template where it was tuned on it), raw, template or a .jinja file."""
     device: Device = "auto"
     dtype: Dtype = "auto"
 
@@ -65,7 +67,7 @@ class CaptureRun:
         if self.problems is None and self.traces.exists() and not problems.exists():
             raise StorageError(f"no problems at {problems}, which hold the prompts of {self.traces}: name --problems")
         traces, asked = read_table(self.traces, TRACES), read_table(problems, PROBLEMS)
-        model = opened(self.model, self.device, self.dtype)
+        model = opened(self.model, self.device, self.dtype, prompt=self.prompt)
         chosen = texts(model, traces, asked)
         planned = plan(
             model,

@@ -139,10 +139,10 @@ def _flag(field: StructFieldSpec, name: str) -> StructFieldSpec:
 
 
 VERBS = {
-    verb: f"elicitation.cli.{verb}"
+    verb: f"elicitation.cli.{verb.replace('-', '_')}"
     for verb in (
-        *("demo", "study", "calibrate", "sample", "capture", "sae", "features", "attribute", "taxonomy", "vectors"),
-        *("export", "models", "task", "doctor"),
+        *("demo", "check-pair", "study", "calibrate", "sample", "capture", "sae", "features", "attribute", "taxonomy"),
+        *("vectors", "export", "models", "task", "doctor"),
     )
 }
 """Verb -> its module, which is imported when the verb is asked for.

@@ -40,6 +40,8 @@ class SampleCommand:
     """Decides problems and samples."""
     batch_size: int = 256
     """Rows decoded at once."""
+    prompt: str = "auto"
+    """How the model is asked: auto (by its chat template where it was tuned on it), raw, template or a .jinja file."""
     device: Device = "auto"
     dtype: Dtype = "auto"
 
@@ -59,7 +61,7 @@ class SampleCommand:
         for path in (self.out, verdicts_out, problems_out):
             if path.exists():
                 raise StorageError(f"{path} exists: delete it or choose another --out")
-        model = opened(self.model, self.device, self.dtype)
+        model = opened(self.model, self.device, self.dtype, prompt=self.prompt)
         task = open_task(task_source(self.task), n_problems=self.n_problems, seed=self.seed)
         total = len(task.problems) * self.n_samples
         with terminal.progress() as watch:
@@ -76,7 +78,12 @@ class SampleCommand:
         verdicts = verdict_table(table, task.problems, task.verify)
         made_by = provenance(
             "sample",
-            {"task": task.name, "n_samples": self.n_samples, "decoding": self.decoding},
+            {
+                "task": task.name,
+                "prompt": model.prompter.format,
+                "n_samples": self.n_samples,
+                "decoding": self.decoding,
+            },
             {"model": model.digest},
             device=model.device.type,
             dtype=str(model.dtype).removeprefix("torch."),
@@ -99,12 +106,12 @@ class SampleCommand:
 COMMAND = SampleCommand
 
 
-def opened(name: str, device: str, dtype: str) -> "Model":
-    """The model of that name, and as many threads for torch as it wants."""
+def opened(name: str, device: str, dtype: str, *, prompt: str = "auto") -> "Model":
+    """The model of that name, asked as `prompt` says, and as many threads for torch as it wants."""
     from elicitation.front.opening import load
     from lab.models.device import settle_threads
 
-    model = load(name, device=device, dtype=dtype)  # pyright: ignore[reportArgumentType]
+    model = load(name, prompt=prompt, device=device, dtype=dtype)  # pyright: ignore[reportArgumentType]
     settle_threads(model.n_parameters)
     return model
 

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import polars as pl
 
+from elicitation.study.config import Study
 from lab.models import load as loading
 from lab.models.device import DtypeName, resolve_device, resolve_dtype
 from lab.models.load import Model
@@ -19,6 +20,7 @@ from lab.models.prompt_format import typed_format
 from lab.models.source import model_source, shipped_names
 from lab.organisms.card import read_card
 from lab.records.errors import ModelError, TaskError
+from lab.sampling.trace import Decoding
 from lab.tasks.problem import Problem
 from lab.tasks.question_rows import BY_RULE, Reading
 from lab.tasks.source import SOURCES, Task, open_task, task_source
@@ -64,6 +66,21 @@ def pair(
     ends = named_pair((base if isinstance(base, str) else base.name,)) if tuned is None else (base, tuned)
     one, other = (load(end, device=device, dtype=dtype) if isinstance(end, str) else end for end in ends)
     return ModelPair(base=one, tuned=other)
+
+
+def check_pair(base: str, tuned: str, task: str | None = None, *, max_new_tokens: int = 96) -> pl.DataFrame:
+    """What two models have in common and what not, before any weights are loaded: `PAIR` rows, also of what is refused.
+
+    With a `task` its problems are asked instead of one example; nothing is said of memory and time, as
+    `lab check-pair` says it.
+
+    >>> el.check_pair("zero-base", "zero-rl", "chain").filter(fact="context")["advice"].item()
+    'prompts leave 141 tokens for an answer'
+    """
+    from elicitation.study.pair_table import checked_pair
+
+    study = Study(base=str(base), tuned=str(tuned), decoding=Decoding(max_new_tokens=max_new_tokens))
+    return checked_pair(study, task, costs=False).table
 
 
 def named_pair(names: tuple[str, ...]) -> tuple[str, str]:

@@ -31,9 +31,11 @@ from elicitation.study.fits import (
 )
 from elicitation.study.formats import asked_arms, asked_traces, comparison_stage, format_stage
 from elicitation.study.interventions import behaviour
+from elicitation.study.pair_table import pair_stage
 from elicitation.study.sampled import COSTS, FOLDER, arm_traces, own_traces, read_traces
 from elicitation.study.tables import estimate_stage, evidence_stage, read_estimates, routed_share, table_stage
 from lab.models.device import settled_threads
+from lab.models.pair_check import PAIR
 from lab.records.provenance import Provenance, canonical_json, digest, file_digest
 from lab.records.stage import Artefact
 from lab.records.tables import Schema, read_provenance, read_table, write_text
@@ -96,6 +98,7 @@ def run(
 
 def measure(context: StudyContext) -> Measured:
     """Everything but the report."""
+    pair_stage(context)
     problems = problem_stage(context)
     parents = {"problems": problems.digest}
     models = [(Role.BASE, "base", context.base), (Role.TUNED, "tuned", context.pair.tuned)]
@@ -237,6 +240,7 @@ TABLES: tuple[tuple[str, Schema], ...] = (
     (f"{FOLDER}/*/traces.parquet", TRACES),
     (f"{FOLDER}/*/costs.parquet", COSTS),
     (f"{FOLDER}/*/candidates.parquet", CANDIDATES),
+    ("pair/pair.parquet", PAIR),
     ("problems/*.parquet", PROBLEMS),
     ("formats/formats.parquet", FORMATS),
     ("comparisons/comparisons.parquet", COMPARISONS),

@@ -2,6 +2,7 @@
 
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,3 +131,29 @@ def _core_quota(groups: Path) -> float:
             quota, period = " ".join((groups / file).read_text() for file in files).split()
             return math.inf if quota in ("max", "-1") else int(quota) / int(period)
     return math.inf
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Bytes that the device has in all, whoever uses them; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def flop_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
+    """Operations a second, of large products in this precision, measured for about so long."""
+    n_wide = 8192 if device.type == "cuda" else 1024
+    one = torch.ones(n_wide, n_wide, device=device, dtype=dtype) / n_wide
+
+    def settle() -> float:
+        # Reading a number waits for all that was begun.
+        float((one @ one)[0, 0])
+        return time.perf_counter()
+
+    start, n_done = settle(), 0
+    while (now := settle()) - start < seconds:
+        n_done += 1
+    return 2.0 * n_wide**3 * (n_done + 1) / (now - start)

@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from lab.records.errors import ModelError
 
@@ -38,12 +45,29 @@ def read_gguf(path: Path, *, dtype: torch.dtype) -> GgufParts:
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, IndexError) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
-        raise ModelError(f"cannot read {path} as GGUF: {type(error).__name__}: {reason}") from error
+        raise _unreadable(path, error) from error
     # transformers only warns here, and fills the gaps with random numbers.
     if absent := sorted(report["missing_keys"]):
         raise ModelError(f"{path} lacks {len(absent)} tensors of {type(quantised).__name__}: {absent[0]}, ...")
     return GgufParts(network=_plain(quantised), tokenizer=tokenizer)
+
+
+def read_gguf_header(path: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """What a GGUF file says of its model and its tokens, without its weights; ModelError as `read_gguf` raises it."""
+    if not path.is_file():
+        raise ModelError(f"no GGUF file at {path}; check the path")
+    _require_readable(path)
+    folder, file = str(path.parent), path.name
+    try:
+        config = AutoConfig.from_pretrained(folder, gguf_file=file, trust_remote_code=False, local_files_only=True)
+        return config, AutoTokenizer.from_pretrained(folder, gguf_file=file, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, IndexError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ModelError:
+    reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+    return ModelError(f"cannot read {path} as GGUF: {type(error).__name__}: {reason}")
 
 
 def _plain(quantised: PreTrainedModel) -> PreTrainedModel:

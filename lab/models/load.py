@@ -13,7 +13,14 @@ from typing import NamedTuple, assert_never
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from lab.models.engine import Engine
@@ -40,6 +47,9 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # The libraries fall back to pickles where these are absent, so other safetensors files are not enough.
 WHOLE, SHARDED, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 
+# Any of these holds one.
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
+
 
 class Layout(NamedTuple):
     """Module paths from the top of the network; those of `attention` and `mlp` start at a block."""
@@ -57,12 +67,13 @@ GPT2 = Layout("transformer.wte", "transformer.h", "transformer.ln_f", "attn", "m
 GPT_NEOX = Layout("gpt_neox.embed_in", "gpt_neox.layers", "gpt_neox.final_layer_norm", "attention", "mlp")
 # Keyed by `config.model_type`. A family is here once a tiny network of it passes tests/lab/models/test_anatomy.py.
 LAYOUTS = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), LLAMA),
+    **dict.fromkeys(("llama", "mistral", "smollm3", "phi3", "qwen2", "qwen3", "qwen3_moe"), LLAMA),
+    **dict.fromkeys(("olmo2", "olmo3", "gemma", "gemma2", "gemma3_text"), LLAMA),
     "gpt2": GPT2,
     "gpt_neox": GPT_NEOX,
 }
 # What attention adds goes through a norm of its own first.
-NORMED_ATTENTION = ("gemma2", "gemma3_text")
+NORMED_ATTENTION = ("olmo2", "olmo3", "gemma2", "gemma3_text")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -79,7 +90,7 @@ class Anatomy:
     final_norm: nn.Module
     unembed: nn.Module
     attentions: tuple[nn.Module, ...]
-    """One a block; its output is a tuple that starts with what it adds to the stream (Gemma 2 and 3 norm it first)."""
+    """One a block; its output is a tuple that starts with what it adds to the stream (`NORMED_ATTENTION`: normed)."""
     mlps: tuple[nn.Module, ...]
     d_model: int
     has_resid_mid: bool
@@ -197,24 +208,27 @@ def assemble(
     anatomy = find_anatomy(network)
     if type(anatomy.unembed) is nn.Linear:
         anatomy.unembed.__class__ = Unembedding
-    ends = _own_ends(network, tokenizer)
-    end_of_turn = turn_end(tokenizer)
+    prompter, ends = asked_and_ended(network.generation_config, tokenizer)
     return Model(
         network=network,
         tokenizer=tokenizer,
         anatomy=anatomy,
         name=name,
         digest=_content_digest(network, tokenizer) if digest is None else digest,
-        prompter=Prompter(format=own_format(tokenizer, ends), tokenizer=tokenizer),
-        ends=ends if end_of_turn is None else ends | {end_of_turn},
+        prompter=prompter,
+        ends=ends,
     )
 
 
-def _own_ends(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    config = network.generation_config
-    named = None if config is None else config.eos_token_id
+def asked_and_ended(
+    settings: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Prompter, frozenset[int]]:
+    """How a checkpoint is asked if nothing else is said, and every token that ends its texts."""
+    named, end_of_turn = None if settings is None else settings.eos_token_id, turn_end(tokenizer)
     ids = [*(named if isinstance(named, list) else [named]), tokenizer.eos_token_id]
-    return frozenset(token for token in ids if isinstance(token, int))
+    ends = frozenset(token for token in ids if isinstance(token, int))
+    prompter = Prompter(format=own_format(tokenizer, ends), tokenizer=tokenizer)
+    return prompter, ends if end_of_turn is None else ends | {end_of_turn}
 
 
 def find_anatomy(network: PreTrainedModel) -> Anatomy:
@@ -263,7 +277,7 @@ def _opened(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, P
         case LocalModel(path=path):
             return _from_directory(path, dtype)
         case HubModel(name=name, revision=revision):
-            return _from_directory(_downloaded(name, revision), dtype)
+            return _from_directory(downloaded(name, revision), dtype)
         case GgufModel(path=path):
             from lab.models.gguf_weights import read_gguf
 
@@ -278,11 +292,11 @@ def _opened(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, P
 
 
 def _from_directory(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
-    _require_weights(path, "config.json", (WHOLE, SHARDED))
+    require_weights(path, "config.json", (WHOLE, SHARDED))
     if (path / "adapter_config.json").is_file():
         # transformers would load the base that it names instead.
         raise ModelError(f"{path} holds an adapter beside its model; move adapter_config.json away")
-    with _one_line(f"cannot load the model in {path}"):
+    with one_line(f"cannot load the model in {path}"):
         config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
         _require_safe_files(path, getattr(config, "transformers_weights", None))
         # Attention is left to transformers, which takes sdpa where the family has it (Gemma 2 has not: softcapping).
@@ -299,43 +313,46 @@ def _from_directory(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
     if absent := sorted(report["missing_keys"]):
         name = type(network).__name__
         raise ModelError(f"the weights in {path} lack {len(absent)} tensors of {name}: {absent[0]}, ...")
-    return network, _tokenizer(path), directory_digest(path)
+    return network, read_tokenizer(path), directory_digest(path)
 
 
 def _from_adapter(source: AdapterModel, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     from peft import PeftModel
 
-    _require_weights(source.path, "adapter_config.json", (ADAPTER,))
+    require_weights(source.path, "adapter_config.json", (ADAPTER,))
     network, tokenizer, base_digest = _opened(adapter_base(source), dtype)
-    with _one_line(f"cannot load the adapter in {source.path}"), warnings.catch_warnings():
+    with one_line(f"cannot load the adapter in {source.path}"), warnings.catch_warnings():
         # PEFT only warns, and leaves what it has no tensors for without effect.
         warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
         adapted = PeftModel.from_pretrained(network, str(source.path), local_files_only=True)
         merged = adapted.merge_and_unload()
     # Trainers put the tokenizer beside the adapter, with the chat template it was trained on.
     if (source.path / "tokenizer_config.json").is_file():
-        tokenizer = _tokenizer(source.path)
+        tokenizer = read_tokenizer(source.path)
     both = f"{base_digest} {directory_digest(source.path)}"
     return merged, tokenizer, hashlib.sha256(both.encode()).hexdigest()[:16]
 
 
-def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    with _one_line(f"cannot load the tokenizer in {path}"):
+def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """That of a directory; ModelError in one line where there is none, or it cannot be read."""
+    if not any((path / name).is_file() for name in TOKENIZERS):
+        # transformers would make one without a word in it.
+        raise ModelError(f"cannot load the tokenizer in {path}: there is no {' or '.join(TOKENIZERS)}")
+    with one_line(f"cannot load the tokenizer in {path}"):
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
 
 
-def _downloaded(name: str, revision: str | None) -> Path:
-    """The hub's snapshot of a model, from the cache when it is there."""
+def downloaded(name: str, revision: str | None, *, weights: bool = True) -> Path:
+    """The hub's snapshot of a model, or all of it but its weights, from the cache when it is there."""
     from huggingface_hub import snapshot_download
 
-    with _one_line(f"cannot get {name!r} from the hub (and there is no such directory or built-in model here)"):
-        return Path(
-            snapshot_download(name, revision=revision, allow_patterns=list(FILES), ignore_patterns=list(UNUSED))
-        )
+    with one_line(f"cannot get {name!r} from the hub (and there is no such directory or built-in model here)"):
+        unused = [*UNUSED, *([] if weights else ["*.safetensors"])]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES), ignore_patterns=unused))
 
 
-def _require_weights(path: Path, config: str, names: tuple[str, ...]) -> None:
-    """Raises ModelError unless `path` holds `config` and one of the files `names`."""
+def require_weights(path: Path, config: str, names: tuple[str, ...], *, may_lack: bool = False) -> None:
+    """Raises ModelError unless `path` holds `config` and one of the files `names`, or none if it `may_lack` weights."""
     if not path.is_dir():
         raise ModelError(f"no directory at {path}; check the path")
     if not (path / config).is_file():
@@ -344,7 +361,8 @@ def _require_weights(path: Path, config: str, names: tuple[str, ...]) -> None:
         return
     if pickles := sorted(file.name for glob in PICKLES for file in path.glob(glob)):
         raise ModelError(f"{path} has only pickled weights ({pickles[0]}), which can run code; convert to safetensors")
-    raise ModelError(f"{path} has no weights: no {' or '.join(names)}")
+    if not may_lack:
+        raise ModelError(f"{path} has no weights: no {' or '.join(names)}")
 
 
 def _require_safe_files(path: Path, named: object) -> None:
@@ -359,7 +377,7 @@ def _require_safe_files(path: Path, named: object) -> None:
 
 
 @contextlib.contextmanager
-def _one_line(action: str) -> Iterator[None]:
+def one_line(action: str) -> Iterator[None]:
     """Turns what the libraries below raise on bad files and networks into a ModelError of one line."""
     from safetensors import SafetensorError
 

@@ -43,9 +43,10 @@ def renamed_tokens(base: PreTrainedTokenizerBase, tuned: PreTrainedTokenizerBase
     added = {*base.added_tokens_decoder, *tuned.added_tokens_decoder}
     differing = sorted(token for token in {*names[0], *names[1]} if names[0].get(token) != names[1].get(token))
     special = [token for token in differing if token in added]
-    ordinary = [
-        token for token in differing if token not in added and not _reads_alike(base, tuned, _text(base, tuned, token))
-    ]
+    ordinary = [token for token in differing if token not in added]
+    if all(_reads_alike(base, tuned, probe) for probe in PROBES):
+        # Only then may other names be harmless; to try all of two vocabularies takes a quarter of a minute.
+        ordinary = [token for token in ordinary if not _reads_alike(base, tuned, _text(base, tuned, token))]
     if ordinary:
         shown = ", ".join(
             f"{token} ({_shown(names[0], token)} and {_shown(names[1], token)})" for token in ordinary[:MOST_LISTED]

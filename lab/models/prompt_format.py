@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,8 @@ TODAY = "2025-01-01"
 """What templates that ask for the date are told, so that a prompt does not depend on the day."""
 THOUGHT_MARKS = ("<think>", "<thinking>", "[THINK]", "<|begin_of_thought|>", "◁think▷", "<seed:think>")
 """With which families open a thought."""
+
+INSTEAD = "give no --prompts.system, or a .jinja that says it"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +92,10 @@ class Prompter:
             case Template(system=system, arguments=arguments):
                 turns = [{"role": "user", "content": prompt}]
                 before = [] if system is None else [{"role": "system", "content": system}]
-                return rendered(self.tokenizer, [*before, *turns], dict(arguments), add_generation_prompt=True)
+                text = rendered(self.tokenizer, [*before, *turns], dict(arguments), add_generation_prompt=True)
+                if system and system.strip() not in text:
+                    raise ModelError(f"{_of(self.tokenizer)} leaves the system turn out: {INSTEAD}")
+                return text
             case Jinja(source=source):
                 turns = [{"role": "user", "content": prompt}]
                 return rendered(self.tokenizer, turns, {"prompt": prompt}, add_generation_prompt=True, source=source)
@@ -123,6 +128,22 @@ class Prompter:
         """The end of what the model is shown, from where it opens a thought that a completion only closes; or empty."""
         return _opened(self)
 
+    @property
+    def default_system(self) -> str:
+        """The system turn that a template writes of itself; empty where it writes none, or another is asked for.
+
+        It is what stands in the place of a system turn that is given, where none is.
+        """
+        if not isinstance(self.format, Template) or self.format.system is not None:
+            return ""
+        alone, mark = self.text("x"), "0123456789"
+        try:
+            before, found, after = replace(self, format=replace(self.format, system=mark)).text("x").partition(mark)
+        except ModelError:
+            return ""
+        own = alone.removeprefix(before).removesuffix(after)
+        return own if found and f"{before}{own}{after}" == alone else ""
+
 
 @lru_cache(maxsize=256)
 def _opened(prompter: Prompter) -> str:
@@ -153,10 +174,15 @@ def rendered(
             **cast(dict[str, Any], told),
         )
     except (TemplateError, ValueError, TypeError, KeyError, AttributeError) as error:
-        what = "the chat template" if source is None else "the Jinja template"
-        raise ModelError(f"{what} of {tokenizer.name_or_path or 'the tokenizer'} refuses: {error}") from error
+        what = _of(tokenizer) if source is None else "the Jinja template"
+        advice = f"; {INSTEAD}" if turns[0]["role"] == "system" else ""
+        raise ModelError(f"{what} refuses: {error}{advice}") from error
     assert isinstance(text, str), "without tokenizing a conversation is one text"
     return text
+
+
+def _of(tokenizer: PreTrainedTokenizerBase) -> str:
+    return f"the chat template of {tokenizer.name_or_path or 'the tokenizer'}"
 
 
 def dated(template: str) -> str:

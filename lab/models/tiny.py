@@ -9,7 +9,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from lab.models.load import Model, assemble
 from lab.records.seeds import child_seed
 
-Family: TypeAlias = Literal["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox"]
+Family: TypeAlias = Literal[
+    *("llama", "mistral", "smollm3", "phi3", "qwen2", "qwen3", "qwen3_moe", "olmo2", "olmo3"),
+    *("gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox"),
+]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
 PAD, EOS = 256, 257
@@ -79,4 +82,6 @@ def _config(family: Family, n_layers: int, d_model: int, d_vocab: int) -> PreTra
     if family not in ("gpt2", "gpt_neox"):
         # Keys and values shared by pairs of heads, as in every recent family.
         fields |= {"num_key_value_heads": N_HEADS // 2, "head_dim": d_model // N_HEADS}
+    if family == "qwen3_moe":
+        fields |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": d_model}
     return AutoConfig.for_model(family, **fields)

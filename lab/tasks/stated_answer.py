@@ -40,6 +40,7 @@ _N_MARKS = 4
 _GLUE = re.compile(
     r"(?:[\s,;$&]|\\[\[\]()]|\\q?quad\b|\\(?:text|mbox|textrm)\s*\{[^{}]*\}|\b(?:and|or)\b)*", re.IGNORECASE
 )
+_MARKUP = re.compile(r"</?(?:[biup]|em|strong|span|div|center|h[1-6]|li|[uo]l|t[dr]|br)(?:\s[^<>]{0,80})?/?>")
 _NOT_BARE = re.compile(r"\\boxed|^[^A-Za-z]*[0-9)]\s*=|\w\s*[:：]\s|(?<!\\)[.!?。]\s|[\u4e00-\u9fff]{2}")
 _WRAPPED = re.compile(r"\\(?:text|mathrm|mbox|textrm|operatorname|begin|end)\s*\{[^{}]*\}")
 _LEADS = {"solution", "answer", "sure", "okay", "ok", "certainly", "given", "explanation", "reasoning", "response", ""}
@@ -76,7 +77,7 @@ def stated_answer(text: str) -> Stated | None:
     part = behind_thought(text)
     if part is None:
         return None
-    part = before_run_on(part)
+    part = _MARKUP.sub(" ", before_run_on(part))
     part = re.sub(r"^```\w*$", "", part.replace("\u2212", "-"), flags=re.MULTILINE)
     hashes = [found for found in _HASHES.findall(part) if tidied(found)]
     stated = [found[1] for found in _TAGGED.finditer(part) if tidied(found[1])]

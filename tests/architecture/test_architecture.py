@@ -72,8 +72,10 @@ READ = "--run-code --fit-task --question-column --answer-column --skip-bad-rows 
 DECODED = "--temperature --top-p --max-new-tokens --stop"
 FITTED = "--fit.n-steps --fit.batch-size --fit.learning-rate --fit.max-dose --fit.check-every --fit.patience"
 SURFACE = {
-    "": "demo study calibrate sample capture sae features attribute taxonomy vectors export models task doctor",
+    "": """demo check-pair study calibrate sample capture sae features attribute taxonomy vectors export models task
+        doctor""",
     "demo": "--out --seed",
+    "check-pair": f"{SAMPLED} {READ} --n-fit-problems --n-curve-samples --max-new-tokens",
     "study": f"""{SAMPLED} {READ} {DECODED} {FITTED} --pair --out --companions --n-curve-samples --ks --n-score-samples
         --old-task --n-old-samples --n-fit-problems --n-fit-samples --layer --published-hybrids
         --reach --top --n-boot --features.layers --features.expansion --features.k --features.n-tokens
@@ -84,10 +86,10 @@ SURFACE = {
         --routing.min-disagreements
         --routing.max-disagreements""",
     "calibrate": "--quick --only --out --seed --jobs --device",
-    "sample": f"{SAMPLED} {DECODED} --model --out",
+    "sample": f"{SAMPLED} {DECODED} --model --out --prompt",
     "capture": "run verify repair",
     "capture run": """--model --traces --problems --sites --positions --out --stored-dtype --shard-mib --batch-tokens
-        --ray --device --dtype""",
+        --ray --prompt --device --dtype""",
     "capture verify": "",
     "capture repair": "",
     "sae": "train compare",
@@ -97,7 +99,7 @@ SURFACE = {
         --decay-share --dead-after --aux-weight --out --seed --device""",
     "features": "--sae --store --tuned-store --labels --problems --effects --out --n-shown --seed --device",
     "attribute": """--model --sae --task --toward --against --traces --method --n-steps --out --n-problems --seed
-        --batch --shard-texts --ray --device --dtype""",
+        --batch --shard-texts --ray --prompt --device --dtype""",
     "taxonomy": "--store --segments --problems --sites --sizes --ks --n-seeds --out --seed",
     "vectors": f"""{SAMPLED} {READ} {FITTED} --pair --out --placebo --other-task --other-base --other-skill-base
         --other-skill-task --sae --methods --layers --policy-controls --doses --n-fit-problems --n-fit-samples --n-texts

@@ -23,6 +23,20 @@ class Asking:
     """`COMPARISONS`."""
 
 
+def asked_sentence(asking: Asking) -> str:
+    """How either model is asked, and the gain in this and in the other ways, in plain text."""
+    table = merged(asking.comparisons)
+    own, *others = table.iter_rows(named=True)
+    ways = own["base_format"], own["tuned_format"]
+    how = f"both by {ways[0]}" if ways[0] == ways[1] else f"the base by {ways[0]}, the tuned model by {ways[1]}"
+    said = f"{how}; the gain so is {POINTS.said(own, 'gain')} points"
+    if not others:
+        return f"{said}."
+    low, high = min(others, key=lambda row: row["gain"]), max(others, key=lambda row: row["gain"])
+    rest = POINTS.said(low, "gain") if low is high else f"{POINTS.said(low, 'gain')} to {POINTS.said(high, 'gain')}"
+    return f"{said}, asked otherwise {rest}."
+
+
 def asking_block(asking: Asking, base: str, tuned: str) -> Markup:
     """The section: a sentence, the comparisons, and folded what was tried and what the models are shown."""
     own = asking.formats.filter("own")

@@ -167,9 +167,18 @@ def _bits(row: Mapping[str, Any]) -> Markup:
 
 
 def glance(
-    ladder: pl.DataFrame, estimates: pl.DataFrame, records: pl.DataFrame, compared: str, *, process_checked: bool
+    ladder: pl.DataFrame,
+    estimates: pl.DataFrame,
+    records: pl.DataFrame,
+    compared: str,
+    *,
+    process_checked: bool,
+    asked: str = "",
 ) -> Markup:
-    """`compared` names the two models and the problems, in plain text; a row that has nothing to say is left out."""
+    """`compared` names the two models and the problems, `asked` says how they are asked, in plain text.
+
+    A row that has nothing to say is left out.
+    """
     n_samples = max(rungs(ladder, "strict")["n_samples"])
     counts = (
         "An answer counts only if every step that leads to it is valid."
@@ -178,6 +187,7 @@ def glance(
     )
     rows = {
         "Compared": f"{compared}, up to {counted(n_samples, 'sample')} of each",
+        "Asked": asked,
         "Already in the base": best_estimate(estimates, records),
         "How sure": f"{counts} Brackets are 95 % intervals over problems.{_spread(estimates)}",
     }

@@ -11,9 +11,9 @@ from markupsafe import Markup
 from elicitation.pages.kit.canvas import Canvas, key, plot_block
 from elicitation.pages.kit.document import Origin, document
 from elicitation.pages.kit.palette import completed
-from elicitation.pages.kit.table import numbers
+from elicitation.pages.kit.table import numbers, sheet
 from elicitation.pages.study import figures
-from elicitation.pages.study.asking import Asking, asking_block
+from elicitation.pages.study.asking import Asking, asked_sentence, asking_block
 from elicitation.pages.study.estimates import estimates_section, published_section
 from elicitation.pages.study.ladder import answer_sentence, glance, ladder_table
 from elicitation.pages.study.outcomes import outcomes_block
@@ -46,6 +46,8 @@ class Page:
     origin: Origin
     asking: Asking | None = None
     """How the models were asked, and what else was tried; None where there is one way."""
+    pair: pl.DataFrame | None = None
+    """`PAIR`: what the models have in common, and what not, before anything ran."""
     features: str = ""
     """What single features do: `feature_section`; empty where none were sought."""
 
@@ -64,9 +66,17 @@ def render(page: Page) -> str:
         numbers=numbers,
         checked=page.process_checked,
         answer=answer_sentence(ladder, leaks, page.task, page.base, page.tuned, page.sampling),
-        glance=glance(ladder, page.estimates, page.records, compared, process_checked=page.process_checked),
+        glance=glance(
+            ladder,
+            page.estimates,
+            page.records,
+            compared,
+            process_checked=page.process_checked,
+            asked="" if page.asking is None else asked_sentence(page.asking),
+        ),
         asking=None if page.asking is None else asking_block(page.asking, page.base, page.tuned),
         draw_ladder=partial(figures.ladder_figure, ladder),
+        pair=None if page.pair is None else pair_sheet(page.pair),
         ladder=ladder_table(ladder, leaks),
         warning=truncation_warning(ladder),
         outcomes=outcomes_block(tables.outcomes, ladder),
@@ -83,6 +93,12 @@ def render(page: Page) -> str:
         features=page.features,
         traces=trace_cards(tables.examples) if tables.examples.height else "",
     )
+
+
+def pair_sheet(pair: pl.DataFrame) -> Markup:
+    """`PAIR` as a table."""
+    headings = ("", "Base", "Tuned model", "Verdict", "What follows")
+    return sheet(headings, pair.rows(), sentences=headings[1:])
 
 
 def _curves(page: Page, column: str, frame: pl.DataFrame) -> tuple[Markup, Callable[[Canvas], go.Figure]] | None:

@@ -24,6 +24,7 @@ from tests.replay import (
     CHANNELS,
     HARMONY,
     INST,
+    NASTY,
     OPENED,
     PROSE,
     QWEN3,
@@ -103,9 +104,9 @@ def check(
     }
     monkeypatch.setattr(config, "load", lambda source, **_: replayed[source.name.removeprefix("replayed/")])
     arguments = tuple(f"{argument}={str(value).lower()}" for argument, value in told.items())
-    choice = PromptChoice(n_problems=2, arguments=arguments)
+    choice, n_samples = PromptChoice(n_problems=2, arguments=arguments), max(map(len, writes.values()))
     out = tmp_path / "runs"
-    run(small_study(write_sums(tmp_path, PROBLEMS), prompts=choice, **changed), out)
+    run(small_study(write_sums(tmp_path, PROBLEMS), prompts=choice, n_curve_samples=n_samples, **changed), out)
 
     held_out, verdicts = set(read(out, "problems/held_out")["id"]), read(out, "tables/verdicts")
     for (side, scripts), end in zip(writes.items(), ends, strict=True):
@@ -113,9 +114,9 @@ def check(
         assert held_out <= engine.asked, f"the {side} model was not asked as its makers do"
         of_side = verdicts.filter(pl.col("arm") == side)
         joined = read(out, f"traces/{side}/traces").join(of_side, on=("problem_id", "sample_index"))
-        assert joined.height == len(held_out) * len(scripts)
+        assert joined.height == len(held_out) * n_samples
         for row in joined.iter_rows(named=True):
-            script = scripts[row["sample_index"]]
+            script = scripts[row["sample_index"] % len(scripts)]
             assert (row["stop"], row["outcome"], row["read_by"]) == (script.stop, script.outcome, script.read_by), row
             ended = row["tokens"][-1] == models[side].tokenizer.convert_tokens_to_ids(end)
             assert ended == (script.stop == "eos")
@@ -133,7 +134,7 @@ def check(
     assert f"{models['base'].name} by raw, {models['tuned'].name} by {own['tuned']}" in page
     marks = [mark for mark in models["tuned"].tokenizer.get_added_vocab() if mark in page and "<" in mark]
     assert marks, "the page shows how the tuned model is asked"
-    assert not [mark for mark in marks if mark in raw]
+    assert not [mark for mark in (*marks, "<script>alert(") if mark in raw]
 
 
 @pytest.mark.real_data
@@ -157,6 +158,7 @@ BRACKETS = ("[INST]", "[/INST]", "[THINK]", "[/THINK]", "<s>", "</s>")
 STAND_INS = {
     "channels": (CHANNEL_MARKS, HARMONY, CHANNELS, ("<|endoftext|>", "<|return|>"), None),
     "brackets": (BRACKETS, INST, BRACKETED, ("</s>", "</s>"), "<s>"),
+    "nasty": ((*BRACKETS, "<|im_start|>", "<|im_end|>", "<think>", "</think>"), INST, NASTY, ("</s>", "</s>"), "<s>"),
 }
 
 

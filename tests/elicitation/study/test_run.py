@@ -159,7 +159,7 @@ def test_a_study_of_a_model_that_has_changed_since_is_refused(nursery, study_arg
     shutil.copy(checkpoints.tuned / "model.safetensors", directory)
     before = files(tmp_path / "runs")
     assert nursery.lab(tmp_path, argv) == 2
-    assert "traces/base holds results of another configuration" in (tmp_path / "stderr.txt").read_text()
+    assert "runs/pair holds results of another configuration" in (tmp_path / "stderr.txt").read_text()
     assert files(tmp_path / "runs") == before
 
 
@@ -306,7 +306,9 @@ def test_whatever_a_model_wrote_reaches_the_report_as_text(small_study, finished
     write_table(path, examples, EXAMPLES, read_provenance(path))
     context = prepare(small_study, out, lambda *_: None)
     stages = {name: Artefact(out / name, "0" * 16) for name in ("tables", "evidence", "estimates")}
-    report = report_stage(context, Measured(**stages, features=None), f"lab study --pair {hostile}").report
+    report = report_stage(
+        context, Measured(**stages, features=None, comparisons=None), f"lab study --pair {hostile}"
+    ).report
     page = report.read_text(encoding="utf-8")
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(7)" in page

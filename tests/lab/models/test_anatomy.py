@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import MambaConfig, MambaForCausalLM
 
-from lab.models.load import LAYOUTS, find_anatomy
+from lab.models.load import LAYOUTS, NORMED_ATTENTION, find_anatomy
 from lab.models.tiny import FAMILIES, tiny_network
 from lab.records.errors import ModelError
 
@@ -53,7 +53,7 @@ def test_attention_and_mlp_add_up_to_what_their_block_adds(family):
     names = {"attention": anatomy.attentions[1], "mlp": anatomy.mlps[1], "in": anatomy.blocks[0], "out": block}
     seen, _ = outputs(network, names)
     attention, mlp = seen["attention"][0], seen["mlp"]
-    if family in ("gemma2", "gemma3_text"):
+    if family in NORMED_ATTENTION:
         attention, mlp = block.post_attention_layernorm(attention), block.post_feedforward_layernorm(mlp)
     torch.testing.assert_close(seen["in"] + attention + mlp, seen["out"], atol=1e-5, rtol=1e-5)
 

@@ -1,6 +1,8 @@
 """A problem is put to a model as its checkpoint wants it, and the ids are those that it was trained on."""
 
+import contextlib
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,7 +12,7 @@ from lab.models.prompt_format import FewShot, Jinja, Prompter, Raw, Template, ow
 from lab.models.tiny import EOS, byte_tokenizer, tiny_network
 from lab.records.errors import ModelError
 from tests.kinds import one_always
-from tests.real import real_tokenizer, tokenizer_directory
+from tests.real import TOKENIZERS, real_tokenizer, tokenizer_directory
 
 CHAT = (
     "{{ bos_token or '' }}{% for turn in messages %}<|im_start|>{{ turn['role'] }}\n{{ turn['content'] }}<|im_end|>\n"
@@ -19,7 +21,8 @@ CHAT = (
 )
 DATED = "{% for turn in messages %}{{ strftime_now('%d %B %Y') }}: {{ turn['content'] }}{% endfor %}"
 THINKING = CHAT + "{% if add_generation_prompt %}<think>\n{% endif %}"
-REFUSING = "{{ raise_exception('no system turn') }}"
+REFUSING = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}2+2?"
+DEAF = "{% for turn in messages if turn['role'] == 'user' %}{{ turn['content'] }}{% endfor %}"
 
 
 def chat_tokenizer(template=CHAT):
@@ -84,9 +87,13 @@ def test_a_bos_is_there_once_and_an_end_never():
     assert Prompter(format=Template(), tokenizer=tokenizer).ids("a")[-1] != EOS
 
 
-def test_a_template_that_refuses_is_told_in_a_line():
-    with pytest.raises(ModelError, match=r"the chat template of .* refuses: no system turn"):
-        shown(Template(), chat_tokenizer(REFUSING))
+@pytest.mark.parametrize(
+    ("template", "said"), [(REFUSING, "refuses: no system turn; "), (DEAF, "leaves the system turn")]
+)
+def test_a_template_without_a_system_turn_says_so_in_a_line_where_one_is_wanted(template, said):
+    assert shown(Template(), chat_tokenizer(template)) == "2+2?"
+    with pytest.raises(ModelError, match=rf"the chat template of .* {said}give no --prompts.system, or a .jinja"):
+        shown(Template(system="Be brief."), chat_tokenizer(template))
 
 
 @pytest.mark.parametrize(("template", "opened"), [(CHAT, ""), (THINKING, "<think>\n")])
@@ -165,3 +172,27 @@ def test_published_checkpoints_are_asked_as_their_makers_do(name):
         prompter = Prompter(format=Template(), tokenizer=tokenizer)
         assert prompter.ids("What is 2+2?") == wanted
         assert bool(prompter.opened) == ("Thinking" in name)
+
+
+@pytest.mark.real_data
+def test_public_templates_are_rendered_on_the_day_that_is_frozen_with_a_system_turn_or_without():
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in (TOKENIZERS / "templates").glob("*.jinja")}
+    if not sources:
+        pytest.skip("no public templates beside the checkout")
+    opened, dated, deaf = set(), set(), {*sources}
+    for name, source in sources.items():
+        tokenizer = chat_tokenizer(source)
+        tokenizer.bos_token, tokenizer.model_max_length = "<s>", 4096
+        plain = Prompter(format=Template(), tokenizer=tokenizer)
+        assert "2+2?" in plain.text("2+2?")
+        assert plain.text("2+2?") == shown(Jinja(source=source), tokenizer)
+        assert plain.ids("2+2?").count(tokenizer.bos_token_id) <= 1
+        turn_end(tokenizer)
+        opened |= {name} if plain.opened else set()
+        dated |= {name} if re.search(r"(January|Jan)\b.{,6}2025|2025-01-01", plain.text("2+2?")) else set()
+        with contextlib.suppress(ModelError):
+            assert "Be brief." in shown(Template(system="Be brief."), tokenizer)
+            deaf.remove(name)
+    assert opened >= {"Qwen3.5-4B", "open-instruct-r1_simple_chat_postpend_think"}
+    assert dated == {name for name, source in sources.items() if "strftime_now" in source}
+    assert deaf >= {"open-instruct-qwen_instruct_user_boxed_math"}

@@ -79,7 +79,7 @@ def test_edits_of_several_texts_mix_in_any_number(model):
         torch.testing.assert_close(came[number], wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()))
 
 
-@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "mistral"])
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "mistral", "olmo3"])
 @torch.no_grad()
 def test_windows_shorter_than_the_text_are_kept(family):
     wide = tiny_model(family, seed=5, n_layers=N_LAYERS)

@@ -19,6 +19,7 @@ from lab.records.provenance import provenance
 from probes.capture.site import Site
 from steering.edit import Add, apply
 from steering.export.biases import BAKED_FAMILIES, BakedBias
+from steering.export.gguf import LAST_MAPS
 from steering.export.vector_file import HEADER, Origin, facts_of
 from steering.vector import SteeringVector
 
@@ -196,7 +197,7 @@ def test_families_without_such_a_bias_are_refused_with_what_can_be_done(family, 
     with pytest.raises(VectorError, match=f"is of family '{family}', whose configuration has no bias") as refused:
         bake(tmp_path / "baked", drawn(model, Site(0)), model, origin_of(model))
     assert "GGUF control vector" in str(refused.value)
-    assert ("PEFT adapter" in str(refused.value)) == (family not in ("gemma2", "gemma3_text"))
+    assert ("PEFT adapter" in str(refused.value)) == (family in LAST_MAPS)
     assert list(tmp_path.iterdir()) == []
 
 
