@@ -73,7 +73,7 @@ DECODED = "--temperature --top-p --max-new-tokens --stop"
 FITTED = "--fit.n-steps --fit.batch-size --fit.learning-rate --fit.max-dose --fit.check-every --fit.patience"
 SURFACE = {
     "": """demo check-pair study calibrate sample capture sae features attribute taxonomy vectors export models task
-        doctor""",
+        judge doctor""",
     "demo": "--out --seed",
     "check-pair": f"{SAMPLED} {READ} --n-fit-problems --n-curve-samples --max-new-tokens",
     "study": f"""{SAMPLED} {READ} {DECODED} {FITTED} --pair --out --companions --n-curve-samples --ks --n-score-samples
@@ -113,6 +113,7 @@ SURFACE = {
     "task": "list show",
     "task list": "",
     "task show": "--n-shown --question-column --answer-column --skip-bad-rows --suffix --run-code",
+    "judge": "--task --completion-column --gold-column --opens-thought --out",
     "doctor": "--json",
 }
 
