@@ -197,6 +197,7 @@ def report_stage(context: StudyContext, measured: Measured, command: str) -> Fin
         leaks=shipped_leaks(),
         origin=origin,
         asking=asking,
+        pair=read_table(out / "pair" / "pair.parquet", PAIR),
         features="" if features is None else feature_section(features.tables, features.names),
     )
     report = out / "report.html"

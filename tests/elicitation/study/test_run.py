@@ -306,9 +306,8 @@ def test_whatever_a_model_wrote_reaches_the_report_as_text(small_study, finished
     write_table(path, examples, EXAMPLES, read_provenance(path))
     context = prepare(small_study, out, lambda *_: None)
     stages = {name: Artefact(out / name, "0" * 16) for name in ("tables", "evidence", "estimates")}
-    report = report_stage(
-        context, Measured(**stages, features=None, comparisons=None), f"lab study --pair {hostile}"
-    ).report
+    measured = Measured(**stages, features=None, comparisons=None)
+    report = report_stage(context, measured, f"lab study --pair {hostile}").report
     page = report.read_text(encoding="utf-8")
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(7)" in page
