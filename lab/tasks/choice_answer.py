@@ -5,6 +5,7 @@ import unicodedata
 
 from lab.tasks.answer_part import behind_thought
 from lab.tasks.math_answer import difference
+from lab.tasks.perturbed import perturbed
 from lab.tasks.problem import Judge, Problem, Verdict
 from lab.tasks.stated_answer import Stated, before_run_on, stated_answer, tidied
 
@@ -90,4 +91,5 @@ TEXT = Judge(
     verify=verify_text,
     read_answer=lambda completion: _answer(stated_text(completion)),
     same_answer=lambda one, other: plain_text(one) == plain_text(other),
+    perturb=perturbed,
 )

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 
+from lab.tasks.perturbed import perturbed
 from lab.tasks.problem import Judge, Problem, Verdict
 from lab.tasks.stated_answer import LONGEST, MAGNITUDES, NUMBER, Stated, first_answer, stated_answer, tidied
 from lab.tasks.worker import Answered, Failed, Request, Worker
@@ -241,4 +242,11 @@ def compare(request: Request) -> Request:
     return {"equal": bool(gold and answer and equal)}
 
 
-MATH = Judge(name="math", verify=verify, read_answer=final_answer, same_answer=same_answer, first_answer=first_answer)
+MATH = Judge(
+    name="math",
+    verify=verify,
+    read_answer=final_answer,
+    same_answer=same_answer,
+    first_answer=first_answer,
+    perturb=perturbed,
+)

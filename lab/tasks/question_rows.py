@@ -4,7 +4,8 @@ Columns are found by rule: the question in the first of `QUESTIONS` that a row g
 `ANSWERS`. A dot leads into an object. Of a chat the last turn of the user is the question. An answer is what follows
 `####`, what stands in boxes, or the text itself; numbers, lists and objects count as what they hold. Of choices, which
 are asked with the question, it is the letter. Optional: `id` or `unique_id`; `level`, `subject` or `type`, of which
-the first one there names the family, a number among levels as `Level 4`.
+the first one there names the family, a number among levels as `Level 4`; a worked solution in the first of
+`SOLUTIONS`, or where an answer says more than its end; when it was published in the first of `DATES`.
 
 Several golds are either parts of one answer or ways to write it. Parts, which are all wanted, are numbers in a list,
 what an object of other names than `value` and `aliases` holds, and whatever a row that says `is_multiple_answer` holds;
@@ -12,6 +13,7 @@ any one is right of a list of texts, and of a column of `ALIASES`.
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -71,6 +73,8 @@ class Reading:
 
 
 BY_RULE = Reading()
+SOLUTIONS = ("solution", "cot", "rationale")
+DATES = ("date", "release_date", "contest_date", "year", "extra_info.date", "extra_info.year")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,6 +162,7 @@ class QuestionRows:
     ) -> Problem:
         family = next((row[key] for key in ("level", "subject", "type") if row.get(key) is not None), self.stem)
         given = next((row[key] for key in ("id", "unique_id", "task_id") if row.get(key) is not None), None)
+        said = [_at(row, name) for name in (*SOLUTIONS, *ANSWERS)]
         return Problem(
             # A row without an id is named by its question, so that adding rows renames none.
             id=f"{self.stem}:{_digest(question) if given is None else given}",
@@ -167,6 +172,9 @@ class QuestionRows:
             source=self.source,
             aliases=tuple(golds[1:]),
             choices=tuple(choices),
+            question=question,
+            solution=next((one for one in said if isinstance(one, str) and len(one) > len(golds[0]) + 4), None),
+            dated=next((day for name in DATES if (day := _day(_at(row, name))) is not None), None),
         )
 
 
@@ -244,6 +252,13 @@ def _at(row: object, name: str) -> object:
         named = key if key in value else _plain_names(tuple(value)).get(key.lower(), key)
         value = value.get(named)
     return value
+
+
+def _day(value: object) -> str | None:
+    """A year, a month or a day as `Problem.dated` has it; of a time, its day. None for anything else."""
+    text = str(value).removesuffix(".0").replace("/", "-")
+    found = re.match(r"[12][0-9]{3}(?:-[0-9]{2}){0,2}(?![0-9.-])", text)
+    return found and found[0]
 
 
 @lru_cache(maxsize=256)

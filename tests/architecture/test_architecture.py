@@ -80,6 +80,7 @@ SURFACE = {
         --old-task --n-old-samples --n-fit-problems --n-fit-samples --layer --published-hybrids
         --reach --top --n-boot --features.layers --features.expansion --features.k --features.n-tokens
         --features.n-texts --features.n-top --features.n-shown --own-help.n-fit-samples --own-help.temperatures
+        --contamination.n-problems --contamination.shown --contamination.cutoff
         --own-help.n-votes --own-help.n-branches --own-help.lenient-factor --own-help.power.alpha
         --own-help.power.n-blocks --own-help.power.n-moves --prompts.base --prompts.tuned --prompts.system
         --prompts.arguments --prompts.tried --prompts.n-problems --prompts.n-samples --routing.n-categories

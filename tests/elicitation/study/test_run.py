@@ -13,10 +13,9 @@ import polars as pl
 import pytest
 
 from elicitation.pages.study.tables import EXAMPLES, LADDER
-from elicitation.study.config import claimed
 from elicitation.study.run import Measured, prepare, problem_stage, report_stage, run
 from lab.records.errors import DecodingError, LabError, ModelError, SiteError, StorageError, TaskError
-from lab.records.stage import Artefact
+from lab.records.stage import Artefact, claimed
 from lab.records.tables import read_provenance, read_table, write_table
 from lab.scoring.evidence import ARMS
 
