@@ -170,9 +170,10 @@ def comparison_stage(context: StudyContext, formats: Formats, traces: Traces) ->
         weights = resamples(len(problems), study.n_boot, numpy_generator(study.seed, "bootstrap"))
         found: dict[tuple[str, str], tuple[Float[np.ndarray, " problem"], float]] = {}
         for key, artefact in traces.items():
-            judged = verdict_table(read_traces(artefact), problems, context.task.verify)
-            strict, cut = judged["strict"].to_numpy(), float((judged["outcome"] == "cut").sum() / judged.height)
-            found[key] = problem_accuracies(strict.reshape(len(problems), -1)), cut
+            written = read_traces(artefact)
+            verdicts = verdict_table(written, problems, context.task.verify)
+            cut = float((verdicts["outcome"] == "cut").mean())  # pyright: ignore[reportArgumentType]
+            found[key] = problem_accuracies(verdicts["strict"].to_numpy().reshape(len(problems), -1)), cut
         rows = []
         for name, (of_base, of_tuned) in cells(formats).items():
             (base, base_cut), (tuned, tuned_cut) = found["base", of_base], found["tuned", of_tuned]

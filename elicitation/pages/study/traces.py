@@ -105,7 +105,7 @@ def truncation_warning(ladder: pl.DataFrame) -> Markup:
     rest = cut.height - worst.height
     return markup(
         '<p class="warning"><b>Completions were cut at the token limit</b>, most often those of: {}{}. What is cut '
-        "before its answer counts as wrong, so these accuracies may be too low; raise <code>--max-new-tokens</code>.</p>",
+        "before its answer counts as wrong, so accuracies may be too low; raise <code>--max-new-tokens</code>.</p>",
         named,
         f", and {counted(rest, 'more arm')}" if rest else "",
     )
