@@ -25,8 +25,9 @@ from lab.sampling.sample import encode_prompt
 from lab.sampling.trace import Decoding
 from lab.scoring.evidence import ArmKey
 from lab.tasks.problem import Problem
+from lab.tasks.program import is_code
 from lab.tasks.question_rows import BY_RULE, Reading
-from lab.tasks.sides import open_sides
+from lab.tasks.sides import open_sides, require_rows
 from lab.tasks.source import AtMost, Task, TaskSource, open_task, task_source
 from lab.test_time.elicit import PowerSampling
 from probes.capture.capture import require_no_sink
@@ -352,14 +353,11 @@ def prepare(study: Study, out: Path, watch: Watch) -> StudyContext:
     n_problems, n_fit_problems = study.n_problems, study.n_fit_problems
     source, fit_source = study.source(study.task), None if study.fit_task is None else study.source(study.fit_task)
     task, fit_task, told = open_sides(source, fit_source, n_problems, n_fit_problems, seed=study.seed)
-    if study.reading != BY_RULE and task.found is None and fit_task.found is None:
-        raise TaskError(
-            f"--question-column, --answer-column, --skip-bad-rows and --suffix say how rows are read, and {task.name} "
-            "has none: leave them out, or name a file, a data set or a benchmark"
-        )
+    require_rows(study.reading, task, fit_task)
     texts = [problem.prompt for problem in (*task.problems, *fit_task.problems)]
     require_alike(as_loaded.base.tokenizer, as_loaded.tuned.tokenizer, texts)
-    examples = [(problem.prompt, problem.answer) for problem in fit_task.problems[-study.prompts.n_examples :]]
+    shown = [problem for problem in fit_task.problems if not is_code(problem)][-study.prompts.n_examples :]
+    examples = [(problem.prompt, problem.answer) for problem in shown]
     pair = asked_pair(as_loaded, study.prompts, examples)
     site = Site(study.layer if study.layer is not None else pair.base.anatomy.n_layers // 2)
     check_site(pair.base, site)

@@ -17,7 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import takewhile
 from math import isfinite
 from string import ascii_uppercase
@@ -46,7 +46,11 @@ ALIASES = ("aliases", "answer_aliases", "alternatives", "acceptable_answers", "p
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """How rows of files and of data sets are read and asked, where rules are not to decide."""
+    """How rows of files and of data sets are read and asked, where rules are not to decide.
+
+    >>> el.Reading(question_column=("riddle",), suffix="").skip_bad_rows
+    False
+    """
 
     question_column: tuple[str, ...] = ()
     """Where the question is, such as extra_info.question; of several, the first that a row gives; found by rule if none
@@ -139,20 +143,19 @@ class QuestionRows:
             suffix = self.reading.suffix or ""
             return self._made(row, tests.asked, suffix, (tests.gold,), ()), tests.asked, (asked[0], tests.column)
         golds = self._there(number, row, "answer", self.reading.answer_column or (*ANSWERS, *ALIASES))
-        column, right = next(((name, found) for name in golds if (found := _golds(row, name))), ("", ()))
+        choices = _choices(row)
+        find = partial(_letters, choices=choices) if choices else _golds
+        column, right = next(((name, found) for name in golds if (found := find(row, name))), (golds[0], ()))
+        if not right and choices:
+            fault = f"has {_at(row, column)!r} in {column!r}, which is no letter, number or text of its choices"
+            raise self._broken(number, f"{fault}: name the answer's column")
         if not right:
             raise self._broken(number, rf"has no final answer in {', '.join(golds)}: want '#### 42' or \boxed{{42}}")
-        if not self.reading.answer_column:
+        if not self.reading.answer_column and not choices:
             right = tuple(dict.fromkeys([*right, *(one for name in ALIASES for one in _golds(row, name))]))
         before = [_at(row, key) for key in ("context", "passage", "body")]
         question = "\n".join([*(said for said in before if isinstance(said, str) and said.strip()), question])
-        if choices := _choices(row):
-            if (letter := _letter(row, column, right[0], choices)) is None:
-                fault = (
-                    f"has {right[0]!r} in {column!r}, which is no letter, number or text of its {len(choices)} choices"
-                )
-                raise self._broken(number, f"{fault}: name the answer's column")
-            right = (letter,)
+        if choices:
             question += "\n" + "".join(f"\n{ascii_uppercase[n]}. {choice}" for n, choice in enumerate(choices))
         suffix = self.reading.suffix if self.reading.suffix is not None else CHOICE_SUFFIX if choices else SUFFIX
         return self._made(row, question, suffix, right, choices), question, (asked[0], column)
@@ -215,7 +218,7 @@ class Found:
         return tuple(sorted(mine, key=lambda problem: problem.id))
 
     def without(self, questions: Iterable[str]) -> "Found":
-        """Those that ask none of `questions`, white space and capitals apart; TaskError where none are left."""
+        """Those that ask none of `questions`, white space, capitals and choices apart; TaskError where none is left."""
         asked = {_plain(question) for question in questions}
         pairs = zip(self.problems, self.questions, strict=True)
         kept = [pair for pair in pairs if _plain(pair[1]) not in asked]
@@ -235,7 +238,8 @@ class Found:
 
 
 def _plain(question: str) -> str:
-    return " ".join(question.split()).casefold()
+    # The same question with other choices is the same.
+    return " ".join(question.partition("\n\nA. ")[0].split()).casefold()
 
 
 def _digest(text: str) -> str:
@@ -280,16 +284,15 @@ def _choices(row: Mapping[str, object]) -> list[str]:
     return texts if 1 < len(texts) <= len(ascii_uppercase) else []
 
 
-def _letter(row: Mapping[str, object], column: str, gold: str, choices: Sequence[str]) -> str | None:
+def _letters(row: Mapping[str, object], column: str, choices: Sequence[str]) -> tuple[str, ...]:
     """The letter of the right choice, which is told by its number from 0, its label, its text or its letter."""
     at, labels = _at(row, column), _at(row, "choices.label")
-    if isinstance(labels, list) and gold in labels:
-        at = labels.index(gold)
-    elif gold in choices:
-        at = choices.index(gold)
-    elif not isinstance(at, int):
-        at = ascii_uppercase.find(gold.strip("().").upper() or "none")
-    return ascii_uppercase[at] if 0 <= at < len(choices) else None
+    told = [tidied(at) or "", *_golds(row, column)] if isinstance(at, str) else []
+    places = [at] if isinstance(at, int | float) and at == int(at) else []
+    for names in (labels if isinstance(labels, list) else [], choices):
+        places += [names.index(one) for one in told if one in names]
+    places += [ascii_uppercase.find(one.strip("().").upper() or "none") for one in told]
+    return tuple(ascii_uppercase[int(place)] for place in places if 0 <= place < len(choices))[:1]
 
 
 def _question(value: object) -> str | None:

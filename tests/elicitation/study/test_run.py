@@ -18,6 +18,7 @@ from lab.records.errors import DecodingError, LabError, ModelError, SiteError, S
 from lab.records.stage import Artefact, claimed
 from lab.records.tables import read_provenance, read_table, write_table
 from lab.scoring.evidence import ARMS
+from lab.tasks.question_rows import Reading
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -269,6 +270,27 @@ def test_problems_that_were_edited_under_their_old_names_are_not_taken_for_the_o
     file.write_text("".join(row.replace("#### ", "#### 1") for row in rows))
     with pytest.raises(StorageError, match="another configuration"):
         problem_stage(prepare(study, out, lambda *_: None))
+
+
+def test_how_rows_are_read_and_parted_is_told_and_flags_for_rows_want_rows(small_study, tmp_path):
+    file, other = tmp_path / "sums.csv", tmp_path / "more.jsonl"
+    file.write_text("sum,value\n1 + 1?,2\n2 + 2?,4\n3 + 3?,\n")
+    other.write_text(json.dumps({"problem": "1 + 2?", "answer": 3}) + "\n")
+    reading = Reading(
+        question_column=("sum", "problem"), answer_column=("value", "answer"), skip_bad_rows=True, suffix=""
+    )
+    study = replace(
+        small_study, task=str(file), fit_task=str(other), reading=reading, n_problems=None, n_fit_problems=None
+    )
+    context = prepare(study, tmp_path / "runs", lambda *_: None)
+    assert context.told == (
+        f"{file}: 2 problems: question from `sum`, answer from `value`; 1 bad rows left out",
+        f"{other}: 1 problems: question from `problem`, answer from `answer`",
+        f"2 of 2 problems are held out, 1 of {other} fit vectors",
+    )
+    assert [problem.prompt for problem in context.fit_task.problems] == ["1 + 2?"]
+    with pytest.raises(TaskError, match=r"--suffix and --run-code say how rows are read, and chain:.* has none: leave"):
+        prepare(replace(small_study, reading=reading), tmp_path / "runs", lambda *_: None)
 
 
 def test_whatever_a_model_wrote_reaches_the_report_as_text(small_study, finished, tmp_path):
