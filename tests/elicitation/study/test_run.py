@@ -14,6 +14,7 @@ import pytest
 
 from elicitation.pages.study.tables import EXAMPLES, LADDER
 from elicitation.study.run import Measured, prepare, problem_stage, report_stage, run
+from lab.models.pair_check import PAIR
 from lab.records.errors import DecodingError, LabError, ModelError, SiteError, StorageError, TaskError
 from lab.records.stage import Artefact, claimed
 from lab.records.tables import read_provenance, read_table, write_table
@@ -126,6 +127,19 @@ def test_the_ladder_of_a_study_begins_with_the_base_and_ends_with_the_tuned_mode
     assert ladder.filter(pl.col("kind") == "end")["label"].to_list() == [small_study.base, small_study.tuned]
     rungs = ladder.filter(pl.col("kind") == "rung")["arm"].to_list()
     assert set(ladder["control_of"].drop_nulls()) <= set(rungs)
+
+
+def test_a_study_begins_with_its_pair_and_shows_it_folded(small_study, finished):
+    pair = read_table(finished / "pair" / "pair.parquet", PAIR)
+    assert pair.row(0) == ("model", small_study.base, small_study.tuned, "ok", "")
+    assert "refused" not in pair["verdict"]
+    assert not {"memory", "time"} & {*pair["fact"]}, "tables are the same on every machine"
+    assert "arms: in step" in pair["fact"]
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    section = page[page.index(">The pair, before anything ran</h2>") :].partition("</section>")[0]
+    assert '<details class="numbers"><summary>All that was compared</summary>' in section
+    assert "the same ids of 8 probes" in section
+    assert "pair/pair.parquet" in section
 
 
 def test_the_readme_names_every_part_and_every_arm(small_study, finished):
