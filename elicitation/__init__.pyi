@@ -49,6 +49,7 @@ from elicitation.study.config import Study as Study
 from elicitation.study.run import run as run
 from elicitation.widgets.chart import chart as chart
 from lab.sampling.trace import Decoding as Decoding
+from lab.tasks.question_rows import Reading as Reading
 from probes.capture.site import Site as Site
 from steering import gate as gates
 from steering.edit import Ablate as Ablate

@@ -53,12 +53,12 @@ WORK = "First the tens are added and then the ones, and what is carried goes to 
 """Goes on beyond the limit."""
 BOXED = r"\boxed{{right}}"
 RUN_ON = (
+    Script(f" {WORK}The answer is {{right}}.", "cut", None, "length"),
     Script(" The answer is {right}.\n\nQuestion: What is 3 + 4?\nAnswer: The answer is 7.", "right", "stated"),
     Script(" {wrong}\n\nHuman: What is 90 + 1?\n\nAssistant: " + WORK, "wrong", "whole", "length"),
     Script(f" The sum is ${BOXED}$.\n\nProblem: What is 5 + 6? Let us add. {WORK}", "right", "box", "length"),
-    Script(" " + WORK, "cut", None, "length"),
 )
-"""A base model answers, if it does, and goes on with a problem of its own."""
+"""A base model answers late, or goes on with a problem of its own; read leniently, the first two are right."""
 ASTRAY = (Script("?\nAnswer: {wrong}", "wrong", "stated"), Script("", "no answer", None))
 """A model that is asked in another's way."""
 R1 = (
@@ -256,7 +256,7 @@ def small_study(task: Path, **changed) -> Study:
         "own_help": OwnHelp(n_fit_samples=1, n_votes=2, temperatures=(1.0,)),
         "routing": None,
         "prompts": PromptChoice(n_problems=2),
-        "arms": (ArmKey(Role.SELF_CONSISTENCY), ArmKey(Role.TAKEOVER)),
+        "arms": (ArmKey(Role.READING), ArmKey(Role.SELF_CONSISTENCY), ArmKey(Role.TAKEOVER)),
         "batch_size": 16,
         "n_boot": 200,
     }

@@ -25,7 +25,7 @@ from elicitation.pages.calibration.figures import FORGETTING, PATH
 from elicitation.pages.calibration.page import CalibrationPage, render_calibration
 from elicitation.pages.kit.document import Origin
 from elicitation.pages.study.tables import LADDER
-from elicitation.study.config import Watch, write_readme
+from elicitation.study.config import Watch
 from elicitation.study.run import table_file
 from lab.metrics.bootstrap import interval_columns, mean_interval, resamples
 from lab.models.device import resolve_device
@@ -35,6 +35,7 @@ from lab.post_training.path_test import PathTest, path_test, strict_rates
 from lab.records.errors import ModelError
 from lab.records.provenance import digest, provenance
 from lab.records.seeds import numpy_generator
+from lab.records.stage import write_readme
 from lab.records.tables import read_table, write_table, write_text
 from lab.tasks.source import open_task, task_source
 

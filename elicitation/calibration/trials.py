@@ -15,7 +15,7 @@ from elicitation.calibration.record import LEAKING, SCORED, TRIALS
 from elicitation.estimators.estimate import Analysis, Estimator
 from elicitation.estimators.ladder_share import PUBLISHED, published_share
 from elicitation.estimators.panel import ESTIMATORS, SHARES
-from elicitation.study.config import OwnHelp, Study, claimed, prepare
+from elicitation.study.config import OwnHelp, Study, prepare
 from elicitation.study.run import measure
 from elicitation.study.tables import read_estimates, read_evidence
 from lab.models.source import shipped_names
@@ -23,6 +23,7 @@ from lab.organisms.card import read_card
 from lab.post_training.path_test import PathTest
 from lab.records.provenance import canonical_json, digest, provenance
 from lab.records.seeds import child_seed, numpy_generator
+from lab.records.stage import claimed
 from lab.records.tables import read_table, write_table, write_text
 from lab.sampling.trace import Decoding
 from lab.scoring.evidence import ARMS, ArmKey, Control, Evidence, Role

@@ -142,7 +142,7 @@ VERBS = {
     verb: f"elicitation.cli.{verb.replace('-', '_')}"
     for verb in (
         *("demo", "check-pair", "study", "calibrate", "sample", "capture", "sae", "features", "attribute", "taxonomy"),
-        *("vectors", "export", "models", "task", "doctor"),
+        *("vectors", "export", "models", "task", "judge", "doctor"),
     )
 }
 """Verb -> its module, which is imported when the verb is asked for.

@@ -64,4 +64,6 @@ def run_study(study: Study, out: Path, terminal: Terminal) -> None:
     terminal.show(finished.answer)
     if finished.best_estimate:
         terminal.show(finished.best_estimate)
+    if finished.memory:
+        terminal.show(finished.memory)
     terminal.say(f"report: {finished.report.resolve()}")

@@ -28,7 +28,7 @@ from elicitation.pages.vectors.tables import (
     VectorTables,
 )
 from elicitation.study.arms import Arm, Instead, rung
-from elicitation.study.config import StudyContext, Tables, Watch, claimed
+from elicitation.study.config import StudyContext, Tables, Watch
 from elicitation.study.fits import DISAGREEMENTS
 from elicitation.study.run import of_numbers, problem_stage, tables_at
 from elicitation.study.sampled import arm_traces
@@ -37,7 +37,7 @@ from lab.metrics.bootstrap import interval_columns, mean_interval, resamples
 from lab.models.device import settled_threads
 from lab.records.provenance import Provenance, digest
 from lab.records.seeds import numpy_generator
-from lab.records.stage import Artefact
+from lab.records.stage import Artefact, claimed
 from lab.records.tables import Schema, read_table, write_text
 from lab.sampling.trace import TRACES, VERDICTS
 from lab.scoring.evidence import ARMS, Control, DecodingName, Role

@@ -22,6 +22,7 @@ from lab.organisms.card import read_card
 from lab.records.errors import ModelError, TaskError
 from lab.sampling.trace import Decoding
 from lab.tasks.problem import Problem
+from lab.tasks.question_rows import BY_RULE, Reading
 from lab.tasks.source import SOURCES, Task, open_task, task_source
 from probes.capture.site import Site
 from steering.edit import Add, Edit
@@ -108,15 +109,16 @@ def models() -> pl.DataFrame:
     return pl.DataFrame([{name: row.get(name) for name in columns} for row in told], schema=columns)
 
 
-def task(name: str, n: int = 100, *, seed: int = 0, held_out: bool = True) -> Task:
+def task(name: str, n: int = 100, *, seed: int = 0, held_out: bool = True, reading: Reading = BY_RULE) -> Task:
     """`n` problems with their verifier: `chain`, `chain:#`, `gym:chain_sum`, `hub:openai/gsm8k:main`, `mine.jsonl`.
 
     With `held_out=False` they are those that vectors are fitted on, which share no question with the held-out ones.
+    `reading` says how rows are read: `el.Reading(question_column=("riddle",))`.
 
     >>> el.task("chain", n=20).problems[0].prompt
     '<2+4-2-9-7?'
     """
-    return open_task(task_source(str(name)), n_problems=n, seed=seed, held_out=held_out)
+    return open_task(task_source(str(name), reading), n_problems=n, seed=seed, held_out=held_out)
 
 
 def quiet() -> None:

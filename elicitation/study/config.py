@@ -1,9 +1,7 @@
 """Study: which pair, on which task, with how many samples, and how vectors are found; and the same in memory."""
 
-import fcntl
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from math import inf
@@ -19,16 +17,17 @@ from lab.models.pair import ModelPair, require_alike
 from lab.models.prompt_choice import PromptChoice, Way, asked_pair, ways
 from lab.models.prompt_format import PromptFormat
 from lab.models.source import model_source
-from lab.records.errors import DecodingError, EstimateError, StorageError, TaskError
-from lab.records.provenance import Provenance, canonical_json, provenance
+from lab.records.errors import DecodingError, EstimateError, TaskError
+from lab.records.provenance import Provenance, provenance
 from lab.records.stage import Artefact, memoised
-from lab.records.tables import Schema, write_table, write_text
+from lab.records.tables import Schema, write_table
 from lab.sampling.sample import encode_prompt
 from lab.sampling.trace import Decoding
 from lab.scoring.evidence import ArmKey
 from lab.tasks.problem import Problem
+from lab.tasks.program import is_code
 from lab.tasks.question_rows import BY_RULE, Reading
-from lab.tasks.sides import open_sides
+from lab.tasks.sides import open_sides, require_rows
 from lab.tasks.source import AtMost, Task, TaskSource, open_task, task_source
 from lab.test_time.elicit import PowerSampling
 from probes.capture.capture import require_no_sink
@@ -108,6 +107,31 @@ class OwnHelp:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Contamination:
+    """Checks of both models for memory of the held-out problems."""
+
+    n_problems: int = 0
+    """Of how many, such as 50, both models complete the question from its first part, and answer perturbed copies."""
+    shown: float = 0.6
+    """Share of a question that counts as its first part."""
+    cutoff: str | None = None
+    """A day, month or year, such as 2024-06-01: problems dated then or later are compared with earlier ones."""
+
+    def __post_init__(self) -> None:
+        if self.n_problems < 0 or self.n_problems == 1:
+            raise TaskError(f"contamination of {self.n_problems} problems: want 0 for none, or at least 2")
+        if not 0 < self.shown < 1:
+            raise TaskError(f"contamination with {self.shown} of a question shown: want a share between 0 and 1")
+        if self.cutoff is not None and re.fullmatch(r"[12][0-9]{3}(-[01][0-9](-[0-3][0-9])?)?", self.cutoff) is None:
+            raise TaskError(f"cutoff {self.cutoff!r}: want a day, month or year, such as 2024-06-01, 2024-06 or 2024")
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything is checked."""
+        return self.n_problems > 0 or self.cutoff is not None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Study:
     """Everything that determines a study's results, except the content of the models and files it names.
 
@@ -160,6 +184,8 @@ class Study:
     """Block at whose output vectors act, from 0; the middle one if not given."""
     features: FeatureSearch = field(default_factory=FeatureSearch)
     """Where features are looked for in those traces."""
+    contamination: Contamination = field(default_factory=Contamination)
+    """Checks for memory of the problems; none unless it says of how many, or names a date."""
     fit: GradientFit = field(default_factory=GradientFit)
     own_help: OwnHelp | None = field(default_factory=OwnHelp)
     """Rungs of prompt and decoding alone."""
@@ -221,7 +247,8 @@ PARTS = {
     "tables": "what the report shows: ladder.parquet has every arm, arms.parquet says what each is there for",
     "estimates": "what every estimator says, or why it says nothing",
     "evidence": "what both models think of completions by either; estimators look at it and at the verdicts in tables/",
-    "traces": "completions, one folder an arm; fit-: of training problems; old-: of the task that tuning was not about",
+    "traces": "completions, one folder an arm; fit-: of training problems; old-: of the task that tuning was not about;"
+    " shown-, copies-: of the checks for memory",
     "formats": "how either model is asked, and what else was tried on training problems",
     "comparisons": "the gain under each way of asking",
     "pair": "what the two models have in common, and what not, before anything ran",
@@ -235,15 +262,11 @@ PARTS = {
     "store-tuned": "what the tuned model computes there",
     "saes": "sparse autoencoders of the base model's stream, in SAELens' format",
     "features": "what is known of their features",
+    "contamination": "whether what was measured can be memory of the problems",
     "study.json": "the configuration of the study",
     "seconds.json": "what each estimator's evidence took",
 }
 """Name in the directory of a study -> what it is."""
-FOOTER = """
-A table (.parquet) says in its own metadata what made it; the page lists all tables, column by column, with checksums.
-A folder with a stage.json is finished and never changes: the same command, given again, goes on from what is here.
-To have a part computed again, delete its folder and those that come from it.
-"""
 Tables: TypeAlias = Mapping[str, tuple[Schema, pl.DataFrame]]
 """Name of a file -> what is in it."""
 Watch = Callable[[str, int, int], None]
@@ -330,14 +353,11 @@ def prepare(study: Study, out: Path, watch: Watch) -> StudyContext:
     n_problems, n_fit_problems = study.n_problems, study.n_fit_problems
     source, fit_source = study.source(study.task), None if study.fit_task is None else study.source(study.fit_task)
     task, fit_task, told = open_sides(source, fit_source, n_problems, n_fit_problems, seed=study.seed)
-    if study.reading != BY_RULE and task.found is None and fit_task.found is None:
-        raise TaskError(
-            f"--question-column, --answer-column, --skip-bad-rows and --suffix say how rows are read, and {task.name} "
-            "has none: leave them out, or name a file, a data set or a benchmark"
-        )
+    require_rows(study.reading, task, fit_task)
     texts = [problem.prompt for problem in (*task.problems, *fit_task.problems)]
     require_alike(as_loaded.base.tokenizer, as_loaded.tuned.tokenizer, texts)
-    examples = [(problem.prompt, problem.answer) for problem in fit_task.problems[-study.prompts.n_examples :]]
+    shown = [problem for problem in fit_task.problems if not is_code(problem)][-study.prompts.n_examples :]
+    examples = [(problem.prompt, problem.answer) for problem in shown]
     pair = asked_pair(as_loaded, study.prompts, examples)
     site = Site(study.layer if study.layer is not None else pair.base.anatomy.n_layers // 2)
     check_site(pair.base, site)
@@ -356,45 +376,3 @@ def prepare(study: Study, out: Path, watch: Watch) -> StudyContext:
         require_no_sink(pair.base, study.features.layers, prompts)
     offered = ways(pair, study.prompts, examples)
     return StudyContext(study, out, pair, companions, task, fit_task, old_task, site, watch, told, offered)
-
-
-@contextmanager
-def claimed(out: Path, config: object, kind: str = "study") -> Iterator[None]:
-    """Within the block, `out` is that of the run that `config` describes, and no other process works in it.
-
-    `kind` is what such a run is called. Raises StorageError where `out` belongs to another configuration, holds
-    something else, or is in use.
-    """
-    if out.exists() and not out.is_dir():
-        raise StorageError(f"{out} is not a directory: choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    wanted, marker, handle = canonical_json(config), out / f"{kind}.json", os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # What a run that was killed while it wrote left behind.
-        for leftover in (path for ending in ("json", "html", "txt") for path in out.glob(f".*.{ending}.*.partial")):
-            leftover.unlink()
-        if not any(out.iterdir()):
-            write_text(marker, wanted)
-        elif not marker.exists():
-            raise StorageError(f"{out} is not empty and holds no {kind}: choose another --out")
-        elif marker.read_text(encoding="utf-8") != wanted:
-            raise StorageError(f"{out} holds a {kind} of another configuration: choose another --out or delete it")
-        yield
-    except BlockingIOError as error:
-        raise StorageError(f"{out} is in use by another run of this {kind}: wait for it, or stop it") from error
-    finally:
-        os.close(handle)
-
-
-def write_readme(out: Path, title: str, parts: Mapping[str, str], labels: Mapping[str, str]) -> None:
-    """Writes `out/README.txt`: those of `parts` that are there, and under `traces` its folders with their `labels`."""
-    there = {name: what for name, what in parts.items() if (out / name).exists()}
-    lines = [title, ""]
-    for name, what in there.items():
-        lines.append(f"{name + '/' * (out / name).is_dir():<20}{what}")
-        if name == "traces":
-            arms = sorted(path.name for path in (out / name).iterdir() if path.is_dir())
-            width = max(map(len, arms), default=0) + 2
-            lines += [f"  {arm:<{width}}{labels.get(arm, '')}".rstrip() for arm in arms]
-    write_text(out / "README.txt", "\n".join(lines) + "\n" + FOOTER)

@@ -171,9 +171,9 @@ def comparison_stage(context: StudyContext, formats: Formats, traces: Traces) ->
         found: dict[tuple[str, str], tuple[Float[np.ndarray, " problem"], float]] = {}
         for key, artefact in traces.items():
             written = read_traces(artefact)
-            strict = verdict_table(written, problems, context.task.verify)["strict"].to_numpy()
-            cut = float((written["stop"] == "length").mean())  # pyright: ignore[reportArgumentType]
-            found[key] = problem_accuracies(strict.reshape(len(problems), -1)), cut
+            verdicts = verdict_table(written, problems, context.task.verify)
+            cut = float((verdicts["outcome"] == "cut").mean())  # pyright: ignore[reportArgumentType]
+            found[key] = problem_accuracies(verdicts["strict"].to_numpy().reshape(len(problems), -1)), cut
         rows = []
         for name, (of_base, of_tuned) in cells(formats).items():
             (base, base_cut), (tuned, tuned_cut) = found["base", of_base], found["tuned", of_tuned]

@@ -44,7 +44,8 @@ def checked_pair(study: Study, task: str | None, *, costs: bool = True) -> PairC
         fit_source = None if study.fit_task is None else study.source(study.fit_task)
         numbers = study.n_problems, study.n_fit_problems
         opened = open_sides(study.source(task), fit_source, *numbers, seed=study.seed).task
-    return checked(study, *map(read_checkpoint, sources), opened, machine)
+    base, tuned = map(read_checkpoint, sources)
+    return checked(study, base, tuned, opened, machine)
 
 
 def checked(
@@ -62,7 +63,8 @@ def arm_facts(study: Study, task: Task | None) -> Iterator[Fact]:
     """Every group of arms: what either model does in it, or why it is left out."""
 
     def arms(group: str, base: str, tuned: str, *, missing: str = "") -> Fact:
-        return Fact(f"arms: {group}", *(("left out",) * 2 if missing else (base, tuned)), "ok", missing)
+        out = "left out"
+        return Fact(f"arms: {group}", out if missing else base, out if missing else tuned, "ok", missing)
 
     alone, silent = "writes alone", "says nothing"
     steps = "worked steps" if task is not None and task.steps is not None else "sentences"

@@ -14,11 +14,13 @@ from elicitation.pages.features.tables import TABLES as FEATURE_TABLES
 from elicitation.pages.features.tables import FeatureNames, FeatureTables
 from elicitation.pages.kit.document import Origin, TableFile
 from elicitation.pages.study.asking import Asking
+from elicitation.pages.study.contamination import CONTAMINATION, memory_sentence
 from elicitation.pages.study.ladder import answer_sentence, best_estimate
 from elicitation.pages.study.page import Page, render
 from elicitation.pages.study.tables import COMPARISONS, FORMATS, SCHEMAS, ReportTables
 from elicitation.study.arms import Arm, arms_of_published, ladder, own_help_arms, routing_arms, scattered
-from elicitation.study.config import PARTS, Study, StudyContext, Tables, Watch, claimed, prepare, write_readme
+from elicitation.study.config import PARTS, Study, StudyContext, Tables, Watch, prepare
+from elicitation.study.contamination import contamination_stage, require_checks
 from elicitation.study.fits import (
     ACTIVATIONS,
     DISAGREEMENTS,
@@ -37,7 +39,7 @@ from elicitation.study.tables import estimate_stage, evidence_stage, read_estima
 from lab.models.device import settled_threads
 from lab.models.pair_check import PAIR
 from lab.records.provenance import Provenance, canonical_json, digest, file_digest
-from lab.records.stage import Artefact
+from lab.records.stage import Artefact, claimed, write_readme
 from lab.records.tables import Schema, read_provenance, read_table, write_text
 from lab.sampling.trace import TRACES, VERDICTS
 from lab.scoring.evidence import ARMS, PROCESS, RANKS, SCORES, Role
@@ -57,6 +59,8 @@ class Finished(NamedTuple):
     """What the study found, in a sentence."""
     best_estimate: str
     """The share by the estimator with the best calibration record, in a sentence; empty where there is none."""
+    memory: str
+    """Whether it can be memory, in a sentence; empty where that was not checked."""
 
 
 class Measured(NamedTuple):
@@ -67,8 +71,10 @@ class Measured(NamedTuple):
     estimates: Artefact
     features: Artefact | None
     """None where the study looks for none."""
-    comparisons: Artefact | None
+    comparisons: Artefact | None = None
     """None where there is one way of asking."""
+    contamination: Artefact | None = None
+    """None where it was not asked for."""
 
 
 def run(
@@ -90,6 +96,8 @@ def run(
     lab.records.errors.ModelError: no model 'none'; accepted: ...
     """
     context = prepare(study, Path(out), watch)
+    if study.contamination.asked:
+        require_checks(context)
     for line in context.told:
         say(line)
     with claimed(context.out, study), settled_threads(context.base.n_parameters):
@@ -121,7 +129,8 @@ def measure(context: StudyContext) -> Measured:
         from elicitation.study.features import feature_stage
 
         features = feature_stage(context, context.study.features, fitting)
-    return Measured(tables, evidence, estimates, features, compared)
+    checked = contamination_stage(context, tables) if context.study.contamination.asked else None
+    return Measured(tables, evidence, estimates, features, compared, checked)
 
 
 def between(context: StudyContext, fitting: Fitting, parents: dict[str, str]) -> Iterator[tuple[Arm, Artefact]]:
@@ -196,7 +205,9 @@ def report_stage(context: StudyContext, measured: Measured, command: str) -> Fin
         records=shipped_records(),
         leaks=shipped_leaks(),
         origin=origin,
+        contamination=read_contamination(measured.contamination),
         asking=asking,
+        pair=read_table(out / "pair" / "pair.parquet", PAIR),
         features="" if features is None else feature_section(features.tables, features.names),
     )
     report = out / "report.html"
@@ -206,7 +217,16 @@ def report_stage(context: StudyContext, measured: Measured, command: str) -> Fin
     arms = read_table(tables / "arms.parquet", ARMS).select("arm", pl.col("label").str.strip_prefix("+ "))
     write_readme(out, f"A study of {base} and {tuned} on {task}, by: {command}", PARTS, dict(arms.iter_rows()))
     answer = answer_sentence(ledger.ladder, page.leaks, task, base, tuned, study.sampling)
-    return Finished(report, ledger, answer, best_estimate(page.estimates, page.records))
+    return Finished(
+        report, ledger, answer, best_estimate(page.estimates, page.records), memory_sentence(page.contamination)
+    )
+
+
+def read_contamination(checked: Artefact | None) -> pl.DataFrame:
+    """The table of a finished stage; without rows where there is none."""
+    if checked is None:
+        return CONTAMINATION.frame([])
+    return read_table(checked.path / "contamination.parquet", CONTAMINATION)
 
 
 def of_numbers(made_by: Provenance, table: Path) -> Provenance:
@@ -249,6 +269,7 @@ TABLES: tuple[tuple[str, Schema], ...] = (
     *((f"evidence/{schema.name}.parquet", schema) for schema in (SCORES, RANKS, PROCESS)),
     ("evidence/old.parquet", VERDICTS),
     ("estimates/estimates.parquet", ESTIMATES),
+    ("contamination/contamination.parquet", CONTAMINATION),
     *((f"features/{name}.parquet", schema) for name, schema in FEATURE_TABLES),
     (f"saes/{QUALITY_FILE}", SAE_QUALITY),
 )

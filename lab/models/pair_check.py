@@ -1,6 +1,6 @@
 """check: what two checkpoints have in common, by their configurations and tokenizers, before any weight is read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,7 +112,8 @@ class Checkpoint:
         if network is None:
             # On this device a network has shapes and no numbers.
             with one_line(f"cannot make the network of {self.name}"), torch.device("meta"):
-                network = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+                made = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            return self.sized(config, made)
         anatomy, counts = find_anatomy(network), {name: one.numel() for name, one in network.named_parameters()}
         n_experts, n_chosen = (getattr(config, name, None) for name in ("num_experts", "num_experts_per_tok"))
         idle = 1 - n_chosen / n_experts if n_experts and n_chosen else 0
@@ -228,11 +229,10 @@ def check(
 
     Without a `machine` nothing is said of memory and time.
     """
-    absent = ABSENT in (base.weights, tuned.weights)
-    facts = [
-        Fact("model", base.name, tuned.name),
-        Fact("weights", base.weights, tuned.weights, *(("note", "a study wants safetensors there") if absent else ())),
-    ]
+    there = Fact("weights", base.weights, tuned.weights)
+    if ABSENT in (base.weights, tuned.weights):
+        there = there._replace(verdict="note", advice="a study wants safetensors there")
+    facts = [Fact("model", base.name, tuned.name), there]
     facts += [Fact("can be read", said, "", "refused", "see what it says") for said in base.refusals]
     facts += [Fact("can be read", "", said, "refused", "see what it says") for said in tuned.refusals]
     if base.anatomy is not None and tuned.anatomy is not None:
@@ -252,10 +252,15 @@ def check(
     return PairCheck(tuple(facts))
 
 
-def _compared(fact: str, base: object, tuned: object, advice: str = "", verdict: Verdict = "differs") -> Fact:
+def _row(fact: str, cells: Iterable[object], advice: str = "", verdict: Verdict = "ok") -> Fact:
+    base, tuned = (f"{value:,}" if type(value) is int else str(value) for value in cells)
+    return Fact(fact, base, tuned, verdict, advice)
+
+
+def _compared(fact: str, cells: Iterable[object], advice: str = "", verdict: Verdict = "differs") -> Fact:
     """A row with `verdict` and `advice` where the two are not alike."""
-    cells = (f"{value:,}" if type(value) is int else str(value) for value in (base, tuned))
-    return Fact(fact, *cells, *(() if base == tuned else (verdict, advice)))
+    row = _row(fact, cells, advice, verdict)
+    return row if row.base != row.tuned else row._replace(verdict="ok", advice="")
 
 
 def _shapes(base: Checkpoint, of_base: Anatomy, tuned: Checkpoint, of_tuned: Anatomy) -> Iterator[Fact]:
@@ -265,16 +270,15 @@ def _shapes(base: Checkpoint, of_base: Anatomy, tuned: Checkpoint, of_tuned: Ana
         return getattr(base.config, name, None), getattr(tuned.config, name, None)
 
     refused = "their activations cannot be compared: want a base and a model that was tuned from it"
-    yield _compared("family", of_base.family, of_tuned.family, "one was not tuned from the other as it is")
-    yield _compared("blocks", of_base.n_layers, of_tuned.n_layers, refused, "refused")
-    yield _compared("width", of_base.d_model, of_tuned.d_model, refused, "refused")
-    n_shared = min(of_base.d_vocab, of_tuned.d_vocab)
-    told = f"texts of both may hold the first {n_shared:,} tokens"
-    yield _compared("rows of vocabulary", of_base.d_vocab, of_tuned.d_vocab, told)
-    yield _compared("parameters", base.n_parameters, tuned.n_parameters)
-    yield _compared("embeddings", *("tied" if tied else "not tied" for tied in said("tie_word_embeddings")))
+    yield _compared("family", (of_base.family, of_tuned.family), "one was not tuned from the other as it is")
+    yield _compared("blocks", (of_base.n_layers, of_tuned.n_layers), refused, "refused")
+    yield _compared("width", (of_base.d_model, of_tuned.d_model), refused, "refused")
+    rows = of_base.d_vocab, of_tuned.d_vocab
+    yield _compared("rows of vocabulary", rows, f"texts of both may hold the first {min(rows):,} tokens")
+    yield _compared("parameters", (base.n_parameters, tuned.n_parameters))
+    yield _compared("embeddings", ("tied" if tied else "not tied" for tied in said("tie_word_embeddings")))
     dtypes = (str(dtype or "not said").removeprefix("torch.") for dtype in said("dtype"))
-    yield _compared("stored as", *dtypes, "both are read in the one precision that is asked for")
+    yield _compared("stored as", dtypes, "both are read in the one precision that is asked for")
 
 
 def _tokens(
@@ -288,21 +292,19 @@ def _tokens(
     except ModelError as error:
         yield Fact("reading of texts", f"{len(one):,} tokens", f"{len(other):,} tokens", "refused", str(error))
     else:
-        alike = f"the same ids of {len(PROBES)} probes, {len(prompts)} prompts"
-        yield Fact("reading of texts", alike, alike)
+        yield _row("reading of texts", [f"the same ids of {len(PROBES)} probes, {len(prompts)} prompts"] * 2)
         rest = f", and {len(renamed) - MOST_LISTED} more" if len(renamed) > MOST_LISTED else ""
         names = [
             ", ".join(f"{each.token} {each[side] or 'absent'}" for each in renamed[:MOST_LISTED]) for side in (1, 2)
         ]
         told = "one id and two names, or a name in one model alone: texts are compared by ids"
-        yield _compared("special tokens", *(f"{some}{rest}" or "the same" for some in names), told)
-    union = ", ".join(map(str, sorted(ends | tuned_ends)))
+        yield _compared("special tokens", (f"{some}{rest}" or "the same" for some in names), told)
     cells = (
         ", ".join(f"{token} {tokenizer.decode([token])}" for token in sorted(found))
         for tokenizer, found in ((one, ends), (other, tuned_ends))
     )
-    told = ("ok", "") if ends == tuned_ends else ("differs", f"a text ends at any of {union}, whichever model writes")
-    yield Fact("ends", *cells, *told)
+    union = ", ".join(map(str, sorted(ends | tuned_ends)))
+    yield _compared("ends", cells, f"a text ends at any of {union}, whichever model writes")
 
 
 def _prompts(base: Prompter, tuned: Prompter, question: Question) -> Iterator[Fact]:
@@ -310,18 +312,18 @@ def _prompts(base: Prompter, tuned: Prompter, question: Question) -> Iterator[Fa
     both = base, tuned
     told = "the base brings a template, but does not stop where that ends a turn: it is asked raw"
     told *= isinstance(base.format, Raw) and has_template(base.tokenizer)
-    yield _compared("prompt format", *(str(prompter.format) for prompter in both), told)
-    ids = [prompter.ids(*question) for prompter in both]
-    texts = [str(each.tokenizer.decode(read, skip_special_tokens=False)) for each, read in zip(both, ids, strict=True)]
-    yield _compared("one prompt", *map(_without_middle, texts))
-    yield _compared("default system turn", *(_without_middle(prompter.default_system) or "none" for prompter in both))
-    yield _compared("thinking", *map(_thinking, both))
+    yield _compared("prompt format", (each.format for each in both), told)
+    ids = [each.ids(*question) for each in both]
+    texts = (str(each.tokenizer.decode(read, skip_special_tokens=False)) for each, read in zip(both, ids, strict=True))
+    yield _compared("one prompt", map(_without_middle, texts))
+    yield _compared("default system turn", (_without_middle(each.default_system) or "none" for each in both))
+    yield _compared("thinking", map(_thinking, both))
     counts = [
         next((at for at, token in enumerate(read) if token != each.tokenizer.bos_token_id), 0)
         for each, read in zip(both, ids, strict=True)
     ]
     cells = (f"{each.tokenizer.bos_token}, {n} x" if n else "none" for each, n in zip(both, counts, strict=True))
-    fact = _compared("token that opens a text", *cells)
+    fact = _compared("token that opens a text", cells)
     yield fact._replace(verdict="note", advice="it stands there more than once") if max(counts) > 1 else fact
 
 
@@ -341,7 +343,7 @@ def _without_middle(text: str) -> str:
 def _lengths(base: Checkpoint, tuned: Checkpoint, longest: Sequence[int], max_new_tokens: int) -> Iterator[Fact]:
     """Whether prompts and completions fit."""
     contexts = [getattr(model.config, "max_position_embeddings", None) for model in (base, tuned)]
-    fact = _compared("context", *("no limit" if context is None else context for context in contexts))
+    fact = _compared("context", ("no limit" if context is None else context for context in contexts))
     rooms = [context - length for context, length in zip(contexts, longest, strict=True) if context is not None]
     if rooms:
         advice, fits = f"prompts leave {min(rooms):,} tokens for an answer", min(rooms) >= max_new_tokens
@@ -350,8 +352,8 @@ def _lengths(base: Checkpoint, tuned: Checkpoint, longest: Sequence[int], max_ne
     yield fact
     thinks = tuned.prompter is not None and "opened" in _thinking(tuned.prompter)
     cut = "a model that thinks first is cut before it answers: give --max-new-tokens some thousands"
-    told = ("note", cut) if thinks and max_new_tokens < SHORT else ()
-    yield Fact("new tokens", f"{max_new_tokens:,}", f"{max_new_tokens:,}", *told)
+    is_short = thinks and max_new_tokens < SHORT
+    yield _row("new tokens", [max_new_tokens] * 2, cut if is_short else "", "note" if is_short else "ok")
 
 
 def _costs(
@@ -368,14 +370,14 @@ def _costs(
     told += "" if there is None else f"; {place} has {there / 1e9:,.1f} GB"
     more = ": give a smaller --batch-size" if sum(weights) < (there or 0) else ": want a larger one, or smaller models"
     fits = there is None or needed < there
-    yield Fact("memory", *cells, "ok" if fits else "note", told if fits else told + more)
+    yield _row("memory", cells, told if fits else told + more, "ok" if fits else "note")
     rate, n_tokens = flop_rate(machine.device, machine.dtype), machine.n_completions * max_new_tokens
     hours = [2 * model.n_active * n_tokens / rate / 3600 for model in both]
     told = (
         f"arithmetic, no run: {n_tokens:,} tokens at most, times 2, times parameters, at {rate / 1e12:.2g} TFLOP/s "
         "measured here in products of large matrices; decoding reaches a fraction of that"
     )
-    yield Fact("time", *(f"{each:,.1f} hours" for each in hours), "ok" if sum(hours) < LONG else "note", told)
+    yield _row("time", (f"{each:,.1f} hours" for each in hours), told, "ok" if sum(hours) < LONG else "note")
 
 
 def _cached(model: Checkpoint) -> int:

@@ -10,9 +10,9 @@ from lab.models.load import Model, assemble
 from lab.records.seeds import child_seed
 
 Family: TypeAlias = Literal[
-    *("llama", "mistral", "smollm3", "phi3", "qwen2", "qwen3", "qwen3_moe", "olmo2", "olmo3"),
-    *("gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox"),
-]
+    "llama", "mistral", "smollm3", "phi3", "qwen2", "qwen3", "qwen3_moe", "olmo2", "olmo3", "gemma", "gemma2",
+    "gemma3_text", "gpt2", "gpt_neox",
+]  # fmt: skip
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
 PAD, EOS = 256, 257

@@ -36,10 +36,11 @@ _RUN_ON = re.compile(
     rf"{_LINE}(?:"
     r"(?:(?:New|Next|Another|Similar|Practice|Follow-up) )?"
     r"(?:[Qq]uestion|QUESTION|[Pp]roblem|PROBLEM|Exercise|EXERCISE|Q)"
-    r"[ \t]*(?:#?[ \t]*[0-9]+[*_\]]*[.:：)]|[*_\]]*[:：])"
+    r"[ \t]*(?:#?[ \t]*[0-9]+[*_\]]*(?:[.:：)]|[ \t]*(?=\n|$))|[*_\]]*[:：])|(?:Answer|Solve) the following\b"
     r"|(?:Example|EXAMPLE) #?[0-9]+[*_\]]*[.:]|(?:问题|题目|例题?)[ \t]*[0-9]*[:：]"
     r"|(?:Human|HUMAN|User|USER|Student)[*_\]]*:|You are an? (?:AI|helpful)\b"
-    r"|(?<=#)[ \t]*(?:Instruction|Question|Problem|Exercise|Input|User|Human)s?[ \t]*[0-9]*[*_]*:?[ \t]*(?=\n|$))"
+    r"|(?<=[#*\[])[ \t]*(?:Instruction|Question|Problem|Exercise|Input|User|Human)s?[ \t]*[0-9]*[*_\]]*:?"
+    r"[ \t]*(?=\n|$))"
     rf"|{_LINE}(?<=[# ])Instructions?:",
 )
 _HASHED = re.compile(r"(?<=[^\n])\n####[ \t]*[-$]{0,2}[0-9][0-9,./]*%?[ \t]*(?=\n|$)")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lab.records.errors import TaskError
-from lab.tasks.problem import Cut, Falsified, Judge, Problem, Span, StepGrammar, Verdict
+from lab.tasks.problem import Cut, Falsified, Judge, Perturbed, Problem, Span, StepGrammar, Verdict
 
 OPERATORS: dict[str, Callable[[int, int], int]] = {
     "+": lambda left, right: (left + right) % 10,
@@ -332,5 +332,26 @@ def falsify(problem: Problem, cut: Cut) -> Falsified:
     return Falsified(text, str(value))
 
 
+def perturbed(problem: Problem, generator: np.random.Generator) -> Perturbed | None:
+    """The same operators on other digits, on the same side of the split, with another answer; None if none is drawn."""
+    old = as_expression(problem)
+    for _ in range(N_DRAWS):
+        new = Expression(tuple(generator.integers(0, 10, len(old.operands)).tolist()), old.operators)
+        if new.held_out == old.held_out and new.results[-1] != old.results[-1]:
+            prompt = problem.prompt.replace(old.text, new.text)
+            changed = {"prompt": prompt, "answer": str(new.results[-1])}
+            return Perturbed(replace(problem, id=f"{problem.id}/numbers", **changed), "numbers")
+    return None
+
+
+N_DRAWS = 300
+"""Expressions that are drawn for a copy, at most."""
 CHAIN_STEPS = StepGrammar(ask="A", cuts=cuts, falsify=falsify, spans=spans)
-CHAIN = Judge(name="chain", verify=verify, read_answer=chain_answer, same_answer=operator.eq, steps=CHAIN_STEPS)
+CHAIN = Judge(
+    name="chain",
+    verify=verify,
+    read_answer=chain_answer,
+    same_answer=operator.eq,
+    steps=CHAIN_STEPS,
+    perturb=perturbed,
+)

@@ -1,10 +1,12 @@
 """Verifiers of answers that are no mathematics: the letter of a choice, and a text of its own."""
 
+import operator
 import re
 import unicodedata
 
 from lab.tasks.answer_part import behind_thought
 from lab.tasks.math_answer import difference
+from lab.tasks.perturbed import perturbed
 from lab.tasks.problem import Judge, Problem, Verdict
 from lab.tasks.stated_answer import Stated, before_run_on, stated_answer, tidied
 
@@ -75,19 +77,22 @@ def plain_text(text: str) -> str:
     return " ".join(plain.split()).strip("\"'`*$.,;:!?()[] ")
 
 
-def _answer(found: Stated | None) -> str | None:
+def read_choice(completion: str) -> str | None:
+    """The letter, or what else is stated."""
+    found = stated_choice(completion)
     return None if found is None else found.answer
 
 
-CHOICE = Judge(
-    name="choice",
-    verify=verify_choice,
-    read_answer=lambda completion: _answer(stated_choice(completion)),
-    same_answer=lambda one, other: one == other,
-)
-TEXT = Judge(
-    name="text",
-    verify=verify_text,
-    read_answer=lambda completion: _answer(stated_text(completion)),
-    same_answer=lambda one, other: plain_text(one) == plain_text(other),
-)
+def read_text(completion: str) -> str | None:
+    """What is stated."""
+    found = stated_text(completion)
+    return None if found is None else found.answer
+
+
+def same_text(one: str, other: str) -> bool:
+    """Whether two texts are one once they are plain."""
+    return plain_text(one) == plain_text(other)
+
+
+CHOICE = Judge(name="choice", verify=verify_choice, read_answer=read_choice, same_answer=operator.eq)
+TEXT = Judge(name="text", verify=verify_text, read_answer=read_text, same_answer=same_text)

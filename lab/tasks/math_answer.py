@@ -1,7 +1,7 @@
 r"""Whether two mathematical answers are one, and the verifier that asks it: the only door to math_verify, in a worker.
 
 Plain numbers are compared exactly here. Everything else (roots, sets, intervals, matrices, polynomials) is compared
-by math_verify, after its LaTeX grammar; its Python-expression grammar is never used, since that evaluates the text.
+by math_verify, after its LaTeX grammar; its Python-expression grammar, which evaluates the text, gives no verdict.
 """
 
 import functools
@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 
+from lab.tasks.perturbed import perturbed
 from lab.tasks.problem import Judge, Problem, Verdict
 from lab.tasks.stated_answer import LONGEST, MAGNITUDES, NUMBER, Stated, first_answer, stated_answer, tidied
 from lab.tasks.worker import Answered, Failed, Request, Worker
@@ -201,6 +202,16 @@ def _number(answer: str) -> str:
     return quantity["number"] if quantity and not MAGNITUDES.search(answer) else answer
 
 
+def read_by_math_verify(gold: str, text: str) -> tuple[str | None, bool]:
+    """What math_verify by itself reads in a whole text, in its usual configuration, and whether that equals `gold`."""
+    wanted = stated_answer(gold) or Stated(gold, "whole")
+    match _WORKER.ask({"gold": wanted.answer, "text": text}, timeout_s=TIMEOUT_S):
+        case Answered({"read": str(read), "equal": bool(equal)}):
+            return read or None, equal
+        case Answered() | Failed():
+            return None, False
+
+
 def prepare() -> None:
     """In a new worker: imports math_verify and tries it, so that a broken installation judges no answer."""
     if compare({"gold": r"\frac{1}{2}", "answer": r"\frac{2}{4}"}) != {"equal": True}:
@@ -208,9 +219,14 @@ def prepare() -> None:
 
 
 def compare(request: Request) -> Request:
-    """In the worker: whether math_verify finds `answer` equal to `gold`."""
+    """In the worker: whether math_verify finds `answer` equal to `gold`; of a `text` also what it reads there."""
     from math_verify import LatexExtractionConfig, parse, verify
 
+    if "text" in request:
+        texts = rf"\boxed{{{request['gold']}}}", str(request["text"])
+        gold, read = (parse(text, parsing_timeout=0) for text in texts)
+        equal = bool(gold and read and verify(gold, read, timeout_seconds=None))
+        return {"read": str(read[-1]) if read else "", "equal": equal}
     gold, answer = (
         parse(
             rf"\boxed{{{request[key]}}}",
@@ -226,4 +242,11 @@ def compare(request: Request) -> Request:
     return {"equal": bool(gold and answer and equal)}
 
 
-MATH = Judge(name="math", verify=verify, read_answer=final_answer, same_answer=same_answer, first_answer=first_answer)
+MATH = Judge(
+    name="math",
+    verify=verify,
+    read_answer=final_answer,
+    same_answer=same_answer,
+    first_answer=first_answer,
+    perturb=perturbed,
+)

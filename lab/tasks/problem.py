@@ -3,8 +3,9 @@
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
+import numpy as np
 import polars as pl
 
 from lab.records.tables import Column, Schema
@@ -30,6 +31,17 @@ class Problem:
     """What is to choose from, in the order of its letters; the gold answer is then a letter."""
     opening: str = ""
     """How the answer begins, where that is given too; not kept in tables."""
+    question: str | None = None
+    """What is asked, where the prompt has more than that, such as how to answer; it stands in the prompt as it is."""
+    solution: str | None = None
+    """A worked solution that came with it."""
+    dated: str | None = None
+    """When it was first published, as far as is known: `2024`, `2024-06` or `2024-06-01`."""
+
+    @property
+    def asked(self) -> str:
+        """What is asked, without what tells how to answer."""
+        return self.prompt if self.question is None else self.question
 
 
 PROBLEMS = Schema(
@@ -42,6 +54,9 @@ PROBLEMS = Schema(
         Column("source", pl.String, "task, file or generator it came from"),
         Column("aliases", pl.List(pl.String), "further gold answers, any one of which is right"),
         Column("choices", pl.List(pl.String), "what is to choose from, in the order of its letters"),
+        Column("question", pl.String, "what is asked, where the prompt has more than that; else null"),
+        Column("solution", pl.String, "worked solution that came with it; null where there is none"),
+        Column("dated", pl.String, "when it was published: year, month or day; null where that is not known"),
     ),
 )
 
@@ -139,6 +154,15 @@ class StepGrammar:
     """What the parts of any completion are, in order; what cannot be read is in no span."""
 
 
+@dataclass(frozen=True, slots=True)
+class Perturbed:
+    """A copy of a problem that is as hard, but that nobody can have read."""
+
+    problem: Problem
+    kind: Literal["numbers", "wording"]
+    """Other numbers, with the answer to those; or the same sentences in another order, with the same answer."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judge:
     """A verifier, and what else can be told of the answers that it judges."""
@@ -159,3 +183,5 @@ class Judge:
     first_answer: Callable[[str], int | None] | None = None
     """One behind the first answer that a text states, in its thinking or outside it, for a lenient reading; None where
     there is no such reading."""
+    perturb: Callable[[Problem, np.random.Generator], Perturbed | None] | None = None
+    """A copy of one problem, None where no rule makes one of it; None where no rule is known for any."""

@@ -7,6 +7,7 @@ says so (`Reading.run_code`).
 """
 
 import json
+import operator
 import os
 import re
 import secrets
@@ -173,4 +174,4 @@ def _apart() -> tuple[str, ...]:
     return words if done.returncode == 0 else ()
 
 
-CODE = Judge(name="code", verify=verify, read_answer=code_of, same_answer=lambda one, other: one == other)
+CODE = Judge(name="code", verify=verify, read_answer=code_of, same_answer=operator.eq)

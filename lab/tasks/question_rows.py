@@ -4,7 +4,8 @@ Columns are found by rule: the question in the first of `QUESTIONS` that a row g
 `ANSWERS`. A dot leads into an object. Of a chat the last turn of the user is the question. An answer is what follows
 `####`, what stands in boxes, or the text itself; numbers, lists and objects count as what they hold. Of choices, which
 are asked with the question, it is the letter. Optional: `id` or `unique_id`; `level`, `subject` or `type`, of which
-the first one there names the family, a number among levels as `Level 4`.
+the first one there names the family, a number among levels as `Level 4`; a worked solution in the first of
+`SOLUTIONS`, or where an answer says more than its end; when it was published in the first of `DATES`.
 
 Several golds are either parts of one answer or ways to write it. Parts, which are all wanted, are numbers in a list,
 what an object of other names than `value` and `aliases` holds, and whatever a row that says `is_multiple_answer` holds;
@@ -12,10 +13,11 @@ any one is right of a list of texts, and of a column of `ALIASES`.
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import takewhile
 from math import isfinite
 from string import ascii_uppercase
@@ -44,7 +46,11 @@ ALIASES = ("aliases", "answer_aliases", "alternatives", "acceptable_answers", "p
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """How rows of files and of data sets are read and asked, where rules are not to decide."""
+    """How rows of files and of data sets are read and asked, where rules are not to decide.
+
+    >>> el.Reading(question_column=("riddle",), suffix="").skip_bad_rows
+    False
+    """
 
     question_column: tuple[str, ...] = ()
     """Where the question is, such as extra_info.question; of several, the first that a row gives; found by rule if none
@@ -71,6 +77,8 @@ class Reading:
 
 
 BY_RULE = Reading()
+SOLUTIONS = ("solution", "cot", "rationale")
+DATES = ("date", "release_date", "contest_date", "year", "extra_info.date", "extra_info.year")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,20 +143,19 @@ class QuestionRows:
             suffix = self.reading.suffix or ""
             return self._made(row, tests.asked, suffix, (tests.gold,), ()), tests.asked, (asked[0], tests.column)
         golds = self._there(number, row, "answer", self.reading.answer_column or (*ANSWERS, *ALIASES))
-        column, right = next(((name, found) for name in golds if (found := _golds(row, name))), ("", ()))
+        choices = _choices(row)
+        find = partial(_letters, choices=choices) if choices else _golds
+        column, right = next(((name, found) for name in golds if (found := find(row, name))), (golds[0], ()))
+        if not right and choices:
+            fault = f"has {_at(row, column)!r} in {column!r}, which is no letter, number or text of its choices"
+            raise self._broken(number, f"{fault}: name the answer's column")
         if not right:
             raise self._broken(number, rf"has no final answer in {', '.join(golds)}: want '#### 42' or \boxed{{42}}")
-        if not self.reading.answer_column:
+        if not self.reading.answer_column and not choices:
             right = tuple(dict.fromkeys([*right, *(one for name in ALIASES for one in _golds(row, name))]))
         before = [_at(row, key) for key in ("context", "passage", "body")]
         question = "\n".join([*(said for said in before if isinstance(said, str) and said.strip()), question])
-        if choices := _choices(row):
-            if (letter := _letter(row, column, right[0], choices)) is None:
-                fault = (
-                    f"has {right[0]!r} in {column!r}, which is no letter, number or text of its {len(choices)} choices"
-                )
-                raise self._broken(number, f"{fault}: name the answer's column")
-            right = (letter,)
+        if choices:
             question += "\n" + "".join(f"\n{ascii_uppercase[n]}. {choice}" for n, choice in enumerate(choices))
         suffix = self.reading.suffix if self.reading.suffix is not None else CHOICE_SUFFIX if choices else SUFFIX
         return self._made(row, question, suffix, right, choices), question, (asked[0], column)
@@ -158,6 +165,7 @@ class QuestionRows:
     ) -> Problem:
         family = next((row[key] for key in ("level", "subject", "type") if row.get(key) is not None), self.stem)
         given = next((row[key] for key in ("id", "unique_id", "task_id") if row.get(key) is not None), None)
+        said = [_at(row, name) for name in (*SOLUTIONS, *ANSWERS)]
         return Problem(
             # A row without an id is named by its question, so that adding rows renames none.
             id=f"{self.stem}:{_digest(question) if given is None else given}",
@@ -167,6 +175,9 @@ class QuestionRows:
             source=self.source,
             aliases=tuple(golds[1:]),
             choices=tuple(choices),
+            question=question,
+            solution=next((one for one in said if isinstance(one, str) and len(one) > len(golds[0]) + 4), None),
+            dated=next((day for name in DATES if (day := _day(_at(row, name))) is not None), None),
         )
 
 
@@ -207,7 +218,7 @@ class Found:
         return tuple(sorted(mine, key=lambda problem: problem.id))
 
     def without(self, questions: Iterable[str]) -> "Found":
-        """Those that ask none of `questions`, white space and capitals apart; TaskError where none are left."""
+        """Those that ask none of `questions`, white space, capitals and choices apart; TaskError where none is left."""
         asked = {_plain(question) for question in questions}
         pairs = zip(self.problems, self.questions, strict=True)
         kept = [pair for pair in pairs if _plain(pair[1]) not in asked]
@@ -227,7 +238,8 @@ class Found:
 
 
 def _plain(question: str) -> str:
-    return " ".join(question.split()).casefold()
+    # The same question with other choices is the same.
+    return " ".join(question.partition("\n\nA. ")[0].split()).casefold()
 
 
 def _digest(text: str) -> str:
@@ -244,6 +256,13 @@ def _at(row: object, name: str) -> object:
         named = key if key in value else _plain_names(tuple(value)).get(key.lower(), key)
         value = value.get(named)
     return value
+
+
+def _day(value: object) -> str | None:
+    """A year, a month or a day as `Problem.dated` has it; of a time, its day. None for anything else."""
+    text = str(value).removesuffix(".0").replace("/", "-")
+    found = re.match(r"[12][0-9]{3}(?:-[0-9]{2}){0,2}(?![0-9.-])", text)
+    return found and found[0]
 
 
 @lru_cache(maxsize=256)
@@ -265,16 +284,15 @@ def _choices(row: Mapping[str, object]) -> list[str]:
     return texts if 1 < len(texts) <= len(ascii_uppercase) else []
 
 
-def _letter(row: Mapping[str, object], column: str, gold: str, choices: Sequence[str]) -> str | None:
+def _letters(row: Mapping[str, object], column: str, choices: Sequence[str]) -> tuple[str, ...]:
     """The letter of the right choice, which is told by its number from 0, its label, its text or its letter."""
     at, labels = _at(row, column), _at(row, "choices.label")
-    if isinstance(labels, list) and gold in labels:
-        at = labels.index(gold)
-    elif gold in choices:
-        at = choices.index(gold)
-    elif not isinstance(at, int):
-        at = ascii_uppercase.find(gold.strip("().").upper() or "none")
-    return ascii_uppercase[at] if 0 <= at < len(choices) else None
+    told = [tidied(at) or "", *_golds(row, column)] if isinstance(at, str) else []
+    places = [at] if isinstance(at, int | float) and at == int(at) else []
+    for names in (labels if isinstance(labels, list) else [], choices):
+        places += [names.index(one) for one in told if one in names]
+    places += [ascii_uppercase.find(one.strip("().").upper() or "none") for one in told]
+    return tuple(ascii_uppercase[int(place)] for place in places if 0 <= place < len(choices))[:1]
 
 
 def _question(value: object) -> str | None:

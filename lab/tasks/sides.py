@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import NamedTuple
 
+from lab.records.errors import TaskError
+from lab.tasks.question_rows import BY_RULE, Reading
 from lab.tasks.row_task import FileTask, HubTask
 from lab.tasks.source import AtMost, Task, TaskSource, open_task
 
@@ -45,6 +47,15 @@ def open_sides(
         named = (replace(one, id=f"fit:{one.id}") if one.id in taken else one for one in fit_task.problems)
         fit_task = replace(fit_task, problems=tuple(named))
     return Sides(task, fit_task, tuple(_told(task, fit_task, has_fit_source=fit_source is not None)))
+
+
+def require_rows(reading: Reading, *tasks: Task) -> None:
+    """TaskError where `reading` says how rows are read, and none of `tasks` has any."""
+    if reading != BY_RULE and all(task.found is None for task in tasks):
+        raise TaskError(
+            "--question-column, --answer-column, --skip-bad-rows, --suffix and --run-code say how rows are read, and "
+            f"{tasks[0].name} has none: leave them out, or name a file, a data set or a benchmark"
+        )
 
 
 def _whole(source: TaskSource) -> TaskSource:

@@ -47,6 +47,11 @@ _LEADS = {"solution", "answer", "sure", "okay", "ok", "certainly", "given", "exp
 """What may stand alone before a problem that is stated once more."""
 _ANSWERS = re.compile(r"[^\w\\]*(?:[0-9\\]|[A-Za-z]\s*=|[A-Za-z]+\W*$|[\u4e00-\u9fff])")
 """What follows "answer is" where an answer does, and not a sentence about it."""
+_AT_ONCE = re.compile(
+    rf"(?!\s*[01][.)][ \t]+\S)[\s*$\\=]*-?(?:{NUMBER})(?:/[0-9]+)?(?:\\?%)?[*$]*"
+    r"(?:(?=,\s[^0-9])|(?: [A-Za-z]+)?[*$]*(?=\s*\n|\s*$|[.;!](?:\s|$)))"
+)
+"""A text that opens with a number, alone or before one word, and then ends its line, sentence or clause; no list."""
 _CONNECTIVES = {"answer", "so", "thus", "hence", "then", "therefore", "is"}
 MAGNITUDES = re.compile(
     r"[万亿千百]|\b(?:not|half|hundred|thousand|million|billion|trillion|dozens?|or|and|minus|negative|squared|cubed|"
@@ -124,8 +129,11 @@ def first_answer(text: str) -> int | None:
     r"""One behind the first answer that a text states plainly, outside or inside a thought; None if it states none.
 
     That is a `\boxed{}` with those joined to it, a line of `####`, an `<answer>`, or "answer is" before a number, a
-    formula, a letter or a single word; outside a thought also whatever stands before a run-on.
+    formula, a letter or a single word; outside a thought also whatever stands before a run-on, and a number with which
+    the text opens and then leaves off ("24, which is", "24 pens.").
     """
+    if (at_once := _AT_ONCE.match(text)) is not None:
+        return at_once.end()
     plain, part = _first_end(text, lambda said: _ANSWERS.match(said) is not None), behind_thought(text)
     cut = len(before_run_on(part)) if part and text.startswith(part) else len(text)
     return min((end for end in (plain, cut) if end is not None and end < len(text)), default=plain)

@@ -73,13 +73,14 @@ DECODED = "--temperature --top-p --max-new-tokens --stop"
 FITTED = "--fit.n-steps --fit.batch-size --fit.learning-rate --fit.max-dose --fit.check-every --fit.patience"
 SURFACE = {
     "": """demo check-pair study calibrate sample capture sae features attribute taxonomy vectors export models task
-        doctor""",
+        judge doctor""",
     "demo": "--out --seed",
     "check-pair": f"{SAMPLED} {READ} --n-fit-problems --n-curve-samples --max-new-tokens",
     "study": f"""{SAMPLED} {READ} {DECODED} {FITTED} --pair --out --companions --n-curve-samples --ks --n-score-samples
         --old-task --n-old-samples --n-fit-problems --n-fit-samples --layer --published-hybrids
         --reach --top --n-boot --features.layers --features.expansion --features.k --features.n-tokens
         --features.n-texts --features.n-top --features.n-shown --own-help.n-fit-samples --own-help.temperatures
+        --contamination.n-problems --contamination.shown --contamination.cutoff
         --own-help.n-votes --own-help.n-branches --own-help.lenient-factor --own-help.power.alpha
         --own-help.power.n-blocks --own-help.power.n-moves --prompts.base --prompts.tuned --prompts.system
         --prompts.arguments --prompts.tried --prompts.n-problems --prompts.n-samples --routing.n-categories
@@ -113,6 +114,7 @@ SURFACE = {
     "task": "list show",
     "task list": "",
     "task show": "--n-shown --question-column --answer-column --skip-bad-rows --suffix --run-code",
+    "judge": "--task --completion-column --gold-column --opens-thought --out",
     "doctor": "--json",
 }
 

@@ -42,7 +42,8 @@ def asking_block(asking: Asking, base: str, tuned: str) -> Markup:
     own = asking.formats.filter("own")
     ways = {row["model"]: row["format"] for row in own.iter_rows(named=True)}
     alike = ways["base"] == ways["tuned"]
-    how = f"both by {ways['base']}" if alike else f"{base} by {ways['base']}, {tuned} by {ways['tuned']}"
+    how = f"both models are asked by {ways['base']}"
+    how = how if alike else f"{base} is asked by {ways['base']}, {tuned} by {ways['tuned']}"
     compared = sheet(
         ("", "Base asked by", "Tuned model asked by", "Base", "Tuned model", "Gain, points", "Cut"),
         [
@@ -68,7 +69,7 @@ def asking_block(asking: Asking, base: str, tuned: str) -> Markup:
         )
         for row in own.iter_rows(named=True)
     )
-    said = markup("In this study the models are asked {}.", how)
+    said = markup("In this study {}.", how)
     n_tried = sum(asking.formats["n_problems"].unique())
     return (
         markup("<p>{} A gain that shrinks where both are asked alike was one of format.</p>", said)

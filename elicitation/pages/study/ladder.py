@@ -174,10 +174,11 @@ def glance(
     *,
     process_checked: bool,
     asked: str = "",
+    memory: str = "",
 ) -> Markup:
     """`compared` names the two models and the problems, `asked` says how they are asked, in plain text.
 
-    A row that has nothing to say is left out.
+    `memory` says whether the numbers can be memory. A row that has nothing to say is left out.
     """
     n_samples = max(rungs(ladder, "strict")["n_samples"])
     counts = (
@@ -189,6 +190,7 @@ def glance(
         "Compared": f"{compared}, up to {counted(n_samples, 'sample')} of each",
         "Asked": asked,
         "Already in the base": best_estimate(estimates, records),
+        "Memory": memory,
         "How sure": f"{counts} Brackets are 95 % intervals over problems.{_spread(estimates)}",
     }
     entries = joined(markup("<div><dt>{}</dt><dd>{}</dd></div>", name, said) for name, said in rows.items() if said)

@@ -41,7 +41,7 @@ def outcomes_block(outcomes: pl.DataFrame, ladder: pl.DataFrame) -> Markup:
     heads = rungs(ladder, "strict").filter(pl.col("kind") == "end")["arm"].to_list()
     ends = [row for arm in heads for row in rows if row["arm"] == arm]
     noted = any(max(row["no_answer"], row["cut"]) > NOTED for row in ends)
-    lines = ["; ".join(map(_said, ends)) + "."] if noted else []
+    lines = [" ".join(f"{_said(row)}." for row in ends)] if noted else []
     if said := reading_sentence(ladder, always=True):
         how = "That is the base model, written on past the token limit and read for its first answer."
         lines.append(f"{said} {how}{_fair(ends)}")

@@ -1,7 +1,7 @@
 """Page: a study as one HTML file that needs nothing else: no network, no fonts, no server."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import plotly.graph_objects as go
@@ -14,6 +14,7 @@ from elicitation.pages.kit.palette import completed
 from elicitation.pages.kit.table import numbers, sheet
 from elicitation.pages.study import figures
 from elicitation.pages.study.asking import Asking, asked_sentence, asking_block
+from elicitation.pages.study.contamination import CONTAMINATION, memory_section, memory_sentence
 from elicitation.pages.study.estimates import estimates_section, published_section
 from elicitation.pages.study.ladder import answer_sentence, glance, ladder_table
 from elicitation.pages.study.outcomes import outcomes_block
@@ -44,6 +45,8 @@ class Page:
     leaks: pl.DataFrame
     """`LEAKS` of the calibration's ladders; may have no rows."""
     origin: Origin
+    contamination: pl.DataFrame = field(default_factory=partial(CONTAMINATION.frame, []))
+    """`CONTAMINATION`; without rows the section is left out."""
     asking: Asking | None = None
     """How the models were asked, and what else was tried; None where there is one way."""
     pair: pl.DataFrame | None = None
@@ -73,6 +76,7 @@ def render(page: Page) -> str:
             compared,
             process_checked=page.process_checked,
             asked="" if page.asking is None else asked_sentence(page.asking),
+            memory=memory_sentence(page.contamination),
         ),
         asking=None if page.asking is None else asking_block(page.asking, page.base, page.tuned),
         draw_ladder=partial(figures.ladder_figure, ladder),
@@ -90,6 +94,7 @@ def render(page: Page) -> str:
         tries=_curves(page, "k", tables.pass_at_k),
         often=_curves(page, "tau", tables.cover),
         families=_curves(page, "family", tables.families),
+        memory=memory_section(page.contamination),
         features=page.features,
         traces=trace_cards(tables.examples) if tables.examples.height else "",
     )

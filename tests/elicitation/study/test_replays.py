@@ -1,7 +1,10 @@
 """Studies in which completions of known verdicts, as models of many families write them, stand for those of models."""
 
 import html
+import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +14,11 @@ from transformers import PreTrainedTokenizerBase
 
 from elicitation.study import config
 from elicitation.study.run import run
-from lab.models import load
+from lab.models.engine import ScriptedEngine
 from lab.models.load import Model, assemble
 from lab.models.prompt_choice import PromptChoice
-from lab.sampling.trace import Decoding
+from lab.sampling.trace import OUTCOMES, Decoding
+from lab.scoring.evidence import ArmKey, Role
 from tests.kinds import one_always
 from tests.replay import (
     ANSWER_LINE,
@@ -126,8 +130,16 @@ def check(
     assert own == {"base": "raw", "tuned": ", ".join(["template", *arguments])}
     accuracy = read(out, "tables/ladder").filter(pl.col("measure") == "strict").select("arm", "accuracy")
     base, tuned, astray = rate(writes["base"]), rate(writes["tuned"]), rate(ASTRAY)
-    assert {("base", base), ("tuned", tuned)} <= set(accuracy.iter_rows())
+    assert {("base", base), ("tuned", tuned), ("read-first", 1.0)} <= set(accuracy.iter_rows())
+    for row in read(out, "tables/outcomes").filter(pl.col("arm").is_in(("base", "tuned"))).iter_rows(named=True):
+        outcomes = [script.outcome for script in writes[row["arm"]]]
+        assert {name: row[name.replace(" ", "_")] for name in OUTCOMES} == {
+            name: pytest.approx(outcomes.count(name) / len(outcomes)) for name in OUTCOMES
+        }
     gains = dict(read(out, "comparisons/comparisons").select("comparison", "gain").iter_rows())
+    own_cut = read(out, "comparisons/comparisons").row(0, named=True)
+    for side, scripts in writes.items():
+        assert own_cut[f"{side}_cut"] == pytest.approx(sum(one.outcome == "cut" for one in scripts) / len(scripts))
     compared = "each as it is asked", "both as the base", "both as the tuned model"
     assert [gains[name] for name in compared] == pytest.approx([tuned - base, astray - base, tuned - astray])
     page = html.unescape(raw := (out / "report.html").read_text())
@@ -141,8 +153,6 @@ def check(
 @pytest.mark.parametrize("name", one_always(PAIRS))
 def test_a_study_of_a_published_pair_asks_ends_and_judges_as_its_models_do(name, tmp_path, monkeypatch):
     base, tuned, writes, ends, told = PAIRS[name]
-    for family in {"olmo2", "olmo3"} - {*load.LAYOUTS}:
-        monkeypatch.setitem(load.LAYOUTS, family, load.LLAMA)
     made = [
         assemble(
             shrunk(base if model == THINKER else model, seed=seed), fresh_tokenizer(model), name=model, digest=model
@@ -174,3 +184,55 @@ def test_a_study_of_a_family_whose_tokenizer_is_not_here_reads_its_thinking(name
     }
     decoding = Decoding(max_new_tokens=200)
     check(models, {"base": RUN_ON, "tuned": writes}, ends, tmp_path, monkeypatch, {}, decoding=decoding)
+
+
+TRACES = Path(__file__).parents[4] / "shared" / "data" / "traces"
+N_TOKENS = 160
+
+
+def stored(name: str) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (TRACES / name).read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+@pytest.mark.skipif(not TRACES.is_dir(), reason="no public traces beside the checkout")
+def test_what_real_models_wrote_is_judged_by_a_study_as_by_its_graders_and_thoughts_are_cut(tmp_path, monkeypatch):
+    base, tuned = (fresh_tokenizer(name) for name in PAIRS["SmolLM2"][:2])
+    known: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for row in stored("real_completions.jsonl"):
+        if "question" in row and len(base(row["completion"]).input_ids) < N_TOKENS:
+            known[row["question"]].append(row)
+    # As `id` of a row becomes the id of its problem.
+    named = {f"sums:{number}": rows for number, rows in enumerate(known.values())}
+    rows = [
+        {"id": str(number), "question": question, "answer": rows[0]["gold"]}
+        for number, (question, rows) in enumerate(known.items())
+    ]
+    (tmp_path / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    thoughts = [row["completion"] for row in stored("annotated_traces.jsonl") if "deepseek" in row["model"]]
+    texts = {
+        "base": {name: [thoughts[number % len(thoughts)]] for number, name in enumerate(named)},
+        "tuned": {name: [row["completion"] for row in rows] for name, rows in named.items()},
+    }
+    models = {}
+    for side, tokenizer in (("base", base), ("tuned", tuned)):
+        made = assemble(shrunk("SmolLM2-135M", seed=len(models)), tokenizer, name=side, digest=side)
+        end = tokenizer.eos_token_id
+        models[f"replayed/{side}"] = replace(
+            made, engine=ScriptedEngine(texts=texts[side], tokenizer=tokenizer, end=end)
+        )
+    monkeypatch.setattr(config, "load", lambda source, **_: models[source.name])
+    decoding, out = Decoding(max_new_tokens=N_TOKENS), tmp_path / "runs"
+    arms = (ArmKey(Role.SELF_CONSISTENCY),)
+    run(small_study(tmp_path / "sums.jsonl", n_problems=16, decoding=decoding, arms=arms, n_fit_samples=1), out)
+    verdicts = read(out, "tables/verdicts")
+    of_tuned = verdicts.filter(pl.col("arm") == "tuned")
+    assert of_tuned.height == 16 * 4
+    for name, sample, right in of_tuned.select("problem_id", "sample_index", "answer_correct").iter_rows():
+        assert right == named[name][sample % len(named[name])]["correct"], (name, sample)
+    assert 0 < of_tuned["answer_correct"].mean() < 1
+    of_base = verdicts.filter(pl.col("arm") == "base").select("outcome", "read_by").unique().rows()
+    assert of_base == [("cut", None)]
+    compared = read(out, "comparisons/comparisons").row(0, named=True)
+    assert (compared["base_cut"], compared["tuned_cut"]) == (1, 0)

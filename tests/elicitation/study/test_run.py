@@ -13,12 +13,13 @@ import polars as pl
 import pytest
 
 from elicitation.pages.study.tables import EXAMPLES, LADDER
-from elicitation.study.config import claimed
 from elicitation.study.run import Measured, prepare, problem_stage, report_stage, run
+from lab.models.pair_check import PAIR
 from lab.records.errors import DecodingError, LabError, ModelError, SiteError, StorageError, TaskError
-from lab.records.stage import Artefact
+from lab.records.stage import Artefact, claimed
 from lab.records.tables import read_provenance, read_table, write_table
 from lab.scoring.evidence import ARMS
+from lab.tasks.question_rows import Reading
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -126,6 +127,19 @@ def test_the_ladder_of_a_study_begins_with_the_base_and_ends_with_the_tuned_mode
     assert ladder.filter(pl.col("kind") == "end")["label"].to_list() == [small_study.base, small_study.tuned]
     rungs = ladder.filter(pl.col("kind") == "rung")["arm"].to_list()
     assert set(ladder["control_of"].drop_nulls()) <= set(rungs)
+
+
+def test_a_study_begins_with_its_pair_and_shows_it_folded(small_study, finished):
+    pair = read_table(finished / "pair" / "pair.parquet", PAIR)
+    assert pair.row(0) == ("model", small_study.base, small_study.tuned, "ok", "")
+    assert "refused" not in pair["verdict"]
+    assert not {"memory", "time"} & {*pair["fact"]}, "tables are the same on every machine"
+    assert "arms: in step" in pair["fact"]
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    section = page[page.index(">The pair, before anything ran</h2>") :].partition("</section>")[0]
+    assert '<details class="numbers"><summary>All that was compared</summary>' in section
+    assert "the same ids of 8 probes" in section
+    assert "pair/pair.parquet" in section
 
 
 def test_the_readme_names_every_part_and_every_arm(small_study, finished):
@@ -272,6 +286,27 @@ def test_problems_that_were_edited_under_their_old_names_are_not_taken_for_the_o
         problem_stage(prepare(study, out, lambda *_: None))
 
 
+def test_how_rows_are_read_and_parted_is_told_and_flags_for_rows_want_rows(small_study, tmp_path):
+    file, other = tmp_path / "sums.csv", tmp_path / "more.jsonl"
+    file.write_text("sum,value\n1 + 1?,2\n2 + 2?,4\n3 + 3?,\n")
+    other.write_text(json.dumps({"problem": "1 + 2?", "answer": 3}) + "\n")
+    reading = Reading(
+        question_column=("sum", "problem"), answer_column=("value", "answer"), skip_bad_rows=True, suffix=""
+    )
+    study = replace(
+        small_study, task=str(file), fit_task=str(other), reading=reading, n_problems=None, n_fit_problems=None
+    )
+    context = prepare(study, tmp_path / "runs", lambda *_: None)
+    assert context.told == (
+        f"{file}: 2 problems: question from `sum`, answer from `value`; 1 bad rows left out",
+        f"{other}: 1 problems: question from `problem`, answer from `answer`",
+        f"2 of 2 problems are held out, 1 of {other} fit vectors",
+    )
+    assert [problem.prompt for problem in context.fit_task.problems] == ["1 + 2?"]
+    with pytest.raises(TaskError, match=r"--suffix and --run-code say how rows are read, and chain:.* has none: leave"):
+        prepare(replace(small_study, reading=reading), tmp_path / "runs", lambda *_: None)
+
+
 def test_whatever_a_model_wrote_reaches_the_report_as_text(small_study, finished, tmp_path):
     out = tmp_path / "runs"
     shutil.copytree(finished, out)
@@ -284,7 +319,8 @@ def test_whatever_a_model_wrote_reaches_the_report_as_text(small_study, finished
     write_table(path, examples, EXAMPLES, read_provenance(path))
     context = prepare(small_study, out, lambda *_: None)
     stages = {name: Artefact(out / name, "0" * 16) for name in ("tables", "evidence", "estimates")}
-    report = report_stage(context, Measured(**stages, features=None, comparisons=None), f"lab study --pair {hostile}").report
+    measured = Measured(**stages, features=None, comparisons=None)
+    report = report_stage(context, measured, f"lab study --pair {hostile}").report
     page = report.read_text(encoding="utf-8")
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(7)" in page

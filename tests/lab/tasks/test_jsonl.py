@@ -12,7 +12,7 @@ import pytest
 from lab.records.errors import TaskError
 from lab.tasks.benchmarks import BENCHMARKS
 from lab.tasks.question_rows import QuestionRows, Reading
-from lab.tasks.row_task import FileTask
+from lab.tasks.row_task import FileTask, judge_of
 from lab.tasks.source import task_source
 
 GSM8K = {"question": "How many?", "answer": "6 * 7 = <<6*7=42>>42\n#### 42"}
@@ -221,16 +221,19 @@ LIONS = {"question": "Which roars?", "subject": "zoology"}
         {"options": {"A": "cat", "B": "lion"}, "answer": "(b)"},
         {"A": "cat", "B": "lion", "answer": "B"},
         {"choices": ["cat", "lion"], "answer": "lion"},
+        {"choices": ["1", "0"], "answer": 1},  # The number of the choice goes before its text.
+        {"choices": ["cat", "lion" * 200], "correct_answer": "lion" * 200},
     ],
 )
 def test_choices_of_every_shape_are_asked_with_letters(row):
     (problem,) = QuestionRows(source="s", stem="s").problems([(1, LIONS | row)]).problems
-    assert (problem.answer, problem.choices) == ("B", ("cat", "lion"))
-    assert problem.prompt.startswith("Which roars?\n\nA. cat\nB. lion\n\nThink step by step, and put the letter")
+    assert (problem.answer, len(problem.choices)) == ("B", 2)
+    A, B = problem.choices
+    assert problem.prompt.startswith(f"Which roars?\n\nA. {A}\nB. {B}\n\nThink step by step, and put the letter")
 
 
 def test_an_answer_that_is_no_choice_is_a_bad_row():
-    with pytest.raises(TaskError, match=r"row 1 has 'dog' in 'answer', which is no letter, .* of its 2 choices: name"):
+    with pytest.raises(TaskError, match=r"row 1 has 'dog' in 'answer', which is no letter, .* of its choices: name"):
         read({**LIONS, "choices": ["cat", "lion"], "answer": "dog"})
 
 
@@ -287,6 +290,27 @@ def test_a_named_benchmark_reads_the_copies_of_it():
         by_rule = FileTask(path=SHARED / file).found()
         assert len(found.problems) == n_problems
         assert [one.answer for one in found.problems] == [one.answer for one in by_rule.problems]
+
+
+SHAPES = {
+    "gpqa": {"Question": "Which?", "Correct Answer": "x\n", "Record ID": "rec1"}
+    | {f"Incorrect Answer {n}": str(n) for n in (1, 2, 3)},
+    "mmlu-pro": {"question_id": 70, "question": "Which?", "options": ["1", "x"], "answer": "B", "answer_index": 1},
+    "humaneval": {"task_id": "HumanEval/0", "prompt": "def f():\n", "test": "def check(f): ...", "entry_point": "f"},
+    "mbpp": {"task_id": 11, "text": "Write f.", "code": "", "test_list": ["assert f()"], "test_setup_code": ""},
+    "aime25": {"id": "0", "problem": "Which?", "answer": "70"},
+}
+"""Benchmark of which there is no public copy here -> the columns of the data set on the hub."""
+
+
+def test_a_named_benchmark_reads_rows_of_its_shape():
+    kinds = {}
+    for name, row in SHAPES.items():
+        (problem,) = QuestionRows(source="s", stem=name, reading=BENCHMARKS[name].reading).problems([(1, row)]).problems
+        kinds[name] = judge_of([problem]).name
+        if problem.choices:
+            assert problem.choices[ord(problem.answer) - ord("A")] == "x"
+    assert kinds == {"gpqa": "choice", "mmlu-pro": "choice", "humaneval": "code", "mbpp": "code", "aime25": "math"}
 
 
 def test_a_benchmark_is_typed_by_its_name_and_its_flags_go_before_its_own():

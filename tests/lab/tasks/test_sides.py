@@ -48,6 +48,12 @@ def test_beside_a_task_to_fit_on_every_row_is_held_out_and_what_both_ask_is_not_
         opened(thirty, thirty)
 
 
+def test_a_question_with_other_choices_is_the_same(tmp_path):
+    one, other = (written(tmp_path / name, "Which?", choices=["0", name]) for name in ("a.jsonl", "b.jsonl"))
+    with pytest.raises(TaskError, match="the other task asks all its 1 questions"):
+        opened(one, other)
+
+
 def test_a_number_that_was_asked_for_is_not_made_smaller(thirty, tmp_path):
     other = written(tmp_path / "fit.jsonl", "Another?")
     assert len(opened(thirty, other, 7, 1).task.problems) == 7

@@ -1,0 +1,98 @@
+"""`lab judge`: stored completions are judged again, and read by another reader."""
+
+import json
+import sys
+
+import polars as pl
+import pytest
+
+from elicitation.cli.main import main
+from lab.records.provenance import provenance
+from lab.records.tables import read_table, write_table
+from lab.sampling.stored import DISAGREEMENTS
+from lab.sampling.trace import TRACES
+from lab.tasks.problem import PROBLEMS, Problem, problem_table
+
+ROWS = [
+    {"response": r"\boxed{5}", "answer": "5", "finish_reason": "stop"},
+    {"response": [r"It is \boxed{7}.", "The answer is 5.\n\nQuestion: What is 3+4?\nThe answer is 7."], "answer": 5},
+    {"response": r"<think>so \boxed{5}", "answer": "5", "finish_reason": "stop"},
+    {"response": "first 7, then", "answer": "5", "finish_reason": "length"},
+    {"response": "", "answer": "5"},
+]
+
+
+@pytest.fixture
+def judged(tmp_path, monkeypatch, capsys):
+    """What `lab judge` says of rows, or of a table that is there already."""
+
+    def judge(rows, *options, name="rows.jsonl"):
+        path = tmp_path / name
+        if rows is not None:
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        monkeypatch.setattr(sys, "argv", ["lab", "judge", str(path), *map(str, options)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stopped:
+            code = stopped.code
+        said = capsys.readouterr()
+        return code, " ".join((said.out + said.err).split())
+
+    return judge
+
+
+def test_rows_are_counted_by_outcome_and_by_rule_and_disagreements_are_kept(judged, tmp_path):
+    out = tmp_path / "differing.parquet"
+    code, said = judged(ROWS, "--out", out)
+    assert code == 0, said
+    assert "6 completions: completion from `response`, gold answer from `answer`" in said
+    for line in (
+        "right 2 33.3%",
+        "wrong 1 16.7% read by box 1",
+        "no answer 1 16.7%",
+        "cut 2 33.3%",
+        "read by stated 1",
+    ):
+        assert line in said
+    assert "accuracy: strict 0.333, answer 0.333" in said
+    differing = read_table(out, DISAGREEMENTS)
+    assert differing.select("problem_id", "sample_index", "theirs_right").rows() == [
+        ("row 2", 1, False),
+        ("row 3", 0, True),
+    ]
+    assert "math-verify alone disagrees on 2" in said
+    assert "exists" in judged(ROWS, "--out", out)[1]
+
+
+def test_a_thought_that_the_prompts_opened_may_be_told(judged):
+    code, said = judged([{"completion": r"so \boxed{5}", "gold": "5"}], "--opens-thought")
+    assert code == 0
+    assert "cut 1 100.0%" in said
+
+
+def test_columns_that_are_not_found_are_named(judged):
+    assert judged([{"said": "5", "answer": "5"}])[1].endswith("name it with --completion-column")
+    assert judged([{"said": "5", "answer": "5"}], "--completion-column", "said")[0] == 0
+    assert "no gold in" in judged([{"output": "5"}])[1]
+    assert "is empty" in judged([])[1]
+
+
+def test_a_table_of_traces_is_judged_with_the_problems_beside_it(judged, tmp_path):
+    made_by = provenance("test", {}, {}, device="cpu", dtype="float32", seed=0)
+    problem = Problem(id="p", prompt="<2+3?", answer="5", family="", source="chain")
+    trace = {"arm": "base", "problem_id": "p", "sample_index": 0, "text": "T2+3=5;A5", "stop": "eos"}
+    trace |= {name: [] for name in ("tokens", "logprobs", "routes", "categories", "content_bits")}
+    write_table(tmp_path / "t.parquet", TRACES.frame([trace]), TRACES, made_by)
+    assert "not among the 0 problems beside it" in judged(None, name="t.parquet")[1]
+    write_table(tmp_path / "t.problems.parquet", problem_table([problem]), PROBLEMS, made_by)
+    assert "name it with --task" in judged(None, name="t.parquet")[1]
+    code, said = judged(None, "--task", "chain", name="t.parquet")
+    assert code == 0, said
+    assert "right 1 100.0% read by answer 1" in said
+    assert "math-verify does not read" in said
+
+
+def test_a_table_of_other_columns_is_no_table_of_traces(judged, tmp_path):
+    pl.DataFrame({"completion": ["It is 5."], "answer": ["5"]}).write_parquet(tmp_path / "own.parquet")
+    assert "right 1 100.0% read by number 1" in judged(None, name="own.parquet")[1]
