@@ -91,7 +91,7 @@ def _forms() -> tuple[re.Pattern[str], dict[str, str]]:
         for name in re.split(r", | and ", re.sub(r"\s*\(.*\)", "", entry.word))
     }
     names = "|".join(sorted(map(re.escape, forms), key=len, reverse=True))
-    return re.compile(rf"(?<![\w&#-])({names})(?:s|es)?(?![\w-])", re.IGNORECASE), forms
+    return re.compile(rf"(?<![\w&#/-])({names})(?:s|es)?(?![\w/-]|\.\w)", re.IGNORECASE), forms
 
 
 def _set(meaning: str) -> Markup:

@@ -104,8 +104,8 @@ def truncation_warning(ladder: pl.DataFrame) -> Markup:
     named = ", ".join(f"{bare(row['label'])} ({percent(row['truncated'])})" for row in worst.to_dicts())
     rest = cut.height - worst.height
     return markup(
-        '<p class="warning"><b>Completions were cut at the token limit</b>, most often those of: {}{}. A completion '
-        "that is cut counts as wrong, so these accuracies may be too low; raise <code>--max-new-tokens</code>.</p>",
+        '<p class="warning"><b>Completions were cut at the token limit</b>, most often those of: {}{}. What is cut '
+        "before its answer counts as wrong, so accuracies may be too low; raise <code>--max-new-tokens</code>.</p>",
         named,
         f", and {counted(rest, 'more arm')}" if rest else "",
     )

@@ -36,6 +36,7 @@ def test_the_first_use_of_a_word_in_each_section_is_linked():
         '<article><p class="strip"><span>leak</span></p></article>',
         '<figure><div aria-label="leak"></div></figure>',
         "<p>leaky, leak-proof, non-leak</p>",
+        "<p>runs/leak, leak/runs, leak.jsonl</p>",
     ],
 )
 def test_no_word_is_linked_in_headings_tables_code_and_what_models_wrote(text: str):

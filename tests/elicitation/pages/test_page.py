@@ -112,7 +112,7 @@ def test_many_cut_completions_give_a_warning_that_names_the_worst(page: Page):
     share = pl.col("arm").replace_strict(cuts, default=0.0, return_dtype=pl.Float64)
     warning = truncation_warning(page.tables.ladder.with_columns(truncated=share))
     worst = "best of 12 prompts (30.0\u202f%), zero-rl (12.1\u202f%), tuned model decides when (7.0\u202f%)"
-    assert f"{worst}, and 1 more arm. A completion that is cut counts as wrong" in warning
+    assert f"{worst}, and 1 more arm. What is cut before its answer counts as wrong" in warning
     assert "--max-new-tokens" in warning
     wordy = dataclasses.replace(page.tables, ladder=page.tables.ladder.with_columns(truncated=share))
     text = render(dataclasses.replace(page, tables=wordy))

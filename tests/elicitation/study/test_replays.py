@@ -137,6 +137,9 @@ def check(
             name: pytest.approx(outcomes.count(name) / len(outcomes)) for name in OUTCOMES
         }
     gains = dict(read(out, "comparisons/comparisons").select("comparison", "gain").iter_rows())
+    own_cut = read(out, "comparisons/comparisons").row(0, named=True)
+    for side, scripts in writes.items():
+        assert own_cut[f"{side}_cut"] == pytest.approx(sum(one.outcome == "cut" for one in scripts) / len(scripts))
     compared = "each as it is asked", "both as the base", "both as the tuned model"
     assert [gains[name] for name in compared] == pytest.approx([tuned - base, astray - base, tuned - astray])
     page = html.unescape(raw := (out / "report.html").read_text())

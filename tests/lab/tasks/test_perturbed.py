@@ -1,6 +1,7 @@
 """A copy has numbers, or an order, that the original never had, and the answer that follows from them."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from lab.tasks.math_answer import MATH
 from lab.tasks.perturbed import evaluated, perturbed
 from lab.tasks.problem import Problem
 from lab.tasks.question_rows import SUFFIX, QuestionRows
+from lab.tasks.row_task import FileTask
 
 
 def asking(question: str, answer: str, solution: str | None = None) -> Problem:
@@ -206,3 +208,17 @@ def test_a_row_says_when_its_problem_was_published(row, dated):
     assert problem.dated == dated
     assert problem.asked == "What is 2 + 2?"
     assert problem.solution == given_row["answer"]
+
+
+GSM8K = Path(__file__).parents[4] / "shared" / "data" / "tasks" / "gsm8k.openai.jsonl"
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(not GSM8K.exists(), reason="no public benchmark files beside the checkout")
+def test_stories_of_gsm8k_get_other_numbers_and_answers_that_are_whole_where_the_old_ones_were():
+    copies = [(one, copied(one, seed)) for seed, one in enumerate(FileTask(path=GSM8K).found().problems[:150])]
+    numbers = [(one, copy.problem) for one, copy in copies if copy is not None and copy.kind == "numbers"]
+    assert len(numbers) > 30
+    for one, other in numbers:
+        assert int(other.answer) != int(one.answer)
+        assert [*map(str.isalpha, other.asked)].count(True) == [*map(str.isalpha, one.asked)].count(True)
