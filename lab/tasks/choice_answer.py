@@ -6,6 +6,7 @@ import unicodedata
 
 from lab.tasks.answer_part import behind_thought
 from lab.tasks.math_answer import difference
+from lab.tasks.perturbed import perturbed
 from lab.tasks.problem import Judge, Problem, Verdict
 from lab.tasks.stated_answer import Stated, before_run_on, stated_answer, tidied
 
