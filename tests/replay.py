@@ -22,7 +22,7 @@ from transformers import (
 from elicitation.study.config import OwnHelp, Study
 from lab.models.engine import Limits, Reply, Request, ScriptedEngine
 from lab.models.load import Model, assemble
-from lab.models.prompt_choice import PromptChoice
+from lab.models.pair import PromptChoice
 from lab.models.tiny import byte_tokenizer, tiny_network
 from lab.sampling.trace import Decoding
 from lab.scoring.evidence import ArmKey, Role

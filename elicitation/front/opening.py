@@ -14,8 +14,7 @@ from elicitation.study.config import Study
 from lab.models import load as loading
 from lab.models.device import DtypeName, resolve_device, resolve_dtype
 from lab.models.load import Model
-from lab.models.pair import ModelPair
-from lab.models.prompt_choice import prompter
+from lab.models.pair import ModelPair, prompter
 from lab.models.prompt_format import typed_format
 from lab.models.source import model_source, shipped_names
 from lab.organisms.card import read_card

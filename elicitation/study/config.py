@@ -13,8 +13,7 @@ import polars as pl
 from elicitation.estimators.estimate import Analysis
 from lab.models.device import DtypeName, resolve_device, resolve_dtype
 from lab.models.load import Model, load
-from lab.models.pair import ModelPair, require_alike
-from lab.models.prompt_choice import PromptChoice, Way, asked_pair, ways
+from lab.models.pair import ModelPair, PromptChoice, Way, asked_pair, require_alike, ways
 from lab.models.prompt_format import PromptFormat
 from lab.models.source import model_source
 from lab.records.errors import DecodingError, EstimateError, TaskError
@@ -27,8 +26,7 @@ from lab.scoring.evidence import ArmKey
 from lab.tasks.problem import Problem
 from lab.tasks.program import is_code
 from lab.tasks.question_rows import BY_RULE, Reading
-from lab.tasks.sides import open_sides, require_rows
-from lab.tasks.source import AtMost, Task, TaskSource, open_task, task_source
+from lab.tasks.source import AtMost, Task, TaskSource, open_sides, open_task, require_rows, task_source
 from lab.test_time.elicit import PowerSampling
 from probes.capture.capture import require_no_sink
 from probes.capture.site import Site, check_site

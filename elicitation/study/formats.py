@@ -15,7 +15,7 @@ from elicitation.study.sampled import read_traces, trace_stage
 from lab.metrics.accuracy import problem_accuracies
 from lab.metrics.bootstrap import difference_interval, interval_columns, mean_interval, resamples
 from lab.models.load import Model
-from lab.models.prompt_choice import Way, own_way
+from lab.models.pair import Way, own_way
 from lab.records.errors import DecodingError, ModelError
 from lab.records.seeds import child_seed, numpy_generator
 from lab.records.stage import Artefact

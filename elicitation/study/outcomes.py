@@ -9,8 +9,8 @@ import polars as pl
 from elicitation.pages.study.tables import OUTCOME_SHARES
 from elicitation.study.arms import Arm
 from lab.sampling.trace import OUTCOMES
-from lab.tasks.answer_part import without_marks
 from lab.tasks.problem import Judge, Problem
+from lab.tasks.stated_answer import without_marks
 
 
 def outcome_table(

@@ -9,8 +9,7 @@ from lab.models.source import model_source
 from lab.records.provenance import digest
 from lab.records.stage import Artefact
 from lab.tasks.problem import Problem
-from lab.tasks.sides import N_PROBLEMS, open_sides
-from lab.tasks.source import Task
+from lab.tasks.source import N_PROBLEMS, Task, open_sides
 
 N_ARMS = 40
 """Rungs and controls of a whole ladder, about."""

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from lab.records.errors import DecodingError
 from lab.records.tables import Column, Schema
-from lab.tasks.answer_part import behind_thought
 from lab.tasks.problem import Problem, Verdict, Verifier
-from lab.tasks.stated_answer import before_run_on
+from lab.tasks.stated_answer import before_run_on, behind_thought
 
 ROUTES = ("base", "steered", "tuned")
 """Who wrote a token: the model itself, the model under a steering vector, or the tuned model in its place."""

@@ -4,11 +4,10 @@ import operator
 import re
 import unicodedata
 
-from lab.tasks.answer_part import behind_thought
 from lab.tasks.math_answer import difference
 from lab.tasks.perturbed import perturbed
 from lab.tasks.problem import Judge, Problem, Verdict
-from lab.tasks.stated_answer import Stated, before_run_on, stated_answer, tidied
+from lab.tasks.stated_answer import Stated, before_run_on, behind_thought, stated_answer, tidied
 
 _LETTER = re.compile(
     r"(?i)(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)?\s*(?:is\s+)?"

@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from lab.records.errors import TaskError
-from lab.tasks.answer_part import behind_thought
 from lab.tasks.math_answer import as_ratio, same_answer
 from lab.tasks.problem import Judge, Problem, Verdict, is_held_out
-from lab.tasks.stated_answer import Stated, before_run_on, first_answer, last_boxes, tidied
+from lab.tasks.stated_answer import Stated, before_run_on, behind_thought, first_answer, last_boxes, tidied
 from lab.tasks.worker import Answered, Failed, Request, Worker
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from functools import cache
 from typing import NamedTuple
 
 from lab.records.errors import TaskError
-from lab.tasks.answer_part import behind_thought
 from lab.tasks.problem import Judge, Problem, Verdict
+from lab.tasks.stated_answer import behind_thought
 
 TIMEOUT_S, MEMORY_BYTES, FILE_BYTES = 10, 2 * 2**30, 2**20
 """What one program may use: seconds of processor time, address space, and bytes of any file."""

@@ -9,8 +9,8 @@ from lab.records.errors import DecodingError
 from lab.records.seeds import child_seed
 from lab.sampling.sample import encode_prompt, sample
 from lab.sampling.trace import Trace
-from lab.tasks.answer_part import without_marks
 from lab.tasks.problem import Problem
+from lab.tasks.stated_answer import without_marks
 from lab.test_time.method import Asked, Cost, Elicited, PartialCompletion, continued, tokens_written
 
 

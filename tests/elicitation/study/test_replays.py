@@ -16,7 +16,7 @@ from elicitation.study import config
 from elicitation.study.run import run
 from lab.models.engine import ScriptedEngine
 from lab.models.load import Model, assemble
-from lab.models.prompt_choice import PromptChoice
+from lab.models.pair import PromptChoice
 from lab.sampling.trace import OUTCOMES, Decoding
 from lab.scoring.evidence import ArmKey, Role
 from tests.kinds import one_always

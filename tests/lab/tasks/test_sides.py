@@ -7,8 +7,7 @@ import pytest
 
 from lab.records.errors import TaskError
 from lab.tasks.question_rows import Reading
-from lab.tasks.sides import open_sides
-from lab.tasks.source import task_source
+from lab.tasks.source import open_sides, task_source
 
 
 def written(path: Path, *questions: str, **more: object) -> str:

@@ -2,9 +2,8 @@
 
 import pytest
 
-from lab.tasks.answer_part import behind_thought
 from lab.tasks.math_answer import final_answer
-from lab.tasks.stated_answer import before_run_on, first_answer
+from lab.tasks.stated_answer import before_run_on, behind_thought, first_answer
 
 BLOCKS = [
     ("<think>", "</think>"),
