@@ -1,4 +1,4 @@
-"""Where problems come from: what a user types, and the task it names; its two sides; and the tasks of the chain world."""
+"""Where problems come from: what a user types, the task that it names, its two sides; and tasks of the chain world."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -23,12 +23,17 @@ class Asking:
     """`COMPARISONS`."""
 
 
+def worded(way: str) -> str:
+    """A way of asking inside a sentence."""
+    return {"raw": "raw text", "template": "its chat template"}.get(way, way)
+
+
 def asked_sentence(asking: Asking) -> str:
     """How either model is asked, and the gain in this and in the other ways, in plain text."""
     table = merged(asking.comparisons)
     own, *others = table.iter_rows(named=True)
     ways = own["base_format"], own["tuned_format"]
-    how = f"both by {ways[0]}" if ways[0] == ways[1] else f"the base by {ways[0]}, the tuned model by {ways[1]}"
+    how = f"the base by {worded(ways[0])}, the tuned model by {worded(ways[1])}"
     said = f"{how}; the gain so is {POINTS.said(own, 'gain')} points"
     if not others:
         return f"{said}."
@@ -41,9 +46,7 @@ def asking_block(asking: Asking, base: str, tuned: str) -> Markup:
     """The section: a sentence, the comparisons, and folded what was tried and what the models are shown."""
     own = asking.formats.filter("own")
     ways = {row["model"]: row["format"] for row in own.iter_rows(named=True)}
-    alike = ways["base"] == ways["tuned"]
-    how = f"both models are asked by {ways['base']}"
-    how = how if alike else f"{base} is asked by {ways['base']}, {tuned} by {ways['tuned']}"
+    how = f"{base} is asked by {worded(ways['base'])}, {tuned} by {worded(ways['tuned'])}"
     compared = sheet(
         ("", "Base asked by", "Tuned model asked by", "Base", "Tuned model", "Gain, points", "Cut"),
         [
