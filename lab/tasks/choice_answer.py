@@ -95,4 +95,4 @@ def same_text(one: str, other: str) -> bool:
 
 
 CHOICE = Judge(name="choice", verify=verify_choice, read_answer=read_choice, same_answer=operator.eq)
-TEXT = Judge(name="text", verify=verify_text, read_answer=read_text, same_answer=same_text)
+TEXT = Judge(name="text", verify=verify_text, read_answer=read_text, same_answer=same_text, perturb=perturbed)
