@@ -143,7 +143,7 @@ def check(
     compared = "each as it is asked", "both as the base", "both as the tuned model"
     assert [gains[name] for name in compared] == pytest.approx([tuned - base, astray - base, tuned - astray])
     page = html.unescape(raw := (out / "report.html").read_text())
-    assert f"{models['base'].name} by raw, {models['tuned'].name} by {own['tuned']}" in page
+    assert f"{models['base'].name} is asked by raw, {models['tuned'].name} by {own['tuned']}" in page
     marks = [mark for mark in models["tuned"].tokenizer.get_added_vocab() if mark in page and "<" in mark]
     assert marks, "the page shows how the tuned model is asked"
     assert not [mark for mark in (*marks, "<script>alert(") if mark in raw]
