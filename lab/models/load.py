@@ -128,8 +128,8 @@ class Model:
 
     @property
     def quiet(self) -> frozenset[int]:
-        """Tokens that stand in no text: ends, and those that pad or open a text."""
-        marks = (self.tokenizer.pad_token_id, self.tokenizer.bos_token_id)
+        """Tokens that stand in no text: ends, and those that pad or open one, or stand for nothing known."""
+        marks = (self.tokenizer.pad_token_id, self.tokenizer.bos_token_id, self.tokenizer.unk_token_id)
         return self.ends | {mark for mark in marks if isinstance(mark, int)}
 
     def text(self, tokens: Sequence[int]) -> str:
