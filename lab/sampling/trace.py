@@ -62,7 +62,7 @@ TRACES = Schema(
         Column(
             "text",
             pl.String,
-            "decoded completion, with special tokens but for ends, padding and the opening one",
+            "decoded completion, with special tokens but for ends, padding, the opening and the unknown one",
         ),
         Column("stop", pl.String, "eos, stop or length"),
     ),
