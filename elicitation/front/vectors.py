@@ -22,7 +22,7 @@ from elicitation.study.arms import Arm, arm_family
 from elicitation.study.tables import Answered, ladder_table, problem_bits
 from elicitation.widgets.live import Dosed, DoseSlider
 from lab.metrics.bootstrap import Interval, mean_interval, resamples
-from lab.models.load import Model, assemble
+from lab.models.load import Model, of_network
 from lab.models.pair import ModelPair
 from lab.post_training import trainers
 from lab.post_training.trainers import Document, GrpoRun, Reward, SupervisedRun, train_on_documents
@@ -340,7 +340,7 @@ def reinforce(
     steps = np.array(given).reshape(-1, run.n_prompts, run.n_rollouts).mean(axis=2)
     found = [mean_interval(step, weights, bounds=(-np.inf, np.inf)) for step in steps]
     rows = [(number, one.value, one.low, one.high) for number, one in enumerate(found, 1)]
-    tuned = assemble(network, model.tokenizer, name=f"{model.name}, reinforced")
+    tuned = of_network(model, network, name=f"{model.name}, reinforced")
     return Reinforced(tuned, pl.DataFrame(rows, schema=["step", "value", "low", "high"], orient="row"))
 
 
@@ -371,4 +371,4 @@ def finetune(
     chosen = [Document(prompt=texts[index][0], completion=texts[index][1]) for index in drawn] if texts else []
     network = copy.deepcopy(model.network).requires_grad_(True).train()
     train_on_documents(network, model.tokenizer, chosen, run, seed=seed, device=model.device, work=directory(out))
-    return assemble(network, model.tokenizer, name=f"{model.name}, fine-tuned")
+    return of_network(model, network, name=f"{model.name}, fine-tuned")

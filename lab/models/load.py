@@ -6,7 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, assert_never
 
@@ -17,14 +17,13 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging
 
 from lab.models.engine import Engine
-from lab.models.prompt_format import Prompter, own_format, turn_end
+from lab.models.prompt_format import Prompter, Raw, asked_and_ended
 from lab.models.source import (
     FILES,
     UNUSED,
@@ -122,6 +121,10 @@ class Model:
     engine: Engine | None = None
     """What writes its completions instead of the lab's own loop."""
 
+    def raw(self) -> "Model":
+        """The same, asked by the text of a problem as it is."""
+        return replace(self, prompter=Prompter(format=Raw(), tokenizer=self.tokenizer))
+
     def prompt_ids(self, prompt: str, opening: str = "") -> list[int]:
         """The ids that it reads for a problem's prompt, in its format, and for `opening`, how its answer begins."""
         return self.prompter.ids(prompt, opening)
@@ -187,7 +190,9 @@ def load(source: ModelSource, *, device: torch.device, dtype: torch.dtype) -> Mo
         network, tokenizer, digest = _opened(source, dtype)
     # Its stub lost `self`.
     network.to(device)  # pyright: ignore[reportArgumentType]
-    return assemble(network, tokenizer, name=source_name(source), digest=digest)
+    model = assemble(network, tokenizer, name=source_name(source), digest=digest)
+    # What ships was trained and measured on raw text, whatever template its parent brings.
+    return model.raw() if isinstance(source, BuiltInModel) else model
 
 
 def assemble(
@@ -218,17 +223,6 @@ def assemble(
         prompter=prompter,
         ends=ends,
     )
-
-
-def asked_and_ended(
-    settings: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase
-) -> tuple[Prompter, frozenset[int]]:
-    """How a checkpoint is asked if nothing else is said, and every token that ends its texts."""
-    named, end_of_turn = None if settings is None else settings.eos_token_id, turn_end(tokenizer)
-    ids = [*(named if isinstance(named, list) else [named]), tokenizer.eos_token_id]
-    ends = frozenset(token for token in ids if isinstance(token, int))
-    prompter = Prompter(format=own_format(tokenizer, ends), tokenizer=tokenizer)
-    return prompter, ends if end_of_turn is None else ends | {end_of_turn}
 
 
 def find_anatomy(network: PreTrainedModel) -> Anatomy:
@@ -269,7 +263,13 @@ def in_float32(model: Model) -> Model:
     """`model` itself if it computes in float32, else a copy that does; it is the same model and keeps its digest."""
     if model.dtype == torch.float32:
         return model
-    return assemble(copy.deepcopy(model.network).float(), model.tokenizer, name=model.name, digest=model.digest)
+    return of_network(model, copy.deepcopy(model.network).float(), name=model.name, digest=model.digest)
+
+
+def of_network(model: Model, network: PreTrainedModel, *, name: str, digest: str | None = None) -> Model:
+    """`model` with another network of its shape, asked and ended as it is; raises as `assemble`."""
+    made = assemble(network, model.tokenizer, name=name, digest=digest)
+    return replace(made, prompter=model.prompter, ends=model.ends)
 
 
 def _opened(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:

@@ -24,7 +24,6 @@ from lab.models.load import (
     WHOLE,
     Anatomy,
     Model,
-    asked_and_ended,
     downloaded,
     find_anatomy,
     one_line,
@@ -32,7 +31,7 @@ from lab.models.load import (
     require_weights,
 )
 from lab.models.pair import MOST_LISTED, PROBES, renamed_tokens, require_alike
-from lab.models.prompt_format import Prompter, Raw, Template, has_template
+from lab.models.prompt_format import Prompter, Raw, Template, asked_and_ended, has_template
 from lab.models.source import (
     AdapterModel,
     BuiltInModel,
@@ -166,7 +165,9 @@ def read_checkpoint(source: ModelSource) -> Checkpoint:
     with _noted(refusals):
         match source:
             case BuiltInModel():
-                return replace(read_checkpoint(built_in_source(source)), name=found.name)
+                found = replace(read_checkpoint(built_in_source(source)), name=found.name)
+                asked = found.prompter and Prompter(format=Raw(), tokenizer=found.prompter.tokenizer)
+                return replace(found, prompter=asked)
             case AdapterModel(path=path):
                 below = read_checkpoint(adapter_base(source))
                 found = replace(below, name=found.name, weights=f"an adapter on {below.name}")

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias, assert_never, cast
 
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from lab.records.errors import LabError, ModelError
 
@@ -238,6 +238,17 @@ def own_format(tokenizer: PreTrainedTokenizerBase, ends: frozenset[int]) -> Prom
         return Raw()
     plain = not set(tokenizer(shown, add_special_tokens=False).input_ids) & set(tokenizer.added_tokens_decoder)
     return Template() if plain else Raw()
+
+
+def asked_and_ended(
+    settings: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Prompter, frozenset[int]]:
+    """How a checkpoint is asked if nothing else is said, and every token that ends its texts."""
+    named, end_of_turn = None if settings is None else settings.eos_token_id, turn_end(tokenizer)
+    ids = [*(named if isinstance(named, list) else [named]), tokenizer.eos_token_id]
+    ends = frozenset(token for token in ids if isinstance(token, int))
+    prompter = Prompter(format=own_format(tokenizer, ends), tokenizer=tokenizer)
+    return prompter, ends if end_of_turn is None else ends | {end_of_turn}
 
 
 def typed_format(

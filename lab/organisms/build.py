@@ -135,7 +135,7 @@ def adapter(job: Job, recipe: LowRank, parent: Model, work: Path) -> Path:
     train(job, network, parent.tokenizer, work / "trainer")
     made = work / "adapter"
     save_low_rank(network, made, parent=parent.name)
-    tuned = assemble(network.merge_and_unload(), parent.tokenizer, name=job.name)
+    tuned = assemble(network.merge_and_unload(), parent.tokenizer, name=job.name).raw()
     describe(job, made, tuned, job.parent(job.device))
     return made
 

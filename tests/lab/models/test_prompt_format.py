@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from lab.models.load import assemble
+from lab.models.load import assemble, of_network
 from lab.models.prompt_format import FewShot, Jinja, Prompter, Raw, Template, own_format, turn_end, typed_format
 from lab.models.tiny import EOS, byte_tokenizer, tiny_network
 from lab.records.errors import ModelError
@@ -121,6 +121,15 @@ def test_a_model_ends_where_its_template_ends_a_turn_too():
     model = assemble(tiny_network("llama", seed=0, d_vocab=262), chat_tokenizer(), name="chat")
     assert {EOS, turn_end(model.tokenizer)} == set(model.ends)
     assert str(model.prompter.format) == "raw"
+
+
+def test_what_is_made_of_a_model_is_asked_and_ends_as_it_does():
+    network = tiny_network("llama", seed=0, d_vocab=262)
+    chat = Prompter(format=Template(), tokenizer=chat_tokenizer())
+    model = replace(assemble(network, chat_tokenizer(), name="chat"), prompter=chat, ends=frozenset({7}))
+    other = of_network(model, tiny_network("llama", seed=1, d_vocab=262), name="other")
+    assert (other.prompter, other.ends) == (chat, {7})
+    assert other.raw().prompter.format == Raw()
 
 
 @pytest.mark.parametrize(
