@@ -205,7 +205,19 @@ def asked_pair(pair: ModelPair, choice: PromptChoice, examples: Sequence[tuple[s
         return replace(model, prompter=prompter(chosen, model, other))
 
     base, tuned = pair.base, pair.tuned
-    return replace(pair, base=asked(base, tuned, choice.base), tuned=asked(tuned, base, choice.tuned))
+    found = replace(pair, base=asked(base, tuned, choice.base), tuned=asked(tuned, base, choice.tuned))
+    both = (found.base.prompter, found.tuned.prompter)
+    sources = [str(one.tokenizer.get_chat_template()) for one in both if isinstance(one.format, Template)]
+    if (choice.system is not None or choice.arguments) and not sources:
+        raise ModelError(
+            "a system turn and template arguments came, and neither model is asked by a chat template: leave them out, "
+            "or ask by template"
+        )
+    if idle := [name for name, _ in choice.told if not any(name in source for source in sources)]:
+        raise ModelError(
+            f"no chat template here knows the argument {idle[0]!r}: check its name, or leave it out"
+        )
+    return found
 
 
 def prompter(chosen: PromptFormat, model: Model, other: Model) -> Prompter:
