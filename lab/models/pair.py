@@ -214,9 +214,7 @@ def asked_pair(pair: ModelPair, choice: PromptChoice, examples: Sequence[tuple[s
             "or ask by template"
         )
     if idle := [name for name, _ in choice.told if not any(name in source for source in sources)]:
-        raise ModelError(
-            f"no chat template here knows the argument {idle[0]!r}: check its name, or leave it out"
-        )
+        raise ModelError(f"no chat template here knows the argument {idle[0]!r}: check its name, or leave it out")
     return found
 
 
