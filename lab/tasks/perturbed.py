@@ -94,10 +94,15 @@ def _value(node: ast.expr, names: Mapping[str, Fraction]) -> Fraction:
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_value(operand, names)
         case ast.BinOp(left=left, op=ast.Pow(), right=right):
-            power = _value(right, names)
-            if power.denominator != 1 or abs(power) > LARGEST_POWER:
-                raise ValueError(f"power {power}")
-            return _value(left, names) ** int(power)
+            base, power = _value(left, names), _value(right, names)
+            # Powers of powers would not end.
+            if (
+                power.denominator != 1
+                or abs(power) > LARGEST_POWER
+                or max(abs(base), base.denominator) > 10**LONGEST_EXPRESSION
+            ):
+                raise ValueError(f"{base} to the power {power}")
+            return base ** int(power)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
             return _OPERATORS[type(op)](_value(left, names), _value(right, names))
         case ast.expr():
