@@ -348,6 +348,10 @@ def prepare(study: Study, out: Path, watch: Watch) -> StudyContext:
         return load(model_source(text), device=device, dtype=dtype)
 
     as_loaded = ModelPair(base=opened(study.base), tuned=opened(study.tuned))
+    site = Site(study.layer if study.layer is not None else as_loaded.base.anatomy.n_layers // 2)
+    check_site(as_loaded.base, site)
+    require_room(study.features, as_loaded.base)
+    companions = tuple(replace(opened(text), ends=as_loaded.base.ends) for text in study.companions)
     n_problems, n_fit_problems = study.n_problems, study.n_fit_problems
     source, fit_source = study.source(study.task), None if study.fit_task is None else study.source(study.fit_task)
     task, fit_task, told = open_sides(source, fit_source, n_problems, n_fit_problems, seed=study.seed)
@@ -357,10 +361,6 @@ def prepare(study: Study, out: Path, watch: Watch) -> StudyContext:
     shown = [problem for problem in fit_task.problems if not is_code(problem)][-study.prompts.n_examples :]
     examples = [(problem.prompt, problem.answer) for problem in shown]
     pair = asked_pair(as_loaded, study.prompts, examples)
-    site = Site(study.layer if study.layer is not None else pair.base.anatomy.n_layers // 2)
-    check_site(pair.base, site)
-    require_room(study.features, pair.base)
-    companions = tuple(replace(opened(text), ends=pair.base.ends) for text in study.companions)
     old_task = None
     if study.old_task is not None:
         n_old = AtMost(len(task.problems)) if n_problems is None else n_problems

@@ -151,7 +151,8 @@ def outcome(problem: Problem, code: str) -> str | None:
             _end_group(process.pid)
     told = said.decode("utf-8", "replace")
     if not told.startswith(nonce):
-        return "timed out" if process.returncode == -signal.SIGXCPU else "ended before its tests"
+        # Where both limits of the processor time are one, the kernel kills at once.
+        return "timed out" if process.returncode in (-signal.SIGXCPU, -signal.SIGKILL) else "ended before its tests"
     found = told.removeprefix(nonce)
     return None if found == "ok" else f"failed: {found}"
 

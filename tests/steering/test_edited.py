@@ -6,7 +6,7 @@ import torch
 from lab.models.load import load
 from lab.models.source import LocalModel
 from lab.records.errors import VectorError
-from lab.sampling.sample import Request, make_batch, sample
+from lab.sampling.sample import Request, asked, make_batch, sample
 from lab.sampling.trace import Decoding
 from lab.tasks.source import open_task, task_source
 from probes.capture.site import Site
@@ -39,10 +39,9 @@ def drawn(model, n: int, where) -> list[Add]:
 
 
 def chosen(model, problems, n: int) -> list[int]:
-    prompts = [problem.prompt for problem in problems]
-    ids = [model.tokenizer(prompt).input_ids for prompt in prompts]
+    ids = {asked(problem): model.prompt_ids(problem.prompt) for problem in problems}
     requests = [Request(problem, 0) for problem in problems]
-    return chosen_edits(make_batch(model, ids, requests, prompts, 0), n).tolist()
+    return chosen_edits(make_batch(model, ids, requests, 0), n).tolist()
 
 
 @pytest.mark.parametrize("where", [EVERYWHERE, WhileWriting((0,))], ids=["every token", "first token"])

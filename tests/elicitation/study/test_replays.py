@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ import polars as pl
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from elicitation.pages.study.asking import worded
 from elicitation.study import config
 from elicitation.study.run import run
 from lab.models.engine import ScriptedEngine
@@ -143,7 +145,8 @@ def check(
     compared = "each as it is asked", "both as the base", "both as the tuned model"
     assert [gains[name] for name in compared] == pytest.approx([tuned - base, astray - base, tuned - astray])
     page = html.unescape(raw := (out / "report.html").read_text())
-    assert f"{models['base'].name} is asked by raw, {models['tuned'].name} by {own['tuned']}" in page
+    said = re.sub("<[^>]*>", "", raw)
+    assert f"{models['base'].name} is asked by raw text, {models['tuned'].name} by {worded(own['tuned'])}" in said
     marks = [mark for mark in models["tuned"].tokenizer.get_added_vocab() if mark in page and "<" in mark]
     assert marks, "the page shows how the tuned model is asked"
     assert not [mark for mark in (*marks, "<script>alert(") if mark in raw]
