@@ -96,6 +96,14 @@ def test_a_template_without_a_system_turn_says_so_in_a_line_where_one_is_wanted(
         shown(Template(system="Be brief."), chat_tokenizer(template))
 
 
+@pytest.mark.parametrize(
+    "template", ["{{ 1 // 0 }}", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "{{ [][3].x }}"]
+)
+def test_a_template_that_breaks_is_told_in_a_line(template):
+    with pytest.raises(ModelError, match="refuses"):
+        shown(Template(), chat_tokenizer(template))
+
+
 @pytest.mark.parametrize(("template", "opened"), [(CHAT, ""), (THINKING, "<think>\n")])
 def test_what_a_template_opens_stands_before_the_text_of_a_completion(template, opened):
     prompter = Prompter(format=Template(), tokenizer=chat_tokenizer(template))
