@@ -361,7 +361,7 @@ def require_weights(path: Path, config: str, names: tuple[str, ...], *, may_lack
     if pickles := sorted(file.name for glob in PICKLES for file in path.glob(glob)):
         raise ModelError(f"{path} has only pickled weights ({pickles[0]}), which can run code; convert to safetensors")
     if not may_lack:
-        raise ModelError(f"{path} has no weights: no {' or '.join(names)}")
+        raise ModelError(f"{path} has no weights: want {' or '.join(names)} beside its config.json")
 
 
 def _require_safe_files(path: Path, named: object) -> None:
