@@ -317,7 +317,7 @@ def _prompts(base: Prompter, tuned: Prompter, question: Question) -> Iterator[Fa
     yield _compared("prompt format", (each.format for each in both), told)
     ids = [each.ids(*question) for each in both]
     texts = (str(each.tokenizer.decode(read, skip_special_tokens=False)) for each, read in zip(both, ids, strict=True))
-    unknown = [read.count(each.tokenizer.unk_token_id) for each, read in zip(both, ids, strict=True)]
+    unknown = [sum(one == each.tokenizer.unk_token_id for one in read) for each, read in zip(both, ids, strict=True)]
     fact = _compared("one prompt", map(_without_middle, texts))
     advice = f"{max(unknown)} of its tokens are of no text that the model knows: is this its task?"
     yield fact._replace(verdict="note", advice=advice) if max(unknown) and question != EXAMPLE else fact

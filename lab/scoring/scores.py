@@ -66,10 +66,11 @@ def trace_rows(
     Raises ModelError where another token is beyond them.
     """
     asked = {name: model.prompt_ids(problems[name].prompt) for name in traces["problem_id"].unique()}
-    n_known, own_end = n_shared or model.anatomy.d_vocab, model.tokenizer.eos_token_id
+    n_known = n_shared or model.anatomy.d_vocab
+    known_end = next((end for end in sorted(model.ends) if end < n_known), 0)
     rows: list[Row] = []
     for problem_id, written in traces.select("problem_id", "tokens").iter_rows():
-        tokens = written if written[-1] < n_known else written[:-1] or [own_end]
+        tokens = written if written[-1] < n_known else written[:-1] or [known_end]
         if (highest := max(tokens)) >= n_known:
             raise ModelError(
                 f"a text holds token {highest}, and {model.name} can read {n_known}: want a pair whose texts need no "
