@@ -2,9 +2,10 @@
 
 Where a rule can, numbers change and the answer is computed anew, exactly, by fractions: in questions that are one
 arithmetic expression or one linear equation, and where a worked solution has the calculator annotations of GSM8K,
-`<<16-3-4=9>>` (Cobbe et al. 2021, arXiv 2110.14168). Else sentences before the question change places, and the answer
-stays. Other numbers in the same words are the idea of GSM-Symbolic (Mirzadeh et al. 2024, arXiv 2410.05229); departure:
-its templates are written by hand, these rules are not, so they refuse wherever they could be wrong.
+`<<16-3-4=9>>` (Cobbe et al. 2021, arXiv 2110.14168). Else sentences before the question that only say how things are
+change places, and the answer stays. Other numbers in the same words are the idea of GSM-Symbolic (Mirzadeh et al. 2024,
+arXiv 2410.05229); departure: its templates are written by hand, these rules are not, so they refuse wherever they could
+be wrong.
 """
 
 import ast
@@ -268,6 +269,22 @@ _LEANS = re.compile(
     re.IGNORECASE,
 )
 """A beginning of a sentence that may lean on the one before it."""
+_STATES = re.compile(
+    r"\b(?:has|have|had|is|are|was|were|costs?|weighs?|measures?|contains?|holds?|owns?|lives?|equals?)\b|=",
+)
+"""What a sentence has that says how things are; others say what happens, which has an order."""
+_REFERS = re.compile(
+    r"%|\b(?:\w*doubl\w*|tripl\w*|quadrupl\w*|hal[fv]\w*|twice|thrice|times|thirds?|quarters?|\w+ths?|percent|left|each|"
+    r"every|same|rest|remain\w*|then|more|most|fewer|less|least|than|others?|another|also|again|first|second|last|next|"
+    r"later|earlier|previous\w*|now|still|total|result|as (?:many|much)|such|so|too|both|either|neither|former|latter|"
+    r"been|having|gone|all|add\w*|subtract\w*|multipl\w*|divid\w*)\b",
+    re.IGNORECASE,
+)
+_PRONOUNS = re.compile(
+    r"\b(?:s?he|it|they|his|hers?|its|theirs?|him|them|these|those|this|that|there|one|ones)\b|(?:^|\. )The ",
+    re.IGNORECASE,
+)
+"""What may name something of an earlier sentence."""
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z$\\\"“(])")
 _SHORT = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|vs|e\.g|i\.e|cf|No|Fig|[A-Z])\.$")
 _ASKED = re.compile(
@@ -279,7 +296,8 @@ _OPTION = re.compile(r"^\s*\(?[A-E][.):]\s", re.MULTILINE)
 def wording_copy(asked: str, generator: np.random.Generator) -> str | None:
     """The question with the sentences before what it asks in another order; None where they may not change places.
 
-    A sentence that begins with a word that leans on another, such as "She" or "Then", stays behind the one before it.
+    A sentence that begins with a word that leans on another, such as "She", stays behind the one before it. None where
+    any tells what happens, or may count from another, such as "Half are red": the answer could become another one.
     """
     sentences = [*_sentences(asked)]
     asks = next((index for index, sentence in enumerate(sentences) if _ASKED.search(sentence)), len(sentences) - 1)
@@ -289,7 +307,16 @@ def wording_copy(asked: str, generator: np.random.Generator) -> str | None:
             blocks[-1] += f" {sentence}"
         else:
             blocks.append(sentence)
-    if _OPTION.search(asked) or len({*blocks}) < 2:
+    told = sentences[:asks]
+    if (
+        _OPTION.search(asked)
+        or len({*blocks}) < 2
+        or any(map(_REFERS.search, told))
+        or not all(map(_STATES.search, told))
+    ):
+        return None
+    # Before the first there is nothing that it could mean.
+    if any(map(_PRONOUNS.search, blocks[1:])):
         return None
     order = blocks
     while order == blocks:

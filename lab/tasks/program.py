@@ -2,8 +2,8 @@
 
 A program is run in a process of its own: Python alone, without the user's environment, packages of the user or a
 network (where the system can take that away), in an empty directory, with limits on time, memory and files. That keeps
-what goes wrong small; it is no prison: the process may read what the user may read. So nothing is run unless the user
-says so (`Reading.run_code`).
+what goes wrong small; it is no prison: the process may read and write what the user may. So nothing is run unless the
+user says so (`Reading.run_code`).
 """
 
 import json
@@ -29,6 +29,8 @@ PATIENCE = 3
 """A program may last this many times its processor time, on a busy machine or while it waits."""
 TESTS = "\n# --- tests ---\n"
 """In a gold answer, between what stands before the program and what tests it."""
+_REFUSED = ("os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen")
+"""What a program may not ask of Python: other processes."""
 _BLOCK = re.compile(r"```[ \t]*(?:python|py|python3)?[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL | re.IGNORECASE)
 
 _RUNNER = r"""
@@ -47,6 +49,12 @@ def parsed(lines):
     except (SyntaxError, ValueError, MemoryError, RecursionError, OverflowError):
         return None
 
+# No limit holds back root.
+def alone(event, given):
+    if event in asked["refused"]:
+        raise PermissionError(event)
+
+sys.addaudithook(alone)
 lines = asked["code"].splitlines()[:1000]
 bodies = [lines, ["    " + line for line in lines[:1]] + lines[1:]]
 program = next(filter(None, (parsed(body[:n]) for n in range(len(lines), 0, -1) for body in bodies)), None)
@@ -102,7 +110,7 @@ def require_leave(source: str, *, run_code: bool) -> None:
             f"{source} asks for programs, and to judge them is to run what models write on this machine, each in a "
             f"process of its own with {TIMEOUT_S} s, {MEMORY_BYTES >> 30} GiB, an empty directory and "
             f"{'no network' if _apart() else 'THE NETWORK (unshare is not to be had here)'}, but with your rights to "
-            "files: give --run-code if you want that, or choose another task"
+            "read and write files anywhere: give --run-code if you want that, or choose another task"
         )
 
 
@@ -130,6 +138,7 @@ def outcome(problem: Problem, code: str) -> str | None:
     # A second for Python itself to start; the clock is the last resort.
     limits = {"RLIMIT_CPU": TIMEOUT_S + 1, "RLIMIT_AS": MEMORY_BYTES, "RLIMIT_FSIZE": FILE_BYTES, "RLIMIT_NPROC": 0}
     request = {"before": before, "code": code, "tests": tests, "nonce": nonce, "limits": limits}
+    request["refused"] = _REFUSED
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as empty,
         subprocess.Popen(
@@ -166,13 +175,19 @@ def _end_group(leader: int) -> None:
 
 @cache
 def _apart() -> tuple[str, ...]:
-    """What starts a process without a network, where the system lets a user do so; else nothing."""
-    words = ("unshare", "--user", "--map-root-user", "--net")
-    try:
-        done = subprocess.run([*words, "true"], capture_output=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
-    return words if done.returncode == 0 else ()
+    """What starts a process without a network, and all that it starts ends with it; as far as the system lets a user.
+
+    Else nothing.
+    """
+    offline = ("unshare", "--user", "--map-root-user", "--net")
+    for words in ((*offline, "--pid", "--fork", "--kill-child"), offline):
+        try:
+            done = subprocess.run([*words, "true"], capture_output=True, timeout=10, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if done.returncode == 0:
+            return words
+    return ()
 
 
 CODE = Judge(name="code", verify=verify, read_answer=code_of, same_answer=operator.eq)

@@ -155,6 +155,12 @@ def test_sentences_change_places_but_lean_on_the_same_ones_and_the_question_stay
         "Ann has cats. She has dogs. Then she has fish. How many?",
         "Look at the map. Which is it?\n\nA. One\nB. Two\nC. Three",
         "What is it? Say it. Say why.",
+        "A jar has 20 sweets. Tom eats 5 sweets. Ann doubles what is left. How many has she?",
+        "Sam writes 6. Kim doubles the number. Lee subtracts 3. What is it now?",
+        "Sam writes 6. Kim adds 2. Lee takes 3. What is it now?",
+        "Bo has 6 cats. Cy has twice as many. How many are there?",
+        "A bag has 8 pens. Half are red. How many are not?",
+        "Bo is 6. Cy has 9 cats. Di has three times that. How many?",
         "",
     ],
 )

@@ -1,6 +1,7 @@
 """Programs that models write, run with the tests of their problems."""
 
 import json
+import time
 
 import pytest
 
@@ -62,6 +63,8 @@ def test_a_program_is_found_in_what_a_model_writes(said):
         ("    print(0); open('a', 'w').write('x' * 2**22)", "failed: OSError"),
         ("    return bytearray(2**33)", "failed: MemoryError"),
         ("    import subprocess; subprocess.run(['true'])", "failed: "),
+        ("    import os\n    if os.fork():\n        return sum(numbers)", "failed: PermissionError"),
+        ("    import os; os.system('true')\n    return sum(numbers)", "failed: PermissionError"),
     ],
 )
 def test_a_program_that_does_not_pass_is_wrong_and_the_reason_says_how(said, reason):
@@ -76,6 +79,18 @@ def test_a_program_has_no_environment_no_directory_and_no_time_without_end(monke
     monkeypatch.setenv("SECRET", "1")
     looks = "    import os\n    assert 'SECRET' not in os.environ and not os.listdir()\n    return sum(numbers)"
     assert CODE.verify(HUMAN, looks).reason == "ok"
+
+
+@pytest.mark.skipif("--pid" not in program._apart(), reason="no unshare")
+def test_what_a_program_starts_behind_pythons_back_ends_with_it(tmp_path):
+    late = tmp_path / "late"
+    starts = (
+        "    import ctypes, time\n    if ctypes.CDLL(None).fork() == 0:\n        ctypes.CDLL(None).setsid()\n"
+        f"        time.sleep(1)\n        open({str(late)!r}, 'w').close()\n    return sum(numbers)"
+    )
+    CODE.verify(HUMAN, starts)
+    time.sleep(1.5)
+    assert not late.exists()
 
 
 @pytest.mark.skipif(not program._apart(), reason="no unshare")
