@@ -1,6 +1,7 @@
 """PromptFormat: how a problem is put to a model, as it is or by a chat template; and the ids that it then reads."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -10,12 +11,11 @@ from typing import Any, TypeAlias, assert_never, cast
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from lab.models.thought_marks import CLOSES, OPENS
 from lab.records.errors import LabError, ModelError
 
 TODAY = "2025-01-01"
 """What templates that ask for the date are told, so that a prompt does not depend on the day."""
-THOUGHT_MARKS = ("<think>", "<thinking>", "[THINK]", "<|begin_of_thought|>", "◁think▷", "<seed:think>")
-"""With which families open a thought."""
 
 INSTEAD = "give no --prompts.system, or a .jinja that says it"
 
@@ -149,9 +149,11 @@ class Prompter:
 def _opened(prompter: Prompter) -> str:
     if isinstance(prompter.format, Raw | FewShot):
         return ""
-    text = prompter.text("x")
-    mark = next((mark for mark in THOUGHT_MARKS if text.rstrip().endswith(mark)), None)
-    return "" if mark is None else text[text.rindex(mark) :]
+    asked = "0123456789"
+    end = prompter.text(asked).rpartition(asked)[2]
+    # What follows may be a mark, or how the thought begins; where a sentence names the mark, more follows.
+    opens = [mark for mark in OPENS.finditer(end) if re.fullmatch(r"\s*[^\n]{0,40}\s*", end[mark.end() :])]
+    return next((end[mark.start() :] for mark in opens if not CLOSES.search(end, mark.end())), "")
 
 
 def rendered(

@@ -5,18 +5,8 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-_NAMES = r"think(?:ing)?|thoughts?|reasoning"
-_OPENS = re.compile(
-    rf"[<◁](?:\w+:)?(?:{_NAMES})[>▷]|\[(?:{_NAMES})\]|<\|(?:begin|start)_(?:of_)?(?:{_NAMES})\|>|<\|channel>thought\b"
-    # gpt-oss thinks in all channels but the last; decoded without special tokens, their names stand in the text.
-    r"|<\|channel\|>(?:analysis|commentary)\b|\A\s*(?-i:analysis)(?=[^\s.,:;!?'’-])",
-    re.IGNORECASE,
-)
-_CLOSES = re.compile(
-    rf"[<◁]/(?:\w+:)?(?:{_NAMES})[>▷]|\[/(?:{_NAMES})\]|<\|end_(?:of_)?(?:{_NAMES})\|>|<channel\|>"
-    r"|<\|channel\|>final\b(?:[^<\n]{0,40}<\|constrain\|>)?[^<\n]{0,40}<\|message\|>|(?-i:assistantfinal)",
-    re.IGNORECASE,
-)
+from lab.models.thought_marks import CLOSES, OPENS
+
 _SPECIAL = re.compile(r"<[|｜][^<>\s]{1,40}[|｜]>|</s>|<end_of_turn>|<eos>")
 _TURN_ENDS = re.compile(
     r"<[|｜](?:im_end|endoftext|end_of_text|eot_id|return|end▁of▁sentence)[|｜]>|</s>|<end_of_turn>|<eos>"
@@ -56,11 +46,11 @@ def behind_thought(text: str) -> str | None:
     Where the text begins with the prompt's own turns, the first turn is the assistant's behind them.
     """
     text = _first_turn(text)
-    closed = list(_CLOSES.finditer(text))
-    if not closed and _OPENS.search(text):
+    closed = list(CLOSES.finditer(text))
+    if not closed and OPENS.search(text):
         return None
     # Behind the answer, thinking may begin again.
-    part = _OPENS.split(text[closed[-1].end() :] if closed else text)[0]
+    part = OPENS.split(text[closed[-1].end() :] if closed else text)[0]
     said = [piece for piece in _SPECIAL.split(part) if piece.strip() not in ("", "assistant")]
     return said[0] if said else ""
 
@@ -76,7 +66,7 @@ def _first_turn(text: str) -> str:
 
 def without_marks(text: str) -> str:
     """`text` with its thinking in the open: it may be read as if it were said."""
-    return _CLOSES.sub("\n", _OPENS.sub("\n", text))
+    return CLOSES.sub("\n", OPENS.sub("\n", text))
 
 
 def run_ons(text: str) -> list[int]:
@@ -100,9 +90,15 @@ _HASHES = re.compile(r"####[ \t]*([^\n]*)")
 _STATED = re.compile(
     r"(?:\b(?:answers?|correct (?:option|choice))(?:\s+to\s[^\n.:]{1,80}?)?[*_]*\s*(?:\b(?:is|are)\b[ \t]*:?|[:=])"
     r"|(?<![a-z] )\bfinal answer[*_]*[ \t]*(?=\n)|(?:答案|故选)(?:是|为|选)?\s*[:：]?)[*_]*[ \t]*"
-    r"(?P<value>[^\n]*(?:\n\s*[^\n]+)?)",
+    # On its line, or on the next that says something.
+    r"(?P<value>(?:[\s$*`_.]|\\[\[(])*[^\n]+)",
     re.IGNORECASE,
 )
+_JUDGED = re.compile(
+    r"(?:\s|[*_])*(?:indeed )?(?:(?:in)?correct|right|wrong|valid|reasonable)\b(?=\W*(?:\n|$)|[.,;!?])", re.IGNORECASE
+)
+"""What follows "answer is" where it is of an answer that stands elsewhere."""
+_CONCLUDES = re.compile(r"\\(?:boxed|fbox)\b|\banswers? (?:is|are)\b", re.IGNORECASE)
 _TAGGED = re.compile(r"<answer>((?:(?!</?answer>).){1,500})</answer>", re.DOTALL)
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[;。](?=\s|$)|(?<!\s),?\s(?:because|since|which)\b|(?<!\s)\s\((?=[a-z]{4})")
 _DIGITS = r"[0-9]{1,3}(?:(?:,|\{,\}|\\,|,?\\! ?|[ \u00a0\u2009\u202f])[0-9]{3})+(?![0-9])|[0-9]+"
@@ -169,7 +165,8 @@ def stated_answer(text: str) -> Stated | None:
     part = re.sub(r"^```\w*$", "", part.replace("\u2212", "-"), flags=re.MULTILINE)
     hashes = [found for found in _HASHES.findall(part) if tidied(found)]
     stated = [found[1] for found in _TAGGED.finditer(part) if tidied(found[1])]
-    stated = stated or [found["value"] for found in _STATED.finditer(part) if tidied(found["value"])]
+    said = [found["value"] for found in _STATED.finditer(part) if tidied(found["value"])]
+    stated = stated or [value for value in said if not _JUDGED.match(value)] or said
     rules = (
         ("box", lambda: ", ".join(last_boxes(part))),
         ("hashes", lambda: hashes[-1] if hashes else ""),
@@ -185,7 +182,8 @@ def before_run_on(text: str) -> str:
     """`text` up to where, behind an answer, it goes on with a problem of its own.
 
     An answer that is not said to be one, the last number so far, may be a step of the work: it is taken for an answer
-    before an empty line, and never in a text that begins with the problem.
+    before an empty line, never in a text that begins with the problem, and never where of all problems behind it just
+    one ends in a box or "answer is": they are headings of one work.
     """
     marks, end = run_ons(text), second_example(text)
     if not marks and end is None:
@@ -203,8 +201,10 @@ def before_run_on(text: str) -> str:
     cuts = [mark for mark in marks if plain is not None and mark >= plain - 1]
     number = next((found.end() for found in (_NUMBERS.search(text), _FORMULA.search(text)) if found), None)
     if number is not None and not restated:
-        behind = (mark for mark in marks if mark >= number)
-        cuts += [mark for mark in behind if text[max(0, mark - 2) : mark].rstrip(" \t").endswith("\n")]
+        behind = [mark for mark in marks if mark >= number]
+        parts = [text[mark:end] for mark, end in zip(behind, [*behind[1:], None], strict=False)]
+        if sum(_CONCLUDES.search(part) is not None for part in parts) != 1:
+            cuts += [mark for mark in behind if text[max(0, mark - 2) : mark].rstrip(" \t").endswith("\n")]
     return text[: min([*cuts, len(text) if end is None else end])]
 
 

@@ -96,7 +96,17 @@ def test_a_template_without_a_system_turn_says_so_in_a_line_where_one_is_wanted(
         shown(Template(system="Be brief."), chat_tokenizer(template))
 
 
-@pytest.mark.parametrize(("template", "opened"), [(CHAT, ""), (THINKING, "<think>\n")])
+@pytest.mark.parametrize(
+    ("template", "opened"),
+    [
+        (CHAT, ""),
+        (THINKING, "<think>\n"),
+        (f"{CHAT}<think>\nOkay, ", "<think>\nOkay, "),
+        (f"{CHAT}<reasoning>", "<reasoning>"),
+        (f"{CHAT}<|channel|>analysis<|message|>", "<|channel|>analysis<|message|>"),
+        (f"{CHAT}Use <think> marks.\nAnswer:", ""),
+    ],
+)
 def test_what_a_template_opens_stands_before_the_text_of_a_completion(template, opened):
     prompter = Prompter(format=Template(), tokenizer=chat_tokenizer(template))
     model = assemble(tiny_network("llama", seed=0, d_vocab=262), prompter.tokenizer, name="chat")

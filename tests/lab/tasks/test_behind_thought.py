@@ -17,6 +17,11 @@ BLOCKS = [
     ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
     ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final <|constrain|>json<|message|>"),
     ("analysis", "assistantfinal"),
+    ("analysis\n", "assistantfinal"),
+    ("commentary", "assistantfinal"),
+    ("<|think|>", "<|/think|>"),
+    ("<think time=2>", "</think >"),
+    ("<scratchpad>", "</scratchpad>"),
 ]
 
 
@@ -93,12 +98,19 @@ RUN_ONS = [
         ("The answer is 5.\n", "5"),
         (" 5\n", "5"),
         ("Even\n\n", "Even"),
-        ("2 apples and 3 make 5 apples.\n\n", "5"),
         ("Answer: 5\n\n", "5"),
     ],
 )
 def test_a_completion_that_goes_on_with_a_problem_of_its_own_is_cut_there(said, answer, more):
     assert final_answer(said + more) == answer
+
+
+PLAIN_RUN_ONS = [more for more in RUN_ONS if r"\boxed" not in more and "answer is" not in more]
+
+
+@pytest.mark.parametrize("more", [*PLAIN_RUN_ONS, "\n\n".join(RUN_ONS)])
+def test_a_bare_number_is_the_answer_unless_just_one_part_behind_it_ends_plainly(more):
+    assert final_answer(f"2 apples and 3 make 5 apples.\n\n{more}") == "5"
 
 
 @pytest.mark.parametrize(
@@ -114,6 +126,9 @@ def test_a_completion_that_goes_on_with_a_problem_of_its_own_is_cut_there(said, 
         ("There are 2 pens.\nQuestion: how many with 3 more?\n2+3 = 5", "5"),
         ("### Step 1: The problem\nFind 2+3.\n### Step 2: The problem is solved\nIt is 5.", "5"),
         ("#### 1\n2 and 3 are added.\n\n#### 2\nSo \\boxed{5}", "5"),
+        ("**Given:** 2 pens.\n\n**Question:** How many with 3?\n\n**Solution:** 2+3. The answer is 5.", "5"),
+        ("**AIME 2024**\n\nProblem 3\n\nSo \\boxed{5}.", "5"),
+        ("There are 2.\n\nQuestion 1: with 3?\n\nQuestion 2: How many?\nIt is \\boxed{5}", "5"),
     ],
 )
 def test_a_problem_that_is_stated_once_more_before_its_answer_is_no_new_one(text, answer):
