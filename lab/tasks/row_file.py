@@ -17,7 +17,7 @@ Row = tuple[int, Mapping[str, object] | TaskError]
 def rows_of_file(path: Path) -> Iterator[Row]:
     """The rows of JSON lines, a JSON list, a JSON object of columns, parquet, Arrow, CSV or TSV, told by content.
 
-    One line of a .jsonl is a row, another object alone its columns. Raises TaskError for a missing, damaged or foreign file.
+    One line of a .jsonl is a row, another object its columns. Raises TaskError for a missing, damaged or foreign file.
     """
     try:
         content = path.read_bytes()
