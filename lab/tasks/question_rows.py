@@ -227,10 +227,13 @@ class Found:
         return tuple(sorted(mine, key=lambda problem: problem.id))
 
     def without(self, questions: Iterable[str]) -> "Found":
-        """Those that ask none of `questions`, white space, capitals and choices apart; TaskError where none is left."""
-        asked = {_plain(question) for question in questions}
-        pairs = zip(self.problems, self.questions, strict=True)
-        kept = [pair for pair in pairs if _plain(pair[1]) not in asked]
+        """Those that ask none of `questions`; TaskError where none is left.
+
+        White space, capitals, marks and choices apart, and with or without the last sentences that all rows share.
+        """
+        asked = {form for forms in _plain([*questions]) for form in forms}
+        pairs = zip(self.problems, self.questions, _plain(self.questions), strict=True)
+        kept = [(problem, question) for problem, question, forms in pairs if asked.isdisjoint(forms)]
         if not kept:
             raise TaskError(f"{self.source}: the other task asks all its {len(self.problems)} questions: want others")
         problems, left = zip(*kept, strict=True)
@@ -246,9 +249,20 @@ class Found:
         return tuple(side[index] for index in generator.permutation(len(side))[:n_problems])
 
 
-def _plain(question: str) -> str:
+_MARKS = re.compile(r"(?<![0-9])[.,]|[.,](?![0-9])|\\[()\[\]]|[\s?!;:'\"`$]+")
+
+
+def _plain(questions: Sequence[str]) -> list[set[str]]:
+    """Of each question what tells it from others, as it is and without the last sentences that all of them share."""
     # The same question with other choices is the same.
-    return " ".join(question.partition("\n\nA. ")[0].split()).casefold()
+    parts = [re.split(r"\n+|(?<=[.?!])\s+", one.partition("\n\nA. ")[0].strip()) for one in questions]
+    n_shared = 0
+    while len({*questions}) > 1 and all(len(of) > n_shared + 1 for of in parts):
+        if len({of[-1 - n_shared] for of in parts}) > 1:
+            break
+        n_shared += 1
+    forms = [(of, of[: len(of) - n_shared]) for of in parts]
+    return [{" ".join(_MARKS.sub(" ", " ".join(form)).split()).casefold() for form in pair} for pair in forms]
 
 
 def _digest(text: str) -> str:
