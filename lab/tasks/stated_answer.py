@@ -114,7 +114,9 @@ _JUDGED = re.compile(
 """What follows "answer is" where it is of an answer that stands elsewhere."""
 _CONCLUDES = re.compile(r"\\(?:boxed|fbox)\b|\banswers? (?:is|are)\b", re.IGNORECASE)
 _TAGGED = re.compile(r"<answer>((?:(?!</?answer>).){1,500})</answer>", re.DOTALL)
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[;。](?=\s|$)|(?<!\s),?\s(?:because|since|which)\b|(?<!\s)\s\((?=[a-z]{4})")
+_SENTENCE_END = re.compile(
+    r"[.!?](?=\s|$)|[;。](?=\s|$)|(?<!\s),?\s(?:because|since|which)\b|,\snot\b|(?<!\s)\s\((?=[a-z]{4})"
+)
 _DIGITS = r"[0-9]{1,3}(?:(?:,|\{,\}|\\,|,?\\! ?|[ \u00a0\u2009\u202f])[0-9]{3})+(?![0-9])|[0-9]+"
 NUMBER = rf"(?:{_DIGITS})(?:\.[0-9]+)?|\.[0-9]+"
 """A number as people write it, with or without marks between its thousands."""
