@@ -42,6 +42,11 @@ class Formats:
         """`FORMATS`."""
         return read_table(self.stage.path / "formats.parquet", FORMATS)
 
+    def left_out(self, side: str, name: str) -> bool:
+        """Whether a model could not be asked in this way."""
+        row = self.table.filter(pl.col("model") == side, pl.col("format") == name)
+        return row["left_out"][0] is not None
+
     def named(self, side: str, column: str) -> str:
         """The way of one model that `column` (own, best or shared) marks."""
         return self.table.filter(pl.col("model") == side, pl.col(column))["format"][0]
@@ -140,7 +145,7 @@ def asked_traces(
     traces = {(side, formats.named(side, "own")): artefact for side, artefact in alone.items()}
     for names in cells(formats).values():
         for (side, model), name in zip(models.items(), names, strict=True):
-            if (side, name) not in traces:
+            if (side, name) not in traces and not formats.left_out(side, name):
                 asked = replace(model, prompter=getattr(formats.offered[name], side))
                 folder = f"{side}-asked-{list(formats.offered).index(name)}"
                 known = {**parents, "model": model.digest, "formats": formats.stage.digest}
@@ -176,6 +181,8 @@ def comparison_stage(context: StudyContext, formats: Formats, traces: Traces) ->
             found[key] = problem_accuracies(verdicts["strict"].to_numpy().reshape(len(problems), -1)), cut
         rows = []
         for name, (of_base, of_tuned) in cells(formats).items():
+            if ("base", of_base) not in found or ("tuned", of_tuned) not in found:
+                continue
             (base, base_cut), (tuned, tuned_cut) = found["base", of_base], found["tuned", of_tuned]
             gain = difference_interval(tuned, base, weights)
             rows.append(

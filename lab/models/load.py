@@ -188,8 +188,7 @@ def load(source: ModelSource, *, device: torch.device, dtype: torch.dtype) -> Mo
             afterwards.callback(logging.enable_progress_bar)
         logging.disable_progress_bar()
         network, tokenizer, digest = _opened(source, dtype)
-    # Its stub lost `self`.
-    network.to(device)  # pyright: ignore[reportArgumentType]
+    network.to(device)  # pyright: ignore[reportArgumentType] -- its stub lost `self`
     model = assemble(network, tokenizer, name=source_name(source), digest=digest)
     # What ships was trained and measured on raw text, whatever template its parent brings.
     return model.raw() if isinstance(source, BuiltInModel) else model
@@ -362,7 +361,7 @@ def require_weights(path: Path, config: str, names: tuple[str, ...], *, may_lack
     if pickles := sorted(file.name for glob in PICKLES for file in path.glob(glob)):
         raise ModelError(f"{path} has only pickled weights ({pickles[0]}), which can run code; convert to safetensors")
     if not may_lack:
-        raise ModelError(f"{path} has no weights: no {' or '.join(names)}")
+        raise ModelError(f"{path} has no weights: want {' or '.join(names)} beside its config.json")
 
 
 def _require_safe_files(path: Path, named: object) -> None:
@@ -379,14 +378,15 @@ def _require_safe_files(path: Path, named: object) -> None:
 @contextlib.contextmanager
 def one_line(action: str) -> Iterator[None]:
     """Turns what the libraries below raise on bad files and networks into a ModelError of one line."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     # The hub's errors are OSErrors.
-    known = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, UserWarning)
+    known = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError, UserWarning)
     try:
         yield
-    except (*known, SafetensorError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+    except (*known, ArithmeticError, StrictDataclassError, SafetensorError) as error:
+        reason = next(filter(None, map(str.strip, str(error).splitlines())), "no reason given")
         raise ModelError(f"{action}: {type(error).__name__}: {reason}") from error
 
 

@@ -20,10 +20,11 @@ PROBES = (
     "  leading spaces, trailing spaces   \n\n  and\ttabs\r\n",
     "café, naïve, Straße, Москва, 東京, 数学の問題, ½ π ∞ − × ≤, 🙂👍🏽",
     "Question: What is 6 times 7?\nAnswer: 42\n\nQuestion: and then?\nAnswer:",
+    "cafe\u0301 \ufb01ne \uff11\uff12 \u212b; 1 22 333 4444 55555 666666 7777777 88888888; don't we'll I'VE x1y2",
     "#### 72 \u2028 <b>bold</b> https://example.org/a?b=c&d=%20e",
 )
 """Texts of the kinds that studies have; two tokenizers that encode them and a study's problems alike are one to it."""
-MOST_LISTED = 5
+MOST_LISTED = 8
 
 
 class Renamed(NamedTuple):
@@ -48,7 +49,9 @@ def renamed_tokens(base: PreTrainedTokenizerBase, tuned: PreTrainedTokenizerBase
     ordinary = [token for token in differing if token not in added]
     if all(_reads_alike(base, tuned, probe) for probe in PROBES):
         # Only then may other names be harmless; to try all of two vocabularies takes a quarter of a minute.
-        ordinary = [token for token in ordinary if not _reads_alike(base, tuned, _text(base, tuned, token))]
+        texts = {token: _text(base, tuned, token) for token in ordinary}
+        # Of a part of a character the text says nothing.
+        ordinary = [token for token, text in texts.items() if "\ufffd" in text or not _reads_alike(base, tuned, text)]
     if ordinary:
         shown = ", ".join(
             f"{token} ({_shown(names[0], token)} and {_shown(names[1], token)})" for token in ordinary[:MOST_LISTED]
@@ -125,16 +128,6 @@ class ModelPair:
     def d_vocab(self) -> int:
         """Tokens that both models have a row for: the first so many."""
         return min(self.base.anatomy.d_vocab, self.tuned.anatomy.d_vocab)
-
-    def require_shared(self, tokens: Sequence[int]) -> None:
-        """ModelError where one of `tokens`, which stand in texts, is beyond what both models have."""
-        if beyond := sorted(token for token in tokens if token >= self.d_vocab):
-            known = self.tuned if self.tuned.anatomy.d_vocab > self.d_vocab else self.base
-            shown = ", ".join(f"{token} ({known.tokenizer.decode([token])})" for token in beyond[:MOST_LISTED])
-            raise ModelError(
-                f"{self.base.name} and {self.tuned.name} have {self.d_vocab} tokens in common, and texts hold others: "
-                f"{shown}; want a pair whose texts need no token that only one model has"
-            )
 
 
 PROBE = "What is 2 + 2?"

@@ -234,8 +234,9 @@ def check(
     if ABSENT in (base.weights, tuned.weights):
         there = there._replace(verdict="note", advice="a study wants safetensors there")
     facts = [Fact("model", base.name, tuned.name), there]
-    facts += [Fact("can be read", said, "", "refused", "see what it says") for said in base.refusals]
-    facts += [Fact("can be read", "", said, "refused", "see what it says") for said in tuned.refusals]
+    advice = "mend what it names, or choose another checkpoint: it cannot be studied as it is"
+    facts += [Fact("can be read", said, "", "refused", advice) for said in base.refusals]
+    facts += [Fact("can be read", "", said, "refused", advice) for said in tuned.refusals]
     if base.anatomy is not None and tuned.anatomy is not None:
         facts += _shapes(base, base.anatomy, tuned, tuned.anatomy)
     if base.prompter is not None and tuned.prompter is not None:
@@ -316,7 +317,10 @@ def _prompts(base: Prompter, tuned: Prompter, question: Question) -> Iterator[Fa
     yield _compared("prompt format", (each.format for each in both), told)
     ids = [each.ids(*question) for each in both]
     texts = (str(each.tokenizer.decode(read, skip_special_tokens=False)) for each, read in zip(both, ids, strict=True))
-    yield _compared("one prompt", map(_without_middle, texts))
+    unknown = [sum(one == each.tokenizer.unk_token_id for one in read) for each, read in zip(both, ids, strict=True)]
+    fact = _compared("one prompt", map(_without_middle, texts))
+    advice = f"{max(unknown)} of its tokens are of no text that the model knows: is this its task?"
+    yield fact._replace(verdict="note", advice=advice) if max(unknown) and question != EXAMPLE else fact
     yield _compared("default system turn", (_without_middle(each.default_system) or "none" for each in both))
     yield _compared("thinking", map(_thinking, both))
     counts = [

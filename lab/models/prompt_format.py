@@ -175,7 +175,15 @@ def rendered(
             tokenize=False,
             **cast(dict[str, Any], told),
         )
-    except (TemplateError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (
+        TemplateError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         what = _of(tokenizer) if source is None else "the Jinja template"
         advice = f"; {INSTEAD}" if turns[0]["role"] == "system" else ""
         raise ModelError(f"{what} refuses: {error}{advice}") from error

@@ -82,6 +82,9 @@ def file_digest(path: Path) -> str:
 
 
 def _plain(value: object) -> object:
+    # First, since a vocabulary has hundreds of thousands of them.
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return fields if isinstance(value, Provenance) else {"kind": type(value).__name__, **fields}
@@ -93,8 +96,6 @@ def _plain(value: object) -> object:
         return sorted(_plain(item) for item in value)  # pyright: ignore[reportArgumentType]
     if isinstance(value, Path):
         return str(value)
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
     raise TypeError(f"{type(value).__name__} has no canonical JSON")
 
 

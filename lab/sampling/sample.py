@@ -283,6 +283,11 @@ def encode_prompt(model: Model, problem: Problem, decoding: Decoding) -> list[in
     context = getattr(model.network.config, "max_position_embeddings", None)
     if not ids:
         raise DecodingError(f"prompt {problem.prompt!r} has no tokens: want some text to continue")
+    if (highest := max(ids)) >= model.anatomy.d_vocab:
+        raise DecodingError(
+            f"the prompt in the format {model.prompter.format} has token {highest}, and {model.name} has rows for "
+            f"{model.anatomy.d_vocab}: ask it raw, or by another template"
+        )
     if context is not None and len(ids) + decoding.max_new_tokens > context:
         raise DecodingError(
             f"prompt of {len(ids)} tokens and {decoding.max_new_tokens} new ones exceed the context of {context}: "

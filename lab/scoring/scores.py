@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lab.models.load import Model
 from lab.models.pair import ModelPair
+from lab.records.errors import ModelError
 from lab.sampling.decoder import left_padded, token_positions
 from lab.sampling.sample import sample
 from lab.sampling.trace import Decoding
@@ -56,10 +57,27 @@ def padded_texts(model: Model, rows: Sequence[Row]) -> Texts:
     return Texts(rows, padded.tokens, padded.mask)
 
 
-def trace_rows(model: Model, traces: pl.DataFrame, problems: Mapping[str, Problem]) -> list[Row]:
-    """The rows of a `TRACES` table: the prompt is the context."""
+def trace_rows(
+    model: Model, traces: pl.DataFrame, problems: Mapping[str, Problem], *, n_shared: int | None = None
+) -> list[Row]:
+    """The rows of a `TRACES` table: the prompt is the context.
+
+    Of an end that is beyond the `n_shared` first tokens, those of the model if not given, the text is read without it.
+    Raises ModelError where another token is beyond them.
+    """
     asked = {name: model.prompt_ids(problems[name].prompt) for name in traces["problem_id"].unique()}
-    return [Row(asked[problem_id], tokens) for problem_id, tokens in traces.select("problem_id", "tokens").iter_rows()]
+    n_known = n_shared or model.anatomy.d_vocab
+    known_end = next((end for end in sorted(model.ends) if end < n_known), 0)
+    rows: list[Row] = []
+    for problem_id, written in traces.select("problem_id", "tokens").iter_rows():
+        tokens = written if written[-1] < n_known else written[:-1] or [known_end]
+        if (highest := max(tokens)) >= n_known:
+            raise ModelError(
+                f"a text holds token {highest}, and {model.name} can read {n_known}: want a pair whose texts need no "
+                "token, ends apart, that only one model has"
+            )
+        rows.append(Row(asked[problem_id], tokens))
+    return rows
 
 
 class ReadByBoth(NamedTuple):
@@ -72,9 +90,11 @@ class ReadByBoth(NamedTuple):
 
 
 def read_by_both(pair: ModelPair, traces: pl.DataFrame, problems: Mapping[str, Problem]) -> Iterator[ReadByBoth]:
-    """Every completion of a `TRACES` table, in pieces; ModelError where one has a token that only one model has."""
-    pair.require_shared(traces["tokens"].explode().drop_nulls().unique().to_list())
-    rows = {name: trace_rows(model, traces, problems) for name, model in (("base", pair.base), ("tuned", pair.tuned))}
+    """Every completion of a `TRACES` table, in pieces; raises as `trace_rows` by the tokens that both models have."""
+    rows = {
+        name: trace_rows(model, traces, problems, n_shared=pair.d_vocab)
+        for name, model in (("base", pair.base), ("tuned", pair.tuned))
+    }
     alike = rows["base"] == rows["tuned"]
     longer = [max(both, key=lambda row: len(row.context)) for both in zip(rows["base"], rows["tuned"], strict=True)]
     for chosen, _ in pieces(pair.base, longer):

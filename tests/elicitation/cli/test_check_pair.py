@@ -26,7 +26,7 @@ def test_a_pair_that_can_be_studied_is_told_row_by_row(lab, checkpoints, no_weig
     assert [line.split()[0] for line in lines if line.startswith("ok ")] == ["ok"] * sum(
         line.startswith("ok ") for line in lines
     )
-    assert any("the same ids of 8 probes, 9 prompts" in " ".join(line.split()) for line in lines)
+    assert any("the same ids of 9 probes, 9 prompts" in " ".join(line.split()) for line in lines)
     assert "arms: in step" in shown
     assert "arithmetic, no run" in " ".join(shown.split())
     assert lines[-1] == "a study of this pair can begin"

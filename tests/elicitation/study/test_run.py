@@ -138,7 +138,7 @@ def test_a_study_begins_with_its_pair_and_shows_it_folded(small_study, finished)
     page = (finished / "report.html").read_text(encoding="utf-8")
     section = page[page.index(">The pair, before anything ran</h2>") :].partition("</section>")[0]
     assert '<details class="numbers"><summary>All that was compared</summary>' in section
-    assert "the same ids of 8 probes" in section
+    assert "the same ids of 9 probes" in section
     assert "pair/pair.parquet" in section
 
 

@@ -184,7 +184,7 @@ def test_pickled_adapter_weights_are_refused(tmp_path):
 def test_pickled_adapter_weights_are_refused_beside_other_safetensors(tmp_path):
     saved_adapter(tmp_path / "lora", saved(tmp_path / "base"), "../base")
     (tmp_path / "lora" / "adapter_model.safetensors").rename(tmp_path / "lora" / "other.safetensors")
-    assert "has no weights: no adapter_model.safetensors" in refusal(AdapterModel(path=tmp_path / "lora"))
+    assert "has no weights: want adapter_model.safetensors" in refusal(AdapterModel(path=tmp_path / "lora"))
     (tmp_path / "lora" / "adapter_model.bin").write_bytes(b"pickle")
     assert "only pickled weights (adapter_model.bin)" in refusal(AdapterModel(path=tmp_path / "lora"))
 

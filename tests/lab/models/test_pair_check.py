@@ -74,7 +74,7 @@ def test_what_differs_in_a_real_pair_is_told():
     names = told["special tokens"]
     assert names.base.startswith("151643 <|endoftext|>, 151644 <|im_start|>")
     assert names.tuned.startswith("151643 <｜end▁of▁sentence｜>, 151644 <｜User｜>")
-    assert names.tuned.endswith("and 2 more")
+    assert names.tuned.endswith("151649 </think>")
     assert told["one prompt"].tuned == "<｜begin▁of▁sentence｜><｜User｜>What is 6 times 7?<｜Assistant｜>"
     assert told["token that opens a text"].tuned == "<｜begin▁of▁sentence｜>, 1 x"
     assert told["context"][1:3] == ("4,096", "131,072")

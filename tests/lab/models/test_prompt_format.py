@@ -97,6 +97,14 @@ def test_a_template_without_a_system_turn_says_so_in_a_line_where_one_is_wanted(
 
 
 @pytest.mark.parametrize(
+    "template", ["{{ 1 // 0 }}", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "{{ [][3].x }}"]
+)
+def test_a_template_that_breaks_is_told_in_a_line(template):
+    with pytest.raises(ModelError, match="refuses"):
+        shown(Template(), chat_tokenizer(template))
+
+
+@pytest.mark.parametrize(
     ("template", "opened"),
     [
         (CHAT, ""),

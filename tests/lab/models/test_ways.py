@@ -8,7 +8,10 @@ from lab.models.load import assemble
 from lab.models.pair import ModelPair, PromptChoice, asked_pair, own_way, ways
 from lab.models.prompt_format import Raw, Template
 from lab.models.tiny import byte_tokenizer, tiny_network
-from lab.records.errors import ModelError
+from lab.records.errors import DecodingError, ModelError
+from lab.sampling.sample import encode_prompt
+from lab.sampling.trace import GREEDY
+from lab.tasks.problem import Problem
 from tests.lab.models.test_prompt_format import CHAT, chat_tokenizer
 
 EXAMPLES = (("1+1?", "2"), ("3+3?", "6"))
@@ -86,3 +89,11 @@ def test_a_pair_of_which_neither_has_a_template_cannot_be_asked_by_one():
     plain = model("base", None)
     with pytest.raises(ModelError, match="neither base nor tuned has a chat template"):
         asked_pair(ModelPair(base=plain, tuned=replace(plain, name="tuned")), PromptChoice(base="template"), ())
+
+
+def test_a_base_without_rows_for_a_template_cannot_be_asked_by_it():
+    narrow = assemble(tiny_network("llama", seed=0, d_vocab=258), byte_tokenizer(), name="base")
+    choice = PromptChoice(base="template", tuned="template")
+    asked = asked_pair(ModelPair(base=narrow, tuned=model("tuned", CHAT)), choice, ()).base
+    with pytest.raises(DecodingError, match="has token 259, and base has rows for 258"):
+        encode_prompt(asked, Problem(id="p", prompt="2+2?", answer="4", family="", source=""), GREEDY)

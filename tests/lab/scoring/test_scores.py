@@ -12,13 +12,18 @@ from hypothesis import strategies as st
 
 from lab.models.load import Model, assemble
 from lab.models.pair import ModelPair
-from lab.models.tiny import byte_tokenizer, tiny_model
+from lab.models.prompt_format import Jinja, Prompter
+from lab.models.tiny import byte_tokenizer, tiny_model, tiny_network
+from lab.records.errors import ModelError
 from lab.sampling.sample import sample
 from lab.sampling.trace import Decoding, Trace, trace_table
 from lab.scoring import scores as texts
 from lab.scoring.evidence import RANKS, SCORES
 from lab.scoring.scores import Row, answer_scores, pieces, scores
 from lab.tasks.problem import Problem
+from steering.hybrid.hybrid import Hybrid, open_hybrid
+from steering.hybrid.interventions import Takeover
+from steering.hybrid.routers import Always
 from tests.kinds import one_always
 
 WORDS = ("a", "what is 2+3?", "prompts of unequal length are the point of this", "xy")
@@ -221,3 +226,45 @@ def test_decoding_settings_of_the_writer_do_not_matter(llamas):
     for logp, problem, trace in zip(read["logp_base"], PROBLEMS, written, strict=True):
         table = tables(llamas.base, prompt_of(llamas.base, problem), list(trace.tokens))
         assert logp == pytest.approx(chosen(table, list(trace.tokens)), abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def wider() -> ModelPair:
+    """A base, and a tuned model with an end and rows of its own; it is asked behind other words."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    network = tiny_network("llama", seed=2, d_vocab=264)
+    asked = Prompter(format=Jinja(source="Q: {{ prompt }}"), tokenizer=tokenizer)
+    tuned = replace(assemble(network, tokenizer, name="wider"), prompter=asked, ends=frozenset({258}))
+    return ModelPair(base=tiny_model("llama", seed=5), tuned=tuned)
+
+
+def test_an_end_that_only_one_model_has_is_read_by_neither(wider):
+    ended, plain = (scores(wider, "tuned", traces_of([tokens] * 4), BY_ID) for tokens in ([65, 66, 258], [65, 66]))
+    assert ended.scores.equals(plain.scores)
+    with pytest.raises(ModelError, match=r"a text holds token 260, and .* can read 258"):
+        scores(wider, "tuned", traces_of([[260, 65]] * 4), BY_ID)
+
+
+def test_each_model_reads_a_completion_behind_its_own_prompt(wider):
+    found = scores(wider, "base", traces_of([[65, 66]] * 4), BY_ID).scores
+    for problem, row in zip(PROBLEMS, found.iter_rows(named=True), strict=True):
+        for side, prompt, network in (
+            ("base", problem.prompt, wider.base.network),
+            ("tuned", f"Q: {problem.prompt}", wider.tuned.network),
+        ):
+            logits = network(torch.tensor([[*prompt.encode(), 65, 66]])).logits[0, :, :258].double().log_softmax(dim=-1)
+            n_prompt = len(prompt.encode())
+            wanted = float(logits[n_prompt - 1, 65] + logits[n_prompt, 66])
+            assert row[f"logp_{side}"] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_hybrid_of_two_widths_writes_only_what_both_models_have_and_asks_each_in_its_way(wider):
+    always = Hybrid(Always(), Takeover())
+    greedy = Decoding(temperature=0.0, max_new_tokens=6)
+    together = sample(wider.base, PROBLEMS, 1, greedy, seed=0, open_rows=open_hybrid(wider, always))
+    for problem, trace in zip(PROBLEMS, together, strict=True):
+        text = list(f"Q: {problem.prompt}".encode())
+        for token in trace.tokens:
+            assert token == int(wider.tuned.network(torch.tensor([text])).logits[0, -1, :258].argmax())
+            text.append(token)
