@@ -29,9 +29,9 @@ class JudgeCommand:
     task: str | None = None
     """Whose judge judges them, as `lab study --task` takes it; if not given, that of their study, else mathematics."""
     completion_column: str | None = None
-    """Where the completion is, a text or a list of them; found by rule if not given."""
+    """Where the completion is, a text, a chat or a list of them; found by rule if not given."""
     gold_column: str | None = None
-    """Where the gold answer is, likewise."""
+    """Where the gold answer is, such as reward_model.ground_truth, likewise."""
     opens_thought: bool = False
     """The prompts ended inside a thought, whose opening mark the completions lack."""
     out: Path | None = None

@@ -4,7 +4,7 @@ import re
 
 _NAMES = r"think(?:ing)?|thoughts?|reasoning|scratchpad"
 OPENS = re.compile(
-    rf"[<◁]\|?(?:\w+:)?(?:{_NAMES})(?:\s[^<>\n]{{0,40}})?\|?[>▷]|\[(?:{_NAMES})\]"
+    rf"[<◁]\|?(?:\w+:)?(?:{_NAMES})(?:\s[^<>\n]{{0,40}})?\|?[>▷](?![ \t]tags?\b)|\[(?:{_NAMES})\]"
     rf"|<\|(?:begin|start)_(?:of_)?(?:{_NAMES})\|>|<\|channel>thought\b"
     # gpt-oss thinks in all channels but the last; decoded without special tokens, their names stand in the text.
     r"|<\|channel\|>(?:analysis|commentary)\b"

@@ -13,7 +13,7 @@ from lab.records.tables import Column, Schema, read_table
 from lab.sampling.trace import TRACES, verdict_table
 from lab.tasks.math_answer import MATH, final_answer, read_by_math_verify
 from lab.tasks.problem import PROBLEMS, Judge, Problem, problems_of
-from lab.tasks.question_rows import ANSWERS, QUESTIONS
+from lab.tasks.question_rows import ANSWERS, QUESTIONS, golds_of, said_last, value_at
 from lab.tasks.row_file import rows_of_file
 from lab.tasks.source import task_source
 
@@ -64,16 +64,22 @@ def stored(path: Path, task: str | None, columns: tuple[str | None, str | None],
     problems: list[Problem] = []
     used = "", ""
     for number, row in rows_of_file(path):
+        if isinstance(row, TaskError):
+            raise row
         used = tuple(map(partial(_column, path, number, row), _SOUGHT, columns))
-        prompt = next((value for name in QUESTIONS if isinstance(value := row.get(name), str)), "")
+        prompt = next((said for name in QUESTIONS if (said := said_last(value_at(row, name))) is not None), "")
+        gold = value_at(row, used[1])
+        golds = golds_of(row, used[1], named=True) or ((gold,) if isinstance(gold, str) and gold.strip() else ())
+        if not golds:
+            raise TaskError(f"{path}, row {number} has no gold answer in {used[1]!r}: name it with --gold-column")
+        first, *others = golds
         problem = Problem(
-            id=f"row {number}", prompt=prompt, answer=str(row[used[1]]), family=path.stem, source=str(path)
+            id=f"row {number}", prompt=prompt, answer=first, aliases=(*others,), family=path.stem, source=str(path)
         )
         problems.append(problem)
         stop = "length" if any(row.get(name) in CUT for name in STOPS) else "eos"
-        texts = row[used[0]]
-        for index, text in enumerate(texts if isinstance(texts, list) else [texts]):
-            said = f"<think>{text}" if opens_thought else str(text)
+        for index, text in enumerate(_texts(value_at(row, used[0]))):
+            said = f"<think>{text}" if opens_thought else text
             rows.append({"arm": path.stem, "problem_id": problem.id, "sample_index": index, "text": said, "stop": stop})
     if not rows:
         raise TaskError(f"{path} is empty: want rows with a completion and a gold answer")
@@ -83,12 +89,23 @@ def stored(path: Path, task: str | None, columns: tuple[str | None, str | None],
 
 
 def _column(path: Path, number: int, row: Mapping[str, object], what: str, given: str | None) -> str:
-    """The column of a row in which `what` is, `given` or the first that its rule finds."""
+    """The column of a row in which `what` is, `given` or the first that its rule finds; a completion may be null."""
     names = (given,) if given else _SOUGHT[what]
-    if (found := next((name for name in names if row.get(name) is not None), None)) is None:
+    there = [name for name in names if value_at(row, name) is not None]
+    there += [name for name in names if what == "completion" and name in row]
+    if not there:
         has, wanted = ", ".join(map(repr, row)), ", ".join(dict.fromkeys(names))
         raise TaskError(f"{path}, row {number} has {has}, and no {what} in {wanted}: name it with --{what}-column")
-    return found
+    return there[0]
+
+
+def _texts(value: object) -> list[str]:
+    """One completion or several; of a chat what the assistant says last, of null nothing."""
+    is_chat = isinstance(value, list) and any(isinstance(turn, dict) and {"role", "from"} & {*turn} for turn in value)
+    if isinstance(value, list) and not is_chat:
+        return [text for one in value for text in _texts(one)]
+    said = said_last([value] if isinstance(value, dict) else value, ("assistant", "gpt", "model"))
+    return [said if said is not None else "" if is_chat or value is None else str(value)]
 
 
 def _of_study(path: Path, task: str | None) -> Stored:
@@ -120,16 +137,17 @@ class Rejudged(NamedTuple):
 
 def rejudged(found: Stored, on_progress: Callable[[int], None] = lambda _: None) -> Rejudged:
     """The verdicts, and where math-verify's own reading differs, which takes whole texts, thoughts and run-ons too."""
-    golds = {problem.id: problem.answer for problem in found.problems}
+    golds = {problem.id: (problem.answer, *problem.aliases) for problem in found.problems}
     parts: list[pl.DataFrame] = []
     rows: list[dict[str, object]] = []
     for part in found.traces.iter_slices(32):
         parts.append(verdict_table(part, found.problems, found.judge.verify))
         for text, verdict in zip(part["text"], parts[-1].iter_rows(named=True), strict=True):
-            gold = golds[verdict["problem_id"]]
+            gold, *others = golds[verdict["problem_id"]]
             if found.judge is not MATH:
                 continue
             theirs, right = read_by_math_verify(gold, text)
+            right = right or any(read_by_math_verify(other, text)[1] for other in others)
             if right != verdict["answer_correct"]:
                 kept = {name: verdict[name] for name in ("problem_id", "sample_index", "read_by", "outcome")}
                 read = {"ours": final_answer(text), "theirs": theirs, "theirs_right": right}

@@ -11,9 +11,14 @@ from lab.tasks.stated_answer import Stated, before_run_on, behind_thought, state
 
 _LETTER = re.compile(
     r"(?i)(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)?\s*(?:is\s+)?"
-    r"(?:\(([A-Z])\)|\b([A-Z])(?:[.):]|\s*$|\s+[-–—]\s|,?\s+(?:because|since|which)\b))"
+    r"(?:\(([A-Z])\)|\b([A-Z])(?:[.):]|\s*$|\s+[-–—]\s|,?\s+(?:because|since|which|not)\b))"
 )
-_NAMED = re.compile(r"\(([A-Z])\)|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+([A-Z])\b")
+_NAMED = re.compile(
+    r"(?<!\bnot )(?<!\) and )(?<!\) or )(?:\(([A-Z])\)|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+([A-Z])\b"
+    r"|\b(?:be|is|[Hh]ence|[Tt]hus|[Tt]herefore|[Ss]o),?\s+([A-Z])(?=\W*$)|\b([A-Z])(?=\s+is\s+(?:the\s+)?(?:correct|right|best)\b)"
+    r'|"answer"\s*:\s*"([A-Z])")'
+    r"(?!\s+is\s+(?:not|wrong|incorrect|false)\b)(?!\s+(?:and|or)\s+\([A-Z]\))"
+)
 _WORDED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _MARKED = ("box", "hashes", "stated")
 """How an answer was read where the completion says that it is one."""
@@ -21,7 +26,7 @@ _MARKED = ("box", "hashes", "stated")
 
 def letter_of(text: str) -> str | None:
     """The letter of a stated choice: `B`, `(B)`, `B. Paris`, `Option B`; None for anything else."""
-    plain = _WORDED.sub(r"\1", text).strip().strip("*$ ")
+    plain = _WORDED.sub(r"\1", text).strip().strip("*$ []")
     found = _LETTER.match(plain)
     return (found[1] or found[2]).upper() if found else None
 
@@ -37,12 +42,19 @@ def stated_text(completion: str) -> Stated | None:
 
 
 def stated_choice(completion: str) -> Stated | None:
-    """The answer that a completion states, as a letter where it is one; on its last line, the last one named there."""
+    """The answer that a completion states, as a letter where it is one.
+
+    On its last line that is the last one named there; where that names none, a first line that is a letter counts.
+    """
     found = stated_text(completion)
     if found is None:
         return None
-    named = [one or other for one, other in _NAMED.findall(found.answer)] if found.read_by == "line" else []
-    return found._replace(answer=letter_of(found.answer) or (named[-1] if named else found.answer))
+    letter = letter_of(found.answer)
+    if letter or found.read_by != "line":
+        return found._replace(answer=letter or found.answer)
+    first = re.match(r"\W*([A-Z])\W*\n", behind_thought(completion) or "")
+    named = ["".join(letters) for letters in _NAMED.findall(found.answer)] or ([first[1]] if first else [])
+    return found._replace(answer=named[-1] if named else found.answer)
 
 
 def verify_choice(problem: Problem, completion: str) -> Verdict:

@@ -174,6 +174,7 @@ def _readings(gold: str, answer: str) -> Iterator[tuple[str, str]]:
 def _latex(answer: str) -> str:
     """Programs' notation of powers, products and roots as LaTeX."""
     answer = answer.replace("**", "^").replace(r"\!", "").replace(r"\varnothing", r"\emptyset").translate(_SIGNS)
+    answer = re.sub(r"\\color\s*\{\w+\}|^\\text\s*\{\s*(?:Answer|ANSWER|answer):?\s*\}", "", answer)
     answer = re.sub(r"(?<![\w.])([0-9]+)\s+([0-9]+)/([0-9]+)(?![\w.])", r"\1\\frac{\2}{\3}", answer)
     answer = re.sub(r"(?<![\w.])([0-9.]+)(?:[eE]\+?|\s*[x*]\s*10\^)(-?[0-9]+)\b", r"\1 \\times 10^{\2}", answer)
     answer = re.sub(r"√\s*(?:\(([^()]*)\)|([0-9]+|[A-Za-z]))", r"\\sqrt{\1\2}", answer)

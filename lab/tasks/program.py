@@ -31,10 +31,18 @@ TESTS = "\n# --- tests ---\n"
 """In a gold answer, between what stands before the program and what tests it."""
 _REFUSED = ("os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen")
 """What a program may not ask of Python: other processes."""
-_BLOCK = re.compile(r"```[ \t]*(?:python|py|python3)?[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL | re.IGNORECASE)
+_BLOCK = re.compile(
+    r"(?P<indent>^[ \t]*)?(?P<fence>```+|~~~+)(?(indent)[^\n`]*|[ \t]*(?i:python3?|py)?[ \t]*)\n"
+    r"(?P<code>.*?)(?:\n[ \t]*(?P=fence)|\Z)|"
+    r"\[BEGIN\](?P<told>.*?)(?:\[DONE\]|\Z)",
+    re.DOTALL | re.MULTILINE,
+)
+_DEFINED = re.compile(r"^[ \t]*(?:async[ \t]+def|def|class)[ \t]+(\w+)", re.MULTILINE)
+_BEHIND = re.compile(r"\n(?=[\w#@])")
+"""Where a function ends whose body alone is written."""
 
 _RUNNER = r"""
-import json, os, resource, sys
+import ast, json, os, resource, sys
 asked = json.loads(sys.stdin.buffer.read())
 for limit, value in asked["limits"].items():
     resource.setrlimit(getattr(resource, limit), (value, value))
@@ -45,7 +53,8 @@ for stream in (0, 1, 2):
 
 def parsed(lines):
     try:
-        return compile(asked["before"] + "\n" + "\n".join(lines) + "\n", "program", "exec")
+        tree = ast.parse(asked["before"] + "\n" + "\n".join(lines) + "\n")
+        return [(node, compile(ast.Module([node], []), "program", "exec")) for node in tree.body]
     except (SyntaxError, ValueError, MemoryError, RecursionError, OverflowError):
         return None
 
@@ -57,12 +66,22 @@ def alone(event, given):
 sys.addaudithook(alone)
 lines = asked["code"].splitlines()[:1000]
 bodies = [lines, ["    " + line for line in lines[:1]] + lines[1:]]
-program = next(filter(None, (parsed(body[:n]) for n in range(len(lines), 0, -1) for body in bodies)), None)
+starts = (n for n, line in enumerate(lines) if line.startswith(("def ", "class ", "import ", "from ", "@")))
+tried = [(body, n) for n in range(len(lines), 0, -1) for body in bodies]
+# Behind words that are no program.
+tried += [(lines[start:], n) for start in [*starts][:1] for n in range(len(lines) - start, 0, -1)]
+program = next(filter(None, (parsed(body[:n]) for body, n in tried)), None)
 said = "no program"
 if program is not None:
     names = {"__name__": "program"}
     try:
-        exec(program, names)
+        for node, code in program:
+            try:
+                exec(code, names)
+            except (Exception, SystemExit):
+                # Tests and calls of its own define nothing.
+                if not isinstance(node, (ast.Assert, ast.Expr)):
+                    raise
         exec(compile(asked["tests"], "tests", "exec"), names)
         said = "ok"
     except BaseException as error:
@@ -114,20 +133,40 @@ def require_leave(source: str, *, run_code: bool) -> None:
         )
 
 
-def code_of(completion: str) -> str | None:
-    """The program that a completion holds: its last block between marks, else all that stands behind its thinking."""
+def code_of(completion: str, problem: Problem | None = None) -> str | None:
+    """The program that a completion holds: one of its blocks between marks, else all that stands behind its thinking.
+
+    Of several blocks it is the last that defines what the tests of `problem` use, or anything, or the last. Where only
+    the body of a function is written, which a problem may begin, it ends with that.
+    """
     part = behind_thought(completion)
     if part is None or not part.strip():
         return None
-    blocks = [block for block in _BLOCK.findall(part) if block.strip()]
-    return blocks[-1] if blocks else part
+    part = part.replace("\r\n", "\n")
+    before, _, tests = ("", "", "") if problem is None else problem.answer.partition(TESTS)
+    blocks = [_inside(found) for found in _BLOCK.finditer(part)]
+    defined = [{*_DEFINED.findall(block)} for block in blocks]
+    used = {*re.findall(r"\w+", tests)} - {*_DEFINED.findall(tests)}
+    for names in ([one & used for one in defined], defined):
+        if any(names):
+            return next(block for block, found in zip(reversed(blocks), reversed(names), strict=True) if found)
+    if blocks := [block for block in blocks if block.strip()]:
+        return blocks[-1]
+    is_body = _DEFINED.search(before) is not None and re.match(r"(?:[ \t]*\n)*[ \t]+\S", part) is not None
+    return _BEHIND.split(part.rstrip(), maxsplit=1)[0] if is_body else part
+
+
+def _inside(found: re.Match[str]) -> str:
+    if found["told"] is not None:
+        return found["told"]
+    return re.sub(rf"^{found['indent'] or ''}", "", found["code"], flags=re.MULTILINE)
 
 
 def verify(problem: Problem, completion: str) -> Verdict:
     """Whether the program passes all tests; of one that runs on into other text, as many lines as parse are taken."""
-    code = code_of(completion)
+    code = code_of(completion, problem)
     fault = "no program" if code is None else outcome(problem, code)
-    read_by = None if code is None else "block" if code != behind_thought(completion) else "whole"
+    read_by = None if code is None else "block" if _BLOCK.search(behind_thought(completion) or "") else "whole"
     return Verdict(answer_correct=fault is None, process_valid=None, reason=fault or "ok", read_by=read_by)
 
 

@@ -1,11 +1,12 @@
 r"""QuestionRows: the problems that rows of any benchmark are, wherever they come from.
 
 Columns are found by rule: the question in the first of `QUESTIONS` that a row gives, the answer in the first of
-`ANSWERS`. A dot leads into an object. Of a chat the last turn of the user is the question. An answer is what follows
-`####`, what stands in boxes, or the text itself; numbers, lists and objects count as what they hold. Of choices, which
-are asked with the question, it is the letter. Optional: `id` or `unique_id`; `level`, `subject` or `type`, of which
-the first one there names the family, a number among levels as `Level 4`; a worked solution in the first of
-`SOLUTIONS`, or where an answer says more than its end; when it was published in the first of `DATES`.
+`ANSWERS`. A dot leads into an object, all objects of a list, or JSON. Of a chat the last turn of the user is the
+question. An answer is what follows `####`, what stands in boxes, or the text itself; numbers, lists and objects count
+as what they hold. Of choices, which are asked with the question, it is the letter. Optional: `id` or `unique_id`;
+`level`, `subject` or `type`, of which the first one there names the family, a number among levels as `Level 4`; a
+worked solution in the first of `SOLUTIONS`, or where an answer says more than its end; when it was published in the
+first of `DATES`.
 
 Several golds are either parts of one answer or ways to write it. Parts, which are all wanted, are numbers in a list,
 what an object of other names than `value` and `aliases` holds, and whatever a row that says `is_multiple_answer` holds;
@@ -13,6 +14,7 @@ any one is right of a list of texts, and of a column of `ALIASES`.
 """
 
 import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,13 +35,13 @@ from lab.tasks.stated_answer import LONGEST, last_boxes, tidied
 SUFFIX = "\n\nThink step by step, and put the final answer in \\boxed{}.\n"
 CHOICE_SUFFIX = "\n\nThink step by step, and put the letter of the right choice in \\boxed{}.\n"
 """What prompts have after the question, unless another is given."""
-QUESTIONS = ("problem", "question", "extra_info.question", "prompt", "messages", "conversations", "instruction",
-    "query", "input", "text")  # fmt: skip
+QUESTIONS = ("problem", "question.stem", "question", "extra_info.question", "prompt", "messages", "conversations",
+    "instruction", "query", "input", "text")  # fmt: skip
 ANSWERS = ("final_answer", "expected_answer", "reward_model.ground_truth", "ground_truth", "ground_truth_answer",
     "answer", "gold", "gold_answer", "correct_answer", "reference_answer", "answer_key", "answerkey", "target",
     "answer_number", "extra_info.answer", "correct", "solution")  # fmt: skip
 WORKED = {"solution"}
-"""Columns of `ANSWERS` that hold an answer among other text."""
+"""Columns of `ANSWERS` that hold an answer among other text, unless a user names them."""
 ALIASES = ("aliases", "answer_aliases", "alternatives", "acceptable_answers", "possible_answers", "answers")
 """Columns of further answers, each of them right; of `answers` there may be nothing else."""
 
@@ -102,9 +104,11 @@ class QuestionRows:
         ids: set[str] = set()
         columns: Counter[tuple[str, str]] = Counter()
         skipped: list[str] = []
+        rows = [*rows]
+        numbered = _numbered([row for _, row in rows], self.reading.answer_column or ANSWERS)
         for number, row in rows:
             try:
-                problem, question, named = self._problem(number, row)
+                problem, question, named = self._problem(number, row, numbered=numbered)
             except TaskError as fault:
                 if not self.reading.skip_bad_rows:
                     raise
@@ -128,15 +132,19 @@ class QuestionRows:
 
     def _there(self, number: int, row: Mapping[str, object], of: str, columns: Sequence[str]) -> list[str]:
         """Those of `columns` in which the row has something."""
-        if there := [name for name in columns if _at(row, name) not in (None, "", [])]:
+        if there := [name for name in columns if value_at(row, name) not in (None, "", [])]:
             return there
         has = ", ".join(map(repr, row)) or "no column"
         raise self._broken(number, f"has {has}, and no {of} in any of {', '.join(columns)}: name its column")
 
-    def _problem(self, number: int, row: Mapping[str, object]) -> tuple[Problem, str, tuple[str, str]]:
+    def _problem(
+        self, number: int, row: Mapping[str, object] | TaskError, *, numbered: bool
+    ) -> tuple[Problem, str, tuple[str, str]]:
         """The problem, its question, and the columns of its question and answer."""
+        if isinstance(row, TaskError):
+            raise row
         asked = self._there(number, row, "question", self.reading.question_column or QUESTIONS)
-        question = _question(_at(row, asked[0]))
+        question = said_last(value_at(row, asked[0]))
         if question is None or not question.strip():
             raise self._broken(number, f"has no text in {asked[0]!r}: want a question, or a chat with a user's turn")
         if (tests := tests_of(row, question)) is not None:
@@ -144,16 +152,17 @@ class QuestionRows:
             return self._made(row, tests.asked, suffix, (tests.gold,), ()), tests.asked, (asked[0], tests.column)
         golds = self._there(number, row, "answer", self.reading.answer_column or (*ANSWERS, *ALIASES))
         choices = _choices(row)
-        find = partial(_letters, choices=choices) if choices else _golds
+        named = bool(self.reading.answer_column)
+        find = partial(_letters, choices=choices, numbered=numbered) if choices else partial(golds_of, named=named)
         column, right = next(((name, found) for name in golds if (found := find(row, name))), (golds[0], ()))
         if not right and choices:
-            fault = f"has {_at(row, column)!r} in {column!r}, which is no letter, number or text of its choices"
+            fault = f"has {value_at(row, column)!r} in {column!r}, which is no letter, number or text of its choices"
             raise self._broken(number, f"{fault}: name the answer's column")
         if not right:
             raise self._broken(number, rf"has no final answer in {', '.join(golds)}: want '#### 42' or \boxed{{42}}")
-        if not self.reading.answer_column and not choices:
-            right = tuple(dict.fromkeys([*right, *(one for name in ALIASES for one in _golds(row, name))]))
-        before = [_at(row, key) for key in ("context", "passage", "body")]
+        if not named and not choices:
+            right = tuple(dict.fromkeys([*right, *(one for name in ALIASES for one in golds_of(row, name))]))
+        before = [value_at(row, key) for key in ("context", "passage", "body")]
         question = "\n".join([*(said for said in before if isinstance(said, str) and said.strip()), question])
         if choices:
             question += "\n" + "".join(f"\n{ascii_uppercase[n]}. {choice}" for n, choice in enumerate(choices))
@@ -165,7 +174,7 @@ class QuestionRows:
     ) -> Problem:
         family = next((row[key] for key in ("level", "subject", "type") if row.get(key) is not None), self.stem)
         given = next((row[key] for key in ("id", "unique_id", "task_id") if row.get(key) is not None), None)
-        said = [_at(row, name) for name in (*SOLUTIONS, *ANSWERS)]
+        said = [value_at(row, name) for name in (*SOLUTIONS, *ANSWERS)]
         return Problem(
             # A row without an id is named by its question, so that adding rows renames none.
             id=f"{self.stem}:{_digest(question) if given is None else given}",
@@ -177,7 +186,7 @@ class QuestionRows:
             choices=tuple(choices),
             question=question,
             solution=next((one for one in said if isinstance(one, str) and len(one) > len(golds[0]) + 4), None),
-            dated=next((day for name in DATES if (day := _day(_at(row, name))) is not None), None),
+            dated=next((day for name in DATES if (day := _day(value_at(row, name))) is not None), None),
         )
 
 
@@ -218,10 +227,13 @@ class Found:
         return tuple(sorted(mine, key=lambda problem: problem.id))
 
     def without(self, questions: Iterable[str]) -> "Found":
-        """Those that ask none of `questions`, white space, capitals and choices apart; TaskError where none is left."""
-        asked = {_plain(question) for question in questions}
-        pairs = zip(self.problems, self.questions, strict=True)
-        kept = [pair for pair in pairs if _plain(pair[1]) not in asked]
+        """Those that ask none of `questions`; TaskError where none is left.
+
+        White space, capitals, marks and choices apart, and with or without the last sentences that all rows share.
+        """
+        asked = {form for forms in _plain([*questions]) for form in forms}
+        pairs = zip(self.problems, self.questions, _plain(self.questions), strict=True)
+        kept = [(problem, question) for problem, question, forms in pairs if asked.isdisjoint(forms)]
         if not kept:
             raise TaskError(f"{self.source}: the other task asks all its {len(self.problems)} questions: want others")
         problems, left = zip(*kept, strict=True)
@@ -237,25 +249,48 @@ class Found:
         return tuple(side[index] for index in generator.permutation(len(side))[:n_problems])
 
 
-def _plain(question: str) -> str:
+_MARKS = re.compile(r"(?<![0-9])[.,]|[.,](?![0-9])|\\[()\[\]]|[\s?!;:'\"`$]+")
+
+
+def _plain(questions: Sequence[str]) -> list[set[str]]:
+    """Of each question what tells it from others, as it is and without the last sentences that all of them share."""
     # The same question with other choices is the same.
-    return " ".join(question.partition("\n\nA. ")[0].split()).casefold()
+    parts = [re.split(r"\n+|(?<=[.?!])\s+", one.partition("\n\nA. ")[0].strip()) for one in questions]
+    n_shared = 0
+    while len({*questions}) > 1 and all(len(of) > n_shared + 1 for of in parts):
+        if len({of[-1 - n_shared] for of in parts}) > 1:
+            break
+        n_shared += 1
+    forms = [(of, of[: len(of) - n_shared]) for of in parts]
+    return [{" ".join(_MARKS.sub(" ", " ".join(form)).split()).casefold() for form in pair} for pair in forms]
 
 
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
-def _at(row: object, name: str) -> object:
-    """The value of a column, a dot leading into an object; None where it is not there."""
+def value_at(row: object, name: str) -> object:
+    """The value of a column, a dot leading into an object, all objects of a list, or JSON; None where there is none."""
     value: object = row
     for key in name.split("."):
+        if isinstance(value, str):
+            value = _parsed(value)
+        if isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+            value = [one.get(key) for one in value]
+            continue
         if not isinstance(value, Mapping):
             return None
         # Names are the same in every row.
         named = key if key in value else _plain_names(tuple(value)).get(key.lower(), key)
         value = value.get(named)
     return value
+
+
+def _parsed(text: str) -> object:
+    try:
+        return json.loads(text) if text.lstrip().startswith("{") else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def _day(value: object) -> str | None:
@@ -272,50 +307,71 @@ def _plain_names(names: tuple[str, ...]) -> dict[str, str]:
 
 def _choices(row: Mapping[str, object]) -> list[str]:
     """What is to choose from; of a right choice and wrong ones, in an order that tells nothing."""
-    wrong = [str(found) for n in range(1, 10) if (found := _at(row, f"incorrect_answer_{n}")) is not None]
-    mixed: Sequence[object] = sorted([*wrong, str(_at(row, "correct_answer"))], key=_digest) if wrong else []
-    for key in () if wrong else ("options", "choices.text", "choices", ""):
+    wrong = [str(found) for n in range(1, 10) if (found := value_at(row, f"incorrect_answer_{n}")) is not None]
+    mixed: Sequence[object] = sorted([*wrong, str(value_at(row, "correct_answer"))], key=_digest) if wrong else []
+    for key in () if wrong else ("options", "choices.text", "question.choices.text", "choices", ""):
         # As a list, from letter to text, or in columns that are called A, B and so on.
-        found = _at(row, key) if key else row
-        lettered = takewhile(lambda one: one is not None, (_at(found, letter) for letter in ascii_uppercase))
+        found = value_at(row, key) if key else row
+        lettered = takewhile(lambda one: one is not None, (value_at(found, letter) for letter in ascii_uppercase))
         if mixed := found if isinstance(found, list) else [*lettered]:
             break
     texts = [tidied(str(one)) or "" for one in mixed]
     return texts if 1 < len(texts) <= len(ascii_uppercase) else []
 
 
-def _letters(row: Mapping[str, object], column: str, choices: Sequence[str]) -> tuple[str, ...]:
+def _labels(row: Mapping[str, object]) -> list[object]:
+    found = (value_at(row, name) for name in ("choices.label", "question.choices.label"))
+    return next((labels for labels in found if isinstance(labels, list)), [])
+
+
+def _numbered(rows: Iterable[Mapping[str, object] | TaskError], columns: Sequence[str]) -> bool:
+    """Whether texts are numbers of choices from 0: all of them may be, and one is no choice by what it says."""
+    told = [
+        (next((said for name in columns if (said := value_at(row, name)) not in (None, "", [])), None), choices)
+        for row in rows
+        if not isinstance(row, TaskError) and not _labels(row) and (choices := _choices(row))
+    ]
+    numbers = [str(n) for n in range(len(ascii_uppercase))]
+    return all(said in numbers[: len(choices)] for said, choices in told) and any(one not in of for one, of in told)
+
+
+def _letters(row: Mapping[str, object], column: str, choices: Sequence[str], *, numbered: bool) -> tuple[str, ...]:
     """The letter of the right choice, which is told by its number from 0, its label, its text or its letter."""
-    at, labels = _at(row, column), _at(row, "choices.label")
-    told = [tidied(at) or "", *_golds(row, column)] if isinstance(at, str) else []
+    at = value_at(row, column)
+    told = [tidied(at) or "", *golds_of(row, column)] if isinstance(at, str) else []
+    if numbered and isinstance(at, str) and at.isdecimal():
+        return (ascii_uppercase[int(at)],)
     places = [at] if isinstance(at, int | float) and at == int(at) else []
-    for names in (labels if isinstance(labels, list) else [], choices):
+    for names in (_labels(row), choices):
         places += [names.index(one) for one in told if one in names]
     places += [ascii_uppercase.find(one.strip("().").upper() or "none") for one in told]
     return tuple(ascii_uppercase[int(place)] for place in places if 0 <= place < len(choices))[:1]
 
 
-def _question(value: object) -> str | None:
-    """A text as it is; of a chat, what the user says last."""
+def said_last(value: object, roles: Sequence[str] = ("user", "human")) -> str | None:
+    """A text as it is; of a chat, what the user, or another of `roles`, says last."""
     if isinstance(value, str):
         return value
     turns = [turn for turn in value if isinstance(turn, Mapping)] if isinstance(value, list) else []
     said = [
-        next((text for key in ("content", "value", "text") if (text := _question(turn.get(key))) is not None), None)
+        next(
+            (text for key in ("content", "value", "text") if (text := said_last(turn.get(key), roles)) is not None),
+            None,
+        )
         for turn in turns
-        if turn.get("role", turn.get("from", "user")) in ("user", "human")
+        if turn.get("role", turn.get("from", roles[0])) in roles
     ]
     return said[-1] if said else None
 
 
-def _golds(row: Mapping[str, object], column: str) -> tuple[str, ...]:
+def golds_of(row: Mapping[str, object], column: str, *, named: bool = False) -> tuple[str, ...]:
     """The answers that a column gives, each of them right; one where all it holds belongs together; else none."""
-    value, worked = _at(row, column), column in WORKED
+    value, worked = value_at(row, column), column in WORKED and not named
     if isinstance(value, dict) and {*map(str.lower, value)} & {"value", "aliases", "target", "text"}:
         # Of TriviaQA, of search tasks and of SQuAD: one answer in several words.
-        named = [_at(value, name) for name in ("value", "target", "text", "aliases")]
-        value = [one for part in named for one in (part if isinstance(part, list) else [part]) if one is not None]
-    together = _at(row, "is_multiple_answer") is True
+        ways = [value_at(value, name) for name in ("value", "target", "text", "aliases")]
+        value = [one for part in ways for one in (part if isinstance(part, list) else [part]) if one is not None]
+    together = value_at(row, "is_multiple_answer") is True
     if isinstance(value, list) and not together and value and all(isinstance(one, str) for one in value):
         found = [_gold(one, worked=worked) for one in value]
         return tuple(dict.fromkeys(one for one in found if one)) if column in ALIASES or all(found) else ()

@@ -10,14 +10,14 @@ import polars as pl
 
 from lab.records.errors import TaskError
 
-Row = tuple[int, Mapping[str, object]]
-"""What faults call the row, counted from 1 (of lines, the number of the line), and its columns."""
+Row = tuple[int, Mapping[str, object] | TaskError]
+"""What faults call the row, counted from 1 (of lines, the number of the line), and its columns or why it has none."""
 
 
 def rows_of_file(path: Path) -> Iterator[Row]:
     """The rows of JSON lines, a JSON list, a JSON object of columns, parquet, Arrow, CSV or TSV, told by content.
 
-    Raises TaskError, with the file and where there is one the row, for a missing, damaged or foreign file.
+    One line of a .jsonl is a row, another object its columns. Raises TaskError for a missing, damaged or foreign file.
     """
     try:
         content = path.read_bytes()
@@ -27,11 +27,18 @@ def rows_of_file(path: Path) -> Iterator[Row]:
         yield from enumerate(_table(path, content).iter_rows(named=True), start=1)
         return
     found = _whole(content)
-    if isinstance(found, dict) and isinstance(rows := found.get("data", found.get("examples")), list):
-        found = rows
+    if isinstance(found, dict):
+        found = next(
+            (rows for name in ("data", "examples", "rows") if isinstance(rows := found.get(name), list)), found
+        )
     if isinstance(found, list):
         yield from (_checked(path, number, row) for number, row in enumerate(found, start=1))
-    elif isinstance(found, dict) and found and all(isinstance(column, dict | list) for column in found.values()):
+    elif (
+        isinstance(found, dict)
+        and not (path.suffix == ".jsonl" and b"\n" not in content.strip())
+        and found
+        and all(isinstance(column, dict | list) for column in found.values())
+    ):
         yield from enumerate(_columns(path, found), start=1)
     elif content.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] in (b"{", b"[", b""):
         yield from _lines(path, content)
@@ -74,22 +81,17 @@ def _lines(path: Path, content: bytes) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode("utf-8-sig"))
+            yield _checked(path, number, json.loads(line.decode("utf-8-sig")))
         except UnicodeDecodeError as error:
-            raise TaskError(
-                f"{path}, row {number} is not UTF-8 (byte {error.start}): save the file as UTF-8"
-            ) from error
+            yield number, TaskError(f"{path}, row {number} is not UTF-8 (byte {error.start}): save the file as UTF-8")
         except (ValueError, RecursionError) as error:
-            raise TaskError(f"{path}, row {number} is not JSON ({error}): want one object a line") from error
-        yield _checked(path, number, row)
+            yield number, TaskError(f"{path}, row {number} is not JSON ({error}): want one object a line")
 
 
 def _values(path: Path, content: bytes) -> Iterator[Row]:
     """Rows below a line of names, with commas or tabs between them."""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TaskError(f"{path} is not UTF-8 (byte {error.start}): save the file as UTF-8") from error
+    # Of a byte that is not UTF-8 nothing is lost, and it is in no other text.
+    text = content.decode("utf-8-sig", "surrogateescape")
     between = "\t" if "\t" in text.partition("\n")[0] else ","
     rows = (row for row in csv.reader(io.StringIO(text, newline=""), delimiter=between) if row)
     # A question may be long.
@@ -102,11 +104,18 @@ def _values(path: Path, content: bytes) -> Iterator[Row]:
     for number, row in enumerate(rows, start=1):
         if len(row) != len(names):
             fault = f"has {len(row)} values where the first line names {len(names)} columns"
-            raise TaskError(f"{path}, row {number} {fault}: put quotes around a value that holds commas or lines")
-        yield number, dict(zip(names, row, strict=True))
+            yield (
+                number,
+                TaskError(f"{path}, row {number} {fault}: put quotes around a value that holds commas or lines"),
+            )
+        elif any("\udc80" <= letter <= "\udcff" for value in row for letter in value):
+            yield number, TaskError(f"{path}, row {number} is not UTF-8: save the file as UTF-8")
+        else:
+            yield number, dict(zip(names, row, strict=True))
 
 
 def _checked(path: Path, number: int, row: object) -> Row:
     if not isinstance(row, dict):
-        raise TaskError(f"{path}, row {number} is a JSON {type(row).__name__}: want an object")
-    return number, row
+        return number, TaskError(f"{path}, row {number} is a JSON {type(row).__name__}: want an object")
+    # As the hub's viewer gives it.
+    return number, row["row"] if "row_idx" in row and isinstance(row.get("row"), dict) else row

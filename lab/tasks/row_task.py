@@ -30,10 +30,20 @@ FORMATS = ("parquet", "json", "csv")
 
 
 def judge_of(problems: Sequence[Problem]) -> Judge:
-    """What judges rows of which nobody says it."""
-    if all(map(is_code, problems)):
-        return CODE
-    return CHOICE if all(problem.choices for problem in problems) else MATH
+    """What judges rows of which nobody says it; TaskError, with a row, where only some have tests, or choices."""
+    for judge, what, having in (
+        (CODE, "tests", [*map(is_code, problems)]),
+        (CHOICE, "choices", [bool(problem.choices) for problem in problems]),
+    ):
+        if all(having):
+            return judge
+        if any(having):
+            other = problems[having.index(False)]
+            raise TaskError(
+                f"{other.source}: {other.id} ({other.asked[:40]!r}) has no {what}, and others have: want rows of one "
+                "kind, or name the judge behind the file, as in FILE:math"
+            )
+    return MATH
 
 
 def permitted(judge: Judge, source: str, reading: Reading) -> Judge:

@@ -10,7 +10,7 @@ from lab.models.thought_marks import CLOSES, OPENS
 _SPECIAL = re.compile(r"<[|｜][^<>\s]{1,40}[|｜]>|</s>|<end_of_turn>|<eos>")
 _TURN_ENDS = re.compile(
     r"<[|｜](?:im_end|endoftext|end_of_text|eot_id|return|end▁of▁sentence)[|｜]>|</s>|<end_of_turn>|<eos>"
-    r"|<[|｜](?:im_start|start_header_id|start)[|｜]>\s*(?:user|human)\b|<[|｜]user[|｜]>|<start_of_turn>user\b|\[INST\]"
+    r"|<[|｜](?:im_start|start_header_id|start)[|｜]>\s*(?:user|human)\b|<[|｜]user[|｜]>|<start_of_turn>user\b|\[/?INST\]|\n<s>"
     r"|(?-i:\n(?:user|human)[ \t]*(?=\n))",
     re.IGNORECASE,
 )
@@ -36,6 +36,17 @@ _RUN_ON = re.compile(
     r"[ \t]*(?=\n|$))"
     rf"|{_LINE}(?<=[# ])Instructions?:",
 )
+_HEAD = r"(?:Question|Problem|Exercise|Example|Task)"
+_HEADING = re.compile(
+    r"\n[ \t]*\n(?:(?:[^\w\n]|[0-9]\. |\\(?:(?:sub)*section\*?|textbf)\{){0,20}"
+    rf"(?:(?:Next|New|Another|Additional|Similar|Practice) )?{_HEAD}(?:[^\w\n]{{0,4}}[0-9]+)?"
+    r"[^\w\n(]{0,8}(?:\([^()\n]{0,80}\))?[^\w\n]{0,8}(?:$|(?<=: ))"
+    rf"|[#* \t]{{0,20}}(?<=[#* ]){_HEAD} [0-9]+\b"
+    r"|[^\w\n]{0,20}(?:Now, (?:solve|answer|try) (?:the following|this one)\b|Your turn\b"
+    rf"|Here(?:'s| is) another (?:one|{_HEAD})\b))",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""The head of a problem, behind an empty line; where an answer is stated before it, that of another problem."""
 _HASHED = re.compile(r"(?<=[^\n])\n####[ \t]*[-$]{0,2}[0-9][0-9,./]*%?[ \t]*(?=\n|$)")
 """How a worked example ends: its answer on a line of its own, right below the work."""
 
@@ -46,8 +57,11 @@ def behind_thought(text: str) -> str | None:
     Where the text begins with the prompt's own turns, the first turn is the assistant's behind them.
     """
     text = _first_turn(text)
-    closed = list(CLOSES.finditer(text))
-    if not closed and OPENS.search(text):
+    opened, closed = OPENS.search(text), list(CLOSES.finditer(text))
+    if opened and (not closed or opened.start() < closed[0].start()) and _runs_on(text[: opened.start()]):
+        # Another problem is thought about.
+        text, opened, closed = text[: opened.start()], None, []
+    if opened and not closed:
         return None
     # Behind the answer, thinking may begin again.
     part = OPENS.split(text[closed[-1].end() :] if closed else text)[0]
@@ -100,7 +114,9 @@ _JUDGED = re.compile(
 """What follows "answer is" where it is of an answer that stands elsewhere."""
 _CONCLUDES = re.compile(r"\\(?:boxed|fbox)\b|\banswers? (?:is|are)\b", re.IGNORECASE)
 _TAGGED = re.compile(r"<answer>((?:(?!</?answer>).){1,500})</answer>", re.DOTALL)
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[;。](?=\s|$)|(?<!\s),?\s(?:because|since|which)\b|(?<!\s)\s\((?=[a-z]{4})")
+_SENTENCE_END = re.compile(
+    r"[.!?](?=\s|$)|[;。](?=\s|$)|(?<!\s),?\s(?:because|since|which)\b|,\snot\b|(?<!\s)\s\((?=[a-z]{4})"
+)
 _DIGITS = r"[0-9]{1,3}(?:(?:,|\{,\}|\\,|,?\\! ?|[ \u00a0\u2009\u202f])[0-9]{3})+(?![0-9])|[0-9]+"
 NUMBER = rf"(?:{_DIGITS})(?:\.[0-9]+)?|\.[0-9]+"
 """A number as people write it, with or without marks between its thousands."""
@@ -185,8 +201,8 @@ def before_run_on(text: str) -> str:
     before an empty line, never in a text that begins with the problem, and never where of all problems behind it just
     one ends in a box or "answer is": they are headings of one work.
     """
-    marks, end = run_ons(text), second_example(text)
-    if not marks and end is None:
+    marks, end, heads = run_ons(text), second_example(text), [found.start() for found in _HEADING.finditer(text)]
+    if not marks and not heads and end is None:
         return text
     restated = bool(marks) and marks[0] <= len(text) - len(text.lstrip())
     head = text[: marks[0]] if marks else ""
@@ -198,7 +214,7 @@ def before_run_on(text: str) -> str:
     ):
         return head
     plain = _first_end(text, lambda said: tidied(said) is not None)
-    cuts = [mark for mark in marks if plain is not None and mark >= plain - 1]
+    cuts = [mark for mark in [*marks, *heads] if plain is not None and mark >= plain - 1]
     number = next((found.end() for found in (_NUMBERS.search(text), _FORMULA.search(text)) if found), None)
     if number is not None and not restated:
         behind = [mark for mark in marks if mark >= number]
@@ -206,6 +222,11 @@ def before_run_on(text: str) -> str:
         if sum(_CONCLUDES.search(part) is not None for part in parts) != 1:
             cuts += [mark for mark in behind if text[max(0, mark - 2) : mark].rstrip(" \t").endswith("\n")]
     return text[: min([*cuts, len(text) if end is None else end])]
+
+
+def _runs_on(text: str) -> bool:
+    """Whether it plainly states an answer and goes on with a problem."""
+    return _first_end(text, lambda said: tidied(said) is not None) is not None and before_run_on(text) != text
 
 
 def first_answer(text: str) -> int | None:

@@ -71,10 +71,27 @@ def test_a_thought_that_the_prompts_opened_may_be_told(judged):
     assert "cut 1 100.0%" in said
 
 
+@pytest.mark.parametrize(
+    ("row", "outcome"),
+    [
+        ({"response": r"\boxed{4}", "reward_model": {"ground_truth": "4"}}, "right"),
+        ({"response": r"\boxed{6630}", "answer": ["6630.65", "6630"]}, "right"),
+        ({"response": [{"role": "assistant", "content": r"\boxed{4}"}], "answer": "4"}, "right"),
+        ({"response": [{"text": r"\boxed{4}"}], "answer": "4"}, "right"),
+        ({"response": None, "answer": "4"}, "no answer"),
+        ({"response": [None], "answer": "4"}, "no answer"),
+    ],
+)
+def test_completions_and_golds_are_read_in_the_shapes_that_people_keep_them_in(judged, row, outcome):
+    assert f"{outcome} 1 100.0%" in judged([row])[1]
+
+
 def test_columns_that_are_not_found_are_named(judged):
     assert judged([{"said": "5", "answer": "5"}])[1].endswith("name it with --completion-column")
     assert judged([{"said": "5", "answer": "5"}], "--completion-column", "said")[0] == 0
     assert "no gold in" in judged([{"output": "5"}])[1]
+    assert "has no gold answer in 'answer'" in judged([{"output": "5", "answer": " "}])[1]
+    assert judged([{"output": "5", "reward_model": {"gold": 5}}], "--gold-column", "reward_model.gold")[0] == 0
     assert "is empty" in judged([])[1]
 
 

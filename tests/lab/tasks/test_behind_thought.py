@@ -65,6 +65,10 @@ def test_only_the_first_turn_answers(text, answer):
     assert final_answer(text) == answer
 
 
+HEADS = [
+    "Question", "Problem 2 (sums)", "**Problem 2 (AMC).**", "### Next Question", "\\section*{Problem 2}", "<question>",
+    "1. Question:", "Now, solve the following problem:", "Here's another one:", "[/INST]", "<s>", "## Problem 2: sums",
+]  # fmt: skip
 RUN_ONS = [
     "Question: What is 3+4?\nAnswer: 7",
     "Question 2: What is 3+4?\nAnswer: 7",
@@ -103,6 +107,23 @@ RUN_ONS = [
 )
 def test_a_completion_that_goes_on_with_a_problem_of_its_own_is_cut_there(said, answer, more):
     assert final_answer(said + more) == answer
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_behind_a_stated_answer_and_an_empty_line_the_head_of_a_problem_is_that_of_another(head):
+    assert final_answer(f"So the answer is $\\boxed{{5}}$.\n\n{head}\nWhat is 3+4?\n\nIt is \\boxed{{7}}.") == "5"
+
+
+@pytest.mark.parametrize(
+    "head", ["### Problem Analysis", "**Verification**", "Problem solved?", "Here's another way:", "## Part (b)"]
+)
+def test_other_heads_go_on_with_the_work(head):
+    assert final_answer(f"So the answer is $\\boxed{{5}}$.\n\n{head}\nWhat is 3+4?\n\nIt is \\boxed{{7}}.") == "7"
+
+
+def test_thinking_about_another_problem_hides_no_answer_before_it():
+    assert final_answer("It is \\boxed{5}\n\nQuestion: 3+4?\n<think>q</think>\\boxed{7}") == "5"
+    assert final_answer("The answer is 5.\n\nQuestion: 3+4?\n<think>q") == "5"
 
 
 PLAIN_RUN_ONS = [more for more in RUN_ONS if r"\boxed" not in more and "answer is" not in more]
@@ -172,7 +193,20 @@ def test_the_first_answer_is_where_one_is_plainly_stated(text, part):
 
 
 @pytest.mark.parametrize(
-    "part", ["Question: ", "\nQuestion:", "5\nQ:", "\n#### 5", "<|im_end|>", "user\n", "\n\n## Problem\n"]
+    "part",
+    [
+        "Question: ",
+        "\nQuestion:",
+        "5\nQ:",
+        "\n#### 5",
+        "<|im_end|>",
+        "user\n",
+        "\n\n## Problem\n",
+        "\n\nQuestion....",
+        "\n",
+        ".",
+        "\n\n#",
+    ],
 )
 def test_a_long_hostile_text_is_cut_in_linear_time(part):
     text = part * 20_000

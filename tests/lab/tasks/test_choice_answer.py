@@ -20,7 +20,9 @@ PARIS = Problem(id="1", prompt="Where?", answer="Paris", family="f", source="s",
         "Since 3 < 7, I choose option B.",
         "The correct answer is **B. The lion**.", "<think>A?</think>It roars.\n\nB", "Cats do not roar.\n\nThe lion",
         "The final answer is: the lion", "The correct choice is (B) The lion", "So the answer must be (B)",
-        "answer is B because it roars",
+        "answer is B because it roars", "So the answer must be B.", "Therefore, B is correct.", "Hence B", "[B]",
+        "The answer is B, not A.", '{"answer": "B"}', "B\n\nExplanation: A is wrong.",
+        "Choice B is right, while choice A is wrong.",
     ],
 )  # fmt: skip
 def test_a_letter_or_the_text_of_its_choice_is_read(said):
@@ -29,7 +31,20 @@ def test_a_letter_or_the_text_of_its_choice_is_read(said):
 
 @pytest.mark.parametrize(
     "said",
-    ["A", "", "The answer is (C).", "3 cats", r"\boxed{D}", "<think>B", "the tiger", "A lion", "7", "The answer is I"],
+    [
+        "A",
+        "",
+        "The answer is (C).",
+        "3 cats",
+        r"\boxed{D}",
+        "<think>B",
+        "the tiger",
+        "A lion",
+        "7",
+        "The answer is I",
+        "It is not (B)",
+        "Between (A) and (B)",
+    ],
 )
 def test_another_letter_or_another_text_is_wrong(said):
     assert not CHOICE.verify(LIONS, said).answer_correct

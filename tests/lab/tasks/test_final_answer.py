@@ -30,6 +30,8 @@ from lab.tasks.stated_answer import last_boxes, stated_answer, tidied
         ("Answer: 41\nAnswer: 42", "42"),
         ("The answer is 42.\nI hope the answer is correct.", "42"),
         ("The answer is:\n\\[\n42\n\\]\nI hope it helps, 100%", "42"),
+        ("The answer is 42, not 41.", "42"),
+        (r"I close my <think> tags. \boxed{42}", "42"),
         ("The answer is 18 dollars.", "18"),
         ("The answer is $1,000.50.", "1,000.50"),
         ("The answer is 3 hundred", "3 hundred"),

@@ -185,6 +185,7 @@ def test_a_named_column_goes_before_the_rule():
         source="s", stem="s", reading=Reading(question_column=("riddle",), answer_column=("key",))
     ).problems([(1, row)])
     assert (found.problems[0].prompt[:5], found.problems[0].answer) == ("What?", "4")
+    assert read({"prompt": "What?", "solution": "34"}, answer_column=("solution",)) == [("34",)]
 
 
 def read(*rows, **how):
@@ -203,6 +204,7 @@ def read(*rows, **how):
         ({"answer": "Paris", "aliases": ["Lutetia"]}, ("Paris", "Lutetia")),
         ({"answers": {"text": ["Paris", "in Paris"], "answer_start": [1, 2]}}, ("Paris", "in Paris")),
         ({"reward_model": {"ground_truth": {"target": ["Paris", "Lutetia"]}}}, ("Paris", "Lutetia")),
+        ({"reward_model": '{"style": "rule", "ground_truth": "4"}'}, ("4",)),
     ],
 )
 def test_several_golds_are_parts_of_one_answer_or_ways_to_write_it(row, golds):
@@ -219,6 +221,14 @@ LIONS = {"question": "Which roars?", "subject": "zoology"}
         {"choices": ["cat", "lion"], "answer": 1},  # MMLU
         {"choices": {"text": ["cat", "lion"], "label": ["1", "2"]}, "answerKey": "2"},  # ARC
         {"options": {"A": "cat", "B": "lion"}, "answer": "(b)"},
+        {"choices": ["cat", "lion"], "answer": "1"},
+        {
+            "question": {
+                "stem": "Which roars?",
+                "choices": [{"text": "cat", "label": "1"}, {"text": "lion", "label": "2"}],
+            },
+            "answerKey": "2",
+        },
         {"A": "cat", "B": "lion", "answer": "B"},
         {"choices": ["cat", "lion"], "answer": "lion"},
         {"choices": ["1", "0"], "answer": 1},  # The number of the choice goes before its text.
@@ -230,6 +240,43 @@ def test_choices_of_every_shape_are_asked_with_letters(row):
     assert (problem.answer, len(problem.choices)) == ("B", 2)
     A, B = problem.choices
     assert problem.prompt.startswith(f"Which roars?\n\nA. {A}\nB. {B}\n\nThink step by step, and put the letter")
+
+
+def test_numbers_of_choices_are_told_from_their_texts_by_all_rows():
+    digits = {"question": "Which?", "choices": ["2", "1", "0"]}
+    assert read({**digits, "answer": "1"}, {**digits, "answer": "0"}) == [("B",), ("C",)]
+    assert read({**digits, "answer": "2"}, {**LIONS, "choices": ["cat", "lion"], "answer": "1"}) == [("C",), ("B",)]
+    with pytest.raises(TaskError, match="row 1 has '1' in 'answer', which is no letter"):
+        read({**LIONS, "choices": ["cat", "lion"], "answer": "1"}, {**digits, "choices": ["7", "8"], "answer": "8"})
+
+
+@pytest.mark.parametrize(
+    ("rows", "fault"),
+    [
+        (({**LIONS, "choices": ["cat", "lion"], "answer": "B"}, GSM8K), r"\('How many.'\) has no choices, and others"),
+        (({"text": "f", "test_list": ["assert f()"]}, GSM8K), r"\('How many.'\) has no tests, .* as in FILE:math"),
+    ],
+)
+def test_rows_of_two_kinds_are_refused_unless_a_judge_is_named(tmp_path, rows, fault):
+    task = written(tmp_path / "a.jsonl", *rows)
+    with pytest.raises(TaskError, match=fault):
+        task.judge(task.found().problems)
+    assert task_source(f"{task.path}:math").judge(task.found().problems).name == "math"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "answers"),
+    [
+        ("a.jsonl", b'{"question": "1?", "answer": "1"}\n{"question\n[2]\n{"question": "\xff"}\n', ["1"]),
+        ("a.csv", b"question,answer\n1?,1\n2?,2,2\n\xff?,3\n4?,4\n", ["1", "4"]),
+        ("a.jsonl", b'{"prompt": [{"role": "user", "content": "1?"}], "answer": ["1"]}\n', ["1"]),
+        ("a.json", b'{"rows": [{"row_idx": 0, "row": {"question": "1?", "answer": "1"}}]}', ["1"]),
+    ],
+)
+def test_lines_that_cannot_be_read_are_bad_rows_and_one_line_is_a_row(tmp_path, name, content, answers):
+    (tmp_path / name).write_bytes(content)
+    found = FileTask(path=tmp_path / name, reading=Reading(skip_bad_rows=True)).found()
+    assert [problem.answer for problem in found.problems] == answers
 
 
 def test_an_answer_that_is_no_choice_is_a_bad_row():

@@ -47,6 +47,14 @@ def test_beside_a_task_to_fit_on_every_row_is_held_out_and_what_both_ask_is_not_
         opened(thirty, thirty)
 
 
+@pytest.mark.parametrize("change", ["{} ?", "{}\nPlease put your answer in \\boxed{{}}.", " {}  Think. Answer!"])
+def test_a_question_in_another_dress_is_the_same_and_another_number_or_sign_is_not(tmp_path, change):
+    asked = [f"What is {n} {sign} 2.5, as \\(x\\)?" for n in range(9) for sign in "+-"]
+    task = written(tmp_path / "a.jsonl", *asked[:9])
+    other = written(tmp_path / "b.jsonl", *(change.format(one.replace("\\(x\\)", "$x$")) for one in asked))
+    assert opened(task, other).told[1].endswith("; 9 left out that the other task asks too")
+
+
 def test_a_question_with_other_choices_is_the_same(tmp_path):
     one, other = (written(tmp_path / name, "Which?", choices=["0", name]) for name in ("a.jsonl", "b.jsonl"))
     with pytest.raises(TaskError, match="the other task asks all its 1 questions"):

@@ -138,6 +138,8 @@ def math_problem(gold):
     [
         (r"\frac{1}{2}", r"\boxed{0.5}"),
         ("1/2", r"\boxed{\dfrac12}"),
+        ("4", r"\boxed{\color{red}{4}}"),
+        ("4", r"\boxed{\text{Answer: }4}"),
         ("0.5", "#### 1/2"),
         ("1000", "It costs $1,000."),
         ("1,000", "#### 1000"),
@@ -174,6 +176,7 @@ def test_equal_mathematical_answers_are_correct(gold, text):
     [
         ("42", "#### 43"),
         ("1/2", "The answer is 0.51."),
+        ("5", r"\boxed{\color{red}{4}}"),
         (r"\frac{1}{3}", r"\boxed{0.333333333}"),
         (r"\pi", r"\boxed{3.14159265}"),
         ("42", r"\boxed{43} but perhaps 42"),
