@@ -24,7 +24,7 @@ from lab.sampling.sample import encode_prompt
 from lab.sampling.trace import Decoding
 from lab.scoring.evidence import ArmKey
 from lab.tasks.problem import Problem
-from lab.tasks.program import is_code
+from lab.tasks.program import CODE
 from lab.tasks.question_rows import BY_RULE, Reading
 from lab.tasks.source import AtMost, Task, TaskSource, open_sides, open_task, require_rows, task_source
 from lab.test_time.elicit import PowerSampling
@@ -358,7 +358,7 @@ def prepare(study: Study, out: Path, watch: Watch) -> StudyContext:
     require_rows(study.reading, task, fit_task)
     texts = [problem.prompt for problem in (*task.problems, *fit_task.problems)]
     require_alike(as_loaded.base.tokenizer, as_loaded.tuned.tokenizer, texts)
-    shown = [problem for problem in fit_task.problems if not is_code(problem)][-study.prompts.n_examples :]
+    shown = () if fit_task.judge is CODE else fit_task.problems[-study.prompts.n_examples :]
     examples = [(problem.prompt, problem.answer) for problem in shown]
     pair = asked_pair(as_loaded, study.prompts, examples)
     old_task = None

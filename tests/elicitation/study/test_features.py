@@ -77,7 +77,11 @@ def test_a_study_that_looks_for_no_features_has_no_page_of_them(small_study, fin
     assert SECTION not in report
     assert "features/" not in report
     of_features, without = (
-        {name: data for name, data in files(out).items() if name.split("/")[0] not in {*STAGES, *DRAWN, "study.json"}}
+        {
+            name: data
+            for name, data in files(out).items()
+            if name.split("/")[0] not in {*STAGES, *DRAWN, "pair", "study.json"}
+        }
         for out in (finished, tmp_path / "runs")
     )
     assert of_features == without
