@@ -20,7 +20,6 @@ from elicitation.pages.study.page import Page, render
 from elicitation.pages.study.tables import COMPARISONS, FORMATS, SCHEMAS, ReportTables
 from elicitation.study.arms import Arm, arms_of_published, ladder, own_help_arms, routing_arms, scattered
 from elicitation.study.config import PARTS, Study, StudyContext, Tables, Watch, prepare
-from elicitation.study.contamination import contamination_stage, require_checks
 from elicitation.study.fits import (
     ACTIVATIONS,
     DISAGREEMENTS,
@@ -97,6 +96,9 @@ def run(
     """
     context = prepare(study, Path(out), watch)
     if study.contamination.asked:
+        # Here, since few studies ask for it.
+        from elicitation.study.contamination import require_checks
+
         require_checks(context)
     for line in context.told:
         say(line)
@@ -129,7 +131,11 @@ def measure(context: StudyContext) -> Measured:
         from elicitation.study.features import feature_stage
 
         features = feature_stage(context, context.study.features, fitting)
-    checked = contamination_stage(context, tables) if context.study.contamination.asked else None
+    checked = None
+    if context.study.contamination.asked:
+        from elicitation.study.contamination import contamination_stage
+
+        checked = contamination_stage(context, tables)
     return Measured(tables, evidence, estimates, features, compared, checked)
 
 
