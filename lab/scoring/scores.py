@@ -70,8 +70,9 @@ def trace_rows(
     known_end = next((end for end in sorted(model.ends) if end < n_known), 0)
     rows: list[Row] = []
     for problem_id, written in traces.select("problem_id", "tokens").iter_rows():
-        tokens = written if written[-1] < n_known else written[:-1] or [known_end]
-        if (highest := max(tokens)) >= n_known:
+        is_known = not written or written[-1] < n_known
+        tokens = written if is_known else written[:-1] or [known_end]
+        if (highest := max(tokens, default=0)) >= n_known:
             raise ModelError(
                 f"a text holds token {highest}, and {model.name} can read {n_known}: want a pair whose texts need no "
                 "token, ends apart, that only one model has"
