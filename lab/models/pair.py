@@ -234,7 +234,8 @@ def ways(pair: ModelPair, choice: PromptChoice, examples: Sequence[tuple[str, st
     found = {"as the base": as_asked(pair, pair.base), "as the tuned model": as_asked(pair, pair.tuned)}
     for typed in choice.tried:
         name, _, number = typed.partition(":")
-        if (name == "template" and not has) or (name == "few-shot" and int(number or 0) > len(examples)):
+        too_many = name == "few-shot" and number.isdecimal() and int(number) > len(examples)
+        if (name == "template" and not has) or too_many:
             continue
         told = {"system": choice.system, "arguments": choice.told, "examples": examples}
         chosen = typed_format(typed, own=Raw(), **told)

@@ -81,7 +81,7 @@ LADDER = Schema(
         Column("bits_per_problem", pl.Float64, "Bits that one completion took, averaged over problems."),
         *_ends("the bits per problem", "bits_per_problem_", ""),
         Column("cost", pl.Float64, "Tokens generated for an answer, as a multiple of the base's single sample."),
-        Column("truncated", pl.Float64, "Fraction of completions cut at the token limit; they count as wrong."),
+        Column("truncated", pl.Float64, "Fraction of completions that reached the token limit."),
         Column("n_problems", pl.Int32, "Problems answered."),
         Column("n_samples", pl.Int32, "Samples of each problem."),
     ),

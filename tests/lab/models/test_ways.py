@@ -47,6 +47,11 @@ def test_more_worked_examples_than_there_are_problems_are_not_offered(pair):
     assert "few-shot:4" not in ways(pair, PromptChoice(), EXAMPLES)
 
 
+def test_a_format_that_is_none_cannot_be_tried(pair):
+    with pytest.raises(ModelError, match="want few-shot:N"):
+        ways(pair, PromptChoice(tried=("few-shot:many",)), EXAMPLES)
+
+
 def test_two_templates_of_one_pair_have_two_names():
     other = CHAT.replace("<|im_start|>assistant\n", "<|im_start|>model\n")
     both = ModelPair(base=model("base", CHAT), tuned=model("tuned", other))
