@@ -21,9 +21,10 @@ from jaxtyping import Float, Int
 from machine import machine
 from torch import Tensor, nn
 
+from lab.models.anatomy import LAYOUTS
 from lab.models.bridge import to_bridge
 from lab.models.device import resolve_device
-from lab.models.load import LAYOUTS, Model, load
+from lab.models.load import Model, load
 from lab.models.source import model_source
 from lab.records.provenance import package_versions, revision
 from lab.records.seeds import torch_generator

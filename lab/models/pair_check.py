@@ -17,19 +17,18 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lab.models.device import device_memory, flop_rate
-from lab.models.load import (
+from lab.models.anatomy import Anatomy, find_anatomy
+from lab.models.checkpoint import (
     ADAPTER,
     SHARDED,
     WHOLE,
-    Anatomy,
-    Model,
     downloaded,
-    find_anatomy,
     one_line,
     read_tokenizer,
     require_weights,
 )
+from lab.models.device import device_memory, flop_rate
+from lab.models.load import Model
 from lab.models.pair import MOST_LISTED, PROBES, renamed_tokens, require_alike
 from lab.models.prompt_format import Prompter, Raw, Template, asked_and_ended, has_template
 from lab.models.source import (

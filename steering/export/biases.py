@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lab.models.load import LAYOUTS, Model
+from lab.models.anatomy import LAYOUTS
+from lab.models.load import Model
 from lab.records.errors import VectorError
 from lab.records.stage import atomic_directory
 from steering.export.gguf import EMBEDDED, LAST_MAPS, at_block_outputs, last_map

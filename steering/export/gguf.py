@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 
-from lab.models.load import LAYOUTS
+from lab.models.anatomy import LAYOUTS
 from lab.records.errors import VectorError
 from lab.records.tables import replacing
 from probes.capture.site import Site

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lab.models.load import Model, find_anatomy
+from lab.models.anatomy import find_anatomy
+from lab.models.load import Model
 from lab.post_training.trainers import GrpoRun, OnProgress, Reward, reinforce
 from lab.records.errors import VectorError
 from lab.records.seeds import child_seed

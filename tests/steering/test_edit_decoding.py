@@ -7,7 +7,8 @@ import pytest
 import torch
 from sae_lens import StandardSAE, StandardSAEConfig
 
-from lab.models.load import Model, find_anatomy
+from lab.models.anatomy import find_anatomy
+from lab.models.load import Model
 from lab.models.tiny import tiny_model, tiny_network
 from lab.sampling.decoder import Batch, CachedDecoder, left_padded
 from lab.sampling.sample import sample

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import MambaConfig, MambaForCausalLM
 
-from lab.models.load import LAYOUTS, NORMED_ATTENTION, find_anatomy
+from lab.models.anatomy import LAYOUTS, NORMED_ATTENTION, find_anatomy
 from lab.models.tiny import FAMILIES, tiny_network
 from lab.records.errors import ModelError
 

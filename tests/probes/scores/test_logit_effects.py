@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lab.models.load import LAYOUTS
+from lab.models.anatomy import LAYOUTS
 from lab.models.tiny import FAMILIES, tiny_model
 from lab.records.errors import ModelError, SiteError
 from probes.capture.site import Site
