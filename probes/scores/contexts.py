@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lab.metrics.bootstrap import ratio_intervals
+from lab.models.anatomy import norm_gain
 from lab.models.load import Model
 from lab.records.errors import SiteError, StorageError
 from probes.sae.dictionary import Sae, require_fit
@@ -163,10 +164,6 @@ def _table(
     return CONTEXTS.frame(rows)
 
 
-CENTRED_NORMS = ("gpt2", "gpt_neox")
-"""Families whose final norm is a LayerNorm; those of all others are RMSNorms."""
-SHIFTED_NORMS = ("gemma", "gemma2", "gemma3_text")
-"""Families whose final norm multiplies by 1 + weight."""
 _TOGETHER = 2**24
 """Effects that are held at once."""
 
@@ -213,12 +210,10 @@ def logit_effects(model: Model, sae: Sae, features: Sequence[int], n_tokens: int
 
 def directions(model: Model, written: Float[Tensor, "feature d_model"]) -> Float[Tensor, "feature d_model"]:
     """What the unembedding reads of vectors that are added to the last stream, but for the division by its size."""
-    weight = model.anatomy.final_norm.weight
-    assert isinstance(weight, Tensor)
-    gain, written = weight.float(), written.float()
-    if model.anatomy.family in CENTRED_NORMS:
+    gain, written = norm_gain(model.anatomy.final_norm, model.anatomy.d_model), written.float()
+    if gain.centres:
         written = written - written.mean(dim=1, keepdim=True)
-    return written * (1 + gain if model.anatomy.family in SHIFTED_NORMS else gain)
+    return written * gain.weight
 
 
 def _strongest(
