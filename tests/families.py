@@ -32,19 +32,28 @@ SIZES: tuple[tuple[str, Callable[[int, Mapping[str, object]], int]], ...] = (
     (r".*(num|n)_(key_value|kv)_heads|.*kv_heads.*|num_key_value_heads.*", lambda was, all_: _fewer(was, all_)),
     (r"mamba_n_heads|mamba_num_heads", lambda _, __: 8),
     (r"(num_|n_)?(attention_|attn_)?n?_?heads?(_num)?|n_head|num_.*attention_heads|index_n_heads", lambda _, __: HEADS),
-    (r"mamba_d_head|mamba_head_dim|.*head_dim|.*head_size|attention_head_dim|d_kv|kv_channels|d_head", lambda _, __: HEAD),
+    (
+        r"mamba_d_head|mamba_head_dim|.*head_dim|.*head_size|attention_head_dim|d_kv|kv_channels|d_head",
+        lambda _, __: HEAD,
+    ),
     (r".*lora_rank", lambda _, __: HEAD),
     (r"(num|n)_?(hidden_|decoder_|encoder_)?layers?|(de|en)coder_layers|depth|num_blocks|n_blocks", lambda _, __: DEEP),
     (r".*(num_experts_per_tok|experts_per_token|top_?k|moe_k|num_selected_experts).*", lambda was, _: min(was, 2)),
     (r"num_shared_experts|n_shared_experts|moe_num_shared_experts", lambda was, _: was),
     (r".*(num|n)_.*experts|moe_num_experts", lambda was, _: min(was, 8)),
     (r".*(intermediate_size|ffn_dim|ffn_hidden_size|n_inner|d_ff|inner_dim|ffn_size).*", lambda _, __: 96),
-    (r".*hidden_size(_per_layer_input)?|n_embd|d_model|dim|embedding_size|d_embed|word_embed_proj_dim", lambda _, __: WIDE),
+    (
+        r".*hidden_size(_per_layer_input)?|n_embd|d_model|dim|embedding_size|d_embed|word_embed_proj_dim",
+        lambda _, __: WIDE,
+    ),
     (r"mamba_d_state|state_size|ssm_state_size", lambda _, __: 8),
     (r"rotary_dim", lambda _, __: 8),
     (r"lru_width|attention_window_size", lambda _, __: WIDE),
     (r"(attention_)?sliding_window|attention_chunk_size|.*window_size", lambda was, _: min(was, 8)),
-    (r"first_k_dense_replace|sliding_window_pattern|full_attention_interval|attn_layer_period", lambda was, _: min(was, 2)),
+    (
+        r"first_k_dense_replace|sliding_window_pattern|full_attention_interval|attn_layer_period",
+        lambda was, _: min(was, 2),
+    ),
     (r"num_kv_shared_layers|num_nextn_predict_layers", lambda was, _: min(was, 1)),
 )
 

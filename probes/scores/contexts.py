@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lab.metrics.bootstrap import ratio_intervals
-from lab.models.anatomy import norm_gain
+from lab.models.anatomy import alike, spread
 from lab.models.load import Model
-from lab.records.errors import SiteError, StorageError
+from lab.records.errors import ModelError, SiteError, StorageError
 from probes.sae.dictionary import Sae, require_fit
 from probes.scores.labels import require_features, shard_features
 from probes.storage.store import Store, read_index, read_texts
@@ -214,6 +214,39 @@ def directions(model: Model, written: Float[Tensor, "feature d_model"]) -> Float
     if gain.centres:
         written = written - written.mean(dim=1, keepdim=True)
     return written * gain.weight
+
+
+class Gain(NamedTuple):
+    """What a norm makes of a stream, but for the division by its size and its bias."""
+
+    weight: Float[Tensor, " d_model"]
+    """It is multiplied by this; in fp32."""
+    centres: bool
+    """Whether its mean is taken off first."""
+
+
+@torch.no_grad()
+def norm_gain(norm: nn.Module, d_model: int) -> Gain:
+    """Measured: whether a norm centres, and whether it multiplies by its weight, by 1 + weight or by nothing.
+
+    ModelError where it is neither.
+    """
+    told = getattr(norm, "weight", None)
+    like = told if isinstance(told, Tensor) else torch.empty(d_model)
+    raw = spread(like.new_empty(1, d_model))
+    nothing = norm(torch.zeros_like(raw))
+    given, shifted = norm(raw) - nothing, norm(raw + 8.0) - nothing
+    centres = alike(shifted.float(), given.float(), digits=0.2)
+    stream = raw.double() - (raw.double().mean() if centres else 0.0)
+    unit = stream / stream.square().mean().sqrt()
+    none = torch.ones_like(unit[0])
+    weights = (none,) if told is None else (like.double(), 1 + like.double(), none)
+    weight = min(weights, key=lambda weight: float((unit * weight - given).abs().mean()))
+    # Not in double precision, of which the number that keeps the norm from dividing by zero is a part.
+    dtype = torch.float32 if raw.dtype == torch.float64 else raw.dtype
+    if not alike((unit * weight).to(dtype), given.to(dtype)):
+        raise ModelError(f"what a {type(norm).__name__} multiplies by is neither its weight nor 1 + weight")
+    return Gain(weight.float(), centres)
 
 
 def _strongest(

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from lab.models.anatomy import norm_gain
 from lab.models.tiny import FAMILIES, tiny_model
 from lab.records.errors import ModelError, SiteError
 from probes.capture.site import Site
 from probes.scores import contexts as module
-from probes.scores.contexts import directions, logit_effects
+from probes.scores.contexts import directions, logit_effects, norm_gain
 
 
 def with_random_norm(family: str):
