@@ -23,6 +23,7 @@ from steering.vector import SteeringVector
 
 WIDE, DEEP, WORDS, HEADS, HEAD = 64, 4, 512, 4, 16
 # Names that configurations have for a size, as patterns, and what it becomes; the first that fits counts.
+# fmt: off
 SIZES: tuple[tuple[str, Callable[[int, Mapping[str, object]], int]], ...] = (
     (r".*vocab_size.*", lambda _, __: WORDS),
     (r".*token_(id|index)s?|.*_tokens?_(id|index)", lambda was, _: was % WORDS if was >= 0 else was),
@@ -43,7 +44,7 @@ SIZES: tuple[tuple[str, Callable[[int, Mapping[str, object]], int]], ...] = (
     (r".*(num|n)_.*experts|moe_num_experts", lambda was, _: min(was, 8)),
     (r".*(intermediate_size|ffn_dim|ffn_hidden_size|n_inner|d_ff|inner_dim|ffn_size).*", lambda _, __: 96),
     (
-        r".*hidden_size(_per_layer_input)?|n_embd|d_model|dim|embedding_size|d_embed|word_embed_proj_dim",
+        r".*hidden_size(_per_layer_input)?|n_embd|d_model|dim|embedding_size|word_embed_proj_dim",
         lambda _, __: WIDE,
     ),
     (r"mamba_d_state|state_size|ssm_state_size", lambda _, __: 8),
@@ -56,6 +57,7 @@ SIZES: tuple[tuple[str, Callable[[int, Mapping[str, object]], int]], ...] = (
     ),
     (r"num_kv_shared_layers|num_nextn_predict_layers", lambda was, _: min(was, 1)),
 )
+# fmt: on
 
 
 def _fewer(was: int, given: Mapping[str, object]) -> int:

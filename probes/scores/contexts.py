@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Float, Float64, Int, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lab.metrics.bootstrap import ratio_intervals
