@@ -52,8 +52,9 @@ def bare(model: Model, site: Site) -> Arm:
     """transformers alone, on a network that ends with the block."""
     network, blocks = copy.deepcopy(model.network), blocks_path(model)
     network.config.num_hidden_layers = site.layer + 1
+    kept = nn.ModuleList(list(network.get_submodule(blocks).children())[: site.layer + 1])
     final_norm = path_of(model, model.anatomy.final_norm)
-    for path, module in ((blocks, network.get_submodule(blocks)[: site.layer + 1]), (final_norm, nn.Identity())):
+    for path, module in ((blocks, kept), (final_norm, nn.Identity())):
         parent, _, name = path.rpartition(".")
         setattr(network.get_submodule(parent), name, module)
     return lambda tokens: network.base_model(input_ids=tokens, use_cache=False).last_hidden_state

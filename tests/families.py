@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
@@ -15,7 +15,7 @@ from lab.records.errors import LabError, VectorError
 from lab.records.provenance import provenance
 from lab.sampling.decoder import Batch, CachedDecoder, left_padded, token_positions
 from probes.capture.capture import capture
-from probes.capture.site import Site, hook_site
+from probes.capture.site import Site, Stream, hook_site
 from steering.edit import Add, apply
 from steering.export.biases import BakedBias
 from steering.export.vector_file import Origin, facts_of
@@ -24,7 +24,7 @@ from steering.vector import SteeringVector
 WIDE, DEEP, WORDS, HEADS, HEAD = 64, 4, 512, 4, 16
 # Names that configurations have for a size, as patterns, and what it becomes; the first that fits counts.
 # fmt: off
-SIZES: tuple[tuple[str, Callable[[int, Mapping[str, object]], int]], ...] = (
+SIZES: tuple[tuple[str, Callable[[int, Mapping[str, Any]], int]], ...] = (
     (r".*vocab_size.*", lambda _, __: WORDS),
     (r".*token_(id|index)s?|.*_tokens?_(id|index)", lambda was, _: was % WORDS if was >= 0 else was),
     (r"linear_num_key_heads", lambda _, __: 2),
@@ -60,7 +60,7 @@ SIZES: tuple[tuple[str, Callable[[int, Mapping[str, object]], int]], ...] = (
 # fmt: on
 
 
-def _fewer(was: int, given: Mapping[str, object]) -> int:
+def _fewer(was: int, given: Mapping[str, Any]) -> int:
     all_heads = next((each for name, each in given.items() if name in ("num_attention_heads", "n_head")), was)
     return HEADS if was == all_heads else min(was, 2)
 
@@ -71,7 +71,7 @@ def shrunk(config: PreTrainedConfig) -> PreTrainedConfig:
     return AutoConfig.for_model(**fields)
 
 
-def _shrunk(given: dict[str, object]) -> dict[str, object]:
+def _shrunk(given: dict[str, Any]) -> dict[str, Any]:
     depths = [value for name, value in given.items() if re.fullmatch(r"(num_hidden_|n_|num_)layers?|n_layer", name)]
     depth = next((each for each in depths if isinstance(each, int)), None)
     fields = dict(given)
@@ -86,7 +86,8 @@ def _shrunk(given: dict[str, object]) -> dict[str, object]:
             fields[name] = [_sized(name, each, given) for each in value]
         else:
             fields[name] = _sized(name, value, given)
-    fields.pop("dtype", None), fields.pop("torch_dtype", None), fields.pop("quantization_config", None)
+    for name in ("dtype", "torch_dtype", "quantization_config"):
+        fields.pop(name, None)
     if "initializer_range" in fields:
         fields["initializer_range"] = 0.1
     if isinstance(fields.get("rope_parameters"), dict):
@@ -102,15 +103,17 @@ def _some(values: list[object]) -> list[object]:
     return kept
 
 
-def _sized(name: str, value: object, given: Mapping[str, object]) -> object:
+def _sized(name: str, value: object, given: Mapping[str, Any]) -> object:
     if isinstance(value, bool) or not isinstance(value, int):
         return value
     return next((size(value, given) for pattern, size in SIZES if re.fullmatch(pattern, name)), value)
 
 
-def _rope(rope: dict[str, object], fields: Mapping[str, object]) -> dict[str, object]:
+def _rope(rope: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     if any(isinstance(each, dict) for each in rope.values()):
         return {name: _rope(each, fields) if isinstance(each, dict) else each for name, each in rope.items()}
+    if "num_attention_heads" not in fields:
+        return rope
     head = fields.get("head_dim") or fields["hidden_size"] // fields["num_attention_heads"]
     half = int(head * float(rope.get("partial_rotary_factor", fields.get("partial_rotary_factor") or 1.0))) // 2
     cut = {name: each[:half] for name, each in rope.items() if name.endswith("_factor") and isinstance(each, list)}
@@ -210,7 +213,8 @@ def captured_and_spliced(model: Model) -> float:
     text = some_texts(model)[1]
     tokens = torch.tensor([text])
     layers = range(model.anatomy.n_layers)
-    streams = ["resid_pre", "resid_mid", "resid_post"] if model.anatomy.has_resid_mid else ["resid_pre", "resid_post"]
+    streams: list[Stream] = ["resid_pre", "resid_mid", "resid_post"]
+    streams.remove("resid_mid") if not model.anatomy.has_resid_mid else None
     sites = [Site(layer, stream) for layer in layers for stream in streams]
     seen = capture(model, tokens, torch.ones_like(tokens).bool(), sites)
     whole = model.network(tokens, output_hidden_states=True)

@@ -64,11 +64,14 @@ def find_anatomy(network: PreTrainedModel) -> Anatomy:
     On the meta device nothing is measured.
     """
     name, config = type(network).__name__, text_config(network)
+    if "past_key_values" not in inspect.signature(network.forward).parameters:
+        raise ModelError(f"{name} is of family {config.model_type!r}, which keeps what it has read in a way of its own")
     blocks, holder = _blocks(network, config)
     embed, unembed = network.get_input_embeddings(), network.get_output_embeddings()
-    if not isinstance(unembed, nn.Module) or getattr(unembed, "weight", torch.empty(0)).ndim != 2:
+    matrix = getattr(unembed, "weight", None)
+    if not isinstance(unembed, nn.Module) or not isinstance(matrix, Tensor) or matrix.ndim != 2:
         raise ModelError(f"{name} has no unembedding: want a causal language model with a linear map to its vocabulary")
-    d_vocab, width = unembed.weight.shape  # pyright: ignore[reportGeneralTypeIssues]
+    d_vocab, width = matrix.shape
     hidden = getattr(config, "hidden_size", width)
     parts = [_parts(block) for block in blocks]
     found = Anatomy(
@@ -88,7 +91,7 @@ def find_anatomy(network: PreTrainedModel) -> Anatomy:
     )
     if hidden != width:
         raise ModelError(f"{name}: its stream is {hidden} wide and its unembedding reads {width}: that is not served")
-    return found if unembed.weight.is_meta else _measured(network, found)
+    return found if matrix.is_meta else _measured(network, found)
 
 
 def text_config(network: PreTrainedModel) -> PreTrainedConfig:
@@ -99,9 +102,11 @@ def text_config(network: PreTrainedModel) -> PreTrainedConfig:
 def _blocks(network: PreTrainedModel, config: PreTrainedConfig) -> tuple[tuple[nn.Module, ...], nn.Module]:
     """The decoder's blocks, and the module that holds their list."""
     decoder = network.get_decoder()
-    root = decoder if isinstance(decoder, nn.Module) else network
     wanted = getattr(config, "num_hidden_layers", None)
-    lists = [(path, each) for path, each in root.named_modules() if isinstance(each, nn.ModuleList) and len(each)]
+    for root in (decoder if isinstance(decoder, nn.Module) else network, network):
+        lists = [(path, each) for path, each in root.named_modules() if isinstance(each, nn.ModuleList) and len(each)]
+        if lists:
+            break
     outer = [(path, each) for path, each in lists if not any(path.startswith(f"{above}.") for above, _ in lists)]
     fitting = [(path, each) for path, each in outer if len(each) == wanted]
     if not fitting:
@@ -255,12 +260,11 @@ def reached(network: PreTrainedModel, found: Anatomy, layer: int, n_pad: int = 0
 
 
 def _run(network: PreTrainedModel, found: Anatomy, n_pad: int = 0) -> None:
-    weight = found.unembed.weight
     tokens = torch.tensor([[0] * n_pad + [1 + at % (found.d_vocab - 1) for at in range(N_TOKENS)]])
     mask = torch.tensor([[0] * n_pad + [1] * N_TOKENS])
     places = (mask.cumsum(dim=1) - 1).clamp(min=0)
     given = {"input_ids": tokens, "attention_mask": mask, "position_ids": places}
-    on_device = {name: each.to(weight.device) for name, each in given.items()}  # pyright: ignore[reportArgumentType]
+    on_device = {name: each.to(network.device) for name, each in given.items()}
     network(**arguments(network, **on_device, use_cache=False))
 
 
@@ -327,7 +331,9 @@ def _check_chain(network: PreTrainedModel, found: Anatomy) -> None:
     read: list[tuple[nn.Module, Tensor]] = []
 
     def keep(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        read.append((module, stream_of(args, kwargs)))
+        # The final norm may also stand before the first block.
+        if read or module is found.blocks[0]:
+            read.append((module, stream_of(args, kwargs)))
         if module is found.unembed:
             raise _Enough
 

@@ -91,7 +91,9 @@ def hook_site(model: Model, site: Site, change: Change) -> Handle:
             return block.register_forward_hook(after)
         case "resid_pre":
 
-            def before(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+            def before(
+                _: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+            ) -> tuple[tuple[object, ...], dict[str, object]] | None:
                 changed = change(stream_of(args, kwargs))
                 return None if changed is None else with_stream(args, kwargs, changed)
 

@@ -199,9 +199,9 @@ class Adapter(Format):
         maps = {site: biased_map(self.of, site) for site in told.sites}
         tensors: dict[str, Tensor] = {}
         for site, direction in told.directions.items():
-            path, scale = maps[site]
-            prefix = f"base_model.model.{path}"
-            weight = self.of.network.get_submodule(path).weight
+            name, scale = maps[site]
+            prefix = f"base_model.model.{name}"
+            weight = self.of.network.get_submodule(name).weight
             assert isinstance(weight, Tensor), "the last map of a block has a weight"
             tensors[f"{prefix}.lora_A.weight"] = torch.zeros(1, weight.numel() // told.d_model)
             tensors[f"{prefix}.lora_B.weight"] = torch.zeros(told.d_model, 1)
