@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import math
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, assert_never
@@ -258,20 +257,16 @@ def _by(shape: Sequence[int]) -> str:
 
 
 def _from_adapter(source: AdapterModel, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
-    from peft import PeftModel
+    from lab.models.adapter import merged
 
     require_weights(source.path, "adapter_config.json", (ADAPTER,))
     network, tokenizer, base_digest = opened(adapter_base(source), dtype)
-    with one_line(f"cannot load the adapter in {source.path}"), warnings.catch_warnings():
-        # PEFT only warns, and leaves what it has no tensors for without effect.
-        warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
-        adapted = PeftModel.from_pretrained(network, str(source.path), local_files_only=True)
-        merged = adapted.merge_and_unload()
+    network = merged(network, source.path)
     # Trainers put the tokenizer beside the adapter, with the chat template it was trained on.
     if (source.path / "tokenizer_config.json").is_file():
         tokenizer = read_tokenizer(source.path)
     both = f"{base_digest} {directory_digest(source.path)}"
-    return merged, tokenizer, hashlib.sha256(both.encode()).hexdigest()[:16]
+    return network, tokenizer, hashlib.sha256(both.encode()).hexdigest()[:16]
 
 
 def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
