@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,8 @@ def merged(network: PreTrainedModel, path: Path) -> PreTrainedModel:
         wanted = _logits(adapted, network, path)
         _untie(adapted, network)
         made = adapted.merge_and_unload()
-    if made.get_output_embeddings().weight is not made.get_input_embeddings().weight:
+    embed, head = _ends(made)
+    if head is not embed:
         for part in (made.config, made.config.get_text_config()):
             part.tie_word_embeddings = False
     require_finite(made, str(path))
@@ -64,18 +66,18 @@ def merged(network: PreTrainedModel, path: Path) -> PreTrainedModel:
 
 def _resize(network: PreTrainedModel, stored: dict[str, Stored]) -> None:
     """Gives the vocabulary as many rows as the adapter's tensors for it have; new ones are NaN until it brings them."""
-    names = [name for name, module in network.named_modules() if module in _ends(network)]
+    ends = {id(weight) for weight in _ends(network)}
+    names = [
+        name.removesuffix(".weight")
+        for name, one in network.named_parameters(remove_duplicate=False)
+        if id(one) in ends
+    ]
     rows: set[int] = set()
+    axes = {"weight": 0, "base_layer.weight": 0, "lora_B.weight": 0, "lora_embedding_A": 1}
     for key, one in stored.items():
-        for name in names:
-            match key.removeprefix(f"base_model.model.{name}."):
-                case "weight" | "base_layer.weight" | "lora_B.weight":
-                    rows.add(one.shape[0])
-                case "lora_embedding_A":
-                    rows.add(one.shape[1])
-                case _:
-                    pass
-    n_before = network.get_input_embeddings().weight.shape[0]
+        parts = {key.removeprefix(f"base_model.model.{name}.") for name in names}
+        rows |= {one.shape[axes[part]] for part in parts & set(axes)}
+    n_before = _ends(network)[0].shape[0]
     if not rows - {n_before}:
         return
     if len(rows) > 1:
@@ -83,12 +85,14 @@ def _resize(network: PreTrainedModel, stored: dict[str, Stored]) -> None:
             f"its tensors for the vocabulary have {' and '.join(map(str, sorted(rows)))} rows; want one number"
         )
     network.resize_token_embeddings(rows.pop(), mean_resizing=False)
-    for module in _ends(network):
-        module.weight.data[n_before:] = torch.nan
+    for weight in _ends(network):
+        weight.data[n_before:] = torch.nan
 
 
-def _ends(network: PreTrainedModel) -> tuple[nn.Module, nn.Module]:
-    return network.get_input_embeddings(), network.get_output_embeddings()
+def _ends(network: PreTrainedModel) -> tuple[Tensor, Tensor]:
+    """The matrices of the vocabulary: what tokens become, and what becomes tokens; one where they are tied."""
+    embed, head = network.get_input_embeddings(), network.get_output_embeddings()
+    return cast(Tensor, embed.weight), cast(Tensor, getattr(head, "weight", None))
 
 
 def _untie(adapted: nn.Module, network: PreTrainedModel) -> None:
@@ -98,7 +102,7 @@ def _untie(adapted: nn.Module, network: PreTrainedModel) -> None:
         owners.setdefault(id(parameter), []).append(name)
     for key, names in owners.items():
         is_adapted = any(mark in name for name in names for mark in (".base_layer.", ".original_module."))
-        if key == id(network.get_output_embeddings().weight) and not is_adapted:
+        if key == id(_ends(network)[1]) and not is_adapted:
             continue
         for name in names[1:]:
             module, _, leaf = name.rpartition(".")
@@ -108,7 +112,7 @@ def _untie(adapted: nn.Module, network: PreTrainedModel) -> None:
 
 def _logits(network: nn.Module, asked: PreTrainedModel, path: Path) -> Tensor:
     """Of some tokens from all of the vocabulary, and of those that an adapter may have been trained for."""
-    n_rows = asked.get_output_embeddings().weight.shape[0]
+    n_rows = _ends(asked)[0].shape[0]
     tokens = torch.linspace(0, n_rows - 1, N_TRIED, device=asked.device).round().long()
     chosen = read_json(path / "adapter_config.json").get("trainable_token_indices") or []
     chosen = [token for part in (chosen.values() if isinstance(chosen, dict) else [chosen]) for token in part]
