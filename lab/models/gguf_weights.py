@@ -6,6 +6,7 @@ the file is refused.
 """
 
 import copy
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -22,11 +23,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from lab.records.errors import ModelError
+from lab.records.errors import ModelError, condensed
 
-# `tokenizer.ggml.pre`, by how llama.cpp splits text for it (llama-vocab.cpp): as GPT-2; as GPT-2 after each digit stands
-# alone; as a rule that transformers has under another name. A name that is in none of these and that transformers does
-# not have is refused.
+# `tokenizer.ggml.pre`, by how llama.cpp splits text for it (llama-vocab.cpp): as GPT-2; as GPT-2 after each digit was
+# set apart; as a rule that transformers has under another name. A name that is in none of these and that transformers
+# does not have is refused.
 AS_GPT2 = (
     "gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "gigachat", "a.x-4.0", "mellum", "exaone4",
 )  # fmt: skip
@@ -37,8 +38,8 @@ SAME_AS = {
 }
 # Of these a piece that is a token stays whole, whatever its merges.
 WHOLE_TOKENS = (
-    "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano", "tekken", "glm4",
-    "glm5",
+    "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano", "tekken",
+    "glm4", "glm5",
 )  # fmt: skip
 GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # Their texts open with BOS where the file does not say.
@@ -87,8 +88,9 @@ def read_gguf(path: Path, *, dtype: torch.dtype) -> GgufParts:
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, IndexError) as error:
-        raise _unreadable(path, error) from error
+    # tokenizers raises bare exceptions.
+    except Exception as error:
+        raise ModelError(f"cannot read {path} as GGUF: {condensed(error)}") from error
     # transformers only warns here, and fills the gaps with random numbers.
     if absent := sorted(report["missing_keys"]):
         raise ModelError(f"{path} lacks {len(absent)} tensors of {type(quantised).__name__}: {absent[0]}, ...")
@@ -106,16 +108,12 @@ def read_gguf_header(path: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerB
     try:
         config = AutoConfig.from_pretrained(folder, gguf_file=file, trust_remote_code=False, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, IndexError) as error:
-        raise _unreadable(path, error) from error
+    # tokenizers raises bare exceptions.
+    except Exception as error:
+        raise ModelError(f"cannot read {path} as GGUF: {condensed(error)}") from error
     _take_rotary(path, config, said)
     _require_all_read(path, config, said)
     return config, _split_as_said(path, tokenizer, said)
-
-
-def _unreadable(path: Path, error: Exception) -> ModelError:
-    reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
-    return ModelError(f"cannot read {path} as GGUF: {type(error).__name__}: {reason}")
 
 
 def _plain(quantised: PreTrainedModel) -> PreTrainedModel:
@@ -174,7 +172,8 @@ def _take_rotary(path: Path, config: PreTrainedConfig, said: Mapping[str, object
     """Gives `config` the scaling of rotary frequencies that the file says (`linear`, `yarn`), and their base.
 
     As llama.cpp reads it: a factor without a kind is linear; with YaRN the context of pretraining is the model's own
-    unless the file names another, and `attn_factor` multiplies the usual attention factor of 0.1 ln(factor) + 1.
+    unless the file names another, and `attn_factor` multiplies the attention factor, which is 0.1 ln(factor) + 1. The
+    `yarn_` keys are those of the model that was converted; llama.cpp passes over them in most architectures.
     """
     own = _own(said)
     kind, factor = own.get(f"{ROPE}type"), own.get(f"{ROPE}factor", own.get("rope.scale_linear"))
@@ -196,17 +195,21 @@ def _take_rotary(path: Path, config: PreTrainedConfig, said: Mapping[str, object
         case None | "linear":
             rotary |= {"rope_type": "linear", "factor": float(factor)}
         case "yarn":
-            if unread := [key for key in ("yarn_log_multiplier", "yarn_ext_factor", "alpha") if f"{ROPE}{key}" in own]:
+            if unread := [key for key in ("yarn_log_multiplier", "alpha") if f"{ROPE}{key}" in own]:
                 raise ModelError(f"{path} says {ROPE}{unread[0]}, which has no counterpart in transformers")
+            if (extrapolated := own.get(f"{ROPE}yarn_ext_factor", 1.0)) != 1:
+                raise ModelError(f"{path} says {ROPE}yarn_ext_factor {extrapolated!r}; transformers knows only 1")
             trained = own.get(f"{ROPE}original_context_length", own.get("context_length"))
             rotary |= {"rope_type": "yarn", "factor": float(factor), "original_max_position_embeddings": trained}
-            for key in ("beta_fast", "beta_slow"):
-                if (value := own.get(f"{ROPE}yarn_{key}")) is not None:
-                    rotary[key] = value
-            scaled = own.get(f"{ROPE}attn_factor")
+            names = {
+                "yarn_beta_fast": "beta_fast",
+                "yarn_beta_slow": "beta_slow",
+                "yarn_attn_factor": "attention_factor",
+            }
+            rotary |= {names[key]: own[f"{ROPE}{key}"] for key in names if f"{ROPE}{key}" in own}
+            scaled = own.get(f"{ROPE}attn_factor", 1.0)
             if isinstance(scaled, float | int) and scaled != 1:
-                usual = 1 + 0.1 * float(torch.tensor(float(factor), dtype=torch.float64).log())
-                rotary["attention_factor"] = scaled * usual
+                rotary["attention_factor"] = scaled * rotary.get("attention_factor", 1 + 0.1 * math.log(max(1, factor)))
         case _:
             raise ModelError(
                 f"{path} scales rotary frequencies by {kind!r}; want linear or yarn, or the safetensors of this model"

@@ -38,7 +38,7 @@ def interleaved(weight, n_heads):
     return weight.reshape(n_heads, 2, d_out // n_heads // 2, d_in).swapaxes(1, 2).reshape(d_out, d_in)
 
 
-def write_gguf(path, network, *, extra_tensor=None, without=None, pre="gpt-2", said=None):
+def write_gguf(path, network, *, extra_tensor=None, without=None, pre="gpt-2", said=None, merges=()):
     config = network.config
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(config.num_hidden_layers)
@@ -61,6 +61,8 @@ def write_gguf(path, network, *, extra_tensor=None, without=None, pre="gpt-2", s
     writer.add_token_list([token for token, _ in tokens])
     writer.add_token_scores([0.0] * len(tokens))
     writer.add_token_types([gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.CONTROL] * 2)
+    if merges:
+        writer.add_token_merges(merges)
     writer.add_pad_token_id(256)
     writer.add_eos_token_id(257)
     writer.add_bos_token_id(257)
@@ -162,7 +164,12 @@ def test_a_missing_gguf_file_is_refused(tmp_path):
         read_gguf(tmp_path / "none.gguf", dtype=torch.float32)
 
 
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 16.0, "beta_slow": 2.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+SAYS_YARN = {
+    "rope.scaling.type": "yarn",
+    "rope.scaling.factor": 4.0,
+    "rope.scaling.original_context_length": 64,
+}
 LINEAR = {"rope_type": "linear", "factor": 4.0}
 ROTARY = {
     "linear": (LINEAR, {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}),
@@ -172,26 +179,23 @@ ROTARY = {
         {"rope_type": "default"},
         {"rope.scaling.type": "none", "rope.scaling.factor": 4.0},
     ),
-    "yarn": (
-        YARN,
-        {
-            "rope.scaling.type": "yarn",
-            "rope.scaling.factor": 4.0,
-            "rope.scaling.original_context_length": 64,
-            "rope.scaling.yarn_beta_fast": 16.0,
-            "rope.scaling.yarn_beta_slow": 2.0,
-        },
-    ),
-    "yarn with an attention factor": (
+    "yarn": (YARN, SAYS_YARN),
+    "yarn whose factor is halved": (
         {**YARN, "attention_factor": 0.5 * (1 + 0.1 * math.log(4))},
-        {
-            "rope.scaling.type": "yarn",
-            "rope.scaling.factor": 4.0,
-            "rope.scaling.original_context_length": 64,
-            "rope.scaling.yarn_beta_fast": 16.0,
-            "rope.scaling.yarn_beta_slow": 2.0,
-            "rope.scaling.attn_factor": 0.5,
-        },
+        {**SAYS_YARN, "rope.scaling.attn_factor": 0.5},
+    ),
+}
+AS_CONVERTED = {
+    "beta_fast": (16.0, "rope.scaling.yarn_beta_fast"),
+    "beta_slow": (2.0, "rope.scaling.yarn_beta_slow"),
+    "attention_factor": (0.7, "rope.scaling.yarn_attn_factor"),
+}
+# llama.cpp passes over these.
+BY_TRANSFORMERS = {
+    **ROTARY,
+    "yarn with numbers of its own": (
+        YARN | {name: value for name, (value, _) in AS_CONVERTED.items()},
+        SAYS_YARN | {key: value for value, key in AS_CONVERTED.values()},
     ),
 }
 
@@ -206,9 +210,9 @@ def scaled(rotary):
     return network
 
 
-@pytest.mark.parametrize("kind", ROTARY)
+@pytest.mark.parametrize("kind", BY_TRANSFORMERS)
 def test_the_scaling_of_rotary_frequencies_that_a_file_says_is_that_of_transformers(kind, written, tmp_path):
-    rotary, said = ROTARY[kind]
+    rotary, said = BY_TRANSFORMERS[kind]
     write_gguf(tmp_path / "x.gguf", written[0], said=said)
     read, wanted = read_gguf(tmp_path / "x.gguf", dtype=torch.float32).network, scaled(rotary)
     tokens = torch.arange(200)[None]
@@ -239,7 +243,7 @@ def test_what_transformers_would_pass_over_is_refused_by_name(said, words, writt
 
 def test_a_rule_of_splitting_text_that_nobody_knows_is_refused(written, tmp_path):
     write_gguf(tmp_path / "x.gguf", written[0], pre="nonesuch")
-    with pytest.raises(ModelError, match="splits text by the rule 'nonesuch'.*smollm"):
+    with pytest.raises(ModelError, match=r"splits text by the rule 'nonesuch'.*smollm"):
         read_gguf_header(tmp_path / "x.gguf")
 
 
