@@ -150,10 +150,16 @@ def built_in_source(model: BuiltInModel) -> LocalModel | AdapterModel:
     return LocalModel(path=fetched_directory(model.name))
 
 
+CONVERSION = 2
+"""Goes up when the same file of weights becomes another model, so that no cache keeps the old one: 2 splits digits."""
+
+
 def fetched_directory(name: str) -> Path:
     """Where `lab models fetch` keeps a pretrained model: below ELICITATION_LAB_CACHE, or else the user's cache."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("ELICITATION_LAB_CACHE") or caches / "elicitation-lab") / "models" / name
+    return (
+        Path(os.environ.get("ELICITATION_LAB_CACHE") or caches / "elicitation-lab") / "models" / f"{name}-{CONVERSION}"
+    )
 
 
 def shipped_names() -> tuple[str, ...]:
