@@ -212,7 +212,7 @@ def by_text(measure: Measure, *foresights: Foresight, n_shared: int | None = Non
     for logits in logits_of(*foresights):
         here = slice(start, start := start + len(logits[0]))
         measured = measure(*(one[:, :n_shared] for one in logits), tokens[here])
-        # Small tensors that outlive this turn would lie in the gaps that its large ones leave, and new ones fit no more.
+        # Small tensors that outlive this turn would lie in gaps that its large ones leave, and new ones would not fit.
         figures = figures or [one.new_empty(len(tokens), *one.shape[1:]) for one in measured]
         for column, some in zip(figures, measured, strict=True):
             column[here] = some
