@@ -15,14 +15,13 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from machine import machine
 from timed import timed
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from lab.models.device import resolve_device
 from lab.models.load import assemble
@@ -52,14 +51,16 @@ def random_network(arguments: argparse.Namespace, seed: int) -> LlamaForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         network = LlamaForCausalLM(config)
-    return network.to(resolve_device(arguments.device), getattr(torch, arguments.dtype))
+    placed = network.to(getattr(torch, arguments.dtype))
+    placed.to(resolve_device(arguments.device))  # pyright: ignore[reportArgumentType] -- its stub lost `self`
+    return placed
 
 
 def by_tables(pair: ModelPair, texts: list[list[int]], dtype: torch.dtype) -> list[tuple[float, float, float]]:
     """(log-probability under base and tuned model, divergence of the tuned from the base) of each text."""
     prompt = pair.base.prompt_ids(PROMPT)
 
-    def table(network: Callable[..., Tensor], text: list[int]) -> Tensor:
+    def table(network: PreTrainedModel, text: list[int]) -> Tensor:
         tokens = torch.tensor([prompt + text], device=pair.base.device)
         logits = network(input_ids=tokens, use_cache=False, logits_to_keep=len(text) + 1).logits[0, :-1]
         return logits.to(dtype).log_softmax(dim=-1)

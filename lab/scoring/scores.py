@@ -24,8 +24,8 @@ from lab.tasks.source import Task
 
 MOST_ROWS, MOST_TOKENS, WIDE = 256, 2**15, 1024
 """Rows read at once, and positions in them: fewer, in proportion, of a model that is wider than `WIDE`."""
-MOST_LOGITS = 2**25
-"""Logits of one model that are held at once, whatever texts and vocabulary: 128 MiB."""
+MOST_LOGITS = 2**24
+"""Logits of one model that are held at once, whatever texts and vocabulary: 64 MiB."""
 AT_ONCE = 2**21
 """Of them, those that are measured at once: what is made of so few stays in caches, and in memory that malloc keeps."""
 MOST_WEIGHTS = 2**24
