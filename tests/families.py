@@ -262,7 +262,7 @@ def baked_as_applied(model: Model, path: Path) -> Baked:
         except VectorError as error:
             refused[str(site)] = str(error)
             continue
-        baked = AutoModelForCausalLM.from_pretrained(path / str(site)).eval()
+        baked = type(model.network).from_pretrained(path / str(site)).eval()
         with apply(model, Add(vector)):
             wanted = own_logits(model, text)
         assert far(wanted, own_logits(model, text)) > 1e-3

@@ -14,13 +14,18 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from lab.records.errors import ModelError
 
 # Of the names that transformers gives to what mixes positions, and to its classes.
 MIXERS = ("attn", "attention", "mixer", "mamba", "delta", "conv", "temporal", "retention", "recurrent")
 N_TOKENS, N_PAD = 4, 2
+# What a block may keep of what it has read: classes of transformers' cache that `lab.sampling.cache` stands in for.
+SERVED = {
+    *("DynamicLayer", "DynamicSlidingWindowLayer", "LinearAttentionLayer", "DummyLayer"),
+    *("LinearAttentionAndFullAttentionLayer", "LinearAttentionAndSlidingWindowAttentionLayer"),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -66,6 +71,10 @@ def find_anatomy(network: PreTrainedModel) -> Anatomy:
     name, config = type(network).__name__, text_config(network)
     if "past_key_values" not in inspect.signature(network.forward).parameters:
         raise ModelError(f"{name} is of family {config.model_type!r}, which keeps what it has read in a way of its own")
+    with refused_in_one_line(f"{name} is of family {config.model_type!r}, which is not served"):
+        kept = {type(layer).__name__ for layer in DynamicCache(config=network.config).layers}
+        if strange := sorted(kept - SERVED):
+            raise ModelError(f"its blocks keep what only a {strange[0]} holds, which cannot be cut to a row")
     blocks, holder = _blocks(network, config)
     embed, unembed = network.get_input_embeddings(), network.get_output_embeddings()
     matrix = getattr(unembed, "weight", None)
@@ -186,7 +195,10 @@ def with_stream(
 def first_of(output: object) -> Tensor:
     """The stream that a block returns, or what attention adds to it: alone, or first of a tuple."""
     first = output[0] if isinstance(output, tuple) else output
-    assert isinstance(first, Tensor), "what a module adds or returns is a tensor"
+    if not isinstance(first, Tensor):
+        raise ModelError(
+            f"one of its modules returns a {type(output).__name__}: want a tensor, or a tuple that begins so"
+        )
     return first
 
 
@@ -233,10 +245,14 @@ def _measured(network: PreTrainedModel, found: Anatomy) -> Anatomy:
             in_turn = in_turn and _adds_in_turn(found, layer, plain)
         found = replace(found, returned=tuple(lengths[kind] for kind in kinds), has_resid_mid=in_turn)
         _check_chain(network, found)
+        # Some families take no cache but their own.
+        reached(network, found, 0, cache=DynamicCache(config=network.config))
     return found
 
 
-def reached(network: PreTrainedModel, found: Anatomy, layer: int, n_pad: int = 0) -> Reached:
+def reached(
+    network: PreTrainedModel, found: Anatomy, layer: int, n_pad: int = 0, cache: DynamicCache | None = None
+) -> Reached:
     """Block `layer` in a pass over a few tokens, behind `n_pad` of padding; the blocks below hand on the embedding."""
     block, caught = found.blocks[layer], []
 
@@ -247,7 +263,7 @@ def reached(network: PreTrainedModel, found: Anatomy, layer: int, n_pad: int = 0
     with ExitStack() as stack, suppress(_Enough):
         stack.enter_context(handing_on(zip(found.blocks[:layer], found.returned, strict=False)))
         stack.callback(block.register_forward_pre_hook(catch, with_kwargs=True).remove)
-        _run(network, found, n_pad)
+        _run(network, found, n_pad, cache)
     if not caught:
         raise ModelError(f"a pass does not reach block {layer}")
     args, kwargs = caught[0]
@@ -259,13 +275,14 @@ def reached(network: PreTrainedModel, found: Anatomy, layer: int, n_pad: int = 0
     return Reached(stream_of(args, kwargs), call)
 
 
-def _run(network: PreTrainedModel, found: Anatomy, n_pad: int = 0) -> None:
+def _run(network: PreTrainedModel, found: Anatomy, n_pad: int = 0, cache: DynamicCache | None = None) -> None:
     tokens = torch.tensor([[0] * n_pad + [1 + at % (found.d_vocab - 1) for at in range(N_TOKENS)]])
     mask = torch.tensor([[0] * n_pad + [1] * N_TOKENS])
     places = (mask.cumsum(dim=1) - 1).clamp(min=0)
     given = {"input_ids": tokens, "attention_mask": mask, "position_ids": places}
     on_device = {name: each.to(network.device) for name, each in given.items()}
-    network(**arguments(network, **on_device, use_cache=False))
+    kept = {"use_cache": cache is not None} | ({} if cache is None else {"past_key_values": cache})
+    network(**arguments(network, **on_device, **kept))
 
 
 def spread(like: Float[Tensor, "*shape"], seed: int = 0) -> Float[Tensor, "*shape"]:
