@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias, assert_never
 
@@ -244,14 +244,17 @@ def files_digest(files: list[Path], above: Path | None = None) -> str:
 
 def _base_of(adapter: AdapterModel) -> ModelSource:
     file = adapter.path / "adapter_config.json"
-    text = read_json(file).get("base_model_name_or_path")
+    said = read_json(file)
+    text, revision = said.get("base_model_name_or_path"), said.get("revision")
     if not isinstance(text, str) or not text:
         raise ModelError(f"{file} names no base model; set base_model_name_or_path")
     beside = adapter.path / text
     try:
-        return model_source(str(beside) if beside.exists() else text)
+        found = model_source(str(beside) if beside.exists() else text)
     except ModelError as error:
         raise ModelError(f"base of adapter {adapter.path}: {error}") from error
+    is_pinned = isinstance(found, HubModel) and found.revision is None and isinstance(revision, str)
+    return replace(found, revision=revision) if is_pinned else found
 
 
 def _listed(names: tuple[str, ...]) -> str:
