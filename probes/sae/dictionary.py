@@ -21,7 +21,7 @@ from lab.models.load import Model
 from lab.records.errors import ModelError, SiteError, StorageError
 from lab.records.provenance import Provenance, canonical_json
 from lab.records.seeds import numpy_generator
-from lab.scoring.scores import Row, Texts, completion_logits, pieces
+from lab.scoring.scores import Row, by_text, foresee, pieces
 from probes.capture.site import Site, check_site, hook_site
 from probes.sae.architecture import is_held_out
 from probes.storage.store import Store, read_texts, require_model, shuffled
@@ -357,22 +357,20 @@ def _losses(
     def mean_everywhere(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         return mean.to(stream.device, stream.dtype).expand_as(stream)
 
+    def compared(*of_passes: Tensor) -> tuple[Tensor, Tensor]:
+        *logits, written = of_passes
+        clean, spliced, ablated = (one.log_softmax(dim=-1) for one in logits)
+        losses = [-one.gather(-1, written[:, None]).double() for one in (clean, spliced, ablated)]
+        return torch.cat(losses, dim=-1), (clean.exp() * (clean - spliced)).sum(dim=-1)
+
     for chosen, read in pieces(model, rows):
-        clean = _log_probabilities(model, read)
+        clean = foresee(model, read)
         with splice(model, sae, Reconstruction()):
-            spliced = _log_probabilities(model, read)
+            spliced = foresee(model, read)
         with ExitStack() as hooks:
             hooks.callback(hook_site(model, sae.site, mean_everywhere).remove)
-            ablated = _log_probabilities(model, read)
-        divergence = (clean.exp() * (clean - spliced)).sum(dim=-1)
-        for place, index in enumerate(chosen):
-            tokens = torch.tensor(rows[index].completion, device=model.device)
-            n = len(tokens)
-            for column, logs in enumerate((clean, spliced, ablated)):
-                sums[index, column] = -float(logs[place, -n:].gather(-1, tokens[:, None]).double().sum())
-            sums[index, 3] = float(divergence[place, -n:].double().sum())
+            ablated = foresee(model, read)
+        for index, (losses, divergence) in zip(chosen, by_text(compared, clean, spliced, ablated), strict=True):
+            sums[index, :3] = losses.T.contiguous().sum(dim=-1).cpu().numpy()
+            sums[index, 3] = float(divergence.double().sum())
     return sums
-
-
-def _log_probabilities(model: Model, read: Texts) -> Float[Tensor, "text kept d_vocab"]:
-    return completion_logits(model, read).float().log_softmax(dim=-1)
