@@ -181,7 +181,7 @@ def padded_as_alone(model: Model) -> float:
     texts = some_texts(model)
     tokens, mask = left_padded(model, texts)
     given = {"attention_mask": mask.long(), "position_ids": token_positions(mask)}
-    from lab.models.anatomy import arguments
+    from lab.models.passes import arguments
 
     logits = model.network(**arguments(model.network, input_ids=tokens, use_cache=False, **given)).logits
     return max(far(row[-len(text) :], own_logits(model, text)) for row, text in zip(logits, texts, strict=True))

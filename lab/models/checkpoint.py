@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import transformers
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -35,8 +39,13 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 ADAPTER = "adapter_model.safetensors"
 FLOATS = ("F64", "F32", "F16", "BF16")
 # What stands in a checkpoint beside its decoder, by the names that TRL and older versions of transformers gave it.
-BESIDE = re.compile(r"^(v_head|value_head)\.|\brotary_emb\.(inv_freq|cos_cached|sin_cached)$|\.rotary_emb\.inv_freq$")
+BESIDE = re.compile(
+    r"^(v_head|value_head)\.|^(model\.)?mtp(_layers)?\.|\brotary_emb\.(inv_freq|cos_cached|sin_cached)$|\.rotary_emb\.inv_freq$"
+)
 MASKS = re.compile(r"\.(attn|attention|self_attn)\.(masked_)?bias$")
+# Types of models that bring code of their own, which is never run, and whose decoder by that code is one of
+# transformers': MiMo's classes inherit Qwen2's, and add `mtp_layers`, to guess ahead, that no pass for logits enters.
+DECODED_AS = {"mimo": "qwen2"}
 # Fields of configurations, by their names in all families.
 SIZES = re.compile(
     r"(hidden|intermediate|vocab)_size|num_hidden_layers|num_(attention|key_value)_heads|head_dim|"
@@ -68,7 +77,7 @@ def opened_directory(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, P
             # transformers takes its own settings where it cannot read these.
             read_json(path / "generation_config.json")
         # Attention is left to transformers, which takes sdpa where the family has it (Gemma 2 has not: softcapping).
-        network, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+        network, report = opens(config).from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             path,
             config=config,
             dtype=dtype,
@@ -121,7 +130,7 @@ def read_config(path: Path, stored: Mapping[str, Stored] | None = None) -> PreTr
 
 
 def _read_config(path: Path, file: Path, stored: Mapping[str, Stored] | None) -> PreTrainedConfig:
-    config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    config = _written_config(path, read_json(file))
     for part in (config, config.get_text_config()):
         # What is padded is masked, so no row of the embedding is needed for it.
         pad, n_rows = (getattr(part, name, None) for name in ("pad_token_id", "vocab_size"))
@@ -130,6 +139,31 @@ def _read_config(path: Path, file: Path, stored: Mapping[str, Stored] | None) ->
     if stored is not None and getattr(config, "quantization_config", None) is None:
         _require_room(file, config, stored)
     return config
+
+
+def _written_config(path: Path, said: Mapping[str, Any]) -> PreTrainedConfig:
+    kind = said.get("model_type")
+    if isinstance(kind, str) and kind in DECODED_AS:
+        fields = {
+            name: value for name, value in said.items() if name not in ("model_type", "auto_map", "architectures")
+        }
+        return AutoConfig.for_model(DECODED_AS[kind], **fields)
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    if isinstance(getattr(config, "text_config", None), dict):
+        # The file says the type of its text part for the whole, whose class is that of what its `architectures` name.
+        named = getattr(transformers, str(next(iter(said.get("architectures") or []), "")), None)
+        if named is None or named.config_class is type(config):
+            raise ModelError(
+                f"{path} says model_type {kind!r}, whose configuration has no parts, and has a text_config"
+            )
+        config = named.config_class.from_dict({name: value for name, value in said.items() if name != "model_type"})
+    return config
+
+
+def opens(config: PreTrainedConfig) -> type[AutoModelForCausalLM] | type[AutoModelForImageTextToText]:
+    """What makes the network of a configuration: a causal language model, or one that also sees."""
+    alone = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return AutoModelForCausalLM if alone else AutoModelForImageTextToText
 
 
 def _require_sizes(file: Path, said: Mapping[str, Any], most_layers: int) -> None:
@@ -176,7 +210,7 @@ def without_numbers(config: PreTrainedConfig, *, most: int) -> PreTrainedModel:
     handle = register_module_parameter_registration_hook(counted)
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            return opens(config).from_config(config, trust_remote_code=False)
     finally:
         handle.remove()
 

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8, UInt64
 from torch import Tensor
 
-from lab.models.anatomy import arguments
+from lab.models.anatomy import require_one_rotation
 from lab.models.load import Model
+from lab.models.passes import arguments
 from lab.sampling.cache import RoomyCache, cache_layers, rewound
 from lab.tasks.problem import Problem
 
@@ -114,7 +115,7 @@ class CachedDecoder:
     """Rows of one model with a key-value cache; each distinct prompt is read once, however many rows continue it."""
 
     def __init__(self, model: Model, batch: Batch) -> None:
-        self.network = model.network
+        self.network, self.anatomy = model.network, model.anatomy
         prompt_width = batch.prompts.shape[1]
         self.cache = RoomyCache(prompt_width, cache_layers(model.network))
         self.mask = batch.mask
@@ -179,6 +180,7 @@ class CachedDecoder:
     def _forward(
         self, tokens: Int[Tensor, "some pos"], mask: Bool[Tensor, "some total"], cache: RoomyCache
     ) -> Float[Tensor, "some d_vocab"]:
+        require_one_rotation(self.anatomy, mask.shape[1])
         positions = token_positions(mask)[:, -tokens.shape[1] :]
         given = {"attention_mask": mask.long(), "position_ids": positions, "past_key_values": cache}
         output = self.network(**arguments(self.network, input_ids=tokens, use_cache=True, logits_to_keep=1, **given))

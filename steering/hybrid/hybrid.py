@@ -21,9 +21,9 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt64
 from torch import Tensor
 
-from lab.models.anatomy import handing_on
 from lab.models.load import Model
 from lab.models.pair import ModelPair
+from lab.models.passes import handing_on
 from lab.records.provenance import digest
 from lab.sampling.decoder import Batch, CachedDecoder, Crossing, OpenDecoder, Proposal, left_padded
 from lab.sampling.trace import ROUTES
