@@ -25,7 +25,7 @@ from lab.models.source import (
     directory_digest,
     files_digest,
 )
-from lab.records.errors import ModelError
+from lab.records.errors import ModelError, condensed
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -143,14 +143,15 @@ def _require_safe_files(path: Path, named: object) -> None:
 
 @contextlib.contextmanager
 def one_line(action: str) -> Iterator[None]:
-    """Turns what the libraries below raise on bad files and networks into a ModelError of one line."""
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
-    # The hub's errors are OSErrors.
-    known = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError, UserWarning)
+    """Turns whatever the libraries below raise on bad files and networks into a ModelError of one line."""
     try:
         yield
-    except (*known, ArithmeticError, StrictDataclassError, SafetensorError) as error:
-        reason = next(filter(None, map(str.strip, str(error).splitlines())), "no reason given")
-        raise ModelError(f"{action}: {type(error).__name__}: {reason}") from error
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{action}: {condensed(error)}") from error
+    except BaseException as error:
+        # How a panic of tokenizers' or safetensors' Rust arrives; its class cannot be imported.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(f"{action}: {condensed(error)}") from error

@@ -14,6 +14,30 @@ def meant(word: str, words: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
+def condensed(error: BaseException, n_characters: int = 400) -> str:
+    """An error of another's code in one printable line: its kind, and all its lines as far as there is room.
+
+    Libraries put the reason into any line: what is wrong with a field stands below the field's name, the cause of a
+    traceback in its last line. Of a `LabError` the kind goes without saying.
+    """
+    before, is_traceback, traced = _said(error).partition("Traceback (most recent call last)")
+    lines = [before, *traced.strip().splitlines()[-1:]] if is_traceback else [before]
+    text = " ".join(" ".join(lines).split()) or "no reason given"
+    if not isinstance(error, LabError):
+        text = f"{type(error).__name__}: {text}"
+    # Half a character, as damaged files have it, cannot be written to a terminal.
+    text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return text if len(text) <= n_characters else f"{text[:n_characters].rpartition(' ')[0] or text[:n_characters]} ..."
+
+
+def _said(error: BaseException) -> str:
+    """Its text; of one that cannot say it, nothing."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
 class LabError(Exception):
     """Root of every error this project raises on purpose."""
 
