@@ -1,7 +1,7 @@
 """Provenance: what a result file was made from, written into the file itself; and what its bytes were when written.
 
 A manifest lies in every directory that is written here: `stage.json` in a stage of a study, else `manifest.json`, or
-`NAME.manifest.json` beside files that share a name. It gives the checksum of each file, and whoever reads one checks it.
+`NAME.manifest.json` beside files that share a name. It gives the checksum of each file; whoever reads one checks it.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lab.records.errors import StorageError
+from lab.records.errors import StorageError, condensed
 
 PACKAGES = ("elicitation-lab", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "polars", "numpy")
 
@@ -85,7 +85,7 @@ def digest(value: object) -> str:
 
 
 SETTLED_NS = 200_000_000
-"""A file that was changed so lately may change again within a tick of its clock; it is read each time it is asked for."""
+"""A file that was changed so lately may change again within a tick of its clock, and is read each time."""
 
 
 def file_digest(path: Path) -> str:
@@ -117,7 +117,7 @@ def read_json(path: Path, cure: str) -> dict[str, Any]:
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror or error}; {cure}") from error
     except (ValueError, RecursionError) as error:
-        raise StorageError(f"{path} is damaged, and no JSON ({' '.join(str(error).split())}): {cure}") from error
+        raise StorageError(f"{path} is damaged, and no JSON ({condensed(error)}): {cure}") from error
     if not isinstance(told, dict):
         raise StorageError(f"{path} holds a JSON {type(told).__name__}, want an object: {cure}")
     return told
@@ -156,7 +156,9 @@ def manifest(file: Path) -> dict[str, str] | None:
     if listed and not files and "portions" in told:
         return None
     if not (listed and files):
-        raise StorageError(f"{file} is damaged: its `files` is {str(files)[:40]}, want a checksum for each file; {cure}")
+        raise StorageError(
+            f"{file} is damaged: its `files` is {str(files)[:40]}, want a checksum for each file; {cure}"
+        )
     return files
 
 
@@ -174,7 +176,9 @@ def require_intact(path: Path) -> None:
             files = manifest(file) if file != place else None
             if files is not None and (name := str(place.relative_to(file.parent))) in files:
                 if not place.is_file() or file_digest(place) != files[name]:
-                    raise StorageError(f"{path} is missing or damaged: {file} says that it had other bytes; {_CURE}")
+                    raise StorageError(
+                        f"{path} is missing or damaged: want the bytes that {file.name} tells of; {_CURE}"
+                    )
                 return
             if files is not None and file in above:
                 raise StorageError(f"{path} is a stranger: {file} does not name it; {_CURE}")

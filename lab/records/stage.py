@@ -76,7 +76,8 @@ def _finish(final: Path, wanted: str, compute: Callable[[Path], None]) -> None:
     if work.exists() and (not owner.exists() or owner.read_text() != wanted):
         raise StorageError(f"{work} holds unfinished work of another configuration: delete it or choose another --out")
     write_text(owner, wanted)
-    work.mkdir(exist_ok=True)
+    with writing(work):
+        work.mkdir(exist_ok=True)
     compute(work)
     for leftover in leftovers(work):
         leftover.unlink()
@@ -138,17 +139,22 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     try:
         with writing(path):
             yield temporary
-            # Libraries make some files that nobody else may read.
-            mode = temporary.stat().st_mode & 0o666
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    file.chmod(mode)
-                    with file.open("rb") as stream:
-                        os.fsync(stream.fileno())
-            write_manifest(temporary / MANIFEST, checksums(temporary))
+            seal(temporary)
             temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def seal(directory: Path) -> None:
+    """Flushes the files of a directory that is finished, lets others read those, and writes its manifest."""
+    # Libraries make some files that nobody else may read.
+    mode = directory.stat().st_mode & 0o666
+    for file in directory.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+    write_manifest(directory / MANIFEST, checksums(directory))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import cast
 import polars as pl
 from safetensors import SafetensorError
 
-from lab.records.errors import StorageError
+from lab.records.errors import StorageError, condensed
 from lab.records.provenance import Provenance, require_intact
 
 
@@ -134,9 +134,12 @@ def reading_table(path: Path, what: str = "the table at") -> Iterator[None]:
     """Turns what reading a parquet file within the block ends in into a StorageError of one line."""
     try:
         yield
+    except StorageError:
+        raise
     except UNREADABLE as error:
-        told = " ".join(str(error).split())
-        raise StorageError(f"cannot read {what} {path}: {told}; check the path, or make it again") from error
+        raise StorageError(
+            f"cannot read {what} {path}: {condensed(error)}; check the path, or make it again"
+        ) from error
 
 
 def whole_rows(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
@@ -158,5 +161,4 @@ def read_provenance(path: Path) -> Provenance:
     try:
         return Provenance.from_json(pl.read_parquet_metadata(path)["provenance"])
     except (*UNREADABLE, KeyError) as error:
-        told = " ".join(str(error).split())
-        raise StorageError(f"no provenance in {path}: {told}; want a table that the lab wrote") from error
+        raise StorageError(f"no provenance in {path}: {condensed(error)}; want a table that the lab wrote") from error

@@ -108,7 +108,7 @@ def parse_architecture(text: str) -> Architecture:
                 raise ValueError(others)
     except ModelError:
         raise
-    except ValueError as error:
+    except (ValueError, AttributeError, OverflowError) as error:
         raise ModelError(
             f"no SAE is trained as {text!r}: want topk:K, batchtopk:K, matryoshka:K, matryoshka:K:WIDTH,WIDTH, "
             "jumprelu:L0_COEFFICIENT or standard:L1_COEFFICIENT, such as topk:16"

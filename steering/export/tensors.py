@@ -145,6 +145,9 @@ class LayerTable(Format):
                 raise VectorError(f"{TABLE} is {table.dtype} of {table.ndim} axes, want float32 of 2")
             # The header says which rows are meant, since a direction may itself be zero.
             sites = [Site.parse(name) for name in json.loads(header)["residual_norms"]]
+            spare = set(range(len(table))) - {site.layer for site in sites}
+            if bool(table[sorted(spare)].any()):
+                raise VectorError(f"{TABLE} has rows that are not zero for blocks that its header does not name")
             return under_header(header, {site: table[site.layer] for site in sites})
 
     def use(self, path: Path, _: str) -> str:
