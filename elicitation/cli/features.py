@@ -108,7 +108,7 @@ class FeaturesCommand:
                     behaviour=toward,
                 ),
                 tables=ledger,
-                origin=Origin(made_by=made_by, command=terminal.line, files=tuple(files)),
+                origin=Origin(made_by=made_by, command=terminal.anywhere, files=tuple(files)),
             )
             write_text(work / PAGE, render_features(page))
 
@@ -157,7 +157,7 @@ class Attributed:
         from probes.attribution.contrast import CONTRASTS
         from probes.attribution.shards import CONTRASTS_FILE, PLAN_FILE
 
-        cure = f"{path} is no attribution; want a directory that `lab attribute` wrote"
+        cure = f"{path} is no attribution: want a directory that `lab attribute` wrote"
         require_as_written(path)
         plan = read_json(path / PLAN_FILE, cure)
         if not {"sae", "sae_digest", "method"} <= {*plan}:

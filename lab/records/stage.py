@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from glob import escape
@@ -157,6 +157,36 @@ def seal(directory: Path) -> None:
     write_manifest(directory / MANIFEST, checksums(directory))
 
 
+def require_free(out: Path, names: Sequence[str]) -> None:
+    """StorageError where a file of these names lies beside `out`, unless `files_together` was killed there."""
+    there = [name for name in names if out.with_name(name).exists()]
+    files = manifest(out.with_suffix(f".{MANIFEST}")) or {}
+    if there and (len(there) == len(names) or not {*there} <= {*files}):
+        raise StorageError(f"{out.with_name(there[0])} exists: delete it or choose another --out")
+
+
+@contextmanager
+def files_together(out: Path) -> Iterator[Path]:
+    """A temporary directory whose files, on a clean exit, move beside `out`, with a manifest `NAME.manifest.json`.
+
+    The manifest comes first, so that it is known of every file whether it is the one that was meant. Of files that
+    only a part was moved of, the rest is written again by the same command, with the same bytes.
+    """
+    for leftover in out.parent.glob(f".{escape(out.name)}.*.partial"):
+        shutil.rmtree(leftover)
+    work = out.with_name(f".{out.name}.{os.urandom(4).hex()}.partial")
+    with writing(out):
+        work.mkdir(parents=True)
+    try:
+        yield work
+        with writing(out):
+            write_manifest(out.with_suffix(f".{MANIFEST}"), checksums(work))
+            for file in sorted(work.iterdir()):
+                file.replace(out.with_name(file.name))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
     """Within the block no other process writes `out`, a file or a directory; StorageError at once where one does.
@@ -164,6 +194,7 @@ def alone(out: Path) -> Iterator[None]:
     A hidden empty file beside it is locked, which ends with the process; the file may outlive a kill, and does no harm.
     """
     lock = out.with_name(f".{out.name}.lock")
+    made = [directory for directory in lock.parents if not directory.exists()]
     with writing(out, "choose another --out"):
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
@@ -183,6 +214,9 @@ def alone(out: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
     finally:
         os.close(handle)
+        with suppress(OSError):
+            for directory in made:
+                directory.rmdir()
 
 
 @contextmanager

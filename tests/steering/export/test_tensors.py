@@ -175,9 +175,12 @@ def test_a_pickle_is_refused_before_anything_reads_it(tmp_path):
 SITE = "blocks.0.hook_resid_post"
 
 
+ON = dataclasses.replace(FACTS, d_model=3)
+
+
 def damaged(path, tensor=None, name=SITE, **changes):
     """Writes a file at `path` with these fields of its header, and fields that are `...` left out."""
-    save_vector(path, SteeringVector({Site(0): torch.ones(3)}, {Site(0): 1.0}, ""), MADE_BY, fitted_on=FACTS)
+    save_vector(path, SteeringVector({Site(0): torch.ones(3)}, {Site(0): 1.0}, ""), MADE_BY, fitted_on=ON)
     with safe_open(path, framework="pt") as file:
         told = json.loads(file.metadata()[HEADER])
     told = {key: item for key, item in (told | changes).items() if item is not ...}
