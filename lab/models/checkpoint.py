@@ -2,18 +2,30 @@
 
 import contextlib
 import hashlib
-import json
+import math
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import assert_never
+from typing import Any, NamedTuple, assert_never
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from lab.models.source import (
     FILES,
+    SHARDED,
     UNUSED,
+    WHOLE,
     AdapterModel,
     BuiltInModel,
     GgufModel,
@@ -24,13 +36,27 @@ from lab.models.source import (
     built_in_source,
     directory_digest,
     files_digest,
+    read_json,
+    weight_files,
 )
 from lab.records.errors import ModelError, condensed
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
-# The libraries fall back to pickles where these are absent, so other safetensors files are not enough.
-WHOLE, SHARDED, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
+ADAPTER = "adapter_model.safetensors"
+FLOATS = ("F64", "F32", "F16", "BF16")
+# What stands in a checkpoint beside its decoder, by the names that TRL and older versions of transformers gave it.
+BESIDE = re.compile(r"^(v_head|value_head)\.|\brotary_emb\.(inv_freq|cos_cached|sin_cached)$|\.rotary_emb\.inv_freq$")
+MASKS = re.compile(r"\.(attn|attention|self_attn)\.(masked_)?bias$")
+# Fields of configurations, by their names in all families.
+SIZES = re.compile(
+    r"(hidden|intermediate|vocab)_size|num_hidden_layers|num_(attention|key_value)_heads|head_dim|"
+    r"max_position_embeddings|n_(embd|head|layer|positions)"
+)
+EPSILONS = re.compile(r"(.*_)?(eps|epsilon)")
+LAYERS = re.compile(r"(num|n)_(.*_)?layers?")
+MOST_LAYERS, MOST_PARAMETERS = 1024, 2**18
+"""Of a network whose tensors are not known; far above any."""
 
 # Any of these holds one.
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
@@ -62,8 +88,15 @@ def _from_directory(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
         # transformers would load the base that it names instead.
         raise ModelError(f"{path} holds an adapter beside its model; move adapter_config.json away")
     with one_line(f"cannot load the model in {path}"):
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
-        _require_safe_files(path, getattr(config, "transformers_weights", None))
+        named = read_json(path / "config.json").get("transformers_weights")
+        if named not in (None, WHOLE, SHARDED):
+            raise ModelError(f"the config.json in {path} names the weights {named!r}; want {WHOLE}, or no name")
+        files = weight_files(path, named=named)
+        stored = stored_tensors(files)
+        config = read_config(path, stored)
+        if (path / "generation_config.json").is_file():
+            # transformers takes its own settings where it cannot read these.
+            read_json(path / "generation_config.json")
         # Attention is left to transformers, which takes sdpa where the family has it (Gemma 2 has not: softcapping).
         network, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             path,
@@ -73,12 +106,155 @@ def _from_directory(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
-    # transformers only warns here, and fills the gaps with random numbers.
+    _require_fit(path, network, report, stored)
+    require_finite(network, str(path))
+    return network, read_tokenizer(path), directory_digest(path, files)
+
+
+class Stored(NamedTuple):
+    """What the header of a safetensors file says of one tensor."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def stored_tensors(files: list[Path]) -> dict[str, Stored]:
+    """All tensors of a checkpoint by name, without their numbers.
+
+    Raises ModelError where two files hold one tensor, or one is not what it says; safetensors checks the headers.
+    """
+    from safetensors import safe_open
+
+    found: dict[str, Stored] = {}
+    for file in files:
+        with one_line(f"cannot read {file}, so fetch or write it again"), safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 -- it is no dict
+                one = tensors.get_slice(name)
+                if name in found:
+                    raise ModelError(f"{found[name].file} and {file.name} both hold {name}; leave one")
+                found[name] = Stored(file.name, one.get_dtype(), tuple(one.get_shape()))
+    return found
+
+
+def read_config(path: Path, stored: Mapping[str, Stored] | None = None) -> PreTrainedConfig:
+    """The configuration of the model in `path`; ModelError where no network has its numbers.
+
+    Of `stored` tensors a network is made that has no numbers yet, and no more of them than these hold.
+    """
+    file = path / "config.json"
+    _require_sizes(file, read_json(file), MOST_LAYERS if stored is None else max(MOST_LAYERS, len(stored)))
+    with one_line(f"cannot make a network by {file}, so mend it or fetch it again"):
+        return _read_config(path, file, stored)
+
+
+def _read_config(path: Path, file: Path, stored: Mapping[str, Stored] | None) -> PreTrainedConfig:
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    for part in (config, config.get_text_config()):
+        # What is padded is masked, so no row of the embedding is needed for it.
+        pad, n_rows = (getattr(part, name, None) for name in ("pad_token_id", "vocab_size"))
+        if isinstance(pad, int) and isinstance(n_rows, int) and pad >= n_rows:
+            part.pad_token_id = None
+    if stored is not None and getattr(config, "quantization_config", None) is None:
+        _require_room(file, config, stored)
+    return config
+
+
+def _require_sizes(file: Path, said: Mapping[str, Any], most_layers: int) -> None:
+    """Raises ModelError where a configuration cannot be right, whatever its family; before its family reads it."""
+    for name, value in said.items():
+        if isinstance(value, dict):
+            _require_sizes(file, value, most_layers)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        if SIZES.fullmatch(name) and value < 1:
+            raise ModelError(f"{file} says {name} is {value}; want 1 or more")
+        if EPSILONS.fullmatch(name) and value <= 0:
+            raise ModelError(f"{file} says {name} is {value}; want more than 0")
+        if LAYERS.fullmatch(name) and value > most_layers:
+            raise ModelError(
+                f"{file} says {name} is {value:,}; want at most {most_layers:,}, as many as it has tensors"
+            )
+
+
+def _require_room(file: Path, config: PreTrainedConfig, stored: Mapping[str, Stored]) -> None:
+    network = without_numbers(config, most=16 * len(stored) + MOST_LAYERS)
+    needed = sum(weight.numel() for weight in network.parameters())
+    held = sum(math.prod(one.shape) for one in stored.values())
+    # A little that is not there is told by name, once the rest is loaded.
+    if needed > 2 * held + 2**20:
+        odd = (
+            f": {name} is {_by(stored[name].shape)} there, and {_by(one.shape)} by its configuration"
+            for name, one in network.named_parameters()
+            if name in stored and stored[name].shape != one.shape
+        )
+        raise ModelError(f"{file} makes a network of {needed:,} numbers, its files hold {held:,}{next(odd, '')}")
+
+
+def without_numbers(config: PreTrainedConfig, *, most: int) -> PreTrainedModel:
+    """The network of a configuration on torch's meta device; ModelError where it has more than `most` parameters."""
+    n_made = 0
+
+    def counted(_module: nn.Module, _name: str, _parameter: nn.Parameter | None) -> None:
+        nonlocal n_made
+        n_made += 1
+        if n_made > most:
+            raise ModelError(f"its configuration makes more than {most:,} parameters, which no file here holds")
+
+    handle = register_module_parameter_registration_hook(counted)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    finally:
+        handle.remove()
+
+
+def _require_fit(path: Path, network: PreTrainedModel, report: Mapping[str, Any], stored: Mapping[str, Stored]) -> None:
+    """Raises ModelError where network and files are not of each other: transformers warns, and draws or drops them."""
+    name = type(network).__name__
     if absent := sorted(report["missing_keys"]):
-        name = type(network).__name__
         raise ModelError(f"the weights in {path} lack {len(absent)} tensors of {name}: {absent[0]}, ...")
-    return network, read_tokenizer(path), directory_digest(path)
+    if odd := sorted(report["mismatched_keys"]):
+        tensor, there, wanted = odd[0]
+        raise ModelError(
+            f"{len(odd)} tensors in {path} are not of the sizes in its config.json: {tensor} is {_by(there)}, and "
+            f"{name} wants {_by(wanted)}"
+        )
+    if spare := sorted(key for key in report["unexpected_keys"] if not _may_be_spare(key, stored.get(key))):
+        raise ModelError(
+            f"{path} holds {len(spare)} tensors for which its config.json has no place: {', '.join(spare[:4])}; it "
+            "would be another model without them: mend config.json, or take them out"
+        )
+    whole = {key for key, buffer in network.named_buffers() if not buffer.is_floating_point()} | set(
+        report["unexpected_keys"]
+    )
+    is_packed = getattr(network.config, "quantization_config", None) is not None
+    for key, one in stored.items():
+        if one.dtype not in FLOATS and key not in whole and not is_packed:
+            raise ModelError(f"{key} in {path / one.file} is stored as {one.dtype}; want one of {', '.join(FLOATS)}")
+
+
+def _may_be_spare(name: str, stored: Stored | None) -> bool:
+    """Whether a tensor without a place is none of the decoder's: a head for values, rotary frequencies, a mask."""
+    is_mask = MASKS.search(name) is not None and stored is not None and len(stored.shape) in (0, 4)
+    return is_mask or BESIDE.search(name) is not None
+
+
+def require_finite(network: PreTrainedModel, name: str) -> None:
+    """Raises ModelError naming the first tensor that holds what is not a number."""
+    for key, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if not tensor.is_floating_point() or tensor.itemsize < 2:
+            continue
+        # The extremes carry NaN and infinity, and need no second tensor.
+        if not all(bool(extreme.isfinite()) for extreme in tensor.detach().aminmax()):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ModelError(f"{key} of {name} holds values that are not finite in {kind}; fetch or train it again")
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape)) or "a single number"
 
 
 def _from_adapter(source: AdapterModel, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
@@ -128,17 +304,6 @@ def require_weights(path: Path, config: str, names: tuple[str, ...], *, may_lack
         raise ModelError(f"{path} has only pickled weights ({pickles[0]}), which can run code; convert to safetensors")
     if not may_lack:
         raise ModelError(f"{path} has no weights: want {' or '.join(names)} beside its config.json")
-
-
-def _require_safe_files(path: Path, named: object) -> None:
-    """Raises ModelError where the configuration (by `named`) or the index of shards leads to another kind of file."""
-    if named not in (None, WHOLE, SHARDED):
-        raise ModelError(f"the config.json in {path} names the weights {named!r}; want {WHOLE}, or no name")
-    if named != SHARDED and (named == WHOLE or (path / WHOLE).is_file()):
-        return
-    shards = set(json.loads((path / SHARDED).read_text(encoding="utf-8"))["weight_map"].values())
-    if other := sorted(str(shard) for shard in shards if not str(shard).endswith(".safetensors")):
-        raise ModelError(f"{path} has shards that are not safetensors ({other[0]}), which can run code; convert them")
 
 
 @contextlib.contextmanager

@@ -108,6 +108,9 @@ def load(source: ModelSource, *, device: torch.device, dtype: torch.dtype) -> Mo
         if logging.is_progress_bar_enabled():
             afterwards.callback(logging.enable_progress_bar)
         logging.disable_progress_bar()
+        # What transformers warns of, and then goes on, is refused here in words of its own.
+        afterwards.callback(logging.set_verbosity, logging.get_verbosity())
+        logging.set_verbosity_error()
         network, tokenizer, digest = opened(source, dtype)
     network.to(device)  # pyright: ignore[reportArgumentType] -- its stub lost `self`
     model = assemble(network, tokenizer, name=source_name(source), digest=digest)

@@ -9,8 +9,6 @@ from typing import Literal, NamedTuple, TypeAlias, assert_never
 import polars as pl
 import torch
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -20,18 +18,22 @@ from transformers import (
 from lab.models.anatomy import Anatomy, find_anatomy
 from lab.models.checkpoint import (
     ADAPTER,
-    SHARDED,
-    WHOLE,
+    MOST_PARAMETERS,
     downloaded,
     one_line,
+    read_config,
     read_tokenizer,
     require_weights,
+    stored_tensors,
+    without_numbers,
 )
 from lab.models.device import device_memory, flop_rate
 from lab.models.load import Model
 from lab.models.pair import MOST_LISTED, PROBES, renamed_tokens, require_alike
 from lab.models.prompt_format import Prompter, Raw, Template, asked_and_ended, has_template
 from lab.models.source import (
+    SHARDED,
+    WHOLE,
     AdapterModel,
     BuiltInModel,
     GgufModel,
@@ -40,7 +42,9 @@ from lab.models.source import (
     ModelSource,
     adapter_base,
     built_in_source,
+    read_json,
     source_name,
+    weight_files,
 )
 from lab.records.errors import ModelError
 from lab.records.tables import Column, Schema
@@ -108,9 +112,8 @@ class Checkpoint:
     def sized(self, config: PreTrainedConfig, network: PreTrainedModel | None = None) -> "Checkpoint":
         """With its sizes; ModelError where the family is unknown."""
         if network is None:
-            # On this device a network has shapes and no numbers.
-            with one_line(f"cannot make the network of {self.name}"), torch.device("meta"):
-                made = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            with one_line(f"cannot make the network of {self.name}"):
+                made = without_numbers(config, most=MOST_PARAMETERS)
             return self.sized(config, made)
         anatomy, counts = find_anatomy(network), {name: one.numel() for name, one in network.named_parameters()}
         n_experts, n_chosen = (getattr(config, name, None) for name in ("num_experts", "num_experts_per_tok"))
@@ -197,9 +200,12 @@ def _in_directory(path: Path, found: Checkpoint, refusals: list[str]) -> Checkpo
     config = settings = None
     with _noted(refusals), one_line(f"cannot read the configuration in {path}"):
         if (path / "config.json").is_file():
-            config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+            there = any((path / name).is_file() for name in (WHOLE, SHARDED))
+            named = read_json(path / "config.json").get("transformers_weights")
+            config = read_config(path, stored_tensors(weight_files(path, named=named)) if there else None)
             settings = GenerationConfig.from_model_config(config)
         if (path / "generation_config.json").is_file():
+            read_json(path / "generation_config.json")
             settings = GenerationConfig.from_pretrained(path, local_files_only=True)
     with _noted(refusals):
         found = found.asked(read_tokenizer(path), settings)

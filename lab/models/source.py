@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import math
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, assert_never
+from typing import Any, TypeAlias, assert_never
 
-from lab.records.errors import ModelError, meant
+from lab.records.errors import ModelError, condensed, meant
 
 # Names that the hub allows: each half starts with a letter or digit, so `./x` and `/x/y` are never mistaken for one.
 HUB_NAME = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
@@ -65,7 +67,7 @@ FILES = (
     "*.safetensors",
     "*.safetensors.index.json",
     "tokenizer.json",
-    "tokenizer.model",
+    "*.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -74,8 +76,12 @@ FILES = (
     "merges.txt",
     "chat_template.json",
     "*.jinja",
+    "tekken.json",
+    "tokenizer.*.json",
 )
 UNUSED = ("*/*", "consolidated*")
+# The libraries fall back to pickles where these are absent, so other safetensors files are not enough.
+WHOLE, SHARDED = "model.safetensors", "model.safetensors.index.json"
 ACCEPTED = "a model directory, an adapter directory, a .gguf file, a built-in model, or org/name on the hub"
 
 
@@ -162,26 +168,77 @@ def shipped_directory(name: str) -> Path:
     return SHIPPED / name
 
 
-def directory_digest(path: Path) -> str:
-    """Sixteen hex digits over the files of the model in `path`."""
-    return files_digest(sorted({file for glob in FILES for file in path.glob(glob)}))
+def weight_files(path: Path, *, named: str | None = None) -> list[Path]:
+    """The files that a model's weights in `path` are read from: one, or those that its index of shards names.
+
+    `named` is which of both counts where both are there.
+
+    Raises ModelError for an index that is none, or that leads out of the directory. What is linked from elsewhere, as
+    all of the hub's cache is, counts as here.
+    """
+    if named == WHOLE or (named is None and (path / WHOLE).is_file()):
+        return [path / WHOLE]
+    index = read_json(path / SHARDED).get("weight_map")
+    if not isinstance(index, dict) or not index or not all(isinstance(name, str) for name in index.values()):
+        raise ModelError(f"{path / SHARDED} has no weight_map from tensors to files; write the shards again")
+    names = sorted(set(index.values()))
+    for name in names:
+        if not name.endswith(".safetensors"):
+            raise ModelError(f"{path} has shards that are not safetensors ({name}), which can run code; convert them")
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ModelError(f"{path / SHARDED} names {name}, which is outside its directory; move the shard into it")
+        if not (path / name).is_file():
+            raise ModelError(f"{path / SHARDED} names {name}, which is not there; fetch it, or write the shards again")
+    return [path / name for name in names]
 
 
-def files_digest(files: list[Path]) -> str:
-    """Sixteen hex digits of SHA-256 over names and bytes."""
+def read_json(file: Path, *, is_exact: bool = True) -> dict[str, Any]:
+    """The object that a JSON file holds; ModelError where it holds none, names a field twice, or has no such number.
+
+    Where it `is_exact`, every number is finite, but for the `_limit` of something, and fits 64 bits.
+    """
+
+    def whole(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            twice = next(name for at, (name, _) in enumerate(pairs) if name in dict(pairs[:at]))
+            raise ModelError(f"{file} says {twice!r} twice; leave one")
+        for name, value in pairs if is_exact else ():
+            for one in value if isinstance(value, list) else [value]:
+                is_odd = isinstance(one, float) and not math.isfinite(one) and not (name.endswith("_limit") and one > 0)
+                if is_odd or (isinstance(one, int) and abs(one) >= 2**63):
+                    raise ModelError(f"{file} says {name} is {str(one)[:20]}; want a finite number")
+        return found
+
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=whole)
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"cannot read {file}: {condensed(error)}; want JSON in UTF-8") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{file} holds a {type(found).__name__}; want an object of named fields")
+    return found
+
+
+def directory_digest(path: Path, loaded: Sequence[Path] = ()) -> str:
+    """Sixteen hex digits over the files of the model in `path`, those `loaded` from folders below it among them."""
+    globs = (*FILES, "additional_chat_templates/*.jinja")
+    return files_digest(sorted({*loaded, *(file for glob in globs for file in path.glob(glob))}), path)
+
+
+def files_digest(files: list[Path], above: Path | None = None) -> str:
+    """Sixteen hex digits of SHA-256 over names, those below `above` with their folders, and bytes."""
     total = hashlib.sha256()
     for file in files:
+        name = file.name if above is None else file.relative_to(above).as_posix()
         with file.open("rb") as stream:
-            total.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+            total.update(f"{name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
     return total.hexdigest()[:16]
 
 
 def _base_of(adapter: AdapterModel) -> ModelSource:
     file = adapter.path / "adapter_config.json"
-    try:
-        text = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"cannot read {file}: {error}") from error
+    text = read_json(file).get("base_model_name_or_path")
     if not isinstance(text, str) or not text:
         raise ModelError(f"{file} names no base model; set base_model_name_or_path")
     beside = adapter.path / text
