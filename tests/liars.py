@@ -161,9 +161,7 @@ def read_sae(path: Path) -> object:
 def texts() -> pl.DataFrame:
     from probes.capture.site import TEXTS
 
-    rows = [
-        {"problem_id": f"p{n}", "sample_index": 0, "prompt": [1, 2], "completion": [3, 4, 5 + n]} for n in range(6)
-    ]
+    rows = [{"problem_id": f"p{n}", "sample_index": 0, "prompt": [1, 2], "completion": [3, 4, 5 + n]} for n in range(6)]
     return TEXTS.frame(rows)
 
 
@@ -242,7 +240,11 @@ def build_study(out: Path) -> None:
     (traces, traced), (problems, asked) = tables()
     with claimed(out / "runs", study()):
         memoised(
-            out / "runs", "problems", {}, {}, lambda work: write_table(work / "held_out.parquet", problems, asked, made_by)
+            out / "runs",
+            "problems",
+            {},
+            {},
+            lambda work: write_table(work / "held_out.parquet", problems, asked, made_by),
         )
         memoised(
             out / "runs" / "traces", "base", {}, {},
@@ -256,6 +258,8 @@ def read_study(path: Path) -> object:
     from lab.sampling.stored import rejudged, stored
 
     out = path / "runs"
+    # As the same command does, given again.
+    build_study(path)
     with claimed(out, study()):
         found = stored(out / "traces" / "base" / "traces.parquet", None, (None, None), opens_thought=False)
     return rejudged(found), el.report(out)
@@ -293,7 +297,22 @@ KINDS = {
 # -- how they are damaged --------------------------------------------------------------------------------------------
 
 DEEP = "[" * 60_000 + "]" * 60_000
-VALUES = ("null", '"x"', "-1", "0", "1.5", "NaN", "1e400", "9" * 400, "[]", "{}", "true", r'"\ud800"', '"16"', "1000000")
+VALUES = (
+    "null",
+    '"x"',
+    "-1",
+    "0",
+    "1.5",
+    "NaN",
+    "1e400",
+    "9" * 400,
+    "[]",
+    "{}",
+    "true",
+    r'"\ud800"',
+    '"16"',
+    "1000000",
+)
 
 
 class Damage(NamedTuple):
@@ -331,7 +350,7 @@ def damage(kind: Kind, directory: Path, draw: random.Random) -> Damage:
     if kind.is_covered and changed and file.suffix == ".json":
         # White space and the order of keys say nothing.
         must = same_json(before) != same_json(file.read_bytes())
-    return Damage(told, changed and (must or kind.is_covered and file.suffix != ".json"))
+    return Damage(told, changed and (must or (kind.is_covered and file.suffix != ".json")))
 
 
 WHAT: list[str] = []
@@ -364,7 +383,9 @@ def cut(file: Path, draw: random.Random) -> bool:
 
 def swapped(file: Path, draw: random.Random, files: list[Path]) -> bool:
     others = [other for other in files if other.suffix != file.suffix]
-    content, name = (b"\x80\x02}q\x00.", "a pickle") if not others else ((o := draw.choice(others)).read_bytes(), o.name)
+    content, name = (
+        (b"\x80\x02}q\x00.", "a pickle") if not others else ((o := draw.choice(others)).read_bytes(), o.name)
+    )
     file.write_bytes(content)
     WHAT.append(f"the bytes of {name}")
     return file.suffix in (".parquet", ".safetensors", ".gguf") or file.name in ("config.json", "cfg.json")

@@ -40,6 +40,7 @@ from lab.models.source import (
     weight_files,
 )
 from lab.records.errors import ModelError, condensed
+from lab.records.stage import require_as_written
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -66,6 +67,7 @@ def opened(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
     """The network and the tokenizer at `source`, and the digest of their files; raises as `lab.models.load.load`."""
     match source:
         case LocalModel(path=path):
+            require_as_written(path)
             return _from_directory(path, dtype)
         case HubModel(name=name, revision=revision):
             return _from_directory(downloaded(name, revision), dtype)
@@ -74,7 +76,8 @@ def opened(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
 
             network, tokenizer = read_gguf(path, dtype=dtype)
             return network, tokenizer, files_digest([path])
-        case AdapterModel():
+        case AdapterModel(path=path):
+            require_as_written(path)
             return _from_adapter(source, dtype)
         case BuiltInModel():
             return opened(built_in_source(source), dtype)

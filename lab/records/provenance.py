@@ -142,23 +142,16 @@ def manifest(file: Path) -> dict[str, str] | None:
     if not file.is_file():
         return None
     cure = f"delete {file.parent if file.name == MARKER else file} to have it made again, or put it back from a copy"
-    try:
-        told = read_json(file, cure)
-    except StorageError:
-        # Other programs keep files of that name too.
-        if re.search(rb'"digest"|elicitation-lab', file.read_bytes()):
-            raise
-        return None
-    files = told.get("files")
+    told = read_json(file, cure)
+    files, form = told.get("files"), told.get("format")
     listed = isinstance(files, dict) and all(re.fullmatch("[0-9a-f]{64}", str(value)) for value in files.values())
-    if not (listed or "digest" in told or str(told.get("format")).startswith("elicitation-lab")):
+    if not (listed or "digest" in told or str(form).startswith("elicitation-lab")):
         return None
     if listed and not files and "portions" in told:
         return None
-    if not (listed and files):
-        raise StorageError(
-            f"{file} is damaged: its `files` is {str(files)[:40]}, want a checksum for each file; {cure}"
-        )
+    is_ours = form == MANIFEST_FORMAT or re.fullmatch("[0-9a-f]{16}", str(told.get("digest")))
+    if not (listed and files and is_ours):
+        raise StorageError(f"{file} is damaged, or of another version: want its `files`, a checksum for each; {cure}")
     return files
 
 
@@ -180,7 +173,7 @@ def require_intact(path: Path) -> None:
                         f"{path} is missing or damaged: want the bytes that {file.name} tells of; {_CURE}"
                     )
                 return
-            if files is not None and file in above:
+            if files is not None and file not in beside[1:]:
                 raise StorageError(f"{path} is a stranger: {file} does not name it; {_CURE}")
 
 

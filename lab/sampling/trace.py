@@ -85,7 +85,6 @@ VERDICTS = Schema(
         ),
     ),
     key=tuple(column.name for column in _KEY),
-    optional=("process_valid", "read_by"),
 )
 OUTCOMES = ("right", "wrong", "no answer", "cut")
 """What may come of a completion."""

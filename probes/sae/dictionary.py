@@ -13,6 +13,7 @@ import polars as pl
 import torch
 from jaxtyping import Float
 from sae_lens import SAE
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from lab.metrics.bootstrap import Interval, percentile_interval, resamples
@@ -165,6 +166,10 @@ def load_sae(path: Path, *, device: torch.device) -> Sae:
     with _told_in_a_line(f"cannot load the SAE in {path}"):
         require_as_written(path)
         _require_told(read_json(path / CONFIG, "save it again"))
+        with safe_open(path / WEIGHTS, framework="pt") as file:
+            dtypes = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        if odd := dtypes - {"F64", "F32", "F16", "BF16"}:
+            raise ModelError(f"its weights are {', '.join(sorted(odd))}, want floating point: save it again")
         return _frozen(SAE.load_from_disk(path, device=str(device)), str(path))
 
 
@@ -192,6 +197,9 @@ def _require_told(described: dict[str, Any]) -> None:
     activation = described.get("activation_fn_str", described.get("activation_fn", "relu"))
     if activation not in ("relu", "topk"):
         raise ModelError(f"its activation is {activation!r}, want relu or topk: read it with the program that made it")
+    for name in ("apply_b_dec_to_input", "rescale_acts_by_decoder_norm"):
+        if not isinstance(described.get(name, True), bool):
+            raise ModelError(f"its {name} is {described[name]!r}, want true or false: save it again")
     given = described.get("activation_fn_kwargs")
     k = described.get("k", given.get("k") if isinstance(given, dict) else None)
     if "topk" in (described.get("architecture"), activation) and type(k) is not int:

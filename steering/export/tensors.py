@@ -140,6 +140,8 @@ class LayerTable(Format):
         except (OSError, SafetensorError, KeyError):
             return None
         with reading("a layer table", path), safe_open(path, framework="pt") as file:
+            if spare := {*file.keys()} - {TABLE}:
+                raise VectorError(f"it holds {', '.join(sorted(spare))}, want {TABLE} alone")
             table = file.get_tensor(TABLE)
             if table.ndim != 2 or table.dtype != torch.float32:
                 raise VectorError(f"{TABLE} is {table.dtype} of {table.ndim} axes, want float32 of 2")
