@@ -1,13 +1,11 @@
 """checkpoint: the files of a source become a network and a tokenizer; what is pickled or not whole is refused."""
 
 import contextlib
-import hashlib
 import math
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, assert_never
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -26,21 +24,11 @@ from lab.models.source import (
     SHARDED,
     UNUSED,
     WHOLE,
-    AdapterModel,
-    BuiltInModel,
-    GgufModel,
-    HubModel,
-    LocalModel,
-    ModelSource,
-    adapter_base,
-    built_in_source,
     directory_digest,
-    files_digest,
     read_json,
     weight_files,
 )
 from lab.records.errors import ModelError, condensed
-from lab.records.stage import require_as_written
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -63,29 +51,8 @@ MOST_LAYERS, MOST_PARAMETERS = 1024, 2**18
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
 
 
-def opened(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
-    """The network and the tokenizer at `source`, and the digest of their files; raises as `lab.models.load.load`."""
-    match source:
-        case LocalModel(path=path):
-            require_as_written(path)
-            return _from_directory(path, dtype)
-        case HubModel(name=name, revision=revision):
-            return _from_directory(downloaded(name, revision), dtype)
-        case GgufModel(path=path):
-            from lab.models.gguf_weights import read_gguf
-
-            network, tokenizer = read_gguf(path, dtype=dtype)
-            return network, tokenizer, files_digest([path])
-        case AdapterModel(path=path):
-            require_as_written(path)
-            return _from_adapter(source, dtype)
-        case BuiltInModel():
-            return opened(built_in_source(source), dtype)
-        case never:
-            assert_never(never)
-
-
-def _from_directory(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+def opened_directory(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    """The network and the tokenizer in `path`, and the digest of their files; raises as `lab.models.load.load`."""
     require_weights(path, "config.json", (WHOLE, SHARDED))
     if (path / "adapter_config.json").is_file():
         # transformers would load the base that it names instead.
@@ -258,23 +225,6 @@ def require_finite(network: PreTrainedModel, name: str) -> None:
 
 def _by(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape)) or "a single number"
-
-
-def _from_adapter(source: AdapterModel, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
-    from peft import PeftModel
-
-    require_weights(source.path, "adapter_config.json", (ADAPTER,))
-    network, tokenizer, base_digest = opened(adapter_base(source), dtype)
-    with one_line(f"cannot load the adapter in {source.path}"), warnings.catch_warnings():
-        # PEFT only warns, and leaves what it has no tensors for without effect.
-        warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
-        adapted = PeftModel.from_pretrained(network, str(source.path), local_files_only=True)
-        merged = adapted.merge_and_unload()
-    # Trainers put the tokenizer beside the adapter, with the chat template it was trained on.
-    if (source.path / "tokenizer_config.json").is_file():
-        tokenizer = read_tokenizer(source.path)
-    both = f"{base_digest} {directory_digest(source.path)}"
-    return merged, tokenizer, hashlib.sha256(both.encode()).hexdigest()[:16]
 
 
 def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 import torch
 from jaxtyping import Float
@@ -16,12 +17,26 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from lab.models.adapter import merged
 from lab.models.anatomy import Anatomy, find_anatomy
-from lab.models.checkpoint import opened
+from lab.models.checkpoint import ADAPTER, downloaded, opened_directory, read_tokenizer, require_weights
 from lab.models.engine import Engine
 from lab.models.prompt_format import Prompter, Raw, asked_and_ended
-from lab.models.source import BuiltInModel, ModelSource, source_name
+from lab.models.source import (
+    AdapterModel,
+    BuiltInModel,
+    GgufModel,
+    HubModel,
+    LocalModel,
+    ModelSource,
+    adapter_base,
+    built_in_source,
+    directory_digest,
+    files_digest,
+    source_name,
+)
 from lab.records.errors import ModelError
+from lab.records.stage import require_as_written
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -96,6 +111,39 @@ class Unembedding(nn.Linear):
     def forward(self, input: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:  # noqa: A002
         """Logits of the residuals."""
         return super().forward(input.contiguous())
+
+
+def opened(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    """The network and the tokenizer at `source`, and the digest of their files; raises as `load`."""
+    match source:
+        case LocalModel(path=path):
+            require_as_written(path)
+            return opened_directory(path, dtype)
+        case HubModel(name=name, revision=revision):
+            return opened_directory(downloaded(name, revision), dtype)
+        case GgufModel(path=path):
+            from lab.models.gguf_weights import read_gguf
+
+            network, tokenizer = read_gguf(path, dtype=dtype)
+            return network, tokenizer, files_digest([path])
+        case AdapterModel(path=path):
+            require_as_written(path)
+            return _from_adapter(source, dtype)
+        case BuiltInModel():
+            return opened(built_in_source(source), dtype)
+        case never:
+            assert_never(never)
+
+
+def _from_adapter(source: AdapterModel, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    require_weights(source.path, "adapter_config.json", (ADAPTER,))
+    network, tokenizer, base_digest = opened(adapter_base(source), dtype)
+    network = merged(network, source.path)
+    # Trainers put the tokenizer beside the adapter, with the chat template it was trained on.
+    if (source.path / "tokenizer_config.json").is_file():
+        tokenizer = read_tokenizer(source.path)
+    both = f"{base_digest} {directory_digest(source.path)}"
+    return network, tokenizer, hashlib.sha256(both.encode()).hexdigest()[:16]
 
 
 def load(source: ModelSource, *, device: torch.device, dtype: torch.dtype) -> Model:

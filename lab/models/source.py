@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias, assert_never
 
@@ -150,10 +150,16 @@ def built_in_source(model: BuiltInModel) -> LocalModel | AdapterModel:
     return LocalModel(path=fetched_directory(model.name))
 
 
+CONVERSION = 2
+"""Goes up when the same file of weights becomes another model, so that no cache keeps the old one: 2 splits digits."""
+
+
 def fetched_directory(name: str) -> Path:
     """Where `lab models fetch` keeps a pretrained model: below ELICITATION_LAB_CACHE, or else the user's cache."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("ELICITATION_LAB_CACHE") or caches / "elicitation-lab") / "models" / name
+    return (
+        Path(os.environ.get("ELICITATION_LAB_CACHE") or caches / "elicitation-lab") / "models" / f"{name}-{CONVERSION}"
+    )
 
 
 def shipped_names() -> tuple[str, ...]:
@@ -238,14 +244,17 @@ def files_digest(files: list[Path], above: Path | None = None) -> str:
 
 def _base_of(adapter: AdapterModel) -> ModelSource:
     file = adapter.path / "adapter_config.json"
-    text = read_json(file).get("base_model_name_or_path")
+    said = read_json(file)
+    text, revision = said.get("base_model_name_or_path"), said.get("revision")
     if not isinstance(text, str) or not text:
         raise ModelError(f"{file} names no base model; set base_model_name_or_path")
     beside = adapter.path / text
     try:
-        return model_source(str(beside) if beside.exists() else text)
+        found = model_source(str(beside) if beside.exists() else text)
     except ModelError as error:
         raise ModelError(f"base of adapter {adapter.path}: {error}") from error
+    is_pinned = isinstance(found, HubModel) and found.revision is None and isinstance(revision, str)
+    return replace(found, revision=revision) if is_pinned else found
 
 
 def _listed(names: tuple[str, ...]) -> str:

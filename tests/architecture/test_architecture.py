@@ -30,7 +30,7 @@ DOORS = {
     "sklearn": ("probes/scores/label_probes.py", "steering/routing/routing.py"),
     "trl": ("lab/post_training/",),
     "datasets": ("lab/post_training/", "lab/tasks/row_task.py"),
-    "peft": ("lab/models/checkpoint.py", "lab/post_training/trainers.py"),
+    "peft": ("lab/models/adapter.py", "lab/post_training/trainers.py"),
     "huggingface_hub": ("lab/models/checkpoint.py", "steering/export/publish.py"),
     "gguf": ("lab/models/gguf_weights.py", "steering/export/gguf.py"),
     "reasoning_gym": ("lab/tasks/gym.py",),

@@ -1,11 +1,14 @@
 """GGUF in: a tiny Llama written with the gguf package reads back as the network it was written from."""
 
+import copy
+import math
+
 import gguf
 import numpy as np
 import pytest
 import torch
 
-from lab.models.gguf_weights import read_gguf
+from lab.models.gguf_weights import read_gguf, read_gguf_header
 from lab.models.load import load
 from lab.models.source import LocalModel, model_source
 from lab.models.tiny import byte_tokenizer, tiny_network
@@ -35,7 +38,7 @@ def interleaved(weight, n_heads):
     return weight.reshape(n_heads, 2, d_out // n_heads // 2, d_in).swapaxes(1, 2).reshape(d_out, d_in)
 
 
-def write_gguf(path, network, *, extra_tensor=None, without=None):
+def write_gguf(path, network, *, extra_tensor=None, without=None, pre="gpt-2", said=None, merges=()):
     config = network.config
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(config.num_hidden_layers)
@@ -49,10 +52,17 @@ def write_gguf(path, network, *, extra_tensor=None, without=None):
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
     tokens = sorted(byte_tokenizer().get_vocab().items(), key=lambda item: item[1])
+    for key, value in (said or {}).items():
+        kinds = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}
+        kinds[type(value)](f"llama.{key}", value)
     writer.add_tokenizer_model("gpt2")
+    if pre is not None:
+        writer.add_tokenizer_pre(pre)
     writer.add_token_list([token for token, _ in tokens])
     writer.add_token_scores([0.0] * len(tokens))
     writer.add_token_types([gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.CONTROL] * 2)
+    if merges:
+        writer.add_token_merges(merges)
     writer.add_pad_token_id(256)
     writer.add_eos_token_id(257)
     writer.add_bos_token_id(257)
@@ -152,3 +162,94 @@ def test_a_gguf_file_that_lacks_a_tensor_is_refused(tmp_path):
 def test_a_missing_gguf_file_is_refused(tmp_path):
     with pytest.raises(ModelError, match="no GGUF file"):
         read_gguf(tmp_path / "none.gguf", dtype=torch.float32)
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+SAYS_YARN = {
+    "rope.scaling.type": "yarn",
+    "rope.scaling.factor": 4.0,
+    "rope.scaling.original_context_length": 64,
+}
+LINEAR = {"rope_type": "linear", "factor": 4.0}
+ROTARY = {
+    "linear": (LINEAR, {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}),
+    "a factor alone": (LINEAR, {"rope.scaling.factor": 4.0}),
+    "the old key": (LINEAR, {"rope.scale_linear": 4.0}),
+    "none beside a factor": (
+        {"rope_type": "default"},
+        {"rope.scaling.type": "none", "rope.scaling.factor": 4.0},
+    ),
+    "yarn": (YARN, SAYS_YARN),
+    "yarn whose factor is halved": (
+        {**YARN, "attention_factor": 0.5 * (1 + 0.1 * math.log(4))},
+        {**SAYS_YARN, "rope.scaling.attn_factor": 0.5},
+    ),
+}
+AS_CONVERTED = {
+    "beta_fast": (16.0, "rope.scaling.yarn_beta_fast"),
+    "beta_slow": (2.0, "rope.scaling.yarn_beta_slow"),
+    "attention_factor": (0.7, "rope.scaling.yarn_attn_factor"),
+}
+# llama.cpp passes over these.
+BY_TRANSFORMERS = {
+    **ROTARY,
+    "yarn with numbers of its own": (
+        YARN | {name: value for name, (value, _) in AS_CONVERTED.items()},
+        SAYS_YARN | {key: value for value, key in AS_CONVERTED.values()},
+    ),
+}
+
+
+def scaled(rotary):
+    """The tiny network with its rotary frequencies scaled as transformers does it from a configuration."""
+    plain = tiny_network("llama", seed=11)
+    config = copy.deepcopy(plain.config)
+    config.rope_parameters = {**config.rope_parameters, **rotary}
+    network = type(plain)(config).eval()
+    network.load_state_dict(plain.state_dict())
+    return network
+
+
+@pytest.mark.parametrize("kind", BY_TRANSFORMERS)
+def test_the_scaling_of_rotary_frequencies_that_a_file_says_is_that_of_transformers(kind, written, tmp_path):
+    rotary, said = BY_TRANSFORMERS[kind]
+    write_gguf(tmp_path / "x.gguf", written[0], said=said)
+    read, wanted = read_gguf(tmp_path / "x.gguf", dtype=torch.float32).network, scaled(rotary)
+    tokens = torch.arange(200)[None]
+    with torch.no_grad():
+        logits = read(tokens).logits
+        torch.testing.assert_close(logits, wanted(tokens).logits, atol=1e-4, rtol=1e-4)
+        assert kind == "none beside a factor" or not torch.allclose(logits, written[0](tokens).logits, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"rope.scaling.type": "longrope", "rope.scaling.factor": 4.0}, "by 'longrope'; want linear or yarn"),
+        ({"rope.scaling.type": "yarn", "rope.scaling.factor": -1.0}, "by -1.0; want a factor above 0"),
+        (
+            {"rope.scaling.type": "yarn", "rope.scaling.factor": 2.0, "rope.scaling.yarn_log_multiplier": 0.1},
+            "yarn_log_multiplier, which has no counterpart",
+        ),
+        ({"attention.key_length": 16}, "attention.key_length 16, for which transformers has head_dim 8"),
+        ({"residual_scale": 0.22}, "residual_scale 0.2.*, for which transformers has nothing"),
+    ],
+)
+def test_what_transformers_would_pass_over_is_refused_by_name(said, words, written, tmp_path):
+    write_gguf(tmp_path / "x.gguf", written[0], said=said)
+    with pytest.raises(ModelError, match=words):
+        read_gguf(tmp_path / "x.gguf", dtype=torch.float32)
+
+
+def test_a_rule_of_splitting_text_that_nobody_knows_is_refused(written, tmp_path):
+    write_gguf(tmp_path / "x.gguf", written[0], pre="nonesuch")
+    with pytest.raises(ModelError, match=r"splits text by the rule 'nonesuch'.*smollm"):
+        read_gguf_header(tmp_path / "x.gguf")
+
+
+def test_a_number_that_is_not_finite_is_refused_by_its_tensor(written, tmp_path):
+    network = copy.deepcopy(written[0])
+    network.model.layers[1].mlp.up_proj.weight.data[3, 4] = float("nan")
+    write_gguf(tmp_path / "x.gguf", network)
+    with pytest.raises(ModelError, match=r"not finite in model\.layers\.1\.mlp\.up_proj\.weight"):
+        read_gguf(tmp_path / "x.gguf", dtype=torch.float32)

