@@ -172,15 +172,16 @@ def files_together(out: Path) -> Iterator[Path]:
     The manifest comes first, so that it is known of every file whether it is the one that was meant. Of files that
     only a part was moved of, the rest is written again by the same command, with the same bytes.
     """
-    for leftover in out.parent.glob(f".{escape(out.name)}.*.partial"):
-        shutil.rmtree(leftover)
+    written = out.with_suffix(f".{MANIFEST}")
+    for leftover in (path for file in (out, written) for path in out.parent.glob(f".{escape(file.name)}.*.partial")):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     work = out.with_name(f".{out.name}.{os.urandom(4).hex()}.partial")
     with writing(out):
         work.mkdir(parents=True)
     try:
         yield work
         with writing(out):
-            write_manifest(out.with_suffix(f".{MANIFEST}"), checksums(work))
+            write_manifest(written, checksums(work))
             for file in sorted(work.iterdir()):
                 file.replace(out.with_name(file.name))
     finally:

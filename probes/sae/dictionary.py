@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import polars as pl
@@ -24,7 +25,7 @@ from lab.records.seeds import numpy_generator
 from lab.records.stage import require_as_written
 from lab.scoring.scores import Row, Texts, completion_logits, pieces
 from probes.capture.site import Site, check_site, hook_site
-from probes.sae.architecture import Standard, TopK, is_held_out, parse_architecture
+from probes.sae.architecture import CONFIG, centre, is_held_out, require_meant, require_told, site_of
 from probes.storage.store import Store, read_texts, require_model, shuffled
 from probes.tables import SAE_QUALITY
 
@@ -137,13 +138,12 @@ def splice(model: Model, sae: Sae, change: FeatureChange | Reconstruction) -> It
         raise SiteError(f"{sae.name} at {sae.site} never acted in {n_passes} passes of {model.name}")
 
 
-CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+WEIGHTS = "sae_weights.safetensors"
 OURS = "elicitation_lab"
 """What this project adds to an SAE's metadata: `provenance`, `model_digest` and `architecture`."""
 
 # Kinds whose features are never negative and whose `decode` is `features @ W_dec + b_dec`.
 LINEAR = ("standard", "gated", "jumprelu", "topk")
-_ALIASES = {"hook_in": "hook_resid_pre", "hook_out": "hook_resid_post"}
 
 
 def load_sae(path: Path, *, device: torch.device) -> Sae:
@@ -165,7 +165,7 @@ def load_sae(path: Path, *, device: torch.device) -> Sae:
         raise ModelError(f"{path} has no weights: want {WEIGHTS}")
     with _told_in_a_line(f"cannot load the SAE in {path}"):
         require_as_written(path)
-        _require_told(read_json(path / CONFIG, "save it again"))
+        require_told(read_json(path / CONFIG, "save it again"))
         with safe_open(path / WEIGHTS, framework="pt") as file:
             dtypes = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
         if odd := dtypes - {"F64", "F32", "F16", "BF16"}:
@@ -192,20 +192,6 @@ def made_by(path: Path) -> Provenance | None:
         return None
 
 
-def _require_told(described: dict[str, Any]) -> None:
-    """ModelError where a configuration says what SAELens would pass over, and read another SAE."""
-    activation = described.get("activation_fn_str", described.get("activation_fn", "relu"))
-    if activation not in ("relu", "topk"):
-        raise ModelError(f"its activation is {activation!r}, want relu or topk: read it with the program that made it")
-    for name in ("apply_b_dec_to_input", "rescale_acts_by_decoder_norm"):
-        if not isinstance(described.get(name, True), bool):
-            raise ModelError(f"its {name} is {described[name]!r}, want true or false: save it again")
-    given = described.get("activation_fn_kwargs")
-    k = described.get("k", given.get("k") if isinstance(given, dict) else None)
-    if "topk" in (described.get("architecture"), activation) and type(k) is not int:
-        raise ModelError(f"its k is {k!r}, want a whole number: put it into its {CONFIG}, as it was trained")
-
-
 def _require_sound(coder: SAE, name: str) -> str:
     """What kind of SAE `coder` is, as a user writes it; ModelError where its parts do not fit each other."""
     kind, metadata = coder.cfg.architecture(), coder.cfg.metadata
@@ -216,33 +202,9 @@ def _require_sound(coder: SAE, name: str) -> str:
     if k is not None and not (type(k) is int and 1 <= k <= coder.cfg.d_sae):
         raise ModelError(f"{name} has k {k!r}: want a whole number from 1 to its {coder.cfg.d_sae} features")
     label = metadata.get(OURS, {}).get("architecture")
-    if label is None:
-        return metadata.training_architecture or kind
-    told = parse_architecture(label)
-    wanted = (
-        ("topk", told.k) if isinstance(told, TopK) else ("standard" if isinstance(told, Standard) else "jumprelu", None)
-    )
-    if (kind, k) != wanted:
-        raise ModelError(
-            f"{name} says that it is {label}, and holds a {kind} SAE{f' of k {k}' if k else ''}: train it again"
-        )
-    return label
-
-
-@torch.no_grad()
-def _centre(coder: SAE, name: str) -> None:
-    """Folds the mean that is taken off a stream into the encoder: with P that projection, x P W = x (P W).
-
-    Where b_dec is taken off first, (x P - b_dec) W = (x - b_dec) P W + (b_dec P - b_dec) W.
-    """
-    W_enc, b_enc, b_dec = (getattr(coder, weight, None) for weight in ("W_enc", "b_enc", "b_dec"))
-    if not (isinstance(W_enc, Tensor) and isinstance(b_enc, Tensor) and isinstance(b_dec, Tensor)):
-        raise ModelError(
-            f"{name} reads streams of centred weights, which a {coder.cfg.architecture()} SAE cannot be told"
-        )
-    if coder.cfg.apply_b_dec_to_input:
-        b_enc.sub_(b_dec.mean() * W_enc.sum(dim=0))
-    W_enc.sub_(W_enc.mean(dim=0))
+    if label is not None:
+        require_meant(label, kind, k, name)
+    return label or metadata.training_architecture or kind
 
 
 def _frozen(coder: SAE, name: str) -> Sae:
@@ -260,10 +222,10 @@ def _frozen(coder: SAE, name: str) -> Sae:
             f"{name} reads activations normalised by {coder.cfg.normalize_activations}, which is not in its weights: "
             "want an SAE with normalize_activations none (fold the factor and save it again)"
         )
-    site, architecture = _site(coder.cfg.metadata.hook_name, name), _require_sound(coder, name)
+    site, architecture = site_of(coder.cfg.metadata.hook_name, name), _require_sound(coder, name)
     is_centred = bool((coder.cfg.metadata.get("model_from_pretrained_kwargs") or {}).get("center_writing_weights"))
     if is_centred:
-        _centre(coder, name)
+        centre(coder.state_dict(), coder.cfg.apply_b_dec_to_input, name)
     if getattr(coder.cfg, "rescale_acts_by_decoder_norm", False):
         coder.fold_W_dec_norm()
         coder.cfg.rescale_acts_by_decoder_norm = False
@@ -278,19 +240,6 @@ def _frozen(coder: SAE, name: str) -> Sae:
         architecture=architecture,
         is_centred=is_centred,
     )
-
-
-def _site(hook_name: str | None, name: str) -> Site:
-    if hook_name is None:
-        raise SiteError(f"{name} does not say what it reads: want metadata.hook_name in its {CONFIG}")
-    block, _, hook = hook_name.rpartition(".")
-    try:
-        return Site.parse(f"{block}.{_ALIASES.get(hook, hook)}")
-    except SiteError as error:
-        raise SiteError(
-            f"{name} reads {hook_name!r}: want the residual stream, blocks.N.hook_resid_pre, "
-            "blocks.N.hook_resid_mid or blocks.N.hook_resid_post (blocks.N.hook_in, blocks.N.hook_out)"
-        ) from error
 
 
 def _digest(coder: SAE, site: Site) -> str:
@@ -308,7 +257,10 @@ def _digest(coder: SAE, site: Site) -> str:
 def _told_in_a_line(action: str) -> Iterator[None]:
     """Makes a ModelError of what goes wrong within, unless it is told in this project's words already."""
     try:
-        yield
+        with warnings.catch_warnings():
+            # What it advises is done when weights are centred, and for models of TransformerLens' own else.
+            warnings.filterwarnings("ignore", r"\s*This SAE has non-empty model_from_pretrained_kwargs")
+            yield
     except (ModelError, SiteError) as error:
         if str(error).startswith("its "):
             raise ModelError(f"{action}: {error}") from error

@@ -37,6 +37,7 @@ from lab.records.stage import alone, atomic_directory, require_as_written
 from lab.records.tables import write_table
 from probes.capture.site import Site
 from probes.sae.architecture import (
+    CONFIG,
     QUALITY_FILE,
     Architecture,
     BatchTopK,
@@ -49,7 +50,7 @@ from probes.sae.architecture import (
     count_rows,
     is_held_out,
 )
-from probes.sae.dictionary import CONFIG, OURS, Sae, load_sae, made_by, quality
+from probes.sae.dictionary import OURS, Sae, load_sae, made_by, quality
 from probes.storage.store import Store, open_store, require_site, shuffled
 from probes.tables import SAE_QUALITY
 
