@@ -21,7 +21,6 @@ from jaxtyping import Float, Int
 from machine import machine
 from torch import Tensor, nn
 
-from lab.models.anatomy import LAYOUTS
 from lab.models.bridge import to_bridge
 from lab.models.device import resolve_device
 from lab.models.load import Model, load
@@ -39,14 +38,23 @@ def ours(model: Model, site: Site) -> Arm:
     return lambda tokens: capture(model, tokens, torch.ones_like(tokens).bool(), [site])[site]
 
 
+def path_of(model: Model, module: nn.Module) -> str:
+    """Its name in the network."""
+    return next(name for name, each in model.network.named_modules() if each is module)
+
+
+def blocks_path(model: Model) -> str:
+    """The name of the list of blocks."""
+    return path_of(model, model.anatomy.blocks[0]).rpartition(".")[0]
+
+
 def bare(model: Model, site: Site) -> Arm:
     """transformers alone, on a network that ends with the block."""
-    network, layout = copy.deepcopy(model.network), LAYOUTS[model.anatomy.family]
+    network, blocks = copy.deepcopy(model.network), blocks_path(model)
     network.config.num_hidden_layers = site.layer + 1
-    for path, module in (
-        (layout.blocks, network.get_submodule(layout.blocks)[: site.layer + 1]),
-        (layout.final_norm, nn.Identity()),
-    ):
+    kept = nn.ModuleList(list(network.get_submodule(blocks).children())[: site.layer + 1])
+    final_norm = path_of(model, model.anatomy.final_norm)
+    for path, module in ((blocks, kept), (final_norm, nn.Identity())):
         parent, _, name = path.rpartition(".")
         setattr(network.get_submodule(parent), name, module)
     return lambda tokens: network.base_model(input_ids=tokens, use_cache=False).last_hidden_state
@@ -68,7 +76,7 @@ def nnsight(model: Model, site: Site) -> Arm:
     """A trace that is stopped behind the block; ImportError without nnsight."""
     from nnsight import NNsight  # pyright: ignore[reportMissingImports]
 
-    traced, path = NNsight(model.network), LAYOUTS[model.anatomy.family].blocks
+    traced, path = NNsight(model.network), blocks_path(model)
 
     def read(tokens: Tensor) -> Tensor:
         with traced.trace(tokens, use_cache=False) as tracer:

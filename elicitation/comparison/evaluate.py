@@ -25,7 +25,7 @@ from lab.records.stage import Artefact
 from lab.records.tables import Schema, read_table, write_table
 from lab.sampling.sample import sample
 from lab.sampling.trace import Decoding, Trace
-from lab.scoring.scores import Row, completion_logits, pieces
+from lab.scoring.scores import Row, by_text, foresee, pieces
 from lab.tasks.problem import Problem
 from lab.tasks.source import Task
 from steering.edit import Add, apply
@@ -203,16 +203,19 @@ def divergences(model: Model, edit: Add, traces: Sequence[Trace], eval_spec: Eva
     rows = [Row(prompts[trace.problem_id], list(trace.tokens)) for trace in traces]
     totals = dict.fromkeys(prompts, 0.0)
     n_tokens = dict.fromkeys(prompts, 0)
+
+    def divergence(plain: Tensor, steered: Tensor, _: Tensor) -> tuple[Tensor]:
+        plain, steered = plain.log_softmax(dim=-1), steered.log_softmax(dim=-1)
+        return ((plain.exp() * (plain - steered)).sum(dim=-1),)
+
     for chosen, read in pieces(model, rows):
-        plain = completion_logits(model, read).float().log_softmax(dim=-1)
+        plain = foresee(model, read)
         n_prompt = torch.tensor([len(row.context) for row in read.rows])
         with apply(model, edit, n_prompt=n_prompt):
-            steered = completion_logits(model, read).float().log_softmax(dim=-1)
-        away: Float[Tensor, "text kept"] = (plain.exp() * (plain - steered)).sum(dim=-1)
-        for place, index in enumerate(chosen):
-            n = len(rows[index].completion)
-            totals[traces[index].problem_id] += float(away[place, -n:].sum())
-            n_tokens[traces[index].problem_id] += n
+            steered = foresee(model, read)
+        for index, (away,) in zip(chosen, by_text(divergence, plain, steered), strict=True):
+            totals[traces[index].problem_id] += float(away.sum())
+            n_tokens[traces[index].problem_id] += len(away)
     # Rounding can leave a divergence of zero a little below it.
     return np.array([max(0.0, totals[key] / n_tokens[key]) for key in prompts])
 

@@ -26,7 +26,7 @@ from lab.sampling import sample as sampling
 from lab.sampling.decoder import OpenDecoder
 from lab.sampling.trace import GREEDY, TRACES, VERDICTS, Decoding, trace_table, verdict_table
 from lab.scoring.evidence import PROCESS, TWO_MODELS, Evidence
-from lab.scoring.scores import Readings, Row, completion_logits, pieces, scores
+from lab.scoring.scores import Readings, Row, by_text, foresee, logits_of, pieces, scores
 from lab.tasks.source import Task
 from probes.capture.site import single_token
 from steering.edit import apply
@@ -205,24 +205,29 @@ def next_token(
     rows: list[dict[str, object]] = []
     for model in models_of(models):
         read = [Row(model.prompt_ids(problem.prompt), [0]) for problem in problems]
-        chances = torch.empty(len(read), model.anatomy.d_vocab)
+        foreseen = {}
         for chosen, piece in pieces(model, read):
             n_prompt = torch.tensor([len(row.context) for row in piece.rows])
             with apply(model, *edits_of(edits), n_prompt=n_prompt):
-                chances[list(chosen)] = completion_logits(model, piece)[:, -1].float().softmax(dim=-1).cpu()
-        ids = (
-            {str(model.tokenizer.decode([number])): number for number in chances.mean(dim=0).topk(5).indices.tolist()}
-            if tokens is None
-            else {text: single_token(text, model.tokenizer) for text in tokens}
-        )
+                foreseen[tuple(chosen)] = foresee(model, piece)
+        if tokens is None:
+            few = (logits.softmax(dim=-1).sum(dim=0) for one in foreseen.values() for (logits,) in logits_of(one))
+            likely = sum(few, torch.zeros(model.anatomy.d_vocab, device=model.device)).topk(5).indices.tolist()
+            ids = {str(model.tokenizer.decode([number])): number for number in likely}
+        else:
+            ids = {text: single_token(text, model.tokenizer) for text in tokens}
+        chances = np.empty((len(read), len(ids)))
+        for chosen, one in foreseen.items():
+            of_prompts = by_text(lambda logits, _, ids=ids: (logits.softmax(dim=-1)[:, list(ids.values())],), one)
+            chances[list(chosen)] = torch.cat([found for (found,) in of_prompts]).cpu().numpy()
         weights = _weights(len(read), seed)
         rows += [
             {
                 "arm": model.name,
                 "token": text,
-                **interval_columns(mean_interval(chances[:, number].double().numpy(), weights)),
+                **interval_columns(mean_interval(chances[:, column], weights)),
             }
-            for text, number in ids.items()
+            for column, text in enumerate(ids)
         ]
     return pl.DataFrame(rows)
 

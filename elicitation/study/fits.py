@@ -24,7 +24,7 @@ from lab.records.tables import Column, Schema, read_table, replacing, write_tabl
 from lab.sampling.decoder import left_padded
 from lab.sampling.trace import verdict_table
 from lab.scoring.evidence import ArmKey, Role
-from lab.scoring.scores import completion_logits, pieces, read_by_both, trace_rows
+from lab.scoring.scores import by_text, foresee, pieces, read_by_both, trace_rows
 from lab.tasks.problem import Problem
 from probes.capture.capture import capture
 from probes.capture.site import Site
@@ -66,14 +66,13 @@ def disagreements(pair: ModelPair, traces: pl.DataFrame, problems: Mapping[str, 
     """Every token of `traces` at which base and tuned model, reading the same text, would greedily differ."""
     names = traces.select("problem_id", "sample_index").rows(named=True)
     found: list[list[dict[str, object]]] = [[] for _ in names]
+
+    def greedy(base: Tensor, tuned: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+        return base.argmax(dim=-1), tuned.argmax(dim=-1)
+
     for chosen, by_base, by_tuned in read_by_both(pair, traces, problems):
-        base, tuned = (
-            completion_logits(model, read)[..., : pair.d_vocab].argmax(dim=-1)
-            for model, read in ((pair.base, by_base), (pair.tuned, by_tuned))
-        )
-        for place, index in enumerate(chosen):
-            n = len(by_base.rows[place].completion)
-            ours, theirs = base[place, -n:], tuned[place, -n:]
+        both = foresee(pair.base, by_base), foresee(pair.tuned, by_tuned)
+        for index, (ours, theirs) in zip(chosen, by_text(greedy, *both, n_shared=pair.d_vocab), strict=True):
             for position in (ours != theirs).nonzero()[:, 0].tolist():
                 tokens = {"base_token": int(ours[position]), "tuned_token": int(theirs[position])}
                 found[index].append({**names[index], "position": position, **tokens})

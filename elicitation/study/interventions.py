@@ -16,7 +16,7 @@ from lab.models.load import Model, in_float32
 from lab.models.pair import ModelPair
 from lab.records.errors import EstimateError
 from lab.records.seeds import numpy_generator
-from lab.scoring.scores import Row, completion_logits, pieces
+from lab.scoring.scores import Row, by_text, foresee, pieces
 from lab.tasks.problem import Problem
 from probes.attribution.contrast import CONTRASTS
 from probes.attribution.effects import Ablation, attribute, feature_effects
@@ -155,14 +155,18 @@ def first_token_rates(
     # The completion only says where to read; it comes after the token whose logits count.
     rows = [Row(list(prompt), [toward[0]]) for prompt in prompts]
     rates = np.empty(len(rows))
+
+    def share(logits: Tensor, _: Tensor) -> tuple[Tensor]:
+        return (logits.softmax(dim=-1)[:, list(toward)].sum(dim=-1),)
+
     for chosen, read in pieces(model, rows):
         if sae is None or alter is None:
-            logits = completion_logits(model, read)
+            foreseen = foresee(model, read)
         else:
             with splice(model, sae, lambda features, chosen=chosen: alter(features, chosen)):
-                logits = completion_logits(model, read)
-        share = logits[:, -1].float().softmax(dim=-1)[:, list(toward)].sum(dim=-1)
-        rates[list(chosen)] = share.double().cpu().numpy()
+                foreseen = foresee(model, read)
+        shares = [of_prompt for (of_prompt,) in by_text(share, foreseen)]
+        rates[list(chosen)] = torch.cat(shares).double().cpu().numpy()
     return rates
 
 

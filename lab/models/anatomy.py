@@ -1,60 +1,56 @@
-"""Anatomy: the parts of one network by name: blocks, attention, MLPs, and what is before and behind them."""
+"""Anatomy: the parts of one network by name: blocks, attention, MLPs, and what is before and behind them.
 
-from dataclasses import dataclass
+Parts are found in the module tree; what they do is measured, on four tokens and one block of each kind. No table of
+families says either.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
-from torch import nn
-from transformers import PreTrainedModel
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from lab.records.errors import ModelError
 
-
-class Layout(NamedTuple):
-    """Module paths from the top of the network; those of `attention` and `mlp` start at a block."""
-
-    embed: str
-    blocks: str
-    final_norm: str
-    attention: str
-    mlp: str
-    unembed: str = "lm_head"
-
-
-LLAMA = Layout("model.embed_tokens", "model.layers", "model.norm", "self_attn", "mlp")
-GPT2 = Layout("transformer.wte", "transformer.h", "transformer.ln_f", "attn", "mlp")
-GPT_NEOX = Layout("gpt_neox.embed_in", "gpt_neox.layers", "gpt_neox.final_layer_norm", "attention", "mlp")
-# Keyed by `config.model_type`. A family is here once a tiny network of it passes tests/lab/models/test_anatomy.py.
-LAYOUTS = {
-    **dict.fromkeys(("llama", "mistral", "smollm3", "phi3", "qwen2", "qwen3", "qwen3_moe"), LLAMA),
-    **dict.fromkeys(("olmo2", "olmo3", "gemma", "gemma2", "gemma3_text"), LLAMA),
-    "gpt2": GPT2,
-    "gpt_neox": GPT_NEOX,
-}
-# What attention adds goes through a norm of its own first.
-NORMED_ATTENTION = ("olmo2", "olmo3", "gemma2", "gemma3_text")
+# Of the names that transformers gives to what mixes positions, and to its classes.
+MIXERS = ("attn", "attention", "mixer", "mamba", "delta", "conv", "temporal", "retention", "recurrent")
+N_TOKENS, N_PAD = 4, 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Anatomy:
-    """The parts of one network. The modules are the network's own, so two anatomies are equal only when identical.
-
-    A block takes and returns the residual stream, `batch pos d_model`, as a plain tensor.
-    """
+    """The parts of one network. The modules are the network's own, so two anatomies are equal only when identical."""
 
     family: str
-    """`config.model_type`."""
+    """`config.model_type` of what reads text."""
     embed: nn.Module
     blocks: tuple[nn.Module, ...]
+    """Each takes the residual stream, `batch pos d_model`, and returns it, alone or first of a tuple."""
     final_norm: nn.Module
+    """An identity where there is none."""
     unembed: nn.Module
-    attentions: tuple[nn.Module, ...]
-    """One a block; its output is a tuple that starts with what it adds to the stream (`NORMED_ATTENTION`: normed)."""
-    mlps: tuple[nn.Module, ...]
+    attentions: tuple[nn.Module | None, ...]
+    """What mixes positions, one a block: attention, linear attention, a convolution; None where there is not one."""
+    mlps: tuple[nn.Module | None, ...]
+    """Or a mixture of experts, one a block; None where there is not one."""
+    routers: tuple[nn.Module | None, ...]
+    """Of a mixture of experts: what chooses the experts."""
     d_model: int
-    has_resid_mid: bool
-    """Whether attention adds its output to the stream as it is, and the MLP then reads that stream."""
     d_vocab: int
     """Rows of the unembedding, which may exceed the tokenizer's tokens where a family pads its matrix."""
+    context: int | None
+    """Positions for which it was made; None where nothing says."""
+    has_resid_mid: bool
+    """Whether every block's attention adds its output to the stream as it is, and the MLP then reads that stream.
+    Measured; False of a network without numbers."""
+    returned: tuple[int, ...]
+    """Of each block: 0 where it returns the stream alone, else the length of its tuple."""
 
     @property
     def n_layers(self) -> int:
@@ -63,34 +59,321 @@ class Anatomy:
 
 
 def find_anatomy(network: PreTrainedModel) -> Anatomy:
-    """The parts of `network`; ModelError naming the family or the part that is not where its layout says."""
-    family, name = network.config.model_type, type(network).__name__
-    layout = LAYOUTS.get(family)
-    if layout is None:
-        raise ModelError(f"{name} is of family {family!r}, which has no layout here; known: {', '.join(LAYOUTS)}")
+    """The parts of `network`; ModelError naming the part that is not there, or what its blocks do that is not served.
 
-    def part(what: str, path: str, parent: nn.Module = network) -> nn.Module:
-        try:
-            return parent.get_submodule(path)
-        except AttributeError as error:
-            raise ModelError(f"{name} has no {what} at {path!r}: {error}") from error
-
-    blocks, unembed = part("blocks", layout.blocks), part("unembed", layout.unembed)
-    if not isinstance(blocks, nn.ModuleList) or len(blocks) == 0:
-        raise ModelError(f"{name}: blocks at {layout.blocks!r} are not a list of modules")
+    On the meta device nothing is measured.
+    """
+    name, config = type(network).__name__, text_config(network)
+    if "past_key_values" not in inspect.signature(network.forward).parameters:
+        raise ModelError(f"{name} is of family {config.model_type!r}, which keeps what it has read in a way of its own")
+    blocks, holder = _blocks(network, config)
+    embed, unembed = network.get_input_embeddings(), network.get_output_embeddings()
     matrix = getattr(unembed, "weight", None)
-    if matrix is None or matrix.ndim != 2:
-        raise ModelError(f"{name}: unembed is a {type(unembed).__name__}, not a linear map")
-    numbered = list(enumerate(blocks))
-    return Anatomy(
-        family=family,
-        embed=part("embed", layout.embed),
-        blocks=tuple(blocks),
-        final_norm=part("final norm", layout.final_norm),
+    if not isinstance(unembed, nn.Module) or not isinstance(matrix, Tensor) or matrix.ndim != 2:
+        raise ModelError(f"{name} has no unembedding: want a causal language model with a linear map to its vocabulary")
+    d_vocab, width = matrix.shape
+    hidden = getattr(config, "hidden_size", width)
+    parts = [_parts(block) for block in blocks]
+    found = Anatomy(
+        family=config.model_type,
+        embed=embed,
+        blocks=blocks,
+        final_norm=_final_norm(holder),
         unembed=unembed,
-        attentions=tuple(part(f"attention of block {layer}", layout.attention, block) for layer, block in numbered),
-        mlps=tuple(part(f"MLP of block {layer}", layout.mlp, block) for layer, block in numbered),
-        d_model=matrix.shape[1],
-        has_resid_mid=family not in NORMED_ATTENTION and not getattr(network.config, "use_parallel_residual", False),
-        d_vocab=matrix.shape[0],
+        attentions=tuple(attention for attention, _ in parts),
+        mlps=tuple(mlp for _, mlp in parts),
+        routers=tuple(None if mlp is None else _router(mlp, width) for _, mlp in parts),
+        d_model=width,
+        d_vocab=d_vocab,
+        context=getattr(config, "max_position_embeddings", None),
+        has_resid_mid=False,
+        returned=(0,) * len(blocks),
     )
+    if hidden != width:
+        raise ModelError(f"{name}: its stream is {hidden} wide and its unembedding reads {width}: that is not served")
+    return found if matrix.is_meta else _measured(network, found)
+
+
+def text_config(network: PreTrainedModel) -> PreTrainedConfig:
+    """The configuration of what reads text; of a checkpoint that also sees or hears it is a part."""
+    return network.config.get_text_config(decoder=True)
+
+
+def _blocks(network: PreTrainedModel, config: PreTrainedConfig) -> tuple[tuple[nn.Module, ...], nn.Module]:
+    """The decoder's blocks, and the module that holds their list."""
+    decoder = network.get_decoder()
+    wanted = getattr(config, "num_hidden_layers", None)
+    for root in (decoder if isinstance(decoder, nn.Module) else network, network):
+        lists = [(path, each) for path, each in root.named_modules() if isinstance(each, nn.ModuleList) and len(each)]
+        if lists:
+            break
+    outer = [(path, each) for path, each in lists if not any(path.startswith(f"{above}.") for above, _ in lists)]
+    fitting = [(path, each) for path, each in outer if len(each) == wanted]
+    if not fitting:
+        lengths = ", ".join(f"{path} of {len(each)}" for path, each in outer) or "none"
+        raise ModelError(
+            f"{type(network).__name__} is of family {config.model_type!r} and has no list of {wanted} decoder blocks "
+            f"(lists of modules: {lengths}): only models with such a list are served"
+        )
+    path, chosen = fitting[0]
+    return tuple(chosen), root.get_submodule(path.rpartition(".")[0])
+
+
+def _parts(block: nn.Module) -> tuple[nn.Module | None, nn.Module | None]:
+    """(what mixes positions, the MLP), where a block has just one of each."""
+    wide = [
+        (name, child)
+        for name, child in block.named_children()
+        if any(weight.ndim > 1 for weight in child.parameters()) and "norm" not in type(child).__name__.lower()
+    ]
+    mixes = {name: any(word in f"{name} {type(child).__name__}".lower() for word in MIXERS) for name, child in wide}
+    mixers = [child for name, child in wide if mixes[name]]
+    others = [child for name, child in wide if not mixes[name]]
+    mlp = others[0] if len(others) == 1 and not isinstance(others[0], nn.Linear) else None
+    return mixers[0] if len(mixers) == 1 else None, mlp
+
+
+def _router(mlp: nn.Module, d_model: int) -> nn.Module | None:
+    """The module whose matrix takes the stream to one number an expert."""
+    counts = {len(each) for each in mlp.modules() if isinstance(each, nn.ModuleList)}
+    counts |= {len(weight) for weight in mlp.parameters() if weight.ndim == 3}
+    for each in mlp.modules():
+        weight = each._parameters.get("weight")
+        if weight is not None and weight.ndim == 2 and weight.shape[1] == d_model and len(weight) in counts:
+            return each
+    return None
+
+
+def _final_norm(holder: nn.Module) -> nn.Module:
+    """The last norm beside the list of blocks."""
+    norms = [child for child in holder.children() if "norm" in type(child).__name__.lower()]
+    return norms[-1] if norms else nn.Identity()
+
+
+class _Enough(Exception):  # noqa: N818 -- a signal that leaves the network early, never an error
+    pass
+
+
+class Reached(NamedTuple):
+    """A block in a pass."""
+
+    stream: Float[Tensor, "1 pos d_model"]
+    call: Callable[[Tensor], object]
+    """The block, of a stream of that shape, all else as in the pass."""
+
+
+def arguments(network: PreTrainedModel, **given: object) -> dict[str, object]:
+    """Those of `given` that its forward pass takes; positions, the cache and what is left out are not for every one."""
+    names = inspect.signature(network.forward).parameters
+    takes_all = any(each.kind is each.VAR_KEYWORD for each in names.values())
+    return given if takes_all else {name: value for name, value in given.items() if name in names}
+
+
+def stream_of(args: tuple[object, ...], kwargs: Mapping[str, object]) -> Float[Tensor, "batch pos d_model"]:
+    """What a block is given to read."""
+    stream = args[0] if args else kwargs.get("hidden_states")
+    assert isinstance(stream, Tensor), "a block takes the residual stream first"
+    return stream
+
+
+def with_stream(
+    args: tuple[object, ...], kwargs: Mapping[str, object], stream: Tensor
+) -> tuple[tuple[object, ...], dict[str, object]]:
+    """The same arguments with another stream."""
+    return ((stream, *args[1:]), dict(kwargs)) if args else ((), {**kwargs, "hidden_states": stream})
+
+
+def first_of(output: object) -> Tensor:
+    """The stream that a block returns, or what attention adds to it: alone, or first of a tuple."""
+    first = output[0] if isinstance(output, tuple) else output
+    assert isinstance(first, Tensor), "what a module adds or returns is a tensor"
+    return first
+
+
+def with_first(output: object, first: Tensor) -> object:
+    """The same output with another first."""
+    return (first, *output[1:]) if isinstance(output, tuple) else first
+
+
+@contextmanager
+def handing_on(blocks: Iterable[tuple[nn.Module, int]]) -> Iterator[None]:
+    """Within the block, each of `blocks` (with what it has in `returned`) gives the stream that it reads.
+
+    Its hooks are called as ever.
+    """
+    with ExitStack() as stack:
+        for block, length in blocks:
+            attributes = vars(block)
+            # Offloading and the like replace `forward` in the same way, so that it may have one of its own.
+            stack.callback(attributes.update, {name: own for name, own in attributes.items() if name == "forward"})
+            stack.callback(attributes.pop, "forward")
+            attributes["forward"] = partial(_hand_on, length)
+        yield
+
+
+def _hand_on(length: int, *args: object, **kwargs: object) -> object:
+    stream = stream_of(args, kwargs)
+    return (stream, *[None] * (length - 1)) if length else stream
+
+
+def _measured(network: PreTrainedModel, found: Anatomy) -> Anatomy:
+    """With what is measured; ModelError where blocks do not read one stream after the other, a token its past alone."""
+    name, kinds = type(network).__name__, [_kind(block) for block in found.blocks]
+    lengths: dict[object, int] = {}
+    in_turn = True
+    with at_rest(network), refused_in_one_line(f"{name} is of family {found.family!r}, which is not served"):
+        for layer, kind in enumerate(kinds):
+            if kind in lengths:
+                continue
+            found = replace(found, returned=tuple(lengths.get(each, 0) for each in kinds))
+            plain, padded = (reached(network, found, layer, n_pad) for n_pad in (0, N_PAD))
+            output = plain.call(spread(plain.stream))
+            lengths[kind] = len(output) if isinstance(output, tuple) else 0
+            _check_block(layer, plain, padded)
+            in_turn = in_turn and _adds_in_turn(found, layer, plain)
+        found = replace(found, returned=tuple(lengths[kind] for kind in kinds), has_resid_mid=in_turn)
+        _check_chain(network, found)
+    return found
+
+
+def reached(network: PreTrainedModel, found: Anatomy, layer: int, n_pad: int = 0) -> Reached:
+    """Block `layer` in a pass over a few tokens, behind `n_pad` of padding; the blocks below hand on the embedding."""
+    block, caught = found.blocks[layer], []
+
+    def catch(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        caught.append((args, kwargs))
+        raise _Enough
+
+    with ExitStack() as stack, suppress(_Enough):
+        stack.enter_context(handing_on(zip(found.blocks[:layer], found.returned, strict=False)))
+        stack.callback(block.register_forward_pre_hook(catch, with_kwargs=True).remove)
+        _run(network, found, n_pad)
+    if not caught:
+        raise ModelError(f"a pass does not reach block {layer}")
+    args, kwargs = caught[0]
+
+    def call(stream: Tensor) -> object:
+        changed, named = with_stream(args, kwargs, stream)
+        return block(*changed, **named)
+
+    return Reached(stream_of(args, kwargs), call)
+
+
+def _run(network: PreTrainedModel, found: Anatomy, n_pad: int = 0) -> None:
+    tokens = torch.tensor([[0] * n_pad + [1 + at % (found.d_vocab - 1) for at in range(N_TOKENS)]])
+    mask = torch.tensor([[0] * n_pad + [1] * N_TOKENS])
+    places = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    given = {"input_ids": tokens, "attention_mask": mask, "position_ids": places}
+    on_device = {name: each.to(network.device) for name, each in given.items()}
+    network(**arguments(network, **on_device, use_cache=False))
+
+
+def spread(like: Float[Tensor, "*shape"], seed: int = 0) -> Float[Tensor, "*shape"]:
+    """Numbers that are the same for a shape and seed, about as spread as normal ones; no generator is touched."""
+    places = torch.arange(like.numel(), dtype=torch.float64)
+    golden = ((places + 1) * 0.6180339887498949 + 0.377 * seed + 0.1) % 1.0
+    return (torch.special.ndtri(0.001 + 0.998 * golden)).reshape(like.shape).to(like.device, like.dtype)
+
+
+def alike(one: Tensor, other: Tensor, digits: float = 0.5) -> bool:
+    """Whether two tensors agree to this part of their digits."""
+    if one.shape != other.shape:
+        return False
+    bound = torch.finfo(other.dtype).eps ** digits * other.abs().max().float()
+    return bool((one.float() - other.float()).abs().max() <= bound)
+
+
+def _check_block(layer: int, plain: Reached, padded: Reached) -> None:
+    stream = spread(plain.stream)
+    output = first_of(plain.call(stream))
+    if output.shape != stream.shape:
+        raise ModelError(f"its block {layer} reads a stream of {tuple(stream.shape)}, gives {tuple(output.shape)}")
+    later = stream.clone()
+    later[:, -1] = -later[:, -1]
+    if not alike(first_of(plain.call(later))[:, :-1], output[:, :-1], digits=0.75):
+        raise ModelError(f"in its block {layer} a token reads those behind it, so that it cannot write one by one")
+    behind = torch.cat([spread(plain.stream[:, :N_PAD], 7), stream], dim=1)
+    same = alike(padded.stream[:, N_PAD:], plain.stream)
+    if not same or not alike(first_of(padded.call(behind))[:, N_PAD:], output):
+        raise ModelError(f"padding on the left changes what its block {layer} makes of a text")
+
+
+def _adds_in_turn(found: Anatomy, layer: int, block: Reached) -> bool:
+    """Whether attention adds what it gives to the stream as it is, and the MLP then reads that stream."""
+    attention, mlp = found.attentions[layer], found.mlps[layer]
+    if attention is None or mlp is None:
+        return False
+    stream, added = spread(block.stream), spread(block.stream, 1)
+    read: list[Tensor] = []
+
+    def run(stream: Tensor, added: Tensor) -> Tensor:
+        with ExitStack() as stack:
+            stack.callback(mlp.register_forward_pre_hook(keep, with_kwargs=True).remove)
+            for module, instead in ((attention, added), (mlp, torch.zeros_like(stream))):
+                stack.callback(module.register_forward_hook(partial(give, instead)).remove)
+            return first_of(block.call(stream))
+
+    def keep(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        read.append(stream_of(args, kwargs).clone())
+
+    def give(instead: Tensor, _: nn.Module, __: object, output: object) -> object:
+        return with_first(output, instead.reshape(first_of(output).shape).clone())
+
+    nothing = torch.zeros_like(stream)
+    after, _, _ = run(stream, added), run(stream + added, nothing), run(stream, nothing)
+    if not alike(after, stream + added, digits=0.75) or len(read) != 3:
+        return False
+    return alike(read[0], read[1]) and not alike(read[0], read[2])
+
+
+def _check_chain(network: PreTrainedModel, found: Anatomy) -> None:
+    """Each block reads what the one before it gave, once, the final norm the last, and the unembedding that."""
+    read: list[tuple[nn.Module, Tensor]] = []
+
+    def keep(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        # The final norm may also stand before the first block.
+        if read or module is found.blocks[0]:
+            read.append((module, stream_of(args, kwargs)))
+        if module is found.unembed:
+            raise _Enough
+
+    behind = [] if isinstance(found.final_norm, nn.Identity) else [found.final_norm]
+    order = [*found.blocks, *behind, found.unembed]
+    with ExitStack() as stack, suppress(_Enough):
+        stack.enter_context(handing_on(zip(found.blocks, found.returned, strict=True)))
+        for module in order:
+            stack.callback(module.register_forward_pre_hook(keep, with_kwargs=True).remove)
+        _run(network, found)
+    if [module for module, _ in read] != order:
+        raise ModelError("a pass does not run its blocks once each, in order, then the final norm and the unembedding")
+    streams = [stream for module, stream in read if not behind or module is not found.unembed]
+    if not all(torch.equal(stream, streams[0]) for stream in streams):
+        raise ModelError("something is done to the stream between its blocks, or before the final norm")
+
+
+def _kind(block: nn.Module) -> object:
+    return type(block), tuple((name, weight.shape) for name, weight in block.named_parameters())
+
+
+@contextmanager
+def at_rest(network: PreTrainedModel) -> Iterator[None]:
+    """Within the block no gradient is kept and nothing is dropped out."""
+    training = [module for module in network.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def refused_in_one_line(what: str) -> Iterator[None]:
+    """Within the block, whatever a network raises becomes a ModelError of one line."""
+    try:
+        yield
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise ModelError(f"{what}: {reason}") from error

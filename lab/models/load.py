@@ -113,6 +113,31 @@ class Unembedding(nn.Linear):
         return super().forward(input.contiguous())
 
 
+def finished(
+    network: nn.Module, unembed: nn.Module, logits: Float[Tensor, "token d_vocab"]
+) -> Float[Tensor, "token d_vocab"]:
+    """What the network's own code makes of logits of its `unembed`: it runs with a body that computes nothing."""
+    nothing = logits.new_empty(1, len(logits), unembed.get_parameter("weight").shape[1])
+
+    class Answer(dict[object, object]):
+        # Families take the residuals from their body's answer by name or by place, and much else that may be None.
+        __getattr__ = dict.get
+
+    answer = Answer({0: nothing, "last_hidden_state": nothing})
+
+    def hollow(part: nn.Module, depth: int) -> nn.Module:
+        made = copy.copy(part)
+        if depth:
+            made._modules = {name: each and hollow(each, depth - 1) for name, each in part._modules.items()}
+        if part is not network:
+            made.forward = lambda *_, **__: logits[None] if part is unembed else answer
+        return made
+
+    tokens = torch.zeros(1, len(logits), dtype=torch.long, device=logits.device)
+    # Some families reach through their body for its decoder, and none deeper.
+    return hollow(network, 2).forward(input_ids=tokens, use_cache=False).logits[0]
+
+
 def opened(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """The network and the tokenizer at `source`, and the digest of their files; raises as `load`."""
     match source:

@@ -1,16 +1,18 @@
 """scores: what base and tuned model think of completions that one of them wrote, token by token."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from lab.models.load import Model
+from lab.models.load import Model, finished
 from lab.models.pair import ModelPair
 from lab.records.errors import ModelError
 from lab.sampling.decoder import left_padded, token_positions
@@ -20,8 +22,16 @@ from lab.scoring.evidence import PROCESS, RANKS, SCORES
 from lab.tasks.problem import Cut, Problem, StepGrammar
 from lab.tasks.source import Task
 
-MOST_ROWS, MOST_LOGITS = 256, 2**25
-"""Rows read at once, and numbers in their logits: a vocabulary of 50,000 leaves room for a few rows only."""
+MOST_ROWS, MOST_TOKENS, WIDE = 256, 2**15, 1024
+"""Rows read at once, and positions in them: fewer, in proportion, of a model that is wider than `WIDE`."""
+MOST_LOGITS = 2**24
+"""Logits of one model that are held at once, whatever texts and vocabulary: 64 MiB."""
+AT_ONCE = 2**21
+"""Of them, those that are measured at once: what is made of so few stays in caches, and in memory that malloc keeps."""
+MOST_WEIGHTS = 2**24
+"""Weights of an unembedding that are held a second time, as float32."""
+DOUBLE = 2**14
+"""Up to so many tokens, log-probabilities are taken in double precision, which costs five times as long."""
 
 
 class Row(NamedTuple):
@@ -46,7 +56,8 @@ def pieces(model: Model, rows: Sequence[Row]) -> Iterator[tuple[Sequence[int], T
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].context) + len(rows[index].completion))
     while order:
         longest = len(rows[order[-1]].context) + len(rows[order[-1]].completion)
-        n_rows = max(1, min(MOST_ROWS, MOST_LOGITS // (longest * model.anatomy.d_vocab)))
+        most = MOST_TOKENS * WIDE // max(WIDE, model.anatomy.d_model)
+        n_rows = max(1, min(MOST_ROWS, most // longest))
         chosen, order = order[-n_rows:], order[:-n_rows]
         yield chosen, padded_texts(model, [rows[index] for index in chosen])
 
@@ -104,17 +115,109 @@ def read_by_both(pair: ModelPair, traces: pl.DataFrame, problems: Mapping[str, P
         yield ReadByBoth(chosen, base, tuned)
 
 
-def completion_logits(model: Model, read: Texts) -> Float[Tensor, "text kept d_vocab"]:
-    """Logits of the last tokens of every row, as many as the longest completion has, each at the token before it."""
-    longest = max(len(row.completion) for row in read.rows)
-    output = model.network(
-        input_ids=read.tokens,
-        attention_mask=read.mask.long(),
-        position_ids=token_positions(read.mask),
-        use_cache=False,
-        logits_to_keep=longest + 1,
+class Foresight(NamedTuple):
+    """What a model foresees at every token of some completions, as residuals: a thousandth of the size of its logits.
+
+    >>> from lab.models.tiny import tiny_model
+    >>> model = tiny_model("llama", seed=0)
+    >>> _, read = next(pieces(model, [Row([65, 66], [67]), Row([65], [68, 69])]))
+    >>> [len(of_text) for (of_text,) in by_text(lambda logits, _: (logits.argmax(dim=-1),), foresee(model, read))]
+    [1, 2]
+    """
+
+    read: Texts
+    weight: Float[Tensor, "d_vocab d_model"]
+    bias: Float[Tensor, " d_vocab"] | None
+    """Of the unembedding."""
+    resid: Float[Tensor, "token d_model"]
+    """As the unembedding reads it before each token, a completion after another."""
+    finish: Callable[[Float[Tensor, "token d_vocab"]], Float[Tensor, "token d_vocab"]]
+    """What the network makes of logits of its unembedding: nothing, or a cap or a scale."""
+
+
+@torch.no_grad()
+def foresee(model: Model, read: Texts) -> Foresight:
+    """One pass over `read`, in which the network unembeds one position only.
+
+    Raises ModelError where that position's logits are not those that `logits_of` makes.
+    """
+    unembed, longest = model.anatomy.unembed, max(len(row.completion) for row in read.rows)
+    seen: list[Tensor] = []
+
+    def look(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor]:
+        seen.append(given[0])
+        return (given[0][:1, -1:],)
+
+    with ExitStack() as hooks:
+        hooks.callback(unembed.register_forward_pre_hook(look).remove)
+        wanted = model.network(
+            input_ids=read.tokens,
+            attention_mask=read.mask.long(),
+            position_ids=token_positions(read.mask),
+            use_cache=False,
+            logits_to_keep=longest + 1,
+        ).logits[0]
+    (resid,) = seen
+    lengths = torch.tensor([len(row.completion) for row in read.rows], device=resid.device)
+    foreseen = torch.arange(longest, 0, -1, device=resid.device) <= lengths[:, None]
+
+    weight, bias = unembed.get_parameter("weight"), getattr(unembed, "bias", None)
+    found = Foresight(
+        read, weight, bias, resid[:, -longest - 1 : -1][foreseen], partial(finished, model.network, unembed)
     )
-    return output.logits[:, :-1]
+    ((mine,),) = logits_of(found._replace(resid=resid[0, -1:]))
+    # Products of a lower precision are far from exact, and another head than `logits_of` takes it for is far off.
+    near = float(wanted.abs().max()) * torch.finfo(model.dtype).eps ** 0.5
+    if not torch.allclose(mine, wanted[-1:].float(), rtol=0, atol=near, equal_nan=True):
+        raise ModelError(
+            f"{model.name}: logits of a {type(model.network).__name__} are not what its unembedding makes of its last "
+            "residuals; want a family whose head is one matrix, with or without a bias, a scale or a cap"
+        )
+    return found
+
+
+def logits_of(*foresights: Foresight) -> Iterator[tuple[Float[Tensor, "token d_vocab"], ...]]:
+    """Logits of the same few tokens by each in float32, by products in float32 of weights in any precision."""
+    n_tokens, widest = len(foresights[0].resid), max(len(one.weight) for one in foresights)
+    several, few = max(1, MOST_LOGITS // widest), max(1, AT_ONCE // widest)
+    held = [one.resid.new_empty(min(several, n_tokens), len(one.weight), dtype=torch.float32) for one in foresights]
+    for start in range(0, n_tokens, several):
+        parts: list[Iterable[Tensor]] = []
+        for (_, weight, bias, resid, finish), memory in zip(foresights, held, strict=True):
+            some = resid[start : start + several].float()
+            logits = memory[: len(some)]
+            n_rows = len(weight) if weight.dtype == torch.float32 else max(1, MOST_WEIGHTS // weight.shape[1])
+            for few_rows, columns in zip(weight.split(n_rows), logits.split(n_rows, dim=1), strict=True):
+                torch.mm(some, few_rows.float().T, out=columns)
+            if bias is not None:
+                logits += bias
+            parts.append(map(finish, logits.split(few)))
+        yield from zip(*parts, strict=True)
+
+
+Measure = Callable[..., tuple[Tensor, ...]]
+"""Logits of the same tokens by every model that was asked, and the tokens -> figures of each."""
+
+
+@torch.no_grad()
+def by_text(measure: Measure, *foresights: Foresight, n_shared: int | None = None) -> list[tuple[Tensor, ...]]:
+    """Text by text, the figures that `measure` takes of each token of its completion.
+
+    Logits are of the `n_shared` first tokens, all if not given. Memory grows with the figures, not with the vocabulary.
+    """
+    rows = foresights[0].read.rows
+    tokens = torch.tensor([token for row in rows for token in row.completion], device=foresights[0].resid.device)
+    figures: list[Tensor] = []
+    start = 0
+    for logits in logits_of(*foresights):
+        here = slice(start, start := start + len(logits[0]))
+        measured = measure(*(one[:, :n_shared] for one in logits), tokens[here])
+        # Small tensors that outlive this turn would lie in gaps that its large ones leave, and new ones would not fit.
+        figures = figures or [one.new_empty(len(tokens), *one.shape[1:]) for one in measured]
+        for column, some in zip(figures, measured, strict=True):
+            column[here] = some
+    parts = [column.split([len(row.completion) for row in rows]) for column in figures]
+    return list(zip(*parts, strict=True))
 
 
 class Readings(NamedTuple):
@@ -137,27 +240,31 @@ def scores(pair: ModelPair, writer: str, traces: pl.DataFrame, problems: Mapping
     names = traces.select("problem_id", "sample_index").rows()
     totals: list[dict[str, object]] = [{}] * len(names)
     ranks: list[pl.DataFrame] = []
-    for chosen, by_base, by_tuned in read_by_both(pair, traces, problems):
-        base, tuned = (
-            completion_logits(model, read)[..., : pair.d_vocab].double().log_softmax(dim=-1)
-            for model, read in ((pair.base, by_base), (pair.tuned, by_tuned))
-        )
-        ours, theirs = (base, tuned) if writer == "base" else (tuned, base)
-        divergence = (ours.exp() * (ours - theirs)).sum(dim=-1)
+    precision = torch.float64 if pair.d_vocab <= DOUBLE else torch.float32
+
+    def compared(base: Tensor, tuned: Tensor, written: Tensor) -> tuple[Tensor, ...]:
         rank = 1 + (base > base.gather(-1, tuned.argmax(dim=-1, keepdim=True))).sum(dim=-1)
-        entropy = -(base.exp() * base).sum(dim=-1)
-        for place, index in enumerate(chosen):
-            tokens = torch.tensor(by_base.rows[place].completion, device=base.device)
-            n = len(tokens)
+        base, tuned = (logits.to(precision).log_softmax(dim=-1) for logits in (base, tuned))
+        ours, theirs = (base, tuned) if writer == "base" else (tuned, base)
+        chances = base.exp()
+        entropy = -(chances * base).sum(dim=-1)
+        divergence = ((chances if writer == "base" else tuned.exp()) * (ours - theirs)).sum(dim=-1)
+        logps = (model.gather(-1, written[:, None])[:, 0] for model in (base, tuned))
+        return *logps, divergence.double(), rank, entropy.double()
+
+    for chosen, by_base, by_tuned in read_by_both(pair, traces, problems):
+        both = foresee(pair.base, by_base), foresee(pair.tuned, by_tuned)
+        for index, figures in zip(chosen, by_text(compared, *both, n_shared=pair.d_vocab), strict=True):
+            logp_base, logp_tuned, divergence, rank, entropy = figures
             key = {"writer": writer, "problem_id": names[index][0], "sample_index": names[index][1]}
             totals[index] = key | {
-                "n_tokens": n,
-                "logp_base": float(base[place, -n:].gather(-1, tokens[:, None]).sum()),
-                "logp_tuned": float(tuned[place, -n:].gather(-1, tokens[:, None]).sum()),
-                "token_kl": float(divergence[place, -n:].sum()),
+                "n_tokens": len(rank),
+                "logp_base": float(logp_base.double().sum()),
+                "logp_tuned": float(logp_tuned.double().sum()),
+                "token_kl": float(divergence.sum()),
             }
-            columns = {"rank": rank[place, -n:].int().cpu().numpy(), "entropy": entropy[place, -n:].cpu().numpy()}
-            columns |= {"position": np.arange(n), **key}
+            columns = {"rank": rank.int().cpu().numpy(), "entropy": entropy.cpu().numpy()}
+            columns |= {"position": np.arange(len(rank)), **key}
             ranks.append(pl.DataFrame(columns, schema=RANKS.dtypes))  # pyright: ignore[reportArgumentType]
     order = ["problem_id", "sample_index", "position"]
     return Readings(SCORES.frame(totals), RANKS.checked(pl.concat(ranks).sort(order)))
@@ -167,13 +274,16 @@ def scores(pair: ModelPair, writer: str, traces: pl.DataFrame, problems: Mapping
 def answer_scores(model: Model, rows: list[Row]) -> tuple[Float[np.ndarray, " row"], list[bool]]:
     """(log-probability in nats of each row's completion, whether greedy decoding would write it) under one model."""
     logps, greedy = np.zeros(len(rows)), [False] * len(rows)
+    precision = torch.float64 if model.anatomy.d_vocab <= DOUBLE else torch.float32
+
+    def read_off(logits: Tensor, written: Tensor) -> tuple[Tensor, Tensor]:
+        logs = logits.to(precision).log_softmax(dim=-1)
+        return logs.gather(-1, written[:, None])[:, 0], logits.argmax(dim=-1) == written
+
     for chosen, read in pieces(model, rows):
-        table: Float[Tensor, "text kept d_vocab"] = completion_logits(model, read).double().log_softmax(dim=-1)
-        for place, index in enumerate(chosen):
-            tokens = torch.tensor(rows[index].completion, device=table.device)
-            mine = table[place, -len(tokens) :]
-            logps[index] = float(mine.gather(-1, tokens[:, None]).sum())
-            greedy[index] = bool((mine.argmax(dim=-1) == tokens).all())
+        for index, (logp, is_greedy) in zip(chosen, by_text(read_off, foresee(model, read)), strict=True):
+            logps[index] = float(logp.double().sum())
+            greedy[index] = bool(is_greedy.all())
     return logps, greedy
 
 

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias, assert_never, get_args, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, assert_never, get_args, runtime_checkable
 
 import numpy as np
 import polars as pl
@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from lab.models.anatomy import first_of, stream_of, with_first, with_stream
 from lab.models.load import Model
 from lab.records.errors import SiteError, StorageError
 from lab.records.tables import Column, Schema
@@ -61,7 +62,7 @@ def check_site(model: Model, site: Site) -> None:
     if site.stream == "resid_mid" and not model.anatomy.has_resid_mid:
         raise SiteError(
             f"{site} is no place in {model.name}: in a {model.anatomy.family!r} like this one the MLP does not read "
-            "the stream that attention has just added to; want resid_pre or resid_post"
+            "the stream that attention has just added to as it is; want resid_pre or resid_post"
         )
 
 
@@ -83,21 +84,24 @@ def hook_site(model: Model, site: Site, change: Change) -> Handle:
     match site.stream:
         case "resid_post":
 
-            def after(_: nn.Module, __: tuple[object, ...], output: Tensor) -> Tensor | None:
-                return change(output)
+            def after(_: nn.Module, __: tuple[object, ...], output: object) -> object:
+                changed = change(first_of(output))
+                return None if changed is None else with_first(output, changed)
 
             return block.register_forward_hook(after)
         case "resid_pre":
 
-            def before(_: nn.Module, args: tuple[object, ...]) -> tuple[object, ...] | None:
-                head, *rest = args
-                assert isinstance(head, Tensor), "a block takes the residual stream first"
-                changed = change(head)
-                return None if changed is None else (changed, *rest)
+            def before(
+                _: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+            ) -> tuple[tuple[object, ...], dict[str, object]] | None:
+                changed = change(stream_of(args, kwargs))
+                return None if changed is None else with_stream(args, kwargs, changed)
 
-            return block.register_forward_pre_hook(before)
+            return block.register_forward_pre_hook(before, with_kwargs=True)
         case "resid_mid":
-            return _MidHook(block, model.anatomy.attentions[site.layer], change)
+            attention = model.anatomy.attentions[site.layer]
+            assert attention is not None, "where there is a middle there is attention before it"
+            return _MidHook(block, attention, change)
         case never:
             assert_never(never)
 
@@ -112,20 +116,20 @@ class _MidHook:
         self.change = change
         self.pre: Tensor | None = None
         self.handles = (
-            block.register_forward_pre_hook(self.enter),
+            block.register_forward_pre_hook(self.enter, with_kwargs=True),
             attention.register_forward_hook(self.add),
             block.register_forward_hook(self.leave, always_call=True),
         )
 
-    def enter(self, _: nn.Module, args: tuple[Any, ...]) -> None:
-        self.pre = args[0]
+    def enter(self, _: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        self.pre = stream_of(args, kwargs)
 
-    def add(self, _: nn.Module, __: tuple[Any, ...], output: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        added, *rest = output
+    def add(self, _: nn.Module, __: tuple[object, ...], output: object) -> object:
+        added = first_of(output)
         assert self.pre is not None, "attention runs inside its block"
         mid = self.pre + added
         changed = self.change(mid)
-        return None if changed is None else (added + (changed - mid), *rest)
+        return None if changed is None else with_first(output, added + (changed - mid))
 
     def leave(self, *_: object) -> None:
         self.pre = None

@@ -23,7 +23,7 @@ from lab.records.errors import ModelError, SiteError, StorageError, condensed
 from lab.records.provenance import Provenance, canonical_json, read_json
 from lab.records.seeds import numpy_generator
 from lab.records.stage import require_as_written
-from lab.scoring.scores import Row, Texts, completion_logits, pieces
+from lab.scoring.scores import Row, by_text, foresee, pieces
 from probes.capture.site import Site, check_site, hook_site
 from probes.sae.architecture import CONFIG, centre, is_held_out, require_meant, require_told, site_of
 from probes.storage.store import Store, read_texts, require_model, shuffled
@@ -203,7 +203,7 @@ def _require_sound(coder: SAE, name: str) -> str:
         raise ModelError(f"{name} has k {k!r}: want a whole number from 1 to its {coder.cfg.d_sae} features")
     label = metadata.get(OURS, {}).get("architecture")
     if label is not None:
-        require_meant(label, kind, k, name)
+        require_meant(str(label), kind, k, name)
     return label or metadata.training_architecture or kind
 
 
@@ -382,22 +382,20 @@ def _losses(
     def mean_everywhere(stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         return mean.to(stream.device, stream.dtype).expand_as(stream)
 
+    def compared(*of_passes: Tensor) -> tuple[Tensor, Tensor]:
+        *logits, written = of_passes
+        clean, spliced, ablated = (one.log_softmax(dim=-1) for one in logits)
+        losses = [-one.gather(-1, written[:, None]).double() for one in (clean, spliced, ablated)]
+        return torch.cat(losses, dim=-1), (clean.exp() * (clean - spliced)).sum(dim=-1)
+
     for chosen, read in pieces(model, rows):
-        clean = _log_probabilities(model, read)
+        clean = foresee(model, read)
         with splice(model, sae, Reconstruction()):
-            spliced = _log_probabilities(model, read)
+            spliced = foresee(model, read)
         with ExitStack() as hooks:
             hooks.callback(hook_site(model, sae.site, mean_everywhere).remove)
-            ablated = _log_probabilities(model, read)
-        divergence = (clean.exp() * (clean - spliced)).sum(dim=-1)
-        for place, index in enumerate(chosen):
-            tokens = torch.tensor(rows[index].completion, device=model.device)
-            n = len(tokens)
-            for column, logs in enumerate((clean, spliced, ablated)):
-                sums[index, column] = -float(logs[place, -n:].gather(-1, tokens[:, None]).double().sum())
-            sums[index, 3] = float(divergence[place, -n:].double().sum())
+            ablated = foresee(model, read)
+        for index, (losses, divergence) in zip(chosen, by_text(compared, clean, spliced, ablated), strict=True):
+            sums[index, :3] = losses.T.contiguous().sum(dim=-1).cpu().numpy()
+            sums[index, 3] = float(divergence.double().sum())
     return sums
-
-
-def _log_probabilities(model: Model, read: Texts) -> Float[Tensor, "text kept d_vocab"]:
-    return completion_logits(model, read).float().log_softmax(dim=-1)

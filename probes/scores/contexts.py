@@ -9,12 +9,13 @@ import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Float, Float64, Int, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lab.metrics.bootstrap import ratio_intervals
+from lab.models.anatomy import alike, spread
 from lab.models.load import Model
-from lab.records.errors import SiteError, StorageError
+from lab.records.errors import ModelError, SiteError, StorageError
 from probes.sae.dictionary import Sae, require_fit
 from probes.scores.labels import require_features, shard_features
 from probes.storage.store import Store, read_index, read_texts
@@ -163,10 +164,6 @@ def _table(
     return CONTEXTS.frame(rows)
 
 
-CENTRED_NORMS = ("gpt2", "gpt_neox")
-"""Families whose final norm is a LayerNorm; those of all others are RMSNorms."""
-SHIFTED_NORMS = ("gemma", "gemma2", "gemma3_text")
-"""Families whose final norm multiplies by 1 + weight."""
 _TOGETHER = 2**24
 """Effects that are held at once."""
 
@@ -213,12 +210,43 @@ def logit_effects(model: Model, sae: Sae, features: Sequence[int], n_tokens: int
 
 def directions(model: Model, written: Float[Tensor, "feature d_model"]) -> Float[Tensor, "feature d_model"]:
     """What the unembedding reads of vectors that are added to the last stream, but for the division by its size."""
-    weight = model.anatomy.final_norm.weight
-    assert isinstance(weight, Tensor)
-    gain, written = weight.float(), written.float()
-    if model.anatomy.family in CENTRED_NORMS:
+    gain, written = norm_gain(model.anatomy.final_norm, model.anatomy.d_model), written.float()
+    if gain.centres:
         written = written - written.mean(dim=1, keepdim=True)
-    return written * (1 + gain if model.anatomy.family in SHIFTED_NORMS else gain)
+    return written * gain.weight
+
+
+class Gain(NamedTuple):
+    """What a norm makes of a stream, but for the division by its size and its bias."""
+
+    weight: Float[Tensor, " d_model"]
+    """It is multiplied by this; in fp32."""
+    centres: bool
+    """Whether its mean is taken off first."""
+
+
+@torch.no_grad()
+def norm_gain(norm: nn.Module, d_model: int) -> Gain:
+    """Measured: whether a norm centres, and whether it multiplies by its weight, by 1 + weight or by nothing.
+
+    ModelError where it is neither.
+    """
+    told = getattr(norm, "weight", None)
+    like = told if isinstance(told, Tensor) else torch.empty(d_model)
+    raw = spread(like.new_empty(1, d_model))
+    nothing = norm(torch.zeros_like(raw))
+    given, shifted = norm(raw) - nothing, norm(raw + 8.0) - nothing
+    centres = alike(shifted.float(), given.float(), digits=0.2)
+    stream = raw.double() - (raw.double().mean() if centres else 0.0)
+    unit = stream / stream.square().mean().sqrt()
+    none = torch.ones_like(unit[0])
+    weights = (none,) if told is None else (like.double(), 1 + like.double(), none)
+    weight = min(weights, key=lambda weight: float((unit * weight - given).abs().mean()))
+    # Not in double precision, of which the number that keeps the norm from dividing by zero is a part.
+    dtype = torch.float32 if raw.dtype == torch.float64 else raw.dtype
+    if not alike((unit * weight).to(dtype), given.to(dtype)):
+        raise ModelError(f"what a {type(norm).__name__} multiplies by is neither its weight nor 1 + weight")
+    return Gain(weight.float(), centres)
 
 
 def _strongest(

@@ -8,19 +8,22 @@ later).
 
 import copy
 import json
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from lab.models.anatomy import LAYOUTS
 from lab.models.load import Model
 from lab.records.errors import VectorError
 from lab.records.stage import atomic_directory
-from steering.export.gguf import EMBEDDED, LAST_MAPS, at_block_outputs, last_map
+from probes.capture.site import Site
+from steering.export.gguf import EMBEDDED, at_block_outputs
+from steering.export.last_map import LastMap, added_embeddings, last_map
 from steering.export.vector_file import (
     HEADER,
     Format,
@@ -34,13 +37,17 @@ from steering.export.vector_file import (
 )
 from steering.vector import SteeringVector
 
-# Families whose blocks end in a map with a bias, or, as Llama by `mlp_bias`, can be told to.
-BAKED_FAMILIES = ("llama", "gpt2", "gpt_neox")
-# Of Llama: each switch of the configuration, and the maps that it gives biases to.
-SWITCHES = {
-    "mlp_bias": ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
-    "attention_bias": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
-}
+
+def biased_map(model: Model, site: Site) -> LastMap:
+    """The linear map whose bias adds to the stream at `site`; VectorError where there is none."""
+    found = last_map(model.network, model.anatomy, site.layer, of_attention=site.stream == "resid_mid")
+    if found is None:
+        raise VectorError(
+            f"in {model.name}, a {model.anatomy.family!r}, no linear map adds straight to the residual stream at "
+            f"{site} (a norm follows, or experts are mixed), so no bias is a steering vector there; serve it with a "
+            "GGUF control vector in llama.cpp or a vllm-lens request instead"
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,30 +66,24 @@ class BakedBias(Format):
         """Writes a checkpoint that is steered by `vector` at every token: weights, configuration, tokenizer.
 
         The directory appears whole or not at all, and loads with `AutoModelForCausalLM.from_pretrained`. The model
-        itself is left as it is. The output of block N gets the vector as the bias of the block's last map:
-        `mlp.down_proj` of Llama, whose configuration then says `mlp_bias` (all its other new biases are zero),
-        `mlp.c_proj` of GPT-2, `mlp.dense_4h_to_h` of GPT-NeoX; the middle of a block gets it as that of attention's
-        last map (`attention_bias`, `self_attn.o_proj` of Llama). Before block 0 the vector is added to every row of the
-        position embedding of GPT-2, and of the token embedding of the others where the unembedding is another matrix.
+        itself is left as it is. The output of block N gets the vector as the bias of the block's last map, such as
+        `mlp.down_proj` of Llama, whose configuration then says `mlp_bias` (all its other new biases are zero), or
+        `mlp.c_proj` of GPT-2; the middle of a block gets it as that of attention's last map (`attention_bias`,
+        `self_attn.o_proj` of Llama). Where the network multiplies what such a map gives (Granite), the bias is the
+        vector over that factor, which is measured. Before block 0 the vector is added to every row of the position
+        embedding where there is one (GPT-2), else of the token embedding, if the unembedding is another matrix.
 
         In fp32 the logits are those under `apply`, up to the order of sums. In bf16 the bias is rounded once and added
         before the stream is rounded, where `apply` adds after, so logits agree only as far as two bf16 computations do.
         A note beside the weights gives what was lost: at each site, the L2 norm of what rounding the sum of old bias
         and vector took, over the norm of the vector; 0 for a new bias in fp32, at most 2^-8 for one in bf16.
 
-        Raises VectorError for another width, for a family without such a bias, and for `resid_pre` of block 0 with tied
-        embeddings; SiteError for a layer out of range; StorageError where `path` exists or cannot be written.
+        Raises VectorError for another width, for a site at which no bias adds to the stream or whose map has none and
+        no switch in the configuration that gives it one, and for `resid_pre` of block 0 with tied embeddings; SiteError
+        for a layer out of range; StorageError where `path` exists or cannot be written.
         """
         told = at_block_outputs(vector)
         check_fits(told, facts_of(self.into))
-        family = self.into.anatomy.family
-        if family not in BAKED_FAMILIES:
-            adapter = ", a PEFT adapter" if family in LAST_MAPS else ""
-            raise VectorError(
-                f"{self.into.name} is of family {family!r}, whose configuration has no bias at the end of a block, so "
-                f"that plain transformers and vLLM would drop one (baked can be {', '.join(BAKED_FAMILIES)}); serve it "
-                f"with a GGUF control vector in llama.cpp{adapter} or a vllm-lens request instead"
-            )
         network, rounding = _with_biases(self.into, told)
         note = {"baked": json.loads(header_text(told, origin)), "rounding": rounding, "into": self.into.digest}
         with atomic_directory(path) as temporary:
@@ -106,21 +107,14 @@ def _with_biases(model: Model, vector: SteeringVector) -> tuple[PreTrainedModel,
     """A network with the biases, and what rounding lost at each site; it shares the tensors that stay as they are."""
     state = dict(model.network.state_dict())
     config = copy.deepcopy(model.network.config)
-    streams = {site.stream for site in vector.sites}
-    wanted = {"mlp_bias": "resid_post" in streams, "attention_bias": "resid_mid" in streams}
-    for switch, maps in SWITCHES.items() if model.anatomy.family == "llama" else ():
-        if not wanted[switch] or getattr(config, switch):
-            continue
-        # One switch for all layers and all of its maps.
-        setattr(config, switch, True)
-        for layer in range(model.anatomy.n_layers):
-            for name in maps:
-                mapped = f"{LAYOUTS['llama'].blocks}.{layer}.{name}"
-                state[f"{mapped}.bias"] = state[f"{mapped}.weight"].new_zeros(len(state[f"{mapped}.weight"]))
+    places = {site: _embedding(model) if site == EMBEDDED else biased_map(model, site) for site in vector.sites}
+    wanted = {f"{place.path}.bias" for site, place in places.items() if site != EMBEDDED}
+    for name, shape in _switched_on(model, config, wanted).items():
+        state[name] = next(iter(state.values())).new_zeros(shape)
     rounding = {}
     for site, direction in vector.directions.items():
-        name = _embedding(model) if site == EMBEDDED else f"{last_map(model.anatomy.family, site)}.bias"
-        there = direction.to(state[name].device)
+        name = f"{places[site].path}.{'weight' if site == EMBEDDED else 'bias'}"
+        there = direction.to(state[name].device) / places[site].scale
         exact = state[name].float() + there
         state[name] = exact.to(state[name].dtype)
         # The largest of a row, where several rows get the vector.
@@ -134,17 +128,45 @@ def _with_biases(model: Model, vector: SteeringVector) -> tuple[PreTrainedModel,
     return network, rounding
 
 
-def _embedding(model: Model) -> str:
-    """Name of the matrix whose rows all go into the stream before block 0, one a token, and nowhere else."""
-    family = model.anatomy.family
-    if family == "gpt2":
-        return "transformer.wpe.weight"
-    if getattr(model.anatomy.embed, "weight", None) is getattr(model.anatomy.unembed, "weight", None):
+def _switched_on(model: Model, config: PreTrainedConfig, wanted: Set[str]) -> dict[str, torch.Size]:
+    """The tensors that `config` has a place for once its switches give the `wanted` biases; it is changed."""
+    there, new = set(model.network.state_dict()), {}
+    text = config.get_text_config(decoder=True)
+    # One switch is for all layers and several maps.
+    switches = [name for name, value in text.to_dict().items() if "bias" in name and value is False]
+    for switch in switches:
+        if wanted <= there | set(new):
+            break
+        setattr(text, switch, True)
+        with torch.device("meta"):
+            shapes = {name: tensor.shape for name, tensor in type(model.network)(config).state_dict().items()}
+        added = {name: shape for name, shape in shapes.items() if name not in there and name not in new}
+        if wanted & set(added) and all(name.endswith(".bias") for name in added):
+            new |= added
+        else:
+            setattr(text, switch, False)
+    if absent := sorted(wanted - there - set(new)):
+        raise VectorError(
+            f"{model.name} is of family {model.anatomy.family!r}, whose configuration has no bias at {absent[0]}, so "
+            "that plain transformers and vLLM would drop one; serve it with a GGUF control vector in llama.cpp, a PEFT "
+            "adapter or a vllm-lens request instead"
+        )
+    return new
+
+
+def _embedding(model: Model) -> LastMap:
+    """The matrix whose rows all go into the stream before block 0, one a token, and nowhere else."""
+    found, tied = added_embeddings(model.network, model.anatomy), model.anatomy.unembed.weight
+    free = [each for each in found if model.network.get_submodule(each.path).weight is not tied]
+    if not free:
         raise VectorError(
             f"{EMBEDDED} cannot be baked into {model.name}: its unembedding is the same matrix as its embedding, so "
             "the addition would change the logits a second time; steer at the output of block 0 instead"
+            if found
+            else f"{EMBEDDED} cannot be baked into {model.name}: what its embedding gives is not added to the stream; "
+            "steer at the output of block 0 instead"
         )
-    return f"{LAYOUTS[family].embed}.weight"
+    return free[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,10 +184,10 @@ class Adapter(Format):
     def write(self, path: Path, vector: SteeringVector, origin: Origin) -> None:
         """Writes the directory of the adapter, whole or not at all; `PeftModel.from_pretrained` loads it.
 
-        Every token is steered. The tensors are fp32. Where the map has no bias of its own (all families but GPT-2 and
-        GPT-NeoX) PEFT says that it cannot merge the adapter, which is so: keep it beside the model. Raises VectorError
-        for another width, for `resid_pre` of block 0 (LoRA has no bias on an embedding) and for a family whose blocks
-        norm the map's output; SiteError for a layer out of range; StorageError where `path` exists.
+        Every token is steered. The tensors are fp32. Where the map has no bias of its own (most families) PEFT says
+        that it cannot merge the adapter, which is so: keep it beside the model. Raises VectorError for another width,
+        for `resid_pre` of block 0 (LoRA has no bias on an embedding) and where no bias adds to the stream; SiteError
+        for a layer out of range; StorageError where `path` exists.
         """
         told = at_block_outputs(vector)
         if EMBEDDED in told.directions:
@@ -174,30 +196,32 @@ class Adapter(Format):
                 "bake it into a checkpoint"
             )
         check_fits(told, facts_of(self.of))
-        family = self.of.anatomy.family
+        maps = {site: biased_map(self.of, site) for site in told.sites}
         tensors: dict[str, Tensor] = {}
         for site, direction in told.directions.items():
-            name = last_map(family, site)
+            name, scale = maps[site]
             prefix = f"base_model.model.{name}"
             weight = self.of.network.get_submodule(name).weight
             assert isinstance(weight, Tensor), "the last map of a block has a weight"
             tensors[f"{prefix}.lora_A.weight"] = torch.zeros(1, weight.numel() // told.d_model)
             tensors[f"{prefix}.lora_B.weight"] = torch.zeros(told.d_model, 1)
-            tensors[f"{prefix}.lora_B.bias"] = direction.contiguous()
+            tensors[f"{prefix}.lora_B.bias"] = (direction / scale).contiguous()
         config = {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": self.of.name,
             "inference_mode": True,
             # Full paths, so that no other block's map matches.
-            "target_modules": [last_map(family, site) for site in told.sites],
+            "target_modules": [each.path for each in maps.values()],
             "r": 1,
             "lora_alpha": 1,
             "lora_dropout": 0.0,
             "lora_bias": True,
             "bias": "none",
             # GPT-2 keeps its maps as Conv1D, input first.
-            "fan_in_fan_out": family == "gpt2",
+            "fan_in_fan_out": any(
+                isinstance(self.of.network.get_submodule(each.path), Conv1D) for each in maps.values()
+            ),
         }
         with atomic_directory(path) as temporary:
             save_file(tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 
-from lab.models.anatomy import LAYOUTS
 from lab.records.errors import VectorError
 from lab.records.tables import replacing
 from probes.capture.site import Site
@@ -32,17 +31,6 @@ from steering.vector import SteeringVector
 
 EMBEDDED = Site(0, "resid_pre")
 """Where no block has written yet."""
-
-# The linear maps of a block whose output goes into the residual stream as it is, so that the bias of one is a steering
-# vector: of attention's last map in the middle of the block, of the MLP's at its output. Gemma 2 and 3 norm both first
-# and have no such map.
-LAST_MAPS = {
-    **dict.fromkeys(
-        ("llama", "mistral", "smollm3", "phi3", "qwen2", "qwen3", "gemma"), ("self_attn.o_proj", "mlp.down_proj")
-    ),
-    "gpt2": ("attn.c_proj", "mlp.c_proj"),
-    "gpt_neox": ("attention.dense", "mlp.dense_4h_to_h"),
-}
 
 
 def at_block_outputs(vector: SteeringVector) -> SteeringVector:
@@ -68,16 +56,6 @@ def only_block_outputs(vector: SteeringVector, runtime: str) -> SteeringVector:
             "bake them into a checkpoint"
         )
     return told
-
-
-def last_map(family: str, site: Site) -> str:
-    """Path of the linear map whose bias adds to the stream at `site`; VectorError for a family without one."""
-    if family not in LAST_MAPS:
-        raise VectorError(
-            f"in {family!r} no linear map adds straight to the residual stream (a norm follows, or experts are mixed), "
-            "so no bias is a steering vector; known: " + ", ".join(LAST_MAPS)
-        )
-    return f"{LAYOUTS[family].blocks}.{site.layer}.{LAST_MAPS[family][site.stream == 'resid_post']}"
 
 
 ARCHITECTURE = "controlvector"

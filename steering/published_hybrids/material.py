@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from lab.models.pair import ModelPair
 from lab.records.errors import VectorError
-from lab.scoring.scores import Row, completion_logits, pieces
+from lab.scoring.scores import Row, by_text, foresee, pieces
 from lab.tasks.problem import Problem, problem_table
 from probes.capture.capture import capture
 from probes.capture.site import Site, texts
@@ -64,19 +64,22 @@ def material(
     means = torch.zeros(len(found), pair.tuned.anatomy.d_model)
     surprise = np.zeros(len(found))
     moments: dict[int, tuple[Int[Tensor, " disagreement"], Float[Tensor, "disagreement d_model"]]] = {}
+
+    def read_off(logits: Tensor, written: Tensor) -> tuple[Tensor, Tensor]:
+        surprises = torch.nn.functional.cross_entropy(logits, written, reduction="none")
+        return surprises, logits.argmax(dim=-1) != written
+
     for chosen, piece in pieces(pair.base, rows):
-        logits = completion_logits(pair.base, piece).float()
+        figures = by_text(read_off, foresee(pair.base, piece))
         streams = capture(pair.tuned, piece.tokens, piece.mask, [site])[site].float()
-        for index, own, padded, mask in zip(chosen, logits, streams, piece.mask, strict=True):
-            n_prompt, completion = len(rows[index].context), rows[index].completion
-            ahead = own[-len(completion) :]
-            written = torch.tensor(completion, device=ahead.device)
-            surprises = torch.nn.functional.cross_entropy(ahead, written, reduction="none").cpu()
+        for index, figured, padded, mask in zip(chosen, figures, streams, piece.mask, strict=True):
+            n_prompt = len(rows[index].context)
+            surprises, differs = (one.cpu() for one in figured)
             stream = padded[mask].cpu()
             for number, first, last in spans.get(index, ()):
                 means[number] = stream[first : last + 1].mean(dim=0)
                 surprise[number] = float(surprises[first - n_prompt : last + 1 - n_prompt].mean())
-            places = n_prompt + (ahead.argmax(dim=-1) != written).nonzero()[:, 0].cpu()
+            places = n_prompt + differs.nonzero()[:, 0]
             moments[index] = places, stream[places - 1]
     return Material(
         rows=tuple(rows),

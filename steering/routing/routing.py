@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from lab.metrics.bootstrap import Interval, resamples
 from lab.models.load import Model
@@ -25,7 +26,7 @@ from lab.records.seeds import child_seed, numpy_generator
 from lab.records.stage import require_as_written
 from lab.records.tables import replacing, write_text
 from lab.sampling.decoder import left_padded
-from lab.scoring.scores import completion_logits, pieces, trace_rows
+from lab.scoring.scores import by_text, foresee, pieces, trace_rows
 from lab.tasks.problem import Problem
 from probes.capture.site import Site
 from probes.scores.label_probes import auroc_interval
@@ -187,10 +188,13 @@ def entropies(model: Model, traces: pl.DataFrame, problems: Mapping[str, Problem
     """Entropy of the model's next-token distribution, at temperature 1 and in nats, before every token of `traces`."""
     rows = trace_rows(model, traces, problems)
     found: list[Float[np.ndarray, " token"]] = [np.empty(0)] * len(rows)
+
+    def entropy(logits: Tensor, _: Tensor) -> tuple[Tensor]:
+        return (torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1),)
+
     for chosen, read in pieces(model, rows):
-        entropy = torch.special.entr(completion_logits(model, read).float().softmax(dim=-1)).sum(dim=-1).cpu().numpy()
-        for place, index in enumerate(chosen):
-            found[index] = entropy[place, -len(rows[index].completion) :].astype(np.float64)
+        for index, (of_text,) in zip(chosen, by_text(entropy, foresee(model, read)), strict=True):
+            found[index] = of_text.cpu().numpy().astype(np.float64)
     return np.concatenate(found)
 
 

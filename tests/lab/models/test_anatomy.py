@@ -1,13 +1,15 @@
-"""Every family's parts are where its layout says, and a missing part is named."""
+"""Every family's parts are found, do what is said of them, and a network that is none of blocks is refused."""
 
 import pytest
 import torch
-from transformers import MambaConfig, MambaForCausalLM
+from transformers import BertConfig, BertLMHeadModel
 
-from lab.models.anatomy import LAYOUTS, NORMED_ATTENTION, find_anatomy
+from lab.models.anatomy import find_anatomy
 from lab.models.tiny import FAMILIES, tiny_network
 from lab.records.errors import ModelError
 
+NORMED = ("olmo2", "olmo3", "gemma2", "gemma3_text")
+"""What attention adds goes through a norm of its own first."""
 TOKENS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
 
 
@@ -23,10 +25,6 @@ def outputs(network, modules):
     for hook in hooks:
         hook.remove()
     return seen, result
-
-
-def test_every_layout_is_tested_on_a_tiny_network():
-    assert set(FAMILIES) == set(LAYOUTS)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -53,8 +51,10 @@ def test_attention_and_mlp_add_up_to_what_their_block_adds(family):
     names = {"attention": anatomy.attentions[1], "mlp": anatomy.mlps[1], "in": anatomy.blocks[0], "out": block}
     seen, _ = outputs(network, names)
     attention, mlp = seen["attention"][0], seen["mlp"]
-    if family in NORMED_ATTENTION:
-        attention, mlp = block.post_attention_layernorm(attention), block.post_feedforward_layernorm(mlp)
+    assert anatomy.has_resid_mid == (family not in (*NORMED, "gpt_neox"))
+    if family in NORMED:
+        norms = (block.get_submodule(f"post_{name}_layernorm") for name in ("attention", "feedforward"))
+        attention, mlp = (norm(added) for norm, added in zip(norms, (attention, mlp), strict=True))
     torch.testing.assert_close(seen["in"] + attention + mlp, seen["out"], atol=1e-5, rtol=1e-5)
 
 
@@ -64,14 +64,29 @@ def test_the_embedding_takes_token_ids_to_the_stream(family):
     assert anatomy.embed(TOKENS).shape == (1, 8, 32)
 
 
-def test_a_missing_part_is_named_with_its_path_and_class():
+def test_without_numbers_the_same_parts_are_found():
+    with torch.device("meta"):
+        network = tiny_network("qwen3_moe", seed=0)
+    anatomy = find_anatomy(network)
+    assert (anatomy.n_layers, anatomy.d_model, anatomy.d_vocab, anatomy.has_resid_mid) == (2, 32, 258, False)
+    assert [router is None for router in anatomy.routers] == [False, False]
+
+
+def test_a_network_without_its_list_of_blocks_is_refused():
     network = tiny_network("llama", seed=0)
-    del network.model.layers[1].mlp
-    with pytest.raises(ModelError, match=r"LlamaForCausalLM has no MLP of block 1 at 'mlp'"):
+    network.config.num_hidden_layers = 3
+    with pytest.raises(ModelError, match=r"no list of 3 decoder blocks \(lists of modules: layers of 2\)"):
         find_anatomy(network)
 
 
-def test_an_unknown_family_is_named_beside_the_known_ones():
-    network = MambaForCausalLM(MambaConfig(vocab_size=8, hidden_size=4, num_hidden_layers=1, state_size=2))
-    with pytest.raises(ModelError, match=r"MambaForCausalLM is of family 'mamba'.*llama, mistral"):
+def test_what_is_done_to_the_stream_between_blocks_is_refused():
+    network = tiny_network("llama", seed=0)
+    network.model.layers[1].register_forward_pre_hook(lambda _, args: (2 * args[0], *args[1:]))
+    with pytest.raises(ModelError, match="something is done to the stream between its blocks"):
         find_anatomy(network)
+
+
+def test_a_model_whose_tokens_see_later_ones_is_refused():
+    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, vocab_size=64)
+    with pytest.raises(ModelError, match="BertLMHeadModel is of family 'bert', which is not served"):
+        find_anatomy(BertLMHeadModel(config))

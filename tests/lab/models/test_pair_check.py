@@ -147,7 +147,7 @@ def test_all_refusals_are_listed_together(tmp_path):
     told = [fact.base or fact.tuned for fact in found.refusals]
     assert "only pickled weights (pytorch_model.bin)" in told[0]
     assert any("tuned: there is no tokenizer.json" in one for one in told)
-    assert any("is of family 'mamba', which has no layout here" in one for one in told)
+    assert any("is of family 'mamba', which keeps what it has read in a way of its own" in one for one in told)
 
 
 def test_a_directory_without_a_configuration_is_refused(tmp_path):

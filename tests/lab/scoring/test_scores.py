@@ -1,7 +1,12 @@
 """Both models' view of completions, against full passes of the plain networks over one text at a time."""
 
 import copy
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -9,12 +14,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, CohereConfig, GraniteConfig, OPTConfig, RecurrentGemmaConfig
 
-from lab.models.load import Model, assemble
+from lab.models.load import Model, assemble, finished
 from lab.models.pair import ModelPair
 from lab.models.prompt_format import Jinja, Prompter
 from lab.models.tiny import byte_tokenizer, tiny_model, tiny_network
 from lab.records.errors import ModelError
+from lab.sampling.decoder import token_positions
 from lab.sampling.sample import sample
 from lab.sampling.trace import Decoding, Trace, trace_table
 from lab.scoring import scores as texts
@@ -150,7 +157,7 @@ def test_neither_padding_nor_company_changes_a_figure(pair, monkeypatch, rows, n
         for problem, completion in zip(PROBLEMS, COMPLETIONS, strict=True)
     ]
     monkeypatch.setattr(texts, "MOST_ROWS", rows)
-    monkeypatch.setattr(texts, "MOST_LOGITS", numbers)
+    monkeypatch.setattr(texts, "AT_ONCE", numbers)
     together = scores(pair, "tuned", traces_of(), BY_ID)
     for column in ("n_tokens", "logp_base", "logp_tuned", "token_kl"):
         wanted = [read.scores[column][0] for read in alone]
@@ -198,12 +205,14 @@ def test_pieces_hold_every_row_once_unbroken_and_behind_its_padding(sizes, n_mos
     assert sorted(held) == list(range(len(rows)))
 
 
-def test_pieces_keep_their_logits_within_bounds(monkeypatch):
-    monkeypatch.setattr(texts, "MOST_LOGITS", 258 * 40)
+def test_pieces_keep_their_positions_within_bounds_and_those_of_a_wide_model_closer(monkeypatch):
+    monkeypatch.setattr(texts, "MOST_TOKENS", 40)
     rows = [Row([0] * (length - 1), [1]) for length in (1, 10, 11, 20, 20, 39, 41, 80)]
     for indices, read in pieces(LLAMA, rows):
-        assert len(indices) == 1 or read.tokens.numel() * 258 <= 258 * 40
+        assert len(indices) == 1 or read.tokens.numel() <= 40
     assert [len(indices) for indices, _ in pieces(LLAMA, rows)] == [1, 1, 1, 2, 3]
+    monkeypatch.setattr(texts, "WIDE", LLAMA.anatomy.d_model // 2)
+    assert [len(indices) for indices, _ in pieces(LLAMA, rows)] == [1, 1, 1, 1, 1, 1, 2]
 
 
 LLAMA = tiny_model("llama", seed=5)
@@ -268,3 +277,95 @@ def test_a_hybrid_of_two_widths_writes_only_what_both_models_have_and_asks_each_
         for token in trace.tokens:
             assert token == int(wider.tuned.network(torch.tensor([text])).logits[0, -1, :258].argmax())
             text.append(token)
+
+
+D_VOCAB = 151_936
+
+
+def logs_of_plain_heads(model: Model, rows: list[Row]) -> dict[int, torch.Tensor]:
+    """Log-probabilities at each row's completion: the family's formula in float32, of all residuals at once."""
+    network, found = model.network, {}
+    for indices, read in pieces(model, rows):
+        places = {"input_ids": read.tokens, "attention_mask": read.mask, "position_ids": token_positions(read.mask)}
+        logits = network.model(**places).last_hidden_state.float() @ network.lm_head.weight.float().T
+        if cap := getattr(network.config, "final_logit_softcapping", None):
+            logits = cap * (logits / cap).tanh()
+        logs = logits.log_softmax(dim=-1)
+        found |= {index: logs[place, -len(rows[index].completion) - 1 : -1] for place, index in enumerate(indices)}
+    return found
+
+
+@pytest.mark.parametrize("family", ["gemma2", "llama"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_at_a_large_vocabulary_all_figures_are_those_of_float32_to_a_hundred_thousandth(family, dtype, monkeypatch):
+    networks = [tiny_network(family, seed=seed, n_layers=1, d_model=16, d_vocab=D_VOCAB).to(dtype) for seed in (0, 1)]
+    base, tuned = (assemble(one, byte_tokenizer(), name="wide", digest="") for one in networks)
+    pair = ModelPair(base=base, tuned=tuned)
+    completions = [[5, 151_000, 70_000], [151_935, 0, 9, 40_000]]
+    monkeypatch.setattr(texts, "MOST_LOGITS", 3 * D_VOCAB)
+    monkeypatch.setattr(texts, "AT_ONCE", 2 * D_VOCAB)
+    monkeypatch.setattr(texts, "MOST_WEIGHTS", 16 * 50_000)
+    read = scores(pair, "tuned", traces_of(completions, PROBLEMS[:2]), BY_ID)
+    rows = [Row(prompt_of(pair.base, one), tokens) for one, tokens in zip(PROBLEMS, completions, strict=False)]
+    alone, _ = answer_scores(pair.base, rows)
+    bases, tuneds = (logs_of_plain_heads(model, rows) for model in (pair.base, pair.tuned))
+    for index, (row, tokens) in enumerate(zip(read.scores.iter_rows(named=True), completions, strict=True)):
+        base, tuned, near = bases[index], tuneds[index], 1e-5 * len(tokens)
+        assert row["logp_base"] == pytest.approx(chosen(base, tokens), abs=near)
+        assert row["logp_tuned"] == pytest.approx(chosen(tuned, tokens), abs=near)
+        assert alone[index] == pytest.approx(chosen(base, tokens), abs=near)
+        wanted = float((tuned.exp() * (tuned - base)).sum())
+        assert row["token_kl"] == pytest.approx(wanted, abs=near)
+        mine = read.ranks.filter(problem_id=PROBLEMS[index].id)
+        entropy = -(base.exp() * base).sum(dim=-1)
+        np.testing.assert_allclose(mine["entropy"].to_numpy(), entropy.numpy(), atol=1e-5)
+        rank = 1 + (base > base.gather(1, tuned.argmax(dim=1, keepdim=True))).sum(dim=1)
+        np.testing.assert_allclose(mine["rank"].to_numpy(), rank.numpy(), atol=2)
+
+
+SMALL = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "pad_token_id": 0,
+}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        CohereConfig(vocab_size=50, logit_scale=0.3, **SMALL),
+        GraniteConfig(vocab_size=50, logits_scaling=7.0, **SMALL),
+        RecurrentGemmaConfig(vocab_size=50, logits_soft_cap=2.0, **SMALL),
+        OPTConfig(vocab_size=50, hidden_size=16, ffn_dim=16, num_hidden_layers=1, num_attention_heads=2),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_what_a_family_makes_of_its_logits_is_what_its_own_code_makes_of_them(config):
+    network = AutoModelForCausalLM.from_config(config).eval()
+    unembed, made = network.get_output_embeddings(), []
+    hook = unembed.register_forward_hook(lambda *given: made.append(given[-1]))
+    wanted = network(torch.tensor([[3, 4, 5]]), use_cache=False).logits[0]
+    hook.remove()
+    assert torch.equal(finished(network, unembed, made[0][0]), wanted)
+
+
+def test_a_head_that_is_not_one_matrix_is_refused():
+    model = tiny_model("llama", seed=6)
+    forward = model.anatomy.unembed.forward
+    model.anatomy.unembed.forward = lambda resid: forward(resid).flip(-1)
+    with pytest.raises(ModelError, match="logits of a LlamaForCausalLM are not what its unembedding makes of its last"):
+        answer_scores(model, [Row([65], [66])])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_memory_hangs_on_neither_the_vocabulary_nor_the_length_nor_the_number_of_texts(dtype):
+    """33 texts of 1,000 tokens are a full piece and one more: with 200 of them only their figures grow."""
+    root = Path(__file__).parents[3]
+    flags = ["--out", ".", "--way", "scores", "--n-texts", "33", "--dtype", dtype]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(root / "benchmarks" / "scoring.py"), *flags]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["growth_gib"] < 0.7

@@ -152,6 +152,7 @@ def test_what_is_missing_or_unreadable_is_named_in_one_line(tmp_path):
     assert "SafetensorError" in message(out)
 
 
+@pytest.mark.filterwarnings(r"ignore:\s*This SAE has non-empty model_from_pretrained_kwargs")
 @pytest.mark.parametrize("name", ["jumprelu", "topk", "rescaled", "uncentred"])
 def test_one_that_learnt_streams_of_centred_weights_takes_the_mean_off_itself(name, tmp_path):
     coder = coders()[name]
@@ -185,7 +186,7 @@ def test_one_that_learnt_streams_of_centred_weights_takes_the_mean_off_itself(na
         ({"activation_fn_str": "tanh-relu"}, "its activation is 'tanh-relu'"),
         ({"apply_b_dec_to_input": None}, "its apply_b_dec_to_input is None, want true or false"),
         ({OURS: "topk:x"}, "no SAE is trained as 'topk:x'"),
-        ({OURS: 7}, "no SAE is trained as 7"),
+        ({OURS: 7}, "no SAE is trained as '7'"),
         ({"metadata": "x"}, "cannot load the SAE"),
         ({"d_sae": 10**400}, "cannot load the SAE"),
     ],

@@ -8,13 +8,12 @@ from peft import PeftModel
 
 from lab.models.load import Model, load
 from lab.models.source import AdapterModel, BuiltInModel
-from lab.models.tiny import FAMILIES, tiny_model
+from lab.models.tiny import tiny_model
 from lab.records.errors import ModelError, SiteError, StorageError, VectorError
 from lab.records.provenance import provenance
 from probes.capture.site import Site
 from steering.edit import Add, apply
 from steering.export.biases import Adapter
-from steering.export.gguf import LAST_MAPS
 from steering.export.vector_file import Origin, facts_of
 from steering.vector import SteeringVector
 
@@ -36,7 +35,7 @@ def origin_of(model: Model) -> Origin:
     return Origin(made_by=MADE_BY, fitted_on=facts_of(model))
 
 
-@pytest.mark.parametrize("family", sorted(LAST_MAPS))
+@pytest.mark.parametrize("family", ["llama", "phi3", "qwen3", "gemma", "gpt2", "gpt_neox"])
 @pytest.mark.parametrize(
     "sites",
     [(Site(0),), (Site(2),), (Site(1, "resid_pre"), Site(1)), (Site(0, "resid_mid"), Site(1))],
@@ -68,10 +67,10 @@ def test_no_other_map_is_changed_although_its_name_ends_alike(tmp_path):
     assert all("model.layers.1.mlp.down_proj.lora_" in name for name in changed)
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - set(LAST_MAPS)))
+@pytest.mark.parametrize("family", ["qwen3_moe", "olmo3", "gemma2"])
 def test_families_that_norm_the_last_map_are_refused(family, tmp_path):
     model = tiny_model(family)
-    with pytest.raises(VectorError, match=f"in '{family}' no linear map adds straight to the residual stream"):
+    with pytest.raises(VectorError, match=f"a '{family}', no linear map adds straight to the residual stream"):
         Adapter(model).write(tmp_path / "adapter", drawn(model, Site(0)), origin_of(model))
     assert list(tmp_path.iterdir()) == []
 

@@ -1,12 +1,12 @@
 """A bound on entropy opens as often as is asked, and entropies are those of single texts read without padding."""
 
 import copy
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from lab.models.load import of_network
 from lab.models.tiny import tiny_model
 from lab.records.errors import VectorError
 from steering.routing.routing import entropies, fit_entropy
@@ -36,7 +36,7 @@ def test_a_router_opens_at_the_share_that_was_asked_for(model, written, share):
 def test_a_model_that_is_always_as_unsure_opens_everywhere_or_nowhere(model, written):
     network = copy.deepcopy(model.network)
     network.lm_head.weight.zero_()
-    even = replace(model, network=network)
+    even = of_network(model, network, name="even")
     routers = [fit_entropy(even, written.traces, written.problems, share) for share in (0.2, 0.8)]
     assert routers[0].nats > np.log(258) > routers[1].nats
 
