@@ -258,7 +258,6 @@ def _told_in_a_line(action: str) -> Iterator[None]:
     """Makes a ModelError of what goes wrong within, unless it is told in this project's words already."""
     try:
         with warnings.catch_warnings():
-            # What it advises is done when weights are centred, and for models of TransformerLens' own else.
             warnings.filterwarnings("ignore", r"\s*This SAE has non-empty model_from_pretrained_kwargs")
             yield
     except (ModelError, SiteError) as error:
