@@ -125,9 +125,9 @@ def require_one_rotation(found: Anatomy, n_positions: int) -> None:
     """ModelError where texts of so many positions would change how those beside them are read."""
     if found.one_rotation is not None and n_positions > found.one_rotation:
         raise ModelError(
-            f"a batch of {n_positions:,} positions: a {found.family!r} like this one reads all texts of a batch in another "
-            f"way once one is longer than {found.one_rotation:,} tokens (its rotary scaling), so that no number would be "
-            "a text's own: keep texts as short as that"
+            f"a batch of {n_positions:,} positions: in a {found.family!r} like this one a text of more than "
+            f"{found.one_rotation:,} tokens changes how all others of its batch are read (rotary scaling), so that no "
+            "number would be a text's own: keep texts as short as that"
         )
 
 

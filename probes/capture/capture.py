@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lab.models.anatomy import require_one_rotation
-from lab.models.load import Model
-from lab.models.passes import Enough, arguments, first_of, handing_on, with_stream
+from lab.models.load import Model, finished
+from lab.models.passes import Enough, arguments, first_of, with_stream
 from lab.records.errors import SiteError
 from lab.sampling.decoder import left_padded
 from probes.capture.site import Handle, Site, hook_site
@@ -125,14 +125,10 @@ class LayersAbove:
         for call in self.calls:
             stream = call(stream)
         chosen = stream.gather(1, places[:, :, None].expand(-1, -1, stream.shape[2]))
-        # The network itself, of blocks that hand on: what it does behind the last one, and behind the head, is its own.
         network, anatomy = self.model.network, self.model.anatomy
-        with handing_on(zip(anatomy.blocks, anatomy.returned, strict=True)):
-            handle = hook_site(self.model, Site(anatomy.n_layers - 1), lambda _: chosen)
-            try:
-                return network(**arguments(network, input_ids=torch.zeros_like(places), use_cache=False)).logits
-            finally:
-                handle.remove()
+        logits = anatomy.unembed(anatomy.final_norm(chosen))
+        # Behind the head some families scale, and some have a soft cap.
+        return finished(network, anatomy.unembed, logits.flatten(0, 1)).reshape(logits.shape)
 
 
 @torch.no_grad()
@@ -171,8 +167,11 @@ def layers_above(
 
         calls.append(again)
 
+    ends: list[Tensor] = []
     with ExitStack() as hooks:
         hooks.callback(hook_site(model, site, keep).remove)
+        hooks.callback(model.anatomy.final_norm.register_forward_hook(lambda *given: ends.append(given[2])).remove)
+        hooks.callback(model.anatomy.unembed.register_forward_pre_hook(lambda *given: ends.append(given[1][0])).remove)
         for block in model.anatomy.blocks[first:]:
             hooks.callback(block.register_forward_pre_hook(note, with_kwargs=True).remove)
         given = {"input_ids": tokens.gather(1, to_front), "position_ids": torch.arange(width, device=mask.device)[None]}
@@ -182,6 +181,8 @@ def layers_above(
             f"a pass of {model.name} ran {len(calls)} blocks above {site}, want {model.anatomy.n_layers - first}: its "
             "forward pass skips blocks"
         )
+    if len(ends) > 1 and not torch.equal(ends[-2][:, -1], ends[-1][:, -1]):
+        raise SiteError(f"{model.name} does something between its final norm and its head, which is not run again here")
     return LayersAbove(model=model, stream=streams[0], lengths=mask.sum(dim=1), calls=tuple(calls))
 
 
