@@ -23,8 +23,8 @@ def arguments(network: PreTrainedModel, **given: object) -> dict[str, object]:
     return given if takes_all else {name: value for name, value in given.items() if name in names}
 
 
-def stream_of(args: tuple[object, ...], kwargs: Mapping[str, object]) -> Float[Tensor, "batch pos d_model"]:
-    """What a block is given to read."""
+def stream_of(args: tuple[object, ...], kwargs: Mapping[str, object]) -> Float[Tensor, "*tokens d_model"]:
+    """What a block, or a part of one, is given to read."""
     stream = args[0] if args else kwargs.get("hidden_states")
     assert isinstance(stream, Tensor), "a block takes the residual stream first"
     return stream
