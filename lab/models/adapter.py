@@ -30,7 +30,7 @@ def merged(network: PreTrainedModel, path: Path) -> PreTrainedModel:
     read_json(path / "adapter_config.json")
     for name, one in stored.items():
         if one.dtype not in FLOATS:
-            raise ModelError(f"{name} in {path / one.file} is stored as {one.dtype}; want one of {', '.join(FLOATS)}")
+            raise ModelError(f"{name} in {one.file} is stored as {one.dtype}; want one of {', '.join(FLOATS)}")
     with one_line(f"cannot load the adapter in {path}"), warnings.catch_warnings():
         # Of tied matrices PEFT only warns; they are untied below.
         warnings.simplefilter("ignore")

@@ -71,11 +71,7 @@ def opened_directory(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, P
         # transformers would load the base that it names instead.
         raise ModelError(f"{path} holds an adapter beside its model; move adapter_config.json away")
     with one_line(f"cannot load the model in {path}"):
-        named = read_json(path / "config.json").get("transformers_weights")
-        if named not in (None, WHOLE, SHARDED):
-            raise ModelError(f"the config.json in {path} names the weights {named!r}; want {WHOLE}, or no name")
-        files = weight_files(path, named=named)
-        stored = stored_tensors(files)
+        stored = stored_in(path)
         config = read_config(path, stored)
         if (path / "generation_config.json").is_file():
             # transformers takes its own settings where it cannot read these.
@@ -93,15 +89,23 @@ def opened_directory(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, P
         )
     _require_fit(path, network, report, stored)
     require_finite(network, str(path))
-    return network, read_tokenizer(path), directory_digest(path, files)
+    return network, read_tokenizer(path), directory_digest(path, [one.file for one in stored.values()])
 
 
 class Stored(NamedTuple):
     """What the header of a safetensors file says of one tensor."""
 
-    file: str
+    file: Path
     dtype: str
     shape: tuple[int, ...]
+
+
+def stored_in(path: Path) -> dict[str, Stored]:
+    """The tensors that a model in `path` is read from; raises as `stored_tensors` and `weight_files`."""
+    named = read_json(path / "config.json").get("transformers_weights")
+    if named not in (None, WHOLE, SHARDED):
+        raise ModelError(f"the config.json in {path} names the weights {named!r}; want {WHOLE}, or no name")
+    return stored_tensors(weight_files(path, named=named))
 
 
 def stored_tensors(files: list[Path]) -> dict[str, Stored]:
@@ -117,8 +121,8 @@ def stored_tensors(files: list[Path]) -> dict[str, Stored]:
             for name in tensors.keys():  # noqa: SIM118 -- it is no dict
                 one = tensors.get_slice(name)
                 if name in found:
-                    raise ModelError(f"{found[name].file} and {file.name} both hold {name}; leave one")
-                found[name] = Stored(file.name, one.get_dtype(), tuple(one.get_shape()))
+                    raise ModelError(f"{found[name].file.name} and {file.name} both hold {name}; leave one")
+                found[name] = Stored(file, one.get_dtype(), tuple(one.get_shape()))
     return found
 
 
@@ -158,7 +162,7 @@ def _require_sizes(file: Path, said: Mapping[str, Any], most_layers: int) -> Non
             raise ModelError(f"{file} says {name} is {value}; want more than 0")
         if LAYERS.fullmatch(name) and value > most_layers:
             raise ModelError(
-                f"{file} says {name} is {value:,}; want at most {most_layers:,}, as many as it has tensors"
+                f"{file} says {name} is {value:,}; want at most {most_layers:,}"
             )
 
 
@@ -216,7 +220,7 @@ def _require_fit(path: Path, network: PreTrainedModel, report: Mapping[str, Any]
     is_packed = getattr(network.config, "quantization_config", None) is not None
     for key, one in stored.items():
         if one.dtype not in FLOATS and key not in whole and not is_packed:
-            raise ModelError(f"{key} in {path / one.file} is stored as {one.dtype}; want one of {', '.join(FLOATS)}")
+            raise ModelError(f"{key} in {one.file} is stored as {one.dtype}; want one of {', '.join(FLOATS)}")
 
 
 def _may_be_spare(name: str, stored: Stored | None) -> bool:

@@ -212,7 +212,7 @@ def assemble(
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
-            raise ModelError(f"{name}: its tokenizer has neither a pad nor an end-of-sequence token; add one to it")
+            raise ModelError(f"{name}: its tokenizer has neither a pad nor an end token; add one to it")
         # Padding is always masked, so its identity does not matter.
         tokenizer.pad_token = tokenizer.eos_token
     anatomy = find_anatomy(network)

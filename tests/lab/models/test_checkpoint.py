@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from lab.models.checkpoint import require_finite
 from lab.models.load import load
 from lab.models.pair_check import read_checkpoint
-from lab.models.source import LocalModel, read_json
+from lab.models.source import HubModel, LocalModel, read_json
 from lab.models.tiny import tiny_network
 from lab.records.errors import ModelError
 from tests.lab.models.test_load import CPU, logits, refusal, saved
@@ -187,6 +187,17 @@ def test_a_limit_may_be_infinite_and_a_field_stands_once(tmp_path):
     (tmp_path / "a.json").write_text('{"a": 1, "a": 2}')
     with pytest.raises(ModelError, match="says 'a' twice"):
         read_json(tmp_path / "a.json")
+
+
+def test_small_files_from_the_hub_are_checked_without_the_shards_that_their_index_names(model, monkeypatch):
+    from lab.models import pair_check
+
+    sharded(model, "a.safetensors")
+    (model / "a.safetensors").unlink()
+    monkeypatch.setattr(pair_check, "downloaded", lambda *_, **__: model)
+    assert read_checkpoint(HubModel(name="org/name")).refusals == ()
+    configured(model, num_hidden_layers=1_000_000)
+    assert "num_hidden_layers is 1,000,000" in read_checkpoint(HubModel(name="org/name")).refusals[0]
 
 
 def test_a_row_for_padding_beyond_the_embedding_is_not_needed(model, whole):
