@@ -94,11 +94,17 @@ def stages(console: Console) -> Stages:
 
 
 class Terminal:
-    """Where a command was typed, as `words`, and where what comes of it is shown."""
+    """Where a command was typed, as `words`, and where what comes of it is shown.
+
+    `line` is the command as one line, and `anywhere` the same without where its results go, which pages do not tell.
+    """
 
     def __init__(self, words: Sequence[str], console: Console | None = None) -> None:
         self.words = [*words]
         self.line = shlex.join(["lab", *words])
+        behind = ("", *words)
+        shown = ("OUT" if before == "--out" else word for before, word in zip(behind, words, strict=False))
+        self.anywhere = shlex.join(["lab", *("--out=OUT" if word.startswith("--out=") else word for word in shown)])
         # Names of models and files may hold brackets, which are not markup.
         self.console = console or Console(markup=False)
 

@@ -45,6 +45,7 @@ from lab.models.source import (
     source_name,
 )
 from lab.records.errors import ModelError
+from lab.records.stage import require_as_written
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -150,6 +151,7 @@ def opened(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
     """The network and the tokenizer at `source`, and the digest of their files; raises as `load`."""
     match source:
         case LocalModel(path=path):
+            require_as_written(path)
             return opened_directory(path, dtype)
         case HubModel(name=name, revision=revision):
             return opened_directory(downloaded(name, revision), dtype)
@@ -158,7 +160,8 @@ def opened(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
 
             network, tokenizer = read_gguf(path, dtype=dtype)
             return network, tokenizer, files_digest([path])
-        case AdapterModel():
+        case AdapterModel(path=path):
+            require_as_written(path)
             return _from_adapter(source, dtype)
         case BuiltInModel():
             return opened(built_in_source(source), dtype)

@@ -1,6 +1,5 @@
 """Stored completions: read from a table of a study or from rows of anyone, and where two readers disagree on them."""
 
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import NamedTuple
 import polars as pl
 
 from lab.records.errors import TaskError
-from lab.records.tables import Column, Schema, read_table
+from lab.records.provenance import read_json, require_intact
+from lab.records.tables import Column, Schema, read_table, reading_table
 from lab.sampling.trace import TRACES, verdict_table
 from lab.tasks.math_answer import MATH, final_answer, read_by_math_verify
 from lab.tasks.problem import PROBLEMS, Judge, Problem, problems_of
@@ -58,8 +58,12 @@ def stored(path: Path, task: str | None, columns: tuple[str | None, str | None],
     `columns` name that of the completion and that of the gold answer, found by rule where None. With `opens_thought`
     completions begin inside a thought. Raises TaskError, with what was looked for, where something is missing.
     """
-    if path.suffix == ".parquet" and path.is_file() and set(TRACES.dtypes) <= set(pl.read_parquet_schema(path)):
-        return _of_study(path, task)
+    if path.suffix == ".parquet" and path.is_file():
+        with reading_table(path):
+            is_ours = set(TRACES.dtypes) <= set(pl.read_parquet_schema(path))
+        if is_ours:
+            return _of_study(path, task)
+        require_intact(path)
     rows: list[dict[str, object]] = []
     problems: list[Problem] = []
     used = "", ""
@@ -122,7 +126,9 @@ def _of_study(path: Path, task: str | None) -> Stored:
         )
     if task is None and not (out / "study.json").exists():
         raise TaskError(f"{path} lies in no study that says what its task is: name it with --task")
-    typed = task or json.loads((out / "study.json").read_text(encoding="utf-8"))["task"]
+    typed = task or read_json(out / "study.json", "name the task with --task").get("task")
+    if not isinstance(typed, str):
+        raise TaskError(f"{out / 'study.json'} gives no task: name it with --task")
     return Stored(traces, tuple(known), task_source(typed).judge(known), f"{len(known)} problems of {typed}")
 
 

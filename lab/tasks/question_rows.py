@@ -389,6 +389,8 @@ def _gold(value: object, *, worked: bool) -> str | None:
     if isinstance(value, list | dict):
         parts = [_gold(one, worked=worked) for one in (value.values() if isinstance(value, dict) else value)]
         return ", ".join(dict.fromkeys(part for part in parts if part)) if parts and all(parts) else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, float) or not isfinite(value):
         return None
-    return str(int(value)) if float(value).is_integer() else str(value)
+    return str(int(value)) if value.is_integer() else str(value)
