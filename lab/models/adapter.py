@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lab.models.checkpoint import ADAPTER, FLOATS, Stored, one_line, require_finite, stored_tensors
+from lab.models.checkpoint import ADAPTER, FLOATS, Stored, one_line, require_finite, say_tied, stored_tensors
 from lab.models.source import read_json
 from lab.records.errors import ModelError
 
@@ -55,10 +55,7 @@ def merged(network: PreTrainedModel, path: Path) -> PreTrainedModel:
         wanted = _logits(adapted, network, path)
         _untie(adapted, network)
         made = adapted.merge_and_unload()
-    embed, head = _ends(made)
-    if head is not embed:
-        for part in (made.config, made.config.get_text_config()):
-            part.tie_word_embeddings = False
+    say_tied(made)
     require_finite(made, str(path))
     _require_alike(_logits(made, made, path), wanted, path, TOLERANCES[made.dtype])
     return made

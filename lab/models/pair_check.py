@@ -112,7 +112,7 @@ class Checkpoint:
         """With its sizes; ModelError where the family is unknown."""
         if network is None:
             with one_line(f"cannot make the network of {self.name}"):
-                network = without_numbers(config, most=MOST_PARAMETERS)
+                network = without_numbers(config, most=MOST_PARAMETERS, name=self.name)
         anatomy, counts = find_anatomy(network), {name: one.numel() for name, one in network.named_parameters()}
         n_experts, n_chosen = (getattr(config, name, None) for name in ("num_experts", "num_experts_per_tok"))
         idle = 1 - n_chosen / n_experts if n_experts and n_chosen else 0
