@@ -18,7 +18,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from elicitation.cli.terminal import Terminal
-from lab.records.errors import LabError, meant
+from lab.records.errors import LabError, meant, whole
 
 Device = Annotated[str, tyro.conf.arg(help="auto (cuda, then mps, then cpu), cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[
@@ -193,6 +193,8 @@ def main() -> None:
 def asked(terminal: Terminal) -> Command | None:
     """The command that was typed; None after an overview of what can be. Raises as `parse` does."""
     verb, *rest = terminal.words or ["--help"]
+    if broken := [word for word in terminal.words if whole(word) != word]:
+        raise LabError(f"{broken[0]!r} is not UTF-8, which all that is written here is: want another name")
     if verb in HELP:
         terminal.overview("lab", ABOUT, {name: docstring(module) for name, module in VERBS.items()})
         return None

@@ -35,7 +35,7 @@ from lab.models.source import (
     files_digest,
     source_name,
 )
-from lab.records.errors import ModelError
+from lab.records.errors import ModelError, whole
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -78,7 +78,7 @@ class Model:
         shown = [token for token in tokens if token not in self.quiet]
         text = self.tokenizer.decode(shown, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         assert isinstance(text, str), "one list of tokens decodes to one text"
-        return self.prompter.opened + text
+        return self.prompter.opened + whole(text)
 
     def __repr__(self) -> str:
         """In a line: the network and the tokenizer would fill pages."""

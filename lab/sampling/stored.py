@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from lab.records.errors import TaskError
+from lab.records.errors import TaskError, condensed, whole
 from lab.records.tables import Column, Schema, read_table
 from lab.sampling.trace import TRACES, verdict_table
 from lab.tasks.math_answer import MATH, final_answer, read_by_math_verify
@@ -58,7 +58,7 @@ def stored(path: Path, task: str | None, columns: tuple[str | None, str | None],
     `columns` name that of the completion and that of the gold answer, found by rule where None. With `opens_thought`
     completions begin inside a thought. Raises TaskError, with what was looked for, where something is missing.
     """
-    if path.suffix == ".parquet" and path.is_file() and set(TRACES.dtypes) <= set(pl.read_parquet_schema(path)):
+    if path.suffix == ".parquet" and path.is_file() and _is_study(path):
         return _of_study(path, task)
     rows: list[dict[str, object]] = []
     problems: list[Problem] = []
@@ -74,12 +74,17 @@ def stored(path: Path, task: str | None, columns: tuple[str | None, str | None],
             raise TaskError(f"{path}, row {number} has no gold answer in {used[1]!r}: name it with --gold-column")
         first, *others = golds
         problem = Problem(
-            id=f"row {number}", prompt=prompt, answer=first, aliases=(*others,), family=path.stem, source=str(path)
+            id=f"row {number}",
+            prompt=whole(prompt),
+            answer=whole(first),
+            aliases=(*map(whole, others),),
+            family=path.stem,
+            source=str(path),
         )
         problems.append(problem)
         stop = "length" if any(row.get(name) in CUT for name in STOPS) else "eos"
         for index, text in enumerate(_texts(value_at(row, used[0]))):
-            said = f"<think>{text}" if opens_thought else text
+            said = whole(f"<think>{text}" if opens_thought else text)
             rows.append({"arm": path.stem, "problem_id": problem.id, "sample_index": index, "text": said, "stop": stop})
     if not rows:
         raise TaskError(f"{path} is empty: want rows with a completion and a gold answer")
@@ -108,6 +113,14 @@ def _texts(value: object) -> list[str]:
     return [said if said is not None else "" if is_chat or value is None else str(value)]
 
 
+def _is_study(path: Path) -> bool:
+    """Whether a file is a table of `TRACES`; of one that is damaged it is said where rows are read."""
+    try:
+        return set(TRACES.dtypes) <= set(pl.read_parquet_schema(path))
+    except (OSError, pl.exceptions.PolarsError):
+        return False
+
+
 def _of_study(path: Path, task: str | None) -> Stored:
     """Traces of `lab study` or `lab sample`, whose problems lie beside them."""
     out = path.resolve().parents[min(2, len(path.resolve().parents) - 1)]
@@ -122,7 +135,12 @@ def _of_study(path: Path, task: str | None) -> Stored:
         )
     if task is None and not (out / "study.json").exists():
         raise TaskError(f"{path} lies in no study that says what its task is: name it with --task")
-    typed = task or json.loads((out / "study.json").read_text(encoding="utf-8"))["task"]
+    try:
+        typed = task or str(json.loads((out / "study.json").read_text(encoding="utf-8"))["task"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise TaskError(
+            f"cannot read the task in {out / 'study.json'} ({condensed(error)}): name it with --task"
+        ) from error
     return Stored(traces, tuple(known), task_source(typed).judge(known), f"{len(known)} problems of {typed}")
 
 

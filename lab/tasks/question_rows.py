@@ -26,7 +26,7 @@ from string import ascii_uppercase
 
 import numpy as np
 
-from lab.records.errors import TaskError
+from lab.records.errors import TaskError, whole
 from lab.tasks.problem import Problem, is_held_out
 from lab.tasks.program import tests_of
 from lab.tasks.row_file import Row
@@ -109,6 +109,9 @@ class QuestionRows:
         for number, row in rows:
             try:
                 problem, question, named = self._problem(number, row, numbered=numbered)
+                kept = problem.id, problem.prompt, problem.answer, problem.family, problem.solution or ""
+                if halved := [one for one in (*kept, *problem.aliases, *problem.choices) if whole(one) != one]:
+                    raise self._broken(number, f"holds half a character, in {halved[0][-40:]!r}: want whole ones")
             except TaskError as fault:
                 if not self.reading.skip_bad_rows:
                     raise
@@ -341,7 +344,7 @@ def _letters(row: Mapping[str, object], column: str, choices: Sequence[str], *, 
     told = [tidied(at) or "", *golds_of(row, column)] if isinstance(at, str) else []
     if numbered and isinstance(at, str) and at.isdecimal():
         return (ascii_uppercase[int(at)],)
-    places = [at] if isinstance(at, int | float) and at == int(at) else []
+    places = [at] if isinstance(at, int) or (isinstance(at, float) and at.is_integer()) else []
     for names in (_labels(row), choices):
         places += [names.index(one) for one in told if one in names]
     places += [ascii_uppercase.find(one.strip("().").upper() or "none") for one in told]
@@ -389,6 +392,6 @@ def _gold(value: object, *, worked: bool) -> str | None:
     if isinstance(value, list | dict):
         parts = [_gold(one, worked=worked) for one in (value.values() if isinstance(value, dict) else value)]
         return ", ".join(dict.fromkeys(part for part in parts if part)) if parts and all(parts) else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-        return None
-    return str(int(value)) if float(value).is_integer() else str(value)
+    if isinstance(value, float):
+        return (str(int(value)) if value.is_integer() else str(value)) if isfinite(value) else None
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
