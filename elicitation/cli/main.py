@@ -194,7 +194,9 @@ def asked(terminal: Terminal) -> Command | None:
     """The command that was typed; None after an overview of what can be. Raises as `parse` does."""
     verb, *rest = terminal.words or ["--help"]
     if broken := [word for word in terminal.words if whole(word) != word]:
-        raise LabError(f"{broken[0]!r} is not UTF-8, which all that is written here is: want another name")
+        raise LabError(
+            f"{broken[0]!r} is not UTF-8, which all that is written here is: want another name, or PYTHONUTF8=1"
+        )
     if verb in HELP:
         terminal.overview("lab", ABOUT, {name: docstring(module) for name, module in VERBS.items()})
         return None

@@ -26,7 +26,7 @@ from string import ascii_uppercase
 
 import numpy as np
 
-from lab.records.errors import TaskError, whole
+from lab.records.errors import TaskError
 from lab.tasks.problem import Problem, is_held_out
 from lab.tasks.program import tests_of
 from lab.tasks.row_file import Row
@@ -109,9 +109,10 @@ class QuestionRows:
         for number, row in rows:
             try:
                 problem, question, named = self._problem(number, row, numbered=numbered)
-                kept = problem.id, problem.prompt, problem.answer, problem.family, problem.solution or ""
-                if halved := [one for one in (*kept, *problem.aliases, *problem.choices) if whole(one) != one]:
-                    raise self._broken(number, f"holds half a character, in {halved[0][-40:]!r}: want whole ones")
+                told = (problem.id, problem.prompt, problem.answer, problem.family, problem.solution or "")
+                half = re.search(r".{0,20}[\ud800-\udfff]", "\n".join((*told, *problem.aliases, *problem.choices)))
+                if half is not None:
+                    raise self._broken(number, f"holds half a character, the last of {half[0]!r}: want whole ones")
             except TaskError as fault:
                 if not self.reading.skip_bad_rows:
                     raise
@@ -159,7 +160,9 @@ class QuestionRows:
         find = partial(_letters, choices=choices, numbered=numbered) if choices else partial(golds_of, named=named)
         column, right = next(((name, found) for name in golds if (found := find(row, name))), (golds[0], ()))
         if not right and choices:
-            fault = f"has {value_at(row, column)!r} in {column!r}, which is no letter, number or text of its choices"
+            fault = (
+                f"has {value_at(row, column)!r:.80} in {column!r}, which is no letter, number or text of its choices"
+            )
             raise self._broken(number, f"{fault}: name the answer's column")
         if not right:
             raise self._broken(number, rf"has no final answer in {', '.join(golds)}: want '#### 42' or \boxed{{42}}")

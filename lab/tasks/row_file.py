@@ -46,7 +46,7 @@ def rows_of_file(path: Path) -> Iterator[Row]:
         and found
         and all(isinstance(column, dict | list) for column in found.values())
     ):
-        yield from enumerate(_columns(path, found), start=1)
+        yield from (_checked(path, number, row) for number, row in enumerate(_columns(path, found), start=1))
     elif content.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] in (b"{", b"[", b""):
         yield from _lines(path, content)
     else:
