@@ -149,11 +149,18 @@ class Nursery:
         self.process = process
 
     def start(
-        self, directory: Path, argv: Sequence[str], *, die_at: int | None = None, file_limit: int | None = None
+        self,
+        directory: Path,
+        argv: Sequence[str],
+        *,
+        die_at: int | None = None,
+        file_limit: int | None = None,
+        die_beyond: int | None = None,
     ) -> int:
         """Starts `lab *argv` in `directory`; the process id. One at a time."""
         directory.mkdir(parents=True, exist_ok=True)
-        asked = {"argv": [*argv], "directory": str(directory), "die_at": die_at, "file_limit": file_limit}
+        asked = {"argv": [*argv], "directory": str(directory), "die_at": die_at}
+        asked |= {"file_limit": file_limit, "die_beyond": die_beyond}
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()

@@ -3,7 +3,8 @@
 A line of JSON on standard input asks for a child: `{"argv": [...], "directory": ..., "die_at": n, "file_limit": n}`.
 Its process id is answered at once, and its exit status (minus the signal that killed it) when it has ended; what it
 printed is in `directory`, in stdout.txt and stderr.txt. A child with `die_at` kills itself just before the n-th time
-that it changes a name on disk; one with `file_limit` can write no file beyond that many bytes. None may open a socket.
+that it changes a name on disk; one with `file_limit` can write no file beyond that many bytes, and one with
+`die_beyond` is killed by the kernel in the middle of writing more than that many into one. None may open a socket.
 """
 
 import json
@@ -61,6 +62,10 @@ def live(asked: dict) -> int:
     assert SOCKETS_OPENED.pop() == "socket.__new__", "the hook must see sockets, or its silence proves nothing"
     if asked["file_limit"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (asked["file_limit"], resource.RLIM_INFINITY))
+    if asked["die_beyond"] is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (asked["die_beyond"], resource.RLIM_INFINITY))
     if asked["die_at"] is not None:
         die_at(asked["die_at"])
     sys.argv = ["lab", *asked["argv"]]

@@ -45,7 +45,7 @@ class CalibrateCommand:
                 device=self.device,
                 jobs=self.jobs or os.cpu_count() or 1,
                 only=self.only,
-                command=terminal.line,
+                command=terminal.anywhere,
                 watch=watch,
             )
         terminal.show(calibration_summary(calibrated.records, terminal.console.width))

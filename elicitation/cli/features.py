@@ -5,7 +5,6 @@ Example: lab features --sae runs/saes/blocks.2.hook_resid_post/topk-16-512 --sto
 How often and where each fires, ReasonScore, what it does to the logits, its contexts, and probes of labels.
 """
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -109,7 +108,7 @@ class FeaturesCommand:
                     behaviour=toward,
                 ),
                 tables=ledger,
-                origin=Origin(made_by=made_by, command=terminal.line, files=tuple(files)),
+                origin=Origin(made_by=made_by, command=terminal.anywhere, files=tuple(files)),
             )
             write_text(work / PAGE, render_features(page))
 
@@ -152,14 +151,17 @@ class Attributed:
     @classmethod
     def read(cls, path: Path, sae: "Sae") -> "Attributed":
         """The finished attribution at `path`; StorageError where there is none, or it is of another SAE."""
+        from lab.records.provenance import read_json
+        from lab.records.stage import require_as_written
         from lab.records.tables import read_table
         from probes.attribution.contrast import CONTRASTS
         from probes.attribution.shards import CONTRASTS_FILE, PLAN_FILE
 
-        try:
-            plan = json.loads((path / PLAN_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise StorageError(f"{path} is no attribution: want a directory that `lab attribute` wrote") from error
+        cure = f"{path} is no attribution: want a directory that `lab attribute` wrote"
+        require_as_written(path)
+        plan = read_json(path / PLAN_FILE, cure)
+        if not {"sae", "sae_digest", "method"} <= {*plan}:
+            raise StorageError(f"{path / PLAN_FILE} does not say of which SAE it is: {cure}")
         if plan["sae_digest"] != sae.digest:
             raise StorageError(
                 f"{path} is of SAE {plan['sae']} with digest {plan['sae_digest']}, and {sae.name} has {sae.digest}: "

@@ -4,6 +4,8 @@ import ast
 import os
 import signal
 import sys
+import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,13 +14,14 @@ from functools import partial, wraps
 from importlib import import_module
 from pathlib import Path
 from types import FrameType, NoneType
-from typing import Annotated, ClassVar, Literal, Protocol, TypeVar, get_args, get_origin, runtime_checkable
+from typing import Annotated, ClassVar, Literal, NoReturn, Protocol, TypeVar, get_args, get_origin, runtime_checkable
 
 import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from elicitation.cli.terminal import Terminal
-from lab.records.errors import LabError, meant, whole
+from lab.records.errors import LabError, condensed, meant, whole
+from lab.records.provenance import package_versions
 
 Device = Annotated[str, tyro.conf.arg(help="auto (cuda, then mps, then cpu), cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[
@@ -167,11 +170,15 @@ ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
 }
 HELP = {"-h", "--help"}
+N_SHOWN = 4000
+"""Characters of a message; one that lists what there is may be long."""
 SHOW_CURSOR = b"\x1b[?25h"
 
 
 def main() -> None:
-    """Entry point: 0 when done, 2 with one line on standard error for what the user can mend, 130 or 143 if stopped."""
+    """Entry point: 0 when done, else a line on stderr: 2 for what the user can mend, 70 for a bug, 130 or 143 if
+    stopped.
+    """
     terminal = Terminal(sys.argv[1:])
     try:
         command = asked(terminal)
@@ -183,11 +190,33 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
     except (LabError, OSError) as error:
-        print(f"lab: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+        _end(condensed(error, N_SHOWN), 2)
     except KeyboardInterrupt:
-        print("lab: stopped before anything began", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
+        _end("stopped before anything began", 130)
+    except (SystemExit, GeneratorExit):
+        raise
+    # A panic of polars is no Exception.
+    except BaseException as error:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            _end(f"memory ran out ({condensed(error)}): do less at once, as with a smaller batch", 2)
+        _end(f"{condensed(error)}; this is a bug of ours: {told_of_bug(error, terminal.line)}", 70)
+
+
+def _end(told: str, code: int) -> NoReturn:
+    print(f"lab: {told}", file=sys.stderr)  # noqa: T201
+    sys.exit(code)
+
+
+def told_of_bug(error: BaseException, line: str) -> str:
+    """How to report what nobody foresaw, with a file that holds what is needed to find it."""
+    versions = ", ".join(f"{name} {version}" for name, version in package_versions().items())
+    try:
+        handle, name = tempfile.mkstemp(prefix="lab-bug-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{line}\n{versions}\n\n{''.join(traceback.format_exception(error))}")
+    except OSError as full:
+        return f"please report it, with the command and its files (the traceback cannot be written: {condensed(full)})"
+    return f"please report it with {name}, which holds the command, the versions and the traceback"
 
 
 def asked(terminal: Terminal) -> Command | None:

@@ -47,20 +47,26 @@ class SampleCommand:
 
     def run(self, terminal: Terminal) -> None:
         """Samples, verifies and writes three tables."""
+        from lab.records.stage import alone
+
+        if self.out.suffix != ".parquet":
+            raise StorageError(f"--out {self.out}: want the name of a .parquet file, such as runs/traces.parquet")
+        with alone(self.out):
+            self.sampled(terminal)
+
+    def sampled(self, terminal: Terminal) -> None:
+        """As `run`, when nobody else writes there."""
         from lab.records.provenance import provenance
         from lab.records.seeds import child_seed
+        from lab.records.stage import files_together, require_free
         from lab.records.tables import write_table
         from lab.sampling.sample import sample
         from lab.sampling.trace import TRACES, VERDICTS, trace_table, verdict_table
         from lab.tasks.problem import PROBLEMS, problem_table
         from lab.tasks.source import open_task, task_source
 
-        if self.out.suffix != ".parquet":
-            raise StorageError(f"--out {self.out}: want the name of a .parquet file, such as runs/traces.parquet")
-        verdicts_out, problems_out = self.out.with_suffix(".verdicts.parquet"), beside(self.out)
-        for path in (self.out, verdicts_out, problems_out):
-            if path.exists():
-                raise StorageError(f"{path} exists: delete it or choose another --out")
+        names = self.out.name, self.out.with_suffix(".verdicts.parquet").name, beside(self.out).name
+        require_free(self.out, names)
         model = opened(self.model, self.device, self.dtype, prompt=self.prompt)
         task = open_task(task_source(self.task), n_problems=self.n_problems, seed=self.seed)
         total = len(task.problems) * self.n_samples
@@ -89,14 +95,11 @@ class SampleCommand:
             dtype=str(model.dtype).removeprefix("torch."),
             seed=self.seed,
         )
-        try:
-            write_table(problems_out, problem_table(task.problems), PROBLEMS, made_by)
-            write_table(verdicts_out, verdicts, VERDICTS, made_by)
-            write_table(self.out, table, TRACES, made_by)
-        except StorageError:
-            problems_out.unlink(missing_ok=True)
-            verdicts_out.unlink(missing_ok=True)
-            raise
+        with files_together(self.out) as work:
+            for name, rows, schema in zip(
+                names, (table, verdicts, problem_table(task.problems)), (TRACES, VERDICTS, PROBLEMS), strict=True
+            ):
+                write_table(work / name, rows, schema, made_by)
         terminal.say(
             f"{model.name} on {total} samples of {task.name}: strict {verdicts['strict'].mean():.3f}, "
             f"answer {verdicts['answer_correct'].mean():.3f}; {self.out}"

@@ -59,7 +59,7 @@ def run_study(study: Study, out: Path, terminal: Terminal) -> None:
     from elicitation.study.run import run
 
     with terminal.progress() as watch:
-        finished = run(study, out, command=terminal.line, watch=watch, say=terminal.say)
+        finished = run(study, out, command=terminal.anywhere, watch=watch, say=terminal.say)
     terminal.show(summary(finished.ledger.ladder, terminal.console.width, shipped_leaks()))
     terminal.show(finished.answer)
     if finished.best_estimate:

@@ -96,7 +96,10 @@ def stages(console: Console) -> Stages:
 
 
 class Terminal:
-    """Where a command was typed, as `words`, and where what comes of it is shown."""
+    """Where a command was typed, as `words`, and where what comes of it is shown.
+
+    `line` is the command as one line, and `anywhere` the same without where its results go, which pages do not tell.
+    """
 
     def __init__(self, words: Sequence[str], console: Console | None = None) -> None:
         self.words = [*words]
@@ -104,6 +107,9 @@ class Terminal:
         if console is None and isinstance(sys.stdout, io.TextIOWrapper):
             # What a terminal's encoding lacks is shown by its number, instead of ending the command.
             sys.stdout.reconfigure(errors="backslashreplace")
+        behind = ("", *words)
+        shown = ("OUT" if before == "--out" else word for before, word in zip(behind, words, strict=False))
+        self.anywhere = shlex.join(["lab", *("--out=OUT" if word.startswith("--out=") else word for word in shown)])
         # Names of models and files may hold brackets, which are not markup.
         self.console = console or Console(markup=False)
 

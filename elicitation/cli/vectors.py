@@ -41,7 +41,7 @@ class VectorsCommand:
         sae = None if self.comparison.sae is None else str(Path(self.comparison.sae).resolve())
         comparison = replace(self.comparison, study=replace(self.comparison.study, base=base, tuned=tuned), sae=sae)
         with terminal.progress() as watch:
-            found = compare(comparison, self.out, command=terminal.line, watch=watch)
+            found = compare(comparison, self.out, command=terminal.anywhere, watch=watch)
         terminal.show(effects_shown(found.ledger))
         terminal.show(found.answer)
         terminal.say(f"vectors: {found.vectors.resolve()}")

@@ -19,8 +19,9 @@ from lab.metrics.bootstrap import interval_columns, mean_interval, resamples
 from lab.models.load import Model
 from lab.models.pair import ModelPair
 from lab.records.errors import EstimateError, ModelError, StorageError, TaskError
+from lab.records.provenance import require_intact
 from lab.records.seeds import numpy_generator
-from lab.records.tables import Column, Schema
+from lab.records.tables import Column, Schema, reading_table
 from lab.sampling import sample as sampling
 from lab.sampling.decoder import OpenDecoder
 from lab.sampling.trace import GREEDY, TRACES, VERDICTS, Decoding, trace_table, verdict_table
@@ -288,7 +289,12 @@ def report(out: Path | str) -> dict[str, pl.DataFrame]:
     files = sorted(Path(out).rglob("*.parquet"))
     if not files:
         raise StorageError(f"{out} holds no tables: want the --out of a study that has finished")
-    return {str(file.relative_to(out).with_suffix("")): pl.read_parquet(file) for file in files}
+    found: dict[str, pl.DataFrame] = {}
+    for file in files:
+        with reading_table(file):
+            require_intact(file)
+            found[str(file.relative_to(out).with_suffix(""))] = pl.read_parquet(file)
+    return found
 
 
 def _weights(n_problems: int, seed: int) -> Int[np.ndarray, "boot problem"]:

@@ -50,6 +50,19 @@ MOST_LAYERS, MOST_PARAMETERS = 1024, 2**18
 # Any of these holds one.
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
 
+PROBES = (
+    'The quick brown fox jumps over the lazy dog, didn\'t it? YES! "Quoted" - and so on...',
+    "Let x = 2048, y = -3.75 and z = 1,000,000; then 12 * 7 + 3 = 87, 5/8 > 0.6 and 3 <= 4.",
+    "\\[ \\frac{\\sqrt{3}}{2} \\le \\int_0^{2\\pi} \\sin^2(x)\\,dx \\] so the answer is \\boxed{\\text{(A)}}.",
+    "def f(n: int) -> int:\n    return n if n < 2 else f(n - 1) + f(n - 2)  # slow\n\n\n\tx = {'a': [1, 2]}\n",
+    "  leading spaces, trailing spaces   \n\n  and\ttabs\r\n",
+    "café, naïve, Straße, Москва, 東京, 数学の問題, ½ π ∞ − × ≤, 🙂👍🏽",
+    "Question: What is 6 times 7?\nAnswer: 42\n\nQuestion: and then?\nAnswer:",
+    "cafe\u0301 \ufb01ne \uff11\uff12 \u212b; 1 22 333 4444 55555 666666 7777777 88888888; don't we'll I'VE x1y2",
+    "#### 72 \u2028 <b>bold</b> https://example.org/a?b=c&d=%20e",
+)
+"""Texts of the kinds that studies have; two tokenizers that encode them and a study's problems alike are one to it."""
+
 
 def opened_directory(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """The network and the tokenizer in `path`, and the digest of their files; raises as `lab.models.load.load`."""
@@ -227,13 +240,53 @@ def _by(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape)) or "a single number"
 
 
-def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """That of a directory; ModelError in one line where there is none, or it cannot be read."""
+def read_tokenizer(path: Path, config: PreTrainedConfig | None = None) -> PreTrainedTokenizerBase:
+    """That of a directory; ModelError in one line where there is none, it cannot be read, or does not do as it says.
+
+    How some of them split texts goes by the kind of their model, so one that lies beside an adapter wants the `config`.
+    """
     if not any((path / name).is_file() for name in TOKENIZERS):
         # transformers would make one without a word in it.
         raise ModelError(f"cannot load the tokenizer in {path}: there is no {' or '.join(TOKENIZERS)}")
-    with one_line(f"cannot load the tokenizer in {path}"):
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    with one_line(f"cannot load the tokenizer in {path}, so mend it or fetch it again"):
+        said = {
+            name: read_json(path / name, is_exact=False)
+            for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+            if (path / name).is_file()
+        }
+        tokenizer = AutoTokenizer.from_pretrained(path, config=config, trust_remote_code=False, local_files_only=True)
+        # Some faults show only when a text is read.
+        tokenizer("a 1")
+        listed = [(one["content"], one["id"]) for one in said.get("tokenizer.json", {}).get("added_tokens") or []]
+        named = said.get("tokenizer_config.json", {}).get("added_tokens_decoder") or {}
+        for word, token in [*listed, *((one["content"], int(token)) for token, one in named.items())]:
+            if (read := tokenizer.convert_tokens_to_ids(word)) != token:
+                raise ModelError(
+                    f"the tokenizer in {path} says {word!r} has id {token}, and reads it as {read}; mend it"
+                )
+        if not isinstance(tokenizer.chat_template, str | dict | None):
+            raise ModelError(f"the chat template in {path} is {tokenizer.chat_template!r:.40}; want a text")
+    return tokenizer
+
+
+def require_rows(tokenizer: PreTrainedTokenizerBase, n_rows: int, name: str) -> dict[int, str]:
+    """The tokens for which an embedding of `n_rows` has no row, by id: special ones that no text need hold.
+
+    Raises ModelError where others have none, or two tokens have one id.
+    """
+    words: dict[int, str] = {}
+    for word, token in sorted(tokenizer.get_vocab().items()):
+        if token in words:
+            raise ModelError(f"{name}: its tokenizer gives {words[token]!r} and {word!r} one id, {token}; want two")
+        words[token] = word
+    in_texts = {*words} - {*tokenizer.added_tokens_decoder} | {*tokenizer("a").input_ids}
+    if odd := sorted(token for token in in_texts if token >= n_rows):
+        shown = words.get(odd[0], "no token")
+        raise ModelError(
+            f"{name}: its embedding has {n_rows:,} rows, and {len(odd)} tokens of texts lie beyond, such as {odd[0]} "
+            f"({shown!r}); want the tokenizer that it was trained with"
+        )
+    return {token: word for token, word in words.items() if token >= n_rows}
 
 
 def downloaded(name: str, revision: str | None, *, weights: bool = True) -> Path:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import assert_never
 
 import torch
@@ -19,7 +20,15 @@ from transformers.utils import logging
 
 from lab.models.adapter import merged
 from lab.models.anatomy import Anatomy, find_anatomy
-from lab.models.checkpoint import ADAPTER, downloaded, opened_directory, read_tokenizer, require_weights
+from lab.models.checkpoint import (
+    ADAPTER,
+    PROBES,
+    downloaded,
+    opened_directory,
+    read_tokenizer,
+    require_rows,
+    require_weights,
+)
 from lab.models.engine import Engine
 from lab.models.prompt_format import Prompter, Raw, asked_and_ended
 from lab.models.source import (
@@ -36,6 +45,7 @@ from lab.models.source import (
     source_name,
 )
 from lab.records.errors import ModelError, whole
+from lab.records.stage import require_as_written
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -141,6 +151,7 @@ def opened(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
     """The network and the tokenizer at `source`, and the digest of their files; raises as `load`."""
     match source:
         case LocalModel(path=path):
+            require_as_written(path)
             return opened_directory(path, dtype)
         case HubModel(name=name, revision=revision):
             return opened_directory(downloaded(name, revision), dtype)
@@ -149,7 +160,8 @@ def opened(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
 
             network, tokenizer = read_gguf(path, dtype=dtype)
             return network, tokenizer, files_digest([path])
-        case AdapterModel():
+        case AdapterModel(path=path):
+            require_as_written(path)
             return _from_adapter(source, dtype)
         case BuiltInModel():
             return opened(built_in_source(source), dtype)
@@ -163,7 +175,10 @@ def _from_adapter(source: AdapterModel, dtype: torch.dtype) -> tuple[PreTrainedM
     network = merged(network, source.path)
     # Trainers put the tokenizer beside the adapter, with the chat template it was trained on.
     if (source.path / "tokenizer_config.json").is_file():
-        tokenizer = read_tokenizer(source.path)
+        of_base, tokenizer = tokenizer, read_tokenizer(source.path, network.config)
+        for text in PROBES:
+            if of_base(text, add_special_tokens=False).input_ids != tokenizer(text, add_special_tokens=False).input_ids:
+                raise ModelError(f"the tokenizer in {source.path} reads {text[:40]!r} as that of its base does not")
     both = f"{base_digest} {directory_digest(source.path)}"
     return network, tokenizer, hashlib.sha256(both.encode()).hexdigest()[:16]
 
@@ -207,6 +222,15 @@ def assemble(
     if type(anatomy.unembed) is nn.Linear:
         anatomy.unembed.__class__ = Unembedding
     prompter, ends = asked_and_ended(network.generation_config, tokenizer)
+    if beyond := require_rows(tokenizer, anatomy.d_vocab, name):
+        anatomy.embed.register_forward_pre_hook(partial(_require_rows, beyond, anatomy.d_vocab, name))
+    if ends and min(ends) >= anatomy.d_vocab:
+        raise ModelError(f"{name}: none of its ends, {sorted(ends)}, has a row in its embedding; add one that has")
+    ends = frozenset(token for token in ends if token < anatomy.d_vocab)
+    if tokenizer.pad_token_id in beyond:
+        if not ends:
+            raise ModelError(f"{name}: its pad token has no row in its embedding, and it has no end; add one to it")
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(min(ends))
     return Model(
         network=network,
         tokenizer=tokenizer,
@@ -216,6 +240,13 @@ def assemble(
         prompter=prompter,
         ends=ends,
     )
+
+
+def _require_rows(beyond: dict[int, str], n_rows: int, name: str, _embed: nn.Module, read: tuple[Tensor, ...]) -> None:
+    """Raises ModelError naming a token that a text holds and an embedding does not."""
+    if read[0].numel() > 0 and (token := int(read[0].max())) >= n_rows:
+        word = beyond.get(token, "no token of its own")
+        raise ModelError(f"a text holds token {token} ({word!r}), and the embedding of {name} ends at {n_rows - 1}")
 
 
 def in_float32(model: Model) -> Model:

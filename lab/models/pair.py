@@ -8,22 +8,11 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from lab.models.checkpoint import PROBES
 from lab.models.load import Model
 from lab.models.prompt_format import Prompter, PromptFormat, Raw, Template, has_template, typed_format
 from lab.records.errors import ModelError
 
-PROBES = (
-    'The quick brown fox jumps over the lazy dog, didn\'t it? YES! "Quoted" - and so on...',
-    "Let x = 2048, y = -3.75 and z = 1,000,000; then 12 * 7 + 3 = 87, 5/8 > 0.6 and 3 <= 4.",
-    "\\[ \\frac{\\sqrt{3}}{2} \\le \\int_0^{2\\pi} \\sin^2(x)\\,dx \\] so the answer is \\boxed{\\text{(A)}}.",
-    "def f(n: int) -> int:\n    return n if n < 2 else f(n - 1) + f(n - 2)  # slow\n\n\n\tx = {'a': [1, 2]}\n",
-    "  leading spaces, trailing spaces   \n\n  and\ttabs\r\n",
-    "café, naïve, Straße, Москва, 東京, 数学の問題, ½ π ∞ − × ≤, 🙂👍🏽",
-    "Question: What is 6 times 7?\nAnswer: 42\n\nQuestion: and then?\nAnswer:",
-    "cafe\u0301 \ufb01ne \uff11\uff12 \u212b; 1 22 333 4444 55555 666666 7777777 88888888; don't we'll I'VE x1y2",
-    "#### 72 \u2028 <b>bold</b> https://example.org/a?b=c&d=%20e",
-)
-"""Texts of the kinds that studies have; two tokenizers that encode them and a study's problems alike are one to it."""
 MOST_LISTED = 8
 
 

@@ -19,17 +19,19 @@ from lab.models.anatomy import Anatomy, find_anatomy
 from lab.models.checkpoint import (
     ADAPTER,
     MOST_PARAMETERS,
+    PROBES,
     downloaded,
     one_line,
     read_config,
     read_tokenizer,
+    require_rows,
     require_weights,
     stored_tensors,
     without_numbers,
 )
 from lab.models.device import device_memory, flop_rate
 from lab.models.load import Model
-from lab.models.pair import MOST_LISTED, PROBES, renamed_tokens, require_alike
+from lab.models.pair import MOST_LISTED, renamed_tokens, require_alike
 from lab.models.prompt_format import Prompter, Raw, Template, asked_and_ended, has_template
 from lab.models.source import (
     SHARDED,
@@ -175,7 +177,8 @@ def read_checkpoint(source: ModelSource) -> Checkpoint:
                 found = replace(below, name=found.name, weights=f"an adapter on {below.name}")
                 require_weights(path, "adapter_config.json", (ADAPTER,), may_lack=True)
                 if (path / "tokenizer_config.json").is_file():
-                    found = found.asked(read_tokenizer(path), found.settings)
+                    found = found.asked(read_tokenizer(path, found.config), found.settings)
+                return replace(found, refusals=(*found.refusals, *refusals))
             case GgufModel(path=path):
                 from lab.models.gguf_weights import read_gguf_header
 
@@ -192,6 +195,8 @@ def read_checkpoint(source: ModelSource) -> Checkpoint:
                 found = _in_directory(path, replace(found, weights="safetensors" if there else ABSENT), refusals)
             case never:
                 assert_never(never)
+        if found.anatomy is not None and found.prompter is not None:
+            require_rows(found.prompter.tokenizer, found.anatomy.d_vocab, found.name)
     return replace(found, refusals=(*found.refusals, *refusals))
 
 

@@ -116,12 +116,9 @@ class Prompter:
                 adds = not (isinstance(bos, str) and text.startswith(bos))
             case Raw() | FewShot():
                 adds = True
-        ids = list(self.tokenizer(text, add_special_tokens=adds).input_ids)
-        end = self.tokenizer.eos_token
-        if adds and ids and ids[-1] == self.tokenizer.eos_token_id and isinstance(end, str) and not text.endswith(end):
-            # A text that is to be continued has no end; of an empty one, what opens it stays.
-            return ids[: max(1, len(ids) - 1)] if bos == end else ids[:-1]
-        return ids
+        # A text that is to be continued has no end, whatever the tokenizer puts there.
+        ids = list(self.tokenizer(text, add_special_tokens=False).input_ids)
+        return [*_before(self.tokenizer), *ids] if adds else ids
 
     @property
     def opened(self) -> str:
@@ -143,6 +140,12 @@ class Prompter:
             return ""
         own = alone.removeprefix(before).removesuffix(after)
         return own if found and f"{before}{own}{after}" == alone else ""
+
+
+def _before(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What a tokenizer puts before every text."""
+    alone, whole = (list(tokenizer("a", add_special_tokens=adds).input_ids) for adds in (False, True))
+    return next(whole[:at] for at in range(len(whole)) if whole[at : at + len(alone)] == alone)
 
 
 @lru_cache(maxsize=256)

@@ -27,6 +27,7 @@ from lab.post_training.trainers import Document, reinforce, save_low_rank, train
 from lab.records.errors import StorageError
 from lab.records.provenance import digest
 from lab.records.seeds import child_seed, numpy_generator
+from lab.records.stage import seal
 from lab.sampling.sample import before_stop
 from lab.tasks.source import open_task, task_source
 
@@ -69,6 +70,7 @@ def build(
                 made = adapter(job, recipe, below, work)
             case never:
                 assert_never(never)
+    seal(made)
     made.rename(final)
     shutil.rmtree(work)
     return final

@@ -1,14 +1,23 @@
-"""Provenance: what a result file was made from, written into the file itself."""
+"""Provenance: what a result file was made from, written into the file itself; and what its bytes were when written.
+
+A manifest lies in every directory that is written here: `stage.json` in a stage of a study, else `manifest.json`, or
+`NAME.manifest.json` beside files that share a name. It gives the checksum of each file; whoever reads one checks it.
+"""
 
 import dataclasses
 import functools
 import hashlib
 import json
+import re
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
+
+from lab.records.errors import StorageError, condensed
 
 PACKAGES = ("elicitation-lab", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "polars", "numpy")
 
@@ -75,10 +84,115 @@ def digest(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
 
 
+SETTLED_NS = 200_000_000
+"""A file that was changed so lately may change again within a tick of its clock, and is read each time."""
+
+
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+    """SHA-256 of a file's bytes, in hex; a process reads no file twice for it that has not changed in between."""
+    told = path.stat()
+    if time.time_ns() - told.st_ctime_ns < SETTLED_NS:
+        return _digest_of.__wrapped__(path)
+    return _digest_of(path, told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns)
+
+
+@functools.lru_cache(maxsize=8192)
+def _digest_of(path: Path, *_: int) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+MARKER, MANIFEST = "stage.json", "manifest.json"
+MANIFEST_FORMAT = "elicitation-lab.manifest.1"
+N_ABOVE = 4
+"""A file lies at most so many directories below the manifest that tells of it."""
+
+
+def read_json(path: Path, cure: str) -> dict[str, Any]:
+    """The object in a file of JSON; StorageError that ends in `cure` for one that is missing or no such object."""
+    try:
+        told = json.loads(path.read_bytes())
+        # A text with half a character in it can be written nowhere.
+        json.dumps(told, ensure_ascii=False).encode()
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}; {cure}") from error
+    except (ValueError, RecursionError) as error:
+        raise StorageError(f"{path} is damaged, and no JSON ({condensed(error)}): {cure}") from error
+    if not isinstance(told, dict):
+        raise StorageError(f"{path} holds a JSON {type(told).__name__}, want an object: {cure}")
+    return told
+
+
+def checksums(directory: Path) -> dict[str, str]:
+    """Name -> SHA-256 of every file in `directory` and below, but for its manifest and hidden ones."""
+    return {name: file_digest(directory / name) for name in _names(directory)}
+
+
+def _names(directory: Path) -> list[str]:
+    names = (path.relative_to(directory) for path in sorted(directory.rglob("*")) if path.is_file())
+    own = (MARKER, MANIFEST)
+    return [str(name) for name in names if str(name) not in own and not any(p.startswith(".") for p in name.parts)]
+
+
+def manifest(file: Path) -> dict[str, str] | None:
+    """What the manifest at `file` says of files; None where there is none, or it is another program's or unfinished.
+
+    Raises StorageError for one that is damaged.
+    """
+    if not file.is_file():
+        return None
+    cure = f"delete {file.parent if file.name == MARKER else file} to have it made again, or put it back from a copy"
+    told = read_json(file, cure)
+    files, form = told.get("files"), told.get("format")
+    listed = isinstance(files, dict) and all(re.fullmatch("[0-9a-f]{64}", str(value)) for value in files.values())
+    if not (listed or "digest" in told or str(form).startswith("elicitation-lab")):
+        return None
+    if listed and not files and "portions" in told:
+        return None
+    is_ours = form == MANIFEST_FORMAT or re.fullmatch("[0-9a-f]{16}", str(told.get("digest")))
+    if not (listed and files and is_ours):
+        raise StorageError(f"{file} is damaged, or of another version: want its `files`, a checksum for each; {cure}")
+    return files
+
+
+def require_intact(path: Path) -> None:
+    """StorageError unless the file at `path` is as it was written, by the manifest that tells of it.
+
+    That is one of its own directory or of one above it, or one beside it that begins with its name. A file of which no
+    manifest tells is taken as it is.
+    """
+    for place in dict.fromkeys((path.absolute(), path.resolve())):
+        stems = dict.fromkeys((place.stem, Path(place.stem).stem))
+        beside = [(place.parent / f"{stem}.{MANIFEST}") for stem in stems]
+        above = [directory / name for directory in place.parents[:N_ABOVE] for name in (MARKER, MANIFEST)]
+        for file in (*beside, *above):
+            files = manifest(file) if file != place else None
+            if files is not None and (name := str(place.relative_to(file.parent))) in files:
+                if not place.is_file() or file_digest(place) != files[name]:
+                    raise StorageError(
+                        f"{path} is missing or damaged: want the bytes that {file.name} tells of; {_CURE}"
+                    )
+                return
+            if files is not None and file not in beside[1:]:
+                raise StorageError(f"{path} is a stranger: {file} does not name it; {_CURE}")
+
+
+_CURE = "put it back from a copy, or have it made again"
+
+
+def require_whole(directory: Path, files: Mapping[str, str], cure: str = _CURE) -> None:
+    """StorageError unless `directory` holds the files of its manifest, as they were written, and no others."""
+    there = {*_names(directory)}
+    lost = [name for name in sorted(files) if name not in there or file_digest(directory / name) != files[name]]
+    if lost:
+        raise StorageError(f"{_named(directory, lost)} is missing or damaged: {cure}")
+    if strange := sorted(there - {*files}):
+        raise StorageError(f"{_named(directory, strange)} was not there when {directory} was written: take it away")
+
+
+def _named(directory: Path, names: list[str]) -> str:
+    more = f", one of {len(names)}," if len(names) > 1 else ""
+    return f"{directory / names[0]}{more}"
 
 
 def _plain(value: object) -> object:

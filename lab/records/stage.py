@@ -8,18 +8,26 @@ import fcntl
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 
 from lab.records.errors import StorageError
-from lab.records.provenance import canonical_json, digest, file_digest
+from lab.records.provenance import (
+    MANIFEST,
+    MANIFEST_FORMAT,
+    MARKER,
+    canonical_json,
+    checksums,
+    digest,
+    manifest,
+    read_json,
+    require_whole,
+)
 from lab.records.tables import leftovers, write_text, writing
 
-MARKER = "stage.json"
 FOOTER = """
 A table (.parquet) says in its own metadata what made it; the page lists all tables, column by column, with checksums.
 A folder with a stage.json is finished and never changes: the same command, given again, goes on from what is here.
@@ -49,13 +57,17 @@ def memoised(
     """
     wanted = digest({"stage": name, "config": config, "parents": dict(parents)})
     final = out / name
-    try:
-        if final.exists():
-            check_stage(final, wanted)
-        else:
-            _finish(final, wanted, compute)
-    finally:
+    if not final.exists():
+        with alone(final):
+            try:
+                # Another run may have been just before.
+                if not final.exists():
+                    _finish(final, wanted, compute)
+            finally:
+                _sweep(out / ".work", name)
+    else:
         _sweep(out / ".work", name)
+    check_stage(final, wanted)
     return Artefact(final, wanted)
 
 
@@ -64,14 +76,13 @@ def _finish(final: Path, wanted: str, compute: Callable[[Path], None]) -> None:
     if work.exists() and (not owner.exists() or owner.read_text() != wanted):
         raise StorageError(f"{work} holds unfinished work of another configuration: delete it or choose another --out")
     write_text(owner, wanted)
-    work.mkdir(exist_ok=True)
+    with writing(work):
+        work.mkdir(exist_ok=True)
     compute(work)
     for leftover in leftovers(work):
         leftover.unlink()
     # Without the marker that an attempt killed just before the move may have left.
-    files = sorted(path for path in work.rglob("*") if path.is_file() and path != work / MARKER)
-    checksums = {str(path.relative_to(work)): file_digest(path) for path in files}
-    write_text(work / MARKER, json.dumps({"digest": wanted, "files": checksums}, indent=1, sort_keys=True))
+    write_text(work / MARKER, json.dumps({"digest": wanted, "files": checksums(work)}, indent=1, sort_keys=True))
     work.rename(final)
 
 
@@ -91,41 +102,122 @@ def _sweep(place: Path, name: str) -> None:
 
 
 def check_stage(path: Path, wanted: str) -> None:
-    """StorageError unless `path` is a finished stage with digest `wanted` and intact files."""
+    """StorageError unless `path` is a finished stage with digest `wanted`, intact files and no others."""
     try:
-        marker = json.loads((path / MARKER).read_text())
-        found, checksums = marker["digest"], marker["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found, files = read_json(path / MARKER, "")["digest"], manifest(path / MARKER)
+    except (StorageError, KeyError) as error:
         raise StorageError(f"{path} is not a finished stage: delete it or choose another --out") from error
     if found != wanted:
         raise StorageError(f"{path} holds results of another configuration: choose another --out or delete it")
-    for name, checksum in checksums.items():
-        if not (path / name).exists() or file_digest(path / name) != checksum:
-            raise StorageError(f"{path / name} is missing or damaged: delete {path} to compute it again")
+    require_whole(path, files or {}, f"delete {path} to compute it again")
+
+
+def require_as_written(directory: Path) -> None:
+    """StorageError unless a directory that has a manifest is as it was written; one that has none is taken as it is."""
+    for name in (MARKER, MANIFEST):
+        if (files := manifest(directory / name)) is not None:
+            cure = f"put it back from a copy, or, if it was changed on purpose, delete {directory / name}"
+            require_whole(directory, files, cure)
+
+
+def write_manifest(file: Path, files: Mapping[str, str]) -> None:
+    """Writes a manifest of `files`, each with its SHA-256."""
+    write_text(file, json.dumps({"format": MANIFEST_FORMAT, "files": dict(files)}, indent=1, sort_keys=True) + "\n")
 
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """A temporary directory beside `path`; on a clean exit it is flushed and becomes `path`, else it is removed.
+    """A temporary directory beside `path`; on a clean exit it gets a manifest and becomes `path`, else it is removed.
 
     Raises StorageError where `path` exists, and with the system's reason when the disk refuses.
     """
     if path.exists():
         raise StorageError(f"{path} exists; delete it or choose another --out")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")
     with writing(path, "choose another --out"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        temporary.mkdir(parents=True)
     try:
         with writing(path):
-            temporary.chmod(0o755)
             yield temporary
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    with file.open("rb") as stream:
-                        os.fsync(stream.fileno())
+            seal(temporary)
             temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def seal(directory: Path) -> None:
+    """Flushes the files of a directory that is finished, lets others read those, and writes its manifest."""
+    # Libraries make some files that nobody else may read.
+    mode = directory.stat().st_mode & 0o666
+    for file in directory.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+    write_manifest(directory / MANIFEST, checksums(directory))
+
+
+def require_free(out: Path, names: Sequence[str]) -> None:
+    """StorageError where a file of these names lies beside `out`, unless `files_together` was killed there."""
+    there = [name for name in names if out.with_name(name).exists()]
+    files = manifest(out.with_suffix(f".{MANIFEST}")) or {}
+    if there and (len(there) == len(names) or not {*there} <= {*files}):
+        raise StorageError(f"{out.with_name(there[0])} exists: delete it or choose another --out")
+
+
+@contextmanager
+def files_together(out: Path) -> Iterator[Path]:
+    """A temporary directory whose files, on a clean exit, move beside `out`, with a manifest `NAME.manifest.json`.
+
+    The manifest comes first, so that it is known of every file whether it is the one that was meant. Of files that
+    only a part was moved of, the rest is written again by the same command, with the same bytes.
+    """
+    written = out.with_suffix(f".{MANIFEST}")
+    for leftover in (path for file in (out, written) for path in out.parent.glob(f".{escape(file.name)}.*.partial")):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    work = out.with_name(f".{out.name}.{os.urandom(4).hex()}.partial")
+    with writing(out):
+        work.mkdir(parents=True)
+    try:
+        yield work
+        with writing(out):
+            write_manifest(written, checksums(work))
+            for file in sorted(work.iterdir()):
+                file.replace(out.with_name(file.name))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Within the block no other process writes `out`, a file or a directory; StorageError at once where one does.
+
+    A hidden empty file beside it is locked, which ends with the process; the file may outlive a kill, and does no harm.
+    """
+    lock = out.with_name(f".{out.name}.lock")
+    made = [directory for directory in lock.parents if not directory.exists()]
+    with writing(out, "choose another --out"):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever had it before may have taken it away meanwhile; then the next locks one of its own.
+            if not os.path.samestat(os.fstat(handle), lock.stat()):
+                raise BlockingIOError
+        except (BlockingIOError, FileNotFoundError) as error:
+            raise StorageError(
+                f"{out} is in use by another run: wait for it, stop it, or choose another --out"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
+        with suppress(OSError):
+            for directory in made:
+                directory.rmdir()
 
 
 @contextmanager
@@ -137,8 +229,9 @@ def claimed(out: Path, config: object, kind: str = "study") -> Iterator[None]:
     """
     if out.exists() and not out.is_dir():
         raise StorageError(f"{out} is not a directory: choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    wanted, marker, handle = canonical_json(config), out / f"{kind}.json", os.open(out, os.O_RDONLY)
+    with writing(out, "choose another --out"):
+        out.mkdir(parents=True, exist_ok=True)
+        wanted, marker, handle = canonical_json(config), out / f"{kind}.json", os.open(out, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # What a run that was killed while it wrote left behind.
@@ -148,11 +241,14 @@ def claimed(out: Path, config: object, kind: str = "study") -> Iterator[None]:
             write_text(marker, wanted)
         elif not marker.exists():
             raise StorageError(f"{out} is not empty and holds no {kind}: choose another --out")
-        elif marker.read_text(encoding="utf-8") != wanted:
+        elif marker.read_bytes() != wanted.encode():
+            read_json(marker, f"put it back from a copy, or delete {out} and run the {kind} again")
             raise StorageError(f"{out} holds a {kind} of another configuration: choose another --out or delete it")
         yield
     except BlockingIOError as error:
-        raise StorageError(f"{out} is in use by another run of this {kind}: wait for it, or stop it") from error
+        raise StorageError(
+            f"{out} is in use by another run of this {kind}: wait for it, stop it, or choose another --out"
+        ) from error
     finally:
         os.close(handle)
 

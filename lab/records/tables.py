@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import cast
 import polars as pl
 from safetensors import SafetensorError
 
-from lab.records.errors import StorageError
-from lab.records.provenance import Provenance
+from lab.records.errors import StorageError, condensed
+from lab.records.provenance import Provenance, require_intact
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +30,10 @@ class Schema:
 
     name: str
     columns: tuple[Column, ...]
+    key: tuple[str, ...] = ()
+    """Columns that tell one row from every other."""
+    optional: tuple[str, ...] | None = None
+    """Columns that may be null; None where any may."""
 
     @property
     def dtypes(self) -> dict[str, object]:
@@ -74,12 +77,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
         try:
-            temporary.chmod(0o644)
             yield temporary
+            # Safetensors makes a file of its own, which nobody else may read.
+            temporary.chmod(mode)
             with temporary.open("rb") as stream:
                 os.fsync(stream.fileno())
             temporary.replace(path)
@@ -106,18 +110,55 @@ def write_table(path: Path, frame: pl.DataFrame, schema: Schema, made_by: Proven
         frame.write_parquet(temporary, metadata={"schema": schema.name, "provenance": made_by.to_json(), **meanings})
 
 
+UNREADABLE = (OSError, ValueError, TypeError, RecursionError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What polars ends in at a damaged file; the last is no Exception, since Rust means it for bugs of its own."""
+
+
 def read_table(path: Path, schema: Schema) -> pl.DataFrame:
-    """Reads a table back; StorageError where it is missing, damaged or of another schema."""
-    try:
+    """Reads a table back; StorageError where it is missing, damaged, of another schema, or not as it was written.
+
+    The last is told by the manifest of its directory, where there is one. A table of another maker is also refused for
+    a null where there must be a value, and for two rows of one key.
+    """
+    with reading_table(path, f"table {schema.name!r} at"):
+        require_intact(path)
         frame = pl.read_parquet(path)
-    except (OSError, pl.exceptions.ComputeError) as error:
-        raise StorageError(f"cannot read table {schema.name!r} at {path}: {error}") from error
-    return schema.checked(frame)
+    try:
+        return whole_rows(schema.checked(frame), schema)
+    except StorageError as error:
+        raise StorageError(f"{path}: {error}") from error
+
+
+@contextlib.contextmanager
+def reading_table(path: Path, what: str = "the table at") -> Iterator[None]:
+    """Turns what reading a parquet file within the block ends in into a StorageError of one line."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except UNREADABLE as error:
+        raise StorageError(
+            f"cannot read {what} {path}: {condensed(error)}; check the path, or make it again"
+        ) from error
+
+
+def whole_rows(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
+    """`frame` itself; StorageError naming a row that lacks a value, or has the key of another."""
+    may_lack = {*schema.dtypes} if schema.optional is None else {*schema.optional}
+    for name in dict.fromkeys((*schema.key, *(name for name in schema.dtypes if name not in may_lack))):
+        if frame[name].null_count():
+            row = frame[name].is_null().arg_max()
+            raise StorageError(f"row {row} of {schema.name!r} has no {name}: want a value in every row")
+    if schema.key and frame.select(schema.key).is_duplicated().any():
+        row = frame.select(schema.key).is_duplicated().arg_max() or 0
+        told = ", ".join(f"{name} {value!r}" for name, value in frame.select(schema.key).row(row, named=True).items())
+        raise StorageError(f"two rows of {schema.name!r}, one of them row {row}, have {told}: take one away")
+    return frame
 
 
 def read_provenance(path: Path) -> Provenance:
     """The provenance inside a table file."""
     try:
         return Provenance.from_json(pl.read_parquet_metadata(path)["provenance"])
-    except (OSError, KeyError, pl.exceptions.ComputeError) as error:
-        raise StorageError(f"no provenance in {path}: {error}") from error
+    except (*UNREADABLE, KeyError) as error:
+        raise StorageError(f"no provenance in {path}: {condensed(error)}; want a table that the lab wrote") from error

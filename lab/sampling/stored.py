@@ -1,6 +1,5 @@
 """Stored completions: read from a table of a study or from rows of anyone, and where two readers disagree on them."""
 
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -8,8 +7,9 @@ from typing import NamedTuple
 
 import polars as pl
 
-from lab.records.errors import TaskError, condensed, whole
-from lab.records.tables import Column, Schema, read_table
+from lab.records.errors import TaskError, whole
+from lab.records.provenance import read_json, require_intact
+from lab.records.tables import Column, Schema, read_table, reading_table
 from lab.sampling.trace import TRACES, verdict_table
 from lab.tasks.math_answer import MATH, final_answer, read_by_math_verify
 from lab.tasks.problem import PROBLEMS, Judge, Problem, problems_of
@@ -58,8 +58,12 @@ def stored(path: Path, task: str | None, columns: tuple[str | None, str | None],
     `columns` name that of the completion and that of the gold answer, found by rule where None. With `opens_thought`
     completions begin inside a thought. Raises TaskError, with what was looked for, where something is missing.
     """
-    if path.suffix == ".parquet" and path.is_file() and _is_study(path):
-        return _of_study(path, task)
+    if path.suffix == ".parquet" and path.is_file():
+        with reading_table(path):
+            is_ours = set(TRACES.dtypes) <= set(pl.read_parquet_schema(path))
+        if is_ours:
+            return _of_study(path, task)
+        require_intact(path)
     rows: list[dict[str, object]] = []
     problems: list[Problem] = []
     used = "", ""
@@ -113,14 +117,6 @@ def _texts(value: object) -> list[str]:
     return [said if said is not None else "" if is_chat or value is None else str(value)]
 
 
-def _is_study(path: Path) -> bool:
-    """Whether a file is a table of `TRACES`; of one that is damaged it is said where rows are read."""
-    try:
-        return set(TRACES.dtypes) <= set(pl.read_parquet_schema(path))
-    except (OSError, pl.exceptions.PolarsError):
-        return False
-
-
 def _of_study(path: Path, task: str | None) -> Stored:
     """Traces of `lab study` or `lab sample`, whose problems lie beside them."""
     out = path.resolve().parents[min(2, len(path.resolve().parents) - 1)]
@@ -135,12 +131,9 @@ def _of_study(path: Path, task: str | None) -> Stored:
         )
     if task is None and not (out / "study.json").exists():
         raise TaskError(f"{path} lies in no study that says what its task is: name it with --task")
-    try:
-        typed = task or str(json.loads((out / "study.json").read_text(encoding="utf-8"))["task"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise TaskError(
-            f"cannot read the task in {out / 'study.json'} ({condensed(error)}): name it with --task"
-        ) from error
+    typed = task or read_json(out / "study.json", "name the task with --task").get("task")
+    if not isinstance(typed, str):
+        raise TaskError(f"{out / 'study.json'} gives no task: name it with --task")
     return Stored(traces, tuple(known), task_source(typed).judge(known), f"{len(known)} problems of {typed}")
 
 

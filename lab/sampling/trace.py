@@ -66,6 +66,8 @@ TRACES = Schema(
         ),
         Column("stop", pl.String, "eos, stop or length"),
     ),
+    key=tuple(column.name for column in _KEY),
+    optional=(),
 )
 VERDICTS = Schema(
     "verdicts",
@@ -82,6 +84,7 @@ VERDICTS = Schema(
             "right (the answer), wrong, no answer, or cut: not right, and ended by the limit or inside its thinking",
         ),
     ),
+    key=tuple(column.name for column in _KEY),
 )
 OUTCOMES = ("right", "wrong", "no answer", "cut")
 """What may come of a completion."""

@@ -58,6 +58,8 @@ PROBLEMS = Schema(
         Column("solution", pl.String, "worked solution that came with it; null where there is none"),
         Column("dated", pl.String, "when it was published: year, month or day; null where that is not known"),
     ),
+    key=("id",),
+    optional=("question", "solution", "dated"),
 )
 
 

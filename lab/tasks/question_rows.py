@@ -110,8 +110,7 @@ class QuestionRows:
             try:
                 problem, question, named = self._problem(number, row, numbered=numbered)
                 told = (problem.id, problem.prompt, problem.answer, problem.family, problem.solution or "")
-                half = re.search(r".{0,20}[\ud800-\udfff]", "\n".join((*told, *problem.aliases, *problem.choices)))
-                if half is not None:
+                if half := re.search(r".{0,20}[\ud800-\udfff]", "\n".join((*told, *problem.aliases, *problem.choices))):
                     raise self._broken(number, f"holds half a character, the last of {half[0]!r}: want whole ones")
             except TaskError as fault:
                 if not self.reading.skip_bad_rows:
@@ -160,9 +159,8 @@ class QuestionRows:
         find = partial(_letters, choices=choices, numbered=numbered) if choices else partial(golds_of, named=named)
         column, right = next(((name, found) for name in golds if (found := find(row, name))), (golds[0], ()))
         if not right and choices:
-            fault = (
-                f"has {value_at(row, column)!r:.80} in {column!r}, which is no letter, number or text of its choices"
-            )
+            gave = f"{value_at(row, column)!r:.80}"
+            fault = f"has {gave} in {column!r}, which is no letter, number or text of its choices"
             raise self._broken(number, f"{fault}: name the answer's column")
         if not right:
             raise self._broken(number, rf"has no final answer in {', '.join(golds)}: want '#### 42' or \boxed{{42}}")
@@ -395,6 +393,8 @@ def _gold(value: object, *, worked: bool) -> str | None:
     if isinstance(value, list | dict):
         parts = [_gold(one, worked=worked) for one in (value.values() if isinstance(value, dict) else value)]
         return ", ".join(dict.fromkeys(part for part in parts if part)) if parts and all(parts) else None
-    if isinstance(value, float):
-        return (str(int(value)) if value.is_integer() else str(value)) if isfinite(value) else None
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, float) or not isfinite(value):
+        return None
+    return str(int(value)) if value.is_integer() else str(value)

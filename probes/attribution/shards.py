@@ -13,7 +13,7 @@ from lab.models.load import Model, load
 from lab.models.source import ModelSource
 from lab.records.errors import EstimateError, StorageError
 from lab.records.provenance import Provenance, canonical_json
-from lab.records.stage import Artefact, memoised
+from lab.records.stage import Artefact, memoised, require_as_written
 from lab.records.tables import read_table, write_table, write_text
 from probes.attribution.contrast import CONTRASTS, contrasts_digest
 from probes.attribution.effects import Method, attribute, require_attributable
@@ -144,8 +144,9 @@ def write_shard(model: Model, sae: Sae, plan: AttributionPlan, made_by: Provenan
 def stored_effects(attribution: Path) -> pl.LazyFrame:
     """`EFFECTS` rows of all shards of a finished attribution, by text, read as they are asked for.
 
-    Raises StorageError where the first of them are of other columns or types.
+    Raises StorageError where the attribution is not as it was written, or the first of them are of other columns.
     """
+    require_as_written(attribution)
     effects = pl.scan_parquet(sorted((attribution / "effects").iterdir()))
     EFFECTS.checked(pl.DataFrame(schema=effects.collect_schema()))
     return effects

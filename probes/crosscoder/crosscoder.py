@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lab.records.errors import EstimateError, SiteError, StorageError
-from lab.records.provenance import Provenance
+from lab.records.errors import EstimateError, SiteError, StorageError, condensed
+from lab.records.provenance import Provenance, require_intact
 from lab.records.tables import replacing
 from probes.capture.site import Site
 from probes.sae.architecture import is_held_out
@@ -101,18 +101,20 @@ def load_crosscoder(path: Path, *, device: torch.device) -> Crosscoder:
     finite, or a scale or threshold that cannot be.
     """
     try:
+        require_intact(path)
         with safe_open(path, framework="pt", device=str(device)) as file:
             about = json.loads((file.metadata() or {}).get("crosscoder", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys() if name in SHAPES}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
-        raise StorageError(f"cannot read a crosscoder at {path}: {error}") from error
-    if about.get("format") != FORMAT:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+        raise StorageError(f"cannot read a crosscoder at {path}: {condensed(error)}; train it again") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        about = about if isinstance(about, dict) else {}
         raise StorageError(f"{path} is of format {about.get('format')!r}, want {FORMAT!r}: train one by this package")
     _require_whole(path, tensors)
     try:
         site = Site.parse(about["site"])
         return Crosscoder(site=site, base_digest=about["base_digest"], tuned_digest=about["tuned_digest"], **tensors)
-    except (KeyError, SiteError) as error:
+    except (KeyError, TypeError, AttributeError, SiteError) as error:
         raise StorageError(f"{path} does not say of which site and models it is: train it again") from error
 
 

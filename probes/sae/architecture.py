@@ -1,12 +1,15 @@
-"""architecture: what kind of SAE to train, and how a user writes it."""
+"""architecture: what kind of SAE to train, how a user writes it, and what the files of one may say."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, assert_never
+from typing import Any, TypeAlias, assert_never
 
 import polars as pl
+import torch
+from torch import Tensor
 
-from lab.records.errors import ModelError
+from lab.records.errors import ModelError, SiteError
 from lab.records.seeds import child_seed
 from probes.capture.site import Site
 from probes.storage.store import Store
@@ -108,11 +111,72 @@ def parse_architecture(text: str) -> Architecture:
                 raise ValueError(others)
     except ModelError:
         raise
-    except ValueError as error:
+    except (ValueError, AttributeError, OverflowError) as error:
         raise ModelError(
             f"no SAE is trained as {text!r}: want topk:K, batchtopk:K, matryoshka:K, matryoshka:K:WIDTH,WIDTH, "
             "jumprelu:L0_COEFFICIENT or standard:L1_COEFFICIENT, such as topk:16"
         ) from error
+
+
+CONFIG = "cfg.json"
+_ALIASES = {"hook_in": "hook_resid_pre", "hook_out": "hook_resid_post"}
+
+
+def require_told(described: Mapping[str, Any]) -> None:
+    """ModelError where a configuration says what SAELens would pass over, and read another SAE."""
+    activation = described.get("activation_fn_str", described.get("activation_fn", "relu"))
+    if activation not in ("relu", "topk"):
+        raise ModelError(f"its activation is {activation!r}, want relu or topk: read it with the program that made it")
+    for name in ("apply_b_dec_to_input", "rescale_acts_by_decoder_norm"):
+        if not isinstance(described.get(name, True), bool):
+            raise ModelError(f"its {name} is {described[name]!r}, want true or false: save it again")
+    given = described.get("activation_fn_kwargs")
+    k = described.get("k", given.get("k") if isinstance(given, dict) else None)
+    if "topk" in (described.get("architecture"), activation) and type(k) is not int:
+        raise ModelError(f"its k is {k!r}, want a whole number: put it into its {CONFIG}, as it was trained")
+
+
+def require_meant(label: str, kind: str, k: int | None, name: str) -> None:
+    """ModelError unless what was trained as `label` is an SAE of that kind, as SAELens calls those that read."""
+    match parse_architecture(label):
+        case TopK(k=told):
+            wanted = "topk", told
+        case BatchTopK() | Matryoshka() | JumpReLU():
+            wanted = "jumprelu", None
+        case Standard():
+            wanted = "standard", None
+        case never:
+            assert_never(never)
+    if (kind, k) != wanted:
+        held = kind if k is None else f"{kind} with k {k}"
+        raise ModelError(f"{name} says that it is {label}, and its files hold {held}: train it again")
+
+
+def site_of(hook_name: str | None, name: str) -> Site:
+    """Where the SAE `name` reads; SiteError for anything but a residual stream."""
+    if hook_name is None:
+        raise SiteError(f"{name} does not say what it reads: want metadata.hook_name in its {CONFIG}")
+    block, _, hook = hook_name.rpartition(".")
+    try:
+        return Site.parse(f"{block}.{_ALIASES.get(hook, hook)}")
+    except SiteError as error:
+        raise SiteError(
+            f"{name} reads {hook_name!r}: want the residual stream, blocks.N.hook_resid_pre, "
+            "blocks.N.hook_resid_mid or blocks.N.hook_resid_post (blocks.N.hook_in, blocks.N.hook_out)"
+        ) from error
+
+
+@torch.no_grad()
+def centre(weights: Mapping[str, Tensor], takes_b_dec: bool, name: str) -> None:
+    """Folds the mean that is to be taken off a stream into the encoder: with P that projection, x P W = x (P W).
+
+    Where b_dec is taken off first, (x P - b_dec) W = (x - b_dec) P W + (b_dec P - b_dec) W.
+    """
+    if not {"W_enc", "b_enc", "b_dec"} <= {*weights}:
+        raise ModelError(f"{name} learnt streams of centred weights, which its kind cannot be told: want another SAE")
+    if takes_b_dec:
+        weights["b_enc"].sub_(weights["b_dec"].mean() * weights["W_enc"].sum(dim=0))
+    weights["W_enc"].sub_(weights["W_enc"].mean(dim=0))
 
 
 def _require_positive(what: str, value: float | int) -> None:

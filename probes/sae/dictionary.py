@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,17 +14,18 @@ import polars as pl
 import torch
 from jaxtyping import Float
 from sae_lens import SAE
-from safetensors import SafetensorError
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from lab.metrics.bootstrap import Interval, percentile_interval, resamples
 from lab.models.load import Model
-from lab.records.errors import ModelError, SiteError, StorageError
-from lab.records.provenance import Provenance, canonical_json
+from lab.records.errors import ModelError, SiteError, StorageError, condensed
+from lab.records.provenance import Provenance, canonical_json, read_json
 from lab.records.seeds import numpy_generator
+from lab.records.stage import require_as_written
 from lab.scoring.scores import Row, by_text, foresee, pieces
 from probes.capture.site import Site, check_site, hook_site
-from probes.sae.architecture import is_held_out
+from probes.sae.architecture import CONFIG, centre, is_held_out, require_meant, require_told, site_of
 from probes.storage.store import Store, read_texts, require_model, shuffled
 from probes.tables import SAE_QUALITY
 
@@ -43,6 +45,8 @@ class Sae:
     """Sixteen hex digits of SHA-256 over its weights and configuration."""
     architecture: str = "unknown"
     """What was trained, as a user writes it, such as `topk:16`, or the kind that its files name."""
+    is_centred: bool = False
+    """Whether it takes the mean off a stream, as it learnt them: only under LayerNorm does that change nothing."""
 
     @property
     def W_dec(self) -> Float[Tensor, "d_sae d_model"]:  # noqa: N802 -- as the field calls it
@@ -81,6 +85,11 @@ def require_fit(sae: Sae, model: Model) -> None:
         raise ModelError(
             f"SAE {sae.name} reads streams of width {sae.d_model}, and {model.name} has d_model "
             f"{model.anatomy.d_model}: want an SAE of this model, or of one it was tuned from"
+        )
+    if sae.is_centred and not any(isinstance(module, nn.LayerNorm) for module in model.network.modules()):
+        raise ModelError(
+            f"SAE {sae.name} learnt the streams of centred weights (center_writing_weights), which only a model with "
+            f"LayerNorm has, and {model.name} has none: want an SAE of this model"
         )
     check_site(model, sae.site)
 
@@ -129,21 +138,22 @@ def splice(model: Model, sae: Sae, change: FeatureChange | Reconstruction) -> It
         raise SiteError(f"{sae.name} at {sae.site} never acted in {n_passes} passes of {model.name}")
 
 
-CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+WEIGHTS = "sae_weights.safetensors"
 OURS = "elicitation_lab"
 """What this project adds to an SAE's metadata: `provenance`, `model_digest` and `architecture`."""
 
 # Kinds whose features are never negative and whose `decode` is `features @ W_dec + b_dec`.
 LINEAR = ("standard", "gated", "jumprelu", "topk")
-_ALIASES = {"hook_in": "hook_resid_pre", "hook_out": "hook_resid_post"}
 
 
 def load_sae(path: Path, *, device: torch.device) -> Sae:
     """The SAE in the directory `path`, frozen, in the dtype that its configuration names.
 
     A TopK SAE that weighs its features by the norms of their decoder rows is folded exactly, so that `decode` is
-    `features @ W_dec + b_dec` for every kind. Raises ModelError, in one line, for what is missing, unreadable, pickled,
-    or of a kind that is not so, and SiteError for an SAE of anything but a residual stream.
+    `features @ W_dec + b_dec` for every kind; one that learnt the streams of centred weights (`center_writing_weights`
+    of TransformerLens) takes the mean off a stream itself. Raises ModelError, in one line, for what is missing,
+    unreadable, pickled, not as it was written, not what its files say, or of a kind that is not so, and SiteError for
+    an SAE of anything but a residual stream.
     """
     if not path.is_dir():
         raise ModelError(f"no directory at {path}; check the path of the SAE")
@@ -154,6 +164,12 @@ def load_sae(path: Path, *, device: torch.device) -> Sae:
             raise ModelError(f"{path} has only pickled weights ({pickles[0]}), which can run code; want {WEIGHTS}")
         raise ModelError(f"{path} has no weights: want {WEIGHTS}")
     with _told_in_a_line(f"cannot load the SAE in {path}"):
+        require_as_written(path)
+        require_told(read_json(path / CONFIG, "save it again"))
+        with safe_open(path / WEIGHTS, framework="pt") as file:
+            dtypes = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        if odd := dtypes - {"F64", "F32", "F16", "BF16"}:
+            raise ModelError(f"its weights are {', '.join(sorted(odd))}, want floating point: save it again")
         return _frozen(SAE.load_from_disk(path, device=str(device)), str(path))
 
 
@@ -172,8 +188,23 @@ def made_by(path: Path) -> Provenance | None:
     try:
         described = json.loads((path / CONFIG).read_bytes())
         return Provenance(**described["metadata"][OURS]["provenance"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
+
+
+def _require_sound(coder: SAE, name: str) -> str:
+    """What kind of SAE `coder` is, as a user writes it; ModelError where its parts do not fit each other."""
+    kind, metadata = coder.cfg.architecture(), coder.cfg.metadata
+    for tensor_name, tensor in coder.state_dict().items():
+        if not bool(tensor.isfinite().all()):
+            raise ModelError(f"{name} has {tensor_name} with NaN or infinity: it is damaged, put it back from a copy")
+    k = getattr(coder.cfg, "k", None)
+    if k is not None and not (type(k) is int and 1 <= k <= coder.cfg.d_sae):
+        raise ModelError(f"{name} has k {k!r}: want a whole number from 1 to its {coder.cfg.d_sae} features")
+    label = metadata.get(OURS, {}).get("architecture")
+    if label is not None:
+        require_meant(str(label), kind, k, name)
+    return label or metadata.training_architecture or kind
 
 
 def _frozen(coder: SAE, name: str) -> Sae:
@@ -191,7 +222,10 @@ def _frozen(coder: SAE, name: str) -> Sae:
             f"{name} reads activations normalised by {coder.cfg.normalize_activations}, which is not in its weights: "
             "want an SAE with normalize_activations none (fold the factor and save it again)"
         )
-    site = _site(coder.cfg.metadata.hook_name, name)
+    site, architecture = site_of(coder.cfg.metadata.hook_name, name), _require_sound(coder, name)
+    is_centred = bool((coder.cfg.metadata.get("model_from_pretrained_kwargs") or {}).get("center_writing_weights"))
+    if is_centred:
+        centre(coder.state_dict(), coder.cfg.apply_b_dec_to_input, name)
     if getattr(coder.cfg, "rescale_acts_by_decoder_norm", False):
         coder.fold_W_dec_norm()
         coder.cfg.rescale_acts_by_decoder_norm = False
@@ -203,21 +237,9 @@ def _frozen(coder: SAE, name: str) -> Sae:
         coder=coder,
         trained_on=ours.get("model_digest"),
         digest=_digest(coder, site),
-        architecture=ours.get("architecture") or coder.cfg.metadata.training_architecture or kind,
+        architecture=architecture,
+        is_centred=is_centred,
     )
-
-
-def _site(hook_name: str | None, name: str) -> Site:
-    if hook_name is None:
-        raise SiteError(f"{name} does not say what it reads: want metadata.hook_name in its {CONFIG}")
-    block, _, hook = hook_name.rpartition(".")
-    try:
-        return Site.parse(f"{block}.{_ALIASES.get(hook, hook)}")
-    except SiteError as error:
-        raise SiteError(
-            f"{name} reads {hook_name!r}: want the residual stream, blocks.N.hook_resid_pre, "
-            "blocks.N.hook_resid_mid or blocks.N.hook_resid_post (blocks.N.hook_in, blocks.N.hook_out)"
-        ) from error
 
 
 def _digest(coder: SAE, site: Site) -> str:
@@ -235,13 +257,15 @@ def _digest(coder: SAE, site: Site) -> str:
 def _told_in_a_line(action: str) -> Iterator[None]:
     """Makes a ModelError of what goes wrong within, unless it is told in this project's words already."""
     try:
-        yield
-    except (ModelError, SiteError):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"\s*This SAE has non-empty model_from_pretrained_kwargs")
+            yield
+    except (ModelError, SiteError) as error:
+        if str(error).startswith("its "):
+            raise ModelError(f"{action}: {error}") from error
         raise
-    # The hub's errors are OSErrors.
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
-        raise ModelError(f"{action}: {type(error).__name__}: {reason}") from error
+    except Exception as error:
+        raise ModelError(f"{action}: {condensed(error)}") from error
 
 
 BATCH_SIZE, N_BOOT = 4096, 2000

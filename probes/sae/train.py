@@ -31,12 +31,13 @@ from torch import Tensor
 
 from lab.models.load import Model
 from lab.records.errors import ModelError, StorageError
-from lab.records.provenance import Provenance, digest, provenance
+from lab.records.provenance import MANIFEST, Provenance, digest, manifest, provenance
 from lab.records.seeds import child_seed
-from lab.records.stage import atomic_directory
+from lab.records.stage import alone, atomic_directory, require_as_written
 from lab.records.tables import write_table
 from probes.capture.site import Site
 from probes.sae.architecture import (
+    CONFIG,
     QUALITY_FILE,
     Architecture,
     BatchTopK,
@@ -49,7 +50,7 @@ from probes.sae.architecture import (
     count_rows,
     is_held_out,
 )
-from probes.sae.dictionary import CONFIG, OURS, Sae, load_sae, made_by, quality
+from probes.sae.dictionary import OURS, Sae, load_sae, made_by, quality
 from probes.storage.store import Store, open_store, require_site, shuffled
 from probes.tables import SAE_QUALITY
 
@@ -255,15 +256,18 @@ def train_unit(unit: Unit, on_progress: Callable[[int, int], None] = lambda *_: 
         "sae", unit.recipe, parents, device=device.type, dtype="float32", seed=unit.recipe.training.seed
     )
     if unit.path.exists():
-        found = made_by(unit.path)
+        found = made_by(unit.path) if manifest(unit.path / MANIFEST) else None
+        if found is not None:
+            require_as_written(unit.path)
         if found is None or found.digest != wanted.digest:
             raise StorageError(
                 f"{unit.path} was trained otherwise, or on another store: choose another --out, or delete it"
             )
         return
-    for leftover in unit.path.parent.glob(f".{unit.path.name}.*.partial"):
-        shutil.rmtree(leftover)
-    train_sae(store, unit.recipe, unit.path, wanted, device=device, on_progress=on_progress)
+    with alone(unit.path):
+        for leftover in unit.path.parent.glob(f".{unit.path.name}.*.partial"):
+            shutil.rmtree(leftover)
+        train_sae(store, unit.recipe, unit.path, wanted, device=device, on_progress=on_progress)
 
 
 def judge(model: Model, units: Sequence[Unit], *, n_texts: int = 1000, seed: int = 0) -> pl.DataFrame:

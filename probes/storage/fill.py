@@ -17,8 +17,9 @@ from torch import Tensor
 from lab.models.load import Model, load
 from lab.models.source import AdapterModel, BuiltInModel, GgufModel, HubModel, LocalModel, ModelSource, model_source
 from lab.records.errors import SiteError, StorageError
-from lab.records.provenance import Provenance, file_digest
+from lab.records.provenance import MANIFEST, Provenance, file_digest
 from lab.records.scale_out import Here, Ray, map_shards
+from lab.records.stage import alone
 from lab.records.tables import leftovers, replacing, write_table
 from lab.sampling.decoder import is_out_of_memory, left_padded
 from probes.capture.capture import capture
@@ -26,7 +27,6 @@ from probes.capture.site import TEXTS, Site, positions, texts_digest
 from probes.storage.store import (
     DTYPES,
     INDEX,
-    MANIFEST,
     TEXTS_FILE,
     Plan,
     Portion,
@@ -246,11 +246,26 @@ def fill(
             prepare = partial(reopened, out.resolve(), _anywhere(model_source(plan.model)))
         case never:
             assert_never(never)
-    store = _begun(model, texts, plan, out, made_by)
-    require_model(store, model)
-    if store.files:
+    if (out / MANIFEST).exists() and (store := _begun(model, texts, plan, out, made_by)).files:
+        require_model(store, model)
         require_whole(store)
         return store
+    with alone(out):
+        return _filled(prepare, model, texts, plan, out, made_by, on, on_progress)
+
+
+def _filled(
+    prepare: Callable[[], Callable[[int], None]],
+    model: Model,
+    texts: pl.DataFrame,
+    plan: Plan,
+    out: Path,
+    made_by: Provenance,
+    on: Here | Ray,
+    on_progress: Callable[[int, int], None],
+) -> Store:
+    store = _begun(model, texts, plan, out, made_by)
+    require_model(store, model)
     _sweep(out)
     if not (out / TEXTS_FILE).exists():
         write_table(out / TEXTS_FILE, texts, TEXTS, made_by)

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lab.models.load import Model
-from lab.records.errors import SiteError, StorageError
-from lab.records.provenance import Provenance, canonical_json, digest
+from lab.records.errors import LabError, SiteError, StorageError
+from lab.records.provenance import MANIFEST, Provenance, canonical_json, digest, require_intact
 from lab.records.seeds import torch_generator
 from lab.records.tables import Column, Schema, read_table, write_text
 from probes.capture.site import (
@@ -157,7 +157,7 @@ def read_plan(described: dict[str, Any]) -> Plan:
 
 
 FORMAT = "elicitation-lab.activations.1"
-MANIFEST, TEXTS_FILE = "manifest.json", "texts.parquet"
+TEXTS_FILE = "texts.parquet"
 
 INDEX = Schema(
     "activation index",
@@ -196,11 +196,20 @@ class Store:
         return self.path / shard_name(number)
 
     def index(self) -> pl.LazyFrame:
-        """`INDEX` rows of all shards, read as they are asked for; StorageError where a part is missing."""
+        """`INDEX` rows of all shards, read as they are asked for; StorageError where a part is missing or damaged."""
         parts = [self.path / index_name(number) for number in range(len(self.portions))]
-        if missing := [part for part in parts if not part.is_file()]:
-            raise StorageError(f"{missing[0]} is missing, one of {len(missing)}: lab capture repair {self.path}")
+        for part in parts:
+            if not part.is_file():
+                raise StorageError(f"{part} is missing: lab capture repair {self.path}")
+            _require_intact(self, part)
         return pl.scan_parquet(parts)
+
+
+def _require_intact(store: Store, file: Path) -> None:
+    try:
+        require_intact(file)
+    except StorageError as error:
+        raise StorageError(f"{error}; lab capture repair {store.path}") from error
 
 
 def shard_name(number: int) -> str:
@@ -224,7 +233,7 @@ def read_texts(store: Store) -> pl.DataFrame:
 
 
 def open_store(path: Path) -> Store:
-    """The finished store at `path`; its files are not read, for which there is `verify`.
+    """The finished store at `path`; its files are checked when they are read, and all of them by `verify`.
 
     Raises StorageError where there is none, where it is not finished, or where its manifest is damaged.
     """
@@ -274,7 +283,8 @@ def read_manifest(path: Path) -> Store:
         described = json.loads(text)
         claimed = described.pop("digest")
         if described["format"] != FORMAT:
-            raise StorageError(f"{file} is of format {described['format']!r}, want {FORMAT!r}: use that version's lab")
+            damaged = f"{file} is of format {described['format']!r}, want {FORMAT!r}: use that version's lab"
+            raise StorageError(damaged)
         if digest(described) != claimed:
             raise StorageError(damaged)
         return Store(
@@ -284,19 +294,20 @@ def read_manifest(path: Path) -> Store:
             portions=tuple(Portion(*portion) for portion in described["portions"]),
             files=described["files"],
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, LabError) as error:
         raise StorageError(damaged) from error
 
 
 def read_rows(store: Store, site: Site, number: int) -> Float[Tensor, "row d_model"]:
     """One shard of one site, in the dtype that is stored.
 
-    Raises SiteError for a site that was not captured, and StorageError for a file that is missing, cut short or of
-    another shape or dtype; a flipped byte is found by `verify`.
+    Raises SiteError for a site that was not captured, and StorageError for a file that is missing, has other bytes
+    than were written, or is of another shape or dtype. A process checks the bytes of a file once.
     """
     require_site(store, site)
     file = store.shard(number)
     try:
+        require_intact(file)
         with safe_open(file, framework="pt") as opened:
             rows = opened.get_tensor(str(site))
     except (OSError, SafetensorError) as error:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lab.models.load import Model
 from lab.records.errors import EstimateError, LabError, ModelError, StorageError
-from lab.records.provenance import Provenance, canonical_json
+from lab.records.provenance import Provenance, canonical_json, require_intact
 from lab.records.seeds import torch_generator
 from lab.records.tables import replacing
 from probes.capture.site import Site, check_site
@@ -142,6 +142,7 @@ def save_taxonomy(path: Path, taxonomy: Taxonomy, made_by: Provenance) -> None:
 def load_taxonomy(path: Path) -> Taxonomy:
     """The inverse of `save_taxonomy`, on the CPU; StorageError for a file that is missing, damaged or no taxonomy."""
     try:
+        require_intact(path)
         with safe_open(path, framework="pt") as file:
             described = json.loads((file.metadata() or {}).get(HEADER, "{}"))
             if described.get("format") == FORMAT:

@@ -30,10 +30,12 @@ def export(vector: SteeringVector, form: Format, path: Path, origin: Origin, *, 
 
     The strength lies in what is written: exporting `v` at dose `a` writes the numbers of exporting `a * v` at dose 1,
     and a measured dose is told in units of what is written. Raises VectorError and SiteError for what the format cannot
-    hold or the model cannot take, with the reason, and for a dose that is not finite or 0.
+    hold or the model cannot take, with the reason, for a dose that is not finite or 0, and for a vector that is 0.
     """
     if not math.isfinite(dose) or dose == 0:
         raise VectorError(f"dose {dose} writes nothing that can be used, want a finite number other than 0")
+    if not any(bool(direction.any()) for direction in vector.directions.values()):
+        raise VectorError("a vector whose directions are all zero steers nothing: want one that was fitted")
     if dose != 1:
         vector = dose * vector
         measured = None if origin.measured_dose is None else origin.measured_dose / dose

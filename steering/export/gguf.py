@@ -114,6 +114,8 @@ class Gguf(Format):
             if architecture != ARCHITECTURE:
                 raise VectorError(f"its architecture is {architecture!r}, want {ARCHITECTURE!r}")
             directions = _directions(reader)
+            if not any(bool(direction.any()) for direction in directions.values()):
+                raise VectorError(f"its {len(directions)} directions are all zero, which steers nothing")
             header = _text(reader, OWN_KEY)
             if header is not None:
                 return under_header(header, directions)
@@ -162,9 +164,11 @@ class Gguf(Format):
 def _directions(reader: GGUFReader) -> dict[Site, torch.Tensor]:
     found = {}
     for tensor in reader.tensors:
-        match = re.fullmatch(r"direction\.([0-9]+)", tensor.name)
+        match = re.fullmatch(r"direction\.(0|[1-9][0-9]*)", tensor.name)
         if match is None:
-            continue
+            raise VectorError(f"it holds {tensor.name!r}, want direction.N for the output of block N, and nothing else")
+        if Site(int(match[1])) in found:
+            raise VectorError(f"it holds {tensor.name} twice, want one direction a block")
         if tensor.tensor_type != GGMLQuantizationType.F32 or len(tensor.shape) != 1:
             raise VectorError(
                 f"{tensor.name} is {tensor.tensor_type.name} of {len(tensor.shape)} axes, want F32 of 1 axis"

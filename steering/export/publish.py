@@ -15,7 +15,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from lab.records.errors import StorageError
-from lab.records.provenance import Provenance
+from lab.records.provenance import MANIFEST, Provenance
 from steering.export.vector_file import Format, Origin, VectorFile, fenced
 from steering.vector import SteeringVector
 
@@ -173,7 +173,7 @@ def hub_repository(name: str) -> HubRepository:
 def pushed_files(exported: Path) -> dict[str, Path]:
     """Path in the repository -> file here: those below a directory, or the one file. The card is not among them."""
     if exported.is_dir():
-        inside = sorted(path for path in exported.rglob("*") if path.is_file())
+        inside = sorted(path for path in exported.rglob("*") if path.is_file() and path != exported / MANIFEST)
         return {path.relative_to(exported).as_posix(): path for path in inside}
     return {exported.name: exported}
 

@@ -140,11 +140,16 @@ class LayerTable(Format):
         except (OSError, SafetensorError, KeyError):
             return None
         with reading("a layer table", path), safe_open(path, framework="pt") as file:
+            if spare := {*file.keys()} - {TABLE}:
+                raise VectorError(f"it holds {', '.join(sorted(spare))}, want {TABLE} alone")
             table = file.get_tensor(TABLE)
             if table.ndim != 2 or table.dtype != torch.float32:
                 raise VectorError(f"{TABLE} is {table.dtype} of {table.ndim} axes, want float32 of 2")
             # The header says which rows are meant, since a direction may itself be zero.
             sites = [Site.parse(name) for name in json.loads(header)["residual_norms"]]
+            spare = set(range(len(table))) - {site.layer for site in sites}
+            if bool(table[sorted(spare)].any()):
+                raise VectorError(f"{TABLE} has rows that are not zero for blocks that its header does not name")
             return under_header(header, {site: table[site.layer] for site in sites})
 
     def use(self, path: Path, _: str) -> str:

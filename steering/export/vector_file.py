@@ -1,6 +1,7 @@
 """VectorFile: what a file holds, a vector and where it comes from; the header that says so, and kinds of files."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -16,8 +17,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lab.models.load import Model
-from lab.records.errors import LabError, SiteError, VectorError
-from lab.records.provenance import Provenance, canonical_json, digest
+from lab.records.errors import LabError, SiteError, VectorError, condensed
+from lab.records.provenance import Provenance, canonical_json, digest, require_intact
 from probes.capture.site import Site
 from steering.vector import SteeringVector
 
@@ -87,7 +88,9 @@ class VectorFile:
     origin: Origin | None
 
 
-FORMAT = "elicitation-lab.steering-vector.2"
+FORMAT = "elicitation-lab.steering-vector.3"
+OLDER = "elicitation-lab.steering-vector.2"
+"""The same without a checksum."""
 # One key for all of it, because safetensors writes several in an order that changes from run to run.
 HEADER = "steering_vector"
 SCALE = (
@@ -96,7 +99,9 @@ SCALE = (
 )
 
 # What parsing a damaged file may end in; LabErrors of this floor are ValueErrors or OSErrors.
-DAMAGE = (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+DAMAGE = (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+ROUNDING = 1e-4
+"""How far a norm may be from that in a header, relatively, since machines sum in different orders."""
 
 T = TypeVar("T", Provenance, ModelFacts)
 
@@ -104,38 +109,48 @@ T = TypeVar("T", Provenance, ModelFacts)
 def header_text(vector: SteeringVector, origin: Origin) -> str:
     """The header of `vector` as canonical JSON: no clock time, unknown norms are null."""
     facts = origin.fitted_on
-    return canonical_json(
-        {
-            "format": FORMAT,
-            "how": vector.description,
-            "d_model": vector.d_model,
-            "norms": {str(site): norm for site, norm in vector.norms.items()},
-            "residual_norms": {
-                str(site): None if math.isnan(norm) else norm for site, norm in vector.residual_norms.items()
-            },
-            "scale": SCALE,
-            "measured_dose": origin.measured_dose,
-            "model": None if facts is None else {name: getattr(facts, name) for name in ModelFacts.__slots__},
-            "provenance": origin.made_by,
-        }
-    )
+    told = {
+        "format": FORMAT,
+        "how": vector.description,
+        "d_model": vector.d_model,
+        "norms": {str(site): norm for site, norm in vector.norms.items()},
+        "residual_norms": {
+            str(site): None if math.isnan(norm) else norm for site, norm in vector.residual_norms.items()
+        },
+        "scale": SCALE,
+        "measured_dose": origin.measured_dose,
+        "model": None if facts is None else {name: getattr(facts, name) for name in ModelFacts.__slots__},
+        "provenance": origin.made_by,
+    }
+    return canonical_json(told | {"sha256": _checksum(told, vector.directions)})
+
+
+def _checksum(told: Mapping[str, object], directions: Mapping[Site, Tensor]) -> str:
+    """Of what a header tells, and the numbers under it in single precision."""
+    total = hashlib.sha256(canonical_json({name: value for name, value in told.items() if name != "sha256"}).encode())
+    for site in sorted(directions):
+        total.update(f"{site}\n".encode() + directions[site].detach().cpu().float().numpy().astype("<f4").tobytes())
+    return total.hexdigest()
 
 
 def under_header(text: str, directions: Mapping[Site, Tensor]) -> VectorFile:
     """What a file holds whose header stands over `directions`; VectorError where these do not make a vector."""
     try:
         told = json.loads(text)
-        if told["format"] != FORMAT:
+        if told["format"] not in (FORMAT, OLDER):
             raise VectorError(f"its format is {told['format']!r}, want {FORMAT!r}")
         norms = {
-            Site.parse(name): math.nan if norm is None else float(norm) for name, norm in told["residual_norms"].items()
+            Site.parse(name): math.nan if norm is None else _number(f"residual norm at {name}", norm)
+            for name, norm in told["residual_norms"].items()
         }
-        description, dose, facts = told["how"], told["measured_dose"], told["model"]
+        lengths = {Site.parse(name): float(norm) for name, norm in told["norms"].items()}
+        description, dose, facts, d_model = told["how"], told["measured_dose"], told["model"], told["d_model"]
         origin = Origin(
             made_by=_checked(Provenance, told["provenance"]),
             fitted_on=None if facts is None else _checked(ModelFacts, facts),
-            measured_dose=None if dose is None else float(dose),
+            measured_dose=None if dose is None else _number("measured dose", dose, signed=True),
         )
+        checksum = None if told["format"] == OLDER else told["sha256"]
     except LabError as error:
         raise VectorError(str(error)) from error
     except KeyError as error:
@@ -149,7 +164,27 @@ def under_header(text: str, directions: Mapping[Site, Tensor]) -> VectorFile:
             f"its header tells of {', '.join(map(str, sorted(norms))) or 'no site'}, "
             f"its tensors are at {', '.join(map(str, sorted(directions))) or 'none'}"
         )
-    return VectorFile(vector=SteeringVector(directions, norms, description), origin=origin)
+    found = VectorFile(vector=SteeringVector(directions, norms, description), origin=origin)
+    if d_model != found.vector.d_model:
+        raise VectorError(f"its header says d_model {d_model!r}, its tensors have {found.vector.d_model}")
+    for site, norm in found.vector.norms.items():
+        if not math.isclose(norm, lengths.get(site, math.nan), rel_tol=ROUNDING, abs_tol=1e-30):
+            raise VectorError(f"its header says norm {lengths.get(site)} at {site}, its tensor there has {norm:.6g}")
+    if origin.fitted_on is not None:
+        check_fits(found.vector, origin.fitted_on)
+    if checksum is not None and checksum != _checksum(told, found.vector.directions):
+        raise VectorError("its header or its numbers are not as they were written: put it back from a copy")
+    return found
+
+
+def _number(what: str, value: object, *, signed: bool = False) -> float:
+    """A finite number from a header; never negative unless `signed`."""
+    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not math.isfinite(number) or (number < 0 and not signed):
+        raise VectorError(
+            f"its header says {what} {str(value)[:40]}, want a finite number{'' if signed else ' from 0'}"
+        )
+    return number
 
 
 def without_header(directions: Mapping[Site, Tensor], description: str) -> VectorFile:
@@ -161,9 +196,10 @@ def without_header(directions: Mapping[Site, Tensor], description: str) -> Vecto
 def reading(what: str, path: Path) -> Iterator[None]:
     """Within the block, a file at `path` that is missing, cut off anywhere or damaged is a VectorError that says so."""
     try:
+        require_intact(path)
         yield
     except DAMAGE as error:
-        raise VectorError(f"cannot read {what} from {path}: {error}") from error
+        raise VectorError(f"cannot read {what} from {path}: {condensed(error)}") from error
 
 
 def _checked(kind: type[T], told: Mapping[str, object]) -> T:

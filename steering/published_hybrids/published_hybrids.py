@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lab.records.errors import LabError, StorageError, VectorError
-from lab.records.provenance import Provenance, canonical_json
+from lab.records.provenance import Provenance, canonical_json, require_intact
 from lab.records.tables import replacing
 from probes.capture.site import Site
 from probes.taxonomy.taxonomy import Taxonomy, load_taxonomy, save_taxonomy
@@ -112,6 +112,7 @@ def load_published(directory: Path) -> PublishedHybrids:
     """The inverse of `save_published`, on the CPU; StorageError for a file that is missing, damaged or no such file."""
     path, taxonomy = directory / VECTORS, load_taxonomy(directory / TAXONOMY)
     try:
+        require_intact(path)
         with safe_open(path, framework="pt") as file:
             described = json.loads((file.metadata() or {}).get(HEADER, "{}"))
             if described.get("format") != FORMAT:

@@ -23,6 +23,7 @@ from lab.models.pair import ModelPair
 from lab.records.errors import LabError, StorageError, VectorError
 from lab.records.provenance import Provenance, canonical_json
 from lab.records.seeds import child_seed, numpy_generator
+from lab.records.stage import require_as_written
 from lab.records.tables import replacing, write_text
 from lab.sampling.decoder import left_padded
 from lab.scoring.scores import by_text, foresee, pieces, trace_rows
@@ -329,6 +330,7 @@ def save_routing(directory: Path, routing: Routing, made_by: Provenance, *, fitt
 def load_routing(directory: Path) -> Routing:
     """The inverse of `save_routing`, on the CPU; StorageError for what is missing, damaged or no routing."""
     try:
+        require_as_written(directory)
         described = json.loads((directory / NAME).read_text(encoding="utf-8"))
         if described.get("format") != FORMAT:
             raise StorageError(f"its format is {described.get('format')!r}, want {FORMAT!r}")

@@ -18,6 +18,7 @@ from elicitation.front.opening import named_pair
 from lab.models import source
 from lab.models.tiny import tiny_network
 from lab.organisms.build import chain_tokenizer
+from lab.records.stage import alone
 from lab.records.tables import read_provenance, read_table
 from lab.sampling.trace import TRACES, VERDICTS
 from lab.tasks.chain import ALPHABET, Expression, as_problem, verify
@@ -230,6 +231,34 @@ def test_a_stop_before_the_work_begins_is_no_traceback(lab, monkeypatch):
     assert "stopped" in one_line(complaint)
 
 
+def test_a_bug_is_one_line_that_says_how_to_report_it(lab, monkeypatch):
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("of\nours")
+
+    monkeypatch.setattr(main, "import_module", broken)
+    code, _, complaint = lab("models", "list")
+    assert code == 70
+    told = one_line(complaint)
+    assert told.startswith("lab: ZeroDivisionError: of ours; this is a bug of ours: please report it with ")
+    file = Path(told.partition("report it with ")[2].partition(",")[0])
+    report = file.read_text()
+    file.unlink()
+    assert report.startswith("lab models list\n")
+    assert "Traceback" in report
+
+
+def test_memory_that_ran_out_is_no_bug(lab, monkeypatch):
+    def full(*_: object) -> None:
+        raise MemoryError("13 GB")
+
+    monkeypatch.setattr(main, "import_module", full)
+    code, _, complaint = lab("models", "list")
+    assert (code, one_line(complaint)) == (
+        2,
+        "lab: memory ran out (MemoryError: 13 GB): do less at once, as with a smaller batch",
+    )
+
+
 @pytest.fixture
 def sample_argv(checkpoints, tmp_path) -> list[str]:
     given = ["--model", str(checkpoints.tuned), "--task", TASK, "--n-problems", "3", "--n-samples", "2"]
@@ -243,7 +272,8 @@ def test_sample_writes_traces_and_verdicts_with_their_provenance(lab, checkpoint
     verdicts_out = tmp_path / "new" / "traces.verdicts.parquet"
     assert str(out) in printed
     problems_out = tmp_path / "new" / "traces.problems.parquet"
-    assert {path.name for path in out.parent.iterdir()} == {out.name, verdicts_out.name, problems_out.name}
+    written = {out.name, verdicts_out.name, problems_out.name, "traces.manifest.json"}
+    assert {path.name for path in out.parent.iterdir()} == written
     traces, verdicts = read_table(out, TRACES), read_table(verdicts_out, VERDICTS)
     assert traces["sample_index"].to_list() == [0, 1] * 3
     assert traces["arm"].unique().to_list() == [str(checkpoints.tuned)]
@@ -260,6 +290,14 @@ def test_sample_writes_traces_and_verdicts_with_their_provenance(lab, checkpoint
         assert (made_by.stage, made_by.seed, made_by.device, made_by.dtype) == ("sample", 5, "cpu", "float32")
         assert json.loads(made_by.config)["task"] == TASK
         assert list(made_by.parents) == ["model"]
+
+
+def test_one_sample_at_a_time_writes_a_file(lab, sample_argv, tmp_path):
+    with alone(tmp_path / "new" / "traces.parquet"):
+        code, _, complaint = lab(*sample_argv)
+        assert code == 2
+        assert "traces.parquet is in use by another run: wait for it, stop it, or choose" in one_line(complaint)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("taken", ["traces.parquet", "traces.verdicts.parquet", "traces.problems.parquet"])

@@ -16,7 +16,7 @@ from elicitation.pages.study.tables import EXAMPLES, LADDER
 from elicitation.study.run import Measured, prepare, problem_stage, report_stage, run
 from lab.models.pair_check import PAIR
 from lab.records.errors import DecodingError, LabError, ModelError, SiteError, StorageError, TaskError
-from lab.records.stage import Artefact, claimed
+from lab.records.stage import MARKER, Artefact, claimed
 from lab.records.tables import read_provenance, read_table, write_table
 from lab.scoring.evidence import ARMS
 from lab.tasks.question_rows import Reading
@@ -317,6 +317,7 @@ def test_whatever_a_model_wrote_reaches_the_report_as_text(small_study, finished
     )
     examples = examples.with_columns(routes=pl.col("routes").list.head(1), logprobs=pl.col("logprobs").list.head(1))
     write_table(path, examples, EXAMPLES, read_provenance(path))
+    (path.parent / MARKER).unlink()
     context = prepare(small_study, out, lambda *_: None)
     stages = {name: Artefact(out / name, "0" * 16) for name in ("tables", "evidence", "estimates")}
     measured = Measured(**stages, features=None, comparisons=None)

@@ -119,13 +119,14 @@ def test_rounding_is_no_reason_to_refuse(dtype, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("d_vocab", "saving", "is_tied"), [(262, {"save_embedding_layers": True}, True), (262, {}, False), (250, {}, True)]
+    ("d_base", "d_vocab", "saving", "is_tied"),
+    [(258, 262, {"save_embedding_layers": True}, True), (258, 262, {}, False), (300, 262, {}, True)],
 )
-def test_an_adapter_brings_the_rows_of_its_own_vocabulary(d_vocab, saving, is_tied, tmp_path):
+def test_an_adapter_brings_the_rows_of_its_own_vocabulary(d_base, d_vocab, saving, is_tied, tmp_path):
     both = ["embed_tokens", "lm_head"]
     config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=None if saving else both)
     source, wanted = trained(tmp_path, config, network(is_tied=is_tied, d_vocab=d_vocab), **saving)
-    network(is_tied=is_tied).save_pretrained(tmp_path / "base")
+    network(is_tied=is_tied, d_vocab=d_base).save_pretrained(tmp_path / "base")
     model = loaded(source)
     assert model.anatomy.d_vocab == model.network.config.vocab_size == d_vocab
     torch.testing.assert_close(logits(model.network), wanted, atol=1e-3, rtol=1e-4)

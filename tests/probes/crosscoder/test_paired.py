@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from lab.models.tiny import tiny_model
 from lab.records.errors import SiteError, StorageError
+from lab.records.provenance import file_digest
 from probes.capture.site import TEXTS, AllTokens, CompletionTokens, Site
 from probes.crosscoder.crosscoder import HELD_OUT_SHARE, Paired
 from probes.sae.architecture import is_held_out
 from probes.storage.fill import fill
-from probes.storage.store import index_name, plan, read_rows, shuffled
+from probes.storage.store import index_name, plan, read_rows, shuffled, write_manifest
 
 from .conftest import MADE_BY, N_TOKENS, SITE, planted_store, write_shard
 
@@ -144,7 +145,10 @@ def test_rows_of_other_tokens_are_refused(small, tmp_path):
     shutil.copytree(small.paired.tuned.path, tmp_path / "tuned")
     rows = read_rows(small.paired.tuned, SITE, 2)
     write_shard(tmp_path / "tuned", 2, rows, first=2 * len(rows) // N_TOKENS, shift=1)
-    paired = replace(small.paired, tuned=replace(small.paired.tuned, path=tmp_path / "tuned"))
+    files = {name: file_digest(tmp_path / "tuned" / name) for name in small.paired.tuned.files}
+    tuned = replace(small.paired.tuned, path=tmp_path / "tuned", files=files)
+    write_manifest(tuned)
+    paired = replace(small.paired, tuned=tuned)
     with pytest.raises(StorageError, match=r"shard 2 of .* is not of the same tokens"):
         list(paired.batches("training", 100, seed=0))
 

@@ -1,6 +1,7 @@
 """A grid of SAEs: whole or absent one by one, gone on with after a kill, and judged in one table."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from lab.models.load import load
 from lab.models.source import BuiltInModel
 from lab.records.errors import ModelError, StorageError
 from lab.records.provenance import provenance
+from lab.records.stage import alone
 from lab.records.tables import read_provenance, read_table
 from lab.sampling.sample import sample
 from lab.sampling.trace import Decoding, trace_table
@@ -23,8 +25,8 @@ from lab.tasks.problem import problem_table
 from lab.tasks.source import open_task, task_source
 from probes.capture.site import AllTokens, Site, texts
 from probes.sae import train as grid_module
-from probes.sae.architecture import QUALITY_FILE, JumpReLU, TopK, Training
-from probes.sae.dictionary import load_sae, made_by, quality
+from probes.sae.architecture import CONFIG, QUALITY_FILE, JumpReLU, TopK, Training
+from probes.sae.dictionary import WEIGHTS, load_sae, made_by, quality
 from probes.sae.train import grid, judge, train_unit
 from probes.storage.fill import fill
 from probes.storage.store import plan
@@ -90,6 +92,21 @@ def test_what_is_there_is_not_trained_again(two, monkeypatch):
     train_unit(two[0])
     monkeypatch.setattr(grid_module, "train_sae", None)
     train_unit(two[0])
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_an_sae_that_is_there_and_has_another_bit_is_refused(two, name):
+    unit = two[0]
+    train_unit(unit)
+    file = unit.path / name
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(StorageError, match=f"{name} is missing or damaged"):
+        train_unit(unit)
+    shutil.rmtree(unit.path)
+    with alone(unit.path), pytest.raises(StorageError, match="in use by another run"):
+        train_unit(unit)
 
 
 def test_an_sae_of_another_recipe_or_of_nobody_is_refused(two):

@@ -8,11 +8,13 @@ from sae_lens import SAE, GatedSAE, TopKSAE, Transcoder
 from sae_lens.saes.gated_sae import GatedSAEConfig
 from sae_lens.saes.topk_sae import TopKSAEConfig
 from sae_lens.saes.transcoder import TranscoderConfig
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from lab.models.tiny import tiny_model
 from lab.records.errors import LabError, ModelError, SiteError
 from probes.capture.site import Site
-from probes.sae.dictionary import CONFIG, WEIGHTS, load_sae, made_by, release_sae
+from probes.sae.architecture import CONFIG
+from probes.sae.dictionary import OURS, WEIGHTS, load_sae, made_by, release_sae, require_fit
 
 from .conftest import CPU, D_MODEL, D_SAE, fill_weights, jumprelu, metadata
 
@@ -148,6 +150,78 @@ def test_what_is_missing_or_unreadable_is_named_in_one_line(tmp_path):
     jumprelu().save_model(out)
     (out / WEIGHTS).write_bytes((out / WEIGHTS).read_bytes()[:99])
     assert "SafetensorError" in message(out)
+
+
+@pytest.mark.filterwarnings(r"ignore:\s*This SAE has non-empty model_from_pretrained_kwargs")
+@pytest.mark.parametrize("name", ["jumprelu", "topk", "rescaled", "uncentred"])
+def test_one_that_learnt_streams_of_centred_weights_takes_the_mean_off_itself(name, tmp_path):
+    coder = coders()[name]
+    coder.cfg.metadata.model_from_pretrained_kwargs = {"center_writing_weights": True}
+    coder.save_model(tmp_path / "sae")
+    sae, theirs = load_sae(tmp_path / "sae", device=CPU), SAE.load_from_disk(tmp_path / "sae")
+    stream = STREAM + 3.0
+    expected = theirs.encode(stream - stream.mean(dim=-1, keepdim=True))
+    if name == "rescaled":
+        theirs.fold_W_dec_norm()
+        theirs.cfg.rescale_acts_by_decoder_norm = False
+        expected = theirs.encode(stream - stream.mean(dim=-1, keepdim=True))
+    torch.testing.assert_close(sae.encode(stream), expected, atol=1e-5, rtol=1e-5)
+    require_fit(sae, tiny_model("gpt2", d_model=D_MODEL))
+    with pytest.raises(ModelError, match=r"centred weights .* only a model with LayerNorm has, and .* has none"):
+        require_fit(sae, tiny_model("llama", d_model=D_MODEL))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"k": ...}, "its k is None, want a whole number"),
+        ({"k": "16"}, "its k is '16', want a whole number"),
+        ({"k": 1.5}, "its k is 1.5, want a whole number"),
+        ({"k": True}, "its k is True, want a whole number"),
+        ({"k": -1}, "has k -1: want a whole number from 1 to its 48 features"),
+        ({"k": 49}, "has k 49: want a whole number from 1 to its 48 features"),
+        ({"k": 8}, "says that it is topk:7, and its files hold topk with k 8"),
+        ({"architecture": "standard", "k": ...}, "says that it is topk:7, and its files hold standard"),
+        ({"activation_fn": "gelu"}, "its activation is 'gelu', want relu or topk"),
+        ({"activation_fn_str": "tanh-relu"}, "its activation is 'tanh-relu'"),
+        ({"apply_b_dec_to_input": None}, "its apply_b_dec_to_input is None, want true or false"),
+        ({OURS: "topk:x"}, "no SAE is trained as 'topk:x'"),
+        ({OURS: 7}, "no SAE is trained as '7'"),
+        ({"metadata": "x"}, "cannot load the SAE"),
+        ({"d_sae": 10**400}, "cannot load the SAE"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_in_one_line(changes, message, tmp_path):
+    coder, change = coders()["topk"], dict(changes)
+    coder.cfg.metadata[OURS] = {"architecture": "topk:7"}
+    coder.save_model(tmp_path / "sae")
+    described = json.loads((tmp_path / "sae" / CONFIG).read_text())
+    described["metadata"][OURS]["architecture"] = change.pop(OURS, "topk:7")
+    described |= change
+    (tmp_path / "sae" / CONFIG).write_text(
+        json.dumps({key: item for key, item in described.items() if item is not ...})
+    )
+    with pytest.raises(ModelError, match=message) as caught:
+        load_sae(tmp_path / "sae", device=CPU)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["b_enc", "W_dec"])
+def test_weights_that_are_no_numbers_are_refused(name, tmp_path):
+    coder = jumprelu()
+    with torch.no_grad():
+        getattr(coder, name).view(-1)[3] = torch.nan
+    coder.save_model(tmp_path / "sae")
+    with pytest.raises(ModelError, match=f"has {name} with NaN or infinity"):
+        load_sae(tmp_path / "sae", device=CPU)
+
+
+def test_weights_that_are_whole_numbers_are_refused(tmp_path):
+    jumprelu().save_model(tmp_path / "sae")
+    file = tmp_path / "sae" / WEIGHTS
+    save_file({name: tensor.view(torch.int32) for name, tensor in load_file(file).items()}, file)
+    with pytest.raises(ModelError, match="its weights are I32, want floating point"):
+        load_sae(tmp_path / "sae", device=CPU)
 
 
 def test_the_digest_is_that_of_weights_and_configuration_alone(tmp_path):

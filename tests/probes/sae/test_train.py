@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,14 +11,14 @@ from sae_lens import SAE, SAETrainer
 from safetensors.torch import load_file, save_file
 
 from lab.records.errors import ModelError, SiteError, StorageError
-from lab.records.provenance import provenance
+from lab.records.provenance import file_digest, provenance
 from lab.records.tables import read_table
 from probes.capture.site import Site
 from probes.sae import train as train_module
 from probes.sae.architecture import BatchTopK, JumpReLU, Matryoshka, Standard, TopK, Training, count_rows, is_held_out
 from probes.sae.dictionary import load_sae, made_by
 from probes.sae.train import train_sae
-from probes.storage.store import INDEX, shuffled
+from probes.storage.store import INDEX, shuffled, write_manifest
 
 from .conftest import CPU, SITES, TRAINING, filled, recipe
 
@@ -115,7 +116,9 @@ def test_held_out_problems_are_never_seen(model, tmp_path, files):
         save_file(
             {name: rows.masked_fill(mask[:, None], torch.nan) for name, rows in tensors.items()}, store.shard(number)
         )
-    trained(store, recipe(TopK(6)), tmp_path / "after")
+    now = replace(store, files={name: file_digest(store.path / name) for name in store.files})
+    write_manifest(now)
+    trained(now, recipe(TopK(6)), tmp_path / "after")
     assert held_out_rows(store).isnan().all()
     assert files(tmp_path / "before") == files(tmp_path / "after")
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,10 +11,10 @@ import pytest
 
 from lab.models.load import Model
 from lab.models.tiny import tiny_model
-from lab.records.provenance import Provenance, provenance
+from lab.records.provenance import Provenance, file_digest, provenance
 from probes.capture.site import TEXTS, CompletionTokens, Site
 from probes.storage.fill import fill
-from probes.storage.store import Plan, Store, plan
+from probes.storage.store import Plan, Store, plan, write_manifest
 
 SITES = (Site(1), Site(0, "resid_pre"), Site(2))
 # Forty rows of three sites of 32 floats.
@@ -34,6 +35,13 @@ def made_texts(n_texts: int, seed: int = 0) -> pl.DataFrame:
             for text in range(n_texts)
         ]
     )
+
+
+def vouched(store: Store) -> Store:
+    """`store` with a manifest that tells of its files as they are now."""
+    now = replace(store, files={name: file_digest(store.path / name) for name in store.files})
+    write_manifest(now)
+    return now
 
 
 def made_by(planned: Plan) -> Provenance:

@@ -13,7 +13,7 @@ from probes.capture.site import CompletionTokens, Site
 from probes.storage.fill import Damage, repair, require_whole, verify
 from probes.storage.store import plan, read_rows, write_manifest
 
-from .conftest import SITES, Case
+from .conftest import SITES, Case, vouched
 
 
 def flip(file, draw: random.Random) -> None:
@@ -96,7 +96,7 @@ def test_a_repair_that_comes_out_different_changes_nothing(store, case, files):
 
 def test_a_missing_index_is_named_when_it_is_asked_for(store):
     (store.path / "index" / "00001.parquet").unlink()
-    with pytest.raises(StorageError, match=rf"00001\.parquet is missing, one of 1: lab capture repair {store.path}"):
+    with pytest.raises(StorageError, match=rf"00001\.parquet is missing: lab capture repair {store.path}"):
         store.index()
 
 
@@ -119,6 +119,7 @@ def test_a_shard_cut_short_or_missing_is_no_traceback_of_safetensors(store):
 def test_a_shard_of_another_dtype_or_shape_is_refused(store, change):
     file = store.shard(1)
     save_file({name: change(rows).contiguous() for name, rows in load_file(file).items()}, file)
+    vouched(store)
     with pytest.raises(
         StorageError, match=r"holds blocks\.1\.hook_resid_post as torch\.float.* want torch\.float32 \("
     ):

@@ -14,7 +14,7 @@ from probes.capture.site import Site
 from probes.storage import store as shuffled_module
 from probes.storage.store import read_index, read_rows, shuffled
 
-from .conftest import SITES
+from .conftest import SITES, vouched
 
 SITE = SITES[0]
 
@@ -147,6 +147,7 @@ def test_an_index_that_cannot_be_read_is_named(store):
 def test_an_index_of_other_columns_is_named(store):
     file = store.path / "index" / "00000.parquet"
     pl.read_parquet(file).drop("token").write_parquet(file)
+    vouched(store)
     with pytest.raises(StorageError, match=r"not a 'activation index' table: token came as.*lab capture repair"):
         read_index(store, 0)
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -47,6 +47,7 @@ def vectors(draw, entries=ENTRIES):
     sites = st.builds(Site, st.integers(1, N_LAYERS - 1))
     rows = st.lists(entries, min_size=width, max_size=width)
     directions = draw(st.dictionaries(sites, rows, min_size=1, max_size=3))
+    assume(any(any(row) for row in directions.values()))
     norms = {site: draw(st.just(math.nan) | st.floats(0, 1e6)) for site in directions}
     return SteeringVector({site: torch.tensor(row) for site, row in directions.items()}, norms, draw(st.text()))
 

@@ -110,7 +110,10 @@ def test_files_of_repeng_and_easysteer_are_read(tmp_path):
         ({"direction.1": np.ones(3, np.float32)}, "llama", "its architecture is 'llama', want 'controlvector'"),
         ({"direction.1": np.ones(3, np.float16)}, "controlvector", "direction.1 is F16 of 1 axes, want F32 of 1 axis"),
         ({"direction.1": np.ones((1, 3), np.float32)}, "controlvector", "direction.1 is F32 of 2 axes"),
-        ({"direction.x": np.ones(3, np.float32)}, "controlvector", "without a site does nothing"),
+        ({"direction.x": np.ones(3, np.float32)}, "controlvector", "'direction.x', want direction.N"),
+        ({"direction.-1": np.ones(3, np.float32)}, "controlvector", "'direction.-1', want direction.N"),
+        ({"direction.01": np.ones(3, np.float32)}, "controlvector", "'direction.01', want direction.N"),
+        ({"direction.1": np.zeros(3, np.float32)}, "controlvector", "all zero, which steers nothing"),
         ({"direction.1": np.array([1, np.nan], np.float32)}, "controlvector", "NaN or infinity"),
         (
             {"direction.1": np.ones(3, np.float32), "direction.2": np.ones(4, np.float32)},

@@ -175,9 +175,12 @@ def test_a_pickle_is_refused_before_anything_reads_it(tmp_path):
 SITE = "blocks.0.hook_resid_post"
 
 
+ON = dataclasses.replace(FACTS, d_model=3)
+
+
 def damaged(path, tensor=None, name=SITE, **changes):
     """Writes a file at `path` with these fields of its header, and fields that are `...` left out."""
-    save_vector(path, SteeringVector({Site(0): torch.ones(3)}, {Site(0): 1.0}, ""), MADE_BY, fitted_on=FACTS)
+    save_vector(path, SteeringVector({Site(0): torch.ones(3)}, {Site(0): 1.0}, ""), MADE_BY, fitted_on=ON)
     with safe_open(path, framework="pt") as file:
         told = json.loads(file.metadata()[HEADER])
     told = {key: item for key, item in (told | changes).items() if item is not ...}
@@ -193,7 +196,7 @@ def damaged(path, tensor=None, name=SITE, **changes):
         ({"tensor": torch.ones(1, 3)}, "has 2 axes, want 1"),
         ({"residual_norms": 1.0}, "its header is damaged"),
         ({"residual_norms": {"weights": 1.0}}, "no site is called 'weights'"),
-        ({"residual_norms": {SITE: "wide"}}, "its header is damaged"),
+        ({"residual_norms": {SITE: "wide"}}, "residual norm at .* wide, want a finite number"),
         (
             {"residual_norms": {"blocks.1.hook_resid_post": 1.0}},
             r"tells of blocks\.1\.\S*, its tensors are at blocks\.0",
@@ -207,6 +210,13 @@ def damaged(path, tensor=None, name=SITE, **changes):
         ({"provenance": json.loads(MADE_BY.to_json()) | {"packages": {"torch": 2}}}, "packages is"),
         ({"model": {"name": "toy"}}, "its header lacks 'digest'"),
         ({"measured_dose": ...}, "its header lacks 'measured_dose'"),
+        ({"measured_dose": math.inf}, "measured dose inf, want a finite number"),
+        ({"residual_norms": {SITE: -1.0}}, "want a finite number from 0"),
+        ({"d_model": 7}, "says d_model 7, its tensors have 3"),
+        ({"norms": {SITE: 9.0}}, "says norm 9.0 at .*, its tensor there has"),
+        ({"how": "by another"}, "not as they were written"),
+        ({"tensor": torch.ones(4)}, "says d_model 3, its tensors have 4"),
+        ({"sha256": ...}, "its header lacks 'sha256'"),
     ],
 )
 def test_a_damaged_file_is_refused_in_one_line(changes, reason, tmp_path):
