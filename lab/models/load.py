@@ -45,7 +45,7 @@ from lab.models.source import (
     files_digest,
     source_name,
 )
-from lab.records.errors import ModelError
+from lab.records.errors import ModelError, whole
 from lab.records.stage import require_as_written
 
 
@@ -89,7 +89,7 @@ class Model:
         shown = [token for token in tokens if token not in self.quiet]
         text = self.tokenizer.decode(shown, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         assert isinstance(text, str), "one list of tokens decodes to one text"
-        return self.prompter.opened + text
+        return self.prompter.opened + whole(text)
 
     def __repr__(self) -> str:
         """In a line: the network and the tokenizer would fill pages."""
