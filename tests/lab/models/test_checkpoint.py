@@ -183,6 +183,13 @@ def test_a_file_that_is_no_object_of_json_is_refused_by_name(model, name, text):
     assert name in refusal(LocalModel(path=model))
 
 
+@pytest.mark.parametrize("value", ["x", [1, "x"], True, 1.5, {}])
+def test_an_end_that_is_no_token_is_refused(model, value):
+    file = model / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": value}))
+    assert "says eos_token_id is" in refusal(LocalModel(path=model))
+
+
 def test_a_limit_may_be_infinite_and_a_field_stands_once(tmp_path):
     (tmp_path / "a.json").write_text('{"time_step_limit": [0.0, Infinity]}')
     assert read_json(tmp_path / "a.json")["time_step_limit"] == [0.0, float("inf")]
