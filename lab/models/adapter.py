@@ -1,6 +1,7 @@
 """merged: a PEFT adapter becomes part of the network that it was trained on, if the sum computes what both do."""
 
 import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import cast
 
@@ -46,6 +47,11 @@ def merged(network: PreTrainedModel, path: Path) -> PreTrainedModel:
         warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
         _require_sizes(path / "adapter_config.json", stored)
         config = PeftConfig.from_pretrained(str(path))
+        for field in fields(config):
+            if isinstance(field.default, bool) and not isinstance(value := getattr(config, field.name), bool):
+                raise ModelError(
+                    f"the adapter_config.json in {path} says {field.name} is {value!r:.40}; want true or false"
+                )
         if config.is_prompt_learning or config.is_adaption_prompt:
             kind = str(config.peft_type).rpartition(".")[2]
             raise ModelError(

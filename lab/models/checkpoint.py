@@ -44,6 +44,7 @@ SIZES = re.compile(
     r"(hidden|intermediate|vocab)_size|num_hidden_layers|num_(attention|key_value)_heads|head_dim|"
     r"max_position_embeddings|n_(embd|head|layer|positions)"
 )
+EPSILONS = re.compile(r"(.*_)?(eps|epsilon)")
 POSITIVE = re.compile(r"(.*_)?(eps|epsilon)|factor|rope_theta")
 LAYERS = re.compile(r"(num|n)_(.*_)?layers?")
 MOST_LAYERS, MOST_PARAMETERS = 1024, 2**18
@@ -175,12 +176,14 @@ def _require_sizes(file: Path, said: Mapping[str, Any], most_layers: int) -> Non
     for name, value in said.items():
         if isinstance(value, dict):
             _require_sizes(file, value, most_layers)
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        if not isinstance(value, int | float):
             continue
-        if SIZES.fullmatch(name) and value < 1:
+        if SIZES.fullmatch(name) and (value < 1 or value is True):
             raise ModelError(f"{file} says {name} is {value}; want 1 or more")
-        if POSITIVE.fullmatch(name) and value <= 0:
-            raise ModelError(f"{file} says {name} is {value}; want more than 0")
+        if POSITIVE.fullmatch(name) and (value <= 0 or value is True):
+            raise ModelError(f"{file} says {name} is {value}; want a number above 0")
+        if EPSILONS.fullmatch(name) and value >= 1:
+            raise ModelError(f"{file} says {name} is {value}; want a small number")
         if LAYERS.fullmatch(name) and value > most_layers:
             raise ModelError(f"{file} says {name} is {value:,}; want at most {most_layers:,}")
 

@@ -169,6 +169,7 @@ def test_an_adapter_that_changes_no_weights_or_cannot_be_merged_is_refused(tmp_p
         ("layer_replication", [[0, 10**6]]),
         ("lora_alpha", float("nan")),
         ("lora_alpha", "x"),
+        ("use_rslora", 1),
         ("target_modules", "(("),
         ("peft_type", "NO_SUCH"),
         ("megatron_config", {"x": 1}),

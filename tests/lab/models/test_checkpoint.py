@@ -151,6 +151,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(value, dtype):
         ("rms_norm_eps", "x"),
         ("rms_norm_eps", float("nan")),
         ("rms_norm_eps", -1e-5),
+        ("rms_norm_eps", 1e300),
         ("hidden_size", "128"),
         ("num_attention_heads", 0),
         ("num_hidden_layers", 1_000_000),
