@@ -9,7 +9,7 @@ from lab.models.checkpoint import without_numbers
 from lab.models.tiny import byte_tokenizer
 from lab.records.errors import ModelError, SiteError
 from probes.capture.capture import capture
-from probes.capture.site import Site
+from probes.capture.site import Site, hook_site
 from tests.families import (
     CHECKS,
     CONFIGS,
@@ -110,12 +110,10 @@ def test_a_router_is_read_and_not_edited():
     router = model.anatomy.routers[1]
     assert router is not None
     handle = router.register_forward_hook(lambda *given: seen.append(given[2][0]))
-    logits = capture(model, tokens, torch.ones_like(tokens).bool(), [site])[site]
+    logits = capture(model, tokens, torch.ones_like(tokens).bool(), [site, Site(1)])[site]
     handle.remove()
     assert torch.equal(logits[0], seen[0])
     assert Site.parse(str(site)) == site
-    from probes.capture.site import hook_site
-
     with pytest.raises(SiteError, match="only read"):
         hook_site(model, site, lambda stream: stream)
     dense = random_model(own_config("llama"), "dense")
