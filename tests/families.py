@@ -13,9 +13,10 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from lab.models.anatomy import text_config
 from lab.models.checkpoint import read_config
+from lab.models.configuration import opens
 from lab.models.load import Model, assemble, load
 from lab.models.passes import arguments, first_of, with_first
-from lab.models.source import LocalModel, opens
+from lab.models.source import LocalModel
 from lab.models.tiny import byte_tokenizer
 from lab.records.errors import VectorError
 from lab.records.provenance import provenance

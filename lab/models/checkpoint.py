@@ -19,16 +19,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from lab.models.configuration import opens, written_config
 from lab.models.source import (
     FILES,
     SHARDED,
     UNUSED,
     WHOLE,
     directory_digest,
-    opens,
     read_json,
     weight_files,
-    written_config,
 )
 from lab.records.errors import ModelError, condensed
 
