@@ -173,7 +173,10 @@ def require_intact(path: Path) -> None:
                         f"{path} is missing or damaged: want the bytes that {file.name} tells of; {_CURE}"
                     )
                 return
-            if files is not None and file not in beside[1:]:
+            # Beside a file may lie those of a longer name, of which its manifest does not tell.
+            if files is not None and (
+                file not in beside[1:] or not all(file.with_name(other).exists() for other in files)
+            ):
                 raise StorageError(f"{path} is a stranger: {file} does not name it; {_CURE}")
 
 
