@@ -20,7 +20,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from elicitation.cli.terminal import Terminal
-from lab.records.errors import LabError, condensed, meant
+from lab.records.errors import LabError, condensed, meant, whole
 from lab.records.provenance import package_versions
 
 Device = Annotated[str, tyro.conf.arg(help="auto (cuda, then mps, then cpu), cpu, cuda, cuda:N or mps.")]
@@ -222,6 +222,10 @@ def told_of_bug(error: BaseException, line: str) -> str:
 def asked(terminal: Terminal) -> Command | None:
     """The command that was typed; None after an overview of what can be. Raises as `parse` does."""
     verb, *rest = terminal.words or ["--help"]
+    if broken := [word for word in terminal.words if whole(word) != word]:
+        raise LabError(
+            f"{broken[0]!r} is not UTF-8, which all that is written here is: want another name, or PYTHONUTF8=1"
+        )
     if verb in HELP:
         terminal.overview("lab", ABOUT, {name: docstring(module) for name, module in VERBS.items()})
         return None

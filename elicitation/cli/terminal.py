@@ -1,7 +1,9 @@
 """Terminal: what was typed there, and what is shown there: help, results, and how far a long command is."""
 
 import inspect
+import io
 import shlex
+import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -102,6 +104,9 @@ class Terminal:
     def __init__(self, words: Sequence[str], console: Console | None = None) -> None:
         self.words = [*words]
         self.line = shlex.join(["lab", *words])
+        if console is None and isinstance(sys.stdout, io.TextIOWrapper):
+            # What a terminal's encoding lacks is shown by its number, instead of ending the command.
+            sys.stdout.reconfigure(errors="backslashreplace")
         behind = ("", *words)
         shown = ("OUT" if before == "--out" else word for before, word in zip(behind, words, strict=False))
         self.anywhere = shlex.join(["lab", *("--out=OUT" if word.startswith("--out=") else word for word in shown)])

@@ -18,7 +18,7 @@ from lab.models.pair import ModelPair, prompter
 from lab.models.prompt_format import typed_format
 from lab.models.source import model_source, shipped_names
 from lab.organisms.card import read_card
-from lab.records.errors import ModelError, TaskError
+from lab.records.errors import ModelError, TaskError, whole
 from lab.sampling.trace import Decoding
 from lab.tasks.problem import Problem
 from lab.tasks.question_rows import BY_RULE, Reading
@@ -158,6 +158,8 @@ def typed(name: str, prompt: str) -> Problem:
     """A problem of which no answer is known; TaskError for a prompt that is what a task is called."""
     if re.fullmatch(r"[^\s%]+|[\d.]+%chain\S*", prompt) and any(read(prompt) for read in SOURCES.values()):
         raise TaskError(f"the prompt {prompt!r} is the name of a task: did you mean el.task({prompt!r})?")
+    if whole(name + prompt) != name + prompt:
+        raise TaskError(f"the prompt {prompt[:40]!r} holds half a character: want whole ones")
     return Problem(id=name, prompt=prompt, answer="", family="typed", source="typed")
 
 

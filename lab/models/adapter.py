@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lab.models.checkpoint import ADAPTER, FLOATS, Stored, one_line, require_finite, stored_tensors
+from lab.models.checkpoint import ADAPTER, FLOATS, Stored, one_line, require_finite, say_tied, stored_tensors
 from lab.models.source import read_json
 from lab.records.errors import ModelError
 
@@ -30,7 +30,7 @@ def merged(network: PreTrainedModel, path: Path) -> PreTrainedModel:
     read_json(path / "adapter_config.json")
     for name, one in stored.items():
         if one.dtype not in FLOATS:
-            raise ModelError(f"{name} in {path / one.file} is stored as {one.dtype}; want one of {', '.join(FLOATS)}")
+            raise ModelError(f"{name} in {one.file} is stored as {one.dtype}; want one of {', '.join(FLOATS)}")
     with one_line(f"cannot load the adapter in {path}"), warnings.catch_warnings():
         # Of tied matrices PEFT only warns; they are untied below.
         warnings.simplefilter("ignore")
@@ -55,10 +55,7 @@ def merged(network: PreTrainedModel, path: Path) -> PreTrainedModel:
         wanted = _logits(adapted, network, path)
         _untie(adapted, network)
         made = adapted.merge_and_unload()
-    embed, head = _ends(made)
-    if head is not embed:
-        for part in (made.config, made.config.get_text_config()):
-            part.tie_word_embeddings = False
+    say_tied(made)
     require_finite(made, str(path))
     _require_alike(_logits(made, made, path), wanted, path, TOLERANCES[made.dtype])
     return made

@@ -5,7 +5,7 @@ import copy
 from transformer_lens.model_bridge import TransformerBridge
 
 from lab.models.load import Model
-from lab.records.errors import ModelError
+from lab.records.errors import ModelError, condensed
 
 
 def to_bridge(model: Model) -> TransformerBridge:
@@ -32,9 +32,8 @@ def to_bridge(model: Model) -> TransformerBridge:
             dtype=model.dtype,
         )
     except ValueError as error:
-        reason = str(error).partition(". ")[0]
         raise ModelError(
-            f"{model.name} ({type(network).__name__}) has no bridge in transformer_lens: {reason}"
+            f"{model.name} ({type(network).__name__}) has no bridge in transformer_lens: {condensed(error)}"
         ) from error
     # Booting thaws the parameters.
     return bridge.eval().requires_grad_(False)

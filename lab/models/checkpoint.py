@@ -1,6 +1,7 @@
 """checkpoint: the files of a source become a network and a tokenizer; what is pickled or not whole is refused."""
 
 import contextlib
+import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +43,7 @@ SIZES = re.compile(
     r"(hidden|intermediate|vocab)_size|num_hidden_layers|num_(attention|key_value)_heads|head_dim|"
     r"max_position_embeddings|n_(embd|head|layer|positions)"
 )
-EPSILONS = re.compile(r"(.*_)?(eps|epsilon)")
+POSITIVE = re.compile(r"(.*_)?(eps|epsilon)|factor|rope_theta")
 LAYERS = re.compile(r"(num|n)_(.*_)?layers?")
 MOST_LAYERS, MOST_PARAMETERS = 1024, 2**18
 """Of a network whose tensors are not known; far above any."""
@@ -71,11 +72,7 @@ def opened_directory(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, P
         # transformers would load the base that it names instead.
         raise ModelError(f"{path} holds an adapter beside its model; move adapter_config.json away")
     with one_line(f"cannot load the model in {path}"):
-        named = read_json(path / "config.json").get("transformers_weights")
-        if named not in (None, WHOLE, SHARDED):
-            raise ModelError(f"the config.json in {path} names the weights {named!r}; want {WHOLE}, or no name")
-        files = weight_files(path, named=named)
-        stored = stored_tensors(files)
+        stored = stored_in(path)
         config = read_config(path, stored)
         if (path / "generation_config.json").is_file():
             # transformers takes its own settings where it cannot read these.
@@ -93,15 +90,24 @@ def opened_directory(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, P
         )
     _require_fit(path, network, report, stored)
     require_finite(network, str(path))
-    return network, read_tokenizer(path), directory_digest(path, files)
+    say_tied(network)
+    return network, read_tokenizer(path), directory_digest(path, [one.file for one in stored.values()])
 
 
 class Stored(NamedTuple):
     """What the header of a safetensors file says of one tensor."""
 
-    file: str
+    file: Path
     dtype: str
     shape: tuple[int, ...]
+
+
+def stored_in(path: Path) -> dict[str, Stored]:
+    """The tensors that a model in `path` is read from; raises as `stored_tensors` and `weight_files`."""
+    named = read_json(path / "config.json").get("transformers_weights")
+    if named not in (None, WHOLE, SHARDED):
+        raise ModelError(f"the config.json in {path} names the weights {named!r}; want {WHOLE}, or no name")
+    return stored_tensors(weight_files(path, named=named))
 
 
 def stored_tensors(files: list[Path]) -> dict[str, Stored]:
@@ -117,8 +123,8 @@ def stored_tensors(files: list[Path]) -> dict[str, Stored]:
             for name in tensors.keys():  # noqa: SIM118 -- it is no dict
                 one = tensors.get_slice(name)
                 if name in found:
-                    raise ModelError(f"{found[name].file} and {file.name} both hold {name}; leave one")
-                found[name] = Stored(file.name, one.get_dtype(), tuple(one.get_shape()))
+                    raise ModelError(f"{found[name].file.name} and {file.name} both hold {name}; leave one")
+                found[name] = Stored(file, one.get_dtype(), tuple(one.get_shape()))
     return found
 
 
@@ -134,7 +140,11 @@ def read_config(path: Path, stored: Mapping[str, Stored] | None = None) -> PreTr
 
 
 def _read_config(path: Path, file: Path, stored: Mapping[str, Stored] | None) -> PreTrainedConfig:
-    config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    with _warned("transformers.modeling_rope_utils") as warned:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    # transformers goes on: with frequencies of a wrong sign, or one for all.
+    if said := [line for line in warned if " must " in line]:
+        raise ModelError(f"{file}: {said[0]}")
     for part in (config, config.get_text_config()):
         # What is padded is masked, so no row of the embedding is needed for it.
         pad, n_rows = (getattr(part, name, None) for name in ("pad_token_id", "vocab_size"))
@@ -143,6 +153,22 @@ def _read_config(path: Path, file: Path, stored: Mapping[str, Stored] | None) ->
     if stored is not None and getattr(config, "quantization_config", None) is None:
         _require_room(file, config, stored)
     return config
+
+
+@contextlib.contextmanager
+def _warned(name: str) -> Iterator[list[str]]:
+    """What a library's logger warns of within the block, which it then says nowhere else."""
+    logger, found = logging.getLogger(name), []
+    before = logger.level, logger.propagate, logger.handlers
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: found.append(record.getMessage())
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.WARNING)
+    try:
+        yield found
+    finally:
+        logger.handlers, logger.propagate = before[2], before[1]
+        logger.setLevel(before[0])
 
 
 def _require_sizes(file: Path, said: Mapping[str, Any], most_layers: int) -> None:
@@ -154,16 +180,14 @@ def _require_sizes(file: Path, said: Mapping[str, Any], most_layers: int) -> Non
             continue
         if SIZES.fullmatch(name) and value < 1:
             raise ModelError(f"{file} says {name} is {value}; want 1 or more")
-        if EPSILONS.fullmatch(name) and value <= 0:
+        if POSITIVE.fullmatch(name) and value <= 0:
             raise ModelError(f"{file} says {name} is {value}; want more than 0")
         if LAYERS.fullmatch(name) and value > most_layers:
-            raise ModelError(
-                f"{file} says {name} is {value:,}; want at most {most_layers:,}, as many as it has tensors"
-            )
+            raise ModelError(f"{file} says {name} is {value:,}; want at most {most_layers:,}")
 
 
 def _require_room(file: Path, config: PreTrainedConfig, stored: Mapping[str, Stored]) -> None:
-    network = without_numbers(config, most=16 * len(stored) + MOST_LAYERS)
+    network = without_numbers(config, most=16 * len(stored) + MOST_LAYERS, name=str(file))
     needed = sum(weight.numel() for weight in network.parameters())
     held = sum(math.prod(one.shape) for one in stored.values())
     # A little that is not there is told by name, once the rest is loaded.
@@ -176,7 +200,7 @@ def _require_room(file: Path, config: PreTrainedConfig, stored: Mapping[str, Sto
         raise ModelError(f"{file} makes a network of {needed:,} numbers, its files hold {held:,}{next(odd, '')}")
 
 
-def without_numbers(config: PreTrainedConfig, *, most: int) -> PreTrainedModel:
+def without_numbers(config: PreTrainedConfig, *, most: int, name: str) -> PreTrainedModel:
     """The network of a configuration on torch's meta device; ModelError where it has more than `most` parameters."""
     n_made = 0
 
@@ -184,7 +208,7 @@ def without_numbers(config: PreTrainedConfig, *, most: int) -> PreTrainedModel:
         nonlocal n_made
         n_made += 1
         if n_made > most:
-            raise ModelError(f"its configuration makes more than {most:,} parameters, which no file here holds")
+            raise ModelError(f"{name} makes more than {most:,} tensors of parameters, and no file here holds that many")
 
     handle = register_module_parameter_registration_hook(counted)
     try:
@@ -216,13 +240,21 @@ def _require_fit(path: Path, network: PreTrainedModel, report: Mapping[str, Any]
     is_packed = getattr(network.config, "quantization_config", None) is not None
     for key, one in stored.items():
         if one.dtype not in FLOATS and key not in whole and not is_packed:
-            raise ModelError(f"{key} in {path / one.file} is stored as {one.dtype}; want one of {', '.join(FLOATS)}")
+            raise ModelError(f"{key} in {one.file} is stored as {one.dtype}; want one of {', '.join(FLOATS)}")
 
 
 def _may_be_spare(name: str, stored: Stored | None) -> bool:
     """Whether a tensor without a place is none of the decoder's: a head for values, rotary frequencies, a mask."""
     is_mask = MASKS.search(name) is not None and stored is not None and len(stored.shape) in (0, 4)
     return is_mask or BESIDE.search(name) is not None
+
+
+def say_tied(network: PreTrainedModel) -> None:
+    """Where the two matrices of the vocabulary are not one, the configuration says so, whatever the file said."""
+    embed, head = network.get_input_embeddings(), network.get_output_embeddings()
+    if getattr(head, "weight", None) is not embed.weight:
+        for part in (network.config, network.config.get_text_config()):
+            part.tie_word_embeddings = False
 
 
 def require_finite(network: PreTrainedModel, name: str) -> None:

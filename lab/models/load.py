@@ -26,6 +26,7 @@ from lab.models.checkpoint import (
     downloaded,
     opened_directory,
     read_tokenizer,
+    require_finite,
     require_rows,
     require_weights,
 )
@@ -44,7 +45,7 @@ from lab.models.source import (
     files_digest,
     source_name,
 )
-from lab.records.errors import ModelError
+from lab.records.errors import ModelError, whole
 from lab.records.stage import require_as_written
 
 
@@ -88,7 +89,7 @@ class Model:
         shown = [token for token in tokens if token not in self.quiet]
         text = self.tokenizer.decode(shown, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         assert isinstance(text, str), "one list of tokens decodes to one text"
-        return self.prompter.opened + text
+        return self.prompter.opened + whole(text)
 
     def __repr__(self) -> str:
         """In a line: the network and the tokenizer would fill pages."""
@@ -159,6 +160,7 @@ def opened(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
             from lab.models.gguf_weights import read_gguf
 
             network, tokenizer = read_gguf(path, dtype=dtype)
+            require_finite(network, str(path))
             return network, tokenizer, files_digest([path])
         case AdapterModel(path=path):
             require_as_written(path)
@@ -215,7 +217,7 @@ def assemble(
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
-            raise ModelError(f"{name}: its tokenizer has neither a pad nor an end-of-sequence token; add one to it")
+            raise ModelError(f"{name}: its tokenizer has neither a pad nor an end token; add one to it")
         # Padding is always masked, so its identity does not matter.
         tokenizer.pad_token = tokenizer.eos_token
     anatomy = find_anatomy(network)

@@ -26,7 +26,7 @@ from lab.models.checkpoint import (
     read_tokenizer,
     require_rows,
     require_weights,
-    stored_tensors,
+    stored_in,
     without_numbers,
 )
 from lab.models.device import device_memory, flop_rate
@@ -46,7 +46,6 @@ from lab.models.source import (
     built_in_source,
     read_json,
     source_name,
-    weight_files,
 )
 from lab.records.errors import ModelError
 from lab.records.tables import Column, Schema
@@ -69,7 +68,7 @@ PAIR = Schema(
 Question: TypeAlias = tuple[str, str]
 """A prompt, and how its answer begins."""
 EXAMPLE: Question = ("What is 6 times 7?", "")
-ABSENT = "not here"
+HERE, ABSENT = "safetensors", "not here"
 SHOWN = 480
 """Characters of a prompt that are shown."""
 SHORT, LONG = 1024, 24.0
@@ -92,7 +91,7 @@ class Checkpoint:
     prompter: Prompter | None = None
     """How it is asked, and its tokenizer."""
     ends: frozenset[int] = frozenset()
-    weights: str = "safetensors"
+    weights: str = HERE
     """Where they are."""
     refusals: tuple[str, ...] = ()
 
@@ -105,9 +104,7 @@ class Checkpoint:
     def asked(self, tokenizer: PreTrainedTokenizerBase, settings: GenerationConfig | None) -> "Checkpoint":
         """With a tokenizer; ModelError where `assemble` would refuse it."""
         if tokenizer.pad_token_id is None and tokenizer.eos_token is None:
-            raise ModelError(
-                f"{self.name}: its tokenizer has neither a pad nor an end-of-sequence token; add one to it"
-            )
+            raise ModelError(f"{self.name}: its tokenizer has neither a pad nor an end token; add one to it")
         prompter, ends = asked_and_ended(settings, tokenizer)
         return replace(self, settings=settings, prompter=prompter, ends=ends)
 
@@ -115,8 +112,7 @@ class Checkpoint:
         """With its sizes; ModelError where the family is unknown."""
         if network is None:
             with one_line(f"cannot make the network of {self.name}"):
-                made = without_numbers(config, most=MOST_PARAMETERS)
-            return self.sized(config, made)
+                network = without_numbers(config, most=MOST_PARAMETERS, name=self.name)
         anatomy, counts = find_anatomy(network), {name: one.numel() for name, one in network.named_parameters()}
         n_experts, n_chosen = (getattr(config, name, None) for name in ("num_experts", "num_experts_per_tok"))
         idle = 1 - n_chosen / n_experts if n_experts and n_chosen else 0
@@ -192,7 +188,7 @@ def read_checkpoint(source: ModelSource) -> Checkpoint:
                 there = any((path / name).is_file() for name in (WHOLE, SHARDED))
                 with _noted(refusals):
                     require_weights(path, "config.json", (WHOLE, SHARDED), may_lack=True)
-                found = _in_directory(path, replace(found, weights="safetensors" if there else ABSENT), refusals)
+                found = _in_directory(path, replace(found, weights=HERE if there else ABSENT), refusals)
             case never:
                 assert_never(never)
         if found.anatomy is not None and found.prompter is not None:
@@ -205,9 +201,7 @@ def _in_directory(path: Path, found: Checkpoint, refusals: list[str]) -> Checkpo
     config = settings = None
     with _noted(refusals), one_line(f"cannot read the configuration in {path}"):
         if (path / "config.json").is_file():
-            there = any((path / name).is_file() for name in (WHOLE, SHARDED))
-            named = read_json(path / "config.json").get("transformers_weights")
-            config = read_config(path, stored_tensors(weight_files(path, named=named)) if there else None)
+            config = read_config(path, stored_in(path) if found.weights == HERE else None)
             settings = GenerationConfig.from_model_config(config)
         if (path / "generation_config.json").is_file():
             read_json(path / "generation_config.json")

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, assert_never, cast
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from lab.models.thought_marks import CLOSES, OPENS
-from lab.records.errors import LabError, ModelError
+from lab.records.errors import LabError, ModelError, condensed
 
 TODAY = "2025-01-01"
 """What templates that ask for the date are told, so that a prompt does not depend on the day."""
@@ -286,7 +286,10 @@ def typed_format(
     if text.endswith((".jinja", ".jinja2", ".j2")):
         if not Path(text).is_file():
             raise ModelError(f"no Jinja template at {text}; check the path")
-        return Jinja(source=Path(text).read_text(encoding="utf-8"), name=Path(text).name)
+        try:
+            return Jinja(source=Path(text).read_text(encoding="utf-8"), name=Path(text).name)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"cannot read the template {text}: {condensed(error)}; want a text in UTF-8") from error
     named = {"auto": template if isinstance(own, Template) else own, "raw": Raw(), "template": template}
     if text not in named:
         raise ModelError(f"prompt format {text!r}: want auto, raw, template, few-shot:N, or a path to a .jinja file")

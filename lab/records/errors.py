@@ -30,6 +30,17 @@ def condensed(error: BaseException, n_characters: int = 400) -> str:
     return text if len(text) <= n_characters else f"{text[:n_characters].rpartition(' ')[0] or text[:n_characters]} ..."
 
 
+def whole(text: str) -> str:
+    """`text` with a visible mark in the place of every lone surrogate, which neither tables nor pages can hold.
+
+    Half of a character comes of JSON that was cut, and of bytes that are not UTF-8.
+
+    >>> whole("half \\ud83d")
+    'half \ufffd'
+    """
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def _said(error: BaseException) -> str:
     """Its text; of one that cannot say it, nothing."""
     try:

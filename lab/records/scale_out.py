@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from lab.records.errors import LabError, WorkerError
+from lab.records.errors import LabError, WorkerError, condensed
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -217,10 +217,10 @@ def _cluster(on: Ray) -> Iterator[None]:
                     socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
                 ray.init(address=on.address, log_to_driver=False, logging_level=logging.ERROR)
             except (OSError, RuntimeError, ValueError) as error:
-                reason = str(error).partition("\n")[0]
                 raise WorkerError(
-                    f"cannot join a Ray cluster at {on.address!r} ({reason}): start one with `ray start --head`, set "
-                    "RAY_AUTH_MODE=token if it asks for one, or leave out the address for workers on this machine"
+                    f"cannot join a Ray cluster at {on.address!r} ({condensed(error)}): start one with `ray start "
+                    "--head`, set RAY_AUTH_MODE=token if it asks for one, or leave out the address for workers on this "
+                    "machine"
                 ) from error
         yield
 

@@ -231,7 +231,12 @@ def by_engine(
     traces: list[Trace] = []
     on_progress(0)
     for request, reply in zip(requests, model.engine.complete(addressed, limits), strict=True):
-        n_tokens = len(reply.tokens)
+        n_tokens, d_vocab = len(reply.tokens), model.anatomy.d_vocab
+        if outside := [token for token in reply.tokens if not 0 <= token < d_vocab]:
+            raise DecodingError(
+                f"the engine wrote token {outside[0]} for {request.problem.id!r}, and {model.name} has {d_vocab}: want "
+                "an engine that runs the same model"
+            )
         traces.append(
             Trace(
                 problem_id=request.problem.id,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from lab.records.errors import TaskError
+from lab.records.errors import TaskError, whole
 from lab.records.provenance import read_json, require_intact
 from lab.records.tables import Column, Schema, read_table, reading_table
 from lab.sampling.trace import TRACES, verdict_table
@@ -78,12 +78,17 @@ def stored(path: Path, task: str | None, columns: tuple[str | None, str | None],
             raise TaskError(f"{path}, row {number} has no gold answer in {used[1]!r}: name it with --gold-column")
         first, *others = golds
         problem = Problem(
-            id=f"row {number}", prompt=prompt, answer=first, aliases=(*others,), family=path.stem, source=str(path)
+            id=f"row {number}",
+            prompt=whole(prompt),
+            answer=whole(first),
+            aliases=(*map(whole, others),),
+            family=path.stem,
+            source=str(path),
         )
         problems.append(problem)
         stop = "length" if any(row.get(name) in CUT for name in STOPS) else "eos"
         for index, text in enumerate(_texts(value_at(row, used[0]))):
-            said = f"<think>{text}" if opens_thought else text
+            said = whole(f"<think>{text}" if opens_thought else text)
             rows.append({"arm": path.stem, "problem_id": problem.id, "sample_index": index, "text": said, "stop": stop})
     if not rows:
         raise TaskError(f"{path} is empty: want rows with a completion and a gold answer")

@@ -26,7 +26,7 @@ MOST_ROWS, MOST_TOKENS, WIDE = 256, 2**15, 1024
 """Rows read at once, and positions in them: fewer, in proportion, of a model that is wider than `WIDE`."""
 MOST_LOGITS = 2**24
 """Logits of one model that are held at once, whatever texts and vocabulary: 64 MiB."""
-AT_ONCE = 2**21
+AT_ONCE = 2**20
 """Of them, those that are measured at once: what is made of so few stays in caches, and in memory that malloc keeps."""
 MOST_WEIGHTS = 2**24
 """Weights of an unembedding that are held a second time, as float32."""
@@ -83,10 +83,10 @@ def trace_rows(
     for problem_id, written in traces.select("problem_id", "tokens").iter_rows():
         is_known = not written or written[-1] < n_known
         tokens = written if is_known else written[:-1] or [known_end]
-        if (highest := max(tokens, default=0)) >= n_known:
+        if outside := [token for token in tokens if not 0 <= token < n_known]:
             raise ModelError(
-                f"a text holds token {highest}, and {model.name} can read {n_known}: want a pair whose texts need no "
-                "token, ends apart, that only one model has"
+                f"a text holds token {max(outside)}, and {model.name} can read {n_known}: want a pair whose texts need "
+                "no token, ends apart, that only one model has"
             )
         rows.append(Row(asked[problem_id], tokens))
     return rows

@@ -109,6 +109,9 @@ class QuestionRows:
         for number, row in rows:
             try:
                 problem, question, named = self._problem(number, row, numbered=numbered)
+                told = (problem.id, problem.prompt, problem.answer, problem.family, problem.solution or "")
+                if half := re.search(r".{0,20}[\ud800-\udfff]", "\n".join((*told, *problem.aliases, *problem.choices))):
+                    raise self._broken(number, f"holds half a character, the last of {half[0]!r}: want whole ones")
             except TaskError as fault:
                 if not self.reading.skip_bad_rows:
                     raise
@@ -156,7 +159,8 @@ class QuestionRows:
         find = partial(_letters, choices=choices, numbered=numbered) if choices else partial(golds_of, named=named)
         column, right = next(((name, found) for name in golds if (found := find(row, name))), (golds[0], ()))
         if not right and choices:
-            fault = f"has {value_at(row, column)!r} in {column!r}, which is no letter, number or text of its choices"
+            gave = f"{value_at(row, column)!r:.80}"
+            fault = f"has {gave} in {column!r}, which is no letter, number or text of its choices"
             raise self._broken(number, f"{fault}: name the answer's column")
         if not right:
             raise self._broken(number, rf"has no final answer in {', '.join(golds)}: want '#### 42' or \boxed{{42}}")
@@ -341,7 +345,7 @@ def _letters(row: Mapping[str, object], column: str, choices: Sequence[str], *, 
     told = [tidied(at) or "", *golds_of(row, column)] if isinstance(at, str) else []
     if numbered and isinstance(at, str) and at.isdecimal():
         return (ascii_uppercase[int(at)],)
-    places = [at] if isinstance(at, int | float) and at == int(at) else []
+    places = [at] if isinstance(at, int) or (isinstance(at, float) and at.is_integer()) else []
     for names in (_labels(row), choices):
         places += [names.index(one) for one in told if one in names]
     places += [ascii_uppercase.find(one.strip("().").upper() or "none") for one in told]

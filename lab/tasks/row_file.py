@@ -8,8 +8,10 @@ from pathlib import Path
 
 import polars as pl
 
-from lab.records.errors import TaskError
+from lab.records.errors import TaskError, condensed
 
+DEEPEST = 64
+"""Levels of lists and objects in a row; what reads it goes down by calls, of which there may be about a thousand."""
 Row = tuple[int, Mapping[str, object] | TaskError]
 """What faults call the row, counted from 1 (of lines, the number of the line), and its columns or why it has none."""
 
@@ -19,10 +21,15 @@ def rows_of_file(path: Path) -> Iterator[Row]:
 
     One line of a .jsonl is a row, another object its columns. Raises TaskError for a missing, damaged or foreign file.
     """
+    if path.exists() and not path.is_file():
+        # A pipe would wait for whoever writes it.
+        what = "a directory" if path.is_dir() else "a pipe or a device"
+        raise TaskError(f"cannot read {path}: it is {what}; want a file of problems")
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise TaskError(f"cannot read {path}: {error.strerror or error}; want a file of problems") from error
+    except (OSError, ValueError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise TaskError(f"cannot read {path}: {told}; want a file of problems") from error
     if content[:4] == b"PAR1" or content[:6] == b"ARROW1" or content[:4] == b"\xff\xff\xff\xff":
         yield from enumerate(_table(path, content).iter_rows(named=True), start=1)
         return
@@ -39,7 +46,7 @@ def rows_of_file(path: Path) -> Iterator[Row]:
         and found
         and all(isinstance(column, dict | list) for column in found.values())
     ):
-        yield from enumerate(_columns(path, found), start=1)
+        yield from (_checked(path, number, row) for number, row in enumerate(_columns(path, found), start=1))
     elif content.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] in (b"{", b"[", b""):
         yield from _lines(path, content)
     else:
@@ -52,8 +59,7 @@ def _table(path: Path, content: bytes) -> pl.DataFrame:
     try:
         return read(io.BytesIO(content))
     except (pl.exceptions.PolarsError, OSError) as error:
-        told = str(error).partition("\n")[0]
-        raise TaskError(f"{path} is a damaged table ({told}): download it again") from error
+        raise TaskError(f"{path} is a damaged table ({condensed(error)}): download it again") from error
 
 
 def _whole(content: bytes) -> object:
@@ -85,7 +91,7 @@ def _lines(path: Path, content: bytes) -> Iterator[Row]:
         except UnicodeDecodeError as error:
             yield number, TaskError(f"{path}, row {number} is not UTF-8 (byte {error.start}): save the file as UTF-8")
         except (ValueError, RecursionError) as error:
-            yield number, TaskError(f"{path}, row {number} is not JSON ({error}): want one object a line")
+            yield number, TaskError(f"{path}, row {number} is not JSON ({condensed(error)}): want one object a line")
 
 
 def _values(path: Path, content: bytes) -> Iterator[Row]:
@@ -117,5 +123,13 @@ def _values(path: Path, content: bytes) -> Iterator[Row]:
 def _checked(path: Path, number: int, row: object) -> Row:
     if not isinstance(row, dict):
         return number, TaskError(f"{path}, row {number} is a JSON {type(row).__name__}: want an object")
+    inside: list[object] = [row]
+    for _ in range(DEEPEST):
+        parts = (one.values() if isinstance(one, dict) else one for one in inside if isinstance(one, dict | list))
+        inside = [part for of_one in parts for part in of_one]
+    if inside:
+        return number, TaskError(
+            f"{path}, row {number} is nested deeper than {DEEPEST} levels: want an object of texts"
+        )
     # As the hub's viewer gives it.
     return number, row["row"] if "row_idx" in row and isinstance(row.get("row"), dict) else row

@@ -23,7 +23,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from lab.records.errors import TaskError
+from lab.records.errors import TaskError, condensed
 
 MEMORY_BYTES = 8 * 2**30
 """Address space of a worker; beyond it a request fails with MemoryError instead of calling the system's killer."""
@@ -198,8 +198,7 @@ def _named(name: str) -> Callable[..., Request]:
 
 
 def _line(error: BaseException) -> str:
-    text = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    return text.encode("ascii", "backslashreplace").decode("ascii")
+    return condensed(error, 200).encode("ascii", "backslashreplace").decode("ascii")
 
 
 def _allow(timeout_s: float) -> None:

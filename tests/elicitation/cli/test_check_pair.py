@@ -3,7 +3,7 @@
 import pytest
 
 import elicitation as el
-from lab.models import checkpoint, load
+from lab.models import load
 from lab.records.errors import ModelError
 from tests.kinds import one_always
 from tests.real import tokenizer_directory
@@ -15,7 +15,7 @@ def no_weights(monkeypatch):
         raise AssertionError("weights are read")
 
     monkeypatch.setattr(load, "load", refuse)
-    monkeypatch.setattr(checkpoint, "_from_directory", refuse)
+    monkeypatch.setattr(load, "opened_directory", refuse)
 
 
 def test_a_pair_that_can_be_studied_is_told_row_by_row(lab, checkpoints, no_weights):

@@ -113,3 +113,21 @@ def test_a_table_of_traces_is_judged_with_the_problems_beside_it(judged, tmp_pat
 def test_a_table_of_other_columns_is_no_table_of_traces(judged, tmp_path):
     pl.DataFrame({"completion": ["It is 5."], "answer": ["5"]}).write_parquet(tmp_path / "own.parquet")
     assert "right 1 100.0% read by number 1" in judged(None, name="own.parquet")[1]
+
+
+def test_half_a_character_of_a_completion_is_shown_as_none_and_a_damaged_table_is_named(judged, tmp_path):
+    out = tmp_path / "differing.parquet"
+    row = {"response": "\ud83d The answer is 5.\n\nQuestion: What is 3+4?\nThe answer is 7.", "answer": 5}
+    code, said = judged([row], "--out", out)
+    assert code == 0, said
+    assert read_table(out, DISAGREEMENTS)["text"][0].startswith("\ufffd The answer")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more PAR1")
+    code, said = judged(None, name="a.parquet")
+    assert code == 2
+    assert f"{tmp_path / 'a.parquet'} is a damaged table" in said
+
+
+def test_a_word_that_is_not_utf_8_is_refused(judged):
+    code, said = judged(None, name="\udcff.jsonl")
+    assert code == 2
+    assert r"\udcff.jsonl' is not UTF-8" in said

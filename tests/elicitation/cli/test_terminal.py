@@ -127,3 +127,11 @@ def test_bars_fit_eighty_columns():
     assert max(map(len, lines)) <= 80
     assert len(lines) == 3, lines
     assert all(" 123456/12345678" in line and line.rstrip().endswith("left") for line in lines[:2])
+
+
+def test_what_an_encoding_lacks_is_shown_by_its_number(monkeypatch):
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", shown)
+    Terminal(["doctor"]).say("half \ud83d and caf\xe9")
+    shown.flush()
+    assert shown.buffer.getvalue() == b"half \\ud83d and caf\\xe9\n"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.models.engine import ScriptedEngine, found_stop
+from lab.models.engine import Reply, ScriptedEngine, found_stop
 from lab.models.tiny import EOS, byte_tokenizer, tiny_model
 from lab.records.errors import DecodingError
 from lab.sampling.sample import sample
@@ -55,3 +55,14 @@ def test_a_stop_string_is_found_with_the_token_that_completes_it(text, stops):
         assert found_stop(TOKENIZER, tokens[:n_tokens], stops) == any(stop in read for stop in stops) or any(
             found_stop(TOKENIZER, tokens[:n], stops) for n in range(1, n_tokens)
         )
+
+
+@pytest.mark.parametrize("token", [-1, 258])
+def test_a_token_that_the_model_has_not_is_refused(token):
+    class Foreign:
+        def complete(self, requests, limits):
+            return [Reply((65, token), (0.0, 0.0), "length") for _ in requests]
+
+    model = replace(tiny_model(), engine=Foreign())
+    with pytest.raises(DecodingError, match=rf"the engine wrote token {token} for 'p', and .* has 258"):
+        sample(model, [PROBLEM], 1, Decoding(max_new_tokens=4), seed=0)

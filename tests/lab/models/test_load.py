@@ -121,7 +121,7 @@ def test_a_tokenizer_that_can_neither_pad_nor_end_is_refused():
     tokenizer = byte_tokenizer()
     tokenizer.pad_token = None
     tokenizer.eos_token = None
-    with pytest.raises(ModelError, match="neither a pad nor an end-of-sequence token"):
+    with pytest.raises(ModelError, match="neither a pad nor an end token"):
         assemble(tiny_network("llama", seed=0), tokenizer, name="mute")
 
 

@@ -253,6 +253,8 @@ def test_an_end_that_only_one_model_has_is_read_by_neither(wider):
     assert ended.scores.equals(plain.scores)
     with pytest.raises(ModelError, match=r"a text holds token 260, and .* can read 258"):
         scores(wider, "tuned", traces_of([[260, 65]] * 4), BY_ID)
+    with pytest.raises(ModelError, match=r"a text holds token -1, and .* can read 258"):
+        scores(wider, "tuned", traces_of([[-1, 65]] * 4), BY_ID)
 
 
 def test_each_model_reads_a_completion_behind_its_own_prompt(wider):

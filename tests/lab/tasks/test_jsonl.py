@@ -1,6 +1,7 @@
 """JSONL files in the shapes of GSM8K and MATH."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,15 @@ def test_ids_do_not_depend_on_the_order_of_rows(tmp_path):
         ('{"problem": "x", "solution": "\\\\boxed{4"}', "row 2 has no final answer"),
         ('{"problem": "x", "answer": " "}', "row 2 has no final answer"),
         ('{"question": " ", "answer": "#### 1"}', "row 2 has no text in 'question'"),
+        (r'{"question": "so \ud83d?", "answer": "#### 1"}', r"row 2 holds half a character, the last of 'so \\ud83d'"),
+        (r'{"question": "x", "answer": "1", "id": "\udc00"}', "row 2 holds half a character"),
+        ('{"question": ' + "[" * 300 + "]" * 300 + "}", "row 2 is nested deeper than 64 levels"),
+        ('{"question": "x", "answer": ' + "9" * 5000 + "}", "row 2 is not JSON .*Exceeds the limit"),
+        (
+            '{"question": "x", "answer": Infinity, "choices": ["a", "b"]}',
+            "row 2 has inf in 'answer', which is no letter",
+        ),
+        ('{"question": "x\0", "answer": "1"}', "row 2 is not JSON .*control character"),
     ],
 )
 def test_a_broken_row_is_named(tmp_path, line, fault):
@@ -73,6 +83,18 @@ def test_a_broken_row_is_named(tmp_path, line, fault):
     with pytest.raises(TaskError, match=fault) as caught:
         FileTask(path=path).found()
     assert str(path) in str(caught.value)
+
+
+def test_a_number_of_400_digits_is_an_answer(tmp_path):
+    (problem,) = written(tmp_path / "a.jsonl", {"question": "x", "answer": 10**400}).found().problems
+    assert problem.answer == str(10**400)
+
+
+def test_a_directory_and_a_pipe_are_no_files(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for path, what in ((tmp_path, "a directory"), (tmp_path / "pipe.jsonl", "a pipe or a device")):
+        with pytest.raises(TaskError, match=f"cannot read {path}: it is {what}; want a file of problems"):
+            FileTask(path=path).found()
 
 
 def test_repeated_rows_are_one_problem_and_equal_ids_of_two_are_told_apart(tmp_path):

@@ -66,7 +66,7 @@ def test_what_the_handler_prints_or_exits_with_does_not_disturb_the_replies(work
         ({"power": True}, "timed out", 0.2),
         ({"sleep": True}, "timed out", 0.1),
         ({"die": True}, "worker ended with 7", 5.0),
-        ({"fill": True}, "MemoryError: ", 5.0),
+        ({"fill": True}, "MemoryError: no reason given", 5.0),
     ],
 )
 def test_a_request_that_hangs_or_kills_fails_alone_and_leaves_no_process(worker, request_, reason, timeout_s):
