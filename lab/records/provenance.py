@@ -149,8 +149,12 @@ def manifest(file: Path) -> dict[str, str] | None:
         return None
     if listed and not files and "portions" in told:
         return None
-    is_ours = form == MANIFEST_FORMAT or re.fullmatch("[0-9a-f]{16}", str(told.get("digest")))
-    if not (listed and files and is_ours):
+    own = told.get("digest")
+    if file.name == MARKER or "portions" in told:
+        is_whole = re.fullmatch("[0-9a-f]{16}", str(own))
+    else:
+        is_whole = form == MANIFEST_FORMAT and own == digest(files)
+    if not (listed and files and is_whole):
         raise StorageError(f"{file} is damaged, or of another version: want its `files`, a checksum for each; {cure}")
     return files
 
