@@ -6,8 +6,8 @@
 Two random models of four blocks, 64 wide, read the same random texts, of which each token is a completion's. `scores`
 is what the lab does. The others hold a table of text x vocabulary for either model: `double` takes log-probabilities of
 the network's logits in double precision, `float32` in single. Each way has a process of its own, whose growth is that
-of its largest resident size; on a CPU its one thread's own seconds count. The tables are read for fewer texts, one at a time, and compared by the token. The figures
-of the texts that all have read must agree.
+of its largest resident size; on a CPU the seconds are those of its one thread. The tables are read for fewer texts, one
+at a time, and compared by the token. The figures of the texts that all have read must agree.
 """
 
 import argparse
