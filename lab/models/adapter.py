@@ -1,6 +1,7 @@
 """merged: a PEFT adapter becomes part of the network that it was trained on, if the sum computes what both do."""
 
 import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import cast
 
@@ -8,7 +9,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lab.models.checkpoint import ADAPTER, FLOATS, Stored, one_line, require_finite, say_tied, stored_tensors
+from lab.models.checkpoint import (
+    ADAPTER,
+    FLOATS,
+    MOST_LAYERS,
+    Stored,
+    one_line,
+    require_finite,
+    say_tied,
+    stored_tensors,
+)
 from lab.models.source import read_json
 from lab.records.errors import ModelError
 
@@ -27,16 +37,21 @@ def merged(network: PreTrainedModel, path: Path) -> PreTrainedModel:
     from peft import PeftConfig, PeftModel
 
     stored = stored_tensors([path / ADAPTER])
-    read_json(path / "adapter_config.json")
     for name, one in stored.items():
         if one.dtype not in FLOATS:
             raise ModelError(f"{name} in {one.file} is stored as {one.dtype}; want one of {', '.join(FLOATS)}")
-    with one_line(f"cannot load the adapter in {path}"), warnings.catch_warnings():
+    with one_line(f"cannot load the adapter in {path}, so mend it or fetch it again"), warnings.catch_warnings():
         # Of tied matrices PEFT only warns; they are untied below.
         warnings.simplefilter("ignore")
         # So it does of what it has no tensors for, and leaves it without effect.
         warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
+        _require_sizes(path / "adapter_config.json", stored)
         config = PeftConfig.from_pretrained(str(path))
+        for field in fields(config):
+            if isinstance(field.default, bool) and not isinstance(value := getattr(config, field.name), bool):
+                raise ModelError(
+                    f"the adapter_config.json in {path} says {field.name} is {value!r:.40}; want true or false"
+                )
         if config.is_prompt_learning or config.is_adaption_prompt:
             kind = str(config.peft_type).rpartition(".")[2]
             raise ModelError(
@@ -59,6 +74,20 @@ def merged(network: PreTrainedModel, path: Path) -> PreTrainedModel:
     require_finite(made, str(path))
     _require_alike(_logits(made, made, path), wanted, path, TOLERANCES[made.dtype])
     return made
+
+
+def _require_sizes(file: Path, stored: dict[str, Stored]) -> None:
+    """Raises ModelError where the adapter would be larger than its tensors, or code is imported that it names."""
+    said = read_json(file)
+    if said.get("megatron_config"):
+        raise ModelError(f"{file} says megatron_config, by which PEFT imports a module; want an adapter without it")
+    largest = max((size for one in stored.values() for size in one.shape), default=0)
+    ranks = [said.get("r"), *(said.get("rank_pattern") or {}).values()]
+    if odd := [rank for rank in ranks if isinstance(rank, int) and rank > largest]:
+        raise ModelError(f"{file} says r is {odd[0]:,}, and no side of its tensors is longer than {largest:,}")
+    replicated = sum(end - start for start, end in said.get("layer_replication") or ())
+    if replicated > MOST_LAYERS:
+        raise ModelError(f"{file} makes {replicated:,} layers by layer_replication; want at most {MOST_LAYERS:,}")
 
 
 def _resize(network: PreTrainedModel, stored: dict[str, Stored]) -> None:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import torch
@@ -43,6 +44,7 @@ SIZES = re.compile(
     r"(hidden|intermediate|vocab)_size|num_hidden_layers|num_(attention|key_value)_heads|head_dim|"
     r"max_position_embeddings|n_(embd|head|layer|positions)"
 )
+EPSILONS = re.compile(r"(.*_)?(eps|epsilon)")
 POSITIVE = re.compile(r"(.*_)?(eps|epsilon)|factor|rope_theta")
 LAYERS = re.compile(r"(num|n)_(.*_)?layers?")
 MOST_LAYERS, MOST_PARAMETERS = 1024, 2**18
@@ -74,9 +76,7 @@ def opened_directory(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, P
     with one_line(f"cannot load the model in {path}"):
         stored = stored_in(path)
         config = read_config(path, stored)
-        if (path / "generation_config.json").is_file():
-            # transformers takes its own settings where it cannot read these.
-            read_json(path / "generation_config.json")
+        require_settings(path)
         # Attention is left to transformers, which takes sdpa where the family has it (Gemma 2 has not: softcapping).
         network, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             path,
@@ -176,14 +176,27 @@ def _require_sizes(file: Path, said: Mapping[str, Any], most_layers: int) -> Non
     for name, value in said.items():
         if isinstance(value, dict):
             _require_sizes(file, value, most_layers)
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        if not isinstance(value, int | float):
             continue
-        if SIZES.fullmatch(name) and value < 1:
+        if SIZES.fullmatch(name) and (value < 1 or value is True):
             raise ModelError(f"{file} says {name} is {value}; want 1 or more")
-        if POSITIVE.fullmatch(name) and value <= 0:
-            raise ModelError(f"{file} says {name} is {value}; want more than 0")
+        if POSITIVE.fullmatch(name) and (value <= 0 or value is True):
+            raise ModelError(f"{file} says {name} is {value}; want a number above 0")
+        if EPSILONS.fullmatch(name) and value >= 1:
+            raise ModelError(f"{file} says {name} is {value}; want a small number")
         if LAYERS.fullmatch(name) and value > most_layers:
             raise ModelError(f"{file} says {name} is {value:,}; want at most {most_layers:,}")
+
+
+def require_settings(path: Path) -> None:
+    """Raises ModelError where the generation settings in `path` are none: transformers then takes its own instead."""
+    if (file := path / "generation_config.json").is_file():
+        ends = read_json(file).get("eos_token_id")
+        for end in ends if isinstance(ends, list) else [ends]:
+            if type(end) not in (int, NoneType):
+                raise ModelError(
+                    f"{file} says eos_token_id is {ends!r:.40}; want the number of a token, or a list of them"
+                )
 
 
 def _require_room(file: Path, config: PreTrainedConfig, stored: Mapping[str, Stored]) -> None:

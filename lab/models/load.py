@@ -226,9 +226,9 @@ def assemble(
     prompter, ends = asked_and_ended(network.generation_config, tokenizer)
     if beyond := require_rows(tokenizer, anatomy.d_vocab, name):
         anatomy.embed.register_forward_pre_hook(partial(_require_rows, beyond, anatomy.d_vocab, name))
-    if ends and min(ends) >= anatomy.d_vocab:
-        raise ModelError(f"{name}: none of its ends, {sorted(ends)}, has a row in its embedding; add one that has")
-    ends = frozenset(token for token in ends if token < anatomy.d_vocab)
+    named, ends = ends, frozenset(token for token in ends if 0 <= token < anatomy.d_vocab)
+    if named and not ends:
+        raise ModelError(f"{name}: none of its ends, {sorted(named)}, has a row in its embedding; add one that has")
     if tokenizer.pad_token_id in beyond:
         if not ends:
             raise ModelError(f"{name}: its pad token has no row in its embedding, and it has no end; add one to it")

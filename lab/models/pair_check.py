@@ -25,6 +25,7 @@ from lab.models.checkpoint import (
     read_config,
     read_tokenizer,
     require_rows,
+    require_settings,
     require_weights,
     stored_in,
     without_numbers,
@@ -44,7 +45,6 @@ from lab.models.source import (
     ModelSource,
     adapter_base,
     built_in_source,
-    read_json,
     source_name,
 )
 from lab.records.errors import ModelError
@@ -204,7 +204,7 @@ def _in_directory(path: Path, found: Checkpoint, refusals: list[str]) -> Checkpo
             config = read_config(path, stored_in(path) if found.weights == HERE else None)
             settings = GenerationConfig.from_model_config(config)
         if (path / "generation_config.json").is_file():
-            read_json(path / "generation_config.json")
+            require_settings(path)
             settings = GenerationConfig.from_pretrained(path, local_files_only=True)
     with _noted(refusals):
         found = found.asked(read_tokenizer(path), settings)

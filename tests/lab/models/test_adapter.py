@@ -160,6 +160,27 @@ def test_an_adapter_that_changes_no_weights_or_cannot_be_merged_is_refused(tmp_p
     assert "PROMPT_TUNING, which changes no weights" in refusal(AdapterModel(path=tmp_path / "lora"))
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("r", 10**9),
+        ("rank_pattern", {"q_proj": 10**9}),
+        ("rank_pattern", [1]),
+        ("layer_replication", [[0, 10**6]]),
+        ("lora_alpha", float("nan")),
+        ("lora_alpha", "x"),
+        ("use_rslora", 1),
+        ("target_modules", "(("),
+        ("peft_type", "NO_SUCH"),
+        ("megatron_config", {"x": 1}),
+    ],
+)
+def test_a_field_that_no_adapter_can_have_is_refused(field, value, tmp_path):
+    source, _ = trained(tmp_path, LoraConfig(r=2, target_modules=["q_proj"]), network())
+    changed(tmp_path, **{field: value})
+    assert str(source.path) in refusal(source)
+
+
 def test_tensors_of_an_adapter_are_checked_as_those_of_a_model(tmp_path):
     source, _ = trained(tmp_path, LoraConfig(r=2, target_modules=["q_proj"]), network())
     file = source.path / WEIGHTS

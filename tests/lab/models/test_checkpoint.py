@@ -151,6 +151,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(value, dtype):
         ("rms_norm_eps", "x"),
         ("rms_norm_eps", float("nan")),
         ("rms_norm_eps", -1e-5),
+        ("rms_norm_eps", 1e300),
         ("hidden_size", "128"),
         ("num_attention_heads", 0),
         ("num_hidden_layers", 1_000_000),
@@ -181,6 +182,13 @@ def test_a_field_that_no_network_can_have_is_refused_at_once_naming_it(model, fi
 def test_a_file_that_is_no_object_of_json_is_refused_by_name(model, name, text):
     (model / name).write_bytes(text)
     assert name in refusal(LocalModel(path=model))
+
+
+@pytest.mark.parametrize("value", ["x", [1, "x"], True, 1.5, {}])
+def test_an_end_that_is_no_token_is_refused(model, value):
+    file = model / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": value}))
+    assert "says eos_token_id is" in refusal(LocalModel(path=model))
 
 
 def test_a_limit_may_be_infinite_and_a_field_stands_once(tmp_path):
