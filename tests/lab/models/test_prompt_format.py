@@ -88,7 +88,8 @@ def test_a_bos_is_there_once_and_an_end_never():
 
 
 @pytest.mark.parametrize(
-    ("template", "said"), [(REFUSING, "refuses: TemplateError: no system turn; "), (DEAF, "leaves the system turn out: ")]
+    ("template", "said"),
+    [(REFUSING, "refuses: TemplateError: no system turn; "), (DEAF, "leaves the system turn out: ")],
 )
 def test_a_template_without_a_system_turn_says_so_in_a_line_where_one_is_wanted(template, said):
     assert shown(Template(), chat_tokenizer(template)) == "2+2?"
