@@ -175,7 +175,8 @@ class HubTask:
         except Exception as error:
             # Of another library, which raises what it likes; its own words name the configurations and splits.
             raise TaskError(
-                f"{self.typed}: {condensed(error)}; want hub:ORG/NAME[@REVISION][:CONFIG[:SPLIT]], of {' or '.join(FORMATS)} files"
+                f"{self.typed}: {condensed(error)}; want hub:ORG/NAME[@REVISION][:CONFIG[:SPLIT]], of "
+                f"{' or '.join(FORMATS)} files"
             ) from error
 
 
