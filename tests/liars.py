@@ -270,14 +270,21 @@ def build_rows(out: Path) -> None:
     (out / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
+def build_rows_table(out: Path) -> None:
+    rows = [{"question": f"What is {n} + {n}?", "answer": 2 * n, "steps": [n, n]} for n in range(30)]
+    pl.DataFrame(rows).write_parquet(out / "rows.parquet")
+
+
 def read_rows_file(path: Path) -> object:
     from lab.tasks.source import open_task, task_source
 
-    return open_task(task_source(str(path / "rows.jsonl")), n_problems=4, seed=0)
+    (file,) = path.iterdir()
+    return open_task(task_source(str(file)), n_problems=4, seed=0)
 
 
 KINDS = {
     "rows": Kind(build_rows, read_rows_file),
+    "rows table": Kind(build_rows_table, read_rows_file),
     "traces": Kind(build_traces, read_traces, rows_are_known=True),
     "sampled": Kind(build_sampled, read_traces, is_covered=True),
     "vector": Kind(build_vector("safetensors"), read_vector, is_covered=True),
@@ -578,8 +585,9 @@ def main() -> None:
     directory = Path(sys.argv[1])
     asked = [(kind, int(number)) for kind, _, number in (word.rpartition(":") for word in sys.argv[2:])]
     out = os.fdopen(os.dup(1), "w")
-    # Panics of Rust are told there.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    # Libraries, and panics of Rust, tell things there.
+    for number in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
     build_all(directory / "built", [*dict.fromkeys(kind for kind, _ in asked)])
     for kind, number in asked:
         print(json.dumps(tried(kind, number, directory / "built", directory / "scratch")), file=out, flush=True)

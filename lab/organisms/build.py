@@ -27,7 +27,7 @@ from lab.post_training.trainers import Document, reinforce, save_low_rank, train
 from lab.records.errors import StorageError
 from lab.records.provenance import digest
 from lab.records.seeds import child_seed, numpy_generator
-from lab.records.stage import seal
+from lab.records.stage import alone, seal
 from lab.sampling.sample import before_stop
 from lab.tasks.source import open_task, task_source
 
@@ -61,7 +61,7 @@ def build(
     below = job.parent(device)
     work = out / ".work" / f"{final.name}-{digest([organism, seed, below and below.digest, str(dtype)])}"
     work.mkdir(parents=True, exist_ok=True)
-    with settled_threads(below.n_parameters if below else 0):
+    with alone(final), settled_threads(below.n_parameters if below else 0):
         match organism.recipe:
             case FromScratch() | Tuned() as recipe:
                 made = checkpoint(job, recipe, below, work)
@@ -70,9 +70,9 @@ def build(
                 made = adapter(job, recipe, below, work)
             case never:
                 assert_never(never)
-    seal(made)
-    made.rename(final)
-    shutil.rmtree(work)
+        seal(made)
+        made.rename(final)
+        shutil.rmtree(work)
     return final
 
 

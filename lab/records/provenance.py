@@ -149,8 +149,12 @@ def manifest(file: Path) -> dict[str, str] | None:
         return None
     if listed and not files and "portions" in told:
         return None
-    is_ours = form == MANIFEST_FORMAT or re.fullmatch("[0-9a-f]{16}", str(told.get("digest")))
-    if not (listed and files and is_ours):
+    own = told.get("digest")
+    if file.name == MARKER or "portions" in told:
+        is_whole = re.fullmatch("[0-9a-f]{16}", str(own))
+    else:
+        is_whole = form == MANIFEST_FORMAT and own == digest(files)
+    if not (listed and files and is_whole):
         raise StorageError(f"{file} is damaged, or of another version: want its `files`, a checksum for each; {cure}")
     return files
 
@@ -173,7 +177,10 @@ def require_intact(path: Path) -> None:
                         f"{path} is missing or damaged: want the bytes that {file.name} tells of; {_CURE}"
                     )
                 return
-            if files is not None and file not in beside[1:]:
+            # Beside a file may lie those of a longer name, of which its manifest does not tell.
+            if files is not None and (
+                file not in beside[1:] or not all(file.with_name(other).exists() for other in files)
+            ):
                 raise StorageError(f"{path} is a stranger: {file} does not name it; {_CURE}")
 
 

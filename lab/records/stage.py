@@ -122,7 +122,8 @@ def require_as_written(directory: Path) -> None:
 
 def write_manifest(file: Path, files: Mapping[str, str]) -> None:
     """Writes a manifest of `files`, each with its SHA-256."""
-    write_text(file, json.dumps({"format": MANIFEST_FORMAT, "files": dict(files)}, indent=1, sort_keys=True) + "\n")
+    told = {"format": MANIFEST_FORMAT, "files": dict(files), "digest": digest(files)}
+    write_text(file, json.dumps(told, indent=1, sort_keys=True) + "\n")
 
 
 @contextmanager

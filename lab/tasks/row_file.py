@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from lab.records.errors import TaskError, condensed
+from lab.records.tables import UNREADABLE
 
 DEEPEST = 64
 """Levels of lists and objects in a row; what reads it goes down by calls, of which there may be about a thousand."""
@@ -58,7 +59,7 @@ def _table(path: Path, content: bytes) -> pl.DataFrame:
     read = {b"PAR1": pl.read_parquet, b"ARRO": pl.read_ipc}.get(content[:4], pl.read_ipc_stream)
     try:
         return read(io.BytesIO(content))
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except UNREADABLE as error:
         raise TaskError(f"{path} is a damaged table ({condensed(error)}): download it again") from error
 
 

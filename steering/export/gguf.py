@@ -13,6 +13,7 @@ from lab.records.errors import VectorError
 from lab.records.tables import replacing
 from probes.capture.site import Site
 from steering.export.vector_file import (
+    FORMAT_NAME,
     HEADER,
     Format,
     Origin,
@@ -118,7 +119,12 @@ class Gguf(Format):
                 raise VectorError(f"its {len(directions)} directions are all zero, which steers nothing")
             header = _text(reader, OWN_KEY)
             if header is not None:
+                count = reader.get_field(f"{ARCHITECTURE}.layer_count")
+                if count is None or count.contents() != len(directions):
+                    raise VectorError(f"its header is damaged: want a layer_count of {len(directions)}")
                 return under_header(header, directions)
+            if any(FORMAT_NAME.encode() in part.tobytes() for field in reader.fields.values() for part in field.parts):
+                raise VectorError(f"its header is damaged: it does not stand under {OWN_KEY}")
             family, method = _text(reader, f"{ARCHITECTURE}.model_hint"), _text(reader, f"{ARCHITECTURE}.method")
             description = f"GGUF control vector {path.name}, fitted on {family or 'an unnamed model'}"
             return without_header(directions, description + (f" by {method}" if method else ""))

@@ -88,8 +88,8 @@ class VectorFile:
     origin: Origin | None
 
 
-FORMAT = "elicitation-lab.steering-vector.3"
-OLDER = "elicitation-lab.steering-vector.2"
+FORMAT_NAME = "elicitation-lab.steering-vector"
+FORMAT, OLDER = f"{FORMAT_NAME}.3", f"{FORMAT_NAME}.2"
 """The same without a checksum."""
 # One key for all of it, because safetensors writes several in an order that changes from run to run.
 HEADER = "steering_vector"

@@ -9,6 +9,7 @@ import torch
 
 from lab.models.tiny import tiny_model
 from lab.records.errors import SiteError, StorageError
+from lab.records.stage import alone
 from lab.records.tables import read_provenance, read_table
 from probes.capture.site import TEXTS, AllTokens, CompletionTokens, SentenceEnds, Site, TokenSet, positions
 from probes.storage import fill as fill_module
@@ -226,6 +227,12 @@ def test_work_that_another_version_began_is_refused(store, case):
     write_manifest(begun)
     with pytest.raises(StorageError, match=r"begun by another version \(commit 000000000000.* torch 1\.0; this is"):
         case.fill(store.path)
+
+
+def test_one_capture_at_a_time_fills_a_store(case, tmp_path):
+    with alone(tmp_path / "store"), pytest.raises(StorageError, match=r"store is in use by another run: wait for it"):
+        case.fill(tmp_path / "store")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_directory_of_other_things_is_left_alone(case, tmp_path, files):
