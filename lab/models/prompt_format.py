@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, assert_never, cast
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from lab.models.thought_marks import CLOSES, OPENS
-from lab.records.errors import LabError, ModelError, condensed
+from lab.records.errors import LabError, ModelError, condensed, whole
 
 TODAY = "2025-01-01"
 """What templates that ask for the date are told, so that a prompt does not depend on the day."""
@@ -170,6 +170,7 @@ def rendered(
     """Turns by the tokenizer's chat template, or by `source`, on the day `TODAY`; ModelError where that fails."""
     from jinja2 import TemplateError
 
+    what = _of(tokenizer) if source is None else "the Jinja template"
     try:
         text = tokenizer.apply_chat_template(
             cast(list[dict[str, str]], [dict(turn) for turn in turns]),
@@ -187,10 +188,11 @@ def rendered(
         TypeError,
         ValueError,
     ) as error:
-        what = _of(tokenizer) if source is None else "the Jinja template"
         advice = f"; {INSTEAD}" if turns[0]["role"] == "system" else ""
-        raise ModelError(f"{what} refuses: {error}{advice}") from error
+        raise ModelError(f"{what} refuses: {condensed(error)}{advice}") from error
     assert isinstance(text, str), "without tokenizing a conversation is one text"
+    if whole(text) != text:
+        raise ModelError(f"{what} writes half a character: want a template of whole ones")
     return text
 
 

@@ -99,7 +99,8 @@ def leftovers(directory: Path) -> list[Path]:
 def write_text(path: Path, text: str) -> None:
     """Writes `text` whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # Half a character, such as of a file's name, is written by its number.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_table(path: Path, frame: pl.DataFrame, schema: Schema, made_by: Provenance) -> None:

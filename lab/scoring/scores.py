@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from lab.models.anatomy import arguments
 from lab.models.load import Model, finished
 from lab.models.pair import ModelPair
 from lab.records.errors import ModelError
@@ -150,13 +151,15 @@ def foresee(model: Model, read: Texts) -> Foresight:
 
     with ExitStack() as hooks:
         hooks.callback(unembed.register_forward_pre_hook(look).remove)
-        wanted = model.network(
+        given = arguments(
+            model.network,
             input_ids=read.tokens,
             attention_mask=read.mask.long(),
             position_ids=token_positions(read.mask),
             use_cache=False,
             logits_to_keep=longest + 1,
-        ).logits[0]
+        )
+        wanted = model.network(**given).logits[0]
     (resid,) = seen
     lengths = torch.tensor([len(row.completion) for row in read.rows], device=resid.device)
     foreseen = torch.arange(longest, 0, -1, device=resid.device) <= lengths[:, None]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from lab.records.errors import TaskError
+from lab.records.errors import TaskError, condensed
 from lab.tasks.choice_answer import CHOICE
 from lab.tasks.math_answer import MATH
 from lab.tasks.problem import Judge, Problem
@@ -174,9 +174,9 @@ class HubTask:
             ) from error
         except Exception as error:
             # Of another library, which raises what it likes; its own words name the configurations and splits.
-            told = " ".join(str(error).split())
             raise TaskError(
-                f"{self.typed}: {told}; want hub:ORG/NAME[@REVISION][:CONFIG[:SPLIT]], of {' or '.join(FORMATS)} files"
+                f"{self.typed}: {condensed(error)}; want hub:ORG/NAME[@REVISION][:CONFIG[:SPLIT]], of "
+                f"{' or '.join(FORMATS)} files"
             ) from error
 
 

@@ -88,7 +88,8 @@ def test_a_bos_is_there_once_and_an_end_never():
 
 
 @pytest.mark.parametrize(
-    ("template", "said"), [(REFUSING, "refuses: no system turn; "), (DEAF, "leaves the system turn out: ")]
+    ("template", "said"),
+    [(REFUSING, "refuses: TemplateError: no system turn; "), (DEAF, "leaves the system turn out: ")],
 )
 def test_a_template_without_a_system_turn_says_so_in_a_line_where_one_is_wanted(template, said):
     assert shown(Template(), chat_tokenizer(template)) == "2+2?"
@@ -223,3 +224,15 @@ def test_public_templates_are_rendered_on_the_day_that_is_frozen_with_a_system_t
     assert opened >= {"Qwen3.5-4B", "open-instruct-r1_simple_chat_postpend_think"}
     assert dated == {name for name, source in sources.items() if "strftime_now" in source}
     assert deaf >= {"open-instruct-qwen_instruct_user_boxed_math"}
+
+
+def test_a_template_that_writes_half_a_character_or_is_not_utf_8_is_refused(tmp_path):
+    half = Prompter(format=Jinja(source="{{ '\\ud83d' }}{{ prompt }}"), tokenizer=byte_tokenizer())
+    with pytest.raises(ModelError, match="the Jinja template writes half a character: want a template of whole ones"):
+        half.ids("2+2?", "")
+    file = tmp_path / "a.jinja"
+    file.write_bytes(b"caf\xe9 {{ prompt }}")
+    with pytest.raises(
+        ModelError, match=r"cannot read the template .*a\.jinja: UnicodeDecodeError: .*; want a text in UTF-8"
+    ):
+        typed_format(str(file), own=Raw())
