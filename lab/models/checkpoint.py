@@ -159,17 +159,21 @@ def _read_config(path: Path, file: Path, stored: Mapping[str, Stored] | None) ->
 @contextlib.contextmanager
 def _warned(name: str) -> Iterator[list[str]]:
     """What a library's logger warns of within the block, which it then says nowhere else."""
-    logger, found = logging.getLogger(name), []
-    before = logger.level, logger.propagate, logger.handlers
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: found.append(record.getMessage())
-    logger.handlers, logger.propagate = [handler], False
+    found: list[str] = []
+
+    def kept(record: logging.LogRecord) -> bool:
+        found.append(record.getMessage())
+        return False
+
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.addFilter(kept)
     logger.setLevel(logging.WARNING)
     try:
         yield found
     finally:
-        logger.handlers, logger.propagate = before[2], before[1]
-        logger.setLevel(before[0])
+        logger.removeFilter(kept)
+        logger.setLevel(before)
 
 
 def _require_sizes(file: Path, said: Mapping[str, Any], most_layers: int) -> None:
