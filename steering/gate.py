@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from lab.models.load import Model
 from lab.records.errors import SiteError
-from lab.sampling.decoder import RoomyCache, token_positions
+from lab.sampling.cache import RoomyCache
+from lab.sampling.decoder import token_positions
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +54,9 @@ def window_of(
         positions = None if mask is None else token_positions(mask.bool())[:, -width:]
     cache = given.get("past_key_values")
     if isinstance(cache, RoomyCache) and mask is not None:
-        return Window(positions, mask[:, : cache.prompt_width].sum(dim=1))
+        # Where prompts are read in parts, what is left to read is real in every row, since padding stands on the left.
+        unread = max(0, cache.prompt_width - mask.shape[1])
+        return Window(positions, mask[:, : cache.prompt_width].sum(dim=1) + unread)
     if n_prompt is not None and len(n_prompt) != n_rows:
         raise SiteError(
             f"n_prompt gives the prompts of {len(n_prompt)} rows and a pass reads {n_rows}: want one length a row"

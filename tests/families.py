@@ -1,18 +1,26 @@
 """Shrunk random models of any configuration, and the six checks that a family has to pass."""
 
-import json
+import math
 import re
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
-from lab.models.load import Model, assemble
+from lab.models.anatomy import text_config
+from lab.models.checkpoint import read_config
+from lab.models.configuration import opens
+from lab.models.load import Model, assemble, load
+from lab.models.passes import arguments, first_of, with_first
+from lab.models.source import LocalModel
 from lab.models.tiny import byte_tokenizer
-from lab.records.errors import LabError, VectorError
+from lab.records.errors import VectorError
 from lab.records.provenance import provenance
+from lab.sampling.cache import StateLayer, cache_layers
 from lab.sampling.decoder import Batch, CachedDecoder, left_padded, token_positions
 from probes.capture.capture import capture
 from probes.capture.site import Site, Stream, hook_site
@@ -126,19 +134,26 @@ def random_network(config: PreTrainedConfig, seed: int = 0):
     """With numbers of which none is what it is at initialisation; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        network = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        network = opens(config).from_config(config, dtype=torch.float32).eval()
         for weight in network.parameters():
             weight.data.add_(0.05 * torch.randn(weight.shape) if weight.ndim == 1 else 0.02 * torch.randn(weight.shape))
     return network
 
 
-def read_json(path: Path) -> PreTrainedConfig:
-    return AutoConfig.for_model(**json.loads(path.read_text(encoding="utf-8")))
+def config_of(path: Path, folder: Path) -> PreTrainedConfig:
+    """That of a configuration file, as the loader reads it from a checkpoint in `folder`."""
+    (folder / "config.json").write_bytes(path.read_bytes())
+    return read_config(folder)
 
 
-def random_model(config: PreTrainedConfig, name: str) -> Model:
-    """Shrunk and random, with the byte tokenizer."""
-    return assemble(random_network(shrunk(config)), byte_tokenizer(), name=name)
+def random_model(config: PreTrainedConfig, name: str, folder: Path | None = None) -> Model:
+    """Shrunk and random, with the byte tokenizer; saved in `folder` and loaded again, if one is given."""
+    network = random_network(shrunk(config))
+    if folder is None:
+        return assemble(network, byte_tokenizer(), name=name)
+    network.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return load(LocalModel(path=folder), device=torch.device("cpu"), dtype=torch.float32)
 
 
 LENGTHS = (3, 40, 11)
@@ -162,8 +177,6 @@ def far(one: torch.Tensor, other: torch.Tensor) -> float:
 
 def decoded(model: Model, texts: list[list[int]], n_prompt: list[int]) -> list[torch.Tensor]:
     """Logits behind every token from the prompts' last on, by our own decoder with its cache."""
-    import numpy as np
-
     prompts = left_padded(model, [text[:n] for text, n in zip(texts, n_prompt, strict=True)])
     owner = torch.arange(len(texts))
     decoder = CachedDecoder(model, Batch(prompts.tokens, prompts.mask, owner, np.zeros(len(texts), dtype=np.uint64)))
@@ -181,8 +194,6 @@ def padded_as_alone(model: Model) -> float:
     texts = some_texts(model)
     tokens, mask = left_padded(model, texts)
     given = {"attention_mask": mask.long(), "position_ids": token_positions(mask)}
-    from lab.models.anatomy import arguments
-
     logits = model.network(**arguments(model.network, input_ids=tokens, use_cache=False, **given)).logits
     return max(far(row[-len(text) :], own_logits(model, text)) for row, text in zip(logits, texts, strict=True))
 
@@ -220,6 +231,9 @@ def captured_and_spliced(model: Model) -> float:
     whole = model.network(tokens, output_hidden_states=True)
     found = [far(seen[Site(at)], whole.hidden_states[at + 1]) for at in layers[:-1]]
     assert len(whole.hidden_states) == model.anatomy.n_layers + 1
+    choosing = [Site(at, "router") for at in layers if model.anatomy.routers[at] is not None]
+    for site, logits in (capture(model, tokens, torch.ones_like(tokens).bool(), choosing) if choosing else {}).items():
+        assert logits.shape == (1, len(text), model.anatomy.n_experts), site
     found += [far(seen[Site(at, "resid_pre")], whole.hidden_states[at]) for at in layers]
     for site in sites:
         handle = hook_site(model, site, lambda stream: None)
@@ -262,7 +276,7 @@ def baked_as_applied(model: Model, path: Path) -> Baked:
         except VectorError as error:
             refused[str(site)] = str(error)
             continue
-        baked = AutoModelForCausalLM.from_pretrained(path / str(site)).eval()
+        baked = type(model.network).from_pretrained(path / str(site)).eval()
         with apply(model, Add(vector)):
             wanted = own_logits(model, text)
         assert far(wanted, own_logits(model, text)) > 1e-3
@@ -283,4 +297,128 @@ CHECKS: dict[str, Callable[[Model], float]] = {
     "capture": captured_and_spliced,
     "apply": applied_and_restored,
 }
-__all__ = ["CHECKS", "LabError", "baked_as_applied", "random_model", "read_json", "shrunk"]
+EXACT = ("capture", "apply")
+"""No bit may differ in these; in the others sums are done in another order."""
+NEAR = 1e-4
+
+
+class Row(NamedTuple):
+    """What the page says of a configuration."""
+
+    name: str
+    family: str
+    kind: str
+    sites: str
+    differences: dict[str, float]
+    baked: str
+
+    @property
+    def line(self) -> str:
+        """As Markdown."""
+        told = [written(self.differences[check]) for check in (*CHECKS, "bake")]
+        return f"| {' | '.join([self.name, self.family, self.kind, self.sites, *told, self.baked])} |"
+
+
+def written(difference: float) -> str:
+    """0, or the power of ten that it stays below."""
+    return "0" if difference == 0 else f"< 1e{math.ceil(math.log10(difference))}"
+
+
+def row_of(name: str, model: Model, folder: Path) -> Row:
+    """The six checks, run."""
+    differences = {check: run(model) for check, run in CHECKS.items()}
+    baked = baked_as_applied(model, folder)
+    told = [
+        f"{short(site)}: {'no bias' if 'has no bias' in why else why_not(why)}" for site, why in baked.refused.items()
+    ]
+    return Row(
+        name=name,
+        family=model.anatomy.family,
+        kind=kind_of(model),
+        sites=", ".join(stream.removeprefix("resid_") for stream in streams_of(model)),
+        differences={**differences, "bake": baked.difference},
+        baked="; ".join(told) or "all",
+    )
+
+
+def short(site: str) -> str:
+    return "embedding" if site == "blocks.0.hook_resid_pre" else site.rpartition("resid_")[2]
+
+
+def why_not(why: str) -> str:
+    """Of a refusal, in a word."""
+    for sign, word in (("same matrix", "tied"), ("no linear map", "no map adds to the stream"), ("no bias", "no bias")):
+        if sign in why:
+            return word
+    return "not added to the stream"
+
+
+def streams_of(model: Model) -> list[str]:
+    found = ["resid_pre", *["resid_mid"] * model.anatomy.has_resid_mid, *["router"] * bool(model.anatomy.n_experts)]
+    return [*found, "resid_post"]
+
+
+def kind_of(model: Model) -> str:
+    """In words, from what was found."""
+    anatomy = model.anatomy
+    said = ["MoE" if anatomy.n_experts else "dense"]
+    if any(isinstance(layer, StateLayer) for layer in cache_layers(model.network) or []):
+        said.append("linear attention")
+    if getattr(text_config(model.network), "sliding_window", None) and "sliding" in str(text_config(model.network)):
+        said.append("sliding windows")
+    if not anatomy.has_resid_mid:
+        said.append("parallel" if is_parallel(model) else "no middle")
+    if type(model.network.config) is not type(text_config(model.network)):
+        said.append("text part")
+    return ", ".join(said)
+
+
+def is_parallel(model: Model) -> bool:
+    """Whether the MLP of block 0 reads the same whatever attention adds."""
+    attention, mlp = model.anatomy.attentions[0], model.anatomy.mlps[0]
+    if attention is None or mlp is None:
+        return False
+    read: list[torch.Tensor] = []
+    hooks = [mlp.register_forward_pre_hook(lambda _, args: read.append(args[0].clone()))]
+    own_logits(model, [1, 2, 3])
+    hooks.append(attention.register_forward_hook(lambda *given: with_first(given[2], 2 * first_of(given[2]))))
+    own_logits(model, [1, 2, 3])
+    for hook in hooks:
+        hook.remove()
+    return torch.equal(*read)
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "architectures.md"
+CONFIGS = Path(__file__).parent.parent.parent / "shared" / "data" / "configs"
+FAST = {"dense": "llama", "MoE": "qwen3_moe", "hybrid": "qwen3_5_text", "post-norm": "olmo2", "parallel": "cohere"}
+"""One of each kind, with transformers' own default configuration."""
+UNNAMED = ("stablelm", "falcon", "mixtral", "deepseek_v3", "glm4", "bloom", "opt", "gpt_neo", "lfm2", "nemotron_h")
+"""Families that nothing in the code names."""
+
+
+def own_config(family: str) -> PreTrainedConfig:
+    return AutoConfig.for_model(family)
+
+
+def rows_of_table(folder: Path) -> Iterator[Row]:
+    """Every row of the page, by running the checks: of published configurations, then of transformers' own."""
+    for at, path in enumerate(sorted(CONFIGS.glob("*.json"))):
+        (here := folder / str(at)).mkdir()
+        yield row_of(path.stem, random_model(config_of(path, here), path.stem, here / "model"), here)
+    for family in (*FAST.values(), *UNNAMED):
+        (here := folder / family).mkdir()
+        yield row_of(f"`{family}`", random_model(own_config(family), family), here)
+
+
+def write_page() -> None:
+    """Runs the checks, and writes what they found into the page between its marks."""
+    with tempfile.TemporaryDirectory() as folder:
+        lines = [row.line for row in rows_of_table(Path(folder))]
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- rows -->")
+    behind = rest.partition("<!-- end -->")[2]
+    told = "\n".join(lines)
+    PAGE.write_text(f"{before}<!-- rows -->\n{told}\n<!-- end -->{behind}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_page()

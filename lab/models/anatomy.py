@@ -5,7 +5,7 @@ families says either.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,13 +14,19 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
+from lab.models.passes import Enough, arguments, first_of, handing_on, stream_of, with_first, with_stream
 from lab.records.errors import ModelError
 
 # Of the names that transformers gives to what mixes positions, and to its classes.
 MIXERS = ("attn", "attention", "mixer", "mamba", "delta", "conv", "temporal", "retention", "recurrent")
 N_TOKENS, N_PAD = 4, 2
+# What a block may keep of what it has read: classes of transformers' cache that `lab.sampling.cache` stands in for.
+SERVED = {
+    *("DynamicLayer", "DynamicSlidingWindowLayer", "LinearAttentionLayer", "DummyLayer"),
+    *("LinearAttentionAndFullAttentionLayer", "LinearAttentionAndSlidingWindowAttentionLayer"),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -45,12 +51,23 @@ class Anatomy:
     d_vocab: int
     """Rows of the unembedding, which may exceed the tokenizer's tokens where a family pads its matrix."""
     context: int | None
-    """Positions for which it was made; None where nothing says."""
+    """Positions for which it was made; None where nothing says. No more than `one_rotation`."""
+    one_rotation: int | None
+    """Positions up to which a text is read the same whatever stands beside it in its batch; None where there is no end.
+
+    Longrope and dynamic scaling turn all texts of a batch by other angles once one is longer, and with a cache the keys
+    before stay as they were.
+    """
     has_resid_mid: bool
     """Whether every block's attention adds its output to the stream as it is, and the MLP then reads that stream.
     Measured; False of a network without numbers."""
     returned: tuple[int, ...]
     """Of each block: 0 where it returns the stream alone, else the length of its tuple."""
+
+    @property
+    def n_experts(self) -> int:
+        """Of a block that has some; 0 where none has."""
+        return next((len(one.get_parameter("weight")) for one in self.routers if one is not None), 0)
 
     @property
     def n_layers(self) -> int:
@@ -66,13 +83,17 @@ def find_anatomy(network: PreTrainedModel) -> Anatomy:
     name, config = type(network).__name__, text_config(network)
     if "past_key_values" not in inspect.signature(network.forward).parameters:
         raise ModelError(f"{name} is of family {config.model_type!r}, which keeps what it has read in a way of its own")
+    with refused_in_one_line(f"{name} is of family {config.model_type!r}, which is not served"):
+        kept = {type(layer).__name__ for layer in DynamicCache(config=network.config).layers}
+        if strange := sorted(kept - SERVED):
+            raise ModelError(f"its blocks keep what only a {strange[0]} holds, which cannot be cut to a row")
     blocks, holder = _blocks(network, config)
     embed, unembed = network.get_input_embeddings(), network.get_output_embeddings()
     matrix = getattr(unembed, "weight", None)
     if not isinstance(unembed, nn.Module) or not isinstance(matrix, Tensor) or matrix.ndim != 2:
         raise ModelError(f"{name} has no unembedding: want a causal language model with a linear map to its vocabulary")
     d_vocab, width = matrix.shape
-    hidden = getattr(config, "hidden_size", width)
+    hidden, one_rotation = getattr(config, "hidden_size", width), _one_rotation(config)
     parts = [_parts(block) for block in blocks]
     found = Anatomy(
         family=config.model_type,
@@ -85,7 +106,8 @@ def find_anatomy(network: PreTrainedModel) -> Anatomy:
         routers=tuple(None if mlp is None else _router(mlp, width) for _, mlp in parts),
         d_model=width,
         d_vocab=d_vocab,
-        context=getattr(config, "max_position_embeddings", None),
+        context=min(filter(None, (one_rotation, getattr(config, "max_position_embeddings", None))), default=None),
+        one_rotation=one_rotation,
         has_resid_mid=False,
         returned=(0,) * len(blocks),
     )
@@ -97,6 +119,27 @@ def find_anatomy(network: PreTrainedModel) -> Anatomy:
 def text_config(network: PreTrainedModel) -> PreTrainedConfig:
     """The configuration of what reads text; of a checkpoint that also sees or hears it is a part."""
     return network.config.get_text_config(decoder=True)
+
+
+def require_one_rotation(found: Anatomy, n_positions: int) -> None:
+    """ModelError where texts of so many positions would change how those beside them are read."""
+    if found.one_rotation is not None and n_positions > found.one_rotation:
+        raise ModelError(
+            f"a batch of {n_positions:,} positions: in a {found.family!r} like this one a text of more than "
+            f"{found.one_rotation:,} tokens changes how all others of its batch are read (rotary scaling), so that no "
+            "number would be a text's own: keep texts as short as that"
+        )
+
+
+def _one_rotation(config: PreTrainedConfig) -> int | None:
+    told = getattr(config, "rope_parameters", None) or {}
+    kinds = [told, *(each for each in told.values() if isinstance(each, dict))]
+    ends = [
+        each.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", None)
+        for each in kinds
+        if str(each.get("rope_type")) in ("longrope", "dynamic")
+    ]
+    return min(filter(None, ends), default=None)
 
 
 def _blocks(network: PreTrainedModel, config: PreTrainedConfig) -> tuple[tuple[nn.Module, ...], nn.Module]:
@@ -146,12 +189,7 @@ def _router(mlp: nn.Module, d_model: int) -> nn.Module | None:
 
 def _final_norm(holder: nn.Module) -> nn.Module:
     """The last norm beside the list of blocks."""
-    norms = [child for child in holder.children() if "norm" in type(child).__name__.lower()]
-    return norms[-1] if norms else nn.Identity()
-
-
-class _Enough(Exception):  # noqa: N818 -- a signal that leaves the network early, never an error
-    pass
+    return [nn.Identity(), *(child for child in holder.children() if "norm" in type(child).__name__.lower())][-1]
 
 
 class Reached(NamedTuple):
@@ -160,60 +198,6 @@ class Reached(NamedTuple):
     stream: Float[Tensor, "1 pos d_model"]
     call: Callable[[Tensor], object]
     """The block, of a stream of that shape, all else as in the pass."""
-
-
-def arguments(network: PreTrainedModel, **given: object) -> dict[str, object]:
-    """Those of `given` that its forward pass takes; positions, the cache and what is left out are not for every one."""
-    names = inspect.signature(network.forward).parameters
-    takes_all = any(each.kind is each.VAR_KEYWORD for each in names.values())
-    return given if takes_all else {name: value for name, value in given.items() if name in names}
-
-
-def stream_of(args: tuple[object, ...], kwargs: Mapping[str, object]) -> Float[Tensor, "batch pos d_model"]:
-    """What a block is given to read."""
-    stream = args[0] if args else kwargs.get("hidden_states")
-    assert isinstance(stream, Tensor), "a block takes the residual stream first"
-    return stream
-
-
-def with_stream(
-    args: tuple[object, ...], kwargs: Mapping[str, object], stream: Tensor
-) -> tuple[tuple[object, ...], dict[str, object]]:
-    """The same arguments with another stream."""
-    return ((stream, *args[1:]), dict(kwargs)) if args else ((), {**kwargs, "hidden_states": stream})
-
-
-def first_of(output: object) -> Tensor:
-    """The stream that a block returns, or what attention adds to it: alone, or first of a tuple."""
-    first = output[0] if isinstance(output, tuple) else output
-    assert isinstance(first, Tensor), "what a module adds or returns is a tensor"
-    return first
-
-
-def with_first(output: object, first: Tensor) -> object:
-    """The same output with another first."""
-    return (first, *output[1:]) if isinstance(output, tuple) else first
-
-
-@contextmanager
-def handing_on(blocks: Iterable[tuple[nn.Module, int]]) -> Iterator[None]:
-    """Within the block, each of `blocks` (with what it has in `returned`) gives the stream that it reads.
-
-    Its hooks are called as ever.
-    """
-    with ExitStack() as stack:
-        for block, length in blocks:
-            attributes = vars(block)
-            # Offloading and the like replace `forward` in the same way, so that it may have one of its own.
-            stack.callback(attributes.update, {name: own for name, own in attributes.items() if name == "forward"})
-            stack.callback(attributes.pop, "forward")
-            attributes["forward"] = partial(_hand_on, length)
-        yield
-
-
-def _hand_on(length: int, *args: object, **kwargs: object) -> object:
-    stream = stream_of(args, kwargs)
-    return (stream, *[None] * (length - 1)) if length else stream
 
 
 def _measured(network: PreTrainedModel, found: Anatomy) -> Anatomy:
@@ -233,21 +217,25 @@ def _measured(network: PreTrainedModel, found: Anatomy) -> Anatomy:
             in_turn = in_turn and _adds_in_turn(found, layer, plain)
         found = replace(found, returned=tuple(lengths[kind] for kind in kinds), has_resid_mid=in_turn)
         _check_chain(network, found)
+        # Some families take no cache but their own.
+        reached(network, found, 0, cache=DynamicCache(config=network.config))
     return found
 
 
-def reached(network: PreTrainedModel, found: Anatomy, layer: int, n_pad: int = 0) -> Reached:
+def reached(
+    network: PreTrainedModel, found: Anatomy, layer: int, n_pad: int = 0, cache: DynamicCache | None = None
+) -> Reached:
     """Block `layer` in a pass over a few tokens, behind `n_pad` of padding; the blocks below hand on the embedding."""
     block, caught = found.blocks[layer], []
 
     def catch(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         caught.append((args, kwargs))
-        raise _Enough
+        raise Enough
 
-    with ExitStack() as stack, suppress(_Enough):
+    with ExitStack() as stack, suppress(Enough):
         stack.enter_context(handing_on(zip(found.blocks[:layer], found.returned, strict=False)))
         stack.callback(block.register_forward_pre_hook(catch, with_kwargs=True).remove)
-        _run(network, found, n_pad)
+        _run(network, found, n_pad, cache)
     if not caught:
         raise ModelError(f"a pass does not reach block {layer}")
     args, kwargs = caught[0]
@@ -259,13 +247,14 @@ def reached(network: PreTrainedModel, found: Anatomy, layer: int, n_pad: int = 0
     return Reached(stream_of(args, kwargs), call)
 
 
-def _run(network: PreTrainedModel, found: Anatomy, n_pad: int = 0) -> None:
+def _run(network: PreTrainedModel, found: Anatomy, n_pad: int = 0, cache: DynamicCache | None = None) -> None:
     tokens = torch.tensor([[0] * n_pad + [1 + at % (found.d_vocab - 1) for at in range(N_TOKENS)]])
     mask = torch.tensor([[0] * n_pad + [1] * N_TOKENS])
     places = (mask.cumsum(dim=1) - 1).clamp(min=0)
     given = {"input_ids": tokens, "attention_mask": mask, "position_ids": places}
     on_device = {name: each.to(network.device) for name, each in given.items()}
-    network(**arguments(network, **on_device, use_cache=False))
+    kept = {"use_cache": cache is not None} | ({} if cache is None else {"past_key_values": cache})
+    network(**arguments(network, **on_device, **kept))
 
 
 def spread(like: Float[Tensor, "*shape"], seed: int = 0) -> Float[Tensor, "*shape"]:
@@ -335,11 +324,11 @@ def _check_chain(network: PreTrainedModel, found: Anatomy) -> None:
         if read or module is found.blocks[0]:
             read.append((module, stream_of(args, kwargs)))
         if module is found.unembed:
-            raise _Enough
+            raise Enough
 
     behind = [] if isinstance(found.final_norm, nn.Identity) else [found.final_norm]
     order = [*found.blocks, *behind, found.unembed]
-    with ExitStack() as stack, suppress(_Enough):
+    with ExitStack() as stack, suppress(Enough):
         stack.enter_context(handing_on(zip(found.blocks, found.returned, strict=True)))
         for module in order:
             stack.callback(module.register_forward_pre_hook(keep, with_kwargs=True).remove)

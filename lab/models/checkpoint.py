@@ -13,14 +13,13 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from lab.models.configuration import opens, written_config
 from lab.models.source import (
     FILES,
     SHARDED,
@@ -37,7 +36,9 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 ADAPTER = "adapter_model.safetensors"
 FLOATS = ("F64", "F32", "F16", "BF16")
 # What stands in a checkpoint beside its decoder, by the names that TRL and older versions of transformers gave it.
-BESIDE = re.compile(r"^(v_head|value_head)\.|\brotary_emb\.(inv_freq|cos_cached|sin_cached)$|\.rotary_emb\.inv_freq$")
+BESIDE = re.compile(
+    r"^(v_head|value_head)\.|^(model\.)?mtp(_layers)?\.|\brotary_emb\.(inv_freq|cos_cached|sin_cached)$|\.rotary_emb\.inv_freq$"
+)
 MASKS = re.compile(r"\.(attn|attention|self_attn)\.(masked_)?bias$")
 # Fields of configurations, by their names in all families.
 SIZES = re.compile(
@@ -78,7 +79,7 @@ def opened_directory(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, P
         config = read_config(path, stored)
         require_settings(path)
         # Attention is left to transformers, which takes sdpa where the family has it (Gemma 2 has not: softcapping).
-        network, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+        network, report = opens(config).from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             path,
             config=config,
             dtype=dtype,
@@ -141,7 +142,7 @@ def read_config(path: Path, stored: Mapping[str, Stored] | None = None) -> PreTr
 
 def _read_config(path: Path, file: Path, stored: Mapping[str, Stored] | None) -> PreTrainedConfig:
     with _warned("transformers.modeling_rope_utils") as warned:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        config = written_config(path, read_json(file))
     # transformers goes on: with frequencies of a wrong sign, or one for all.
     if said := [line for line in warned if " must " in line]:
         raise ModelError(f"{file}: {said[0]}")
@@ -158,17 +159,21 @@ def _read_config(path: Path, file: Path, stored: Mapping[str, Stored] | None) ->
 @contextlib.contextmanager
 def _warned(name: str) -> Iterator[list[str]]:
     """What a library's logger warns of within the block, which it then says nowhere else."""
-    logger, found = logging.getLogger(name), []
-    before = logger.level, logger.propagate, logger.handlers
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: found.append(record.getMessage())
-    logger.handlers, logger.propagate = [handler], False
+    found: list[str] = []
+
+    def kept(record: logging.LogRecord) -> bool:
+        found.append(record.getMessage())
+        return False
+
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.addFilter(kept)
     logger.setLevel(logging.WARNING)
     try:
         yield found
     finally:
-        logger.handlers, logger.propagate = before[2], before[1]
-        logger.setLevel(before[0])
+        logger.removeFilter(kept)
+        logger.setLevel(before)
 
 
 def _require_sizes(file: Path, said: Mapping[str, Any], most_layers: int) -> None:
@@ -226,7 +231,7 @@ def without_numbers(config: PreTrainedConfig, *, most: int, name: str) -> PreTra
     handle = register_module_parameter_registration_hook(counted)
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            return opens(config).from_config(config, trust_remote_code=False)
     finally:
         handle.remove()
 

@@ -114,8 +114,8 @@ class Checkpoint:
             with one_line(f"cannot make the network of {self.name}"):
                 network = without_numbers(config, most=MOST_PARAMETERS, name=self.name)
         anatomy, counts = find_anatomy(network), {name: one.numel() for name, one in network.named_parameters()}
-        n_experts, n_chosen = (getattr(config, name, None) for name in ("num_experts", "num_experts_per_tok"))
-        idle = 1 - n_chosen / n_experts if n_experts and n_chosen else 0
+        n_chosen = getattr(config.get_text_config(decoder=True), "num_experts_per_tok", None)
+        idle = 1 - n_chosen / anatomy.n_experts if anatomy.n_experts and n_chosen else 0
         n_idle = round(idle * sum(count for name, count in counts.items() if ".experts." in name))
         total = sum(counts.values())
         return replace(self, config=config, anatomy=anatomy, n_parameters=total, n_active=total - n_idle)
@@ -351,7 +351,7 @@ def _without_middle(text: str) -> str:
 
 def _lengths(base: Checkpoint, tuned: Checkpoint, longest: Sequence[int], max_new_tokens: int) -> Iterator[Fact]:
     """Whether prompts and completions fit."""
-    contexts = [getattr(model.config, "max_position_embeddings", None) for model in (base, tuned)]
+    contexts = [model.anatomy and model.anatomy.context for model in (base, tuned)]
     fact = _compared("context", ("no limit" if context is None else context for context in contexts))
     rooms = [context - length for context, length in zip(contexts, longest, strict=True) if context is not None]
     if rooms:
@@ -393,7 +393,7 @@ def _cached(model: Checkpoint) -> int:
     """Keys and values of one token, all blocks together."""
     if model.anatomy is None:
         return 0
-    n_heads = getattr(model.config, "num_attention_heads", 1)
-    n_stored = getattr(model.config, "num_key_value_heads", None) or n_heads
-    width = getattr(model.config, "head_dim", None) or model.anatomy.d_model // n_heads
-    return 2 * model.anatomy.n_layers * n_stored * width
+    config = model.config and model.config.get_text_config(decoder=True)
+    n_heads = getattr(config, "num_attention_heads", 1)
+    width = getattr(config, "head_dim", None) or model.anatomy.d_model // n_heads
+    return 2 * model.anatomy.n_layers * (getattr(config, "num_key_value_heads", None) or n_heads) * width

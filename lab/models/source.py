@@ -205,13 +205,16 @@ def read_json(file: Path, *, is_exact: bool = True) -> dict[str, Any]:
     """
 
     def whole(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(found := dict(pairs)) < len(pairs):
-            twice = next(name for at, (name, _) in enumerate(pairs) if name in dict(pairs[:at]))
-            raise ModelError(f"{file} says {twice!r} twice; leave one")
-        for name, value in pairs if is_exact else ():
-            for one in value if isinstance(value, list) else [value]:
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found and found[name] != value:
+                raise ModelError(f"{file} says {name!r} twice, and not the same; leave one")
+            found[name] = value
+            for one in (value if isinstance(value, list) else [value]) if is_exact else ():
                 is_odd = isinstance(one, float) and not math.isfinite(one) and not (name.endswith("_limit") and one > 0)
-                if is_odd or (isinstance(one, int) and abs(one) >= 2**63):
+                # For a text of any length tokenizers say 10**30.
+                is_large = isinstance(one, int) and abs(one) >= 2**63 and not name.endswith("max_length")
+                if is_odd or is_large:
                     raise ModelError(f"{file} says {name} is {str(one)[:20]}; want a finite number")
         return found
 

@@ -1,135 +1,19 @@
 """Decoder: texts that grow one token a step, padded into one batch, and the plain case where one model writes them."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8, UInt64
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
 
+from lab.models.anatomy import require_one_rotation
 from lab.models.load import Model
+from lab.models.passes import arguments
+from lab.sampling.cache import RoomyCache, cache_layers, rewound
 from lab.tasks.problem import Problem
-
-ROOM = 32
-"""Spare positions added each time a layer is full."""
-
-
-class RoomyLayer(DynamicLayer):
-    """One layer's keys and values as views into larger buffers, grown `ROOM` positions at a time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.buffers: tuple[Tensor, Tensor] | None = None
-
-    def update(
-        self,
-        key_states: Float[Tensor, "row head pos d_head"],
-        value_states: Float[Tensor, "row head pos d_value"],
-        *_: Any,  # noqa: ANN401 -- the signature is transformers'
-        **__: Any,  # noqa: ANN401
-    ) -> tuple[Tensor, Tensor]:
-        """Appends positions and returns all keys and values."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        length, wanted = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
-        if self.buffers is None or self.buffers[0].shape[-2] < wanted:
-            keys, values = self.filled_part()
-            self.buffers = roomier(keys, key_states, wanted + ROOM), roomier(values, value_states, wanted + ROOM)
-        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer[..., length:wanted, :] = states
-        self.keys, self.values = (buffer[..., :wanted, :] for buffer in self.buffers)
-        return self.keys, self.values
-
-    def select(self, rows: Int[Tensor, " kept"], n_positions: int) -> "RoomyLayer":
-        """A layer of its own with the first `n_positions` of the given rows, which may repeat."""
-        layer = RoomyLayer()
-        if self.is_initialized:
-            keys, values = self.filled_part()
-            layer.lazy_initialization(keys, values)
-            layer.keys, layer.values = keys[rows, :, :n_positions], values[rows, :, :n_positions]
-            layer.buffers = layer.keys, layer.values
-        return layer
-
-    def rewound(self, n_positions: int) -> "RoomyLayer":
-        """A layer that much shorter over the same memory: what it appends overwrites this one's last positions."""
-        layer = RoomyLayer()
-        keys, values = self.filled_part()
-        layer.lazy_initialization(keys, values)
-        length = keys.shape[-2] - n_positions
-        layer.keys, layer.values, layer.buffers = keys[..., :length, :], values[..., :length, :], self.buffers
-        return layer
-
-    def filled_part(self) -> tuple[Tensor, Tensor]:
-        """The keys and values written so far, as views."""
-        assert self.keys is not None, "an initialised layer holds keys"
-        assert self.values is not None, "an initialised layer holds values"
-        return self.keys, self.values
-
-
-def roomier(filled: Tensor, like: Tensor, capacity: int) -> Tensor:
-    """A buffer of `capacity` positions, shaped as `like` in its other axes, that starts with `filled`."""
-    buffer = like.new_empty((*like.shape[:-2], capacity, like.shape[-1]))
-    if filled.numel():
-        buffer[..., : filled.shape[-2], :] = filled
-    return buffer
-
-
-class RoomyCache(Cache):
-    """The cache of a whole decoder; sliding-window layers keep everything and rely on the attention mask."""
-
-    def __init__(self, prompt_width: int, layers: list[RoomyLayer] | None = None) -> None:
-        self.prompt_width = prompt_width
-        """How many of its first positions belong to prompts and their padding, not to completions."""
-        if layers is None:
-            super().__init__(layer_class_to_replicate=RoomyLayer)
-        else:
-            super().__init__(layers=list(layers))
-
-    def select(self, rows: Int[Tensor, " kept"], n_positions: int) -> "RoomyCache":
-        """A cache of its own with the first `n_positions` of the given rows, which may repeat."""
-        return RoomyCache(self.prompt_width, [layer.select(rows, n_positions) for layer in self.roomy_layers])
-
-    def rewound(self, n_positions: int) -> "RoomyCache":
-        """A cache that much shorter over the same memory: what it reads overwrites this one's last positions."""
-        return RoomyCache(self.prompt_width, [layer.rewound(n_positions) for layer in self.roomy_layers])
-
-    def branch(self, rows: Int[Tensor, " chosen"], n_positions: int, first_layer: int) -> "RoomyCache":
-        """A cache of the given rows, which may repeat, without the last `n_positions`.
-
-        Layers below `first_layer` are those of all rows, and serve to say how long they are.
-        """
-        own = [layer.select(rows, layer.get_seq_length()) for layer in self.roomy_layers[first_layer:]]
-        layers = [*self.roomy_layers[:first_layer], *own]
-        return RoomyCache(self.prompt_width, [layer.rewound(n_positions) for layer in layers])
-
-    def take_last(self, other: "RoomyCache", rows: Int[Tensor, " chosen"], first_layer: int) -> None:
-        """Puts the last position of `other` in the place of that of `rows`, in the layers from `first_layer` on."""
-        pairs = zip(self.roomy_layers[first_layer:], other.roomy_layers[first_layer:], strict=True)
-        for ours, theirs in pairs:
-            for filled, states in zip(ours.filled_part(), theirs.filled_part(), strict=True):
-                filled[..., -1, :].index_copy_(0, rows, states[..., -1, :])
-
-    @property
-    def roomy_layers(self) -> list[RoomyLayer]:
-        """All layers that hold something, from the first block's on."""
-        return [layer for layer in self.layers if isinstance(layer, RoomyLayer)]
-
-
-@contextmanager
-def rewound(cache: RoomyCache) -> Iterator[RoomyCache]:
-    """Within the block, `cache` one position shorter, not copied; afterwards `cache` is as it was, bit for bit."""
-    layers = cache.roomy_layers
-    saved = [[filled[..., -1:, :].clone() for filled in layer.filled_part()] for layer in layers]
-    try:
-        yield cache.rewound(1)
-    finally:
-        for layer, last in zip(layers, saved, strict=True):
-            for filled, states in zip(layer.filled_part(), last, strict=True):
-                filled[..., -1:, :] = states
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -231,11 +115,16 @@ class CachedDecoder:
     """Rows of one model with a key-value cache; each distinct prompt is read once, however many rows continue it."""
 
     def __init__(self, model: Model, batch: Batch) -> None:
-        self.network = model.network
+        self.network, self.anatomy = model.network, model.anatomy
         prompt_width = batch.prompts.shape[1]
-        self.cache = RoomyCache(prompt_width)
+        self.cache = RoomyCache(prompt_width, cache_layers(model.network))
         self.mask = batch.mask
-        prompt_logits = self._forward(batch.prompts, batch.mask, self.cache)
+        # States without positions can only go back to where a pass began.
+        first = prompt_width - 1 if self.cache.has_states else 0
+        if first:
+            self._forward(batch.prompts[:, :first], batch.mask[:, :first], self.cache)
+        self.cache.mark()
+        prompt_logits = self._forward(batch.prompts[:, first:], batch.mask, self.cache)
         self.cache = self.cache.select(batch.owner, prompt_width)
         self.mask = batch.mask[batch.owner]
         self.logits = prompt_logits[batch.owner]
@@ -249,6 +138,7 @@ class CachedDecoder:
         """One forward pass over one position."""
         self.tokens = torch.cat([self.tokens, tokens[:, None]], dim=1)
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
+        self.cache.mark()
         self.logits = self._forward(tokens[:, None], self.mask, self.cache)
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
@@ -271,7 +161,10 @@ class CachedDecoder:
     def revise(self, rows: Int[Tensor, " chosen"], *, first_layer: int = 0) -> Float[Tensor, "chosen d_vocab"]:
         """As `again`, but the cache holds from then on what this pass made of the position, for all later ones."""
         if len(rows) == len(self.tokens):
-            return self._forward(self.tokens[:, -1:], self.mask, self.cache.rewound(1))
+            cache = self.cache.rewound(1)
+            logits = self._forward(self.tokens[:, -1:], self.mask, cache)
+            self.cache.take_states(cache, first_layer)
+            return logits
         cache = self.cache.branch(rows, 1, first_layer)
         logits = self._forward(self.tokens[rows, -1:], self.mask[rows], cache)
         self.cache.take_last(cache, rows, first_layer)
@@ -287,13 +180,8 @@ class CachedDecoder:
     def _forward(
         self, tokens: Int[Tensor, "some pos"], mask: Bool[Tensor, "some total"], cache: RoomyCache
     ) -> Float[Tensor, "some d_vocab"]:
+        require_one_rotation(self.anatomy, mask.shape[1])
         positions = token_positions(mask)[:, -tokens.shape[1] :]
-        output = self.network(
-            input_ids=tokens,
-            attention_mask=mask.long(),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        given = {"attention_mask": mask.long(), "position_ids": positions, "past_key_values": cache}
+        output = self.network(**arguments(self.network, input_ids=tokens, use_cache=True, logits_to_keep=1, **given))
         return output.logits[:, -1]

@@ -285,7 +285,7 @@ def make_batch(
 def encode_prompt(model: Model, problem: Problem, decoding: Decoding) -> list[int]:
     """Token ids of a problem in the model's prompt format; DecodingError where none, or too many for the context."""
     ids = model.prompt_ids(problem.prompt, problem.opening)
-    context = getattr(model.network.config, "max_position_embeddings", None)
+    context = model.anatomy.context
     if not ids:
         raise DecodingError(f"prompt {problem.prompt!r} has no tokens: want some text to continue")
     if (highest := max(ids)) >= model.anatomy.d_vocab:

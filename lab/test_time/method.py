@@ -201,7 +201,7 @@ def groups(
 
     A group is written as far as its roomiest draft may go, and the others are cut later.
     """
-    context = getattr(model.network.config, "max_position_embeddings", None) or np.inf
+    context = model.anatomy.context or np.inf
     group: list[int] = []
     longest = 0
     for index in waiting:

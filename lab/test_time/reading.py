@@ -53,7 +53,7 @@ class LenientReading:
     def limit(self, asked: Asked, problems: Iterable[Problem]) -> int:
         """The longest completion that all of `problems` may have."""
         longest = max(len(encode_prompt(asked.model, problem, asked.decoding)) for problem in problems)
-        context = getattr(asked.model.network.config, "max_position_embeddings", None) or np.inf
+        context = asked.model.anatomy.context or np.inf
         return int(min(self.factor * asked.decoding.max_new_tokens, context - longest))
 
     def written_on(

@@ -71,7 +71,7 @@ def require_contrasts(model: Model, contrasts: pl.DataFrame) -> None:
     CONTRASTS.checked(contrasts)
     if contrasts.is_empty():
         raise EstimateError("no contrasts came: want at least one text with tokens on both sides")
-    context = getattr(model.network.config, "max_position_embeddings", None)
+    context = model.anatomy.context
     for row, (problem_id, tokens, toward, against) in enumerate(contrasts.iter_rows()):
         if fault := _fault(model.anatomy.d_vocab, context, tokens, toward, against):
             raise EstimateError(f"contrast {row}, of {problem_id!r}, {fault} for {model.name}")

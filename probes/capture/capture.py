@@ -8,14 +8,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lab.models.load import Model
+from lab.models.anatomy import require_one_rotation
+from lab.models.load import Model, finished
+from lab.models.passes import Enough, arguments, first_of, with_stream
 from lab.records.errors import SiteError
 from lab.sampling.decoder import left_padded
 from probes.capture.site import Handle, Site, hook_site
-
-
-class _Enough(Exception):  # noqa: N818 -- a signal that leaves the network early, never an error
-    pass
 
 
 @torch.no_grad()
@@ -32,6 +30,7 @@ def capture(
     """
     if not sites:
         raise SiteError("capture was given no site: want at least one, such as Site(0)")
+    require_one_rotation(model.anatomy, mask.shape[1])
     captured: dict[Site, Tensor] = {}
     ordered = sorted(set(sites), key=lambda site: site.depth)
     to_front = (~mask).long().argsort(dim=1, stable=True)
@@ -44,14 +43,15 @@ def capture(
             stream = stream.detach()
             captured[site] = stream.clone() if in_front else stream.gather(1, back.expand_as(stream))
             if site == ordered[-1]:
-                raise _Enough
+                raise Enough
 
-        return hook_site(model, site, keep)
+        return hook_site(model, site, keep, reading=True)
 
-    with suppress(_Enough), ExitStack() as hooks:
+    with suppress(Enough), ExitStack() as hooks:
         for site in ordered:
             hooks.callback(watch(site).remove)
-        model.network(input_ids=tokens.gather(1, to_front), position_ids=positions, use_cache=False)
+        given = {"input_ids": tokens.gather(1, to_front), "position_ids": positions, "use_cache": False}
+        model.network(**arguments(model.network, **given))
     missing = [str(site) for site in ordered if site not in captured]
     if missing:
         raise SiteError(
@@ -125,10 +125,10 @@ class LayersAbove:
         for call in self.calls:
             stream = call(stream)
         chosen = stream.gather(1, places[:, :, None].expand(-1, -1, stream.shape[2]))
-        logits = self.model.anatomy.unembed(self.model.anatomy.final_norm(chosen))
-        # Of all families with a layout, only the Gemmas do something behind the head.
-        cap = getattr(self.model.network.config, "final_logit_softcapping", None)
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        network, anatomy = self.model.network, self.model.anatomy
+        logits = anatomy.unembed(anatomy.final_norm(chosen))
+        # Behind the head some families scale, and some have a soft cap.
+        return finished(network, anatomy.unembed, logits.flatten(0, 1)).reshape(logits.shape)
 
 
 @torch.no_grad()
@@ -142,11 +142,12 @@ def layers_above(
     text, and is kept once. Raises SiteError for a layer out of range, for `resid_mid`, which has half a block above it,
     and where a block did not run.
     """
-    if site.stream == "resid_mid":
+    if site.stream in ("resid_mid", "router"):
         raise SiteError(
             f"{site} lies inside a block, and only whole blocks are run again above a site: "
             "take resid_pre or resid_post"
         )
+    require_one_rotation(model.anatomy, mask.shape[1])
     to_front = (~mask).long().argsort(dim=1, stable=True)
     n_texts, width = mask.shape
     first = site.layer + (site.stream == "resid_post")
@@ -157,30 +158,31 @@ def layers_above(
         streams.append(stream.detach().clone())
 
     def note(block: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        # The stream comes first, as `hook_site` also has it.
-        behind = [_of_one(value, n_texts) for value in args[1:]]
+        behind = tuple(_of_one(value, n_texts) for value in args)
         named = {name: _of_one(value, n_texts) for name, value in kwargs.items()}
 
         def again(stream: Float[Tensor, "edit pos d_model"]) -> Float[Tensor, "edit pos d_model"]:
-            return block(stream, *behind, **named)
+            changed, others = with_stream(behind, named, stream)
+            return first_of(block(*changed, **others))
 
         calls.append(again)
 
+    ends: list[Tensor] = []
     with ExitStack() as hooks:
         hooks.callback(hook_site(model, site, keep).remove)
+        hooks.callback(model.anatomy.final_norm.register_forward_hook(lambda *given: ends.append(given[2])).remove)
+        hooks.callback(model.anatomy.unembed.register_forward_pre_hook(lambda *given: ends.append(given[1][0])).remove)
         for block in model.anatomy.blocks[first:]:
             hooks.callback(block.register_forward_pre_hook(note, with_kwargs=True).remove)
-        model.network(
-            input_ids=tokens.gather(1, to_front),
-            position_ids=torch.arange(width, device=mask.device)[None],
-            use_cache=False,
-            logits_to_keep=1,
-        )
+        given = {"input_ids": tokens.gather(1, to_front), "position_ids": torch.arange(width, device=mask.device)[None]}
+        model.network(**arguments(model.network, **given, use_cache=False, logits_to_keep=1))
     if len(streams) != 1 or len(calls) != model.anatomy.n_layers - first:
         raise SiteError(
             f"a pass of {model.name} ran {len(calls)} blocks above {site}, want {model.anatomy.n_layers - first}: its "
             "forward pass skips blocks"
         )
+    if len(ends) > 1 and not torch.equal(ends[-2][:, -1], ends[-1][:, -1]):
+        raise SiteError(f"{model.name} does something between its final norm and its head, which is not run again here")
     return LayersAbove(model=model, stream=streams[0], lengths=mask.sum(dim=1), calls=tuple(calls))
 
 

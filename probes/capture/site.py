@@ -10,15 +10,19 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers import PreTrainedTokenizerBase
 
-from lab.models.anatomy import first_of, stream_of, with_first, with_stream
 from lab.models.load import Model
+from lab.models.passes import first_of, stream_of, with_first, with_stream
 from lab.records.errors import SiteError, StorageError
 from lab.records.tables import Column, Schema
 
-Stream = Literal["resid_pre", "resid_mid", "resid_post"]
-"""In the order in which a pass reaches them: what a block reads, what its MLP reads before the norm, what it gives."""
+Stream = Literal["resid_pre", "resid_mid", "router", "resid_post"]
+"""In the order in which a pass reaches them: what a block reads, what its MLP reads before the norm, what its router
+says of every expert (logits, before the softmax; to be read only), what the block gives."""
+HOOKS = {"router": "mlp.hook_router_scores"}
+"""What TransformerLens calls it, where that is not `hook_` and the stream's name."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -39,21 +43,20 @@ class Site:
 
     def __str__(self) -> str:
         """As TransformerLens writes it, for example `blocks.3.hook_resid_post`."""
-        return f"blocks.{self.layer}.hook_{self.stream}"
+        return f"blocks.{self.layer}.{HOOKS.get(self.stream, f'hook_{self.stream}')}"
 
     @classmethod
     def parse(cls, text: str) -> "Site":
         """The inverse of `str`; raises SiteError."""
-        match = re.fullmatch(r"blocks\.([0-9]+)\.hook_(\w+)", text)
-        if match is None or match[2] not in get_args(Stream):
-            raise SiteError(
-                f"no site is called {text!r}: want blocks.N.hook_S with S one of {', '.join(get_args(Stream))}"
-            )
-        return cls(int(match[1]), match[2])  # pyright: ignore[reportArgumentType]
+        match = re.fullmatch(r"blocks\.([0-9]+)\.([\w.]+)", text)
+        named = {HOOKS.get(stream, f"hook_{stream}"): stream for stream in get_args(Stream)}
+        if match is None or match[2] not in named:
+            raise SiteError(f"no site is called {text!r}: want blocks.N.S with S one of {', '.join(named)}")
+        return cls(int(match[1]), named[match[2]])
 
 
-def check_site(model: Model, site: Site) -> None:
-    """SiteError unless the model has this layer, and this stream in it."""
+def check_site(model: Model, site: Site, *, reading: bool = False) -> None:
+    """SiteError unless the model has this layer, and this stream in it; a router is there for `reading` alone."""
     if not 0 <= site.layer < model.anatomy.n_layers:
         raise SiteError(
             f"layer {site.layer} is out of range: {model.name} has {model.anatomy.n_layers} layers, "
@@ -64,6 +67,10 @@ def check_site(model: Model, site: Site) -> None:
             f"{site} is no place in {model.name}: in a {model.anatomy.family!r} like this one the MLP does not read "
             "the stream that attention has just added to as it is; want resid_pre or resid_post"
         )
+    if site.stream == "router" and model.anatomy.routers[site.layer] is None:
+        raise SiteError(f"{site} is no place in {model.name}: that block has no experts to choose from")
+    if site.stream == "router" and not reading:
+        raise SiteError(f"{site} is no residual stream but the choice of experts, which is only read: by a capture")
 
 
 Change = Callable[[Float[Tensor, "batch pos d_model"]], Float[Tensor, "batch pos d_model"] | None]
@@ -77,9 +84,9 @@ class Handle(Protocol):
     def remove(self) -> None: ...
 
 
-def hook_site(model: Model, site: Site, change: Change) -> Handle:
+def hook_site(model: Model, site: Site, change: Change, *, reading: bool = False) -> Handle:
     """Registers `change` at `site`; the caller removes the handle. Raises as `check_site`."""
-    check_site(model, site)
+    check_site(model, site, reading=reading)
     block = model.anatomy.blocks[site.layer]
     match site.stream:
         case "resid_post":
@@ -102,8 +109,37 @@ def hook_site(model: Model, site: Site, change: Change) -> Handle:
             attention = model.anatomy.attentions[site.layer]
             assert attention is not None, "where there is a middle there is attention before it"
             return _MidHook(block, attention, change)
+        case "router":
+            router = model.anatomy.routers[site.layer]
+            assert router is not None, "checked above"
+            return _RouterHook(block, router, change)
         case never:
             assert_never(never)
+
+
+class _RouterHook:
+    """What a router's matrix makes of what it reads, which is the stream of all texts in one row, or not."""
+
+    def __init__(self, block: nn.Module, router: nn.Module, change: Change) -> None:
+        self.change, self.router = change, router
+        self.shape: tuple[int, ...] = ()
+        self.handles = (
+            block.register_forward_pre_hook(self.enter, with_kwargs=True),
+            router.register_forward_pre_hook(self.read, with_kwargs=True),
+        )
+
+    def enter(self, _: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        self.shape = tuple(stream_of(args, kwargs).shape[:2])
+
+    def read(self, _: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        weight, bias = self.router.get_parameter("weight"), self.router._parameters.get("bias")
+        told = None if bias is None or bias.shape != weight.shape[:1] else bias
+        logits = linear(stream_of(args, kwargs).to(weight.dtype), weight, told)
+        self.change(logits.reshape(*self.shape, len(weight)))
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
 
 
 class _MidHook:

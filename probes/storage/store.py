@@ -86,7 +86,7 @@ def plan(
         check_site(model, site)
     if shard_bytes < 1 or batch_tokens < 1:
         raise StorageError(f"shards of {shard_bytes} bytes, passes of {batch_tokens} tokens: want at least 1 of each")
-    context = getattr(model.network.config, "max_position_embeddings", None)
+    context = model.anatomy.context
     lengths = texts["prompt"].list.len() + texts["completion"].list.len()
     longest = lengths.max()
     if isinstance(context, int) and isinstance(longest, int) and longest > context:

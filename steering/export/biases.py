@@ -9,6 +9,7 @@ later).
 import copy
 import json
 from collections.abc import Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from lab.models.anatomy import text_config
 from lab.models.load import Model
 from lab.records.errors import VectorError
 from lab.records.stage import atomic_directory
@@ -106,10 +108,10 @@ class BakedBias(Format):
 def _with_biases(model: Model, vector: SteeringVector) -> tuple[PreTrainedModel, dict[str, float]]:
     """A network with the biases, and what rounding lost at each site; it shares the tensors that stay as they are."""
     state = dict(model.network.state_dict())
-    config = copy.deepcopy(model.network.config)
     places = {site: _embedding(model) if site == EMBEDDED else biased_map(model, site) for site in vector.sites}
     wanted = {f"{place.path}.bias" for site, place in places.items() if site != EMBEDDED}
-    for name, shape in _switched_on(model, config, wanted).items():
+    config, new = _switched_on(model, wanted)
+    for name, shape in new.items():
         state[name] = next(iter(state.values())).new_zeros(shape)
     rounding = {}
     for site, direction in vector.directions.items():
@@ -128,30 +130,31 @@ def _with_biases(model: Model, vector: SteeringVector) -> tuple[PreTrainedModel,
     return network, rounding
 
 
-def _switched_on(model: Model, config: PreTrainedConfig, wanted: Set[str]) -> dict[str, torch.Size]:
-    """The tensors that `config` has a place for once its switches give the `wanted` biases; it is changed."""
-    there, new = set(model.network.state_dict()), {}
-    text = config.get_text_config(decoder=True)
-    # One switch is for all layers and several maps.
-    switches = [name for name, value in text.to_dict().items() if "bias" in name and value is False]
+def _switched_on(model: Model, wanted: Set[str]) -> tuple[PreTrainedConfig, dict[str, torch.Size]]:
+    """The configuration whose switches give the `wanted` biases, and the tensors that it now has a place for."""
+    config, there, new = copy.deepcopy(model.network.config), set(model.network.state_dict()), {}
+    switches = [
+        name for name, value in text_config(model.network).to_dict().items() if "bias" in name and value is False
+    ]
     for switch in switches:
         if wanted <= there | set(new):
             break
-        setattr(text, switch, True)
-        with torch.device("meta"):
-            shapes = {name: tensor.shape for name, tensor in type(model.network)(config).state_dict().items()}
-        added = {name: shape for name, shape in shapes.items() if name not in there and name not in new}
-        if wanted & set(added) and all(name.endswith(".bias") for name in added):
-            new |= added
-        else:
-            setattr(text, switch, False)
+        tried = copy.deepcopy(config)
+        # A configuration may forbid a switch, each in its own way.
+        with suppress(Exception), torch.device("meta"):
+            setattr(tried.get_text_config(decoder=True), switch, True)
+            shapes = {name: tensor.shape for name, tensor in type(model.network)(tried).state_dict().items()}
+            added = {name: shape for name, shape in shapes.items() if name not in there and name not in new}
+            # One switch is for all layers and several maps.
+            if wanted & set(added) and all(name.endswith(".bias") for name in added):
+                config, new = tried, new | added
     if absent := sorted(wanted - there - set(new)):
         raise VectorError(
             f"{model.name} is of family {model.anatomy.family!r}, whose configuration has no bias at {absent[0]}, so "
             "that plain transformers and vLLM would drop one; serve it with a GGUF control vector in llama.cpp, a PEFT "
             "adapter or a vllm-lens request instead"
         )
-    return new
+    return config, new
 
 
 def _embedding(model: Model) -> LastMap:

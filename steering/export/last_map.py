@@ -8,17 +8,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lab.models.anatomy import (
-    Anatomy,
-    Reached,
-    alike,
-    at_rest,
-    first_of,
-    reached,
-    refused_in_one_line,
-    spread,
-    with_first,
-)
+from lab.models.anatomy import Anatomy, Reached, alike, at_rest, reached, refused_in_one_line, spread
+from lab.models.passes import first_of, with_first
 
 
 class LastMap(NamedTuple):

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lab.models.load import Model
 from lab.models.pair import ModelPair
+from lab.models.passes import handing_on
 from lab.records.provenance import digest
 from lab.sampling.decoder import Batch, CachedDecoder, Crossing, OpenDecoder, Proposal, left_padded
 from lab.sampling.trace import ROUTES
@@ -75,9 +76,14 @@ class WatchedDecoder:
     def _watching(self) -> Iterator[dict[Site, Tensor]]:
         """Within the block, what a pass computes at each site."""
         read: dict[Site, Tensor] = {}
+
+        def note(site: Site, stream: Tensor) -> None:
+            # A prompt may be read in parts.
+            read[site] = torch.cat([read[site], stream], dim=1) if site in read else stream
+
         with ExitStack() as stack:
             for site in self.n_kept:
-                stack.callback(hook_site(self.model, site, partial(read.__setitem__, site)).remove)
+                stack.callback(hook_site(self.model, site, partial(note, site)).remove)
             yield read
 
 
@@ -93,19 +99,13 @@ def begun_at(model: Model, site: Site, stream: Float[Tensor, "batch pos d_model"
     The pass still makes masks and positions for every block above, whatever the family, and edits at `site` that are
     put in inside the block act on `stream`. It must not be given a cache that the blocks below are to fill.
     """
-    with ExitStack() as stack:
-        for attributes in map(vars, model.anatomy.blocks[: n_below(site)]):
-            # Such a block hands on what it reads, and its hooks are called as ever. Offloading and the like replace
-            # `forward` in the same way, so that it may have one of its own.
-            stack.callback(attributes.update, {name: own for name, own in attributes.items() if name == "forward"})
-            stack.callback(attributes.pop, "forward")
-            attributes["forward"] = _hand_on
-        stack.callback(hook_site(model, site, lambda _: stream).remove)
-        yield
-
-
-def _hand_on(stream: Tensor, *_: object, **__: object) -> Tensor:
-    return stream
+    below = slice(n_below(site))
+    with handing_on(zip(model.anatomy.blocks[below], model.anatomy.returned[below], strict=True)):
+        handle = hook_site(model, site, lambda _: stream)
+        try:
+            yield
+        finally:
+            handle.remove()
 
 
 Side: TypeAlias = Literal["base", "tuned"]

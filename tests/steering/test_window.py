@@ -5,7 +5,7 @@ import torch
 
 from lab.models.tiny import tiny_network
 from lab.records.errors import SiteError
-from lab.sampling.decoder import RoomyCache
+from lab.sampling.cache import RoomyCache
 from steering.gate import window_of
 
 TOKENS = torch.tensor([[256, 256, 7], [3, 4, 5]])

@@ -194,6 +194,10 @@ def test_an_end_that_is_no_token_is_refused(model, value):
 def test_a_limit_may_be_infinite_and_a_field_stands_once(tmp_path):
     (tmp_path / "a.json").write_text('{"time_step_limit": [0.0, Infinity]}')
     assert read_json(tmp_path / "a.json")["time_step_limit"] == [0.0, float("inf")]
+    for text in ('{"a": NaN}', '{"a": [1, -Infinity]}', '{"a": {"b_limit": -Infinity}}', '{"a": 1e400}'):
+        (tmp_path / "a.json").write_text(text)
+        with pytest.raises(ModelError, match="want a finite number"):
+            read_json(tmp_path / "a.json")
     (tmp_path / "a.json").write_text('{"a": 1, "a": 2}')
     with pytest.raises(ModelError, match="says 'a' twice"):
         read_json(tmp_path / "a.json")

@@ -6,7 +6,8 @@ import torch
 
 from lab.models.load import Model
 from lab.models.tiny import tiny_model
-from lab.sampling.decoder import ROOM, Batch, CachedDecoder
+from lab.sampling.cache import ROOM
+from lab.sampling.decoder import Batch, CachedDecoder
 
 PROMPTS = ("a", "what is 2+3?", "chains of unequal length are the point", "no")
 OWNER = (0, 2, 1, 1, 3, 0)

@@ -38,7 +38,10 @@ def test_a_site_is_written_as_transformer_lens_writes_it():
     ],
 )
 def test_what_names_no_site_is_refused_with_the_streams_there_are(text):
-    with pytest.raises(SiteError, match=r"want blocks\.N\.hook_S with S one of resid_pre, resid_mid, resid_post"):
+    with pytest.raises(
+        SiteError,
+        match=r"want blocks\.N\.S with S one of hook_resid_pre, hook_resid_mid, mlp\.hook_router",
+    ):
         Site.parse(text)
 
 
