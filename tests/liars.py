@@ -539,11 +539,14 @@ def metadata_edit(file: Path, draw: random.Random) -> bool:
     keys = [key for key, value in (header.get("__metadata__") or {}).items() if value.startswith("{")]
     told = "nothing"
     if keys:
-        text, path, value = changed_json(header["__metadata__"][keys[0]], draw)
-        header["__metadata__"][keys[0]] = text
+        before = header["__metadata__"][keys[0]]
+        text, path, value = changed_json(before, draw)
         told = f"{'.'.join(map(str, path))[:60]} is {value[:20]}"
+        header["__metadata__"][keys[0]] = text
         new = json.dumps(header).encode()
-        file.write_bytes(struct.pack("<Q", len(new)) + new + data[8 + length :])
+        # The same in other words is no damage.
+        if same_json(text.encode()) != same_json(before.encode()):
+            file.write_bytes(struct.pack("<Q", len(new)) + new + data[8 + length :])
     WHAT.append(told)
     return False
 
