@@ -190,11 +190,13 @@ def weight_files(path: Path, *, named: str | None = None) -> list[Path]:
     names = sorted(set(index.values()))
     for name in names:
         if not name.endswith(".safetensors"):
-            raise ModelError(f"{path} has shards that are not safetensors ({name}), which can run code; convert them")
+            raise ModelError(f"{path} has shards that are not safetensors ({name!r}), which can run code; convert them")
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ModelError(f"{path / SHARDED} names {name}, which is outside its directory; move the shard into it")
+            raise ModelError(f"{path / SHARDED} names {name!r}, which is outside its directory; move the shard into it")
         if not (path / name).is_file():
-            raise ModelError(f"{path / SHARDED} names {name}, which is not there; fetch it, or write the shards again")
+            raise ModelError(
+                f"{path / SHARDED} names {name!r}, which is not there; fetch it, or write the shards again"
+            )
     return [path / name for name in names]
 
 

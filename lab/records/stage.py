@@ -195,16 +195,23 @@ def alone(out: Path) -> Iterator[None]:
 
     A hidden empty file beside it is locked, which ends with the process; the file may outlive a kill, and does no harm.
     """
-    lock = out.with_name(f".{out.name}.lock")
+    place = out.absolute()
+    lock = place.with_name(f".{place.name}.lock")
     made = [directory for directory in lock.parents if not directory.exists()]
     with writing(out, "choose another --out"):
         lock.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except PermissionError:
+            # A directory that may be written, in one that may not, is locked itself.
+            if not out.is_dir() or not os.access(out, os.W_OK):
+                raise
+            handle = os.open(out, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever had it before may have taken it away meanwhile; then the next locks one of its own.
-            if not os.path.samestat(os.fstat(handle), lock.stat()):
+            if not os.path.samestat(os.fstat(handle), (lock if lock.exists() else out).stat()):
                 raise BlockingIOError
         except (BlockingIOError, FileNotFoundError) as error:
             raise StorageError(
