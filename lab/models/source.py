@@ -256,8 +256,8 @@ def _base_of(adapter: AdapterModel) -> ModelSource:
     beside = adapter.path / text
     try:
         found = model_source(str(beside) if beside.exists() else text)
-    except ModelError as error:
-        raise ModelError(f"base of adapter {adapter.path}: {error}") from error
+    except (ModelError, OSError) as error:
+        raise ModelError(f"base of adapter {adapter.path}: {condensed(error)}") from error
     is_pinned = isinstance(found, HubModel) and found.revision is None and isinstance(revision, str)
     return replace(found, revision=revision) if is_pinned else found
 
