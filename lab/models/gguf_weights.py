@@ -214,14 +214,21 @@ def _yarn(path: Path, own: Mapping[str, object], factor: float) -> dict[str, obj
     rotary: dict[str, object] = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": trained}
     names = {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow", "yarn_attn_factor": "attention_factor"}
     rotary |= {names[key]: own[f"{ROPE}{key}"] for key in names if f"{ROPE}{key}" in own}
-    scaled, usual = (
-        own.get(f"{ROPE}attn_factor", 1.0),
-        rotary.get("attention_factor", 1 + 0.1 * math.log(max(1, factor))),
-    )
-    if scaled != 1:
-        assert isinstance(scaled, float | int) and isinstance(usual, float | int), "numbers by the file's own types"
-        rotary["attention_factor"] = scaled * usual
-    return rotary
+    if odd := [f"{name} {value!r}" for name, value in rotary.items() if not _is_number(value) and name != "rope_type"]:
+        raise ModelError(f"{path} scales rotary frequencies with {odd[0]}; want a finite number")
+    scaled, usual = own.get(f"{ROPE}attn_factor", 1.0), rotary.get("attention_factor", _usual_attention(factor))
+    if not isinstance(scaled, float | int) or not isinstance(usual, float | int) or not _is_number(scaled):
+        raise ModelError(f"{path} says {ROPE}attn_factor {scaled!r}; want a finite number")
+    return rotary if scaled == 1 else rotary | {"attention_factor": scaled * usual}
+
+
+def _usual_attention(factor: float) -> float:
+    """YaRN's attention factor where nothing says another (Peng et al. 2023, equation 22)."""
+    return 1 + 0.1 * math.log(max(1, factor))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float | int) and math.isfinite(value)
 
 
 def _require_all_read(path: Path, config: PreTrainedConfig, said: Mapping[str, object]) -> None:
