@@ -87,8 +87,9 @@ def find_anatomy(network: PreTrainedModel) -> Anatomy:
         kept = {type(layer).__name__ for layer in DynamicCache(config=network.config).layers}
         if strange := sorted(kept - SERVED):
             raise ModelError(f"its blocks keep what only a {strange[0]} holds, which cannot be cut to a row")
+        # Some classes have none, and say so by raising.
+        embed, unembed = network.get_input_embeddings(), network.get_output_embeddings()
     blocks, holder = _blocks(network, config)
-    embed, unembed = network.get_input_embeddings(), network.get_output_embeddings()
     matrix = getattr(unembed, "weight", None)
     if not isinstance(unembed, nn.Module) or not isinstance(matrix, Tensor) or matrix.ndim != 2:
         raise ModelError(f"{name} has no unembedding: want a causal language model with a linear map to its vocabulary")
@@ -99,7 +100,7 @@ def find_anatomy(network: PreTrainedModel) -> Anatomy:
         family=config.model_type,
         embed=embed,
         blocks=blocks,
-        final_norm=_final_norm(holder),
+        final_norm=_final_norm(holder, width),
         unembed=unembed,
         attentions=tuple(attention for attention, _ in parts),
         mlps=tuple(mlp for _, mlp in parts),
@@ -187,9 +188,11 @@ def _router(mlp: nn.Module, d_model: int) -> nn.Module | None:
     return None
 
 
-def _final_norm(holder: nn.Module) -> nn.Module:
-    """The last norm beside the list of blocks."""
-    return [nn.Identity(), *(child for child in holder.children() if "norm" in type(child).__name__.lower())][-1]
+def _final_norm(holder: nn.Module, d_model: int) -> nn.Module:
+    """The last norm of the stream beside the list of blocks."""
+    norms = [child for child in holder.children() if "norm" in type(child).__name__.lower()]
+    wide = [norm for norm in norms if all(weight.numel() == d_model for weight in norm.parameters())]
+    return wide[-1] if wide else nn.Identity()
 
 
 class Reached(NamedTuple):
@@ -274,6 +277,8 @@ def alike(one: Tensor, other: Tensor, digits: float = 0.5) -> bool:
 
 def _check_block(layer: int, plain: Reached, padded: Reached) -> None:
     stream = spread(plain.stream)
+    if stream.ndim != 3 or len(stream) != 1:
+        raise ModelError(f"its block {layer} reads {tuple(stream.shape)} of a text: want one stream, batch pos d_model")
     output = first_of(plain.call(stream))
     if output.shape != stream.shape:
         raise ModelError(f"its block {layer} reads a stream of {tuple(stream.shape)}, gives {tuple(output.shape)}")

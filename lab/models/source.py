@@ -190,11 +190,13 @@ def weight_files(path: Path, *, named: str | None = None) -> list[Path]:
     names = sorted(set(index.values()))
     for name in names:
         if not name.endswith(".safetensors"):
-            raise ModelError(f"{path} has shards that are not safetensors ({name}), which can run code; convert them")
+            raise ModelError(f"{path} has shards that are not safetensors ({name!r}), which can run code; convert them")
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ModelError(f"{path / SHARDED} names {name}, which is outside its directory; move the shard into it")
+            raise ModelError(f"{path / SHARDED} names {name!r}, which is outside its directory; move the shard into it")
         if not (path / name).is_file():
-            raise ModelError(f"{path / SHARDED} names {name}, which is not there; fetch it, or write the shards again")
+            raise ModelError(
+                f"{path / SHARDED} names {name!r}, which is not there; fetch it, or write the shards again"
+            )
     return [path / name for name in names]
 
 
@@ -254,8 +256,8 @@ def _base_of(adapter: AdapterModel) -> ModelSource:
     beside = adapter.path / text
     try:
         found = model_source(str(beside) if beside.exists() else text)
-    except ModelError as error:
-        raise ModelError(f"base of adapter {adapter.path}: {error}") from error
+    except (ModelError, OSError) as error:
+        raise ModelError(f"base of adapter {adapter.path}: {condensed(error)}") from error
     is_pinned = isinstance(found, HubModel) and found.revision is None and isinstance(revision, str)
     return replace(found, revision=revision) if is_pinned else found
 

@@ -125,7 +125,7 @@ def test_a_router_is_read_and_not_edited():
 @pytest.mark.slow
 def test_a_published_configuration_is_taken_apart_without_numbers(path, tmp_path):
     config = config_of(path, tmp_path)
-    anatomy = find_anatomy(without_numbers(config, most=10**6))
+    anatomy = find_anatomy(without_numbers(config, most=10**6, name=path.stem))
     text = config.get_text_config(decoder=True)
     assert (anatomy.n_layers, anatomy.d_model, anatomy.d_vocab) == (
         text.num_hidden_layers,
