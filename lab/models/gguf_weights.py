@@ -157,6 +157,9 @@ def _metadata(path: Path) -> Mapping[str, object]:
             f"{path} scales its rotary frequencies by a tensor (Llama 3.1 and later do), which transformers ignores; "
             "use the safetensors of this model"
         )
+    blocks = single.get(f"{single.get('general.architecture')}.block_count", 0)
+    if not isinstance(blocks, int) or blocks > len(tensors):
+        raise ModelError(f"{path} says that it has {blocks} blocks, in {len(tensors)} tensors; convert the model again")
     if len(set(tensors)) < len(tensors):
         raise ModelError(f"{path} holds tensors of the same name; convert the model again")
     return single
