@@ -20,6 +20,7 @@ from tests.families import (
     UNNAMED,
     Row,
     config_of,
+    decoded,
     own_config,
     random_model,
     row_of,
@@ -101,6 +102,10 @@ def test_longrope_is_served_as_far_as_no_text_changes_another():
     capture(model, texts[:, :limit], mask[:, :limit], [Site(0)])
     with pytest.raises(ModelError, match=r"a text of more than 16 tokens changes how all others"):
         capture(model, texts, mask, [Site(0)])
+    rows = texts.tolist()
+    decoded(model, [row[:limit] for row in rows], [9, 9])
+    with pytest.raises(ModelError, match=r"a text of more than 16 tokens changes how all others"):
+        decoded(model, rows, [9, 9])
 
 
 def test_a_router_is_read_and_not_edited():
