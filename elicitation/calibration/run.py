@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -32,10 +33,10 @@ from lab.models.device import resolve_device
 from lab.models.load import load
 from lab.models.source import BuiltInModel
 from lab.post_training.path_test import PathTest, path_test, strict_rates
-from lab.records.errors import ModelError
+from lab.records.errors import ModelError, WorkerError
 from lab.records.provenance import digest, provenance
 from lab.records.seeds import numpy_generator
-from lab.records.stage import write_readme
+from lab.records.stage import alone, write_readme
 from lab.records.tables import read_table, write_table, write_text
 from lab.tasks.source import open_task, task_source
 
@@ -92,7 +93,8 @@ def calibrate(
         raise ModelError(f"no organism with a known answer among {', '.join(only)}: there are {known}")
     started = time.monotonic()
     run_trials = partial(trials, effort=effort, out=out, seed=seed, device=str(chosen_device))
-    table = TRIALS.checked(pl.concat(in_parallel("cases", run_trials, cases, jobs, watch)))
+    with alone(out):
+        table = TRIALS.checked(pl.concat(in_parallel("cases", run_trials, cases, jobs, watch)))
     found = {"trials": table, "records": records(table), "agreement": agreement(table), "leaks": leaked(cases, out)}
     path = shipped(PATH, "paths")
     if effort.path is not None:
@@ -133,6 +135,11 @@ def in_parallel(
             for future in as_completed(futures):
                 future.result()
                 watch(stage, 1, len(items))
+        except BrokenProcessPool as error:
+            raise WorkerError(
+                "a worker ended before its case, most often for want of memory: try fewer --jobs; what is finished is "
+                "kept, and the same command goes on from there"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             # A case takes minutes; each is resumable, and a user who stops will not wait for it.

@@ -3,14 +3,16 @@
 import warnings
 from dataclasses import fields
 from pathlib import Path
-from typing import cast
+from typing import cast, get_type_hints
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lab.models.checkpoint import (
     ADAPTER,
+    BESIDE,
     FLOATS,
     MOST_LAYERS,
     Stored,
@@ -47,11 +49,17 @@ def merged(network: PreTrainedModel, path: Path) -> PreTrainedModel:
         warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
         _require_sizes(path / "adapter_config.json", stored)
         config = PeftConfig.from_pretrained(str(path))
+        # Some may also be a word, such as how the weights were first drawn.
+        kinds = get_type_hints(type(config))
         for field in fields(config):
-            if isinstance(field.default, bool) and not isinstance(value := getattr(config, field.name), bool):
+            if kinds[field.name] is bool and not isinstance(value := getattr(config, field.name), bool):
                 raise ModelError(
                     f"the adapter_config.json in {path} says {field.name} is {value!r:.40}; want true or false"
                 )
+        if str(getattr(config, "init_lora_weights", "")).startswith("pissa_niter"):
+            raise ModelError(
+                f"the adapter in {path} changes a part of its base found by chance (pissa_niter): convert it"
+            )
         if config.is_prompt_learning or config.is_adaption_prompt:
             kind = str(config.peft_type).rpartition(".")[2]
             raise ModelError(
@@ -62,7 +70,7 @@ def merged(network: PreTrainedModel, path: Path) -> PreTrainedModel:
             adapted = PeftModel.from_pretrained(network, str(path), local_files_only=True)
             # The first time it does not tell what it leaves out.
             left_out = adapted.load_adapter(str(path), "default", local_files_only=True).unexpected_keys
-        if spare := sorted(left_out):
+        if spare := sorted(key for key in left_out if not _may_be_spare(key, stored)):
             raise ModelError(
                 f"the adapter in {path} holds {len(spare)} tensors for which its adapter_config.json has no place: "
                 f"{', '.join(spare[:4])}; mend its target_modules and layers_to_transform"
@@ -88,6 +96,15 @@ def _require_sizes(file: Path, stored: dict[str, Stored]) -> None:
     replicated = sum(end - start for start, end in said.get("layer_replication") or ())
     if replicated > MOST_LAYERS:
         raise ModelError(f"{file} makes {replicated:,} layers by layer_replication; want at most {MOST_LAYERS:,}")
+
+
+def _may_be_spare(key: str, stored: dict[str, Stored]) -> bool:
+    """Whether a tensor is a head for values, or what PEFT writes twice where a vocabulary grew and was trained."""
+    twin = key.replace(".modules_to_save.", ".")
+    if twin == key or twin not in stored:
+        return BESIDE.search(key.removeprefix("base_model.model.")) is not None
+    with safe_open(stored[key].file, "pt") as tensors:
+        return torch.equal(tensors.get_tensor(key), tensors.get_tensor(twin))
 
 
 def _resize(network: PreTrainedModel, stored: dict[str, Stored]) -> None:

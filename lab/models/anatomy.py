@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
-from lab.models.passes import Enough, arguments, first_of, handing_on, stream_of, with_first, with_stream
+from lab.models.passes import Enough, arguments, first_of, handing_on, in_single, stream_of, with_first, with_stream
 from lab.records.errors import ModelError, condensed
 
 # Of the names that transformers gives to what mixes positions, and to its classes.
@@ -90,8 +90,9 @@ def find_anatomy(network: PreTrainedModel) -> Anatomy:
             raise ModelError(f"its blocks keep what only a {strange[0]} holds, which cannot be cut to a row")
         if getattr(config, "num_kv_shared_layers", 0):
             raise ModelError("some of its blocks read keys and values that others made, and so none can run alone")
+        # Some classes have none, and say so by raising.
+        embed, unembed = network.get_input_embeddings(), network.get_output_embeddings()
     blocks, holder = _blocks(network, config)
-    embed, unembed = network.get_input_embeddings(), network.get_output_embeddings()
     matrix = getattr(unembed, "weight", None)
     if not isinstance(unembed, nn.Module) or not isinstance(matrix, Tensor) or matrix.ndim != 2:
         raise ModelError(f"{name} has no unembedding: want a causal language model with a linear map to its vocabulary")
@@ -102,7 +103,7 @@ def find_anatomy(network: PreTrainedModel) -> Anatomy:
         family=config.model_type,
         embed=embed,
         blocks=blocks,
-        final_norm=_final_norm(holder),
+        final_norm=_final_norm(holder, width),
         unembed=unembed,
         attentions=tuple(attention for attention, _ in parts),
         mlps=tuple(mlp for _, mlp in parts),
@@ -199,9 +200,11 @@ def _router(block: nn.Module, mlp: nn.Module | None, d_model: int) -> nn.Module 
     return None
 
 
-def _final_norm(holder: nn.Module) -> nn.Module:
-    """The last norm beside the list of blocks."""
-    return [nn.Identity(), *(child for child in holder.children() if "norm" in type(child).__name__.lower())][-1]
+def _final_norm(holder: nn.Module, d_model: int) -> nn.Module:
+    """The last norm of the stream beside the list of blocks."""
+    norms = [child for child in holder.children() if "norm" in type(child).__name__.lower()]
+    wide = [norm for norm in norms if all(weight.numel() == d_model for weight in norm.parameters())]
+    return wide[-1] if wide else nn.Identity()
 
 
 class Reached(NamedTuple):
@@ -262,22 +265,13 @@ def reached(
         raise ModelError(f"a pass does not reach block {layer}")
     args, kwargs = caught[0]
     if is_precise and all(weight.itemsize == 2 for weight in block.parameters()):
-        block, args, kwargs = copy.deepcopy(block).float(), _single(args), _single(kwargs)
+        block, args, kwargs = copy.deepcopy(block).float(), in_single(args), in_single(kwargs)
 
     def call(stream: Tensor) -> object:
         changed, named = with_stream(args, kwargs, stream)
         return block(*changed, **named)
 
     return Reached(stream_of(args, kwargs), call, block)
-
-
-def _single(given: Any) -> Any:  # noqa: ANN401 -- whatever a block is given
-    """With tensors of numbers in single precision."""
-    if isinstance(given, Tensor) and given.is_floating_point():
-        return given.float()
-    if isinstance(given, dict):
-        return {name: _single(each) for name, each in given.items()}
-    return tuple(map(_single, given)) if type(given) is tuple else given
 
 
 def _run(network: PreTrainedModel, found: Anatomy, n_pad: int = 0, cache: DynamicCache | None = None) -> None:
@@ -307,6 +301,8 @@ def alike(one: Tensor, other: Tensor, digits: float = 0.5) -> bool:
 
 def _check_block(layer: int, plain: Reached, padded: Reached) -> None:
     stream = spread(plain.stream)
+    if stream.ndim != 3 or len(stream) != 1:
+        raise ModelError(f"its block {layer} reads {tuple(stream.shape)} of a text: want one stream, batch pos d_model")
     output = first_of(plain.call(stream))
     if output.shape != stream.shape:
         raise ModelError(f"its block {layer} reads a stream of {tuple(stream.shape)}, gives {tuple(output.shape)}")

@@ -123,6 +123,8 @@ def stored_tensors(files: list[Path]) -> dict[str, Stored]:
         with one_line(f"cannot read {file}, so fetch or write it again"), safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 -- it is no dict
                 one = tensors.get_slice(name)
+                if not name.isprintable():
+                    raise ModelError(f"{file} holds a tensor {name!r}; want a name that can be printed")
                 if name in found:
                     raise ModelError(f"{found[name].file.name} and {file.name} both hold {name}; leave one")
                 found[name] = Stored(file, one.get_dtype(), tuple(one.get_shape()))

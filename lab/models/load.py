@@ -4,7 +4,7 @@ import contextlib
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import assert_never
@@ -123,29 +123,35 @@ class Unembedding(nn.Linear):
         return super().forward(input.contiguous())
 
 
+class _Answer(dict[object, object]):
+    """Of a body: families take the residuals by name or by place, and much else that may be None."""
+
+    __getattr__ = dict.get
+
+
 def finished(
     network: nn.Module, unembed: nn.Module, logits: Float[Tensor, "token d_vocab"]
 ) -> Float[Tensor, "token d_vocab"]:
     """What the network's own code makes of logits of its `unembed`: it runs with a body that computes nothing."""
     nothing = logits.new_empty(1, len(logits), unembed.get_parameter("weight").shape[1])
-
-    class Answer(dict[object, object]):
-        # Families take the residuals from their body's answer by name or by place, and much else that may be None.
-        __getattr__ = dict.get
-
-    answer = Answer({0: nothing, "last_hidden_state": nothing})
-
-    def hollow(part: nn.Module, depth: int) -> nn.Module:
-        made = copy.copy(part)
-        if depth:
-            made._modules = {name: each and hollow(each, depth - 1) for name, each in part._modules.items()}
-        if part is not network:
-            made.forward = lambda *_, **__: logits[None] if part is unembed else answer
-        return made
-
+    answers = {unembed: logits[None], network: None}
     tokens = torch.zeros(1, len(logits), dtype=torch.long, device=logits.device)
     # Some families reach through their body for its decoder, and none deeper.
-    return hollow(network, 2).forward(input_ids=tokens, use_cache=False).logits[0]
+    shell = _hollow(network, answers, _Answer({0: nothing, "last_hidden_state": nothing}), depth=2)
+    return shell.forward(input_ids=tokens, use_cache=False).logits[0]
+
+
+def _hollow(part: nn.Module, answers: Mapping[nn.Module, Tensor | None], other: _Answer, *, depth: int) -> nn.Module:
+    """A copy that gives its answer, or `other`, whatever it is asked; one whose answer is None works as it does."""
+    made = copy.copy(part)
+    if depth:
+        parts = part._modules.items()
+        made._modules = {name: each and _hollow(each, answers, other, depth=depth - 1) for name, each in parts}
+    # Nothing here refers to itself: what a circle of references holds, here logits, is freed late.
+    answer = answers.get(part, other)
+    if answer is not None:
+        made.forward = lambda *_, **__: answer
+    return made
 
 
 def opened(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:

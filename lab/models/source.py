@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, assert_never
 
 from lab.records.errors import ModelError, condensed, meant
+from lab.records.provenance import file_digest
 
 # Names that the hub allows: each half starts with a letter or digit, so `./x` and `/x/y` are never mistaken for one.
 HUB_NAME = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
@@ -190,11 +191,13 @@ def weight_files(path: Path, *, named: str | None = None) -> list[Path]:
     names = sorted(set(index.values()))
     for name in names:
         if not name.endswith(".safetensors"):
-            raise ModelError(f"{path} has shards that are not safetensors ({name}), which can run code; convert them")
+            raise ModelError(f"{path} has shards that are not safetensors ({name!r}), which can run code; convert them")
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ModelError(f"{path / SHARDED} names {name}, which is outside its directory; move the shard into it")
+            raise ModelError(f"{path / SHARDED} names {name!r}, which is outside its directory; move the shard into it")
         if not (path / name).is_file():
-            raise ModelError(f"{path / SHARDED} names {name}, which is not there; fetch it, or write the shards again")
+            raise ModelError(
+                f"{path / SHARDED} names {name!r}, which is not there; fetch it, or write the shards again"
+            )
     return [path / name for name in names]
 
 
@@ -240,8 +243,7 @@ def files_digest(files: list[Path], above: Path | None = None) -> str:
     total = hashlib.sha256()
     for file in files:
         name = file.name if above is None else file.relative_to(above).as_posix()
-        with file.open("rb") as stream:
-            total.update(f"{name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        total.update(f"{name} {file_digest(file)}\n".encode())
     return total.hexdigest()[:16]
 
 
@@ -254,8 +256,8 @@ def _base_of(adapter: AdapterModel) -> ModelSource:
     beside = adapter.path / text
     try:
         found = model_source(str(beside) if beside.exists() else text)
-    except ModelError as error:
-        raise ModelError(f"base of adapter {adapter.path}: {error}") from error
+    except (ModelError, OSError) as error:
+        raise ModelError(f"base of adapter {adapter.path}: {condensed(error)}") from error
     is_pinned = isinstance(found, HubModel) and found.revision is None and isinstance(revision, str)
     return replace(found, revision=revision) if is_pinned else found
 

@@ -60,8 +60,8 @@ def build(
     job = Job(organism=organism, source=source, seed=seed, device=device, dtype=dtype, watch=watch)
     below = job.parent(device)
     work = out / ".work" / f"{final.name}-{digest([organism, seed, below and below.digest, str(dtype)])}"
-    work.mkdir(parents=True, exist_ok=True)
     with alone(final), settled_threads(below.n_parameters if below else 0):
+        work.mkdir(parents=True, exist_ok=True)
         match organism.recipe:
             case FromScratch() | Tuned() as recipe:
                 made = checkpoint(job, recipe, below, work)

@@ -170,8 +170,7 @@ def require_free(out: Path, names: Sequence[str]) -> None:
 def files_together(out: Path) -> Iterator[Path]:
     """A temporary directory whose files, on a clean exit, move beside `out`, with a manifest `NAME.manifest.json`.
 
-    The manifest comes first, so that it is known of every file whether it is the one that was meant. Of files that
-    only a part was moved of, the rest is written again by the same command, with the same bytes.
+    The manifest comes first: of files that only a part was moved of, the rest is written again by the same command.
     """
     written = out.with_suffix(f".{MANIFEST}")
     for leftover in (path for file in (out, written) for path in out.parent.glob(f".{escape(file.name)}.*.partial")):
@@ -195,21 +194,27 @@ def alone(out: Path) -> Iterator[None]:
 
     A hidden empty file beside it is locked, which ends with the process; the file may outlive a kill, and does no harm.
     """
-    lock = out.with_name(f".{out.name}.lock")
+    place = out.absolute()
+    lock = place.with_name(f".{place.name}.lock")
     made = [directory for directory in lock.parents if not directory.exists()]
     with writing(out, "choose another --out"):
         lock.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except PermissionError:
+            # A directory that may be written, in one that may not, is locked itself.
+            if not out.is_dir() or not os.access(out, os.W_OK):
+                raise
+            handle = os.open(out, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever had it before may have taken it away meanwhile; then the next locks one of its own.
-            if not os.path.samestat(os.fstat(handle), lock.stat()):
+            if not os.path.samestat(os.fstat(handle), (lock if lock.exists() else out).stat()):
                 raise BlockingIOError
         except (BlockingIOError, FileNotFoundError) as error:
-            raise StorageError(
-                f"{out} is in use by another run: wait for it, stop it, or choose another --out"
-            ) from error
+            told = f"{out} is in use by another run: wait for it, stop it, or choose another --out"
+            raise StorageError(told) from error
         try:
             yield
         finally:

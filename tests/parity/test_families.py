@@ -24,6 +24,7 @@ from tests.families import (
     UNNAMED,
     Row,
     config_of,
+    decoded,
     own_config,
     random_model,
     random_network,
@@ -107,6 +108,10 @@ def test_longrope_is_served_as_far_as_no_text_changes_another():
     capture(model, texts[:, :limit], mask[:, :limit], [Site(0)])
     with pytest.raises(ModelError, match=r"a text of more than 16 tokens changes how all others"):
         capture(model, texts, mask, [Site(0)])
+    rows = texts.tolist()
+    decoded(model, [row[:limit] for row in rows], [9, 9])
+    with pytest.raises(ModelError, match=r"a text of more than 16 tokens changes how all others"):
+        decoded(model, rows, [9, 9])
 
 
 # fmt: off
@@ -198,7 +203,7 @@ def test_a_router_is_read_and_not_edited():
 @pytest.mark.slow
 def test_a_published_configuration_is_taken_apart_without_numbers(path, tmp_path):
     config = config_of(path, tmp_path)
-    anatomy = find_anatomy(without_numbers(config, most=10**6))
+    anatomy = find_anatomy(without_numbers(config, most=10**6, name=path.stem))
     text = config.get_text_config(decoder=True)
     assert (anatomy.n_layers, anatomy.d_model, anatomy.d_vocab) == (
         text.num_hidden_layers,

@@ -135,3 +135,15 @@ def test_what_an_encoding_lacks_is_shown_by_its_number(monkeypatch):
     Terminal(["doctor"]).say("half \ud83d and caf\xe9")
     shown.flush()
     assert shown.buffer.getvalue() == b"half \\ud83d and caf\\xe9\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("study --pair a b --out /home/me/runs --seed 1", "lab study --pair a b --out OUT --seed 1"),
+        ("demo --out=/home/me/runs", "lab demo --out=OUT"),
+        ("models list", "lab models list"),
+    ],
+)
+def test_a_page_shows_the_command_without_where_its_results_went(words, shown):
+    assert Terminal(words.split()).anywhere == shown

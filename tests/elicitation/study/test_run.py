@@ -49,6 +49,11 @@ def finished(small_study, tmp_path_factory) -> Path:
     return out
 
 
+def test_nothing_tells_where_the_results_lie(finished):
+    for file in (path for path in finished.rglob("*") if path.is_file()):
+        assert str(finished.parent).encode() not in file.read_bytes(), file
+
+
 def test_a_study_on_local_directories_opens_no_socket_and_leaves_only_whole_results(undisturbed):
     names = list(undisturbed)
     assert "report.html" in names

@@ -132,6 +132,29 @@ def test_an_adapter_brings_the_rows_of_its_own_vocabulary(d_base, d_vocab, savin
     torch.testing.assert_close(logits(model.network), wanted, atol=1e-3, rtol=1e-4)
 
 
+def test_what_is_saved_twice_is_read_once_and_a_head_for_values_is_left(tmp_path):
+    # So PEFT saves a vocabulary that grew and was trained.
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"])
+    source, wanted = trained(tmp_path, config, network(d_vocab=262), save_embedding_layers=True)
+    network().save_pretrained(tmp_path / "base")
+    tensors = load_file(source.path / WEIGHTS) | {"v_head.summary.weight": torch.zeros(1, 32)}
+    save_file(tensors, source.path / WEIGHTS)
+    torch.testing.assert_close(logits(loaded(source).network), wanted, atol=1e-3, rtol=1e-4)
+    twice = "base_model.model.lm_head.modules_to_save.weight"
+    save_file(tensors | {twice: tensors[twice] + 1}, source.path / WEIGHTS)
+    assert twice in refusal(source)
+
+
+@pytest.mark.parametrize("drawn", ["gaussian", "pissa"])
+def test_how_the_weights_of_an_adapter_were_first_drawn_may_be_a_word(drawn, tmp_path):
+    source, wanted = trained(tmp_path, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=drawn), network())
+    if drawn == "pissa":
+        network().save_pretrained(tmp_path / "base")
+    torch.testing.assert_close(logits(loaded(source).network), wanted, atol=1e-3, rtol=1e-4)
+    changed(tmp_path, init_lora_weights="pissa_niter_4")
+    assert "by chance" in refusal(source)
+
+
 def test_rows_that_nobody_brings_are_refused(tmp_path):
     config = LoraConfig(r=2, target_modules=["lm_head"])
     source, _ = trained(tmp_path, config, network(d_vocab=262), save_embedding_layers=False)
@@ -170,6 +193,7 @@ def test_an_adapter_that_changes_no_weights_or_cannot_be_merged_is_refused(tmp_p
         ("lora_alpha", float("nan")),
         ("lora_alpha", "x"),
         ("use_rslora", 1),
+        ("base_model_name_or_path", "long" * 99),
         ("target_modules", "(("),
         ("peft_type", "NO_SUCH"),
         ("megatron_config", {"x": 1}),

@@ -73,7 +73,7 @@ def test_an_index_that_leads_out_of_its_directory_is_refused(model):
         sharded(copy, "sub/a.safetensors")
         shutil.copy(copy / "sub" / "a.safetensors", model.parent / "a.safetensors")
         (copy / INDEX).write_text((copy / INDEX).read_text().replace("sub/a.safetensors", name))
-        assert f"names {name}, which is outside its directory" in refusal(LocalModel(path=copy))
+        assert f"names {name!r}, which is outside its directory" in refusal(LocalModel(path=copy))
         shutil.rmtree(copy)
 
 
@@ -94,7 +94,7 @@ def test_an_index_of_files_that_are_not_there_or_hold_one_tensor_twice_is_refuse
     (model / INDEX).write_text(json.dumps(index))
     assert "a.safetensors and b.safetensors both hold" in refusal(LocalModel(path=model))
     (model / "b.safetensors").unlink()
-    assert "names b.safetensors, which is not there" in refusal(LocalModel(path=model))
+    assert "names 'b.safetensors', which is not there" in refusal(LocalModel(path=model))
     (model / INDEX).write_text("{}")
     assert "no weight_map" in refusal(LocalModel(path=model))
 
@@ -122,6 +122,11 @@ def test_a_head_for_values_rotary_frequencies_and_masks_may_stand_beside_the_dec
     rewritten(model, lambda tensors: tensors.update({name: tensor}))
     plain = AutoModelForCausalLM.from_pretrained(whole)
     assert torch.equal(logits(load(LocalModel(path=model), device=CPU, dtype=torch.float32).network), logits(plain))
+
+
+def test_a_tensor_whose_name_would_break_a_line_is_refused(model):
+    rewritten(model, lambda tensors: tensors.update({"a\nb": torch.ones(2)}))
+    assert r"holds a tensor 'a\nb'" in refusal(LocalModel(path=model))
 
 
 def test_a_tensor_of_another_size_is_refused_with_both(model):
