@@ -275,6 +275,43 @@ def build_rows_table(out: Path) -> None:
     pl.DataFrame(rows).write_parquet(out / "rows.parquet")
 
 
+def build_crosscoder(out: Path) -> None:
+    from probes.capture.site import Site
+    from probes.crosscoder.crosscoder import Crosscoder, save_crosscoder
+
+    _, origin, _ = vector_and_origin()
+    drawn = {
+        name: torch.randn(*shape, generator=torch.Generator().manual_seed(2))
+        for name, shape in {"W_enc": (2, 16, 8), "b_enc": (8,), "W_dec": (8, 2, 16), "b_dec": (2, 16)}.items()
+    }
+    known = {"base_digest": "0" * 16, "tuned_digest": "1" * 16, "scale": torch.ones(2), "threshold": torch.tensor(0.5)}
+    save_crosscoder(Crosscoder(site=Site(1), **known, **drawn), out / "pair.safetensors", origin.made_by)
+
+
+def read_crosscoder(path: Path) -> object:
+    from probes.crosscoder.crosscoder import load_crosscoder
+
+    found = load_crosscoder(path / "pair.safetensors", device=torch.device("cpu"))
+    return found.decode(found.encode(torch.zeros(3, 2, 16)))
+
+
+def build_taxonomy(out: Path) -> None:
+    from probes.capture.site import Site
+    from probes.taxonomy.taxonomy import Taxonomy, save_taxonomy
+
+    _, origin, _ = vector_and_origin()
+    shapes = {"mean": (16,), "W_enc": (16, 3), "b_enc": (3,), "W_dec": (3, 16), "b_dec": (16,)}
+    drawn = {name: torch.randn(*shape, generator=torch.Generator().manual_seed(3)) for name, shape in shapes.items()}
+    known = {"site": Site(1), "k": 2, "names": ("a", "b", "c"), "model": "tiny", "model_digest": "0" * 16}
+    save_taxonomy(out / "taxonomy.safetensors", Taxonomy(**known, **drawn), origin.made_by)
+
+
+def read_taxonomy(path: Path) -> object:
+    from probes.taxonomy.taxonomy import load_taxonomy
+
+    return load_taxonomy(path / "taxonomy.safetensors").reconstruction(torch.zeros(3, 16))
+
+
 def read_rows_file(path: Path) -> object:
     from lab.tasks.source import open_task, task_source
 
@@ -293,6 +330,8 @@ KINDS = {
     "vllm-lens": Kind(build_vector("vllm-lens"), read_vector),
     "sae": Kind(build_sae, lambda path: read_sae(path / "sae"), is_covered=True),
     "strange sae": Kind(build_strange_sae, read_sae, rows_are_known=True),
+    "crosscoder": Kind(build_crosscoder, read_crosscoder),
+    "taxonomy": Kind(build_taxonomy, read_taxonomy),
     "store": Kind(build_store, read_store, is_covered=True),
     "study": Kind(build_study, read_study, is_covered=True),
     "checkpoint": Kind(build_checkpoint, read_model, rows_are_known=True),
@@ -348,6 +387,7 @@ def damage(kind: Kind, directory: Path, draw: random.Random) -> Damage:
             ways += [lambda: table_edit(file, draw) and kind.rows_are_known] * 3
         case ".safetensors":
             ways += [lambda: tensor_edit(file, draw)] * 3 + [lambda: header_edit(file, draw)] * 2
+            ways += [lambda: metadata_edit(file, draw)] * 2
         case ".gguf":
             ways += [lambda: gguf_edit(file, draw)] * 3
     way = draw.choice(ways)
@@ -485,10 +525,30 @@ def tensor_edit(file: Path, draw: random.Random) -> bool:
         case "gone":
             del tensors[name]
         case "wider":
-            tensors[name] = torch.cat([tensors[name], tensors[name]])
+            tensors[name] = torch.stack([tensors[name], tensors[name]])
     save_file({key: value.contiguous() for key, value in tensors.items()}, file, metadata=metadata)
     WHAT.append(f"{name} {way}")
     return True
+
+
+def metadata_edit(file: Path, draw: random.Random) -> bool:
+    """A field of the JSON that files of ours keep in their header; of others, nothing."""
+    data = file.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    keys = [key for key, value in (header.get("__metadata__") or {}).items() if value.startswith("{")]
+    told = "nothing"
+    if keys:
+        before = header["__metadata__"][keys[0]]
+        text, path, value = changed_json(before, draw)
+        told = f"{'.'.join(map(str, path))[:60]} is {value[:20]}"
+        header["__metadata__"][keys[0]] = text
+        new = json.dumps(header).encode()
+        # The same in other words is no damage.
+        if same_json(text.encode()) != same_json(before.encode()):
+            file.write_bytes(struct.pack("<Q", len(new)) + new + data[8 + length :])
+    WHAT.append(told)
+    return False
 
 
 def header_edit(file: Path, draw: random.Random) -> bool:

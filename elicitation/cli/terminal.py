@@ -96,10 +96,7 @@ def stages(console: Console) -> Stages:
 
 
 class Terminal:
-    """Where a command was typed, as `words`, and where what comes of it is shown.
-
-    `line` is the command as one line, and `anywhere` the same without where its results go, which pages do not tell.
-    """
+    """Where a command was typed, as `words`, and its results are shown; `anywhere` is the command without its --out."""
 
     def __init__(self, words: Sequence[str], console: Console | None = None) -> None:
         self.words = [*words]

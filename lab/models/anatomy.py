@@ -4,6 +4,7 @@ Parts are found in the module tree; what they do is measured, on four tokens and
 families says either.
 """
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
-from lab.models.passes import Enough, arguments, first_of, handing_on, stream_of, with_first, with_stream
-from lab.records.errors import ModelError
+from lab.models.passes import Enough, arguments, first_of, handing_on, in_single, stream_of, with_first, with_stream
+from lab.records.errors import ModelError, condensed
 
 # Of the names that transformers gives to what mixes positions, and to its classes.
 MIXERS = ("attn", "attention", "mixer", "mamba", "delta", "conv", "temporal", "retention", "recurrent")
@@ -56,7 +57,7 @@ class Anatomy:
     """Positions up to which a text is read the same whatever stands beside it in its batch; None where there is no end.
 
     Longrope and dynamic scaling turn all texts of a batch by other angles once one is longer, and with a cache the keys
-    before stay as they were.
+    before stay as they were. Llama 4 sharpens attention by the place in the batch, padding counted, from one on.
     """
     has_resid_mid: bool
     """Whether every block's attention adds its output to the stream as it is, and the MLP then reads that stream.
@@ -87,6 +88,8 @@ def find_anatomy(network: PreTrainedModel) -> Anatomy:
         kept = {type(layer).__name__ for layer in DynamicCache(config=network.config).layers}
         if strange := sorted(kept - SERVED):
             raise ModelError(f"its blocks keep what only a {strange[0]} holds, which cannot be cut to a row")
+        if getattr(config, "num_kv_shared_layers", 0):
+            raise ModelError("some of its blocks read keys and values that others made, and so none can run alone")
         # Some classes have none, and say so by raising.
         embed, unembed = network.get_input_embeddings(), network.get_output_embeddings()
     blocks, holder = _blocks(network, config)
@@ -104,7 +107,7 @@ def find_anatomy(network: PreTrainedModel) -> Anatomy:
         unembed=unembed,
         attentions=tuple(attention for attention, _ in parts),
         mlps=tuple(mlp for _, mlp in parts),
-        routers=tuple(None if mlp is None else _router(mlp, width) for _, mlp in parts),
+        routers=tuple(_router(block, mlp, width) for block, (_, mlp) in zip(blocks, parts, strict=True)),
         d_model=width,
         d_vocab=d_vocab,
         context=min(filter(None, (one_rotation, getattr(config, "max_position_embeddings", None))), default=None),
@@ -127,19 +130,20 @@ def require_one_rotation(found: Anatomy, n_positions: int) -> None:
     if found.one_rotation is not None and n_positions > found.one_rotation:
         raise ModelError(
             f"a batch of {n_positions:,} positions: in a {found.family!r} like this one a text of more than "
-            f"{found.one_rotation:,} tokens changes how all others of its batch are read (rotary scaling), so that no "
-            "number would be a text's own: keep texts as short as that"
+            f"{found.one_rotation:,} tokens changes how all others of its batch are read (scaling by length), so that "
+            "no number would be a text's own: keep texts as short as that"
         )
 
 
 def _one_rotation(config: PreTrainedConfig) -> int | None:
     told = getattr(config, "rope_parameters", None) or {}
-    kinds = [told, *(each for each in told.values() if isinstance(each, dict))]
     ends = [
         each.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", None)
-        for each in kinds
+        for each in (told, *(each for each in told.values() if isinstance(each, dict)))
         if str(each.get("rope_type")) in ("longrope", "dynamic")
     ]
+    if getattr(config, "attn_temperature_tuning", False) and (step := getattr(config, "floor_scale", None)):
+        ends.append(max(1, int(step) - 1))
     return min(filter(None, ends), default=None)
 
 
@@ -165,26 +169,34 @@ def _blocks(network: PreTrainedModel, config: PreTrainedConfig) -> tuple[tuple[n
 
 def _parts(block: nn.Module) -> tuple[nn.Module | None, nn.Module | None]:
     """(what mixes positions, the MLP), where a block has just one of each."""
-    wide = [
-        (name, child)
-        for name, child in block.named_children()
-        if any(weight.ndim > 1 for weight in child.parameters()) and "norm" not in type(child).__name__.lower()
-    ]
-    mixes = {name: any(word in f"{name} {type(child).__name__}".lower() for word in MIXERS) for name, child in wide}
-    mixers = [child for name, child in wide if mixes[name]]
-    others = [child for name, child in wide if not mixes[name]]
-    mlp = others[0] if len(others) == 1 and not isinstance(others[0], nn.Linear) else None
-    return mixers[0] if len(mixers) == 1 else None, mlp
+    mixers, others = parts_of(block)
+    is_mlp = len(others) == 1 and not isinstance(others[0], nn.Linear)
+    return mixers[0] if len(mixers) == 1 else None, others[0] if is_mlp else None
 
 
-def _router(mlp: nn.Module, d_model: int) -> nn.Module | None:
-    """The module whose matrix takes the stream to one number an expert."""
-    counts = {len(each) for each in mlp.modules() if isinstance(each, nn.ModuleList)}
-    counts |= {len(weight) for weight in mlp.parameters() if weight.ndim == 3}
-    for each in mlp.modules():
-        weight = each._parameters.get("weight")
-        if weight is not None and weight.ndim == 2 and weight.shape[1] == d_model and len(weight) in counts:
-            return each
+def parts_of(block: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
+    """All that mixes positions in a block, by its name, and all else that has matrices."""
+    found: tuple[list[nn.Module], list[nn.Module]] = [], []
+    for name, child in block.named_children():
+        if any(weight.ndim > 1 for weight in child.parameters()) and "norm" not in type(child).__name__.lower():
+            found[not any(word in f"{name} {type(child).__name__}".lower() for word in MIXERS)].append(child)
+    return found
+
+
+def _router(block: nn.Module, mlp: nn.Module | None, d_model: int) -> nn.Module | None:
+    """The module whose matrix takes the stream to one number an expert; it may stand beside the experts."""
+    for part in (block,) if mlp is None else (mlp, block):
+        counts = {len(each) for each in part.modules() if isinstance(each, nn.ModuleList)}
+        counts |= {len(each) for name, each in part.named_parameters() if each.ndim == 3 and "conv" not in name}
+        for each in part.modules():
+            weight = each._parameters.get("weight")
+            if weight is not None and weight.ndim == 2 and weight.shape[1] == d_model and len(weight) in counts:
+                return each
+        # All experts may be one matrix, which does not say how many they are.
+        for path, named in part.named_modules():
+            maps = [each for each in named.modules() if isinstance(each, nn.Linear)]
+            if path.rpartition(".")[2] == "router" and [each.in_features for each in maps] == [d_model]:
+                return maps[0]
     return None
 
 
@@ -201,6 +213,7 @@ class Reached(NamedTuple):
     stream: Float[Tensor, "1 pos d_model"]
     call: Callable[[Tensor], object]
     """The block, of a stream of that shape, all else as in the pass."""
+    block: nn.Module
 
 
 def _measured(network: PreTrainedModel, found: Anatomy) -> Anatomy:
@@ -226,9 +239,18 @@ def _measured(network: PreTrainedModel, found: Anatomy) -> Anatomy:
 
 
 def reached(
-    network: PreTrainedModel, found: Anatomy, layer: int, n_pad: int = 0, cache: DynamicCache | None = None
+    network: PreTrainedModel,
+    found: Anatomy,
+    layer: int,
+    n_pad: int = 0,
+    cache: DynamicCache | None = None,
+    *,
+    is_precise: bool = False,
 ) -> Reached:
-    """Block `layer` in a pass over a few tokens, behind `n_pad` of padding; the blocks below hand on the embedding."""
+    """Block `layer` in a pass over a few tokens, behind `n_pad` of padding; the blocks below hand on the embedding.
+
+    Where it `is_precise`, the block of a network in half precision is a copy in single precision.
+    """
     block, caught = found.blocks[layer], []
 
     def catch(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
@@ -242,12 +264,14 @@ def reached(
     if not caught:
         raise ModelError(f"a pass does not reach block {layer}")
     args, kwargs = caught[0]
+    if is_precise and all(weight.itemsize == 2 for weight in block.parameters()):
+        block, args, kwargs = copy.deepcopy(block).float(), in_single(args), in_single(kwargs)
 
     def call(stream: Tensor) -> object:
         changed, named = with_stream(args, kwargs, stream)
         return block(*changed, **named)
 
-    return Reached(stream_of(args, kwargs), call)
+    return Reached(stream_of(args, kwargs), call, block)
 
 
 def _run(network: PreTrainedModel, found: Anatomy, n_pad: int = 0, cache: DynamicCache | None = None) -> None:
@@ -369,5 +393,4 @@ def refused_in_one_line(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise ModelError(f"{what}: {reason}") from error
+        raise ModelError(f"{what}: {condensed(error)}") from error

@@ -6,6 +6,7 @@ from typing import Any
 
 import transformers
 from transformers import (
+    CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
@@ -27,6 +28,9 @@ def written_config(path: Path, said: Mapping[str, Any]) -> PreTrainedConfig:
     if isinstance(kind, str) and kind in DECODED_AS:
         ours = {name: value for name, value in said.items() if name not in ("model_type", "auto_map", "architectures")}
         return AutoConfig.for_model(DECODED_AS[kind], **ours)
+    if kind not in CONFIG_MAPPING and "auto_map" in said:
+        why = "is none of transformers' own, and code that a model brings is never run"
+        raise ModelError(f"model_type {kind!r} of {path / 'config.json'} {why}")
     config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     if isinstance(getattr(config, "text_config", None), dict):
         # The file says the type of its text part for the whole, whose class is that of what its `architectures` name.

@@ -157,6 +157,9 @@ def _metadata(path: Path) -> Mapping[str, object]:
             f"{path} scales its rotary frequencies by a tensor (Llama 3.1 and later do), which transformers ignores; "
             "use the safetensors of this model"
         )
+    blocks = single.get(f"{single.get('general.architecture')}.block_count", 0)
+    if not isinstance(blocks, int) or blocks > len(tensors):
+        raise ModelError(f"{path} says that it has {blocks} blocks, in {len(tensors)} tensors; convert the model again")
     if len(set(tensors)) < len(tensors):
         raise ModelError(f"{path} holds tensors of the same name; convert the model again")
     return single
@@ -191,29 +194,41 @@ def _take_rotary(path: Path, config: PreTrainedConfig, said: Mapping[str, object
         return
     if not isinstance(factor, float | int) or not 0 < factor < float("inf"):
         raise ModelError(f"{path} scales rotary frequencies by {factor!r}; want a factor above 0")
-    match kind:
-        case None | "linear":
-            rotary |= {"rope_type": "linear", "factor": float(factor)}
-        case "yarn":
-            if unread := [key for key in ("yarn_log_multiplier", "alpha") if f"{ROPE}{key}" in own]:
-                raise ModelError(f"{path} says {ROPE}{unread[0]}, which has no counterpart in transformers")
-            if (extrapolated := own.get(f"{ROPE}yarn_ext_factor", 1.0)) != 1:
-                raise ModelError(f"{path} says {ROPE}yarn_ext_factor {extrapolated!r}; transformers knows only 1")
-            trained = own.get(f"{ROPE}original_context_length", own.get("context_length"))
-            rotary |= {"rope_type": "yarn", "factor": float(factor), "original_max_position_embeddings": trained}
-            names = {
-                "yarn_beta_fast": "beta_fast",
-                "yarn_beta_slow": "beta_slow",
-                "yarn_attn_factor": "attention_factor",
-            }
-            rotary |= {names[key]: own[f"{ROPE}{key}"] for key in names if f"{ROPE}{key}" in own}
-            scaled = own.get(f"{ROPE}attn_factor", 1.0)
-            if isinstance(scaled, float | int) and scaled != 1:
-                rotary["attention_factor"] = scaled * rotary.get("attention_factor", 1 + 0.1 * math.log(max(1, factor)))
-        case _:
-            raise ModelError(
-                f"{path} scales rotary frequencies by {kind!r}; want linear or yarn, or the safetensors of this model"
-            )
+    if kind in (None, "linear"):
+        rotary |= {"rope_type": "linear", "factor": float(factor)}
+    elif kind == "yarn":
+        rotary |= _yarn(path, own, float(factor))
+    else:
+        raise ModelError(
+            f"{path} scales rotary frequencies by {kind!r}; want linear or yarn, or the safetensors of this model"
+        )
+
+
+def _yarn(path: Path, own: Mapping[str, object], factor: float) -> dict[str, object]:
+    """`rope_parameters` of YaRN; ModelError for what these have no place for."""
+    if unread := [key for key in ("yarn_log_multiplier", "alpha") if f"{ROPE}{key}" in own]:
+        raise ModelError(f"{path} says {ROPE}{unread[0]}, which has no counterpart in transformers")
+    if (extrapolated := own.get(f"{ROPE}yarn_ext_factor", 1.0)) != 1:
+        raise ModelError(f"{path} says {ROPE}yarn_ext_factor {extrapolated!r}; transformers knows only 1")
+    trained = own.get(f"{ROPE}original_context_length", own.get("context_length"))
+    rotary: dict[str, object] = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": trained}
+    names = {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow", "yarn_attn_factor": "attention_factor"}
+    rotary |= {names[key]: own[f"{ROPE}{key}"] for key in names if f"{ROPE}{key}" in own}
+    if odd := [f"{name} {value!r}" for name, value in rotary.items() if not _is_number(value) and name != "rope_type"]:
+        raise ModelError(f"{path} scales rotary frequencies with {odd[0]}; want a finite number")
+    scaled, usual = own.get(f"{ROPE}attn_factor", 1.0), rotary.get("attention_factor", _usual_attention(factor))
+    if not isinstance(scaled, float | int) or not isinstance(usual, float | int) or not _is_number(scaled):
+        raise ModelError(f"{path} says {ROPE}attn_factor {scaled!r}; want a finite number")
+    return rotary if scaled == 1 else rotary | {"attention_factor": scaled * usual}
+
+
+def _usual_attention(factor: float) -> float:
+    """YaRN's attention factor where nothing says another (Peng et al. 2023, equation 22)."""
+    return 1 + 0.1 * math.log(max(1, factor))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float | int) and math.isfinite(value)
 
 
 def _require_all_read(path: Path, config: PreTrainedConfig, said: Mapping[str, object]) -> None:

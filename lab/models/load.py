@@ -204,6 +204,8 @@ def load(source: ModelSource, *, device: torch.device, dtype: torch.dtype) -> Mo
         # What transformers warns of, and then goes on, is refused here in words of its own.
         afterwards.callback(logging.set_verbosity, logging.get_verbosity())
         logging.set_verbosity_error()
+        # transformers draws numbers for some networks before it puts the stored ones in their place.
+        afterwards.enter_context(torch.random.fork_rng(devices=[]))
         network, tokenizer, digest = opened(source, dtype)
     network.to(device)  # pyright: ignore[reportArgumentType] -- its stub lost `self`
     model = assemble(network, tokenizer, name=source_name(source), digest=digest)

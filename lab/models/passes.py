@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -50,6 +51,15 @@ def first_of(output: object) -> Tensor:
 def with_first(output: object, first: Tensor) -> object:
     """The same output with another first."""
     return (first, *output[1:]) if isinstance(output, tuple) else first
+
+
+def in_single(given: Any) -> Any:  # noqa: ANN401 -- whatever a block is given
+    """With tensors of numbers in single precision."""
+    if isinstance(given, Tensor) and given.is_floating_point():
+        return given.float()
+    if isinstance(given, dict):
+        return {name: in_single(each) for name, each in given.items()}
+    return tuple(map(in_single, given)) if type(given) is tuple else given
 
 
 @contextmanager

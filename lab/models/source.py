@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, assert_never
 
 from lab.records.errors import ModelError, condensed, meant
+from lab.records.provenance import file_digest
 
 # Names that the hub allows: each half starts with a letter or digit, so `./x` and `/x/y` are never mistaken for one.
 HUB_NAME = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?", re.ASCII)
@@ -242,8 +243,7 @@ def files_digest(files: list[Path], above: Path | None = None) -> str:
     total = hashlib.sha256()
     for file in files:
         name = file.name if above is None else file.relative_to(above).as_posix()
-        with file.open("rb") as stream:
-            total.update(f"{name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        total.update(f"{name} {file_digest(file)}\n".encode())
     return total.hexdigest()[:16]
 
 

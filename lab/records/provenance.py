@@ -154,7 +154,8 @@ def manifest(file: Path) -> dict[str, str] | None:
         is_whole = re.fullmatch("[0-9a-f]{16}", str(own))
     else:
         is_whole = form == MANIFEST_FORMAT and own == digest(files)
-    if not (listed and files and is_whole):
+    # A stage may have nothing to write; files that lie there all the same are strangers.
+    if not (listed and (files or file.name == MARKER) and is_whole):
         raise StorageError(f"{file} is damaged, or of another version: want its `files`, a checksum for each; {cure}")
     return files
 
@@ -192,14 +193,11 @@ def require_whole(directory: Path, files: Mapping[str, str], cure: str = _CURE) 
     there = {*_names(directory)}
     lost = [name for name in sorted(files) if name not in there or file_digest(directory / name) != files[name]]
     if lost:
-        raise StorageError(f"{_named(directory, lost)} is missing or damaged: {cure}")
+        raise StorageError(f"{directory / lost[0]} is missing or damaged: {cure}")
     if strange := sorted(there - {*files}):
-        raise StorageError(f"{_named(directory, strange)} was not there when {directory} was written: take it away")
-
-
-def _named(directory: Path, names: list[str]) -> str:
-    more = f", one of {len(names)}," if len(names) > 1 else ""
-    return f"{directory / names[0]}{more}"
+        raise StorageError(
+            f"{directory / strange[0]} was not there when {directory} was written: take it away, or {cure}"
+        )
 
 
 def _plain(value: object) -> object:

@@ -170,8 +170,7 @@ def require_free(out: Path, names: Sequence[str]) -> None:
 def files_together(out: Path) -> Iterator[Path]:
     """A temporary directory whose files, on a clean exit, move beside `out`, with a manifest `NAME.manifest.json`.
 
-    The manifest comes first, so that it is known of every file whether it is the one that was meant. Of files that
-    only a part was moved of, the rest is written again by the same command, with the same bytes.
+    The manifest comes first: of files that only a part was moved of, the rest is written again by the same command.
     """
     written = out.with_suffix(f".{MANIFEST}")
     for leftover in (path for file in (out, written) for path in out.parent.glob(f".{escape(file.name)}.*.partial")):
@@ -214,9 +213,8 @@ def alone(out: Path) -> Iterator[None]:
             if not os.path.samestat(os.fstat(handle), (lock if lock.exists() else out).stat()):
                 raise BlockingIOError
         except (BlockingIOError, FileNotFoundError) as error:
-            raise StorageError(
-                f"{out} is in use by another run: wait for it, stop it, or choose another --out"
-            ) from error
+            told = f"{out} is in use by another run: wait for it, stop it, or choose another --out"
+            raise StorageError(told) from error
         try:
             yield
         finally:

@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lab.models.anatomy import arguments
+from lab.models.anatomy import require_one_rotation
 from lab.models.load import Model, finished
 from lab.models.pair import ModelPair
+from lab.models.passes import arguments
 from lab.records.errors import ModelError
 from lab.sampling.decoder import left_padded, token_positions
 from lab.sampling.sample import sample
@@ -142,6 +143,7 @@ def foresee(model: Model, read: Texts) -> Foresight:
 
     Raises ModelError where that position's logits are not those that `logits_of` makes.
     """
+    require_one_rotation(model.anatomy, read.mask.shape[1])
     unembed, longest = model.anatomy.unembed, max(len(row.completion) for row in read.rows)
     seen: list[Tensor] = []
 

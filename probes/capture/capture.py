@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lab.models.anatomy import require_one_rotation
 from lab.models.load import Model, finished
-from lab.models.passes import Enough, arguments, first_of, with_stream
+from lab.models.passes import Enough, arguments, first_of, stream_of, with_stream
 from lab.records.errors import SiteError
 from lab.sampling.decoder import left_padded
 from probes.capture.site import Handle, Site, hook_site
@@ -140,7 +140,7 @@ def layers_above(
     Padding may stand on either side. As in `capture`, texts are moved to the front, where causal attention needs no
     mask; so what a block is given beside the stream (rotary angles, the causal or windowed mask) is the same for every
     text, and is kept once. Raises SiteError for a layer out of range, for `resid_mid`, which has half a block above it,
-    and where a block did not run.
+    where a block did not run, and where one is given more of a text than the stream.
     """
     if site.stream in ("resid_mid", "router"):
         raise SiteError(
@@ -149,7 +149,7 @@ def layers_above(
         )
     require_one_rotation(model.anatomy, mask.shape[1])
     to_front = (~mask).long().argsort(dim=1, stable=True)
-    n_texts, width = mask.shape
+    width = mask.shape[1]
     first = site.layer + (site.stream == "resid_post")
     streams: list[Tensor] = []
     calls: list[Callable[[Tensor], Tensor]] = []
@@ -158,8 +158,9 @@ def layers_above(
         streams.append(stream.detach().clone())
 
     def note(block: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        behind = tuple(_of_one(value, n_texts) for value in args)
-        named = {name: _of_one(value, n_texts) for name, value in kwargs.items()}
+        read = stream_of(args, kwargs)
+        behind = tuple(_of_one(value, read) for value in args)
+        named = {name: _of_one(value, read) for name, value in kwargs.items()}
 
         def again(stream: Float[Tensor, "edit pos d_model"]) -> Float[Tensor, "edit pos d_model"]:
             changed, others = with_stream(behind, named, stream)
@@ -186,8 +187,15 @@ def layers_above(
     return LayersAbove(model=model, stream=streams[0], lengths=mask.sum(dim=1), calls=tuple(calls))
 
 
-def _of_one(given: object, n_texts: int) -> object:
-    """What a block is given, for the first text alone; it is the same for all."""
+def _of_one(given: object, stream: Float[Tensor, "text pos d_model"]) -> object:
+    """What a block is given, for the first text alone; SiteError where that is not the same for all."""
     if isinstance(given, Tensor):
-        return given[:1] if given.ndim > 1 and given.shape[0] == n_texts else given
-    return tuple(_of_one(part, n_texts) for part in given) if isinstance(given, tuple) else given
+        if given.ndim < 2 or len(given) != len(stream):
+            return given
+        if given is not stream and (given.shape == stream.shape or not torch.equal(given, given[:1].expand_as(given))):
+            raise SiteError(
+                "blocks of this model read a text's embedding beside the stream (Zamba), so that none can be run again "
+                "above a site: capture, steer and sample it, and fit and attribute another"
+            )
+        return given[:1]
+    return tuple(_of_one(part, stream) for part in given) if isinstance(given, tuple) else given

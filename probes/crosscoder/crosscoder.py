@@ -104,7 +104,7 @@ def load_crosscoder(path: Path, *, device: torch.device) -> Crosscoder:
         require_intact(path)
         with safe_open(path, framework="pt", device=str(device)) as file:
             about = json.loads((file.metadata() or {}).get("crosscoder", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys() if name in SHAPES}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise StorageError(f"cannot read a crosscoder at {path}: {condensed(error)}; train it again") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
@@ -119,8 +119,8 @@ def load_crosscoder(path: Path, *, device: torch.device) -> Crosscoder:
 
 
 def _require_whole(path: Path, tensors: dict[str, Tensor]) -> None:
-    if missing := [name for name in SHAPES if name not in tensors]:
-        raise StorageError(f"{path} lacks {', '.join(missing)}: it is damaged, put it back from a copy")
+    if odd := sorted({*SHAPES} ^ {*tensors}):
+        raise StorageError(f"{path} lacks {', '.join(odd)}, or has it too many: it is damaged, put it back from a copy")
     sizes = dict(zip(SHAPES["W_enc"], tensors["W_enc"].shape, strict=False)) | {"model": 2}
     for name, axes in SHAPES.items():
         shape = tuple(tensors[name].shape)

@@ -251,45 +251,32 @@ def fill(
         require_whole(store)
         return store
     with alone(out):
-        return _filled(prepare, model, texts, plan, out, made_by, on, on_progress)
-
-
-def _filled(
-    prepare: Callable[[], Callable[[int], None]],
-    model: Model,
-    texts: pl.DataFrame,
-    plan: Plan,
-    out: Path,
-    made_by: Provenance,
-    on: Here | Ray,
-    on_progress: Callable[[int, int], None],
-) -> Store:
-    store = _begun(model, texts, plan, out, made_by)
-    require_model(store, model)
-    _sweep(out)
-    if not (out / TEXTS_FILE).exists():
-        write_table(out / TEXTS_FILE, texts, TEXTS, made_by)
-    shards = range(len(store.portions))
-    missing = [number for number in shards if not all((out / name).exists() for name in _names(number))]
-    on_progress(store.n_rows - sum(store.portions[number].n_rows for number in missing), store.n_rows)
-    map_shards(
-        prepare,
-        missing,
-        on,
-        device=model.device,
-        on_done=lambda number: on_progress(store.portions[number].n_rows, store.n_rows),
-    )
-    # What workers left that died while they wrote.
-    _sweep(out)
-    names = [TEXTS_FILE, *(name for number in shards for name in _names(number))]
-    if absent := [name for name in names if not (out / name).exists()]:
-        raise StorageError(
-            f"{out / absent[0]} is not here, though a worker wrote it: want --out where all machines of the cluster "
-            "see the same files; the same command goes on from what is here"
+        store = _begun(model, texts, plan, out, made_by)
+        require_model(store, model)
+        _sweep(out)
+        if not (out / TEXTS_FILE).exists():
+            write_table(out / TEXTS_FILE, texts, TEXTS, made_by)
+        shards = range(len(store.portions))
+        missing = [number for number in shards if not all((out / name).exists() for name in _names(number))]
+        on_progress(store.n_rows - sum(store.portions[number].n_rows for number in missing), store.n_rows)
+        map_shards(
+            prepare,
+            missing,
+            on,
+            device=model.device,
+            on_done=lambda number: on_progress(store.portions[number].n_rows, store.n_rows),
         )
-    finished = replace(store, files={name: file_digest(out / name) for name in names})
-    write_manifest(finished)
-    return finished
+        # What workers left that died while they wrote.
+        _sweep(out)
+        names = [TEXTS_FILE, *(name for number in shards for name in _names(number))]
+        if absent := [name for name in names if not (out / name).exists()]:
+            raise StorageError(
+                f"{out / absent[0]} is not here, though a worker wrote it: want --out where all machines see the same "
+                "files; the same command goes on from what is here"
+            )
+        finished = replace(store, files={name: file_digest(out / name) for name in names})
+        write_manifest(finished)
+        return finished
 
 
 def reopened(path: Path, source: ModelSource) -> Callable[[int], None]:

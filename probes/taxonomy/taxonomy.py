@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lab.models.load import Model
-from lab.records.errors import EstimateError, LabError, ModelError, StorageError
+from lab.records.errors import EstimateError, LabError, ModelError, StorageError, condensed
 from lab.records.provenance import Provenance, canonical_json, require_intact
 from lab.records.seeds import torch_generator
-from lab.records.tables import replacing
+from lab.records.tables import UNREADABLE, replacing
 from probes.capture.site import Site, check_site
 from probes.taxonomy.segments import Parts, SegmentMeans
 
@@ -156,8 +156,10 @@ def load_taxonomy(path: Path) -> Taxonomy:
                     model_digest=described["model_digest"],
                     **tensors,
                 )
-    except (OSError, SafetensorError, LabError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StorageError(f"cannot read a taxonomy from {path}: {error}; name another, or fit it again") from error
+    except (*UNREADABLE, SafetensorError, LabError, KeyError, AttributeError) as error:
+        raise StorageError(
+            f"cannot read a taxonomy from {path}: {condensed(error)}; name another, or fit it again"
+        ) from error
     raise StorageError(f"{path} is not a taxonomy: its format is {described.get('format')!r}, want {FORMAT!r}")
 
 
@@ -165,8 +167,9 @@ def _require_shapes(tensors: dict[str, Tensor]) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     n, d_model = shapes["W_dec"]
     wanted = {"mean": (d_model,), "W_enc": (d_model, n), "b_enc": (n,), "W_dec": (n, d_model), "b_dec": (d_model,)}
-    if shapes != wanted:
-        raise ValueError(f"its tensors are {shapes}, want {wanted}")
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    if shapes != wanted or len(dtypes) > 1 or not tensors["mean"].is_floating_point():
+        raise ValueError(f"its tensors are {shapes} of {dtypes}, want {wanted} of one floating point")
 
 
 N_PIECES = 3

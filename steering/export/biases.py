@@ -143,6 +143,7 @@ def _switched_on(model: Model, wanted: Set[str]) -> tuple[PreTrainedConfig, dict
         # A configuration may forbid a switch, each in its own way.
         with suppress(Exception), torch.device("meta"):
             setattr(tried.get_text_config(decoder=True), switch, True)
+            type(tried).from_dict(tried.to_dict())
             shapes = {name: tensor.shape for name, tensor in type(model.network)(tried).state_dict().items()}
             added = {name: shape for name, shape in shapes.items() if name not in there and name not in new}
             # One switch is for all layers and several maps.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from lab.models.anatomy import Anatomy, Reached, alike, at_rest, reached, refused_in_one_line, spread
+from lab.models.anatomy import Anatomy, Reached, alike, at_rest, parts_of, reached, refused_in_one_line, spread
 from lab.models.passes import first_of, with_first
 
 
@@ -22,21 +22,25 @@ class LastMap(NamedTuple):
 def last_map(network: PreTrainedModel, found: Anatomy, layer: int, *, of_attention: bool) -> LastMap | None:
     """The map at the end of a block's attention, or of the block itself; None where no bias adds to the stream.
 
-    Measured: what is added to the map's output, whatever it is, must appear in the block's output, everywhere by the
-    same factor. A norm behind the map, a gate or a choice of experts forbids that; a multiplier of the residual is the
-    factor.
+    Measured, in single precision where the network is in half: what is added to the map's output, whatever it is, must
+    appear in the block's output, everywhere by the same factor. A norm behind the map, a gate or a choice of experts
+    forbids that; a multiplier of the residual is the factor.
     """
     block, attention, mlp = found.blocks[layer], found.attentions[layer], found.mlps[layer]
     within = attention if of_attention else block
     if within is None or (of_attention and not found.has_resid_mid):
         return None
     names = {module: name for name, module in network.named_modules()}
-    apart = set() if of_attention or attention is None else set(attention.modules())
+    mixers, others = parts_of(block)
+    # What attention adds, an MLP behind it reads: by how much it gives more may be too little to be seen.
+    apart = set() if of_attention or not others else {module for mixer in mixers for module in mixer.modules()}
     maps = [one for one in within.modules() if _width(one) == found.d_model and one not in apart]
     with at_rest(network), refused_in_one_line(f"{type(network).__name__}, block {layer}"):
-        call = reached(network, found, layer)
+        run = reached(network, found, layer, is_precise=True)
+        twin = dict(zip(block.modules(), run.block.modules(), strict=True))
+        silent = twin[mlp] if of_attention and mlp is not None else None
         for one in reversed(maps):
-            scale = _scale(one, mlp if of_attention else None, call)
+            scale = _scale(twin[one], silent, run)
             if scale is not None:
                 return LastMap(names[one], scale)
     return None

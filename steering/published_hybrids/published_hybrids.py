@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lab.records.errors import LabError, StorageError, VectorError
+from lab.records.errors import StorageError, VectorError
 from lab.records.provenance import Provenance, canonical_json, require_intact
 from lab.records.tables import replacing
 from probes.capture.site import Site
@@ -139,7 +139,7 @@ def load_published(directory: Path) -> PublishedHybrids:
             on_disagreements=ConstantVectors(vectors["disagreements/bias"], of("disagreements")),
             scaled=ScaledVectors(of("scaled"), coefficients),
         )
-    except (OSError, SafetensorError, LabError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise StorageError(
             f"cannot read published hybrids from {path}: {error}; name another directory, or fit them again"
         ) from error

@@ -20,7 +20,7 @@ from torch import Tensor
 from lab.metrics.bootstrap import Interval, resamples
 from lab.models.load import Model
 from lab.models.pair import ModelPair
-from lab.records.errors import LabError, StorageError, VectorError
+from lab.records.errors import StorageError, VectorError
 from lab.records.provenance import Provenance, canonical_json
 from lab.records.seeds import child_seed, numpy_generator
 from lab.records.stage import require_as_written
@@ -344,7 +344,7 @@ def load_routing(directory: Path) -> Routing:
             base_side=_side(directory, "base", described["n_disagreements"]["base"]),
             tuned_side=_side(directory, "tuned", described["n_disagreements"]["tuned"]),
         )
-    except (OSError, SafetensorError, LabError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise StorageError(f"cannot read a routing from {directory}: {error}; name another, or fit it again") from error
 
 

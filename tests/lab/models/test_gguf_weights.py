@@ -231,6 +231,8 @@ def test_the_scaling_of_rotary_frequencies_that_a_file_says_is_that_of_transform
             {"rope.scaling.type": "yarn", "rope.scaling.factor": 2.0, "rope.scaling.yarn_log_multiplier": 0.1},
             "yarn_log_multiplier, which has no counterpart",
         ),
+        (SAYS_YARN | {"rope.scaling.yarn_beta_fast": "16"}, "with beta_fast '16'; want a finite number"),
+        (SAYS_YARN | {"rope.scaling.attn_factor": float("nan")}, "attn_factor nan; want a finite number"),
         ({"attention.key_length": 16}, "attention.key_length 16, for which transformers has head_dim 8"),
         ({"residual_scale": 0.22}, "residual_scale 0.2.*, for which transformers has nothing"),
     ],

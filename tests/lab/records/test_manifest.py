@@ -112,14 +112,14 @@ def test_the_manifests_of_other_programs_say_nothing(tmp_path):
     assert read_table(tmp_path / "named.parquet", NAMED).equals(table())
 
 
-def test_a_stage_with_no_files_in_its_marker_is_none(tmp_path):
+def test_a_marker_that_names_no_files_where_there_are_some_is_refused(tmp_path):
     def compute(work: Path) -> None:
         write_text(work / "a.txt", "a")
 
     done = memoised(tmp_path, "stage", {}, {}, compute)
     told = json.loads((done.path / MARKER).read_text())
     (done.path / MARKER).write_text(json.dumps(told | {"files": {}}))
-    with pytest.raises(StorageError, match="is not a finished stage"):
+    with pytest.raises(StorageError, match=r"a\.txt was not there when .* or delete .* to compute it again"):
         memoised(tmp_path, "stage", {}, {}, compute)
     (done.path / MARKER).write_text(json.dumps(told))
     (done.path / "b.txt").write_text("")

@@ -190,3 +190,11 @@ def test_stages_of_one_directory_do_not_touch_each_other(tmp_path):
     second = memoised(tmp_path, "two", {}, {"one": first.digest}, Counted())
     assert first.digest != second.digest
     check_stage(first.path, first.digest)
+
+
+def test_a_stage_that_has_nothing_to_write_is_finished_too(tmp_path):
+    first = memoised(tmp_path, "vectors", {"k": 1}, {}, lambda _: None)
+    assert memoised(tmp_path, "vectors", {"k": 1}, {}, lambda _: pytest.fail("computed again")) == first
+    (first.path / "stranger.parquet").write_text("not of this stage")
+    with pytest.raises(StorageError, match=r"stranger\.parquet was not there"):
+        memoised(tmp_path, "vectors", {"k": 1}, {}, lambda _: None)

@@ -108,7 +108,7 @@ def broken(tmp_path):
 @pytest.mark.parametrize(
     ("tensors", "said"),
     [
-        ({"W_dec": None, "scale": None}, "lacks scale, W_dec"),
+        ({"W_dec": None, "scale": None}, "lacks W_dec, scale"),
         ({"W_dec": torch.zeros(7, 2, 4)}, r"holds W_dec as \(7, 2, 4\), want \(7, 2, 5\) for d_sae model d_model"),
         ({"W_enc": torch.zeros(3, 5, 7)}, r"holds W_enc as \(3, 5, 7\), want \(2, 5, 7\)"),
         ({"b_enc": torch.zeros(7, 1)}, r"holds b_enc as \(7, 1\), want \(7,\)"),

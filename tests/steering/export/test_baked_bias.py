@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from lab.models.load import Model, assemble, load
 from lab.models.source import BuiltInModel, LocalModel
@@ -18,7 +18,7 @@ from lab.records.errors import SiteError, StorageError, VectorError
 from lab.records.provenance import provenance
 from probes.capture.site import Site
 from steering.edit import Add, apply
-from steering.export.biases import BakedBias
+from steering.export.biases import BakedBias, biased_map
 from steering.export.vector_file import HEADER, Origin, facts_of
 from steering.vector import SteeringVector
 
@@ -247,6 +247,21 @@ def test_a_directory_that_exists_is_left_alone(tmp_path):
     with pytest.raises(StorageError, match=r"baked exists; delete it or choose another"):
         bake(tmp_path / "baked", drawn(model, Site(0)), model, origin_of(model))
     assert list((tmp_path / "baked").iterdir()) == []
+
+
+def test_a_factor_is_measured_in_single_precision_whatever_the_network_has():
+    config = AutoConfig.for_model(
+        "falcon_h1", hidden_size=64, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+        intermediate_size=96, vocab_size=258, mamba_d_ssm=64, mamba_n_heads=4, mamba_d_head=16, mamba_d_state=8,
+        mamba_n_groups=1, mamba_chunk_size=16, attention_out_multiplier=0.97, mlp_multipliers=[0.9, 0.6],
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        network = AutoModelForCausalLM.from_config(config)
+    for dtype in (torch.float32, torch.bfloat16):
+        found = biased_map(assemble(network.to(dtype), byte_tokenizer(), name="two mixers"), Site(0))
+        # Of two mixers side by side the MLP reads what both add, so that only its own map adds just that.
+        assert found.path.endswith("feed_forward.down_proj")
+        assert found.scale == pytest.approx(0.6, rel=1e-5)
 
 
 def test_a_disk_that_refuses_leaves_no_directory(tmp_path, monkeypatch):
