@@ -182,12 +182,13 @@ def test_a_field_that_no_network_can_have_is_refused_at_once_naming_it(model, fi
 
 
 def test_what_transformers_warns_of_is_refused_though_its_warnings_are_silenced(model):
-    configured(model, rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": -2.0})
+    longrope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0], "long_factor": [1.0]}
+    configured(model, rope_parameters=longrope)
     logger = logging.getLogger("transformers.modeling_rope_utils")
     logging.disable(logging.CRITICAL)
     logger.disabled = True
     try:
-        assert "factor field must be" in refusal(LocalModel(path=model))
+        assert "field must have length 4" in refusal(LocalModel(path=model))
         assert (logger.disabled, logging.root.manager.disable) == (True, logging.CRITICAL)
     finally:
         logging.disable(logging.NOTSET)
