@@ -19,7 +19,7 @@ from lab.metrics.bootstrap import interval_columns, mean_interval, resamples
 from lab.models.load import Model
 from lab.models.pair import ModelPair
 from lab.records.errors import EstimateError, ModelError, StorageError, TaskError
-from lab.records.provenance import require_intact
+from lab.records.provenance import MARKER, manifest, require_intact
 from lab.records.seeds import numpy_generator
 from lab.records.tables import Column, Schema, reading_table
 from lab.sampling import sample as sampling
@@ -294,6 +294,12 @@ def report(out: Path | str) -> dict[str, pl.DataFrame]:
         with reading_table(file):
             require_intact(file)
             found[str(file.relative_to(out).with_suffix(""))] = pl.read_parquet(file)
+    for marker in sorted(Path(out).rglob(MARKER)):
+        lost = [
+            name for name in manifest(marker) or {} if name.endswith(".parquet") and not (marker.parent / name).exists()
+        ]
+        if lost:
+            raise StorageError(f"{marker.parent / lost[0]} is missing: put it back from a copy, or run the study again")
     return found
 
 

@@ -308,7 +308,8 @@ def read_tokenizer(path: Path, config: PreTrainedConfig | None = None) -> PreTra
         }
         tokenizer = AutoTokenizer.from_pretrained(path, config=config, trust_remote_code=False, local_files_only=True)
         # Some faults show only when a text is read.
-        tokenizer("a 1")
+        if not tokenizer("a 1", add_special_tokens=False).input_ids:
+            raise ModelError(f"the tokenizer in {path} reads a text as no tokens: fetch its files again, all of them")
         listed = [(one["content"], one["id"]) for one in said.get("tokenizer.json", {}).get("added_tokens") or []]
         named = said.get("tokenizer_config.json", {}).get("added_tokens_decoder") or {}
         for word, token in [*listed, *((one["content"], int(token)) for token, one in named.items())]:

@@ -17,6 +17,15 @@ Row = tuple[int, Mapping[str, object] | TaskError]
 """What faults call the row, counted from 1 (of lines, the number of the line), and its columns or why it has none."""
 
 
+class _Twice(dict[str, object]):
+    """An object of JSON that says a field twice, and not the same."""
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) or all(found[name] == value for name, value in pairs) else _Twice(found)
+
+
 def rows_of_file(path: Path) -> Iterator[Row]:
     """The rows of JSON lines, a JSON list, a JSON object of columns, parquet, Arrow, CSV or TSV, told by content.
 
@@ -66,7 +75,7 @@ def _table(path: Path, content: bytes) -> pl.DataFrame:
 def _whole(content: bytes) -> object:
     """The file as one JSON value; None where it is none, as files of lines are."""
     try:
-        return json.loads(content.decode("utf-8-sig"))
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_object)
     except (ValueError, RecursionError):
         return None
 
@@ -88,7 +97,7 @@ def _lines(path: Path, content: bytes) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            yield _checked(path, number, json.loads(line.decode("utf-8-sig")))
+            yield _checked(path, number, json.loads(line.decode("utf-8-sig"), object_pairs_hook=_object))
         except UnicodeDecodeError as error:
             yield number, TaskError(f"{path}, row {number} is not UTF-8 (byte {error.start}): save the file as UTF-8")
         except (ValueError, RecursionError) as error:
@@ -126,6 +135,8 @@ def _checked(path: Path, number: int, row: object) -> Row:
         return number, TaskError(f"{path}, row {number} is a JSON {type(row).__name__}: want an object")
     inside: list[object] = [row]
     for _ in range(DEEPEST):
+        if any(isinstance(one, _Twice) for one in inside):
+            return number, TaskError(f"{path}, row {number} says a field twice, and not the same: leave one")
         parts = (one.values() if isinstance(one, dict) else one for one in inside if isinstance(one, dict | list))
         inside = [part for of_one in parts for part in of_one]
     if inside:

@@ -122,6 +122,10 @@ CONFIG = "cfg.json"
 _ALIASES = {"hook_in": "hook_resid_pre", "hook_out": "hook_resid_post"}
 
 
+OURS = "elicitation_lab"
+"""What this project adds to an SAE's metadata: `provenance`, `model_digest` and `architecture`."""
+
+
 def require_told(described: Mapping[str, Any]) -> None:
     """ModelError where a configuration says what SAELens would pass over, and read another SAE."""
     activation = described.get("activation_fn_str", described.get("activation_fn", "relu"))
@@ -130,6 +134,12 @@ def require_told(described: Mapping[str, Any]) -> None:
     for name in ("apply_b_dec_to_input", "rescale_acts_by_decoder_norm"):
         if not isinstance(described.get(name, True), bool):
             raise ModelError(f"its {name} is {described[name]!r}, want true or false: save it again")
+    # Of a name that is misspelt SAELens takes its own value; of SAEs of other makers it may be right.
+    metadata = described.get("metadata")
+    if isinstance(metadata, dict) and OURS in metadata:
+        wanted = ("apply_b_dec_to_input", *["rescale_acts_by_decoder_norm"] * (described.get("architecture") == "topk"))
+        if lost := [name for name in wanted if name not in described]:
+            raise ModelError(f"its {CONFIG} lacks {lost[0]}, which it was written with: put it back from a copy")
     given = described.get("activation_fn_kwargs")
     k = described.get("k", given.get("k") if isinstance(given, dict) else None)
     if "topk" in (described.get("architecture"), activation) and type(k) is not int:

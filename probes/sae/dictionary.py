@@ -25,7 +25,7 @@ from lab.records.seeds import numpy_generator
 from lab.records.stage import require_as_written
 from lab.scoring.scores import Row, by_text, foresee, pieces
 from probes.capture.site import Site, check_site, hook_site
-from probes.sae.architecture import CONFIG, centre, is_held_out, require_meant, require_told, site_of
+from probes.sae.architecture import CONFIG, OURS, centre, is_held_out, require_meant, require_told, site_of
 from probes.storage.store import Store, read_texts, require_model, shuffled
 from probes.tables import SAE_QUALITY
 
@@ -139,8 +139,6 @@ def splice(model: Model, sae: Sae, change: FeatureChange | Reconstruction) -> It
 
 
 WEIGHTS = "sae_weights.safetensors"
-OURS = "elicitation_lab"
-"""What this project adds to an SAE's metadata: `provenance`, `model_digest` and `architecture`."""
 
 # Kinds whose features are never negative and whose `decode` is `features @ W_dec + b_dec`.
 LINEAR = ("standard", "gated", "jumprelu", "topk")

@@ -38,6 +38,7 @@ from lab.records.tables import write_table
 from probes.capture.site import Site
 from probes.sae.architecture import (
     CONFIG,
+    OURS,
     QUALITY_FILE,
     Architecture,
     BatchTopK,
@@ -50,7 +51,7 @@ from probes.sae.architecture import (
     count_rows,
     is_held_out,
 )
-from probes.sae.dictionary import OURS, Sae, load_sae, made_by, quality
+from probes.sae.dictionary import Sae, load_sae, made_by, quality
 from probes.storage.store import Store, open_store, require_site, shuffled
 from probes.tables import SAE_QUALITY
 

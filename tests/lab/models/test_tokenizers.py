@@ -84,6 +84,13 @@ def test_a_file_of_a_tokenizer_that_is_no_object_of_json_is_refused_by_name(text
     assert name in refusal(LocalModel(path=tmp_path))
 
 
+def test_a_tokenizer_whose_words_are_lost_is_refused(tmp_path):
+    saved(tmp_path)
+    changed(tmp_path, lambda state: state.update(tokenizer_class="Qwen2Tokenizer"), "tokenizer_config.json")
+    (tmp_path / "tokenizer.json").unlink()
+    assert "reads a text as no tokens" in refusal(LocalModel(path=tmp_path))
+
+
 @pytest.mark.parametrize(("field", "value"), [("model_max_length", "x"), ("chat_template", 5), ("eos_token", 5)])
 def test_a_setting_of_a_tokenizer_that_is_none_is_refused(field, value, tmp_path):
     saved(tmp_path)

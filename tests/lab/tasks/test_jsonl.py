@@ -68,6 +68,7 @@ def test_ids_do_not_depend_on_the_order_of_rows(tmp_path):
         ('{"question": " ", "answer": "#### 1"}', "row 2 has no text in 'question'"),
         (r'{"question": "so \ud83d?", "answer": "#### 1"}', r"row 2 holds half a character, the last of 'so \\ud83d'"),
         (r'{"question": "x", "answer": "1", "id": "\udc00"}', "row 2 holds half a character"),
+        ('{"question": "a", "answer": "1", "answer": "2"}', "row 2 says a field twice"),
         ('{"question": ' + "[" * 300 + "]" * 300 + "}", "row 2 is nested deeper than 64 levels"),
         ('{"question": "x", "answer": ' + "9" * 5000 + "}", "row 2 is not JSON .*Exceeds the limit"),
         (

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from lab.models.tiny import tiny_model
 from lab.records.errors import LabError, ModelError, SiteError
 from probes.capture.site import Site
-from probes.sae.architecture import CONFIG
-from probes.sae.dictionary import OURS, WEIGHTS, load_sae, made_by, release_sae, require_fit
+from probes.sae.architecture import CONFIG, OURS
+from probes.sae.dictionary import WEIGHTS, load_sae, made_by, release_sae, require_fit
 
 from .conftest import CPU, D_MODEL, D_SAE, fill_weights, jumprelu, metadata
 
@@ -185,6 +185,8 @@ def test_one_that_learnt_streams_of_centred_weights_takes_the_mean_off_itself(na
         ({"activation_fn": "gelu"}, "its activation is 'gelu', want relu or topk"),
         ({"activation_fn_str": "tanh-relu"}, "its activation is 'tanh-relu'"),
         ({"apply_b_dec_to_input": None}, "its apply_b_dec_to_input is None, want true or false"),
+        ({"apply_b_dec_to_input": ...}, "lacks apply_b_dec_to_input, which it was written with"),
+        ({"rescale_acts_by_decoder_norm": ...}, "lacks rescale_acts_by_decoder_norm"),
         ({OURS: "topk:x"}, "no SAE is trained as 'topk:x'"),
         ({OURS: 7}, "no SAE is trained as '7'"),
         ({"metadata": "x"}, "cannot load the SAE"),
