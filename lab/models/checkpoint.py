@@ -160,7 +160,7 @@ def _read_config(path: Path, file: Path, stored: Mapping[str, Stored] | None) ->
 
 @contextlib.contextmanager
 def _warned(name: str) -> Iterator[list[str]]:
-    """What a library's logger warns of within the block, which it then says nowhere else."""
+    """What a library's logger warns of within the block, which it then says nowhere else, were it silenced or not."""
     found: list[str] = []
 
     def kept(record: logging.LogRecord) -> bool:
@@ -168,14 +168,18 @@ def _warned(name: str) -> Iterator[list[str]]:
         return False
 
     logger = logging.getLogger(name)
-    before = logger.level
+    level, disabled, all_below = logger.level, logger.disabled, logging.root.manager.disable
     logger.addFilter(kept)
+    logger.disabled = False
+    logging.disable(logging.NOTSET)
     logger.setLevel(logging.WARNING)
     try:
         yield found
     finally:
         logger.removeFilter(kept)
-        logger.setLevel(before)
+        logger.disabled = disabled
+        logging.disable(all_below)
+        logger.setLevel(level)
 
 
 def _require_sizes(file: Path, said: Mapping[str, Any], most_layers: int) -> None:

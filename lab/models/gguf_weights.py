@@ -7,6 +7,7 @@ the file is refused.
 
 import copy
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -143,15 +144,16 @@ def _metadata(path: Path) -> Mapping[str, object]:
     from gguf import GGUFReader, GGUFValueType
 
     try:
+        _require_counts(path)
         reader = GGUFReader(path)
         tensors = [tensor.name for tensor in reader.tensors]
         single = {
             key: len(field.data) if field.types[0] == GGUFValueType.ARRAY else field.contents()
             for key, field in reader.fields.items()
         }
-    # A cut-off file ends anywhere inside the reader's parsing.
-    except (OSError, ValueError, KeyError, IndexError, TypeError, OverflowError) as error:
-        raise ModelError(f"{path} is not a whole GGUF file: {error}") from error
+    # A damaged file ends anywhere inside the reader's parsing.
+    except Exception as error:
+        raise ModelError(f"{path} is not a whole GGUF file: {condensed(error)}") from error
     if any("rope_" in name for name in tensors):
         raise ModelError(
             f"{path} scales its rotary frequencies by a tensor (Llama 3.1 and later do), which transformers ignores; "
@@ -163,6 +165,51 @@ def _metadata(path: Path) -> Mapping[str, object]:
     if len(set(tensors)) < len(tensors):
         raise ModelError(f"{path} holds tensors of the same name; convert the model again")
     return single
+
+
+WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Bytes of a number by its kind in GGUF; 8 is a text and 9 an array."""
+
+
+def _require_counts(path: Path) -> None:
+    """ValueError where the header counts more than the file has bytes for: readers count through all of it first."""
+    with path.open("rb") as file:
+        head = file.read(24)
+        # The version is below 2^16, so that its half tells the order of bytes.
+        order = "little" if len(head) < 24 or head[4:6] != b"\0\0" else "big"
+        n_left = path.stat().st_size
+
+        def count(width: int) -> int:
+            data = file.read(width)
+            if len(data) < width:
+                raise ValueError("it ends inside its header")
+            return int.from_bytes(data, order)
+
+        def require(times: int) -> None:
+            if times > n_left:
+                raise ValueError(f"its header counts {times:,}, and it has {n_left:,} bytes")
+
+        def skip(kind: int, times: int) -> None:
+            require(times)
+            if kind in WIDTHS:
+                file.seek(WIDTHS[kind] * times, os.SEEK_CUR)
+                return
+            for _ in range(times):
+                if kind == 8:
+                    skip(0, count(8))
+                elif kind == 9:
+                    skip(count(4), count(8))
+                else:
+                    raise ValueError(f"its header has a value of kind {kind}, want 0 to 12")
+
+        if len(head) < 24 or head[:4] != b"GGUF":
+            raise ValueError("it does not begin as one")
+        n_tensors, n_values = (int.from_bytes(part, order) for part in (head[8:16], head[16:]))
+        require(n_tensors)
+        require(n_values)
+        for _ in range(n_values):
+            skip(0, count(8))
+            skip(count(4), 1)
 
 
 def _own(said: Mapping[str, object]) -> Mapping[str, object]:

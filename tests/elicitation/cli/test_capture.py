@@ -195,7 +195,10 @@ def test_verify_names_a_flipped_byte_and_repair_mends_that_shard_alone(lab, acts
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--sites", "blocks.1.hook_mlp_out"], "no site is called 'blocks.1.hook_mlp_out': want blocks.N.hook_S"),
+        (
+            ["--sites", "blocks.1.hook_mlp_out"],
+            "no site is called 'blocks.1.hook_mlp_out': want blocks.N.S with S one of",
+        ),
         (["--sites", "blocks.2.hook_resid_post"], "layer 2 is out of range"),
         (["--sites", *SITES, SITES[0]], "want at least one, and none twice"),
         (["--positions", "every"], "no positions 'every': want all, completion, ends"),

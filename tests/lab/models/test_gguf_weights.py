@@ -255,3 +255,16 @@ def test_a_number_that_is_not_finite_is_refused_by_its_tensor(written, tmp_path)
     write_gguf(tmp_path / "x.gguf", network)
     with pytest.raises(ModelError, match=r"not finite in model\.layers\.1\.mlp\.up_proj\.weight"):
         read_gguf(tmp_path / "x.gguf", dtype=torch.float32)
+
+
+@pytest.mark.parametrize("at", [8, 16, "tokenizer.ggml.tokens"])
+def test_a_header_that_counts_more_than_the_file_holds_is_refused_at_once(at, written, tmp_path):
+    data = bytearray(written[1].read_bytes())
+    # Behind the name of an array stand its kind, the kind of its items and their number.
+    place = at if isinstance(at, int) else data.index(at.encode()) + len(at) + 8
+    data[place : place + 8] = (2**33).to_bytes(8, "little")
+    (tmp_path / "x.gguf").write_bytes(data)
+    with pytest.raises(
+        ModelError, match=r"not a whole GGUF file: ValueError: its header counts 8,589,934,592, and it has"
+    ):
+        read_gguf_header(tmp_path / "x.gguf")

