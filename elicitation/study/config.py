@@ -11,6 +11,7 @@ from typing import TypeAlias
 import polars as pl
 
 from elicitation.estimators.estimate import Analysis
+from lab.metrics.bootstrap import MIN_BOOT
 from lab.models.device import DtypeName, resolve_device, resolve_dtype
 from lab.models.load import Model, load
 from lab.models.pair import ModelPair, PromptChoice, Way, asked_pair, require_alike, ways
@@ -232,6 +233,8 @@ class Study:
         of_problems = () if self.n_fit_problems is None else ("n_fit_problems",)
         if low := low_counts(self, (*of_samples, *of_problems, "batch_size", "reach", "top")):
             raise DecodingError(low)
+        if self.n_boot < MIN_BOOT:
+            raise EstimateError(f"n_boot = {self.n_boot}: want at least {MIN_BOOT}, and 2,000 for a reported number")
 
     @property
     def analysis(self) -> Analysis:

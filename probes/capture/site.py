@@ -70,7 +70,10 @@ def check_site(model: Model, site: Site, *, reading: bool = False) -> None:
     if site.stream == "router" and model.anatomy.routers[site.layer] is None:
         raise SiteError(f"{site} is no place in {model.name}: that block has no experts to choose from")
     if site.stream == "router" and not reading:
-        raise SiteError(f"{site} is no residual stream but the choice of experts, which is only read: by a capture")
+        raise SiteError(
+            f"{site} is no residual stream but the choice of experts, which is only read, by a capture in memory "
+            "(el.capture), and neither edited nor stored"
+        )
 
 
 Change = Callable[[Float[Tensor, "batch pos d_model"]], Float[Tensor, "batch pos d_model"] | None]

@@ -105,6 +105,7 @@ BROKEN = '{"question": "1 + 1?", "answer": "#### 2"}\n{"question": "2 + 1?", "an
         (["--layer", "2"], "layer 2 is out of range"),
         (["--layer", "2"], "want 0 to 1"),
         (["--n-problems", "0"], "n_problems = 0: want at least 2"),
+        (["--n-boot", "20"], "n_boot = 20: want at least 100"),
         (["--task", "riddles"], "task 'riddles' is not one of 'chain'"),
         (["--task", "gym:no_such_dataset"], "no_such_dataset"),
         (["--task", "BROKEN"], "broken.jsonl, row 2 is not JSON"),
