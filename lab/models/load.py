@@ -144,6 +144,8 @@ def finished(
 def _hollow(part: nn.Module, answers: Mapping[nn.Module, Tensor | None], other: _Answer, *, depth: int) -> nn.Module:
     """A copy that gives its answer, or `other`, whatever it is asked; one whose answer is None works as it does."""
     made = copy.copy(part)
+    # Trainers put a forward pass of the whole network's on it.
+    vars(made).pop("forward", None)
     if depth:
         parts = part._modules.items()
         made._modules = {name: each and _hollow(each, answers, other, depth=depth - 1) for name, each in parts}

@@ -250,6 +250,9 @@ def claimed(out: Path, config: object, kind: str = "study") -> Iterator[None]:
         elif marker.read_bytes() != wanted.encode():
             read_json(marker, f"put it back from a copy, or delete {out} and run the {kind} again")
             raise StorageError(f"{out} holds a {kind} of another configuration: choose another --out or delete it")
+        # Nobody but this run writes here, so whoever locked a part of it is dead.
+        for lock in out.rglob(".*.lock"):
+            lock.unlink()
         yield
     except BlockingIOError as error:
         raise StorageError(

@@ -20,7 +20,7 @@ PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")} - {ROOT / "LOG.m
 MAX_LINES = 400
 MAX_MODULES_A_FOLDER = 25
 # Of all packages together; they only ever go down.
-MAX_ALL_LINES, MAX_ALL_MODULES = 39_900, 180
+MAX_ALL_LINES, MAX_ALL_MODULES = 38_900, 180
 BANNED_NAMES = {"utils", "util", "helpers", "common", "misc", "manager", "handler", "base", "types"}
 
 # The modules, or folders, that alone may import a library; one without a door may not be imported yet.

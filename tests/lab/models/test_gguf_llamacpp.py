@@ -53,12 +53,13 @@ def texts(n: int, pieces) -> list[str]:
 
 def with_rule(source, path, rule):
     """A file with the vocabulary of `source`, one tensor and another rule for splitting text; none if it is empty."""
-    writer, unsaid = gguf.GGUFWriter(path, "llama"), ("general.architecture", "tokenizer.ggml.pre")
+    writer, unsaid = gguf.GGUFWriter(path, "llama"), ("general.architecture", "llama.block_count", "tokenizer.ggml.pre")
     for key, field in source.fields.items():
         if field.types[0] == gguf.GGUFValueType.ARRAY:
             writer.add_array(key, field.contents())
         elif not key.startswith("GGUF.") and key not in (*unsaid, "tokenizer.ggml.add_bos_token"):
             writer.add_key_value(key, field.contents(), field.types[0])
+    writer.add_block_count(1)
     if rule:
         writer.add_tokenizer_pre(rule)
     writer.add_tensor("token_embd.weight", np.zeros((4, 4), dtype=np.float32))

@@ -248,7 +248,7 @@ def test_a_configuration_that_asks_for_code_from_its_repository_is_refused(tmp_p
         json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}})
     )
     (tmp_path / "code.py").write_text("raise SystemExit('code ran')")
-    assert "cannot make a network by" in refusal(LocalModel(path=tmp_path))
+    assert "code that a model brings is never run" in refusal(LocalModel(path=tmp_path))
 
 
 def test_damaged_weights_are_refused(tmp_path):

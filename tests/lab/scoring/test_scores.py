@@ -353,6 +353,16 @@ def test_what_a_family_makes_of_its_logits_is_what_its_own_code_makes_of_them(co
     assert torch.equal(finished(network, unembed, made[0][0]), wanted)
 
 
+def test_a_network_whose_forward_pass_a_trainer_has_wrapped_is_scored_as_it_was():
+    model = tiny_model("llama", seed=3)
+    rows = [Row([1, 2, 3], [4, 5, 6])]
+    plain = answer_scores(model, rows)
+    inner = model.network.forward
+    model.network.forward = lambda *args, **kwargs: inner(*args, **kwargs)
+    wrapped = answer_scores(model, rows)
+    assert (wrapped[0].tolist(), wrapped[1]) == (plain[0].tolist(), plain[1])
+
+
 def test_a_head_that_is_not_one_matrix_is_refused():
     model = tiny_model("llama", seed=6)
     forward = model.anatomy.unembed.forward
