@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from lab.models.checkpoint import require_finite
 from lab.records.errors import ModelError, condensed
 
 # `tokenizer.ggml.pre`, by how llama.cpp splits text for it (llama-vocab.cpp): as GPT-2; as GPT-2 after each digit was
@@ -95,8 +96,7 @@ def read_gguf(path: Path, *, dtype: torch.dtype) -> GgufParts:
     # transformers only warns here, and fills the gaps with random numbers.
     if absent := sorted(report["missing_keys"]):
         raise ModelError(f"{path} lacks {len(absent)} tensors of {type(quantised).__name__}: {absent[0]}, ...")
-    if broken := [name for name, weight in quantised.named_parameters() if not bool(weight.isfinite().all())]:
-        raise ModelError(f"{path} holds numbers that are not finite in {broken[0]}; convert the model again")
+    require_finite(quantised, str(path))
     return GgufParts(network=_plain(quantised), tokenizer=tokenizer)
 
 

@@ -26,7 +26,6 @@ from lab.models.checkpoint import (
     downloaded,
     opened_directory,
     read_tokenizer,
-    require_finite,
     require_rows,
     require_weights,
 )
@@ -168,7 +167,6 @@ def opened(source: ModelSource, dtype: torch.dtype) -> tuple[PreTrainedModel, Pr
             from lab.models.gguf_weights import read_gguf
 
             network, tokenizer = read_gguf(path, dtype=dtype)
-            require_finite(network, str(path))
             return network, tokenizer, files_digest([path])
         case AdapterModel(path=path):
             require_as_written(path)

@@ -144,11 +144,11 @@ class Prompter:
 
 def _before(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """What a tokenizer puts before every text."""
-    alone, whole = (list(tokenizer("a", add_special_tokens=adds).input_ids) for adds in (False, True))
-    starts = (at for at in range(len(whole)) if alone and whole[at : at + len(alone)] == alone)
+    alone, opened = (list(tokenizer("a", add_special_tokens=adds).input_ids) for adds in (False, True))
+    starts = (at for at in range(len(opened)) if alone and opened[at : at + len(alone)] == alone)
     if (start := next(starts, None)) is None:
         raise ModelError("its tokenizer reads 'a' as no token of a text: want the files that it was trained with")
-    return whole[:start]
+    return opened[:start]
 
 
 @lru_cache(maxsize=256)
